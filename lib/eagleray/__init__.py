@@ -1,0 +1,64 @@
+"""Eagleray: image models at scale, batch, training and serving on one model, on Ray.
+
+The names below are the public surface. They load on first use, so that `import eagleray` and the
+command line's help stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eagleray.errors import BadImageError, EaglerayError, Reason, UserError
+    from eagleray.imaging import ImageContract, named_contract
+    from eagleray.models.package import ModelPackage, read_package, write_package
+    from eagleray.models.registry import Registry
+    from eagleray.models.sources import load_model
+    from eagleray.outcome import Failure, Outcome, Prediction
+    from eagleray.predictor import Predictor
+    from eagleray.settings import Settings
+
+_HOMES = {
+    "BadImageError": "errors",
+    "EaglerayError": "errors",
+    "Failure": "outcome",
+    "ImageContract": "imaging",
+    "ModelPackage": "models.package",
+    "Outcome": "outcome",
+    "Prediction": "outcome",
+    "Predictor": "predictor",
+    "Reason": "errors",
+    "Registry": "models.registry",
+    "Settings": "settings",
+    "UserError": "errors",
+    "load_model": "models.sources",
+    "named_contract": "imaging",
+    "read_package": "models.package",
+    "write_package": "models.package",
+}
+
+__all__ = [
+    "BadImageError",
+    "EaglerayError",
+    "Failure",
+    "ImageContract",
+    "ModelPackage",
+    "Outcome",
+    "Prediction",
+    "Predictor",
+    "Reason",
+    "Registry",
+    "Settings",
+    "UserError",
+    "load_model",
+    "named_contract",
+    "read_package",
+    "write_package",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eagleray' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"eagleray.{_HOMES[name]}"), name)

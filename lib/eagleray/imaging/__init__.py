@@ -1,0 +1,25 @@
+"""How bytes become a tensor, once for everybody."""
+
+from eagleray.imaging.contract import (
+    NAMED_CONTRACTS,
+    Exact,
+    ImageContract,
+    ShortestSide,
+    named_contract,
+)
+from eagleray.imaging.decode import DecodedImage, decode, judge
+from eagleray.imaging.probe import FORMATS, Header, probe
+
+__all__ = [
+    "FORMATS",
+    "NAMED_CONTRACTS",
+    "DecodedImage",
+    "Exact",
+    "Header",
+    "ImageContract",
+    "ShortestSide",
+    "decode",
+    "judge",
+    "named_contract",
+    "probe",
+]

@@ -1,0 +1,256 @@
+"""The image contract: everything between encoded bytes and a model's input tensor.
+
+A contract is a frozen value. Its canonical JSON has one spelling, so its SHA-256 digest names it:
+the digest travels with the model and with every prediction, and a model refuses another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from eagleray.errors import ContractError, UnknownNameError
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "NAMED_CONTRACTS",
+    "Exact",
+    "ImageContract",
+    "ShortestSide",
+    "canonical_json",
+    "named_contract",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+DEFAULT_MAX_BYTES = 128 * 2**20
+DEFAULT_MAX_PIXELS = 128 * 2**20  # above the 102 megapixels of the largest common cameras
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+Color = Literal["rgb", "gray"]
+Resampler = Literal[
+    "pillow_nearest",
+    "pillow_bilinear",
+    "pillow_bicubic",
+    "pillow_lanczos",
+    "opencv_linear",
+    "opencv_area",
+]
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON spelling of a value: sorted keys, no spaces, ASCII, finite numbers."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ShortestSide(_Frozen):
+    """Scale so that the shorter side has `size` pixels; the aspect ratio stays.
+
+    The longer side is `int(size * longer / shorter)`, as torchvision computes it.
+    """
+
+    mode: Literal["shortest_side"] = "shortest_side"
+    size: Side
+
+
+class Exact(_Frozen):
+    """Scale to exactly `height` by `width` pixels, whatever the aspect ratio."""
+
+    mode: Literal["exact"] = "exact"
+    height: Side
+    width: Side
+
+
+class ImageContract(_Frozen):
+    """How encoded bytes become the tensor that a model was made for.
+
+    The decoded image is a uint8 array (height, width, channels); the model's input is
+    `(image / 255 - mean) / std` for each channel.
+
+    Attributes:
+        version: Of this format.
+        color: `rgb` gives three channels, `gray` one (ITU-R 601 luma).
+        orientation: EXIF orientation is applied, always.
+        alpha: What is done with transparency: `drop` forgets it, as most tools do; `white` and
+            `black` lay the image over that colour.
+        resize: The scaling.
+        crop: (height, width) cut from the centre afterwards, padded with zeros where the image is
+            smaller; None to keep all.
+        resampler: The library and filter that scale. The Pillow ones antialias.
+        jpeg: `exact` decodes every pixel with the accurate transform; `scaled` lets the decoder
+            shrink by eighths on the way (never below the size wanted) with its fast transform.
+        max_bytes: Largest encoded image.
+        max_pixels: Largest width times height, judged from the header.
+        mean: For each channel, in units of full scale (0 to 1).
+        std: For each channel, in units of full scale (0 to 1).
+        dtype: Of the decoded image.
+        layout: Of the decoded image.
+    """
+
+    version: Literal[1] = 1
+    color: Color = "rgb"
+    orientation: Literal["exif"] = "exif"
+    alpha: Literal["drop", "white", "black"] = "drop"
+    resize: ShortestSide | Exact = Field(discriminator="mode")
+    crop: tuple[Side, Side] | None = None
+    resampler: Resampler = "pillow_bilinear"
+    jpeg: Literal["exact", "scaled"] = "exact"
+    max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
+    max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["HWC"] = "HWC"
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError("every value must be a finite number")
+        return tuple(value + 0.0 for value in values)  # -0.0 equals 0.0 and must spell alike
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values, but color {self.color!r} has "
+                    f"{self.channels} channels"
+                )
+        if any(value <= 0 for value in self.std):
+            raise ValueError("std must be above 0 for every channel")
+        if isinstance(self.resize, ShortestSide) and self.crop is None:
+            raise ValueError("resize to the shortest side needs a crop, to give every image a size")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the decoded image."""
+        return 3 if self.color == "rgb" else 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the decoded image in pixels."""
+        if self.crop is not None:
+            return self.crop
+        assert isinstance(self.resize, Exact)
+        return self.resize.height, self.resize.width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the decoded uint8 array: (height, width, channels)."""
+        return (*self.size, self.channels)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the canonical JSON form."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageContract:
+        """Read a contract from JSON.
+
+        Raises:
+            ContractError: With the field at fault.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ContractError(f"The image contract is not valid: {first_fault(error)}.") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first fault of a validation as `field: what is wrong`."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _statistics(color: Color) -> dict[str, tuple[float, ...]]:
+    if color == "rgb":
+        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {"mean": (0.5,), "std": (0.5,)}
+
+
+def _torchvision_reference(size: int, resize: int, color: Color) -> ImageContract:
+    return ImageContract(
+        color=color,
+        resize=ShortestSide(size=resize),
+        crop=(size, size),
+        resampler="pillow_bilinear",
+        jpeg="exact",
+        **_statistics(color),
+    )
+
+
+def _fast(size: int, resize: int, color: Color) -> ImageContract:
+    return ImageContract(
+        color=color,
+        resize=ShortestSide(size=resize),
+        crop=(size, size),
+        resampler="opencv_linear",
+        jpeg="scaled",
+        **_statistics(color),
+    )
+
+
+def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
+    return ImageContract(
+        color=color,
+        resize=Exact(height=size, width=size),
+        resampler="pillow_bilinear",
+        jpeg="exact",
+        **_statistics(color),
+    )
+
+
+NAMED_CONTRACTS: dict[str, Callable[[int, int, Color], ImageContract]] = {
+    "torchvision-reference": _torchvision_reference,
+    "fast": _fast,
+    "whole-image": _whole_image,
+}
+
+
+def named_contract(
+    name: str, *, size: int = 224, resize: int | None = None, color: Color = "rgb"
+) -> ImageContract:
+    """Return one of the contracts that have a name.
+
+    Args:
+        name: `torchvision-reference` gives the tensors of torchvision's evaluation transform;
+            `fast` has the same geometry with a scaled JPEG decode and OpenCV's linear filter;
+            `whole-image` scales to a square without cropping.
+        size: Side of the result in pixels.
+        resize: Shorter side before the crop; by default `size` * 256 / 224.
+        color: `rgb` or `gray`.
+
+    Raises:
+        UnknownNameError: No contract has that name.
+        ContractError: The sizes do not make a contract.
+    """
+    if name not in NAMED_CONTRACTS:
+        known = ", ".join(NAMED_CONTRACTS)
+        raise UnknownNameError("image contract", name, NAMED_CONTRACTS, hint=f"Known: {known}.")
+    shorter_side = round(size * 256 / 224) if resize is None else resize
+    try:
+        return NAMED_CONTRACTS[name](size, shorter_side, color)
+    except ValidationError as error:
+        raise ContractError(f"Contract {name!r}: {first_fault(error)}.") from None

@@ -1,0 +1,259 @@
+"""The one decode path: encoded bytes -> probe -> judge -> decode -> upright -> resize -> crop.
+
+Training, batch, serving and evaluation all call `decode`, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps
+
+from eagleray.errors import BadImageError, Reason
+from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.probe import Header, probe
+
+__all__ = ["DecodedImage", "decode", "judge"]
+
+Pixels = npt.NDArray[np.uint8]
+
+_PILLOW_FILTERS = {
+    "pillow_nearest": Image.Resampling.NEAREST,
+    "pillow_bilinear": Image.Resampling.BILINEAR,
+    "pillow_bicubic": Image.Resampling.BICUBIC,
+    "pillow_lanczos": Image.Resampling.LANCZOS,
+}
+_OPENCV_FILTERS = {"opencv_linear": cv2.INTER_LINEAR, "opencv_area": cv2.INTER_AREA}
+_PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
+_WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as its contract wants it.
+
+    Attributes:
+        pixels: uint8 array of the contract's shape (height, width, channels), C-contiguous.
+        width: Width of the original, upright, in pixels.
+        height: Height of the original, upright, in pixels.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
+def decode(data: bytes, contract: ImageContract) -> DecodedImage:
+    """Turn encoded bytes into the array that the contract describes.
+
+    Raises:
+        BadImageError: With the reason; no other exception, whatever the bytes are.
+    """
+    header = judge(data, contract)
+    try:
+        upright, width, height = _decode_upright(data, header, contract)
+        pixels = _crop(_resize(upright, width, height, contract), contract)
+    except BadImageError:
+        raise
+    except MemoryError as error:
+        raise BadImageError(
+            Reason.OUT_OF_MEMORY, f"no memory for {header.width} x {header.height} pixels"
+        ) from error
+    except Exception as error:  # decoders raise whatever hostile bytes lead them to
+        raise _as_bad_image(error, header) from error
+    return DecodedImage(pixels, width, height)
+
+
+def judge(data: bytes, contract: ImageContract) -> Header:
+    """Refuse what exceeds the contract's limits, before anything is allocated for it.
+
+    Raises:
+        BadImageError: `too_many_bytes`, `too_many_pixels`, or what `probe` says.
+    """
+    if len(data) > contract.max_bytes:
+        raise BadImageError(
+            Reason.TOO_MANY_BYTES,
+            f"the file has {len(data):,} bytes, the limit is {contract.max_bytes:,}",
+        )
+    header = probe(data)
+    _judge_pixels(header.width, header.height, contract)
+    return header
+
+
+def _judge_pixels(width: int, height: int, contract: ImageContract) -> None:
+    if width * height > contract.max_pixels:
+        raise BadImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"the header claims {width:,} x {height:,} pixels, the limit is "
+            f"{contract.max_pixels:,} in all",
+        )
+
+
+def _as_bad_image(error: Exception, header: Header) -> BadImageError:
+    """Translate what a decoder raised."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return BadImageError(Reason.TOO_MANY_PIXELS, text)
+    lowered = text.lower()
+    if "truncated" in lowered or "premature end of jpeg file" in lowered or "EOF" in text:
+        return BadImageError(Reason.TRUNCATED, f"the {header.format} data end early ({text})")
+    return BadImageError(Reason.UNREADABLE, f"the {header.format} data are damaged ({text})")
+
+
+# --- decode ----------------------------------------------------------------------------------
+
+
+def _decode_upright(
+    data: bytes, header: Header, contract: ImageContract
+) -> tuple[Pixels | Image.Image, int, int]:
+    """Return the upright image in the contract's colours, and the original's width and height."""
+    if header.format != "jpeg" or header.components == 4:  # libjpeg does not convert from CMYK
+        image = _decode_with_pillow(data, header, contract)
+        return image, image.width, image.height
+    width, height = header.width, header.height
+    if header.orientation >= 5:
+        width, height = height, width
+    pixels = _decode_jpeg(data, header, contract)
+    return _make_upright(pixels, header.orientation), width, height
+
+
+def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels:
+    options: dict[str, Any] = {"colorspace": "RGB" if contract.color == "rgb" else "GRAY"}
+    if contract.jpeg == "scaled":
+        height, width = _size_needed(header, contract)
+        options |= {
+            "min_height": height,
+            "min_width": width,
+            "min_factor": 1,
+            "fastdct": True,
+            "fastupsample": True,
+        }
+    pixels: Pixels
+    try:
+        pixels = simplejpeg.decode_jpeg(data, strict=True, **options)
+    except ValueError as error:
+        if not _is_harmless(str(error)):
+            raise
+        pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
+    return pixels
+
+
+def _is_harmless(warning: str) -> bool:
+    """Whether libjpeg's complaint leaves every pixel intact (stray bytes between segments)."""
+    return "extraneous bytes before marker" in warning
+
+
+def _size_needed(header: Header, contract: ImageContract) -> tuple[int, int]:
+    """Return the least stored (height, width) from which the resize still only shrinks."""
+    if isinstance(contract.resize, Exact):
+        height, width = contract.resize.height, contract.resize.width
+        return (width, height) if header.orientation >= 5 else (height, width)
+    shorter = min(header.height, header.width)
+    size = contract.resize.size
+    return -(-header.height * size // shorter), -(-header.width * size // shorter)
+
+
+def _make_upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Apply an EXIF orientation (1 to 8) to stored rows and columns."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_with_pillow(data: bytes, header: Header, contract: ImageContract) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
+        _judge_pixels(image.width, image.height, contract)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return _convert(upright, contract)
+
+
+def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
+    """Bring any of Pillow's modes to the contract's colours."""
+    if image.mode in ("I", "F"):
+        raise BadImageError(
+            Reason.UNSUPPORTED_FORMAT,
+            f"pixels of Pillow's mode {image.mode!r} have no defined range; save as 8 or 16 bits",
+        )
+    if image.mode.startswith("I;16"):
+        image = _high_bytes(image)
+    if contract.alpha != "drop" and (image.mode in _WITH_ALPHA or "transparency" in image.info):
+        foreground = image.convert("RGBA")
+        background = Image.new("RGBA", foreground.size, contract.alpha)
+        image = Image.alpha_composite(background, foreground)
+    mode = _PILLOW_MODES[contract.color]
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """Keep the high byte of 16-bit gray, as decoders do for 16-bit colour.
+
+    Pillow's own conversion clips at 255 and would turn nearly every such image white.
+    """
+    values = np.asarray(image).astype(np.uint16)
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+# --- resize and crop -------------------------------------------------------------------------
+
+
+def _target_size(width: int, height: int, contract: ImageContract) -> tuple[int, int]:
+    """Return (height, width) after the resize, from the original's upright size."""
+    if isinstance(contract.resize, Exact):
+        return contract.resize.height, contract.resize.width
+    size = contract.resize.size
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size
+
+
+def _resize(
+    image: Pixels | Image.Image, width: int, height: int, contract: ImageContract
+) -> Pixels:
+    target_height, target_width = _target_size(width, height, contract)
+    _judge_pixels(target_width, target_height, contract)  # a 1 x 60000 strip grows when scaled
+    if contract.resampler in _PILLOW_FILTERS:
+        picture = image if isinstance(image, Image.Image) else _as_picture(image)
+        if picture.size != (target_width, target_height):
+            picture = picture.resize(
+                (target_width, target_height), _PILLOW_FILTERS[contract.resampler]
+            )
+        pixels = np.asarray(picture)
+    else:
+        pixels = np.asarray(image)
+        if pixels.shape[:2] != (target_height, target_width):
+            pixels = cv2.resize(
+                pixels,
+                (target_width, target_height),
+                interpolation=_OPENCV_FILTERS[contract.resampler],
+            ).astype(np.uint8, copy=False)
+    return pixels.reshape(target_height, target_width, contract.channels)
+
+
+def _as_picture(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _crop(pixels: Pixels, contract: ImageContract) -> Pixels:
+    """Cut the centre as torchvision's `center_crop` does, its rounding and padding included."""
+    if contract.crop is None:
+        return np.ascontiguousarray(pixels)
+    height, width = contract.crop
+    rows, columns = pixels.shape[:2]
+    if rows < height or columns < width:
+        top, left = max(height - rows, 0) // 2, max(width - columns, 0) // 2
+        bottom, right = (max(height - rows, 0) + 1) // 2, (max(width - columns, 0) + 1) // 2
+        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))
+        rows, columns = pixels.shape[:2]
+    top, left = round((rows - height) / 2.0), round((columns - width) / 2.0)
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])

@@ -1,0 +1,216 @@
+"""Read an image's format, size and orientation from its first bytes, allocating nothing.
+
+An encoded image is hostile until decoded. Decoders allocate by the size that a header claims, some
+of them as soon as they open a file, so the header is read here first, in plain Python, and judged
+against the contract's limits.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eagleray.errors import BadImageError, Reason
+
+__all__ = ["FORMATS", "Header", "probe"]
+
+EXIF_ORIENTATION_TAG = 0x0112
+TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0100, 0x0101
+TIFF_SHORT, TIFF_LONG = 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an encoded image claims about itself.
+
+    Attributes:
+        format: One of `FORMATS`.
+        width: Stored pixels in a row, before orientation.
+        height: Stored rows, before orientation.
+        components: Colour components of a JPEG; 0 for other formats, where Pillow knows.
+        orientation: EXIF orientation 1 to 8 of a JPEG; 1 for other formats, where Pillow knows.
+    """
+
+    format: str
+    width: int
+    height: int
+    components: int = 0
+    orientation: int = 1
+
+
+def probe(data: bytes) -> Header:
+    """Read the header of an encoded image.
+
+    Raises:
+        BadImageError: `truncated`, `not_an_image`, `unsupported_format` or `unreadable`.
+    """
+    if not data:
+        raise BadImageError(Reason.TRUNCATED, "the file is empty (0 bytes)")
+    for is_format, read_header in _READERS:
+        if is_format(data):
+            break
+    else:
+        raise _unknown_format(data)
+    try:
+        header = read_header(data)
+    except (struct.error, IndexError) as error:
+        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header") from error
+    if header.width < 1 or header.height < 1:
+        raise BadImageError(
+            Reason.UNREADABLE, f"the header claims {header.width} x {header.height} pixels"
+        )
+    return header
+
+
+def _unknown_format(data: bytes) -> BadImageError:
+    for is_format, name in _KNOWN_BUT_REFUSED:
+        if is_format(data):
+            return BadImageError(
+                Reason.UNSUPPORTED_FORMAT,
+                f"{name} is not among the formats that are read: {', '.join(FORMATS)}",
+            )
+    shown = data[:8].hex(" ")
+    return BadImageError(Reason.NOT_AN_IMAGE, f"no image format starts with the bytes {shown}")
+
+
+# --- one reader per format --------------------------------------------------------------------
+
+
+def _read_jpeg(data: bytes) -> Header:
+    """Walk the marker segments up to the frame header (ITU-T T.81, annex B)."""
+    position, orientation = 2, 1
+    while True:
+        while data[position] != 0xFF:  # decoders skip stray bytes between segments, so do we
+            position += 1
+        while data[position] == 0xFF:
+            position += 1
+        marker = data[position]
+        position += 1
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
+            continue
+        if marker in (0xD9, 0xDA):
+            raise BadImageError(Reason.UNREADABLE, "the JPEG has no frame header before its data")
+        (length,) = struct.unpack_from(">H", data, position)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack_from(">HHB", data, position + 3)
+            return Header("jpeg", width, height, components, orientation)
+        if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
+            orientation = _exif_orientation(data[position + 8 : position + length])
+        position += max(length, 2)
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Return the orientation of an EXIF block, 1 where it says nothing valid."""
+    try:
+        value = _tiff_tags(exif).get(EXIF_ORIENTATION_TAG, 1)
+    except (struct.error, IndexError):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """Return the SHORT and LONG tags of the first directory of a TIFF (TIFF 6.0, section 2)."""
+    order = "<" if data[:2] == b"II" else ">"
+    (offset,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, offset)
+    tags = {}
+    for index in range(count):
+        entry = offset + 2 + 12 * index
+        tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+        if kind == TIFF_SHORT:
+            (tags[tag],) = struct.unpack_from(f"{order}H", data, entry + 8)
+        elif kind == TIFF_LONG:
+            (tags[tag],) = struct.unpack_from(f"{order}I", data, entry + 8)
+    return tags
+
+
+def _read_tiff(data: bytes) -> Header:
+    tags = _tiff_tags(data)
+    return Header("tiff", tags.get(TIFF_WIDTH_TAG, 0), tags.get(TIFF_HEIGHT_TAG, 0))
+
+
+def _read_png(data: bytes) -> Header:
+    if data[12:16] != b"IHDR":
+        raise BadImageError(Reason.UNREADABLE, "the PNG does not start with its header chunk")
+    width, height = struct.unpack_from(">II", data, 16)
+    return Header("png", width, height)
+
+
+def _read_gif(data: bytes) -> Header:
+    """Return the larger of the screen and the first frame: a frame may exceed its screen."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while data[position] == 0x21:  # extensions before the first frame
+        position += 2
+        while data[position]:
+            position += data[position] + 1
+        position += 1
+    if data[position] == 0x2C:
+        left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
+        width, height = max(width, left + frame_width), max(height, top + frame_height)
+    return Header("gif", width, height)
+
+
+def _read_bmp(data: bytes) -> Header:
+    (header_size,) = struct.unpack_from("<I", data, 14)
+    if header_size == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)  # a negative height means top-down
+    return Header("bmp", width, abs(height))
+
+
+def _read_webp(data: bytes) -> Header:
+    """Read one of the three first chunks of WebP (RFC 9649, section 2)."""
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        width = int.from_bytes(data[24:27], "little") + 1
+        height = int.from_bytes(data[27:30], "little") + 1
+    elif chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif chunk == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        raise BadImageError(Reason.UNREADABLE, "the WebP has no image chunk where one must be")
+    if len(data) < 30:
+        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header")
+    return Header("webp", width, height)
+
+
+_Test = Callable[[bytes], bool]
+
+
+def _starts(*prefixes: bytes) -> _Test:
+    return lambda data: data.startswith(prefixes)
+
+
+def _media_brand(*brands: bytes) -> _Test:
+    return lambda data: data[4:8] == b"ftyp" and data[8:12] in brands
+
+
+_READERS: list[tuple[_Test, Callable[[bytes], Header]]] = [
+    (_starts(b"\xff\xd8\xff"), _read_jpeg),
+    (_starts(b"\x89PNG\r\n\x1a\n"), _read_png),
+    (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
+    (_starts(b"GIF87a", b"GIF89a"), _read_gif),
+    (_starts(b"II*\0", b"MM\0*"), _read_tiff),
+    (_starts(b"BM"), _read_bmp),
+]
+
+FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "bmp")
+
+_KNOWN_BUT_REFUSED: list[tuple[_Test, str]] = [
+    (_media_brand(b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "HEIC"),
+    (_media_brand(b"avif", b"avis"), "AVIF"),
+    (_starts(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG 2000"),
+    (_starts(b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
+    (_starts(b"%PDF"), "PDF"),
+    (_starts(b"8BPS"), "Photoshop"),
+    (_starts(b"\0\0\1\0"), "ICO"),
+    (_starts(b"II+\0", b"MM\0+"), "BigTIFF"),
+    (_starts(b"DICM"), "DICOM"),
+    (lambda data: data[128:132] == b"DICM", "DICOM"),
+    (lambda data: b"<svg" in data[:1024], "SVG"),
+]

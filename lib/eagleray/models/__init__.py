@@ -1,0 +1,1 @@
+"""Networks, what they answer, and how they are stored, versioned and found."""

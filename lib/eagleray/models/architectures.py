@@ -1,0 +1,354 @@
+"""Networks by name: torchvision's classifiers, our classic ones, and timm's behind a prefix.
+
+    architecture_names()            every name
+    Architecture(name=…, …)         a frozen description, as a model package stores it
+    build(architecture)             the network with random weights
+    build_pretrained(name, …)       the network with published weights, its head fitted
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from eagleray.errors import InputError, UnknownNameError
+from eagleray.imaging import ImageContract, named_contract
+from eagleray.models.classic import LeNet5, SmallResNet, ZFNet
+
+__all__ = [
+    "Architecture",
+    "architecture_names",
+    "build",
+    "build_pretrained",
+    "check_fits",
+    "default_contract",
+    "imagenet_labels",
+    "require_architecture",
+]
+
+TIMM_PREFIX = "timm/"
+
+
+class Architecture(BaseModel):
+    """What is needed to build a network, as a package stores it.
+
+    Attributes:
+        name: A name of `architecture_names`.
+        in_channels: Channels of the input tensor.
+        num_outputs: Length of the output vector.
+        transform_input: Inception v3 and GoogLeNet only: re-normalise inside the network, as their
+            published weights expect.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    in_channels: Annotated[int, Field(ge=1, le=4096)] = 3
+    num_outputs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    transform_input: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Classic:
+    factory: Any
+    options: dict[str, int]
+    in_channels: int
+    size: int
+
+
+_CLASSIC = {
+    "lenet5": _Classic(LeNet5, {}, in_channels=1, size=32),
+    "zfnet": _Classic(ZFNet, {}, in_channels=3, size=224),
+    "resnet20": _Classic(SmallResNet, {"num_blocks": 3}, in_channels=3, size=32),
+    "resnet20_x2": _Classic(SmallResNet, {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
+    "resnet56": _Classic(SmallResNet, {"num_blocks": 9}, in_channels=3, size=32),
+}
+_WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _timm() -> Any | None:
+    if importlib.util.find_spec("timm") is None:
+        return None
+    import timm
+
+    return timm
+
+
+def architecture_names() -> list[str]:
+    """Return every name that can be built here, sorted; timm's only where timm is installed."""
+    names = [*_CLASSIC, *_torchvision_names()]
+    timm = _timm()
+    if timm is not None:
+        names += [TIMM_PREFIX + name for name in timm.list_models()]
+    return sorted(names)
+
+
+def require_architecture(name: str) -> None:
+    """Raise `UnknownNameError` with the nearest names unless `name` can be built here."""
+    if name in _CLASSIC or name in _torchvision_names():
+        return
+    if name.startswith(TIMM_PREFIX) and _timm() is None:
+        raise InputError(
+            f"Architecture {name!r} needs timm, which is not installed: pip install eagleray[timm]."
+        )
+    known = architecture_names()
+    if name not in known:
+        raise UnknownNameError(
+            "architecture", name, known, hint="`eagleray models architectures` lists all."
+        )
+
+
+def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        architecture: What to build.
+        initialize: False skips slow initialisers, for weights that are loaded next.
+
+    Raises:
+        UnknownNameError: No such architecture.
+    """
+    name = architecture.name
+    require_architecture(name)
+    if name in _CLASSIC:
+        entry = _CLASSIC[name]
+        module: nn.Module = entry.factory(
+            num_classes=architecture.num_outputs,
+            in_channels=architecture.in_channels,
+            **entry.options,
+        )
+        return module
+    if name.startswith(TIMM_PREFIX):
+        timm = _timm()
+        assert timm is not None
+        module = timm.create_model(
+            name.removeprefix(TIMM_PREFIX),
+            pretrained=False,
+            num_classes=architecture.num_outputs,
+            in_chans=architecture.in_channels,
+        )
+        return module
+    import torchvision
+
+    options: dict[str, Any] = {"num_classes": architecture.num_outputs}
+    if name in _WITH_AUXILIARY_HEADS:
+        # The auxiliary heads served training in 2014; batch normalisation made them unnecessary.
+        options |= {
+            "aux_logits": False,
+            "init_weights": initialize,
+            "transform_input": architecture.transform_input,
+        }
+    module = torchvision.models.get_model(name, weights=None, **options)
+    _fit_input(module, architecture.in_channels)
+    return module
+
+
+def build_pretrained(
+    name: str, *, weights: str = "DEFAULT", in_channels: int = 3, num_outputs: int | None = None
+) -> tuple[nn.Module, Architecture]:
+    """Build a network with published weights, its input and head fitted to what is wanted.
+
+    A head of another length than the published one starts from random weights. A single input
+    channel takes the sum over the colours; other counts repeat the mean over them.
+
+    Args:
+        name: A torchvision or timm architecture.
+        weights: Name of torchvision's weights entry (`DEFAULT`, `IMAGENET1K_V1`, …).
+        in_channels: Channels of the input tensor.
+        num_outputs: Length of the output; None keeps the published head.
+
+    Raises:
+        UnknownNameError: No such architecture or weights.
+        InputError: There are no published weights, or they cannot be fetched from here.
+    """
+    require_architecture(name)
+    if name in _CLASSIC:
+        raise InputError(
+            f"There are no published weights for {name!r}: train it, or start from random ones."
+        )
+    if name.startswith(TIMM_PREFIX):
+        return _pretrained_timm(name, in_channels, num_outputs)
+    import torchvision
+
+    entries = torchvision.models.get_model_weights(name)
+    known = ["DEFAULT", *entries.__members__]
+    if weights not in known:
+        raise UnknownNameError(f"weights entry of {name}", weights, known)
+    entry = entries[weights] if weights != "DEFAULT" else entries.DEFAULT
+    options = {"aux_logits": False} if name in _WITH_AUXILIARY_HEADS else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        module: nn.Module = _fetch(
+            name,
+            entry.url,
+            lambda: torchvision.models.get_model(name, weights=entry, **options),
+        )
+    published = len(entry.meta["categories"])
+    outputs = published if num_outputs is None else num_outputs
+    if outputs != published:
+        _replace_head(module, published, outputs)
+    transform_input = bool(getattr(module, "transform_input", False)) and in_channels == 3
+    _fit_input(module, in_channels)
+    return module, Architecture(
+        name=name,
+        in_channels=in_channels,
+        num_outputs=outputs,
+        transform_input=transform_input,
+    )
+
+
+def _pretrained_timm(
+    name: str, in_channels: int, num_outputs: int | None
+) -> tuple[nn.Module, Architecture]:
+    timm = _timm()
+    assert timm is not None
+    head = {} if num_outputs is None else {"num_classes": num_outputs}
+    module = _fetch(
+        name,
+        "the timm hub",
+        lambda: timm.create_model(
+            name.removeprefix(TIMM_PREFIX), pretrained=True, in_chans=in_channels, **head
+        ),
+    )
+    return module, Architecture(
+        name=name, in_channels=in_channels, num_outputs=int(module.num_classes)
+    )
+
+
+def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
+    """Run a builder that downloads, and say in one sentence when it cannot."""
+    import http.client
+
+    try:
+        module: nn.Module = build_with_weights()
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise InputError(
+            f"The published weights of {name!r} cannot be fetched from {source} "
+            f"({type(error).__name__}: {error}); put the file into "
+            f"{torch.hub.get_dir()}/checkpoints by hand, or start from random weights."
+        ) from error
+    return module
+
+
+# --- fitting ---------------------------------------------------------------------------------
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)
+
+
+def _fit_input(module: nn.Module, in_channels: int) -> None:
+    """Give the first convolution another number of input channels, keeping what it learned."""
+    path, first = next(
+        (path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d)
+    )
+    if first.in_channels == in_channels:
+        return
+    if in_channels != 3 and hasattr(module, "transform_input"):
+        module.transform_input = False  # it indexes three channels
+    fitted = nn.Conv2d(
+        in_channels,
+        first.out_channels,
+        kernel_size=first.kernel_size,  # type: ignore[arg-type]
+        stride=first.stride,  # type: ignore[arg-type]
+        padding=first.padding,  # type: ignore[arg-type]
+        dilation=first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        total = first.weight.sum(dim=1, keepdim=True)
+        fitted.weight.copy_(total.expand_as(fitted.weight) / in_channels)
+        if first.bias is not None and fitted.bias is not None:
+            fitted.bias.copy_(first.bias)
+    _replace(module, path, fitted)
+
+
+def _replace_head(module: nn.Module, published: int, num_outputs: int) -> None:
+    """Replace the last layer that gives `published` outputs by a new one."""
+    head = None
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.out_features == published:
+            new: nn.Module = nn.Linear(layer.in_features, num_outputs, layer.bias is not None)
+            head = (path, new)
+        elif isinstance(layer, nn.Conv2d) and layer.out_channels == published:
+            new = nn.Conv2d(layer.in_channels, num_outputs, kernel_size=1)  # SqueezeNet
+            head = (path, new)
+    assert head is not None
+    _replace(module, *head)
+
+
+# --- what a name implies ---------------------------------------------------------------------
+
+
+def default_contract(name: str, contract: str = "torchvision-reference") -> ImageContract:
+    """Return a named contract at the size and colours that an architecture was designed for."""
+    require_architecture(name)
+    if name in _CLASSIC:
+        entry = _CLASSIC[name]
+        small = "whole-image" if entry.size <= 64 else contract
+        return named_contract(
+            small, size=entry.size, color="gray" if entry.in_channels == 1 else "rgb"
+        )
+    if name.startswith(TIMM_PREFIX):
+        timm = _timm()
+        assert timm is not None
+        settings = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
+        return named_contract(contract, size=settings.input_size[-1] if settings else 224)
+    preset = _published_preset(name)
+    return named_contract(contract, size=preset.crop_size[0], resize=preset.resize_size[0])
+
+
+def _published_preset(name: str) -> Any:
+    import torchvision
+
+    return torchvision.models.get_model_weights(name).DEFAULT.transforms()
+
+
+def imagenet_labels() -> list[str]:
+    """Return the 1,000 ImageNet class names in the order of torchvision's weights.
+
+    Names that stand for two classes (crane, maillot) get a number, so that labels are unique.
+    """
+    import torchvision
+
+    names: list[str] = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    seen: dict[str, int] = {}
+    labels = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        labels.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return labels
+
+
+def check_fits(architecture: Architecture, height: int, width: int) -> None:
+    """Try a forward pass that computes nothing, to refuse sizes that a network cannot take.
+
+    Raises:
+        InputError: The network fails on (2, in_channels, height, width).
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = build(architecture, initialize=False).eval()
+        images = torch.empty(2, architecture.in_channels, height, width)
+        try:
+            with torch.no_grad():
+                module(images)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"{architecture.name} cannot take images of {height} x {width} pixels "
+                f"({str(error).splitlines()[0]}); choose another --image-size or architecture."
+            ) from None

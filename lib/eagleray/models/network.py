@@ -1,0 +1,48 @@
+"""The network as its callers see it: decoded uint8 images in, float32 logits out.
+
+Normalisation is part of the graph, so that uint8 crosses every bus and a compiler can fuse it.
+Training and prediction use this one module.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from eagleray.imaging import ImageContract
+
+__all__ = ["ImageNetwork"]
+
+
+class ImageNetwork(nn.Module):
+    """A network together with the normalisation of its image contract.
+
+    Args:
+        module: Maps normalised images (N, C, H, W) to logits (N, num_outputs).
+        contract: Gives mean and std for each channel, in units of full scale.
+        autocast: Type that convolutions and matrix products run in; None for the weights' own.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, module: nn.Module, contract: ImageContract, *, autocast: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.autocast = autocast
+        mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
+        # (image / 255 - mean) / std as one multiply-add
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images: uint8 tensor (N, H, W, C) to logits: float32 tensor (N, num_outputs)."""
+        # Permuting NHWC gives NCHW in channels_last memory order without a copy.
+        normalized = images.permute(0, 3, 1, 2).float() * self.scale + self.offset
+        with torch.autocast(
+            images.device.type, self.autocast, enabled=self.autocast is not None
+        ):
+            logits: Tensor = self.module(normalized)
+        return logits.float()

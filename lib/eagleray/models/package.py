@@ -1,0 +1,352 @@
+"""The model package: a handful of named byte strings that make a model, none of them code.
+
+    model.json          task, architecture, contract, metrics, lineage, and every file's SHA-256
+    model.safetensors   the weights
+    golden.json         expected outputs of the golden images
+    golden/*.png …      a few encoded images, as a health check
+
+A package is the same in a folder, in an object store, and in the memory of a cluster. Reading one
+verifies it; whatever does not belong there is refused, so loading a package cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Annotated, Literal, Self, TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from eagleray import storage
+from eagleray.errors import PackageError
+from eagleray.imaging import ImageContract, decode, probe
+from eagleray.imaging.contract import canonical_json, first_fault
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.network import ImageNetwork
+from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+
+__all__ = [
+    "GoldenSet",
+    "Lineage",
+    "ModelManifest",
+    "ModelPackage",
+    "create_package",
+    "read_package",
+    "write_package",
+]
+
+MANIFEST_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+GOLDEN_FILE = "golden.json"
+_ALLOWED_FILE = re.compile(
+    r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(jpeg|png|webp|gif|tiff|bmp)"
+)
+
+GOLDEN_TOLERANCE = 0.03
+"""Largest difference of a golden image's outputs that counts as healthy: of a probability, or of a
+regression's value in units of its spread. Reduced precision moves them by up to about 0.01."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Lineage(_Frozen):
+    """Where a model comes from.
+
+    Attributes:
+        data_digest: SHA-256 of the training table (URIs, versions and labels).
+        run: The MLflow run.
+        parent: Package digest of the model that training started from.
+        created: UTC time in ISO 8601.
+        eagleray: Version of Eagleray.
+        torch: Version of PyTorch.
+        note: Whatever a person should know.
+    """
+
+    data_digest: Digest | None = None
+    run: str | None = None
+    parent: Digest | None = None
+    created: str
+    eagleray: str
+    torch: str
+    note: str = ""
+
+    @classmethod
+    def now(
+        cls, *, data_digest: str | None = None, run: str | None = None, note: str = ""
+    ) -> Lineage:
+        """Make the lineage of a model that is created here and now."""
+        return cls(
+            data_digest=data_digest,
+            run=run,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            eagleray=version("eagleray"),
+            torch=torch.__version__,
+            note=note,
+        )
+
+
+class GoldenImage(_Frozen):
+    """One golden image: its file and the outputs expected of it (labels' order, or the value)."""
+
+    file: str
+    outputs: tuple[float, ...]
+
+
+class GoldenSet(_Frozen):
+    """The health check of a package: float32 outputs that any device must reproduce."""
+
+    tolerance: Annotated[float, Field(gt=0)]
+    images: tuple[GoldenImage, ...] = ()
+
+
+class ModelManifest(_Frozen):
+    """`model.json`: all there is to know about a model but its weights."""
+
+    format: Literal[1] = 1
+    name: ModelName
+    task: Task
+    architecture: Architecture
+    hierarchy: dict[str, str] = Field(default_factory=dict, description="label -> parent label")
+    contract: ImageContract
+    contract_digest: Digest
+    metrics: dict[str, float] = Field(default_factory=dict)
+    lineage: Lineage
+    files: dict[str, Digest]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.contract_digest != self.contract.digest:
+            raise ValueError("contract_digest is not the digest of the contract")
+        if self.architecture.num_outputs != self.task.num_outputs:
+            raise ValueError(
+                f"the architecture has {self.architecture.num_outputs} outputs, the task needs "
+                f"{self.task.num_outputs}"
+            )
+        if self.architecture.in_channels != self.contract.channels:
+            raise ValueError(
+                f"the architecture takes {self.architecture.in_channels} channels, the contract "
+                f"gives {self.contract.channels}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A verified model: its manifest and its files' bytes."""
+
+    manifest: ModelManifest
+    files: Mapping[str, bytes]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical manifest, which names every file by digest."""
+        text = canonical_json(self.manifest.model_dump(mode="json"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def task(self) -> Binary | Multiclass | Multilabel | Regression:
+        """What the model answers."""
+        return self.manifest.task
+
+    @property
+    def contract(self) -> ImageContract:
+        """How images become the model's input."""
+        return self.manifest.contract
+
+    @property
+    def golden(self) -> GoldenSet:
+        """The golden images' names and expected outputs."""
+        if GOLDEN_FILE not in self.files:
+            return GoldenSet(tolerance=GOLDEN_TOLERANCE)
+        return _parse(GoldenSet, self.files[GOLDEN_FILE], GOLDEN_FILE)
+
+    def build_module(self) -> nn.Module:
+        """Build the network with the package's weights, float32, in evaluation mode.
+
+        Raises:
+            PackageError: The weights are no safetensors, or are another network's.
+        """
+        try:
+            weights = safetensors.torch.load(self.files[WEIGHTS_FILE])
+        except safetensors.SafetensorError as error:
+            raise PackageError(f"{WEIGHTS_FILE} is not a safetensors file ({error}).") from None
+        module = build(self.manifest.architecture, initialize=False)
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            fault = str(error).splitlines()[1:2] or [str(error)]
+            raise PackageError(
+                f"{WEIGHTS_FILE} does not fit {self.manifest.architecture.name}: {fault[0].strip()}"
+            ) from None
+        return module.eval()
+
+
+def create_package(
+    *,
+    name: str,
+    task: Binary | Multiclass | Multilabel | Regression,
+    architecture: Architecture,
+    contract: ImageContract,
+    module: nn.Module,
+    lineage: Lineage,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+    hierarchy: Mapping[str, str] = MappingProxyType({}),
+    golden_images: Sequence[bytes] = (),
+) -> ModelPackage:
+    """Make a package from a network and what belongs to it.
+
+    Args:
+        name: Of the model; letters, digits, `_`, `.` and `-`.
+        task: What it answers.
+        architecture: How the network is built again.
+        contract: How images become its input.
+        module: The network with its weights.
+        lineage: Where it comes from.
+        metrics: Figures of its evaluation.
+        hierarchy: Parent label for each label that has one.
+        golden_images: Encoded images; their outputs are computed here, in float32.
+
+    Raises:
+        PackageError: The parts do not fit each other.
+    """
+    weights = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
+    files = {WEIGHTS_FILE: safetensors.torch.save(weights)}
+    if golden_images:
+        files |= _golden_files(golden_images, module, contract, task)
+    try:
+        manifest = ModelManifest(
+            name=name,
+            task=task,
+            architecture=architecture,
+            hierarchy=dict(hierarchy),
+            contract=contract,
+            contract_digest=contract.digest,
+            metrics=dict(metrics),
+            lineage=lineage,
+            files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+        )
+    except ValidationError as error:
+        raise PackageError(f"{MANIFEST_FILE}: {first_fault(error)}.") from None
+    return ModelPackage(manifest, MappingProxyType(files))
+
+
+def _golden_files(
+    images: Sequence[bytes],
+    module: nn.Module,
+    contract: ImageContract,
+    task: Binary | Multiclass | Multilabel | Regression,
+) -> dict[str, bytes]:
+    network = ImageNetwork(module, contract).float().eval()
+    pixels = np.stack([decode(image, contract).pixels for image in images])
+    with torch.inference_mode():
+        outputs = task.activate(network(torch.from_numpy(pixels))).tolist()
+    names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
+    unit = task.std if isinstance(task, Regression) else 1.0
+    golden = GoldenSet(
+        tolerance=GOLDEN_TOLERANCE * unit,
+        images=tuple(
+            GoldenImage(file=name, outputs=tuple(row))
+            for name, row in zip(names, outputs, strict=True)
+        ),
+    )
+    text = canonical_json(golden.model_dump(mode="json"))
+    return {GOLDEN_FILE: text.encode(), **dict(zip(names, images, strict=True))}
+
+
+# --- reading and writing ----------------------------------------------------------------------
+
+
+def write_package(package: ModelPackage, folder: str) -> None:
+    """Write a package into a folder or under a URI; the manifest comes last and completes it."""
+    for name, content in package.files.items():
+        storage.put_atomic(storage.join(folder, name), content)
+    text = json.dumps(package.manifest.model_dump(mode="json"), indent=2)
+    storage.put_atomic(storage.join(folder, MANIFEST_FILE), text.encode())
+
+
+def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPackage:
+    """Read and verify a package from a folder or URI.
+
+    Args:
+        folder: Where the package is.
+        expected_digest: What the package's digest must be, when somebody recorded it.
+
+    Raises:
+        PackageError: It is incomplete, altered, or holds something that no package may hold.
+    """
+    root = storage.absolute(folder)
+    try:
+        manifest_bytes = storage.read_bytes(storage.join(root, MANIFEST_FILE))
+    except FileNotFoundError:
+        raise PackageError(f"{folder} is no model package: it has no {MANIFEST_FILE}.") from None
+    manifest = _parse(ModelManifest, manifest_bytes, f"{folder}: {MANIFEST_FILE}")
+    _refuse_strangers(folder, root, manifest)
+    files = {}
+    for name, digest in manifest.files.items():
+        content = storage.read_bytes(storage.join(root, name))
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise PackageError(
+                f"{folder}: {name} is not the file that {MANIFEST_FILE} describes (its SHA-256 "
+                "differs); fetch the package again."
+            )
+        files[name] = content
+    package = ModelPackage(manifest, MappingProxyType(files))
+    if expected_digest is not None and package.digest != expected_digest:
+        raise PackageError(
+            f"{folder} holds package {package.digest[:12]}, but {expected_digest[:12]} was "
+            "registered; restore the registered files or register this package as a new version."
+        )
+    return package
+
+
+def _refuse_strangers(folder: str, root: str, manifest: ModelManifest) -> None:
+    """Refuse files that no package may hold, and report those that are missing."""
+    for name in manifest.files:
+        if not _ALLOWED_FILE.fullmatch(name):
+            raise PackageError(
+                f"{folder}: {MANIFEST_FILE} lists {name!r}, which no package may hold: weights "
+                "are safetensors, and pickles and code are never loaded."
+            )
+    if WEIGHTS_FILE not in manifest.files:
+        raise PackageError(f"{folder}: {MANIFEST_FILE} lists no {WEIGHTS_FILE}.")
+    prefix = root.rstrip("/") + "/"
+    present = {info.uri.removeprefix(prefix) for info in storage.list_files(root)}
+    strangers = sorted(present - set(manifest.files) - {MANIFEST_FILE})
+    if strangers:
+        raise PackageError(
+            f"{folder} holds {strangers[0]!r}, which {MANIFEST_FILE} does not list; a package "
+            "contains nothing else, and no pickle or code is ever loaded. Remove the file."
+        )
+    missing = sorted(set(manifest.files) - present)
+    if missing:
+        raise PackageError(f"{folder}: {missing[0]} is missing; fetch the package again.")
+
+
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
+
+
+def _parse(kind: type[_Parsed], content: bytes, where: str) -> _Parsed:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["type"] == "extra_forbidden":
+            field = ".".join(str(part) for part in fault["loc"])
+            raise PackageError(f"{where} has the unknown field {field!r}.") from None
+        raise PackageError(f"{where} is not valid: {first_fault(error)}.") from None

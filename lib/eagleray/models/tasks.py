@@ -1,0 +1,317 @@
+"""What a model answers: one small class for each task, from targets to predictions.
+
+    Task.num_outputs        length of the network's output
+    Task.encode             the user's label -> target
+    Task.loss               what training minimises
+    Task.activate           logits -> probabilities or values
+    Task.postprocess        activated outputs -> Prediction
+    Task.metric_names       what `metrics` reports, the first one being what "best" means
+
+The classes are frozen values: a package stores them as the `task` field of its `model.json`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from eagleray.errors import InputError
+from eagleray.outcome import Prediction
+
+__all__ = [
+    "LABEL_SEPARATOR",
+    "Binary",
+    "Multiclass",
+    "Multilabel",
+    "Regression",
+    "Task",
+    "TaskName",
+    "make_task",
+]
+
+Scores = npt.NDArray[np.float32]
+TaskName = Literal["binary", "multiclass", "multilabel", "regression"]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+LABEL_SEPARATOR = "|"
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    metric_names: ClassVar[tuple[str, ...]]
+    target_dtype: ClassVar[torch.dtype] = torch.float32
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Length of the network's output vector."""
+
+    @abstractmethod
+    def encode(self, text: str) -> int | float | list[float]:
+        """Turn a label as written in a table into a target.
+
+        Raises:
+            InputError: The text is no label of this task.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of logits (N, num_outputs) against encoded targets (N, …)."""
+
+    @abstractmethod
+    def activate(self, logits: Tensor) -> Tensor:
+        """Turn logits (N, num_outputs) into probabilities of labels, or into values (N, 1)."""
+
+    @abstractmethod
+    def postprocess(self, outputs: Scores) -> Prediction:
+        """Turn one image's activated outputs into its prediction."""
+
+
+class Multiclass(_Task):
+    """Exactly one of several labels holds."""
+
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+    target_dtype: ClassVar[torch.dtype] = torch.int64
+
+    name: Literal["multiclass"] = "multiclass"
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        return _require_unique(self)
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit for each label."""
+        return len(self.labels)
+
+    def encode(self, text: str) -> int:
+        """Return the index of the label."""
+        return _index(self.labels, text)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return nn.functional.cross_entropy(logits, targets)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Softmax."""
+        return logits.softmax(dim=1)
+
+    def postprocess(self, outputs: Scores) -> Prediction:
+        """Take the likeliest label."""
+        best = int(outputs.argmax())
+        label = self.labels[best]
+        return Prediction(label, float(outputs[best]), (label,), None, outputs)
+
+
+class Binary(_Task):
+    """One of two labels holds; the second one is the positive."""
+
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
+
+    name: Literal["binary"] = "binary"
+    labels: tuple[str, str]
+    threshold: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        return _require_unique(self)
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit, of the positive label."""
+        return 1
+
+    def encode(self, text: str) -> float:
+        """Return 1.0 for the positive label and 0.0 for the other."""
+        return float(_index(self.labels, text))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy on the logit."""
+        return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of both labels (N, 2)."""
+        positive = logits.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1)
+
+    def postprocess(self, outputs: Scores) -> Prediction:
+        """Take the positive label from the threshold on."""
+        best = int(outputs[1] >= self.threshold)
+        label = self.labels[best]
+        return Prediction(label, float(outputs[best]), (label,), None, outputs)
+
+
+class Multilabel(_Task):
+    """Any number of labels hold, each judged against its own threshold."""
+
+    metric_names: ClassVar[tuple[str, ...]] = ("f1_macro", "accuracy")
+
+    name: Literal["multilabel"] = "multilabel"
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    thresholds: tuple[Probability, ...]
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        if len(self.thresholds) != len(self.labels):
+            raise ValueError(
+                f"thresholds has {len(self.thresholds)} values for {len(self.labels)} labels"
+            )
+        if any(LABEL_SEPARATOR in label for label in self.labels):
+            raise ValueError(f"labels must not contain {LABEL_SEPARATOR!r}, which separates them")
+        return _require_unique(self)
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit for each label."""
+        return len(self.labels)
+
+    def encode(self, text: str) -> list[float]:
+        """Return 1.0 at the place of every label in `a|b|…`; an empty text means none."""
+        target = [0.0] * len(self.labels)
+        for part in split_labels(text):
+            target[_index(self.labels, part)] = 1.0
+        return target
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy, the mean over labels."""
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Sigmoid of each logit."""
+        return logits.sigmoid()
+
+    def postprocess(self, outputs: Scores) -> Prediction:
+        """Take every label from its threshold on; `label` is the likeliest of them."""
+        holds = [index for index, limit in enumerate(self.thresholds) if outputs[index] >= limit]
+        best = max(holds, key=lambda index: outputs[index], default=None)
+        return Prediction(
+            label=None if best is None else self.labels[best],
+            score=float(outputs.max() if best is None else outputs[best]),
+            labels=tuple(self.labels[index] for index in holds),
+            value=None,
+            probabilities=outputs,
+        )
+
+
+class Regression(_Task):
+    """A number; the network predicts it in units of the training table's spread.
+
+    Attributes:
+        mean: Mean of the training targets.
+        std: Standard deviation of the training targets.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
+
+    name: Literal["regression"] = "regression"
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0.0)] = 1.0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A regression has no labels."""
+        return ()
+
+    @property
+    def num_outputs(self) -> int:
+        """One number."""
+        return 1
+
+    def encode(self, text: str) -> float:
+        """Return the number in units of the spread."""
+        return (parse_number(text) - self.mean) / self.std
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error, in units of the spread."""
+        return nn.functional.mse_loss(logits.squeeze(1), targets)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return values (N, 1) in the unit of the training table."""
+        return logits * self.std + self.mean
+
+    def postprocess(self, outputs: Scores) -> Prediction:
+        """Take the value."""
+        return Prediction(None, None, (), float(outputs[0]), np.empty(0, np.float32))
+
+
+Task = Annotated[Binary | Multiclass | Multilabel | Regression, Field(discriminator="name")]
+
+
+def split_labels(text: str) -> list[str]:
+    """Split `a|b|c` into its labels."""
+    return [part.strip() for part in text.split(LABEL_SEPARATOR) if part.strip()]
+
+
+def parse_number(text: str) -> float:
+    """Read a regression target.
+
+    Raises:
+        InputError: The text is not a finite number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise InputError(f"{text!r} is not a number, which a regression needs as its label.")
+    return value
+
+
+def make_task(name: TaskName, texts: Sequence[str]) -> Binary | Multiclass | Multilabel | Regression:
+    """Make the task of a kind that fits the labels of a training table.
+
+    Args:
+        name: The kind.
+        texts: Every label of the table, as written.
+
+    Raises:
+        InputError: The labels do not fit the kind.
+    """
+    if name == "regression":
+        values = np.asarray([parse_number(text) for text in texts])
+        if values.std() == 0:
+            raise InputError("Every label is the same number: there is nothing to learn.")
+        return Regression(mean=float(values.mean()), std=float(values.std()))
+    if name == "multilabel":
+        labels = tuple(sorted({part for text in texts for part in split_labels(text)}))
+        if not labels:
+            raise InputError("No row of the table names a label.")
+        return Multilabel(labels=labels, thresholds=(0.5,) * len(labels))
+    labels = tuple(sorted(set(texts)))
+    if name == "binary":
+        if len(labels) != 2:
+            raise InputError(
+                f"A binary task needs exactly 2 labels, the data have {len(labels)}; "
+                "use --task multiclass."
+            )
+        return Binary(labels=(labels[0], labels[1]))
+    if len(labels) < 2:
+        raise InputError(
+            f"The data have one class only ({labels[0]!r}); a classifier needs two or more."
+        )
+    return Multiclass(labels=labels)
+
+
+_Labelled = TypeVar("_Labelled", Binary, Multiclass, Multilabel)
+
+
+def _index(labels: Sequence[str], text: str) -> int:
+    try:
+        return labels.index(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a label of this model.") from None
+
+
+def _require_unique(task: _Labelled) -> _Labelled:
+    if len(set(task.labels)) != len(task.labels):
+        raise ValueError("labels must be unique")
+    return task

@@ -1,0 +1,62 @@
+"""Where things live and what to connect to: the one place that reads the environment.
+
+Every field can be set as `EAGLERAY_<FIELD>`; command-line flags win over the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """Settings of one process, read when made and never changed."""
+
+    model_config = SettingsConfigDict(env_prefix="EAGLERAY_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default=Path(".eagleray"),
+        description="Folder of the databases, runs and caches that no other setting points away.",
+    )
+    tracking_uri: str | None = Field(
+        default=None,
+        description="MLflow server or database. Default: SQLite in the home folder.",
+    )
+    artifact_root: str | None = Field(
+        default=None,
+        description="Folder or URI for registered packages. Default: `artifacts` in the home "
+        "folder; an MLflow server chooses its own.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        description="Ray cluster to join. Default: a Ray of its own on this machine.",
+    )
+
+    @property
+    def home_folder(self) -> Path:
+        """The home folder as an absolute path (it need not exist yet)."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The MLflow tracking URI in force."""
+        return self.tracking_uri or f"sqlite:///{self.home_folder / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        """Where packages of the default registry are stored."""
+        return self.artifact_root or str(self.home_folder / "artifacts")
+
+    @property
+    def cache_folder(self) -> Path:
+        """Caches that can be deleted at any time."""
+        return self.home_folder / "cache"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Training runs with their checkpoints."""
+        return self.home_folder / "runs"

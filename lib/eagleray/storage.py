@@ -1,0 +1,214 @@
+"""The one module that speaks to storage: local paths and every URI that fsspec opens.
+
+Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
+is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
+function says so.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagleray.errors import InputError
+
+__all__ = [
+    "FileInfo",
+    "absolute",
+    "exists",
+    "glob_files",
+    "is_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "make_folder",
+    "name_of",
+    "put_atomic",
+    "read_bytes",
+    "remove_tree",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One listed file.
+
+    Attributes:
+        uri: Absolute path or full URI.
+        size: Bytes, or None where the listing does not tell (a dangling link).
+        version: What changes when the content changes: an ETag or version id, or a time stamp.
+    """
+
+    uri: str
+    size: int | None
+    version: str
+
+
+def is_remote(location: str) -> bool:
+    """Whether the location has a scheme other than `file`."""
+    return "://" in location and not location.startswith("file://")
+
+
+def absolute(location: str) -> str:
+    """Return a local path made absolute, and a URI unchanged."""
+    if is_remote(location):
+        return location
+    return str(Path(location.removeprefix("file://")).expanduser().absolute())
+
+
+def join(location: str, *parts: str) -> str:
+    """Append names to a location."""
+    return posixpath.join(location.rstrip("/") or "/", *parts)
+
+
+def name_of(location: str) -> str:
+    """The last name of a location."""
+    return location.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _open_remote(location: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URI and the path inside it."""
+    import fsspec
+
+    scheme = location.split("://", 1)[0]
+    try:
+        filesystem_class = fsspec.get_filesystem_class(scheme)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"Cannot open {location}: {error}.") from error
+    path = filesystem_class._strip_protocol(location)
+    options = filesystem_class._get_kwargs_from_urls(location)
+    return filesystem_class(**options), path
+
+
+def exists(location: str) -> bool:
+    """Whether anything is there."""
+    if not is_remote(location):
+        return Path(absolute(location)).exists()
+    filesystem, path = _open_remote(location)
+    return bool(filesystem.exists(path))
+
+
+def is_folder(location: str) -> bool:
+    """Whether the location is a folder, or a prefix with something under it."""
+    if not is_remote(location):
+        return Path(absolute(location)).is_dir()
+    filesystem, path = _open_remote(location)
+    return bool(filesystem.isdir(path))
+
+
+def read_bytes(location: str, *, limit: int | None = None) -> bytes:
+    """Read a file whole, or its first `limit` bytes.
+
+    Raises:
+        OSError: As the storage raised it; `FileNotFoundError` when nothing is there.
+    """
+    if not is_remote(location):
+        with Path(absolute(location)).open("rb") as file:
+            return file.read() if limit is None else file.read(limit)
+    filesystem, path = _open_remote(location)
+    content: bytes = filesystem.cat_file(path, end=limit)
+    return content
+
+
+def put_atomic(location: str, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or none of it, also after a crash."""
+    if is_remote(location):
+        filesystem, path = _open_remote(location)
+        filesystem.pipe_file(path, content)
+        return
+    target = Path(absolute(location))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def make_folder(location: str) -> None:
+    """Make a local folder with its parents; object stores need none."""
+    if not is_remote(location):
+        Path(absolute(location)).mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(location: str) -> None:
+    """Remove a folder or prefix and all under it."""
+    if is_remote(location):
+        filesystem, path = _open_remote(location)
+        filesystem.rm(path, recursive=True)
+        return
+    import shutil
+
+    shutil.rmtree(absolute(location))
+
+
+def list_files(folder: str) -> Iterator[FileInfo]:
+    """Yield every file under a folder or prefix, at any depth, in the order of their names.
+
+    Links that lead nowhere are listed too, so that they can be accounted for as missing.
+    """
+    if is_remote(folder):
+        filesystem, path = _open_remote(folder)
+        found = filesystem.find(path, detail=True)
+        for name in sorted(found):
+            yield _remote_info(filesystem, name, found[name])
+        return
+    yield from _walk_local(Path(absolute(folder)))
+
+
+def _walk_local(folder: Path) -> Iterator[FileInfo]:
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from _walk_local(Path(entry.path))
+        else:
+            yield _local_info(entry.path)
+
+
+def _local_info(path: str) -> FileInfo:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return FileInfo(uri=path, size=None, version="")
+    return FileInfo(uri=path, size=status.st_size, version=str(status.st_mtime_ns))
+
+
+def _remote_info(filesystem: Any, path: str, info: dict[str, Any]) -> FileInfo:
+    version = next(
+        (info[key] for key in ("VersionId", "ETag", "etag", "LastModified", "mtime") if key in info),
+        "",
+    )
+    return FileInfo(
+        uri=filesystem.unstrip_protocol(path), size=info.get("size"), version=str(version)
+    )
+
+
+def glob_files(pattern: str) -> list[FileInfo]:
+    """Return the files that match a glob pattern (`*`, `**`, `?`, `[…]`), in name order."""
+    if is_remote(pattern):
+        filesystem, path = _open_remote(pattern)
+        found = filesystem.glob(path, detail=True)
+        return [
+            _remote_info(filesystem, name, info)
+            for name, info in sorted(found.items())
+            if info["type"] != "directory"
+        ]
+    import glob
+
+    names = sorted(glob.glob(absolute(pattern), recursive=True))  # noqa: PTH207 - Path cannot glob an absolute pattern
+    return [_local_info(name) for name in names if not Path(name).is_dir()]
