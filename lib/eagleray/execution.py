@@ -26,7 +26,7 @@ from torch import Tensor
 
 from eagleray.errors import InputError
 from eagleray.models.network import ImageNetwork
-from eagleray.models.package import ModelPackage
+from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["CompileMode", "ExecutionPlan", "Precision", "Run", "compiled_path", "prepare"]
 
@@ -158,8 +158,11 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
 
 def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
     """Return where the compiled network of a package is cached for this machine."""
+    manifest = package.manifest
     parts = (
-        package.digest,
+        manifest.files[WEIGHTS_FILE],
+        manifest.architecture.model_dump_json(),
+        manifest.contract_digest,
         plan.device,
         plan.precision,
         str(plan.batch_size),

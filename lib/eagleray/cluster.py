@@ -1,0 +1,120 @@
+"""The Ray that a command runs on: one of its own on this machine, or a cluster that is named.
+
+A Ray of one's own is started by the command, bound to loopback, guarded by a token that dies with
+it, silent unless asked, and stopped when the command ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eagleray.errors import UserError
+from eagleray.settings import Settings
+
+__all__ = ["Cluster", "ray_session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a job may use.
+
+    Attributes:
+        num_cpus: CPU cores that Ray schedules.
+        num_gpus: GPUs that Ray schedules.
+        embedded: Whether the command started this Ray itself.
+    """
+
+    num_cpus: int
+    num_gpus: int
+    embedded: bool
+
+
+@contextlib.contextmanager
+def ray_session(
+    settings: Settings, *, address: str | None = None, verbose: bool = False
+) -> Iterator[Cluster]:
+    """Join a named cluster, or start a Ray for the time of the `with` block.
+
+    Args:
+        settings: Names the cluster when `address` does not.
+        address: A Ray address such as `auto` or `ray://head:10001`.
+        verbose: Let Ray and its workers write to the terminal.
+
+    Raises:
+        UserError: The named cluster does not answer.
+    """
+    address = address or settings.ray_address
+    _prepare_environment(embedded=address is None, verbose=verbose)
+    import ray
+
+    already_there = ray.is_initialized()
+    if not already_there:
+        _start(address, verbose=verbose)
+    _quiet_ray_data(verbose=verbose)
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(
+            num_cpus=max(1, int(resources.get("CPU", 1))),
+            num_gpus=int(resources.get("GPU", 0)),
+            embedded=address is None,
+        )
+    finally:
+        if not already_there:
+            ray.shutdown()
+
+
+def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
+    """Set what Ray reads from the environment when it is imported and started."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if not verbose:
+        os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    if embedded:
+        # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _start(address: str | None, *, verbose: bool) -> None:
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
+    common = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "configure_logging": verbose,
+    }
+    if address is None:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+        return
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The Ray cluster at {address!r} does not answer ({text}); check the address, and "
+            "that RAY_AUTH_TOKEN holds the cluster's token."
+        ) from error
+
+
+def _quiet_ray_data(*, verbose: bool) -> None:
+    if verbose:
+        return
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False

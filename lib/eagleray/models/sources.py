@@ -1,0 +1,154 @@
+"""Every way to name a model, and how a name becomes a verified package.
+
+    digits@production            what an alias of the registry points to
+    digits/3                     a version of the registry
+    ./models/digits              a folder (one that looks like name/3 is written ./name/3)
+    s3://bucket/models/digits    a package anywhere that fsspec opens
+    random:resnet18              an architecture with random weights and ImageNet's labels
+    pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from eagleray import storage
+from eagleray.errors import InputError, UnknownNameError
+from eagleray.models.architectures import (
+    TIMM_PREFIX,
+    Architecture,
+    architecture_names,
+    build,
+    build_pretrained,
+    default_contract,
+    imagenet_labels,
+    require_architecture,
+)
+from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
+from eagleray.models.registry import Registry
+from eagleray.models.tasks import Multiclass
+from eagleray.settings import Settings
+
+__all__ = ["LoadedModel", "load_model"]
+
+RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
+
+_BY_ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)@([A-Za-z0-9_-]+)")
+_BY_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/(\d+)")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A package and what it is called.
+
+    Attributes:
+        reference: As the user named it.
+        package: Verified.
+        version: Of the registry; empty for a model that is not in it.
+    """
+
+    reference: str
+    package: ModelPackage
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.package.manifest.name
+
+
+def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
+    """Find, fetch and verify the model that a reference names.
+
+    Raises:
+        UnknownNameError: No such model, version, alias or architecture.
+        PackageError: What is there is refused.
+        InputError: The reference names nothing.
+    """
+    settings = settings or Settings()
+    if reference.startswith(RANDOM_PREFIX):
+        return LoadedModel(reference, _random(reference.removeprefix(RANDOM_PREFIX)))
+    if reference.startswith(PRETRAINED_PREFIX):
+        return LoadedModel(reference, _pretrained(reference.removeprefix(PRETRAINED_PREFIX)))
+    by_alias, by_version = _BY_ALIAS.fullmatch(reference), _BY_VERSION.fullmatch(reference)
+    if by_alias or by_version:
+        registry = Registry(settings)
+        if by_alias:
+            found = registry.get(by_alias[1], alias=by_alias[2])
+        else:
+            assert by_version is not None
+            found = registry.get(by_version[1], version=int(by_version[2]))
+        return LoadedModel(reference, registry.load(found), str(found.version))
+    if storage.is_remote(reference) or storage.is_folder(reference):
+        return LoadedModel(reference, read_package(reference))
+    raise _nothing_named(reference, settings)
+
+
+def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNameError:
+    names = Registry(settings).names()
+    if reference in names:
+        return InputError(
+            f"Which version of {reference!r}? Write {reference}@ALIAS or {reference}/NUMBER; "
+            f"`eagleray models list {reference}` shows them."
+        )
+    if reference in architecture_names():
+        return InputError(
+            f"No model is named {reference!r}, but an architecture is: random:{reference} runs it "
+            f"with random weights, pretrained:{reference} with published ones."
+        )
+    return UnknownNameError(
+        "model",
+        reference,
+        names,
+        hint="A model is NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+    )
+
+
+def _random(name: str) -> ModelPackage:
+    require_architecture(name)
+    contract = default_contract(name)
+    labels = _labels_for(1000)
+    architecture = Architecture(
+        name=name, in_channels=contract.channels, num_outputs=len(labels)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same reference gives the same answers every time
+        module = build(architecture).eval()
+    return _in_memory(name, architecture, module, labels, note="random weights, seed 0")
+
+
+def _pretrained(text: str) -> ModelPackage:
+    if text.startswith(TIMM_PREFIX):
+        name, weights = text, "DEFAULT"
+    else:
+        name, _, weights = text.partition("/")
+    module, architecture = build_pretrained(name, weights=weights or "DEFAULT")
+    labels = _labels_for(architecture.num_outputs)
+    return _in_memory(
+        name, architecture, module, labels, note=f"published weights {weights or 'DEFAULT'}"
+    )
+
+
+def _labels_for(num_outputs: int) -> tuple[str, ...]:
+    """ImageNet's names where they fit, numbers where nobody knows the names."""
+    labels = imagenet_labels()
+    if num_outputs == len(labels):
+        return tuple(labels)
+    return tuple(str(index) for index in range(num_outputs))
+
+
+def _in_memory(
+    name: str, architecture: Architecture, module: nn.Module, labels: tuple[str, ...], note: str
+) -> ModelPackage:
+    return create_package(
+        name=name.replace("/", "-"),
+        task=Multiclass(labels=labels),
+        architecture=architecture,
+        contract=default_contract(name),
+        module=module,
+        lineage=Lineage.now(note=note),
+    )

@@ -1,0 +1,96 @@
+"""MLflow, spoken to in one place: runs with their parameters and metrics, and the client itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eagleray.errors import UserError
+from eagleray.settings import Settings
+
+__all__ = ["TrackedRun", "connect", "explain_failures"]
+
+EXPERIMENT = "eagleray"
+
+
+def connect(settings: Settings) -> Any:
+    """Return an `MlflowClient` on the configured server or database.
+
+    Raises:
+        UserError: It cannot be reached.
+    """
+    # Read by MLflow when it is imported: a library that we bring along sends nothing home.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # A server that is not there is said within seconds, not after MLflow's minutes of retries.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = settings.mlflow_uri
+    if uri.startswith("sqlite:///"):
+        settings.home_folder.mkdir(parents=True, exist_ok=True)
+    with explain_failures(settings):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def explain_failures(settings: Settings) -> Iterator[None]:
+    """Turn a registry that does not answer into one sentence."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
+            "check EAGLERAY_TRACKING_URI."
+        ) from error
+
+
+class TrackedRun:
+    """One MLflow run: made when work starts, ended with what became of it."""
+
+    def __init__(self, settings: Settings, client: Any, name: str) -> None:
+        self._client = client
+        with explain_failures(settings):
+            run = client.create_run(_experiment(settings, client), run_name=name)
+        self.run_id: str = run.info.run_id
+        self.artifact_uri: str = run.info.artifact_uri
+
+    def log_parameters(self, parameters: Mapping[str, object]) -> None:
+        """Record what the run was asked to do."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
+        self._client.log_batch(self.run_id, params=entities)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Record figures at a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
+        self._client.log_batch(self.run_id, metrics=entities)
+
+    def end(self, *, succeeded: bool) -> None:
+        """Close the run."""
+        self._client.set_terminated(self.run_id, "FINISHED" if succeeded else "FAILED")
+
+
+def _experiment(settings: Settings, client: Any) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server chooses where its artifacts go; a database has nobody else to ask.
+    location = None if settings.mlflow_uri.startswith("http") else settings.artifacts
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
