@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,13 @@ def read_bytes(location: str, *, limit: int | None = None) -> bytes:
         OSError: As the storage raised it; `FileNotFoundError` when nothing is there.
     """
     if not is_remote(location):
-        with Path(absolute(location)).open("rb") as file:
+        path = Path(absolute(location))
+        if stat.S_ISFIFO(path.stat().st_mode):  # opening one would wait for a writer, for ever
+            raise OSError("it is a named pipe, not a file")
+        with path.open("rb") as file:
             return file.read() if limit is None else file.read(limit)
-    filesystem, path = _open_remote(location)
-    content: bytes = filesystem.cat_file(path, end=limit)
+    filesystem, key = _open_remote(location)
+    content: bytes = filesystem.cat_file(key, end=limit)
     return content
 
 

@@ -1,0 +1,1 @@
+"""The programs that people submit. Each reads: parse, build, run, report."""

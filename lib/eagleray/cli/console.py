@@ -1,0 +1,180 @@
+"""How a command answers: progress and notes on standard error, the result on standard output.
+
+    with command_errors(): …        a user's mistake is one sentence and an exit code
+    console = Console(json_output=…)
+    console.note("…")               what is happening
+    with console.progress(…) as bar: bar.advance(…)
+    console.result({...}, table)    a table for people, or one JSON object for scripts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import rich.console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from eagleray.errors import EaglerayError, ExitCode
+
+__all__ = ["Console", "ProgressBar", "command_errors"]
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "–/s", style="progress.data.speed")
+
+
+class ProgressBar:
+    """One bar: what is done, how fast, when it ends, and what went wrong so far."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+        self._num_failed = 0
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        """Report `count` more units, `failed` of them failures."""
+        self._num_failed += failed
+        if note is None:
+            note = f"{self._num_failed:,} failed" if self._num_failed else ""
+        self._progress.update(self._task, advance=count, note=note)
+
+
+class Console:
+    """The terminal of one command.
+
+    Args:
+        json_output: Print one JSON object instead of tables, and no progress.
+    """
+
+    def __init__(self, *, json_output: bool = False) -> None:
+        self._json = json_output
+        self._out = rich.console.Console(highlight=False)
+        self._err = rich.console.Console(stderr=True, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Say what is happening; scripts do not hear it."""
+        if not self._json:
+            self._err.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know, also to the one who reads a script's log."""
+        self._err.print(text, style="yellow", markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Show that something is being waited for."""
+        if self._json or not self._err.is_terminal:
+            self.note(text)
+            yield
+        else:
+            with self._err.status(Text(text)):
+                yield
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
+        """Show a bar with rate, ETA and failures; outside a terminal, a line now and then."""
+        if self._json or not self._err.is_terminal:
+            with _plain_progress(self, description, total) as bar:
+                yield bar
+            return
+        progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("[yellow]{task.fields[note]}"),
+            console=self._err,
+        )
+        with progress:
+            yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Print a table for people."""
+        table = Table(*columns, title=title, title_justify="left", title_style="bold")
+        for row in rows:
+            table.add_row(*[Text(cell, overflow="fold") for cell in row])
+        self._out.print(table)
+
+    def facts(self, title: str, facts: Mapping[str, object]) -> None:
+        """Print names with values for people."""
+        table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+        for name, value in facts.items():
+            table.add_row(Text(name, style="dim"), Text(str(value), overflow="fold"))
+        self._out.print(table)
+
+    def say(self, text: str) -> None:
+        """Print a line of the result for people."""
+        self._out.print(text, markup=False, soft_wrap=True)
+
+    @property
+    def for_scripts(self) -> bool:
+        """Whether a script reads the output."""
+        return self._json
+
+    def emit(self, value: Any) -> None:
+        """Print a value as JSON for scripts."""
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+class _QuietBar(ProgressBar):
+    def __init__(self, console: Console, description: str, total: int) -> None:
+        self._console, self._description, self._total = console, description, total
+        self._done = self._num_failed = 0
+        self._lock = threading.Lock()
+        self._next_tenth = 1
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        with self._lock:
+            self._done += count
+            self._num_failed += failed
+            if self._done * 10 < self._next_tenth * self._total:
+                return
+            self._next_tenth = self._done * 10 // self._total + 1
+        extra = note if note is not None else f"{self._num_failed:,} failed"
+        self._console.note(f"{self._description} {self._done:,}/{self._total:,}  {extra}")
+
+
+@contextlib.contextmanager
+def _plain_progress(console: Console, description: str, total: int) -> Iterator[ProgressBar]:
+    yield _QuietBar(console, description, total)
+
+
+@contextlib.contextmanager
+def command_errors() -> Iterator[None]:
+    """End a command with one sentence and the right exit code when it cannot go on.
+
+    What is not an `EaglerayError` is a defect of ours and keeps its traceback (exit 1).
+    """
+    try:
+        yield
+    except EaglerayError as error:
+        rich.console.Console(stderr=True, highlight=False).print(
+            Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True
+        )
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(ExitCode.INTERRUPTED) from None

@@ -1,0 +1,28 @@
+"""Templates to HTML. Everything is escaped; a page refers to nothing outside itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+__all__ = ["render_page"]
+
+
+def render_page(template: str, **values: Any) -> bytes:
+    """Render a template of `pages/templates` as the bytes of an HTML file.
+
+    Args:
+        template: Its file name.
+        values: What it refers to; text is escaped, `Markup` (plots) is not.
+    """
+    environment = Environment(
+        loader=PackageLoader("eagleray.pages"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup
+    return environment.get_template(template).render(**values).encode()

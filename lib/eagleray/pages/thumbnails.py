@@ -1,0 +1,35 @@
+"""Pictures small enough to live inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+from eagleray import storage
+from eagleray.errors import BadImageError
+from eagleray.imaging import ImageContract, ShortestSide, decode
+
+__all__ = ["thumbnail"]
+
+_SIDE = 96
+_CONTRACT = ImageContract(
+    resize=ShortestSide(size=_SIDE),
+    crop=(_SIDE, _SIDE),
+    resampler="opencv_linear",
+    jpeg="scaled",
+    alpha="white",
+)
+
+
+def thumbnail(uri: str) -> str | None:
+    """Return a square picture of an image as a `data:` URI; None when it cannot be shown."""
+    try:
+        data = storage.read_bytes(uri, limit=_CONTRACT.max_bytes + 1)
+        pixels = decode(data, _CONTRACT).pixels
+    except (OSError, BadImageError):
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

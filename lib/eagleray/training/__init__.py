@@ -1,0 +1,1 @@
+"""From labelled images to the weights of a model, on many workers."""
