@@ -18,7 +18,8 @@ import typer
 
 from eagleray import storage
 from eagleray.batch.commit import OutputLayout, commit, read_shards, require_free_output
-from eagleray.batch.manifest import build_manifest, digest_table
+from eagleray.batch.manifest import build_manifest
+from eagleray.tables import digest_table
 from eagleray.batch.pipeline import num_workers_for, run_shards, threads_per_worker
 from eagleray.batch.report import ReportCollector, Totals, render_report
 from eagleray.batch.results import OutputFormat

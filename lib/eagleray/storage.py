@@ -22,6 +22,7 @@ __all__ = [
     "FileInfo",
     "absolute",
     "exists",
+    "file_info",
     "glob_files",
     "is_folder",
     "is_remote",
@@ -182,6 +183,13 @@ def _walk_local(folder: Path) -> Iterator[FileInfo]:
             yield from _walk_local(Path(entry.path))
         else:
             yield _local_info(entry.path)
+
+
+def file_info(location: str) -> FileInfo:
+    """Describe one file as far as that costs no request: remote ones only by their name."""
+    if is_remote(location):
+        return FileInfo(uri=location, size=None, version="")
+    return _local_info(absolute(location))
 
 
 def _local_info(path: str) -> FileInfo:

@@ -5,26 +5,17 @@ A row number is an input's identity: the same URI twice is two inputs with two r
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.csv
 
 from eagleray import storage
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.errors import InputError
 from eagleray.storage import FileInfo
+from eagleray.tables import URI_COLUMNS, read_csv_table, require_column, resolve_beside
 
-__all__ = [
-    "MANIFEST_SCHEMA",
-    "URI_COLUMNS",
-    "build_manifest",
-    "digest_table",
-    "read_csv_table",
-    "require_column",
-    "resolve_beside",
-]
+__all__ = ["MANIFEST_SCHEMA", "build_manifest"]
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -34,9 +25,6 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("version", pa.string(), nullable=False),
     ]
 )
-
-URI_COLUMNS = ("uri", "path", "file", "filename", "image", "url")
-"""Column names that hold the image's location when the user names none, best first."""
 
 _GLOB_CHARACTERS = frozenset("*?[")
 
@@ -78,7 +66,7 @@ def _list_input(location: str, column: str | None) -> list[FileInfo]:
             raise InputError(f"Folder {location} holds no files; name one that holds images.")
         return found
     if storage.exists(location):
-        return [FileInfo(storage.absolute(location), None, "")]
+        return [storage.file_info(location)]
     if _GLOB_CHARACTERS & set(location):
         found = storage.glob_files(location)
         if not found:
@@ -97,80 +85,5 @@ def _list_csv(location: str, column: str | None) -> list[FileInfo]:
     table = read_csv_table(location)
     name = require_column(table, column, URI_COLUMNS, location, flag="--column")
     return [
-        FileInfo(resolve_beside(location, uri), None, "") for uri in table.column(name).to_pylist()
+        storage.file_info(resolve_beside(location, uri)) for uri in table.column(name).to_pylist()
     ]
-
-
-# --- tables of paths, for batch and training alike ------------------------------------------------
-
-
-def read_csv_table(location: str) -> pa.Table:
-    """Read a CSV with a header; every column stays text.
-
-    Raises:
-        InputError: It is not there, is no CSV, or has no rows.
-    """
-    try:
-        content = storage.read_bytes(location)
-    except OSError as error:
-        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
-    try:
-        header = pyarrow.csv.open_csv(pa.BufferReader(content)).schema.names
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(content),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        fault = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{location} is not a CSV with a header ({fault}).") from None
-    if table.num_rows == 0:
-        raise InputError(f"{location} has a header and no rows.")
-    return table
-
-
-def require_column(
-    table: pa.Table, wanted: str | None, usual: Iterable[str], where: str, *, flag: str
-) -> str:
-    """Return the name of a column: the wanted one, or the first of the usual names.
-
-    Raises:
-        InputError: It is not in the table.
-    """
-    names: list[str] = table.column_names
-    if wanted is not None:
-        if wanted not in names:
-            raise UnknownNameError(
-                f"column of {where}", wanted, names, hint=f"It has: {', '.join(names)}."
-            )
-        return wanted
-    for name in usual:
-        if name in names:
-            return name
-    raise InputError(
-        f"{where} has no column named {' or '.join(usual)}; it has {', '.join(names)}. Name the "
-        f"right one with {flag}."
-    )
-
-
-def resolve_beside(table_location: str, location: str) -> str:
-    """Resolve a location in a table: relative ones are relative to the table's folder."""
-    if storage.is_remote(location) or location.startswith("/"):
-        return location
-    parent = storage.absolute(table_location).rsplit("/", 1)[0]
-    return storage.join(parent, location)
-
-
-def digest_table(columns: Iterable[Sequence[object]]) -> str:
-    """Return the SHA-256 of columns, row by row, with unambiguous separators."""
-    hasher = hashlib.sha256()
-    for row in _rows(columns):
-        hasher.update(repr(row).encode())
-        hasher.update(b"\n")
-    return hasher.hexdigest()
-
-
-def _rows(columns: Iterable[Sequence[object]]) -> Iterator[tuple[object, ...]]:
-    return zip(*columns, strict=True)

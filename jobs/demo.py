@@ -1,0 +1,179 @@
+"""See the main job work on real input, from nothing, in minutes.
+
+    python -m jobs.demo
+    eagleray demo --folder /tmp/digits
+
+Writes the 1,797 handwritten digits that scikit-learn ships as PNG files, and a dozen broken files
+beside them; trains LeNet-5 on two workers; registers it; classifies the folder with it.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import typer
+from PIL import Image
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.cluster import ray_session
+from eagleray.errors import OutputExistsError
+from eagleray.settings import Settings
+from eagleray.training.spec import TrainSpec
+from jobs import predict, train
+
+WORKERS = 2
+EPOCHS = 25
+
+BROKEN_FILES = {
+    "broken-01-empty.png": "truncated",
+    "broken-02-half.png": "truncated",
+    "broken-03-header-only.png": "truncated",
+    "broken-04-half.jpg": "truncated",
+    "broken-05-text.png": "not_an_image",
+    "broken-06-page.png": "not_an_image",
+    "broken-07-zeros.png": "not_an_image",
+    "broken-08-huge-header.png": "too_many_pixels",
+    "broken-09-huge-header.gif": "too_many_pixels",
+    "broken-10-document.png": "unsupported_format",
+    "broken-11-flipped-bytes.png": "unreadable",
+    "broken-12-missing.png": "missing",
+}
+"""What each broken file must be recorded as."""
+
+
+def write_digits(folder: Path) -> Path:
+    """Write the digits and the broken files, and return the table of the digits' labels.
+
+    Args:
+        folder: Gets `images/` with every file, and `labels.csv` with `path` and `label`.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = folder / "images"
+    images.mkdir(parents=True)
+    names = []
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        name = f"digit-{number:04d}-is-{label}.png"
+        gray = np.round(pixels * (255 / 16)).astype(np.uint8)  # the data count from 0 to 16
+        Image.fromarray(gray).save(images / name)
+        names.append(f"images/{name}")
+    table = pa.table({"path": names, "label": [str(label) for label in digits.target]})
+    pyarrow.csv.write_csv(table, folder / "labels.csv")
+    _write_broken(images)
+    return folder / "labels.csv"
+
+
+def _write_broken(images: Path) -> None:
+    """Write a dozen files that go wrong, each in the way that its name says."""
+    whole = (images / "digit-0000-is-0.png").read_bytes()
+    jpeg = io.BytesIO()
+    Image.open(io.BytesIO(whole)).resize((64, 64)).save(jpeg, format="JPEG")
+    flipped = bytearray(whole)
+    data_starts = whole.index(b"IDAT") + 4
+    flipped[data_starts : data_starts + 12] = bytes(
+        255 - byte for byte in whole[data_starts : data_starts + 12]
+    )
+    contents = {
+        "broken-01-empty.png": b"",
+        "broken-02-half.png": whole[: len(whole) // 2],
+        "broken-03-header-only.png": whole[:20],
+        "broken-04-half.jpg": jpeg.getvalue()[: jpeg.tell() // 2],
+        "broken-05-text.png": b"These are not the pixels that you are looking for.\n",
+        "broken-06-page.png": b"<!doctype html><title>404</title>",
+        "broken-07-zeros.png": bytes(512),
+        "broken-08-huge-header.png": _png_that_claims(60_000, 60_000),
+        "broken-09-huge-header.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + bytes(16),
+        "broken-10-document.png": b"%PDF-1.7\n",
+        "broken-11-flipped-bytes.png": bytes(flipped),
+    }
+    for name, content in contents.items():
+        (images / name).write_bytes(content)
+    (images / "broken-12-missing.png").symlink_to("a-file-that-was-deleted.png")
+
+
+def _png_that_claims(width: int, height: int) -> bytes:
+    """Return a PNG with a valid header and next to no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(64))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def main(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to work; default: demo/ in the home folder.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the summaries as one JSON object.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option(help="Show what Ray and the workers print.")] = False,
+) -> None:
+    """See it work: digits, good and broken, through training, registry and batch."""
+    with command_errors():
+        console = Console(json_output=json_output)
+        settings = Settings()
+        place = _free_folder(folder, settings)
+        labels = write_digits(place)
+        console.note(f"1,797 digits and {len(BROKEN_FILES)} broken files are in {place}/images")
+        spec = TrainSpec(
+            data=str(labels),
+            name="digits",
+            architecture="lenet5",
+            workers=WORKERS,
+            epochs=EPOCHS,
+            augment="shift",
+        )
+        with ray_session(settings, verbose=verbose) as session:
+            console.note(
+                f"$ eagleray train {labels} --name digits --architecture lenet5 "
+                f"--workers {WORKERS} --epochs {EPOCHS} --augment shift"
+            )
+            job = train.build(spec, settings, alias="candidate")
+            trained = train.run(job, session, console)
+            train.show(trained, Console() if not json_output else _Silent())
+            request = predict.PredictRequest(
+                inputs=(str(place / "images"),),
+                model=trained.version.reference,
+                output=str(place / "results"),
+            )
+            console.note(
+                f"$ eagleray predict {place}/images --model {request.model} "
+                f"--output {request.output}"
+            )
+            predicted = predict.run(predict.build(request, settings), session, console)
+        if json_output:
+            console.emit({"train": trained.as_json(), "predict": predicted.as_json()})
+        else:
+            predict.show(predicted, console)
+
+
+def _free_folder(folder: Path | None, settings: Settings) -> Path:
+    """Return the folder named, or the first of demo/, demo-2/, … that is free."""
+    if folder is not None:
+        if folder.exists():
+            raise OutputExistsError(f"{folder} exists already; name a folder that is new.")
+        return folder.absolute()
+    number = 1
+    while True:
+        candidate = settings.home_folder / ("demo" if number == 1 else f"demo-{number}")
+        if not candidate.exists():
+            return candidate
+        number += 1
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,87 @@
+"""The `eagleray` command.
+
+It is a front door: a job is a program of its own under `jobs/`, and `eagleray train …` becomes
+`python -m jobs.train …` with the same words, on this machine or wherever the checkout is. So a
+job's options are written once, in the job.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from eagleray.cli.console import command_errors
+from eagleray.cli.models import models_app
+from eagleray.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="eagleray",
+    help="Image models at scale: batch, training and serving on one model.\n\n"
+    "eagleray demo\n\n"
+    "eagleray train flowers/ --name flowers --architecture resnet18 --workers 2\n\n"
+    "eagleray predict photos/ --model flowers@candidate --output results/\n\n"
+    "eagleray models list",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models_app, name="models")
+
+_PASS_EVERYTHING_ON = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+
+_JOBS = {
+    "train": "Train a model on several workers and register it.",
+    "predict": "Classify images in batch: a table and a page.",
+    "demo": "See it work: digits, good and broken, through the whole way.",
+}
+
+
+def jobs_root() -> Path:
+    """Return the folder that holds `jobs/`: the checkout around us, or the one we came from.
+
+    Raises:
+        InputError: There is none.
+    """
+    here = Path.cwd()
+    installed_from = Path(__file__).resolve().parents[3]
+    for folder in (here, *here.parents, installed_from):
+        if (folder / "jobs" / "predict.py").is_file():
+            return folder
+    raise InputError(
+        "There is no jobs/ folder here or above; run this from the root of an Eagleray checkout "
+        "or of its container image."
+    )
+
+
+def _launch(job: str, arguments: list[str]) -> None:
+    """Become the job: signals, terminal and exit code are then its own."""
+    with command_errors():
+        root = jobs_root()
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", f"jobs.{job}", *arguments]
+    sys.stdout.flush()
+    os.execvpe(command[0], command, {**os.environ, "PYTHONPATH": path})  # noqa: S606
+
+
+def _add_job(name: str, summary: str) -> None:
+    @app.command(name, help=summary, context_settings=_PASS_EVERYTHING_ON)
+    def launch(context: typer.Context) -> None:
+        _launch(name, context.args)
+
+
+for _name, _summary in _JOBS.items():
+    _add_job(_name, _summary)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()

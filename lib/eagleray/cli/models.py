@@ -1,0 +1,229 @@
+"""`eagleray models …`: what models there are, what is in one, and whether it is healthy."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.errors import InputError
+
+__all__ = ["models_app"]
+
+models_app = typer.Typer(
+    help="Models: list, show, verify, register, alias, export.\n\n"
+    "eagleray models list\n\n"
+    "eagleray models list digits\n\n"
+    "eagleray models show digits@production\n\n"
+    "eagleray models alias digits production 3\n\n"
+    "eagleray models architectures resnet",
+    no_args_is_help=True,
+)
+
+Reference = Annotated[
+    str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@models_app.command("list")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Show all versions of this model.")] = None,
+    json_output: AsJson = False,
+) -> None:
+    """List the registered models, or the versions of one."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        registry = Registry()
+        names = [name] if name else registry.names()
+        versions = {model: registry.versions(model) for model in names}
+        if name is None:
+            shown = [found[0] for found in versions.values() if found]
+        else:
+            shown = versions[name]
+        if json_output:
+            console.emit([_version_facts(version) for version in shown])
+            return
+        if not shown:
+            console.say("No model is registered yet: `eagleray train` registers one.")
+            return
+        rows = [
+            [
+                version.reference,
+                ", ".join(version.aliases),
+                version.architecture,
+                version.task,
+                "  ".join(f"{key} {value:.4f}" for key, value in sorted(version.metrics.items())),
+                _date(version.created),
+            ]
+            for version in shown
+        ]
+        title = f"Versions of {name}" if name else "Newest version of each model"
+        columns = ["model", "aliases", "architecture", "task", "metrics", "created"]
+        console.table(title, columns, rows)
+
+
+@models_app.command("show")
+def show_model(model: Reference, json_output: AsJson = False) -> None:
+    """Describe a model: task, labels, contract, metrics, lineage."""
+    from eagleray.models.sources import load_model
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        loaded = load_model(model)
+        manifest = loaded.package.manifest
+        if json_output:
+            console.emit(
+                {
+                    "reference": model,
+                    "version": loaded.version,
+                    "digest": loaded.package.digest,
+                    **manifest.model_dump(mode="json"),
+                }
+            )
+            return
+        labels = manifest.task.labels
+        facts: dict[str, object] = {
+            "task": manifest.task.name,
+            "architecture": manifest.architecture.name,
+            "labels": f"{len(labels):,}: {', '.join(labels[:12])}"
+            + (", …" if len(labels) > 12 else ""),
+            "input": " x ".join(str(side) for side in manifest.contract.shape),
+            "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
+            "package digest": loaded.package.digest,
+            "weights": f"{len(loaded.package.files['model.safetensors']):,} bytes",
+            "golden images": len(loaded.package.golden.images),
+        }
+        facts |= {name: f"{value:.4f}" for name, value in sorted(manifest.metrics.items())}
+        facts |= {
+            name: value
+            for name, value in manifest.lineage.model_dump().items()
+            if value not in (None, "")
+        }
+        console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
+
+
+@models_app.command("verify")
+def verify_model(model: Reference, json_output: AsJson = False) -> None:
+    """Check every digest of a model, and its answers to its golden images on this machine."""
+    from eagleray.models.sources import load_model
+    from eagleray.predictor import Predictor
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        loaded = load_model(model)
+        predictor = Predictor(loaded.package, compile_mode="never")
+        check = predictor.require_healthy()
+        if json_output:
+            console.emit(
+                {
+                    "reference": model,
+                    "digest": loaded.package.digest,
+                    "golden_images": check.num_images,
+                    "largest_difference": check.largest_difference,
+                    "tolerance": check.tolerance,
+                }
+            )
+            return
+        console.say(
+            f"{model} is intact (package {loaded.package.digest[:12]}) and answers its "
+            f"{check.num_images} golden images within {check.largest_difference:.2g} "
+            f"({check.tolerance:.2g} is allowed)."
+        )
+
+
+@models_app.command("register")
+def register_model(
+    model: Reference,
+    alias: Annotated[str | None, typer.Option(help="Points to the new version.")] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Register a package as the next version of the model that it names."""
+    from eagleray.models.registry import Registry
+    from eagleray.models.sources import load_model
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        loaded = load_model(model)
+        version = Registry().register(loaded.package, alias=alias)
+        if json_output:
+            console.emit(_version_facts(version))
+            return
+        console.say(f"{model} is registered as {version.reference}.")
+
+
+@models_app.command("alias")
+def set_alias(
+    name: Annotated[str, typer.Argument(help="Of the model.")],
+    alias: Annotated[str, typer.Argument(help="Such as production.")],
+    version: Annotated[int, typer.Argument(help="Number of the version.")],
+) -> None:
+    """Point an alias to a version."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        Registry().set_alias(name, alias, version)
+        Console().say(f"{name}@{alias} is now {name}/{version}.")
+
+
+@models_app.command("export")
+def export_model(
+    model: Reference,
+    folder: Annotated[str, typer.Argument(help="Folder or URI that is new.")],
+) -> None:
+    """Write a model's package into a folder or under a URI."""
+    from eagleray import storage
+    from eagleray.errors import OutputExistsError
+    from eagleray.models.package import write_package
+    from eagleray.models.sources import load_model
+
+    with command_errors():
+        if storage.exists(folder):
+            raise OutputExistsError(f"{folder} exists already; name a folder that is new.")
+        write_package(load_model(model).package, folder)
+        Console().say(f"{model} is written to {folder}.")
+
+
+@models_app.command("architectures")
+def list_architectures(
+    part: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+    json_output: AsJson = False,
+) -> None:
+    """List the networks that can be trained."""
+    from eagleray.models.architectures import architecture_names
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        names = [name for name in architecture_names() if part in name]
+        if not names:
+            raise InputError(f"No architecture has {part!r} in its name.")
+        if json_output:
+            console.emit(names)
+            return
+        for name in names:
+            console.say(name)
+
+
+def _version_facts(version: Any) -> dict[str, object]:
+    return {
+        "model": version.reference,
+        "name": version.name,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "created": _date(version.created),
+        "digest": version.digest,
+        "task": version.task,
+        "architecture": version.architecture,
+        "metrics": dict(version.metrics),
+        "run": version.run_id,
+        "source": version.source,
+    }
+
+
+def _date(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.strftime("%Y-%m-%d %H:%M UTC")

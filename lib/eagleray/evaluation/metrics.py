@@ -1,0 +1,75 @@
+"""How good answers are: the metrics of each task, computed by torchmetrics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
+from torchmetrics.regression import MeanAbsoluteError, R2Score
+
+from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
+
+__all__ = ["compute_metrics", "make_metrics", "metric_inputs"]
+
+
+def make_metrics(task: Binary | Multiclass | Multilabel | Regression) -> MetricCollection:
+    """Return the metrics of a task; in a distributed run `compute` gathers from all workers."""
+    if isinstance(task, Multiclass):
+        count = len(task.labels)
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                "f1_macro": MulticlassF1Score(count, average="macro"),
+            }
+        )
+    if isinstance(task, Binary):
+        return MetricCollection(
+            {"accuracy": BinaryAccuracy(task.threshold), "f1": BinaryF1Score(task.threshold)}
+        )
+    if isinstance(task, Multilabel):
+        # torchmetrics takes one threshold, we have one for each label: it gets decisions instead.
+        count = len(task.labels)
+        return MetricCollection(
+            {
+                "f1_macro": MultilabelF1Score(count, average="macro"),
+                "accuracy": MultilabelExactMatch(count),
+            }
+        )
+    return MetricCollection({"r2": R2Score(), "mean_absolute_error": MeanAbsoluteError()})
+
+
+def metric_inputs(
+    task: Binary | Multiclass | Multilabel | Regression, outputs: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn activated outputs and encoded targets into what the metrics take.
+
+    Args:
+        task: What the model answers.
+        outputs: float32 tensor (N, num_labels) of probabilities, or (N, 1) of values.
+        targets: Encoded targets (N, …).
+    """
+    if isinstance(task, Binary):
+        return outputs[:, 1], targets.long()
+    if isinstance(task, Multilabel):
+        thresholds = torch.tensor(task.thresholds, device=outputs.device)
+        return (outputs >= thresholds).long(), targets.long()
+    if isinstance(task, Regression):
+        return outputs.squeeze(1), targets * task.std + task.mean
+    return outputs, targets
+
+
+def compute_metrics(
+    task: Binary | Multiclass | Multilabel | Regression, outputs: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """Return the metrics of one set of answers."""
+    metrics = make_metrics(task)
+    metrics.update(*metric_inputs(task, outputs, targets))
+    return {name: float(value) for name, value in metrics.compute().items()}
