@@ -144,7 +144,8 @@ def main(
             )
             job = train.build(spec, settings, alias="candidate")
             trained = train.run(job, session, console)
-            train.show(trained, Console() if not json_output else _Silent())
+            if not json_output:
+                train.show(trained, console)
             request = predict.PredictRequest(
                 inputs=(str(place / "images"),),
                 model=trained.version.reference,

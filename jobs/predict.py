@@ -1,8 +1,8 @@
 """Classify images in batch; every image comes back with an answer or a reason.
 
-    python -m jobs.predict photos/ --model digits@production --output results/
-    eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
-    eagleray predict list.csv --column photo --model random:resnet18 --output results/
+python -m jobs.predict photos/ --model digits@production --output results/
+eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
+eagleray predict list.csv --column photo --model random:resnet18 --output results/
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import typer
 from eagleray import storage
 from eagleray.batch.commit import OutputLayout, commit, read_shards, require_free_output
 from eagleray.batch.manifest import build_manifest
-from eagleray.tables import digest_table
 from eagleray.batch.pipeline import num_workers_for, run_shards, threads_per_worker
 from eagleray.batch.report import ReportCollector, Totals, render_report
 from eagleray.batch.results import OutputFormat
@@ -33,6 +32,7 @@ from eagleray.imaging.contract import canonical_json
 from eagleray.models.sources import LoadedModel, load_model
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
+from eagleray.tables import digest_table
 
 MOST_TOP_K = 1000
 
@@ -213,9 +213,7 @@ def _report(
     parts: list[str],
 ) -> PredictSummary:
     plan = {**job.plan, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    page = render_report(
-        collector, totals, timeline, plan, model_name=job.model.reference
-    )
+    page = render_report(collector, totals, timeline, plan, model_name=job.model.reference)
     storage.put_atomic(job.layout.report, page)
     return PredictSummary(
         totals=totals,
@@ -258,9 +256,7 @@ def main(
         ),
     ],
     output: Annotated[str, typer.Option(help="Folder or URI for the results; must be new.")],
-    column: Annotated[
-        str | None, typer.Option(help="CSV column that holds the locations.")
-    ] = None,
+    column: Annotated[str | None, typer.Option(help="CSV column that holds the locations.")] = None,
     output_format: Annotated[
         OutputFormat, typer.Option("--format", help="Of the result files.")
     ] = "parquet",

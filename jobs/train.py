@@ -1,8 +1,8 @@
 """Train a model on several workers and register the best epoch as a version.
 
-    python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
-    eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
-    eagleray train cifar10/train --test-data cifar10/test --name cifar10 \
+python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
+eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
+eagleray train cifar10/train --test-data cifar10/test --name cifar10 \
         --architecture resnet20 --epochs 60 --augment shift-flip --workers 2
 """
 
@@ -27,29 +27,30 @@ from eagleray.imaging import ImageContract, decode, named_contract
 from eagleray.imaging.contract import NAMED_CONTRACTS, first_fault
 from eagleray.models.architectures import (
     Architecture,
-    build as build_network,
     build_pretrained,
     check_fits,
     default_contract,
     require_architecture,
 )
+from eagleray.models.architectures import (
+    build as build_network,
+)
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.models.registry import ModelVersion, Registry, require_alias
-from eagleray.models.tasks import (
-    Binary,
-    Multiclass,
-    Multilabel,
-    Regression,
-    TaskName,
-    make_task,
-)
+from eagleray.models.tasks import Task, TaskName, make_task
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from eagleray.training.augment import Augmentation
 from eagleray.training.launch import TrainedWeights, require_workers, run_training
 from eagleray.training.loop import EpochReport, WorkerInput
 from eagleray.training.spec import Optimizer, TrainPrecision, TrainSpec
-from eagleray.training.table import LabelledImages, Split, read_labelled, require_enough, split_images
+from eagleray.training.table import (
+    LabelledImages,
+    Split,
+    read_labelled,
+    require_enough,
+    split_images,
+)
 
 NUM_GOLDEN = 4
 MOST_GOLDEN_BYTES = 2**20
@@ -62,7 +63,7 @@ class TrainJob:
     spec: TrainSpec
     split: Split
     data_digest: str
-    task: Binary | Multiclass | Multilabel | Regression
+    task: Task
     architecture: Architecture
     contract: ImageContract
     module: nn.Module
@@ -108,9 +109,7 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     require_alias(alias)
     require_architecture(spec.architecture)
     contract = choose_contract(spec)
-    images = read_labelled(
-        spec.data, uri_column=spec.column, label_column=spec.label_column
-    )
+    images = read_labelled(spec.data, uri_column=spec.column, label_column=spec.label_column)
     require_enough(images, spec.task, spec.data)
     split = _split(spec, images)
     task = make_task(spec.task, images.texts)

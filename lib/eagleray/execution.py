@@ -39,9 +39,7 @@ COMPILE_SECONDS = 25.0
 COMPILE_GAIN = 0.35
 """Share of an eager bfloat16 forward pass that compilation saves on a CPU."""
 EAGER_FLOPS_PER_CORE = 60e9
-"""What one core does eagerly in bfloat16, to judge whether compiling pays; an order of magnitude."""
-
-log = logging.getLogger(__name__)
+"""What one core does eagerly in bfloat16, roughly, to judge whether compiling pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +90,18 @@ class ExecutionPlan:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulation would be slower than float32."""
+    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
         return False
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = _cpu_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    """What the CPU can do; nothing where this PyTorch does not tell."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
 def prepare(
@@ -138,7 +141,7 @@ def prepare(
 
 def _eager(package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:
     network = ImageNetwork(package.build_module(), package.contract, autocast=plan.dtype)
-    return network.to(plan.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return network.to(plan.device).to(memory_format=torch.channels_last).eval()
 
 
 def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
@@ -153,7 +156,7 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
             module(images)
     cores = plan.num_threads or torch.get_num_threads()
     eager_seconds = expected_images * counter.get_total_flops() / (EAGER_FLOPS_PER_CORE * cores)
-    return eager_seconds * COMPILE_GAIN > COMPILE_SECONDS
+    return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)
 
 
 def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
@@ -176,8 +179,7 @@ def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path
 def _machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return f"{platform.machine()} {sorted(capabilities.items())}"
+    return f"{platform.machine()} {sorted(_cpu_capabilities().items())}"
 
 
 def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:

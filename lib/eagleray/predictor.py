@@ -118,9 +118,7 @@ class Predictor:
         """Predict what `preprocess` returned; outcomes that have failed already pass through."""
         good = [image for image in images if isinstance(image, DecodedImage)]
         answers = iter(self._answer(good))
-        return [
-            next(answers) if isinstance(image, DecodedImage) else image for image in images
-        ]
+        return [next(answers) if isinstance(image, DecodedImage) else image for image in images]
 
     def _answer(self, images: Sequence[DecodedImage]) -> list[Outcome]:
         if not images:
@@ -130,9 +128,7 @@ class Predictor:
         except BadImageError as error:
             return [Outcome.failed(error.reason, error.message) for _ in images]
         return [
-            Outcome(
-                prediction=self.task.postprocess(row), width=image.width, height=image.height
-            )
+            Outcome(prediction=self.task.postprocess(row), width=image.width, height=image.height)
             for image, row in zip(images, outputs, strict=True)
         ]
 

@@ -202,7 +202,11 @@ def _local_info(path: str) -> FileInfo:
 
 def _remote_info(filesystem: Any, path: str, info: dict[str, Any]) -> FileInfo:
     version = next(
-        (info[key] for key in ("VersionId", "ETag", "etag", "LastModified", "mtime") if key in info),
+        (
+            info[key]
+            for key in ("VersionId", "ETag", "etag", "LastModified", "mtime")
+            if key in info
+        ),
         "",
     )
     return FileInfo(

@@ -74,9 +74,8 @@ class ShardWorker:
     """
 
     def __init__(self, model_reference: Any, options: WorkerOptions) -> None:
-        import ray
-
         import cv2
+        import ray
 
         cv2.setNumThreads(1)  # this worker's threads are the ones it was given
         self._model: LoadedModel = ray.get(model_reference)

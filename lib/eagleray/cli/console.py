@@ -1,10 +1,10 @@
 """How a command answers: progress and notes on standard error, the result on standard output.
 
-    with command_errors(): …        a user's mistake is one sentence and an exit code
-    console = Console(json_output=…)
-    console.note("…")               what is happening
-    with console.progress(…) as bar: bar.advance(…)
-    console.result({...}, table)    a table for people, or one JSON object for scripts
+with command_errors(): …        a user's mistake is one sentence and an exit code
+console = Console(json_output=…)
+console.note("…")               what is happening
+with console.progress(…) as bar: bar.advance(…)
+console.result({...}, table)    a table for people, or one JSON object for scripts
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Console", "ProgressBar", "command_errors"]
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f}/s" if speed else "–/s", style="progress.data.speed")
+        return Text(f"{speed:,.1f}/s" if speed else "-/s", style="progress.data.speed")
 
 
 class ProgressBar:

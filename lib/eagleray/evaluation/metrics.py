@@ -15,12 +15,12 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanAbsoluteError, R2Score
 
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
+from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 __all__ = ["compute_metrics", "make_metrics", "metric_inputs"]
 
 
-def make_metrics(task: Binary | Multiclass | Multilabel | Regression) -> MetricCollection:
+def make_metrics(task: Task) -> MetricCollection:
     """Return the metrics of a task; in a distributed run `compute` gathers from all workers."""
     if isinstance(task, Multiclass):
         count = len(task.labels)
@@ -46,9 +46,7 @@ def make_metrics(task: Binary | Multiclass | Multilabel | Regression) -> MetricC
     return MetricCollection({"r2": R2Score(), "mean_absolute_error": MeanAbsoluteError()})
 
 
-def metric_inputs(
-    task: Binary | Multiclass | Multilabel | Regression, outputs: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
+def metric_inputs(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Turn activated outputs and encoded targets into what the metrics take.
 
     Args:
@@ -66,9 +64,7 @@ def metric_inputs(
     return outputs, targets
 
 
-def compute_metrics(
-    task: Binary | Multiclass | Multilabel | Regression, outputs: Tensor, targets: Tensor
-) -> dict[str, float]:
+def compute_metrics(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """Return the metrics of one set of answers."""
     metrics = make_metrics(task)
     metrics.update(*metric_inputs(task, outputs, targets))

@@ -184,10 +184,8 @@ def first_fault(error: ValidationError) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _statistics(color: Color) -> dict[str, tuple[float, ...]]:
-    if color == "rgb":
-        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return {"mean": (0.5,), "std": (0.5,)}
+_MEAN = {"rgb": IMAGENET_MEAN, "gray": (0.5,)}
+_STD = {"rgb": IMAGENET_STD, "gray": (0.5,)}
 
 
 def _torchvision_reference(size: int, resize: int, color: Color) -> ImageContract:
@@ -197,7 +195,8 @@ def _torchvision_reference(size: int, resize: int, color: Color) -> ImageContrac
         crop=(size, size),
         resampler="pillow_bilinear",
         jpeg="exact",
-        **_statistics(color),
+        mean=_MEAN[color],
+        std=_STD[color],
     )
 
 
@@ -208,7 +207,8 @@ def _fast(size: int, resize: int, color: Color) -> ImageContract:
         crop=(size, size),
         resampler="opencv_linear",
         jpeg="scaled",
-        **_statistics(color),
+        mean=_MEAN[color],
+        std=_STD[color],
     )
 
 
@@ -218,7 +218,8 @@ def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
         resize=Exact(height=size, width=size),
         resampler="pillow_bilinear",
         jpeg="exact",
-        **_statistics(color),
+        mean=_MEAN[color],
+        std=_STD[color],
     )
 
 

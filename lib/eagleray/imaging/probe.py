@@ -47,10 +47,8 @@ def probe(data: bytes) -> Header:
     """
     if not data:
         raise BadImageError(Reason.TRUNCATED, "the file is empty (0 bytes)")
-    for is_format, read_header in _READERS:
-        if is_format(data):
-            break
-    else:
+    read_header = next((read for is_format, read in _READERS if is_format(data)), None)
+    if read_header is None:
         raise _unknown_format(data)
     try:
         header = read_header(data)

@@ -1,9 +1,9 @@
 """Networks by name: torchvision's classifiers, our classic ones, and timm's behind a prefix.
 
-    architecture_names()            every name
-    Architecture(name=…, …)         a frozen description, as a model package stores it
-    build(architecture)             the network with random weights
-    build_pretrained(name, …)       the network with published weights, its head fitted
+architecture_names()            every name
+Architecture(name=…, …)         a frozen description, as a model package stores it
+build(architecture)             the network with random weights
+build_pretrained(name, …)       the network with published weights, its head fitted
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -134,13 +134,15 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
         assert timm is not None
-        module = timm.create_model(
-            name.removeprefix(TIMM_PREFIX),
-            pretrained=False,
-            num_classes=architecture.num_outputs,
-            in_chans=architecture.in_channels,
+        return cast(
+            "nn.Module",
+            timm.create_model(
+                name.removeprefix(TIMM_PREFIX),
+                pretrained=False,
+                num_classes=architecture.num_outputs,
+                in_chans=architecture.in_channels,
+            ),
         )
-        return module
     import torchvision
 
     options: dict[str, Any] = {"num_classes": architecture.num_outputs}
@@ -224,7 +226,7 @@ def _pretrained_timm(
         ),
     )
     return module, Architecture(
-        name=name, in_channels=in_channels, num_outputs=int(module.num_classes)
+        name=name, in_channels=in_channels, num_outputs=cast("int", module.num_classes)
     )
 
 
@@ -258,8 +260,8 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
     )
     if first.in_channels == in_channels:
         return
-    if in_channels != 3 and hasattr(module, "transform_input"):
-        module.transform_input = False  # it indexes three channels
+    if hasattr(module, "transform_input"):
+        cast("Any", module).transform_input = False  # it indexes three channels
     fitted = nn.Conv2d(
         in_channels,
         first.out_channels,

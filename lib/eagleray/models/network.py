@@ -41,8 +41,6 @@ class ImageNetwork(nn.Module):
         """Map images: uint8 tensor (N, H, W, C) to logits: float32 tensor (N, num_outputs)."""
         # Permuting NHWC gives NCHW in channels_last memory order without a copy.
         normalized = images.permute(0, 3, 1, 2).float() * self.scale + self.offset
-        with torch.autocast(
-            images.device.type, self.autocast, enabled=self.autocast is not None
-        ):
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             logits: Tensor = self.module(normalized)
         return logits.float()

@@ -34,7 +34,7 @@ from eagleray.imaging import ImageContract, decode, probe
 from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.models.tasks import Regression, Task
 
 __all__ = [
     "GoldenSet",
@@ -160,7 +160,7 @@ class ModelPackage:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def task(self) -> Binary | Multiclass | Multilabel | Regression:
+    def task(self) -> Task:
         """What the model answers."""
         return self.manifest.task
 
@@ -200,7 +200,7 @@ class ModelPackage:
 def create_package(
     *,
     name: str,
-    task: Binary | Multiclass | Multilabel | Regression,
+    task: Task,
     architecture: Architecture,
     contract: ImageContract,
     module: nn.Module,
@@ -250,7 +250,7 @@ def _golden_files(
     images: Sequence[bytes],
     module: nn.Module,
     contract: ImageContract,
-    task: Binary | Multiclass | Multilabel | Regression,
+    task: Task,
 ) -> dict[str, bytes]:
     network = ImageNetwork(module, contract).float().eval()
     pixels = np.stack([decode(image, contract).pixels for image in images])

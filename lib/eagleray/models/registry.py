@@ -187,9 +187,7 @@ class Registry:
         self._require_model(name)
         aliases = self._aliases(name)
         with explain_failures(self.settings):
-            found = _all_pages(
-                self.client.search_model_versions, filter_string=f"name = '{name}'"
-            )
+            found = _all_pages(self.client.search_model_versions, filter_string=f"name = '{name}'")
         versions = [_as_version(item, aliases.get(int(item.version), ())) for item in found]
         return sorted(versions, key=lambda item: -item.version)
 
@@ -250,9 +248,7 @@ def _all_pages(search: Any, **query: Any) -> list[Any]:
 
 def _tags(package: ModelPackage) -> dict[str, str]:
     manifest = package.manifest
-    metrics = {
-        METRIC_TAG_PREFIX + key: repr(value) for key, value in manifest.metrics.items()
-    }
+    metrics = {METRIC_TAG_PREFIX + key: repr(value) for key, value in manifest.metrics.items()}
     return {
         DIGEST_TAG: package.digest,
         CONTRACT_TAG: manifest.contract_digest,

@@ -1,11 +1,11 @@
 """Every way to name a model, and how a name becomes a verified package.
 
-    digits@production            what an alias of the registry points to
-    digits/3                     a version of the registry
-    ./models/digits              a folder (one that looks like name/3 is written ./name/3)
-    s3://bucket/models/digits    a package anywhere that fsspec opens
-    random:resnet18              an architecture with random weights and ImageNet's labels
-    pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
+digits@production            what an alias of the registry points to
+digits/3                     a version of the registry
+./models/digits              a folder (one that looks like name/3 is written ./name/3)
+s3://bucket/models/digits    a package anywhere that fsspec opens
+random:resnet18              an architecture with random weights and ImageNet's labels
+pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ def _random(name: str) -> ModelPackage:
     require_architecture(name)
     contract = default_contract(name)
     labels = _labels_for(1000)
-    architecture = Architecture(
-        name=name, in_channels=contract.channels, num_outputs=len(labels)
-    )
+    architecture = Architecture(name=name, in_channels=contract.channels, num_outputs=len(labels))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same reference gives the same answers every time
         module = build(architecture).eval()

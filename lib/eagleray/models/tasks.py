@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,8 @@ class Multiclass(_Task):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        return _require_unique(self)
+        _require_unique(self.labels)
+        return self
 
     @property
     def num_outputs(self) -> int:
@@ -123,7 +124,8 @@ class Binary(_Task):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        return _require_unique(self)
+        _require_unique(self.labels)
+        return self
 
     @property
     def num_outputs(self) -> int:
@@ -167,7 +169,8 @@ class Multilabel(_Task):
             )
         if any(LABEL_SEPARATOR in label for label in self.labels):
             raise ValueError(f"labels must not contain {LABEL_SEPARATOR!r}, which separates them")
-        return _require_unique(self)
+        _require_unique(self.labels)
+        return self
 
     @property
     def num_outputs(self) -> int:
@@ -266,7 +269,7 @@ def parse_number(text: str) -> float:
     return value
 
 
-def make_task(name: TaskName, texts: Sequence[str]) -> Binary | Multiclass | Multilabel | Regression:
+def make_task(name: TaskName, texts: Sequence[str]) -> Task:
     """Make the task of a kind that fits the labels of a training table.
 
     Args:
@@ -301,9 +304,6 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Binary | Multiclass | Mul
     return Multiclass(labels=labels)
 
 
-_Labelled = TypeVar("_Labelled", Binary, Multiclass, Multilabel)
-
-
 def _index(labels: Sequence[str], text: str) -> int:
     try:
         return labels.index(text)
@@ -311,7 +311,6 @@ def _index(labels: Sequence[str], text: str) -> int:
         raise InputError(f"{text!r} is not a label of this model.") from None
 
 
-def _require_unique(task: _Labelled) -> _Labelled:
-    if len(set(task.labels)) != len(task.labels):
+def _require_unique(labels: Sequence[str]) -> None:
+    if len(set(labels)) != len(labels):
         raise ValueError("labels must be unique")
-    return task

@@ -61,9 +61,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, labe
     return _svg(figure)
 
 
-def line(
-    x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_label: str
-) -> str:
+def line(x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_label: str) -> str:
     """Draw y over x, from zero."""
     figure, axes = _figure(6.0, 2.6)
     axes.plot(x, y, color=ACCENT, linewidth=1.6, marker=".", markersize=4)

@@ -1,8 +1,8 @@
 """A checkpoint: all that a worker needs to go on as if it had never stopped.
 
-    weights.safetensors    the network
-    state.pt               optimizer and schedule, tensors and plain values only
-    progress.json          epoch and best metric so far
+weights.safetensors    the network
+state.pt               optimizer and schedule, tensors and plain values only
+progress.json          epoch and best metric so far
 """
 
 from __future__ import annotations

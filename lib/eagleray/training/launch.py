@@ -80,9 +80,7 @@ def run_training(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"input": ray.put(replace(given, mailbox=mailbox))},
-        scaling_config=ScalingConfig(
-            num_workers=given.spec.workers, use_gpu=cluster.num_gpus > 0
-        ),
+        scaling_config=ScalingConfig(num_workers=given.spec.workers, use_gpu=cluster.num_gpus > 0),
         run_config=RunConfig(
             name=given.run,
             storage_path=runs_folder,

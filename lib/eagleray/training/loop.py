@@ -1,4 +1,4 @@
-"""What each training worker runs: load -> (step, step, …) -> validate -> checkpoint, epoch by epoch.
+"""What each worker runs: load -> (step, step, …) -> validate -> checkpoint, epoch by epoch.
 
 The order of images and the batches are the same for any number of workers: a step's images are
 chosen for all workers together, and each takes its part of them.
@@ -24,7 +24,7 @@ from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
+from eagleray.models.tasks import Task
 from eagleray.training.augment import augment_batch
 from eagleray.training.checkpoint import Progress, load_training_state, save_checkpoint
 from eagleray.training.pixels import DecodedPixels, open_pixels
@@ -52,7 +52,7 @@ class WorkerInput:
     """
 
     spec: TrainSpec
-    task: Binary | Multiclass | Multilabel | Regression
+    task: Task
     architecture: Architecture
     contract: ImageContract
     train: LabelledImages
@@ -116,7 +116,7 @@ def train_worker(config: dict[str, Any]) -> None:
     module.load_state_dict(safetensors.torch.load(given.initial_weights))
     autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
     network = ImageNetwork(module, given.contract, autocast=autocast)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     model = ray.train.torch.prepare_model(network)
     optimizer = _make_optimizer(spec, model)
     steps_per_epoch = _count_steps(len(train.decoded.good), spec.batch_size)
@@ -142,7 +142,7 @@ def train_worker(config: dict[str, Any]) -> None:
                     f"the loss is {loss.item()} in epoch {epoch + 1}; lower --learning-rate"
                 )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             loss_mean.update(loss.detach(), len(rows))
@@ -182,9 +182,7 @@ def _make_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
             nesterov=True,
             weight_decay=spec.weight_decay,
         )
-    return torch.optim.AdamW(
-        model.parameters(), spec.learning_rate, weight_decay=spec.weight_decay
-    )
+    return torch.optim.AdamW(model.parameters(), spec.learning_rate, weight_decay=spec.weight_decay)
 
 
 def _loss(given: WorkerInput, logits: Tensor, targets: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray import storage
-from eagleray.tables import digest_table
 from eagleray.errors import BadImageError, Reason
 from eagleray.imaging import ImageContract, decode
+from eagleray.tables import digest_table
 from eagleray.training.table import LabelledImages
 
 __all__ = ["DecodedPixels", "open_pixels"]
@@ -124,7 +124,7 @@ def _decode_rows(
                     faults[str(row)] = (decoded.reason.value, decoded.message)
                 else:
                     pixels[row] = decoded
-    pixels.flush()  # type: ignore[attr-defined]
+    pixels.flush()
     return faults
 
 

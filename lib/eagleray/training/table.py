@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from eagleray import storage
+from eagleray.errors import InputError
+from eagleray.models.tasks import TaskName
 from eagleray.tables import (
     URI_COLUMNS,
     digest_table,
@@ -17,8 +19,6 @@ from eagleray.tables import (
     require_column,
     resolve_beside,
 )
-from eagleray.errors import InputError
-from eagleray.models.tasks import TaskName
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -144,7 +144,9 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
                     "the class."
                 )
     elif len(images) < _LEAST_PER_CLASS:
-        raise InputError(f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed.")
+        raise InputError(
+            f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed."
+        )
 
 
 def split_images(
