@@ -1,0 +1,53 @@
+# make demo    set everything up, then see the main job work on real input
+# make test    set everything up, then run the tests
+# make help    the rest
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PHOTOS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.ready  ## Make the virtual environment from the lock.
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Eagleray needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Train on handwritten digits and classify a folder of them, good and broken.
+	@$(BIN)/eagleray demo
+
+test: setup  ## Run every test.
+	$(BIN)/python -m pytest
+
+lint: setup  ## Check format, style and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## Format, and mend what can be mended.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup  ## Resolve the newest versions into requirements.lock.
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --upgrade --quiet --output-file requirements.lock
+
+bench-imaging: setup  ## Time and compare decode paths on a folder of photographs: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.imaging $(PHOTOS)
+
+bench-forward: setup  ## Time the predictor's forward pass against eager float32.
+	$(BIN)/python -m tests.bench.forward
+
+clean:  ## Remove the environment and every cache; models and results under .eagleray stay.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
