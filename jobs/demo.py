@@ -21,7 +21,7 @@ import pyarrow.csv
 import typer
 from PIL import Image
 
-from eagleray.cli.console import Console, command_errors
+from eagleray.cli.console import Console, command_errors, quiet_terminal
 from eagleray.cluster import ray_session
 from eagleray.errors import OutputExistsError
 from eagleray.settings import Settings
@@ -137,7 +137,10 @@ def main(
             epochs=EPOCHS,
             augment="shift",
         )
-        with ray_session(settings, verbose=verbose) as session:
+        with (
+            quiet_terminal(settings.native_log, verbose=verbose),
+            ray_session(settings, verbose=verbose) as session,
+        ):
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
                 f"--workers {WORKERS} --epochs {EPOCHS} --augment shift"

@@ -24,7 +24,7 @@ from eagleray.batch.report import ReportCollector, Totals, render_report
 from eagleray.batch.results import OutputFormat
 from eagleray.batch.shards import cut_shards
 from eagleray.batch.worker import WorkerOptions
-from eagleray.cli.console import Console, command_errors
+from eagleray.cli.console import Console, command_errors, quiet_terminal
 from eagleray.cluster import Cluster, ray_session
 from eagleray.errors import InputError
 from eagleray.execution import CompileMode, Precision
@@ -290,7 +290,10 @@ def main(
         )
         job = build(request, Settings())
         console.note(f"{job.manifest.num_rows:,} images, model {job.model.reference}")
-        with ray_session(job.settings, address=cluster, verbose=verbose) as session:
+        with (
+            quiet_terminal(job.settings.native_log, verbose=verbose),
+            ray_session(job.settings, address=cluster, verbose=verbose) as session,
+        ):
             summary = run(job, session, console)
         show(summary, console)
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from eagleray import storage
-from eagleray.cli.console import Console, command_errors
+from eagleray.cli.console import Console, command_errors, quiet_terminal
 from eagleray.cluster import Cluster, ray_session
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.evaluate import Evaluation, evaluate
@@ -374,7 +374,10 @@ def main(
             f"{len(job.split.train):,} images to learn, {len(job.split.validation):,} to choose "
             f"by, {len(job.split.test):,} to test on; {job.task.name}, {spec.architecture}"
         )
-        with ray_session(job.settings, address=cluster, verbose=verbose) as session:
+        with (
+            quiet_terminal(job.settings.native_log, verbose=verbose),
+            ray_session(job.settings, address=cluster, verbose=verbose) as session,
+        ):
             summary = run(job, session, console)
         show(summary, console)
 

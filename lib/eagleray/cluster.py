@@ -75,7 +75,6 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     if not verbose:
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if embedded:
         # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         return self.home_folder / "cache"
 
     @property
+    def native_log(self) -> Path:
+        """Where native libraries write while a command keeps the terminal quiet."""
+        return self.home_folder / "logs" / "native.log"
+
+    @property
     def runs_folder(self) -> Path:
         """Training runs with their checkpoints."""
         return self.home_folder / "runs"

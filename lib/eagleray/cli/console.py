@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import rich.console
@@ -34,7 +36,7 @@ from rich.text import Text
 
 from eagleray.errors import EaglerayError, ExitCode
 
-__all__ = ["Console", "ProgressBar", "command_errors"]
+__all__ = ["Console", "ProgressBar", "command_errors", "quiet_terminal"]
 
 
 class _Rate(ProgressColumn):
@@ -178,3 +180,30 @@ def command_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def quiet_terminal(log: Path, *, verbose: bool) -> Iterator[None]:
+    """Send what native code writes to standard error into a file; Python's own still shows.
+
+    Ray's C++ parts speak to file descriptor 2 and cannot be told not to.
+
+    Args:
+        log: The file; it grows.
+        verbose: Change nothing.
+    """
+    if verbose:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    python_stderr = sys.stderr
+    python_stderr.flush()
+    with os.fdopen(os.dup(2), "w", buffering=1) as terminal:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(terminal.fileno(), 2)

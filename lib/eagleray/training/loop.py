@@ -131,7 +131,7 @@ def train_worker(config: dict[str, Any]) -> None:
             progress = load_training_state(Path(folder), module, optimizer, schedule)
 
     for epoch in range(progress.epoch, spec.epochs):
-        torch.manual_seed(hash((spec.seed, epoch, rank)) % 2**63)
+        torch.manual_seed(_seed_of(spec.seed, epoch, rank))
         model.train()
         loss_mean = MeanMetric().to(device)
         for rows in _epoch_batches(train.decoded.good, spec, epoch, rank, num_workers):
@@ -166,6 +166,11 @@ def _load(given: WorkerInput, images: LabelledImages) -> _Part:
     )
     targets = [given.task.encode(text) for text in images.texts]
     return _Part(decoded, torch.tensor(targets, dtype=given.task.target_dtype))
+
+
+def _seed_of(*parts: int) -> int:
+    """Mix numbers into a seed, so that no two epochs or workers draw alike."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
 def _barrier() -> None:

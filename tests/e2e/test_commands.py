@@ -1,0 +1,150 @@
+"""Commands as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from jobs.demo import BROKEN_FILES
+
+ROOT = Path(__file__).parents[2]
+NUM_DIGITS = 1797
+
+
+def eagleray(*words: str, home: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "eagleray"), *words]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=580
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
+    """The demo, run once: its home, and what it said."""
+    home = tmp_path_factory.mktemp("demo")
+    answer = eagleray("demo", "--json", home=home)
+    assert answer.returncode == 0, answer.stderr
+    said: dict[str, dict[str, object]] = json.loads(answer.stdout)
+    return home, said
+
+
+Demo = tuple[Path, dict[str, dict[str, object]]]
+
+
+def test_the_demo_learns_the_digits(demo: Demo) -> None:
+    _, said = demo
+    metrics = said["train"]["test"]
+    assert isinstance(metrics, dict)
+    assert metrics["accuracy"] >= 0.97
+    assert said["train"]["model"] == "digits/1"
+
+
+def test_the_demo_accounts_for_every_file(demo: Demo) -> None:
+    home, said = demo
+    assert said["predict"]["images"] == NUM_DIGITS + len(BROKEN_FILES)
+    rows = pyarrow.parquet.read_table(home / "demo" / "results").to_pylist()
+    assert sum(row["status"] == "ok" for row in rows) == NUM_DIGITS
+    failed = {Path(row["uri"]).name: row["reason"] for row in rows if row["status"] == "failed"}
+    assert failed == BROKEN_FILES
+    answers = [row["label"] == Path(row["uri"]).stem[-1] for row in rows if row["status"] == "ok"]
+    assert sum(answers) / NUM_DIGITS >= 0.97
+
+
+def test_the_demos_page_shows_pictures_and_reasons(demo: Demo) -> None:
+    page = (demo[0] / "demo/results/_eagleray/report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 100
+    for reason in set(BROKEN_FILES.values()):
+        assert f"<code>{reason}</code>" in page
+
+
+def test_what_the_demo_leaves_can_be_used(demo: Demo, tmp_path: Path) -> None:
+    home, _ = demo
+    listed = json.loads(eagleray("models", "list", "--json", home=home).stdout)
+    assert [entry["model"] for entry in listed] == ["digits/1"]
+    verified = eagleray("models", "verify", "digits@candidate", home=home)
+    assert "is intact" in verified.stdout
+    image = home / "demo/images/digit-0000-is-0.png"
+    answer = eagleray(
+        "predict",
+        str(image),
+        "--model",
+        "digits@candidate",
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+        home=home,
+        cwd=ROOT / "docs",  # the checkout is found from anywhere inside it
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["labels"] == {"0": 1}
+
+
+def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
+    home, _ = demo
+    image = home / "demo/images/digit-0001-is-1.png"
+    answer = eagleray(
+        "predict", str(image), "--model", "digits/1", "--output", str(tmp_path / "out"), home=home
+    )
+    assert answer.returncode == 0
+    noise = [line for line in answer.stderr.splitlines() if line.startswith(("[", "(", "20"))]
+    assert noise == []
+    assert f"page:  {tmp_path}/out/_eagleray/report.html" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["predict", "nowhere/", "--model", "random:resnet18"], "There is no folder or file"),
+        (["predict", "EMPTY", "--model", "random:resnet18"], "holds no files"),
+        (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
+        (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
+        (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
+        (["train", "nowhere", "--name", "x"], "There is no folder or CSV nowhere"),
+        (["train", "TABLE", "--name", "x"], "has no column named label"),
+        (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
+        (["train", "TREE", "--name", "x"], "Class 'rare' of"),
+        (["train", "TREE", "--name", "x", "--epochs", "0"], "epochs: "),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    for name in ("IMAGES/1.png", "TREE/common/1.png", "TREE/rare/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "TABLE.csv").write_text("path,kind\na.png,b\n")
+    places = {"EMPTY": "EMPTY", "IMAGES": "IMAGES", "TREE": "TREE", "TABLE": "TABLE.csv"}
+    words = [str(tmp_path / places[word]) if word in places else word for word in words]
+    if words[0] == "predict":
+        words += ["--output", str(tmp_path / "out")]
+    answer = eagleray(*words, home=tmp_path / "home")
+    assert answer.returncode == 2
+    assert sentence in answer.stderr
+    assert answer.stderr.startswith("error: ")
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert answer.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_with_results_is_refused(demo: Demo) -> None:
+    home, _ = demo
+    answer = eagleray(
+        "predict",
+        str(home / "demo/images"),
+        "--model",
+        "digits/1",
+        "--output",
+        str(home / "demo/results"),
+        home=home,
+    )
+    assert answer.returncode == 2
+    assert "is not empty, and results are never overwritten" in answer.stderr

@@ -1,0 +1,175 @@
+"""The predict job on a real Ray: every image accounted for, in every format, on two cores."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from tests.unit.models_kit import small_package
+
+from eagleray.cli.console import Console
+from eagleray.cluster import Cluster
+from eagleray.errors import OutputExistsError, UserError
+from eagleray.models.package import write_package
+from eagleray.predictor import Predictor
+from eagleray.settings import Settings
+from jobs.predict import PredictRequest, PredictSummary, build, run
+
+NUM_GOOD = 40
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(NUM_GOOD):
+        pixels = generator.integers(0, 256, (24, 24), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03d} é%20.png")
+    (folder / "100-text.png").write_text("no image")
+    (folder / "101-gone.png").symlink_to("nowhere")
+    (folder / "102-empty.png").touch()
+    os.mkfifo(folder / "103-pipe.png")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    write_package(small_package(name="digits"), str(folder))
+    return str(folder)
+
+
+def predict(cluster: Cluster, request: PredictRequest) -> PredictSummary:
+    return run(build(request, Settings()), cluster, Console(json_output=True))
+
+
+def test_every_image_is_accounted_for(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    request = PredictRequest((str(images),), model, str(tmp_path / "out"))
+    summary = predict(cluster, request)
+    assert (summary.totals.num_rows, summary.totals.num_ok) == (NUM_GOOD + 4, NUM_GOOD)
+    assert summary.reasons == {"missing": 1, "not_an_image": 1, "truncated": 1, "unreadable": 1}
+    assert 0 < summary.totals.first_result_seconds <= summary.totals.seconds
+
+    table = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
+    assert [row["row"] for row in table] == list(range(NUM_GOOD + 4))
+    by_name = {Path(row["uri"]).name: row for row in table}
+    assert by_name["100-text.png"]["reason"] == "not_an_image"
+    assert by_name["101-gone.png"]["reason"] == "missing"
+    assert by_name["102-empty.png"]["reason"] == "truncated"
+    assert by_name["103-pipe.png"]["reason"] == "unreadable"
+    page = Path(summary.report).read_text()
+    assert "40 ok + 4 failed\n= 44 inputs" in page
+
+
+def test_batch_answers_equal_the_predictors_own(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    predict(cluster, PredictRequest((str(images),), model, str(tmp_path / "out"), top_k=3))
+    predictor = Predictor(small_package(name="digits"), compile_mode="never", num_threads=1)
+    rows = [r for r in pyarrow.parquet.read_table(tmp_path / "out").to_pylist() if r["label"]]
+    outcomes = predictor.predict([Path(row["uri"]).read_bytes() for row in rows])
+    for row, outcome in zip(rows, outcomes, strict=True):
+        assert outcome.prediction is not None
+        assert row["label"] == outcome.prediction.label
+        assert row["score"] == pytest.approx(outcome.prediction.score, abs=1e-6)
+        assert row["contract_digest"] == predictor.package.contract.digest
+
+
+@pytest.mark.parametrize("output_format", ["csv", "jsonl"])
+def test_text_formats_hold_the_same_rows(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str, output_format: str
+) -> None:
+    request = PredictRequest(
+        (str(images),),
+        model,
+        str(tmp_path / "out"),
+        output_format=output_format,  # type: ignore[arg-type]
+    )
+    part = predict(cluster, request).parts[0]
+    if output_format == "csv":
+        table = pyarrow.csv.read_csv(part)
+        assert len(json.loads(table.column("top_k")[0].as_py())) == 5
+    else:
+        table = pyarrow.json.read_json(part)
+    assert table.column("row").to_pylist() == list(range(NUM_GOOD + 4))
+    assert table.column("status").to_pylist().count("ok") == NUM_GOOD
+
+
+def test_a_csv_of_paths_may_name_what_is_not_there(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path\nimages/000 é%20.png\nimages/000 é%20.png\nimages/never.png\nimages\n")
+    summary = predict(cluster, PredictRequest((str(table),), model, str(tmp_path / "out")))
+    rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
+    assert [row["reason"] for row in rows] == [None, None, "missing", "missing"]
+    assert rows[0]["label"] == rows[1]["label"]
+    assert summary.totals.num_failed == 2
+
+
+def test_inputs_and_results_may_live_under_a_uri(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    request = PredictRequest(
+        (f"local://{images}",), f"local://{model}", f"local://{tmp_path}/out", output_format="csv"
+    )
+    assert predict(cluster, request).totals.num_ok == NUM_GOOD
+    assert (tmp_path / "out" / "part-00000.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"inputs": ("nowhere",)}, "There is no folder or file nowhere"),
+        ({"model": "nothing@production"}, "No registered model is named 'nothing'"),
+        ({"model": "random:resnet81"}, "Nearest: resnet18"),
+        ({"top_k": 0}, "--top-k must be 1 to 1000"),
+        ({"column": "x"}, "column of"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(
+    tmp_path: Path, images: Path, model: str, change: dict[str, object], sentence: str
+) -> None:
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    inputs = str(tmp_path / "list.csv") if "column" in change else str(images)
+    fine: dict[str, object] = {
+        "inputs": (inputs,),
+        "model": model,
+        "output": str(tmp_path / "out"),
+    }
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        build(PredictRequest(**{**fine, **change}), Settings())  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_with_results_is_never_overwritten(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    request = PredictRequest((str(images),), model, str(tmp_path / "out"))
+    predict(cluster, request)
+    before = (tmp_path / "out" / "part-00000.parquet").read_bytes()
+    with pytest.raises(OutputExistsError):
+        build(request, Settings())
+    assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == before
+
+
+def test_more_workers_than_cores_can_wait_for_nothing(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    """All workers run beside the tasks that feed them, also when they hold every core."""
+    import ray
+
+    assert ray.available_resources().get("CPU", 0) >= 1
+    request = PredictRequest((str(images),) * 10, model, str(tmp_path / "out"))
+    assert predict(cluster, request).totals.num_rows == 10 * (NUM_GOOD + 4)

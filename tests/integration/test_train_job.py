@@ -1,0 +1,166 @@
+"""The train job on a real Ray with two workers: it learns, it registers, it survives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eagleray.cli.console import Console
+from eagleray.cluster import Cluster
+from eagleray.errors import InputError, UserError
+from eagleray.models.registry import Registry
+from eagleray.models.sources import load_model
+from eagleray.predictor import Predictor
+from eagleray.settings import Settings
+from eagleray.training.spec import TrainSpec
+from jobs.train import TrainSummary, build, run
+
+Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def horizontal(generator: np.random.Generator) -> np.ndarray:
+    pixels = generator.integers(0, 80, (32, 32), dtype=np.uint8)
+    pixels[generator.integers(4, 28) :: 9] += 150
+    return pixels
+
+
+def vertical(generator: np.random.Generator) -> np.ndarray:
+    return horizontal(generator).T.copy()
+
+
+def write_class(folder: Path, draw: Draw, count: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        Image.fromarray(draw(generator)).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture
+def stripes(tmp_path: Path) -> Path:
+    write_class(tmp_path / "stripes/horizontal", horizontal, 60, seed=0)
+    write_class(tmp_path / "stripes/vertical", vertical, 60, seed=1)
+    return tmp_path / "stripes"
+
+
+def spec(data: Path, **change: object) -> TrainSpec:
+    fine = TrainSpec(
+        data=str(data), name="stripes", architecture="lenet5", epochs=6, batch_size=16, workers=2
+    )
+    return TrainSpec.model_validate({**fine.model_dump(), **change})
+
+
+def train(cluster: Cluster, wanted: TrainSpec) -> TrainSummary:
+    job = build(wanted, Settings(), alias="candidate")
+    return run(job, cluster, Console(json_output=True))
+
+
+def test_two_workers_learn_and_the_best_epoch_is_registered(
+    cluster: Cluster, stripes: Path
+) -> None:
+    (stripes / "vertical" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    summary = train(cluster, spec(stripes))
+    assert summary.evaluation.metrics["accuracy"] >= 0.95
+    assert summary.version.reference == "stripes/1"
+    assert summary.version.aliases == ("candidate",)
+    bad = [uri for uri, _, _ in summary.bad_images]
+    failed = summary.evaluation.num_failed
+    assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into
+
+    loaded = load_model("stripes@candidate")
+    manifest = loaded.package.manifest
+    assert manifest.task.labels == ("horizontal", "vertical")
+    assert manifest.metrics["test_accuracy"] == summary.evaluation.metrics["accuracy"]
+    assert manifest.lineage.run == summary.version.run_id
+    assert manifest.lineage.data_digest is not None
+    predictor = Predictor(loaded.package, compile_mode="never")
+    assert predictor.require_healthy().num_images == 4
+    draw = horizontal(np.random.default_rng(99))
+    Image.fromarray(draw).save(stripes.parent / "new.png")
+    outcome = predictor.predict([(stripes.parent / "new.png").read_bytes()])[0]
+    assert outcome.prediction is not None
+    assert outcome.prediction.label == "horizontal"
+
+    registry = Registry()
+    history = registry.client.get_metric_history(summary.version.run_id, "validation_accuracy")
+    assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]
+    assert max(metric.value for metric in history) == pytest.approx(
+        summary.trained.metrics["validation_accuracy"]
+    )
+
+
+def test_the_number_of_workers_does_not_change_what_is_learned(
+    cluster: Cluster, stripes: Path
+) -> None:
+    losses = [
+        train(cluster, spec(stripes, workers=workers, epochs=2)).trained.metrics["train_loss"]
+        for workers in (1, 2)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_regression_learns_a_number_from_a_csv(cluster: Cluster, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = ["path,brightness"]
+    for index in range(120):
+        level = int(generator.integers(0, 256))
+        Image.new("L", (32, 32), level).save(tmp_path / f"{index}.png")
+        rows.append(f"{index}.png,{level}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    wanted = spec(
+        tmp_path / "t.csv",
+        name="brightness",
+        task="regression",
+        label_column="brightness",
+        epochs=15,
+        workers=1,
+    )
+    assert train(cluster, wanted).evaluation.metrics["r2"] > 0.9
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(cluster: Cluster, stripes: Path) -> None:
+    wanted = spec(stripes, optimizer="sgd", learning_rate=1e30, epochs=3)
+    with pytest.raises(Exception, match="lower --learning-rate") as caught:
+        train(cluster, wanted)
+    assert "\n" not in str(caught.value)
+    runs = Registry().client.search_runs(
+        [Registry().client.get_experiment_by_name("eagleray").experiment_id]
+    )
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architecture": "lenet"}, "Nearest: lenet5"),
+        ({"architecture": "alexnet", "image_size": 32}, "cannot take images of 32 x 32"),
+        ({"contract": "fsat"}, "Nearest: fast"),
+        ({"task": "regression"}, "is not a number"),
+        ({"data": "nowhere"}, "There is no folder or CSV nowhere"),
+        ({"test_data": "nowhere"}, "There is no folder or CSV nowhere"),
+        ({"test_fraction": 0.0}, "Nothing is left to test on"),
+        ({"architecture": "lenet5", "pretrained": True}, "no published weights for 'lenet5'"),
+    ],
+)
+def test_mistakes_are_said_before_any_work(
+    stripes: Path, change: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        build(spec(stripes, **change), Settings(), alias="candidate")
+    assert sentence in str(caught.value)
+
+
+def test_a_test_set_with_an_unknown_class_is_refused(stripes: Path, tmp_path: Path) -> None:
+    write_class(tmp_path / "other/diagonal", horizontal, 3, seed=5)
+    with pytest.raises(InputError, match="'diagonal' is not a label of this model"):
+        build(spec(stripes, test_data=str(tmp_path / "other")), Settings(), alias="candidate")
+
+
+def test_more_workers_than_cores_are_refused(cluster: Cluster, stripes: Path) -> None:
+    few = replace(cluster, num_cpus=1, num_gpus=0)
+    with pytest.raises(InputError, match="needs 2 CPU cores, there are 1"):
+        train(few, spec(stripes))

@@ -1,0 +1,122 @@
+"""The house itself: who may import whom, what is public, and that nothing is left out of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eagleray
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "lib": {"eagleray"},
+    "jobs": {"eagleray", "jobs"},
+    "serve": {"eagleray", "serve"},
+}
+OURS = {"eagleray", "jobs", "serve", "tests", "cluster"}
+
+
+def python_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported_roots(file: Path) -> set[str]:
+    roots = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            roots.add(node.module.split(".")[0])
+    return roots
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room: str) -> None:
+    for file in python_files(room):
+        assert imported_roots(file) & OURS <= MAY_IMPORT[room], file
+
+
+def test_below_the_command_line_nothing_imports_it() -> None:
+    for file in python_files("lib/eagleray"):
+        if "cli" not in file.parts:
+            assert "eagleray.cli" not in file.read_text(), file
+
+
+def test_imaging_and_the_predictor_know_no_ray() -> None:
+    package = ROOT / "lib/eagleray"
+    ray_free = [*python_files("lib/eagleray/imaging"), *python_files("lib/eagleray/models")]
+    for file in [*ray_free, package / "predictor.py", package / "execution.py"]:
+        assert "ray" not in imported_roots(file), file
+
+
+def test_git_ignores_nothing_under_lib() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this tree is not a git checkout")
+    names = [str(file.relative_to(ROOT)) for file in python_files("lib")]
+    names += ["lib/eagleray/anything/models/data.py", "lib/eagleray/build/lib/env.py"]
+    answer = subprocess.run(
+        ["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert answer.stdout == ""
+
+
+def test_lib_is_a_source_root_and_not_a_package() -> None:
+    assert not (ROOT / "lib" / "__init__.py").exists()
+    assert [path.name for path in (ROOT / "lib").iterdir()] == ["eagleray"]
+
+
+def test_the_public_surface_is_this_and_loads() -> None:
+    assert eagleray.__all__ == sorted(eagleray.__all__)
+    for name in eagleray.__all__:
+        assert getattr(eagleray, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = eagleray.nothing
+
+
+def test_importing_eagleray_starts_nothing_heavy() -> None:
+    code = (
+        "import sys, eagleray, eagleray.cli.main; "
+        "print([name for name in ('torch', 'ray', 'mlflow', 'cv2') if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_every_module_has_its_sentence_in_the_map() -> None:
+    described = set(
+        re.findall(
+            r"^\| `([^`]+\.py)` \| \S", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+        )
+    )
+    files = [
+        file.relative_to(ROOT).as_posix()
+        for room in ("lib", "jobs", "serve")
+        for file in python_files(room)
+        if file.name != "__init__.py"
+    ]
+    assert described == set(files)
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    packages = re.findall(r"^[a-z0-9][a-z0-9._-]*(?:\[[a-z,]+\])?==", text, re.MULTILINE)
+    assert len(packages) > 50
+    assert "://" not in text
+    blocks = re.split(r"\n(?=[a-z0-9])", text)
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+@pytest.mark.parametrize("file", python_files("jobs"), ids=lambda file: file.name)
+def test_every_job_opens_with_its_command_line(file: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    if file.name == "__init__.py":
+        return
+    assert f"python -m jobs.{file.stem}" in docstring
+    assert f"eagleray {file.stem}" in docstring

@@ -1,0 +1,243 @@
+"""The predictor: one outcome for each image, the same answer whatever shares its batch."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eagleray.errors import ContractError, InputError, PackageError, Reason
+from eagleray.execution import ExecutionPlan, compiled_path
+from eagleray.imaging import named_contract
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
+from eagleray.models.tasks import Multiclass, Regression, Task
+from eagleray.predictor import Predictor
+
+LABELS = ("cat", "dog", "owl")
+
+# Between passes of different shapes kernels may sum in another order; `docs/predictor.md` says so.
+FLOAT32_TOLERANCE = 1e-5
+BFLOAT16_TOLERANCE = 0.02
+
+
+def png(seed: int, side: int = 40) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def package(architecture: str = "resnet20", task: Task | None = None) -> ModelPackage:
+    torch.manual_seed(3)
+    task = task or Multiclass(labels=LABELS)
+    spec = Architecture(name=architecture, num_outputs=task.num_outputs)
+    return create_package(
+        name="pets",
+        task=task,
+        architecture=spec,
+        contract=named_contract("whole-image", size=32),
+        module=build(spec).eval(),
+        lineage=Lineage.now(),
+        golden_images=[png(100), png(101)],
+    )
+
+
+@pytest.fixture(scope="module")
+def pets() -> ModelPackage:
+    return package()
+
+
+def eager(pets: ModelPackage, **options: object) -> Predictor:
+    defaults: dict[str, object] = {
+        "compile_mode": "never",
+        "precision": "float32",
+        "num_threads": 1,
+        "cache_folder": Path("/nonexistent"),
+    }
+    return Predictor(pets, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
+    inputs = [png(1), b"", png(2), b"not an image at all", png(3)]
+    outcomes = eager(pets, batch_size=2).predict(inputs)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, False, True]
+    assert [outcome.failure.reason for outcome in outcomes if outcome.failure] == [
+        Reason.TRUNCATED,
+        Reason.NOT_AN_IMAGE,
+    ]
+    first = outcomes[0].prediction
+    assert first is not None
+    assert first.label in LABELS
+    assert first.score == pytest.approx(first.probabilities.max())
+    assert first.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert (outcomes[0].width, outcomes[0].height) == (40, 40)
+
+
+def test_no_inputs_give_no_outcomes(pets: ModelPackage) -> None:
+    assert eager(pets).predict([]) == []
+
+
+def test_probabilities_equal_a_hand_written_forward_pass(pets: ModelPackage) -> None:
+    image = png(7)
+    pixels = np.asarray(Image.open(io.BytesIO(image)).resize((32, 32), Image.Resampling.BILINEAR))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    tensor = ((torch.from_numpy(pixels.copy()).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = pets.build_module()(tensor).softmax(1)[0].numpy()
+    prediction = eager(pets).predict([image])[0].prediction
+    assert prediction is not None
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_answer_does_not_depend_on_what_shares_the_batch(
+    pets: ModelPackage, precision: str
+) -> None:
+    predictor = eager(pets, precision=precision, batch_size=8)
+    images = [png(seed) for seed in range(21)]
+    together = predictor.predict(images)
+    for index in (0, 7, 8, 20):
+        alone = predictor.predict([images[index]])[0].prediction
+        shared = together[index].prediction
+        assert alone is not None
+        assert shared is not None
+        np.testing.assert_array_equal(alone.probabilities, shared.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", FLOAT32_TOLERANCE), ("bfloat16", BFLOAT16_TOLERANCE)]
+)
+def test_batch_size_moves_answers_within_the_documented_tolerance(
+    pets: ModelPackage, precision: str, tolerance: float
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), dtype=np.uint8)
+    reference = eager(pets, batch_size=1).forward(pixels)
+    for batch_size in (3, 16, 32):
+        outputs = eager(pets, precision=precision, batch_size=batch_size).forward(pixels)
+        assert np.abs(outputs - reference).max() <= tolerance
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
+    expected = predictor.forward(pixels)
+    run, sizes = predictor._run, []
+
+    def small_device(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(images)
+
+    monkeypatch.setattr(predictor, "_run", small_device)
+    np.testing.assert_allclose(predictor.forward(pixels), expected, atol=FLOAT32_TOLERANCE)
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[3:]) == {4}
+
+
+def test_when_not_even_one_image_fits_every_image_gets_the_reason(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=4)
+
+    def no_memory(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate")
+
+    monkeypatch.setattr(predictor, "_run", no_memory)
+    outcomes = predictor.predict([png(1), b"", png(2)])
+    reasons = [outcome.failure.reason for outcome in outcomes if outcome.failure]
+    assert reasons == [Reason.OUT_OF_MEMORY, Reason.TRUNCATED, Reason.OUT_OF_MEMORY]
+
+
+def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets)
+
+    def defect(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(predictor, "_run", defect)
+    with pytest.raises(RuntimeError, match="multiplied"):
+        predictor.predict([png(1)])
+
+
+def test_a_compiled_network_is_cached_and_agrees_with_eager(
+    pets: ModelPackage, tmp_path: Path
+) -> None:
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": tmp_path}
+    compiled = eager(pets, compile_mode="always", **options)
+    assert compiled.compiled
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    difference = np.abs(compiled.forward(pixels) - eager(pets, batch_size=4).forward(pixels))
+    assert difference.max() <= 1e-4
+    files = list((tmp_path / "compiled").iterdir())
+    stamp = files[0].stat().st_mtime_ns
+    again = eager(pets, compile_mode="auto", **options)  # the cache is used, though 0 are expected
+    assert again.compiled
+    assert [file.stat().st_mtime_ns for file in (tmp_path / "compiled").iterdir()] == [stamp]
+    assert again.require_healthy().num_images == 2
+
+
+def test_the_cache_knows_weights_precision_and_shape_apart(pets: ModelPackage) -> None:
+    other = package(architecture="resnet56")
+    folder = Path("/cache")
+    paths = {
+        compiled_path(model, ExecutionPlan("cpu", precision, size), folder)
+        for model in (pets, other)
+        for precision in ("float32", "bfloat16")
+        for size in (8, 16)
+    }
+    assert len(paths) == 8
+
+
+def test_compiling_is_left_out_when_it_cannot_pay(pets: ModelPackage, tmp_path: Path) -> None:
+    predictor = eager(pets, compile_mode="auto", expected_images=50, cache_folder=tmp_path)
+    assert not predictor.compiled
+    assert not list(tmp_path.iterdir())
+
+
+def test_golden_images_tell_a_healthy_model_from_a_broken_one(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets)
+    assert predictor.require_healthy().largest_difference < 1e-4
+    run = predictor._run
+    monkeypatch.setattr(predictor, "_run", lambda images: -run(images))
+    with pytest.raises(PackageError, match="fails its golden images"):
+        predictor.require_healthy()
+    monkeypatch.setattr(predictor, "_run", lambda images: run(images) * float("nan"))
+    with pytest.raises(PackageError, match="fails its golden images"):
+        predictor.require_healthy()
+
+
+def test_golden_tolerance_of_a_regression_is_in_its_own_unit() -> None:
+    regression = package(task=Regression(mean=500.0, std=100.0))
+    golden: GoldenSet = regression.golden
+    assert golden.tolerance == pytest.approx(3.0)
+    prediction = eager(regression).predict([png(1)])[0].prediction
+    assert prediction is not None
+    assert prediction.value is not None
+    assert prediction.label is None
+    assert prediction.score is None
+
+
+def test_a_model_refuses_another_contract(pets: ModelPackage) -> None:
+    other = named_contract("fast", size=32)
+    with pytest.raises(ContractError, match="refuses to run under"):
+        eager(pets, contract=other)
+    eager(pets, contract=pets.contract)
+
+
+def test_a_device_that_is_not_there_is_one_sentence(pets: ModelPackage) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="not on this machine"):
+        eager(pets, device="cuda")
