@@ -29,7 +29,9 @@ from eagleray.training.spec import TrainSpec
 from jobs import predict, train
 
 WORKERS = 2
-EPOCHS = 25
+EPOCHS = 30
+BATCH_SIZE = 32
+SHIFT = 0.0625
 
 BROKEN_FILES = {
     "broken-01-empty.png": "truncated",
@@ -129,21 +131,23 @@ def main(
         place = _free_folder(folder, settings)
         labels = write_digits(place)
         console.note(f"1,797 digits and {len(BROKEN_FILES)} broken files are in {place}/images")
-        spec = TrainSpec(
-            data=str(labels),
-            name="digits",
-            architecture="lenet5",
-            workers=WORKERS,
-            epochs=EPOCHS,
-            augment="shift",
-        )
         with (
             quiet_terminal(settings.native_log, verbose=verbose),
             ray_session(settings, verbose=verbose) as session,
         ):
+            workers = min(WORKERS, session.num_gpus or session.num_cpus)
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
-                f"--workers {WORKERS} --epochs {EPOCHS} --augment shift"
+                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} --shift {SHIFT}"
+            )
+            spec = TrainSpec(
+                data=str(labels),
+                name="digits",
+                architecture="lenet5",
+                workers=workers,
+                epochs=EPOCHS,
+                batch_size=BATCH_SIZE,
+                shift=SHIFT,
             )
             job = train.build(spec, settings, alias="candidate")
             trained = train.run(job, session, console)

@@ -3,7 +3,7 @@
 python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
 eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
 eagleray train cifar10/train --test-data cifar10/test --name cifar10 \
-        --architecture resnet20 --epochs 60 --augment shift-flip --workers 2
+        --architecture resnet20 --epochs 60 --shift 0.125 --flip --workers 2
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.models.tasks import Task, TaskName, make_task
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
-from eagleray.training.augment import Augmentation
 from eagleray.training.launch import TrainedWeights, require_workers, run_training
-from eagleray.training.loop import EpochReport, WorkerInput
+from eagleray.training.loop import EpochReport, WorkerInput, primary_metric
 from eagleray.training.spec import Optimizer, TrainPrecision, TrainSpec
 from eagleray.training.table import (
     LabelledImages,
@@ -232,7 +231,7 @@ def _bad_note(report: EpochReport) -> str:
 
 
 def _epoch_note(report: EpochReport, job: TrainJob) -> str:
-    metric = f"validation_{job.task.metric_names[0]}"
+    metric = primary_metric(job.task)
     return f"loss {report.metrics['train_loss']:.3f}  {metric} {report.metrics[metric]:.4f}"
 
 
@@ -326,7 +325,10 @@ def main(
     weight_decay: Annotated[float, typer.Option(help="Pull of the weights to zero.")] = 1e-4,
     optimizer: Annotated[Optimizer, typer.Option(help="How weights move.")] = "adamw",
     label_smoothing: Annotated[float, typer.Option(help="Share spread over all classes.")] = 0.0,
-    augment: Annotated[Augmentation, typer.Option(help="Random changes to images.")] = "none",
+    shift: Annotated[
+        float, typer.Option(help="Farthest random move of an image, as a share of its side.")
+    ] = 0.0,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror every second image.")] = False,
     precision: Annotated[TrainPrecision, typer.Option(help="Of the products.")] = "float32",
     workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
@@ -362,7 +364,8 @@ def main(
                 weight_decay=weight_decay,
                 optimizer=optimizer,
                 label_smoothing=label_smoothing,
-                augment=augment,
+                shift=shift,
+                flip=flip,
                 precision=precision,
                 workers=workers,
                 seed=seed,

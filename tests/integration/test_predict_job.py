@@ -12,7 +12,6 @@ import pyarrow.json
 import pyarrow.parquet
 import pytest
 from PIL import Image
-from tests.unit.models_kit import small_package
 
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
@@ -21,6 +20,7 @@ from eagleray.models.package import write_package
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from jobs.predict import PredictRequest, PredictSummary, build, run
+from tests.unit.models_kit import small_package
 
 NUM_GOOD = 40
 

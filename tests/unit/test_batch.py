@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.unit.models_kit import small_package
 
 from eagleray.batch.commit import OutputLayout, commit, read_shards, require_free_output
 from eagleray.batch.manifest import MANIFEST_SCHEMA, build_manifest
@@ -25,6 +24,7 @@ from eagleray.errors import InputError, JobFailedError, OutputExistsError, Reaso
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome, Prediction
 from eagleray.storage import join, put_atomic
+from tests.unit.models_kit import small_package
 
 # --- manifest ---------------------------------------------------------------------------------
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tests.unit.models_kit import small_package
 from typer.testing import CliRunner
 
 from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.errors import ExitCode, InputError, JobFailedError
 from eagleray.models.registry import Registry
+from tests.unit.models_kit import small_package
 
 runner = CliRunner()
 

@@ -179,14 +179,14 @@ def test_a_second_run_reads_the_cache_until_an_image_changes(
 
 def test_no_augmentation_changes_nothing() -> None:
     images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    assert augment_batch(images, "none") is images
+    assert augment_batch(images, shift=0.0, flip=False) is images
 
 
-def test_a_shift_moves_each_image_by_at_most_an_eighth() -> None:
+def test_a_shift_moves_each_image_by_at_most_its_share() -> None:
     torch.manual_seed(0)
     images = torch.zeros(200, 32, 32, 1, dtype=torch.uint8)
     images[:, 16, 16] = 255
-    moved = augment_batch(images, "shift")
+    moved = augment_batch(images, shift=0.125, flip=False)
     assert moved.shape == images.shape
     places = moved.flatten(1).argmax(1)
     rows, columns = places // 32 - 16, places % 32 - 16
@@ -197,7 +197,7 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     torch.manual_seed(0)
     images = torch.zeros(400, 32, 32, 1, dtype=torch.uint8)
     images[:, :, :8] = 255
-    flipped = augment_batch(images, "shift-flip")
+    flipped = augment_batch(images, shift=0.0, flip=True)
     on_the_right = (flipped[:, :, 20:].sum((1, 2, 3)) > flipped[:, :, :12].sum((1, 2, 3))).sum()
     assert 150 < int(on_the_right) < 250
 

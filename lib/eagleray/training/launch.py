@@ -13,7 +13,7 @@ from torch import nn
 from eagleray.cluster import Cluster
 from eagleray.errors import InputError, JobFailedError
 from eagleray.training.checkpoint import load_weights
-from eagleray.training.loop import EpochReport, WorkerInput, train_worker
+from eagleray.training.loop import SELECTION_METRIC, EpochReport, WorkerInput, train_worker
 
 __all__ = ["TrainedWeights", "require_workers", "run_training"]
 
@@ -76,7 +76,6 @@ def run_training(
     from ray.util.queue import Queue
 
     mailbox = Queue(actor_options={"num_cpus": 0})
-    best_metric = f"validation_{given.task.metric_names[0]}"
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"input": ray.put(replace(given, mailbox=mailbox))},
@@ -87,7 +86,7 @@ def run_training(
             failure_config=FailureConfig(max_failures=_RESTARTS),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=_CHECKPOINTS_KEPT,
-                checkpoint_score_attribute=best_metric,
+                checkpoint_score_attribute=SELECTION_METRIC,
                 checkpoint_score_order="max",
             ),
         ),
@@ -100,11 +99,11 @@ def run_training(
                 f"Training stopped: {_cause(error)} Run again with --verbose for the workers' "
                 "output."
             ) from error
-    return _bring_home(result, best_metric, module)
+    return _bring_home(result, module)
 
 
-def _bring_home(result: Any, best_metric: str, module: nn.Module) -> TrainedWeights:
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][best_metric])
+def _bring_home(result: Any, module: nn.Module) -> TrainedWeights:
+    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][SELECTION_METRIC])
     with checkpoint.as_directory() as folder:
         load_weights(Path(folder), module)
     return TrainedWeights(dict(metrics), str(result.path))

@@ -31,7 +31,16 @@ from eagleray.training.pixels import DecodedPixels, open_pixels
 from eagleray.training.spec import TrainSpec
 from eagleray.training.table import LabelledImages
 
-__all__ = ["EpochReport", "WorkerInput", "train_worker"]
+__all__ = ["SELECTION_METRIC", "EpochReport", "WorkerInput", "primary_metric", "train_worker"]
+
+
+SELECTION_METRIC = "selection"
+"""What the best epoch has most of: the task's first metric, ties going to the later epoch."""
+
+
+def primary_metric(task: Task) -> str:
+    """Return the name of the validation metric that "best" refers to."""
+    return f"validation_{task.metric_names[0]}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ def train_worker(config: dict[str, Any]) -> None:
         loss_mean = MeanMetric().to(device)
         for rows in _epoch_batches(train.decoded.good, spec, epoch, rank, num_workers):
             images, targets = train.batch(rows, device)
-            loss = _loss(given, model(augment_batch(images, spec.augment)), targets)
+            changed = augment_batch(images, shift=spec.shift, flip=spec.flip)
+            loss = _loss(given, model(changed), targets)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} in epoch {epoch + 1}; lower --learning-rate"
@@ -148,6 +158,8 @@ def train_worker(config: dict[str, Any]) -> None:
             loss_mean.update(loss.detach(), len(rows))
         metrics = {"train_loss": float(loss_mean.compute())}
         metrics |= _validate(given, network, validation, rank, num_workers, device)
+        # On small validation parts epochs often tie; the later one has seen more.
+        metrics[SELECTION_METRIC] = metrics[primary_metric(given.task)] + 1e-9 * epoch
         _report(given, module, optimizer, schedule, Progress(epoch + 1), metrics, rank)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eagleray.models.tasks import TaskName
-from eagleray.training.augment import Augmentation
 
 __all__ = ["Optimizer", "TrainPrecision", "TrainSpec"]
 
@@ -38,7 +37,8 @@ class TrainSpec(BaseModel):
         weight_decay: Decoupled for AdamW, L2 for SGD.
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
         label_smoothing: Share of a target that is spread over all classes (multiclass).
-        augment: Random changes to training images.
+        shift: Farthest random move of a training image, as a share of its side.
+        flip: Mirror every second training image.
         precision: Of convolutions and matrix products.
         workers: Processes that train together.
         seed: Of the split, the weights, the order and the changes.
@@ -64,7 +64,8 @@ class TrainSpec(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     optimizer: Optimizer = "adamw"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: Augmentation = "none"
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    flip: bool = False
     precision: TrainPrecision = "float32"
     workers: Annotated[int, Field(ge=1)] = 1
     seed: int = 0
