@@ -98,7 +98,7 @@ def test_text_formats_hold_the_same_rows(
     part = predict(cluster, request).parts[0]
     if output_format == "csv":
         table = pyarrow.csv.read_csv(part)
-        assert len(json.loads(table.column("top_k")[0].as_py())) == 5
+        assert len(json.loads(table.column("top_k")[0].as_py())) == 3
     else:
         table = pyarrow.json.read_json(part)
     assert table.column("row").to_pylist() == list(range(NUM_GOOD + 4))

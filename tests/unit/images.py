@@ -16,7 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 
 ORIENTATION_TAG = 0x0112
 
-LOSSLESS = {"jpeg": {"quality": 95}, "webp": {"lossless": True}}
+LOSSLESS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95}, "webp": {"lossless": True}}
 """Options that keep a format as near to its input as it can."""
 
 
@@ -35,11 +35,13 @@ def photo(width: int = 97, height: int = 61, *, seed: int = 0, noise: float = 6.
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def encode(pixels: npt.NDArray[Any] | Image.Image, format: str = "png", **options: Any) -> bytes:
+def encode(
+    pixels: npt.NDArray[Any] | Image.Image, file_format: str = "png", **options: Any
+) -> bytes:
     """Encode an array or a Pillow image; `options` go to Pillow's writer."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
-    image.save(buffer, format=format, **options)
+    image.save(buffer, format=file_format, **options)
     return buffer.getvalue()
 
 
@@ -50,12 +52,12 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def oriented(format: str, orientation: int, *, width: int = 23, height: int = 14) -> bytes:
+def oriented(file_format: str, orientation: int, *, width: int = 23, height: int = 14) -> bytes:
     """Return a photo whose EXIF block carries an orientation."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
-    options: dict[str, Any] = {**LOSSLESS.get(format, {}), "exif": exif}
-    return encode(photo(width, height), format, **options)
+    options: dict[str, Any] = {**LOSSLESS.get(file_format, {}), "exif": exif}
+    return encode(photo(width, height), file_format, **options)
 
 
 def cmyk_jpeg(pixels: Pixels | None = None) -> bytes:

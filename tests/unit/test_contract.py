@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from eagleray.errors import ContractError, UnknownNameError
 from eagleray.imaging import NAMED_CONTRACTS, Exact, ImageContract, ShortestSide, named_contract
-from eagleray.imaging.contract import Color, canonical_json
+from eagleray.imaging.contract import MOST_PIXELS, Color, canonical_json
 
 sides = st.integers(1, 8192)
 crops = st.tuples(sides, sides)
@@ -48,7 +48,7 @@ def contracts(draw: st.DrawFn) -> ImageContract:
         ),
         jpeg=draw(st.sampled_from(["exact", "scaled"])),
         max_bytes=draw(st.integers(1, 2**40)),
-        max_pixels=draw(st.integers(1, 2**40)),
+        max_pixels=draw(st.integers(1, MOST_PIXELS)),
         mean=draw(st.tuples(*[finite] * channels)),
         std=draw(st.tuples(*[positive] * channels)),
     )

@@ -32,6 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DEFAULT_MAX_BYTES = 128 * 2**20
 DEFAULT_MAX_PIXELS = 128 * 2**20  # above the 102 megapixels of the largest common cameras
+MOST_PIXELS = 178_956_970  # Pillow refuses to open larger images
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
@@ -109,7 +110,7 @@ class ImageContract(_Frozen):
     resampler: Resampler = "pillow_bilinear"
     jpeg: Literal["exact", "scaled"] = "exact"
     max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
-    max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
+    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     dtype: Literal["uint8"] = "uint8"
@@ -240,7 +241,8 @@ def named_contract(
             `fast` has the same geometry with a scaled JPEG decode and OpenCV's linear filter;
             `whole-image` scales to a square without cropping.
         size: Side of the result in pixels.
-        resize: Shorter side before the crop; by default `size` * 256 / 224.
+        resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` crops
+            nothing and has no use for it.
         color: `rgb` or `gray`.
 
     Raises:
@@ -250,6 +252,8 @@ def named_contract(
     if name not in NAMED_CONTRACTS:
         known = ", ".join(NAMED_CONTRACTS)
         raise UnknownNameError("image contract", name, NAMED_CONTRACTS, hint=f"Known: {known}.")
+    if color not in _MEAN:
+        raise ContractError(f"Contract {name!r}: color is rgb or gray, not {color!r}.")
     shorter_side = round(size * 256 / 224) if resize is None else resize
     try:
         return NAMED_CONTRACTS[name](size, shorter_side, color)

@@ -113,17 +113,37 @@ def _decode_upright(
     data: bytes, header: Header, contract: ImageContract
 ) -> tuple[Pixels | Image.Image, int, int]:
     """Return the upright image in the contract's colours, and the original's width and height."""
-    if header.format != "jpeg" or header.components == 4:  # libjpeg does not convert from CMYK
+    # libjpeg-turbo's interface does not convert from CMYK, and is strict about odd headers.
+    pixels = None
+    if header.format == "jpeg" and header.components != 4:
+        pixels = _decode_jpeg(data, header, contract)
+    if pixels is None:
         image = _decode_with_pillow(data, header, contract)
         return image, image.width, image.height
     width, height = header.width, header.height
     if header.orientation >= 5:
         width, height = height, width
-    pixels = _decode_jpeg(data, header, contract)
     return _make_upright(pixels, header.orientation), width, height
 
 
-def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels:
+_STRAY_BYTES_AT_THE_END = "extraneous bytes before marker 0xd9"
+_ODD_HEADERS = (
+    "tjDecompressHeader",
+    "Invalid SOS parameters",
+    "unknown JFIF revision",
+    "Unknown Adobe color transform",
+    "extraneous bytes before marker 0xdb",  # tables and frames stand before the data
+    "extraneous bytes before marker 0xc0",
+    "extraneous bytes before marker 0xc2",
+)
+
+
+def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels | None:
+    """Decode with libjpeg-turbo; None leaves an odd but sound header to Pillow.
+
+    Bytes too many before the end marker are common in files that every tool reads, and are read.
+    Any other complaint about the data means that pixels are wrong, and is a failure.
+    """
     options: dict[str, Any] = {"colorspace": "RGB" if contract.color == "rgb" else "GRAY"}
     if contract.jpeg == "scaled":
         height, width = _size_needed(header, contract)
@@ -138,15 +158,13 @@ def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels
     try:
         pixels = simplejpeg.decode_jpeg(data, strict=True, **options)
     except ValueError as error:
-        if not _is_harmless(str(error)):
+        complaint = str(error)
+        if any(oddity in complaint for oddity in _ODD_HEADERS):
+            return None
+        if _STRAY_BYTES_AT_THE_END not in complaint:
             raise
         pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
     return pixels
-
-
-def _is_harmless(warning: str) -> bool:
-    """Whether libjpeg's complaint leaves every pixel intact (stray bytes between segments)."""
-    return "extraneous bytes before marker" in warning
 
 
 def _size_needed(header: Header, contract: ImageContract) -> tuple[int, int]:
@@ -186,7 +204,7 @@ def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
             f"pixels of Pillow's mode {image.mode!r} have no defined range; save as 8 or 16 bits",
         )
     if image.mode.startswith("I;16"):
-        image = _high_bytes(image)
+        image = _high_bytes(image)  # an image of 8 bits, transparent where the 16 bits said so
     if contract.alpha != "drop" and (image.mode in _WITH_ALPHA or "transparency" in image.info):
         foreground = image.convert("RGBA")
         background = Image.new("RGBA", foreground.size, contract.alpha)
@@ -201,7 +219,12 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     Pillow's own conversion clips at 255 and would turn nearly every such image white.
     """
     values = np.asarray(image).astype(np.uint16)
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    eight_bits = Image.fromarray((values >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+        eight_bits.putalpha(Image.fromarray(alpha))
+    return eight_bits
 
 
 # --- resize and crop -------------------------------------------------------------------------
@@ -221,7 +244,12 @@ def _resize(
     image: Pixels | Image.Image, width: int, height: int, contract: ImageContract
 ) -> Pixels:
     target_height, target_width = _target_size(width, height, contract)
-    _judge_pixels(target_width, target_height, contract)  # a 1 x 60000 strip grows when scaled
+    if target_width * target_height > contract.max_pixels:  # a thin strip grows when it is scaled
+        raise BadImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"the image of {width:,} x {height:,} pixels would be scaled to {target_width:,} x "
+            f"{target_height:,}, the limit is {contract.max_pixels:,} in all",
+        )
     if contract.resampler in _PILLOW_FILTERS:
         picture = image if isinstance(image, Image.Image) else _as_picture(image)
         if picture.size != (target_width, target_height):

@@ -17,7 +17,13 @@ __all__ = ["FORMATS", "Header", "probe"]
 
 EXIF_ORIENTATION_TAG = 0x0112
 TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0100, 0x0101
+TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG = 0x0142, 0x0143
 TIFF_SHORT, TIFF_LONG = 3, 4
+TIFF_SIZE_TAGS = {TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG, TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG}
+
+MOST_TILE_PIXELS = 2**20  # a tile may exceed a small image, but not by much
+MOST_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
+MOST_BLOCKS = 2**16  # segments and sub-blocks in a header
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +83,15 @@ def _unknown_format(data: bytes) -> BadImageError:
 
 def _read_jpeg(data: bytes) -> Header:
     """Walk the marker segments up to the frame header (ITU-T T.81, annex B)."""
-    position, orientation = 2, 1
-    while True:
-        while data[position] != 0xFF:  # decoders skip stray bytes between segments, so do we
-            position += 1
-        while data[position] == 0xFF:
-            position += 1
-        marker = data[position]
-        position += 1
+    position, orientation, num_skipped = 2, 1, 0
+    for _ in range(MOST_BLOCKS):
+        while data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
+            position += 1  # decoders skip stray and fill bytes between segments, so do we
+            num_skipped += 1
+            if num_skipped > MOST_SKIPPED_BYTES:
+                raise BadImageError(Reason.UNREADABLE, "the JPEG header is full of stray bytes")
+        marker = data[position + 1]
+        position += 2
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
             continue
         if marker in (0xD9, 0xDA):
@@ -96,6 +103,7 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
             orientation = _exif_orientation(data[position + 8 : position + length])
         position += max(length, 2)
+    raise BadImageError(Reason.UNREADABLE, "the JPEG has too many segments before its frame")
 
 
 def _exif_orientation(exif: bytes) -> int:
@@ -108,7 +116,10 @@ def _exif_orientation(exif: bytes) -> int:
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the SHORT and LONG tags of the first directory of a TIFF (TIFF 6.0, section 2)."""
+    """Return the SHORT and LONG tags of the first directory of a TIFF (TIFF 6.0, section 2).
+
+    Of a tag that stands twice the larger value counts: decoders differ in which one they take.
+    """
     order = "<" if data[:2] == b"II" else ">"
     (offset,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, offset)
@@ -116,19 +127,31 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
     for index in range(count):
         entry = offset + 2 + 12 * index
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-        if kind == TIFF_SHORT:
-            (tags[tag],) = struct.unpack_from(f"{order}H", data, entry + 8)
-        elif kind == TIFF_LONG:
-            (tags[tag],) = struct.unpack_from(f"{order}I", data, entry + 8)
+        if kind in (TIFF_SHORT, TIFF_LONG):
+            form = "H" if kind == TIFF_SHORT else "I"
+            (value,) = struct.unpack_from(f"{order}{form}", data, entry + 8)
+            tags[tag] = max(value, tags.get(tag, 0))
+        elif tag in TIFF_SIZE_TAGS:
+            raise BadImageError(Reason.UNREADABLE, f"the TIFF states a size as type {kind}")
     return tags
 
 
 def _read_tiff(data: bytes) -> Header:
     tags = _tiff_tags(data)
-    return Header("tiff", tags.get(TIFF_WIDTH_TAG, 0), tags.get(TIFF_HEIGHT_TAG, 0))
+    width, height = tags.get(TIFF_WIDTH_TAG, 0), tags.get(TIFF_HEIGHT_TAG, 0)
+    tile_width, tile_height = tags.get(TIFF_TILE_WIDTH_TAG, 0), tags.get(TIFF_TILE_HEIGHT_TAG, 0)
+    if tile_width * tile_height > max(4 * width * height, MOST_TILE_PIXELS):
+        # A decoder allocates a whole tile, whatever the image needs of it.
+        raise BadImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"a tile of {tile_width:,} x {tile_height:,} pixels dwarfs the image of "
+            f"{width:,} x {height:,}",
+        )
+    return Header("tiff", width, height)
 
 
 def _read_png(data: bytes) -> Header:
+    _require_length(data, 24)
     if data[12:16] != b"IHDR":
         raise BadImageError(Reason.UNREADABLE, "the PNG does not start with its header chunk")
     width, height = struct.unpack_from(">II", data, 16)
@@ -139,11 +162,17 @@ def _read_gif(data: bytes) -> Header:
     """Return the larger of the screen and the first frame: a frame may exceed its screen."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    while data[position] == 0x21:  # extensions before the first frame
-        position += 2
-        while data[position]:
-            position += data[position] + 1
+    num_blocks = 0
+    while data[position] not in (0x2C, 0x3B):  # neither a frame nor the end
+        if data[position] == 0x21:  # an extension: its label, then blocks up to an empty one
+            position += 2
+            while data[position]:
+                position += data[position] + 1
+                num_blocks += 1
         position += 1
+        num_blocks += 1
+        if num_blocks > MOST_BLOCKS:
+            raise BadImageError(Reason.UNREADABLE, "the GIF has too many blocks before its frame")
     if data[position] == 0x2C:
         left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
         width, height = max(width, left + frame_width), max(height, top + frame_height)
@@ -161,6 +190,12 @@ def _read_bmp(data: bytes) -> Header:
 
 def _read_webp(data: bytes) -> Header:
     """Read one of the three first chunks of WebP (RFC 9649, section 2)."""
+    _require_length(data, 30)
+    claimed = int.from_bytes(data[4:8], "little") + 8
+    if claimed > len(data):
+        raise BadImageError(
+            Reason.TRUNCATED, f"the webp data end early ({len(data):,} of {claimed:,} bytes)"
+        )
     chunk = data[12:16]
     if chunk == b"VP8X":
         width = int.from_bytes(data[24:27], "little") + 1
@@ -172,9 +207,12 @@ def _read_webp(data: bytes) -> Header:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
         raise BadImageError(Reason.UNREADABLE, "the WebP has no image chunk where one must be")
-    if len(data) < 30:
-        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header")
     return Header("webp", width, height)
+
+
+def _require_length(data: bytes, length: int) -> None:
+    if len(data) < length:
+        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header")
 
 
 _Test = Callable[[bytes], bool]

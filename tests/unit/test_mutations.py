@@ -1,0 +1,181 @@
+"""Two thousand damaged images: each ends as an outcome, none as an exception, a hang or a leak."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from eagleray.errors import Reason
+from eagleray.imaging import FORMATS, named_contract, probe
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.package import Lineage, create_package
+from eagleray.models.tasks import Multiclass
+from eagleray.outcome import Outcome
+from eagleray.predictor import Predictor
+from tests.unit.images import (
+    bombs,
+    cmyk_jpeg,
+    encode,
+    gray16,
+    half_transparent,
+    oriented,
+    photo,
+    tiff_file,
+)
+
+NUM_MUTANTS = 2_000
+SECONDS = 120
+MIB = 2**20
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+@functools.cache
+def sources() -> tuple[bytes, ...]:
+    """Return small files of every format and of every unusual kind."""
+    pixels = photo(40, 30)
+    return (
+        *[encode(pixels, file_format) for file_format in FORMATS],
+        *[oriented(file_format, 6) for file_format in ("jpeg", "png", "webp", "tiff")],
+        encode(pixels, "jpeg", progressive=True),
+        encode(pixels[:, :, 0], "jpeg"),
+        cmyk_jpeg(pixels),
+        encode(half_transparent("P"), "png"),
+        encode(half_transparent("LA"), "png"),
+        encode(half_transparent("RGBA"), "webp", lossless=True),
+        encode(half_transparent("P"), "gif"),
+        encode(gray16(), "png"),
+        encode(gray16(), "tiff"),
+        encode(pixels, "tiff", compression="tiff_lzw"),
+        encode(pixels, "tiff", compression="tiff_adobe_deflate"),
+        encode(pixels, "tiff", compression="jpeg"),
+        encode(pixels[:, :, 0], "bmp"),
+        tiff_file({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 277: 1, 279: 64}, bytes(range(64))),
+        *[bomb.data for bomb in bombs()],
+    )
+
+
+# --- mutations: bytes in, bytes out, all chance from the generator ---
+
+
+def cut(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(len(data))]
+
+
+def flip_bytes(data: bytes, chance: random.Random) -> bytes:
+    """Change up to eight bytes, half of the time near the start, where headers are."""
+    changed = bytearray(data)
+    reach = min(len(data), 64) if chance.random() < 0.5 else len(data)
+    for _ in range(chance.randint(1, 8)):
+        changed[chance.randrange(reach)] ^= chance.randint(1, 255)
+    return bytes(changed)
+
+
+def swap_header(data: bytes, chance: random.Random) -> bytes:
+    """Put the start of another file in place of this one's."""
+    other, length = chance.choice(sources()), chance.randint(2, 40)
+    return other[:length] + data[length:]
+
+
+def insert_bytes(data: bytes, chance: random.Random) -> bytes:
+    position = chance.randrange(len(data) + 1)
+    return data[:position] + chance.randbytes(chance.randint(1, 20)) + data[position:]
+
+
+def zero_range(data: bytes, chance: random.Random) -> bytes:
+    start = chance.randrange(len(data))
+    length = min(chance.randint(1, 40), len(data) - start)
+    return data[:start] + bytes(length) + data[start + length :]
+
+
+MUTATIONS: list[Mutation] = [cut, flip_bytes, swap_header, insert_bytes, zero_range]
+
+
+def mutant(number: int) -> bytes:
+    """Return the mutant of a number: always the same one, damaged once or twice."""
+    chance = random.Random(number)
+    data = sources()[number % len(sources())]
+    for _ in range(chance.randint(1, 2)):
+        data = chance.choice(MUTATIONS)(data, chance) or data
+    return data
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    torch.manual_seed(0)
+    architecture = Architecture(name="lenet5", in_channels=1, num_outputs=2)
+    package = create_package(
+        name="mutants",
+        task=Multiclass(labels=("a", "b")),
+        architecture=architecture,
+        contract=named_contract("whole-image", size=32, color="gray"),
+        module=build(architecture).eval(),
+        lineage=Lineage.now(),
+    )
+    return Predictor(
+        package,
+        device="cpu",
+        precision="float32",
+        compile_mode="never",
+        num_threads=1,
+        cache_folder=tmp_path_factory.mktemp("cache"),
+    )
+
+
+def test_mutants_are_the_same_in_every_run_and_cover_every_format() -> None:
+    first = [mutant(number) for number in range(100)]
+    assert first == [mutant(number) for number in range(100)]
+    assert len(set(first)) == 100
+    assert {probe(data).format for data in sources()} == set(FORMATS)
+
+
+def test_every_source_but_the_bombs_is_a_good_image(predictor: Predictor) -> None:
+    outcomes = predictor.predict(sources())
+    num_bombs = len(bombs())
+    assert all(outcome.ok for outcome in outcomes[:-num_bombs])
+    reasons = {outcome.failure.reason for outcome in outcomes[-num_bombs:] if outcome.failure}
+    assert reasons == {Reason.TOO_MANY_PIXELS}
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*decompression bomb")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_every_mutant_ends_as_an_outcome(predictor: Predictor) -> None:
+    outcomes: list[Outcome] = []
+    resident_at_half = 0
+    for start in range(0, NUM_MUTANTS, 50):
+        if start == NUM_MUTANTS // 2:
+            resident_at_half = resident_bytes()
+        outcomes += predictor.predict([mutant(number) for number in range(start, start + 50)])
+    grown = resident_bytes() - resident_at_half
+
+    assert len(outcomes) == NUM_MUTANTS
+    assert grown < 100 * MIB
+    reasons = Counter(outcome.failure.reason for outcome in outcomes if outcome.failure)
+    assert all(outcome.ok != (outcome.failure is not None) for outcome in outcomes)
+    assert sum(outcome.ok for outcome in outcomes) > 200
+    assert sum(reasons.values()) > 1_000
+    assert set(reasons) <= set(Reason) - {Reason.MISSING, Reason.TIMEOUT, Reason.DECODER_CRASH}
+    for expected in ("truncated", "unreadable", "not_an_image", "too_many_pixels"):
+        assert reasons[Reason(expected)] > 30, expected
+    for outcome in outcomes:
+        if outcome.failure:
+            assert outcome.failure.message
+            assert "\n" not in outcome.failure.message
+        if outcome.prediction:
+            assert outcome.prediction.label in ("a", "b")
+            assert outcome.width > 0
+            assert outcome.height > 0
