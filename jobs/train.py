@@ -181,8 +181,8 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
 
             def listen(report: EpochReport) -> None:
                 reports.append(report)
-                if report.epoch == 0:
-                    bar.advance(0, note=_bad_note(report))
+                if not report.metrics:
+                    bar.advance(0, note=report.stopped or _bad_note(report))
                 else:
                     tracked.log_metrics(report.metrics, step=report.epoch)
                     bar.advance(1, note=_epoch_note(report, job))

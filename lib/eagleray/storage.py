@@ -164,13 +164,15 @@ def remove_tree(location: str) -> None:
 def list_files(folder: str) -> Iterator[FileInfo]:
     """Yield every file under a folder or prefix, at any depth, in the order of their names.
 
+    A file's URI begins with the folder as it was given, so the rest is its name inside.
     Links that lead nowhere are listed too, so that they can be accounted for as missing.
     """
     if is_remote(folder):
         filesystem, path = _open_remote(folder)
         found = filesystem.find(path, detail=True)
         for name in sorted(found):
-            yield _remote_info(filesystem, name, found[name])
+            below = name.removeprefix(path).lstrip("/")
+            yield _remote_info(join(folder, below), found[name])
         return
     yield from _walk_local(Path(absolute(folder)))
 
@@ -200,7 +202,7 @@ def _local_info(path: str) -> FileInfo:
     return FileInfo(uri=path, size=status.st_size, version=str(status.st_mtime_ns))
 
 
-def _remote_info(filesystem: Any, path: str, info: dict[str, Any]) -> FileInfo:
+def _remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
     version = next(
         (
             info[key]
@@ -209,18 +211,17 @@ def _remote_info(filesystem: Any, path: str, info: dict[str, Any]) -> FileInfo:
         ),
         "",
     )
-    return FileInfo(
-        uri=filesystem.unstrip_protocol(path), size=info.get("size"), version=str(version)
-    )
+    return FileInfo(uri=uri, size=info.get("size"), version=str(version))
 
 
 def glob_files(pattern: str) -> list[FileInfo]:
     """Return the files that match a glob pattern (`*`, `**`, `?`, `[…]`), in name order."""
     if is_remote(pattern):
         filesystem, path = _open_remote(pattern)
+        scheme = pattern.split("://", 1)[0]
         found = filesystem.glob(path, detail=True)
         return [
-            _remote_info(filesystem, name, info)
+            _remote_info(f"{scheme}://{name}", info)
             for name, info in sorted(found.items())
             if info["type"] != "directory"
         ]

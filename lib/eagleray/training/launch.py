@@ -91,7 +91,8 @@ def run_training(
             ),
         ),
     )
-    with _Listening(mailbox, listener):
+    listening = _Listening(mailbox, listener)
+    with listening:
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -99,6 +100,11 @@ def run_training(
                 f"Training stopped: {_cause(error)} Run again with --verbose for the workers' "
                 "output."
             ) from error
+    if listening.stopped:
+        raise JobFailedError(
+            f"Training stopped: {listening.stopped}; lower --learning-rate. The checkpoints up to "
+            f"there are in {result.path}."
+        )
     return _bring_home(result, module)
 
 
@@ -123,6 +129,7 @@ class _Listening:
     def __init__(self, mailbox: Any, listener: Listener) -> None:
         self._mailbox, self._listener = mailbox, listener
         self._over = threading.Event()
+        self.stopped = ""
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> None:
@@ -143,4 +150,5 @@ class _Listening:
                 if self._over.is_set():
                     return
             else:
+                self.stopped = self.stopped or report.stopped
                 self._listener(report)

@@ -80,11 +80,13 @@ class EpochReport:
         epoch: Epochs finished; 0 says that the images are decoded.
         metrics: Of the epoch, by name.
         bad_images: (location, reason, message) of images left out, with epoch 0.
+        stopped: Why training stopped before its last epoch, if it did.
     """
 
     epoch: int
     metrics: dict[str, float]
     bad_images: tuple[tuple[str, str, str], ...] = ()
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,18 @@ def train_worker(config: dict[str, Any]) -> None:
             images, targets = train.batch(rows, device)
             changed = augment_batch(images, shift=spec.shift, flip=spec.flip)
             loss = _loss(given, model(changed), targets)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}; lower --learning-rate"
-                )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             loss_mean.update(loss.detach(), len(rows))
-        metrics = {"train_loss": float(loss_mean.compute())}
+        metrics = {"train_loss": float(loss_mean.compute())}  # over all workers
+        if not math.isfinite(metrics["train_loss"]):
+            # Everybody stops alike and without an error: an error would start the workers again.
+            if rank == 0:
+                reason = f"the loss of epoch {epoch + 1} is {metrics['train_loss']}"
+                given.mailbox.put(EpochReport(epoch, {}, stopped=reason))
+            return
         metrics |= _validate(given, network, validation, rank, num_workers, device)
         # On small validation parts epochs often tie; the later one has seen more.
         metrics[SELECTION_METRIC] = metrics[primary_metric(given.task)] + 1e-9 * epoch

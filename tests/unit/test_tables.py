@@ -1,0 +1,255 @@
+"""Tables as users bring them, faults included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eagleray.errors import InputError, UnknownNameError, UserError
+from eagleray.storage import put_atomic
+from eagleray.tables import (
+    URI_COLUMNS,
+    digest_table,
+    read_csv_table,
+    require_column,
+    resolve_beside,
+)
+
+
+def written(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "images.csv"
+    path.write_bytes(content)
+    return str(path)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            b"path,label\na.png,007\nb.png,1e3\n",
+            {"path": ["a.png", "b.png"], "label": ["007", "1e3"]},
+        ),
+        (b"a\n2020-01-01\n", {"a": ["2020-01-01"]}),
+        (b"a\ntrue\nNaN\nnull\n", {"a": ["true", "NaN", "null"]}),
+        (b"a,b\n,x\n", {"a": [""], "b": ["x"]}),
+        (
+            b'a,b\n"line 1\nline 2","say ""hi"", twice"\n',
+            {"a": ["line 1\nline 2"], "b": ['say "hi", twice']},
+        ),
+        (b"a,b\r\n1,2\r\n", {"a": ["1"], "b": ["2"]}),
+        (b"\xef\xbb\xbfa,b\n1,2\n", {"a": ["1"], "b": ["2"]}),
+        (b"a,b\n1,2", {"a": ["1"], "b": ["2"]}),
+        ("größe,名\nschön,猫 🐈\n".encode(), {"größe": ["schön"], "名": ["猫 🐈"]}),
+    ],
+)
+def test_every_column_stays_the_text_that_was_written(
+    tmp_path: Path, content: bytes, expected: dict[str, list[str]]
+) -> None:
+    assert read_csv_table(written(tmp_path, content)).to_pydict() == expected
+
+
+def test_a_table_can_be_behind_a_uri() -> None:
+    put_atomic("memory:///tables/images.csv", b"path\na.png\n")
+    assert read_csv_table("memory:///tables/images.csv").to_pydict() == {"path": ["a.png"]}
+
+
+def test_a_column_that_turns_into_text_late_stays_text(tmp_path: Path) -> None:
+    location = written(tmp_path, b"a,b\n" + b"1,2\n" * 300_000 + b"x,y\n")
+    table = read_csv_table(location)
+    assert table.num_rows == 300_001
+    assert table["a"][-1].as_py() == "x"
+
+
+def test_many_quoted_newlines_are_cells_and_not_rows(tmp_path: Path) -> None:
+    rows = b"".join(b'"line\n%d",x\n' % index for index in range(100_000))
+    table = read_csv_table(written(tmp_path, b"a,b\n" + rows))
+    assert table.num_rows == 100_000
+    assert table["a"][99_999].as_py() == "line\n99999"
+
+
+@pytest.mark.xfail(strict=True, reason="the header is read without newlines_in_values")
+def test_a_cell_larger_than_a_block_is_read(tmp_path: Path) -> None:
+    cell = b'"' + b"line\n" * 300_000 + b'"'
+    assert read_csv_table(written(tmp_path, b"a,b\n" + cell + b",x\n")).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is not a CSV with a header (Empty CSV file)."),
+        (b"\n\n", "is not a CSV with a header"),
+        (b"path,label\n", "has a header and no rows."),
+        (b"path,label\na.png\n", "Expected 2 columns, got 1: a.png)."),
+        (b"path,label\na.png,x,y\n", "Expected 2 columns, got 3: a.png,x,y)."),
+        (b"path\n\xe9.png\n", "invalid UTF8 data)."),
+        pytest.param(
+            b"gr\xf6sse,label\na.png,x\n",
+            "is not a CSV with a header",
+            marks=pytest.mark.xfail(strict=True, reason="UnicodeDecodeError of the header"),
+        ),
+        pytest.param(
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+            "is not a CSV with a header",
+            marks=pytest.mark.xfail(strict=True, reason="UnicodeDecodeError of the header"),
+        ),
+        pytest.param(
+            b"path,label,path\na.png,x,b.png\n",
+            "path",
+            marks=pytest.mark.xfail(strict=True, reason="a column named twice is not refused"),
+        ),
+    ],
+)
+def test_what_is_no_table_is_one_sentence(tmp_path: Path, content: bytes, expected: str) -> None:
+    location = written(tmp_path, content)
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        read_csv_table(location)
+    assert str(caught.value).startswith(f"{location} ")
+    assert expected in str(caught.value)
+
+
+def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_csv_table(str(tmp_path / "none.csv"))
+    assert str(caught.value) == f"Cannot read {tmp_path}/none.csv: No such file or directory."
+    with pytest.raises(InputError, match="Is a directory"):
+        read_csv_table(str(tmp_path))
+    with pytest.raises(InputError, match=r"^Cannot read memory:///none\.csv: "):
+        read_csv_table("memory:///none.csv")
+
+
+# --- columns ----------------------------------------------------------------------------------
+
+TABLE = pa.table({"image": ["b.png"], "label": ["x"], "path": ["a.png"]})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "expected"),
+    [("label", URI_COLUMNS, "label"), (None, URI_COLUMNS, "path"), (None, ("label",), "label")],
+)
+def test_the_wanted_column_wins_over_the_usual_ones(
+    wanted: str | None, usual: tuple[str, ...], expected: str
+) -> None:
+    assert require_column(TABLE, wanted, usual, "t.csv", flag="--column") == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "error", "expected"),
+    [
+        (
+            "lable",
+            (),
+            UnknownNameError,
+            "No column of t.csv is named 'lable'. Nearest: label. It has: image, label, path.",
+        ),
+        ("Path", (), UnknownNameError, "No column of t.csv is named 'Path'. Nearest: path"),
+        (
+            None,
+            ("uri", "url"),
+            InputError,
+            "t.csv has no column named uri or url; it has image, label, path. Name the right one "
+            "with --column.",
+        ),
+    ],
+)
+def test_a_missing_column_lists_those_that_are_there(
+    wanted: str | None, usual: tuple[str, ...], error: type[UserError], expected: str
+) -> None:
+    with pytest.raises(error) as caught:
+        require_column(TABLE, wanted, usual, "t.csv", flag="--column")
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "location", "expected"),
+    [
+        ("/data/t.csv", "a.png", "/data/a.png"),
+        ("/data/t.csv", "cats/a b%20.png", "/data/cats/a b%20.png"),
+        ("/data/t.csv", "../a.png", "/data/../a.png"),
+        ("/data/t.csv", "/other/a.png", "/other/a.png"),
+        ("/data/t.csv", "s3://bucket/a.png", "s3://bucket/a.png"),
+        ("/t.csv", "a.png", "/a.png"),
+        ("file:///data/t.csv", "a.png", "/data/a.png"),
+        ("s3://bucket/data/t.csv", "a.png", "s3://bucket/data/a.png"),
+        ("s3://bucket/t.csv", "cats/a.png", "s3://bucket/cats/a.png"),
+        pytest.param(
+            "/data/t.csv",
+            "file:///other/a.png",
+            "file:///other/a.png",
+            marks=pytest.mark.xfail(strict=True, reason="file:// is taken for a relative path"),
+        ),
+    ],
+)
+def test_locations_in_a_table_are_relative_to_it(table: str, location: str, expected: str) -> None:
+    assert resolve_beside(table, location) == expected
+
+
+def test_a_table_named_without_folder_lies_in_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_beside("t.csv", "a.png") == f"{tmp_path}/a.png"
+
+
+# --- digest -----------------------------------------------------------------------------------
+
+CELLS = st.text(alphabet="ab,'\"\\\n\0|() é", max_size=4)
+TABLES = st.integers(1, 3).flatmap(
+    lambda width: st.lists(st.tuples(*[CELLS] * width), min_size=1, max_size=4)
+)
+
+
+def digest_rows(rows: list[tuple[str, ...]]) -> str:
+    return digest_table(list(zip(*rows, strict=True)))
+
+
+@given(TABLES, TABLES)
+def test_different_tables_have_different_digests(
+    one: list[tuple[str, ...]], other: list[tuple[str, ...]]
+) -> None:
+    assert (digest_rows(one) == digest_rows(other)) == (one == other)
+
+
+@given(
+    st.lists(CELLS, min_size=2, max_size=2), st.sampled_from([",", "\n", "'", "', '", "|", "\0"])
+)
+def test_moving_a_separator_between_cells_changes_the_digest(
+    cells: list[str], separator: str
+) -> None:
+    left, right = cells
+    tables: list[list[tuple[str, ...]]] = [
+        [(left + separator, right)],
+        [(left, separator + right)],
+        [(left + separator + right,)],
+        [(left,), (separator + right,)],
+        [(left, separator, right)],
+    ]
+    assert len({digest_rows(rows) for rows in tables}) == len(tables)
+
+
+def test_the_digest_knows_types_and_the_order_of_rows_and_columns() -> None:
+    tables: list[list[list[object]]] = [
+        [["1", "2"], ["a", "b"]],
+        [["2", "1"], ["b", "a"]],
+        [["a", "b"], ["1", "2"]],
+        [[1, 2], ["a", "b"]],
+        [["1", "2"], ["a", None]],
+        [["1", "2"], ["a", "None"]],
+    ]
+    assert len({digest_table(columns) for columns in tables}) == len(tables)
+
+
+def test_the_digest_is_the_same_wherever_it_is_computed() -> None:
+    expected = "a3fb02d72ca3a66e1f4e76b056b880382e6d4838ed2eb97e886161b1b794fbe0"
+    assert digest_table([("a", "b"), ("é", "\n")]) == expected
+
+
+def test_columns_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        digest_table([["a"], ["b", "c"]])
