@@ -24,7 +24,7 @@ from PIL import Image
 from eagleray.cli.console import Console, command_errors, quiet_terminal
 from eagleray.cluster import ray_session
 from eagleray.errors import OutputExistsError
-from eagleray.settings import Settings
+from eagleray.settings import Settings, read_settings
 from eagleray.training.spec import TrainSpec
 from jobs import predict, train
 
@@ -127,7 +127,7 @@ def main(
     """See it work: digits, good and broken, through training, registry and batch."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = Settings()
+        settings = read_settings()
         place = _free_folder(folder, settings)
         labels = write_digits(place)
         console.note(f"1,797 digits and {len(BROKEN_FILES)} broken files are in {place}/images")

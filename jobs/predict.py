@@ -31,7 +31,7 @@ from eagleray.execution import CompileMode, Precision
 from eagleray.imaging.contract import canonical_json
 from eagleray.models.sources import LoadedModel, load_model
 from eagleray.predictor import Predictor
-from eagleray.settings import Settings
+from eagleray.settings import Settings, read_settings
 from eagleray.tables import digest_table
 
 MOST_TOP_K = 1000
@@ -288,7 +288,7 @@ def main(
             precision=precision,
             compile_mode=compile_mode,
         )
-        job = build(request, Settings())
+        job = build(request, read_settings())
         console.note(f"{job.manifest.num_rows:,} images, model {job.model.reference}")
         with (
             quiet_terminal(job.settings.native_log, verbose=verbose),

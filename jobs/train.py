@@ -27,6 +27,7 @@ from eagleray.imaging import ImageContract, decode, named_contract
 from eagleray.imaging.contract import NAMED_CONTRACTS, first_fault
 from eagleray.models.architectures import (
     Architecture,
+    architecture_for,
     build_pretrained,
     check_fits,
     default_contract,
@@ -39,7 +40,7 @@ from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.models.tasks import Task, TaskName, make_task
 from eagleray.predictor import Predictor
-from eagleray.settings import Settings
+from eagleray.settings import Settings, read_settings
 from eagleray.training.launch import TrainedWeights, require_workers, run_training
 from eagleray.training.loop import EpochReport, WorkerInput, primary_metric
 from eagleray.training.spec import Optimizer, TrainPrecision, TrainSpec
@@ -114,9 +115,7 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     task = make_task(spec.task, images.texts)
     for text in split.test.texts:
         task.encode(text)
-    architecture = Architecture(
-        name=spec.architecture, in_channels=contract.channels, num_outputs=task.num_outputs
-    )
+    architecture = architecture_for(spec.architecture, contract, task.num_outputs)
     check_fits(architecture, *contract.size)
     registry = Registry(settings)
     torch.manual_seed(spec.seed)
@@ -172,11 +171,9 @@ def _split(spec: TrainSpec, images: LabelledImages) -> Split:
 def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
     """Train, test once, register."""
     require_workers(job.spec.workers, cluster)
-    tracked = job.registry.start_run(f"train {job.spec.name}")
-    tracked.log_parameters(job.spec.model_dump())
     reports: list[EpochReport] = []
-    succeeded = False
-    try:
+    with job.registry.start_run(f"train {job.spec.name}") as tracked:
+        tracked.log_parameters(job.spec.model_dump())
         with console.progress("Training (epochs)", job.spec.epochs) as bar:
 
             def listen(report: EpochReport) -> None:
@@ -203,9 +200,6 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
                 {f"test_{name}": value for name, value in evaluation.metrics.items()},
                 step=job.spec.epochs,
             )
-        succeeded = True
-    finally:
-        tracked.end(succeeded=succeeded)
     bad_images = tuple(bad for report in reports for bad in report.bad_images)
     return TrainSummary(version, evaluation, trained, bad_images)
 
@@ -372,7 +366,7 @@ def main(
             )
         except ValidationError as error:
             raise InputError(f"{first_fault(error)}.") from None
-        job = build(spec, Settings(), alias=alias)
+        job = build(spec, read_settings(), alias=alias)
         console.note(
             f"{len(job.split.train):,} images to learn, {len(job.split.validation):,} to choose "
             f"by, {len(job.split.test):,} to test on; {job.task.name}, {spec.architecture}"

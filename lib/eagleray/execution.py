@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from eagleray.errors import InputError
+from eagleray.models.architectures import build_on_meta
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
@@ -147,13 +148,10 @@ def _eager(package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:
 def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):
-        from eagleray.models.architectures import build
-
-        module = build(package.manifest.architecture, initialize=False).eval()
-        images = torch.empty(1, package.contract.channels, *package.contract.size)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(images)
+    module = build_on_meta(package.manifest.architecture)
+    images = torch.empty(1, package.contract.channels, *package.contract.size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(images)
     cores = plan.num_threads or torch.get_num_threads()
     eager_seconds = expected_images * counter.get_total_flops() / (EAGER_FLOPS_PER_CORE * cores)
     return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)

@@ -22,7 +22,7 @@ from eagleray.execution import CompileMode, ExecutionPlan, Precision, Run, prepa
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.models.package import ModelPackage
 from eagleray.outcome import Outcome
-from eagleray.settings import Settings
+from eagleray.settings import read_settings
 
 __all__ = ["GoldenCheck", "Predictor"]
 
@@ -96,7 +96,7 @@ class Predictor:
             self.plan,
             compile_mode=compile_mode,
             expected_images=expected_images,
-            cache_folder=cache_folder or Settings().cache_folder,
+            cache_folder=cache_folder or read_settings().cache_folder,
         )
         self._batch_size = self.plan.batch_size
 
@@ -201,12 +201,24 @@ class Predictor:
     # --- health ---
 
     def check_golden(self) -> GoldenCheck:
-        """Predict the package's golden images and compare with the expected outputs."""
+        """Predict the package's golden images and compare with the expected outputs.
+
+        Raises:
+            PackageError: A golden image cannot be decoded.
+        """
         golden = self.package.golden
         if not golden.images:
             return GoldenCheck(0, 0.0, golden.tolerance)
         contract = self.package.contract
-        pixels = [decode(self.package.files[item.file], contract).pixels for item in golden.images]
+        try:
+            pixels = [
+                decode(self.package.files[item.file], contract).pixels for item in golden.images
+            ]
+        except BadImageError as error:
+            raise PackageError(
+                f"Model {self.package.manifest.name!r} has a golden image that cannot be decoded "
+                f"({error.message})."
+            ) from error
         expected = np.asarray([item.outputs for item in golden.images])
         difference = np.abs(self.forward(np.stack(pixels)) - expected).max()
         return GoldenCheck(len(pixels), float(difference), golden.tolerance)

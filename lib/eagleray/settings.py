@@ -7,10 +7,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
+from eagleray.errors import InputError
+
+__all__ = ["Settings", "read_settings"]
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        InputError: Naming the variable at fault.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        variable = f"EAGLERAY_{'_'.join(map(str, fault['loc']))}".upper()
+        message = fault["msg"].removeprefix("Value error, ")
+        raise InputError(f"{variable}: {message}.") from None
 
 
 class Settings(BaseSettings):
@@ -35,6 +52,14 @@ class Settings(BaseSettings):
         default=None,
         description="Ray cluster to join. Default: a Ray of its own on this machine.",
     )
+
+    @field_validator("home")
+    @classmethod
+    def _fits_into_a_database_uri(cls, home: Path) -> Path:
+        resolved = str(home.expanduser().resolve())
+        if any(character in resolved for character in "?%"):
+            raise ValueError(f"{resolved!r} must not contain '?' or '%'")
+        return home
 
     @property
     def home_folder(self) -> Path:

@@ -8,10 +8,9 @@ function says so.
 from __future__ import annotations
 
 import os
-import posixpath
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +59,18 @@ def absolute(location: str) -> str:
     """Return a local path made absolute, and a URI unchanged."""
     if is_remote(location):
         return location
-    return str(Path(location.removeprefix("file://")).expanduser().absolute())
+    path = location.removeprefix("file://")
+    # `~` and `~/…` are the user's home; `~name` is a file name like any other.
+    return str(Path(path).expanduser() if path.split("/", 1)[0] == "~" else Path(path).absolute())
 
 
 def join(location: str, *parts: str) -> str:
-    """Append names to a location."""
-    return posixpath.join(location.rstrip("/") or "/", *parts)
+    """Append names to a location; the slashes of a scheme stay."""
+    scheme, separator, path = location.rpartition("://")
+    base = path.rstrip("/")
+    if base or path.startswith("/"):
+        parts = (base, *parts)
+    return scheme + separator + "/".join(parts)
 
 
 def name_of(location: str) -> str:
@@ -90,15 +95,23 @@ def _open_remote(location: str) -> tuple[Any, str]:
 def exists(location: str) -> bool:
     """Whether anything is there."""
     if not is_remote(location):
-        return Path(absolute(location)).exists()
+        return _answers(Path(absolute(location)).exists)
     filesystem, path = _open_remote(location)
     return bool(filesystem.exists(path))
+
+
+def _answers(question: Callable[[], bool]) -> bool:
+    """Ask the file system; a name that it cannot even hold names nothing."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False
 
 
 def is_folder(location: str) -> bool:
     """Whether the location is a folder, or a prefix with something under it."""
     if not is_remote(location):
-        return Path(absolute(location)).is_dir()
+        return _answers(Path(absolute(location)).is_dir)
     filesystem, path = _open_remote(location)
     return bool(filesystem.isdir(path))
 
@@ -110,14 +123,21 @@ def read_bytes(location: str, *, limit: int | None = None) -> bytes:
         OSError: As the storage raised it; `FileNotFoundError` when nothing is there.
     """
     if not is_remote(location):
-        path = Path(absolute(location))
-        if stat.S_ISFIFO(path.stat().st_mode):  # opening one would wait for a writer, for ever
-            raise OSError("it is a named pipe, not a file")
-        with path.open("rb") as file:
-            return file.read() if limit is None else file.read(limit)
+        return _read_local(Path(absolute(location)), limit)
     filesystem, key = _open_remote(location)
     content: bytes = filesystem.cat_file(key, end=limit)
     return content
+
+
+def _read_local(path: Path, limit: int | None) -> bytes:
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL byte, which no file name can hold
+        raise FileNotFoundError(str(error)) from error
+    if stat.S_ISFIFO(mode):  # opening one would wait for a writer, for ever
+        raise OSError("it is a named pipe, not a file")
+    with path.open("rb") as file:
+        return file.read() if limit is None else file.read(limit)
 
 
 def put_atomic(location: str, content: bytes) -> None:
@@ -172,19 +192,29 @@ def list_files(folder: str) -> Iterator[FileInfo]:
         found = filesystem.find(path, detail=True)
         for name in sorted(found):
             below = name.removeprefix(path).lstrip("/")
-            yield _remote_info(join(folder, below), found[name])
+            yield _remote_info(join(folder, below) if below else folder, found[name])
         return
-    yield from _walk_local(Path(absolute(folder)))
+    yield from _walk_local(Path(absolute(folder)), frozenset())
 
 
-def _walk_local(folder: Path) -> Iterator[FileInfo]:
+def _walk_local(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
+    """List a folder whose parents are `above`: a link back to one of them is not followed."""
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
     with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir():
-            yield from _walk_local(Path(entry.path))
+        # Names of folders sort with their slash, so that the order is that of whole paths.
+        ordered = sorted((entry.name + "/" * _is_folder(entry), entry.path) for entry in entries)
+    for name, path in ordered:
+        if name.endswith("/"):
+            yield from _walk_local(Path(path), above | {identity})
         else:
-            yield _local_info(entry.path)
+            yield _local_info(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return _answers(entry.is_dir)  # a link to itself cannot be asked
 
 
 def file_info(location: str) -> FileInfo:
@@ -197,7 +227,7 @@ def file_info(location: str) -> FileInfo:
 def _local_info(path: str) -> FileInfo:
     try:
         status = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return FileInfo(uri=path, size=None, version="")
     return FileInfo(uri=path, size=status.st_size, version=str(status.st_mtime_ns))
 
@@ -221,7 +251,7 @@ def glob_files(pattern: str) -> list[FileInfo]:
         scheme = pattern.split("://", 1)[0]
         found = filesystem.glob(path, detail=True)
         return [
-            _remote_info(f"{scheme}://{name}", info)
+            _remote_info(name if "://" in name else f"{scheme}://{name}", info)
             for name, info in sorted(found.items())
             if info["type"] != "directory"
         ]

@@ -28,20 +28,30 @@ def read_csv_table(location: str) -> pa.Table:
     """
     try:
         content = storage.read_bytes(location)
+    except FileNotFoundError:
+        raise InputError(f"Cannot read {location}: there is no such file.") from None
     except OSError as error:
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
+    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
     try:
-        header = pyarrow.csv.open_csv(pa.BufferReader(content)).schema.names
+        header = pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=options).schema.names
         table = pyarrow.csv.read_csv(
             pa.BufferReader(content),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            parse_options=options,
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
             ),
         )
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{location} is not a CSV with a header in UTF-8; save it in that encoding."
+        ) from None
     except pa.ArrowInvalid as error:
         fault = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{location} is not a CSV with a header ({fault}).") from None
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise InputError(f"{location} has more than one column named {doubled[0]!r}; rename one.")
     if table.num_rows == 0:
         raise InputError(f"{location} has a header and no rows.")
     return table
@@ -73,10 +83,10 @@ def require_column(
 
 def resolve_beside(table_location: str, location: str) -> str:
     """Resolve a location in a table: relative ones are relative to the table's folder."""
-    if storage.is_remote(location) or location.startswith("/"):
+    if "://" in location or location.startswith("/"):
         return location
     parent = storage.absolute(table_location).rsplit("/", 1)[0]
-    return storage.join(parent, location)
+    return storage.join(f"{parent}/", location)
 
 
 def digest_table(columns: Iterable[Sequence[object]]) -> str:

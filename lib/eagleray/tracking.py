@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from eagleray.errors import UserError
 from eagleray.settings import Settings
@@ -34,9 +34,9 @@ def connect(settings: Settings) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = settings.mlflow_uri
-    if uri.startswith("sqlite:///"):
-        settings.home_folder.mkdir(parents=True, exist_ok=True)
     with explain_failures(settings):
+        if uri.startswith("sqlite:///"):
+            settings.home_folder.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -46,11 +46,12 @@ def connect(settings: Settings) -> Any:
 def explain_failures(settings: Settings) -> Iterator[None]:
     """Turn a registry that does not answer into one sentence."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
-        text = str(error).strip().splitlines()[0]
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
             "check EAGLERAY_TRACKING_URI."
@@ -58,7 +59,7 @@ def explain_failures(settings: Settings) -> Iterator[None]:
 
 
 class TrackedRun:
-    """One MLflow run: made when work starts, ended with what became of it."""
+    """One MLflow run, to be used in a `with` block: its end records whether the work succeeded."""
 
     def __init__(self, settings: Settings, client: Any, name: str) -> None:
         self._client = client
@@ -82,9 +83,11 @@ class TrackedRun:
         entities = [Metric(key, value, now, step) for key, value in metrics.items()]
         self._client.log_batch(self.run_id, metrics=entities)
 
-    def end(self, *, succeeded: bool) -> None:
-        """Close the run."""
-        self._client.set_terminated(self.run_id, "FINISHED" if succeeded else "FAILED")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else "FAILED")
 
 
 def _experiment(settings: Settings, client: Any) -> str:

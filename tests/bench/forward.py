@@ -44,7 +44,7 @@ def compare(name: str) -> None:
 
     def run_eager() -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            parts = torch.from_numpy(images).split(EAGER_BATCH)
+            parts = torch.split(torch.from_numpy(images), EAGER_BATCH)
             outputs = torch.cat([eager(part).softmax(1) for part in parts]).numpy()
         return np.asarray(outputs, np.float32)
 

@@ -74,7 +74,7 @@ def main() -> None:
     module = load_model("random:resnet18").package.build_module()
     reference = torch.stack([pillow_with_transforms(photo) for photo in photos])
     with torch.inference_mode():
-        expected = torch.cat([module(batch) for batch in reference.split(20)])
+        expected = torch.cat([module(batch) for batch in torch.split(reference, 20)])
     print(f"{len(photos)} photographs, one core, median of {ROUNDS} rounds\n")
     print("| who | ms | ratio | largest | mean | same top-1 | largest of a probability |")
     print("|---|---|---|---|---|---|---|")
@@ -84,7 +84,7 @@ def main() -> None:
         tensors = torch.stack([normalized(photo, contract) for photo in photos])
         difference = (tensors - reference).abs()
         with torch.inference_mode():
-            logits = torch.cat([module(batch) for batch in tensors.split(20)])
+            logits = torch.cat([module(batch) for batch in torch.split(tensors, 20)])
         same = (logits.argmax(1) == expected.argmax(1)).float().mean()
         moved = (logits.softmax(1) - expected.softmax(1)).abs().max()
         print(

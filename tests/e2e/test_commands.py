@@ -110,7 +110,7 @@ def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
         (["train", "nowhere", "--name", "x"], "There is no folder or CSV nowhere"),
         (["train", "TABLE", "--name", "x"], "has no column named label"),
         (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
-        (["train", "TREE", "--name", "x"], "Class 'rare' of"),
+        (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
         (["train", "TREE", "--name", "x", "--epochs", "0"], "epochs: "),
     ],
 )

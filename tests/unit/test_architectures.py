@@ -17,6 +17,7 @@ from torchvision.models._api import WeightsEnum
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.models.architectures import (
     Architecture,
+    architecture_for,
     architecture_names,
     build,
     build_pretrained,
@@ -171,7 +172,6 @@ def test_timm_networks_build_behind_their_prefix() -> None:
 
 @needs_timm
 @pytest.mark.timm
-@pytest.mark.xfail(strict=True, reason="a timm network's own mean and std are not in its contract")
 def test_timm_networks_keep_the_normalisation_of_their_weights() -> None:
     contract = default_contract("timm/vit_base_patch16_224")
     assert (contract.mean, contract.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -190,7 +190,6 @@ def test_without_timm_its_names_say_how_to_install_it(monkeypatch: pytest.Monkey
     require_architecture("resnet18")
 
 
-@pytest.mark.xfail(strict=True, reason="contracts take bilinear where weights were made bicubic")
 @pytest.mark.parametrize("name", ["efficientnet_b0", "swin_t", "maxvit_t"])
 def test_the_contract_scales_as_the_published_weights_expect(name: str) -> None:
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -233,18 +232,15 @@ def test_a_size_that_a_network_cannot_take_is_one_sentence(
         "swin_t",
         pytest.param(
             "regnet_y_400mf",
-            marks=pytest.mark.xfail(strict=True, reason="RegNet cannot be built on meta"),
         ),
         pytest.param(
             "vit_h_14",
-            marks=pytest.mark.xfail(strict=True, reason="built for 224, its contract gives 518"),
         ),
     ],
 )
 def test_a_network_takes_images_of_its_own_contract(name: str) -> None:
     contract = default_contract(name)
-    architecture = Architecture(name=name, in_channels=contract.channels, num_outputs=7)
-    check_fits(architecture, *contract.size)
+    check_fits(architecture_for(name, contract, 7), *contract.size)
 
 
 # --- published weights ------------------------------------------------------------------------
@@ -360,14 +356,7 @@ def test_the_last_of_several_linear_layers_is_the_head(hub: Path) -> None:
     assert module.state_dict()["classifier.3.weight"].shape == (7, 1024)
 
 
-CANNOT_SWITCH_OFF = pytest.mark.xfail(
-    strict=True, reason="torchvision refuses aux_logits=False together with weights"
-)
-PUBLISHED = [
-    pytest.param(name, marks=CANNOT_SWITCH_OFF) if name in {"googlenet", "inception_v3"} else name
-    for name in FAMILIES
-    if name not in {"lenet5", "zfnet", "resnet20"}
-]
+PUBLISHED = [name for name in FAMILIES if name not in {"lenet5", "zfnet", "resnet20"}]
 
 
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +383,6 @@ def test_the_published_form_of_every_family_takes_a_new_head(
     assert shapes == {key: value.shape for key, value in again.state_dict().items()}
 
 
-@pytest.mark.xfail(strict=True, reason="the size that weights were made for is not kept")
 def test_a_network_whose_weights_want_a_larger_image_builds_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -202,7 +202,6 @@ def test_golden_images_carry_the_outputs_of_the_network(tmp_path: Path) -> None:
         pytest.param(
             {"metrics": {"r2": math.nan}},
             "r2",
-            marks=pytest.mark.xfail(strict=True, reason="made, and then it has no digest"),
         ),
     ],
 )
@@ -411,7 +410,6 @@ def of_pipes(folder: Path) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.xfail(strict=True, reason="a bare OSError leaves read_package")
 @pytest.mark.parametrize("make", [of_links, of_folders, of_pipes])
 def test_a_package_of_odd_files_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     folder = stored(tmp_path)
@@ -432,7 +430,7 @@ def golden_json(file: str, *outputs: float) -> bytes:
         b'{"tolerance": 0, "images": []}',
         b'{"tolerance": 0.03, "images": [], "code": "import os"}',
         *(
-            pytest.param(content, marks=pytest.mark.xfail(strict=True, reason=reason))
+            pytest.param(content)
             for content, reason in (
                 (golden_json("golden/77.png", 0.2, 0.3, 0.5), "KeyError"),
                 (golden_json("golden/00.png", 0.2, 0.8), "ValueError of NumPy"),

@@ -103,19 +103,16 @@ def test_loading_random_weights_leaves_the_callers_generator_alone(settings: Set
             "digits/" + "9" * 30,
             InputError,
             "the newest is 2",
-            marks=pytest.mark.xfail(strict=True, reason="MlflowException: too large for SQLite"),
         ),
         pytest.param(
             "x" * 300,
             UnknownNameError,
             "No model is named",
-            marks=pytest.mark.xfail(strict=True, reason="OSError: File name too long"),
         ),
         pytest.param(
             "~nobody-of-this-name/model",
             UserError,
             "No model is named",
-            marks=pytest.mark.xfail(strict=True, reason="RuntimeError of expanduser"),
         ),
     ],
 )
@@ -127,7 +124,6 @@ def test_a_name_that_leads_nowhere_says_what_to_write(
     assert expected in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="offers published weights of every architecture")
 def test_published_weights_are_offered_only_where_there_are_some(settings: Settings) -> None:
     with pytest.raises(InputError, match="random:lenet5") as caught:
         load_model("lenet5", settings)

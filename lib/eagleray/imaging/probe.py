@@ -123,7 +123,7 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
     order = "<" if data[:2] == b"II" else ">"
     (offset,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, offset)
-    tags = {}
+    tags: dict[int, int] = {}
     for index in range(count):
         entry = offset + 2 + 12 * index
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)

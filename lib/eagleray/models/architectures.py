@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -23,11 +24,14 @@ from eagleray.models.classic import LeNet5, SmallResNet, ZFNet
 
 __all__ = [
     "Architecture",
+    "architecture_for",
     "architecture_names",
     "build",
+    "build_on_meta",
     "build_pretrained",
     "check_fits",
     "default_contract",
+    "has_published",
     "imagenet_labels",
     "require_architecture",
 ]
@@ -44,6 +48,8 @@ class Architecture(BaseModel):
         num_outputs: Length of the output vector.
         transform_input: Inception v3 and GoogLeNet only: re-normalise inside the network, as their
             published weights expect.
+        image_size: torchvision's vision transformers only, whose weights depend on it: side of the
+            input in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -52,6 +58,7 @@ class Architecture(BaseModel):
     in_channels: Annotated[int, Field(ge=1, le=4096)] = 3
     num_outputs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     transform_input: bool = False
+    image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ _CLASSIC = {
     "resnet56": _Classic(SmallResNet, {"num_blocks": 9}, in_channels=3, size=32),
 }
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+_VISION_TRANSFORMER_PREFIX = "vit_"
 
 
 def _torchvision_names() -> list[str]:
@@ -153,6 +161,8 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
             "init_weights": initialize,
             "transform_input": architecture.transform_input,
         }
+    if name.startswith(_VISION_TRANSFORMER_PREFIX) and architecture.image_size is not None:
+        options["image_size"] = architecture.image_size
     module = torchvision.models.get_model(name, weights=None, **options)
     _fit_input(module, architecture.in_channels)
     return module
@@ -185,19 +195,16 @@ def build_pretrained(
         return _pretrained_timm(name, in_channels, num_outputs)
     import torchvision
 
-    entries = torchvision.models.get_model_weights(name)
-    known = ["DEFAULT", *entries.__members__]
-    if weights not in known:
-        raise UnknownNameError(f"weights entry of {name}", weights, known)
-    entry = entries[weights] if weights != "DEFAULT" else entries.DEFAULT
-    options = {"aux_logits": False} if name in _WITH_AUXILIARY_HEADS else {}
+    entry = _weights_entry(name, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module: nn.Module = _fetch(
             name,
             entry.url,
-            lambda: torchvision.models.get_model(name, weights=entry, **options),
+            lambda: torchvision.models.get_model(name, weights=entry),
         )
+    if name in _WITH_AUXILIARY_HEADS:
+        _drop_auxiliary_heads(module)
     published = len(entry.meta["categories"])
     outputs = published if num_outputs is None else num_outputs
     if outputs != published:
@@ -209,7 +216,47 @@ def build_pretrained(
         in_channels=in_channels,
         num_outputs=outputs,
         transform_input=transform_input,
+        image_size=_image_size(name, entry.transforms().crop_size[0]),
     )
+
+
+def architecture_for(name: str, contract: ImageContract, num_outputs: int) -> Architecture:
+    """Describe the network of a name that takes a contract's images."""
+    return Architecture(
+        name=name,
+        in_channels=contract.channels,
+        num_outputs=num_outputs,
+        image_size=_image_size(name, contract.size[0]),
+    )
+
+
+def has_published(name: str) -> bool:
+    """Whether somebody published weights of an architecture."""
+    return name not in _CLASSIC
+
+
+def _image_size(name: str, side: int) -> int | None:
+    return side if name.startswith(_VISION_TRANSFORMER_PREFIX) else None
+
+
+def _weights_entry(name: str, weights: str) -> Any:
+    """Return an entry of torchvision's weights of a network."""
+    import torchvision
+
+    entries = torchvision.models.get_model_weights(name)
+    known = ["DEFAULT", *entries.__members__]
+    if weights not in known:
+        raise UnknownNameError(f"weights entry of {name}", weights, known)
+    return entries[weights] if weights != "DEFAULT" else entries.DEFAULT
+
+
+def _drop_auxiliary_heads(module: nn.Module) -> None:
+    """Leave away what served training only; published weights come with it."""
+    network = cast("Any", module)
+    network.aux_logits = False
+    for head in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(network, head):
+            setattr(network, head, None)
 
 
 def _pretrained_timm(
@@ -296,8 +343,14 @@ def _replace_head(module: nn.Module, published: int, num_outputs: int) -> None:
 # --- what a name implies ---------------------------------------------------------------------
 
 
-def default_contract(name: str, contract: str = "torchvision-reference") -> ImageContract:
-    """Return a named contract at the size and colours that an architecture was designed for."""
+def default_contract(
+    name: str, contract: str = "torchvision-reference", *, weights: str = "DEFAULT"
+) -> ImageContract:
+    """Return a named contract as an architecture's published weights want it.
+
+    Size, mean, standard deviation and, for `torchvision-reference`, the filter are those that the
+    weights were evaluated with.
+    """
     require_architecture(name)
     if name in _CLASSIC:
         entry = _CLASSIC[name]
@@ -309,15 +362,24 @@ def default_contract(name: str, contract: str = "torchvision-reference") -> Imag
         timm = _timm()
         assert timm is not None
         settings = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
-        return named_contract(contract, size=settings.input_size[-1] if settings else 224)
-    preset = _published_preset(name)
-    return named_contract(contract, size=preset.crop_size[0], resize=preset.resize_size[0])
+        if settings is None:
+            return named_contract(contract)
+        size = settings.input_size[-1]
+        named = named_contract(contract, size=size, resize=int(size / settings.crop_pct))
+        return _as_evaluated(named, settings.interpolation, settings.mean, settings.std)
+    preset = _weights_entry(name, weights).transforms()
+    named = named_contract(contract, size=preset.crop_size[0], resize=preset.resize_size[0])
+    return _as_evaluated(named, preset.interpolation.value, preset.mean, preset.std)
 
 
-def _published_preset(name: str) -> Any:
-    import torchvision
-
-    return torchvision.models.get_model_weights(name).DEFAULT.transforms()
+def _as_evaluated(
+    contract: ImageContract, interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> ImageContract:
+    """Give a contract the statistics and, where it is exact, the filter of an evaluation."""
+    changes: dict[str, Any] = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    if contract.resampler == "pillow_bilinear" and interpolation in ("bicubic", "lanczos"):
+        changes["resampler"] = f"pillow_{interpolation}"
+    return ImageContract.model_validate({**contract.model_dump(), **changes})
 
 
 def imagenet_labels() -> list[str]:
@@ -336,16 +398,27 @@ def imagenet_labels() -> list[str]:
     return labels
 
 
+def build_on_meta(architecture: Architecture) -> nn.Module:
+    """Build a network that has shapes and no memory, to ask questions of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                return build(architecture, initialize=False).eval()
+        except NotImplementedError:  # RegNet reads values while it is built
+            return build(architecture, initialize=False).eval().to("meta")
+
+
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
     """Try a forward pass that computes nothing, to refuse sizes that a network cannot take.
 
     Raises:
         InputError: The network fails on (2, in_channels, height, width).
     """
-    with torch.device("meta"), warnings.catch_warnings():
+    module = build_on_meta(architecture)
+    images = torch.empty(2, architecture.in_channels, height, width, device="meta")
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = build(architecture, initialize=False).eval()
-        images = torch.empty(2, architecture.in_channels, height, width)
         try:
             with torch.no_grad():
                 module(images)

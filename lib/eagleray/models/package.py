@@ -25,7 +25,14 @@ from typing import Annotated, Literal, Self, TypeVar
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 from torch import nn
 
 from eagleray import storage
@@ -105,7 +112,7 @@ class GoldenImage(_Frozen):
     """One golden image: its file and the outputs expected of it (labels' order, or the value)."""
 
     file: str
-    outputs: tuple[float, ...]
+    outputs: tuple[FiniteFloat, ...]
 
 
 class GoldenSet(_Frozen):
@@ -125,7 +132,7 @@ class ModelManifest(_Frozen):
     hierarchy: dict[str, str] = Field(default_factory=dict, description="label -> parent label")
     contract: ImageContract
     contract_digest: Digest
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     lineage: Lineage
     files: dict[str, Digest]
 
@@ -293,13 +300,18 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
     root = storage.absolute(folder)
     try:
         manifest_bytes = storage.read_bytes(storage.join(root, MANIFEST_FILE))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise PackageError(f"{folder} is no model package: it has no {MANIFEST_FILE}.") from None
+    except OSError as error:
+        raise _unreadable(folder, MANIFEST_FILE, error) from error
     manifest = _parse(ModelManifest, manifest_bytes, f"{folder}: {MANIFEST_FILE}")
     _refuse_strangers(folder, root, manifest)
     files = {}
     for name, digest in manifest.files.items():
-        content = storage.read_bytes(storage.join(root, name))
+        try:
+            content = storage.read_bytes(storage.join(root, name))
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise PackageError(
                 f"{folder}: {name} is not the file that {MANIFEST_FILE} describes (its SHA-256 "
@@ -307,12 +319,30 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
             )
         files[name] = content
     package = ModelPackage(manifest, MappingProxyType(files))
+    _require_golden_fits(folder, package)
     if expected_digest is not None and package.digest != expected_digest:
         raise PackageError(
             f"{folder} holds package {package.digest[:12]}, but {expected_digest[:12]} was "
             "registered; restore the registered files or register this package as a new version."
         )
     return package
+
+
+def _unreadable(folder: str, name: str, error: OSError) -> PackageError:
+    return PackageError(f"{folder}: {name} cannot be read ({error.strerror or error}).")
+
+
+def _require_golden_fits(folder: str, package: ModelPackage) -> None:
+    """Refuse golden images that are not there, or whose outputs are not this task's."""
+    num_outputs = len(package.task.labels) or 1
+    for image in package.golden.images:
+        if not image.file.startswith("golden/") or image.file not in package.files:
+            raise PackageError(f"{folder}: {GOLDEN_FILE} names {image.file!r}, which is not there.")
+        if len(image.outputs) != num_outputs:
+            raise PackageError(
+                f"{folder}: {GOLDEN_FILE} expects {len(image.outputs)} outputs of {image.file}, "
+                f"the task gives {num_outputs}."
+            )
 
 
 def _refuse_strangers(folder: str, root: str, manifest: ModelManifest) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from eagleray import storage
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.models.package import ModelPackage, read_package, write_package
-from eagleray.settings import Settings
+from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun, connect, explain_failures
 
 __all__ = ["ModelVersion", "Registry"]
@@ -27,6 +27,7 @@ ARCHITECTURE_TAG = "eagleray.architecture"
 METRIC_TAG_PREFIX = "eagleray.metric."
 PACKAGE_ARTIFACT = "package"
 
+_MOST = 2**31 - 1  # the largest version number that every database can be asked for
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _LOOKS_LIKE_VERSION = re.compile(r"v\d+", re.IGNORECASE)
 
@@ -73,7 +74,7 @@ class Registry:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or read_settings()
         self.client: Any = connect(self.settings)
 
     def start_run(self, name: str) -> TrackedRun:
@@ -96,12 +97,13 @@ class Registry:
         """
         if alias is not None:
             require_alias(alias)
-        own_run = run is None
-        run = run or self.start_run(f"register {package.manifest.name}")
+        tags = _tags(package)
+        if run is None:
+            with self.start_run(f"register {package.manifest.name}") as own_run:
+                own_run.log_metrics(package.manifest.metrics)
+                return self.register(package, run=own_run, alias=alias)
         manifest = package.manifest
         with explain_failures(self.settings):
-            if own_run:
-                run.log_metrics(manifest.metrics)
             with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
                 write_package(package, folder)
                 self.client.log_artifacts(run.run_id, folder, PACKAGE_ARTIFACT)
@@ -111,10 +113,8 @@ class Registry:
                 manifest.name,
                 source=f"{run.artifact_uri}/{PACKAGE_ARTIFACT}",
                 run_id=run.run_id,
-                tags=_tags(package),
+                tags=tags,
             )
-            if own_run:
-                run.end(succeeded=True)
         if alias is not None:
             self.set_alias(manifest.name, alias, int(created.version))
         return self.get(manifest.name, version=int(created.version))
@@ -134,10 +134,11 @@ class Registry:
             if alias is not None:
                 found = self.client.get_model_version_by_alias(name, alias)
             else:
-                found = self.client.get_model_version(name, str(version))
+                found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
+                with explain_failures(self.settings):
+                    raise
             versions = self.versions(name)
             if alias is not None:
                 aliases = [known for item in versions for known in item.aliases]
@@ -227,7 +228,11 @@ def require_alias(alias: str) -> None:
     Raises:
         InputError: MLflow reserves `latest` and what looks like a version.
     """
-    if not _ALIAS.fullmatch(alias) or alias == "latest" or _LOOKS_LIKE_VERSION.fullmatch(alias):
+    if (
+        not _ALIAS.fullmatch(alias)
+        or alias.lower() == "latest"
+        or _LOOKS_LIKE_VERSION.fullmatch(alias)
+    ):
         raise InputError(
             f"{alias!r} cannot be an alias: take letters, digits, '_' and '-', starting with a "
             "letter, other than 'latest' and 'v1', 'v2', …"

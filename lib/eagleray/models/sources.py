@@ -18,20 +18,23 @@ from torch import nn
 
 from eagleray import storage
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
     TIMM_PREFIX,
     Architecture,
+    architecture_for,
     architecture_names,
     build,
     build_pretrained,
     default_contract,
+    has_published,
     imagenet_labels,
     require_architecture,
 )
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.models.registry import Registry
 from eagleray.models.tasks import Multiclass
-from eagleray.settings import Settings
+from eagleray.settings import Settings, read_settings
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -69,7 +72,7 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         PackageError: What is there is refused.
         InputError: The reference names nothing.
     """
-    settings = settings or Settings()
+    settings = settings or read_settings()
     if reference.startswith(RANDOM_PREFIX):
         return LoadedModel(reference, _random(reference.removeprefix(RANDOM_PREFIX)))
     if reference.startswith(PRETRAINED_PREFIX):
@@ -96,9 +99,10 @@ def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNa
             f"`eagleray models list {reference}` shows them."
         )
     if reference in architecture_names():
+        published = f", pretrained:{reference} with published ones" * has_published(reference)
         return InputError(
             f"No model is named {reference!r}, but an architecture is: random:{reference} runs it "
-            f"with random weights, pretrained:{reference} with published ones."
+            f"with random weights{published}."
         )
     return UnknownNameError(
         "model",
@@ -112,11 +116,11 @@ def _random(name: str) -> ModelPackage:
     require_architecture(name)
     contract = default_contract(name)
     labels = _labels_for(1000)
-    architecture = Architecture(name=name, in_channels=contract.channels, num_outputs=len(labels))
+    architecture = architecture_for(name, contract, len(labels))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same reference gives the same answers every time
         module = build(architecture).eval()
-    return _in_memory(name, architecture, module, labels, note="random weights, seed 0")
+    return _in_memory(architecture, contract, module, labels, note="random weights, seed 0")
 
 
 def _pretrained(text: str) -> ModelPackage:
@@ -124,11 +128,11 @@ def _pretrained(text: str) -> ModelPackage:
         name, weights = text, "DEFAULT"
     else:
         name, _, weights = text.partition("/")
-    module, architecture = build_pretrained(name, weights=weights or "DEFAULT")
+    weights = weights or "DEFAULT"
+    module, architecture = build_pretrained(name, weights=weights)
+    contract = default_contract(name, weights=weights)
     labels = _labels_for(architecture.num_outputs)
-    return _in_memory(
-        name, architecture, module, labels, note=f"published weights {weights or 'DEFAULT'}"
-    )
+    return _in_memory(architecture, contract, module, labels, note=f"published weights {weights}")
 
 
 def _labels_for(num_outputs: int) -> tuple[str, ...]:
@@ -140,13 +144,18 @@ def _labels_for(num_outputs: int) -> tuple[str, ...]:
 
 
 def _in_memory(
-    name: str, architecture: Architecture, module: nn.Module, labels: tuple[str, ...], note: str
+    architecture: Architecture,
+    contract: ImageContract,
+    module: nn.Module,
+    labels: tuple[str, ...],
+    *,
+    note: str,
 ) -> ModelPackage:
     return create_package(
-        name=name.replace("/", "-"),
+        name=architecture.name.replace("/", "-"),
         task=Multiclass(labels=labels),
         architecture=architecture,
-        contract=default_contract(name),
+        contract=contract,
         module=module,
         lineage=Lineage.now(note=note),
     )

@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
 from eagleray.errors import InputError
@@ -216,8 +216,8 @@ class Regression(_Task):
     metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
 
     name: Literal["regression"] = "regression"
-    mean: float = 0.0
-    std: Annotated[float, Field(gt=0.0)] = 1.0
+    mean: FiniteFloat = 0.0
+    std: Annotated[FiniteFloat, Field(gt=0.0)] = 1.0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -279,17 +279,18 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Task:
     Raises:
         InputError: The labels do not fit the kind.
     """
+    if not texts:
+        raise InputError("The data have no labels: there is nothing to learn.")
     if name == "regression":
-        values = np.asarray([parse_number(text) for text in texts])
-        if values.std() == 0:
-            raise InputError("Every label is the same number: there is nothing to learn.")
-        return Regression(mean=float(values.mean()), std=float(values.std()))
+        return _make_regression(np.asarray([parse_number(text) for text in texts]))
     if name == "multilabel":
         labels = tuple(sorted({part for text in texts for part in split_labels(text)}))
         if not labels:
             raise InputError("No row of the table names a label.")
         return Multilabel(labels=labels, thresholds=(0.5,) * len(labels))
     labels = tuple(sorted(set(texts)))
+    if "" in labels:
+        raise InputError("A row has an empty label; name its class, or leave the row out.")
     if name == "binary":
         if len(labels) != 2:
             raise InputError(
@@ -302,6 +303,16 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Task:
             f"The data have one class only ({labels[0]!r}); a classifier needs two or more."
         )
     return Multiclass(labels=labels)
+
+
+def _make_regression(values: npt.NDArray[np.float64]) -> Regression:
+    if values.min() == values.max():
+        raise InputError("Every label is the same number: there is nothing to learn.")
+    with np.errstate(over="ignore"):
+        mean, spread = values.mean(), values.std()
+    if not np.isfinite(mean + spread):
+        raise InputError("The labels are too far apart: their spread is no finite number.")
+    return Regression(mean=float(mean), std=float(spread))
 
 
 def _index(labels: Sequence[str], text: str) -> int:
