@@ -42,7 +42,7 @@ BROKEN_FILES = {
     "broken-06-page.png": "not_an_image",
     "broken-07-zeros.png": "not_an_image",
     "broken-08-huge-header.png": "too_many_pixels",
-    "broken-09-huge-header.gif": "too_many_pixels",
+    "broken-09-huge-frame.gif": "too_many_pixels",
     "broken-10-document.png": "unsupported_format",
     "broken-11-flipped-bytes.png": "unreadable",
     "broken-12-missing.png": "missing",
@@ -92,7 +92,7 @@ def _write_broken(images: Path) -> None:
         "broken-06-page.png": b"<!doctype html><title>404</title>",
         "broken-07-zeros.png": bytes(512),
         "broken-08-huge-header.png": _png_that_claims(60_000, 60_000),
-        "broken-09-huge-header.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + bytes(16),
+        "broken-09-huge-frame.gif": _gif_that_claims(65_000, 65_000),
         "broken-10-document.png": b"%PDF-1.7\n",
         "broken-11-flipped-bytes.png": bytes(flipped),
     }
@@ -113,6 +113,13 @@ def _png_that_claims(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )
+
+
+def _gif_that_claims(width: int, height: int) -> bytes:
+    """Return a GIF whose screen is a pixel and whose first frame is huge."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
+    return screen + frame + b"\x02\x01\x44\x00;"
 
 
 def main(

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+_LOCAL_SCHEMES = ("file://", "local://")
+_VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
+
+
 @dataclass(frozen=True, slots=True)
 class FileInfo:
     """One listed file.
@@ -51,15 +55,15 @@ class FileInfo:
 
 
 def is_remote(location: str) -> bool:
-    """Whether the location has a scheme other than `file`."""
-    return "://" in location and not location.startswith("file://")
+    """Whether the location has a scheme other than `file` and its other name, `local`."""
+    return "://" in location and not location.startswith(_LOCAL_SCHEMES)
 
 
 def absolute(location: str) -> str:
     """Return a local path made absolute, and a URI unchanged."""
     if is_remote(location):
         return location
-    path = location.removeprefix("file://")
+    path = location.removeprefix("file://").removeprefix("local://")
     # `~` and `~/…` are the user's home; `~name` is a file name like any other.
     return str(Path(path).expanduser() if path.split("/", 1)[0] == "~" else Path(path).absolute())
 
@@ -125,7 +129,15 @@ def read_bytes(location: str, *, limit: int | None = None) -> bytes:
     if not is_remote(location):
         return _read_local(Path(absolute(location)), limit)
     filesystem, key = _open_remote(location)
-    content: bytes = filesystem.cat_file(key, end=limit)
+    content: bytes
+    try:
+        content = filesystem.cat_file(key, end=limit)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if filesystem.size(key) != 0:  # object stores refuse to give a range of nothing
+            raise
+        content = b""
     return content
 
 
@@ -233,14 +245,7 @@ def _local_info(path: str) -> FileInfo:
 
 
 def _remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
-    version = next(
-        (
-            info[key]
-            for key in ("VersionId", "ETag", "etag", "LastModified", "mtime")
-            if key in info
-        ),
-        "",
-    )
+    version = next((info[key] for key in _VERSION_KEYS if key in info), "")
     return FileInfo(uri=uri, size=info.get("size"), version=str(version))
 
 

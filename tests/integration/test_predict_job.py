@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -117,14 +118,35 @@ def test_a_csv_of_paths_may_name_what_is_not_there(
     assert summary.totals.num_failed == 2
 
 
-def test_inputs_and_results_may_live_under_a_uri(
-    cluster: Cluster, tmp_path: Path, images: Path, model: str
-) -> None:
-    request = PredictRequest(
-        (f"local://{images}",), f"local://{model}", f"local://{tmp_path}/out", output_format="csv"
-    )
-    assert predict(cluster, request).totals.num_ok == NUM_GOOD
-    assert (tmp_path / "out" / "part-00000.csv").exists()
+def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> None:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    names = ["0.png", "deep/1 é%20#?.png", "deep/er/2.png"]
+    for name in names:
+        filesystem.pipe_file(f"{s3}/images/{name}", buffer.getvalue())
+    filesystem.pipe_file(f"{s3}/images/3.png", b"")
+    write_package(small_package(name="digits"), f"{s3}/models/digits")
+
+    request = PredictRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results")
+    summary = predict(cluster, request)
+    assert (summary.totals.num_ok, summary.reasons) == (3, {"truncated": 1})
+    table = pyarrow.parquet.read_table(f"{s3}/results/part-00000.parquet", filesystem=filesystem)
+    assert table.column("uri").to_pylist() == [
+        f"{s3}/images/{name}" for name in ["0.png", "3.png", *names[1:]]
+    ]
+    assert filesystem.exists(f"{s3}/results/_SUCCESS")
+    assert not filesystem.exists(f"{s3}/results/_eagleray/shards")
+    with pytest.raises(OutputExistsError):
+        build(
+            PredictRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results"), Settings()
+        )
+    missing = PredictRequest((f"{s3}/nowhere/",), f"{s3}/models/digits", f"{s3}/other")
+    with pytest.raises(UserError, match="There is no folder or file"):
+        build(missing, Settings())
 
 
 @pytest.mark.parametrize(

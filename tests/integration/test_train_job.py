@@ -42,14 +42,14 @@ def write_class(folder: Path, draw: Draw, count: int, seed: int) -> None:
 
 @pytest.fixture
 def stripes(tmp_path: Path) -> Path:
-    write_class(tmp_path / "stripes/horizontal", horizontal, 60, seed=0)
-    write_class(tmp_path / "stripes/vertical", vertical, 60, seed=1)
+    write_class(tmp_path / "stripes/horizontal", horizontal, 100, seed=0)
+    write_class(tmp_path / "stripes/vertical", vertical, 100, seed=1)
     return tmp_path / "stripes"
 
 
 def spec(folder: Path, **change: object) -> TrainSpec:
     fine = TrainSpec(
-        data=str(folder), name="stripes", architecture="lenet5", epochs=12, batch_size=16, workers=2
+        data=str(folder), name="stripes", architecture="lenet5", epochs=30, batch_size=16, workers=2
     )
     return TrainSpec.model_validate({**fine.model_dump(), **change})
 
@@ -87,7 +87,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
 
     registry = Registry()
     history = registry.client.get_metric_history(summary.version.run_id, "validation_accuracy")
-    assert [metric.step for metric in history] == list(range(1, 13))
+    assert [metric.step for metric in history] == list(range(1, 31))
     assert max(metric.value for metric in history) == pytest.approx(
         summary.trained.metrics["validation_accuracy"]
     )
