@@ -21,8 +21,8 @@ import pyarrow.csv
 import typer
 from PIL import Image
 
-from eagleray.cli.console import Console, command_errors, quiet_terminal
-from eagleray.cluster import ray_session
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_job
 from eagleray.errors import OutputExistsError
 from eagleray.settings import Settings, read_settings
 from eagleray.training.spec import TrainSpec
@@ -126,10 +126,8 @@ def main(
     folder: Annotated[
         Path | None, typer.Option(help="Where to work; default: demo/ in the home folder.")
     ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the summaries as one JSON object.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option(help="Show what Ray and the workers print.")] = False,
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """See it work: digits, good and broken, through training, registry and batch."""
     with command_errors():
@@ -138,10 +136,7 @@ def main(
         place = _free_folder(folder, settings)
         labels = write_digits(place)
         console.note(f"1,797 digits and {len(BROKEN_FILES)} broken files are in {place}/images")
-        with (
-            quiet_terminal(settings.native_log, verbose=verbose),
-            ray_session(settings, verbose=verbose) as session,
-        ):
+        with job_session(settings, verbose=verbose) as session:
             workers = min(WORKERS, session.num_gpus or session.num_cpus)
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
@@ -191,4 +186,4 @@ def _free_folder(folder: Path | None, settings: Settings) -> Path:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_job(main, module_docstring=__doc__)

@@ -24,8 +24,9 @@ from eagleray.batch.report import ReportCollector, Totals, render_report
 from eagleray.batch.results import OutputFormat
 from eagleray.batch.shards import cut_shards
 from eagleray.batch.worker import WorkerOptions
-from eagleray.cli.console import Console, command_errors, quiet_terminal
-from eagleray.cluster import Cluster, ray_session
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_job
+from eagleray.cluster import Cluster
 from eagleray.errors import InputError
 from eagleray.execution import CompileMode, Precision
 from eagleray.imaging.contract import canonical_json
@@ -267,13 +268,9 @@ def main(
     compile_mode: Annotated[
         CompileMode, typer.Option("--compile", help="auto: when it pays for this many images.")
     ] = "auto",
-    cluster: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; default: this machine.")
-    ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option(help="Show what Ray and the workers print.")] = False,
+    cluster: ClusterOption = None,
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Classify images in batch: a table in which every image is accounted for, and a page."""
     with command_errors():
@@ -290,13 +287,10 @@ def main(
         )
         job = build(request, read_settings())
         console.note(f"{job.manifest.num_rows:,} images, model {job.model.reference}")
-        with (
-            quiet_terminal(job.settings.native_log, verbose=verbose),
-            ray_session(job.settings, address=cluster, verbose=verbose) as session,
-        ):
+        with job_session(job.settings, address=cluster, verbose=verbose) as session:
             summary = run(job, session, console)
         show(summary, console)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_job(main, module_docstring=__doc__)

@@ -1,9 +1,9 @@
 """Train a model on several workers and register the best epoch as a version.
 
 python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
+eagleray train flowers/ --name flowers --architecture resnet18 --workers 2
 eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
-eagleray train cifar10/train --test-data cifar10/test --name cifar10 \
-        --architecture resnet20 --epochs 60 --shift 0.125 --flip --workers 2
+eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from eagleray import storage
-from eagleray.cli.console import Console, command_errors, quiet_terminal
-from eagleray.cluster import Cluster, ray_session
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_job
+from eagleray.cluster import Cluster
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.imaging import ImageContract, decode, named_contract
@@ -327,13 +328,9 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
-    cluster: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; default: this machine.")
-    ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option(help="Show what Ray and the workers print.")] = False,
+    cluster: ClusterOption = None,
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train a model on several workers; the best epoch becomes a version of the registry."""
     with command_errors():
@@ -371,13 +368,10 @@ def main(
             f"{len(job.split.train):,} images to learn, {len(job.split.validation):,} to choose "
             f"by, {len(job.split.test):,} to test on; {job.task.name}, {spec.architecture}"
         )
-        with (
-            quiet_terminal(job.settings.native_log, verbose=verbose),
-            ray_session(job.settings, address=cluster, verbose=verbose) as session,
-        ):
+        with job_session(job.settings, address=cluster, verbose=verbose) as session:
             summary = run(job, session, console)
         show(summary, console)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_job(main, module_docstring=__doc__)

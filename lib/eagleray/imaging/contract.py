@@ -189,28 +189,22 @@ _MEAN = {"rgb": IMAGENET_MEAN, "gray": (0.5,)}
 _STD = {"rgb": IMAGENET_STD, "gray": (0.5,)}
 
 
-def _torchvision_reference(size: int, resize: int, color: Color) -> ImageContract:
-    return ImageContract(
-        color=color,
-        resize=ShortestSide(size=resize),
-        crop=(size, size),
-        resampler="pillow_bilinear",
-        jpeg="exact",
-        mean=_MEAN[color],
-        std=_STD[color],
-    )
+_Maker = Callable[[int, int, Color], "ImageContract"]
 
 
-def _fast(size: int, resize: int, color: Color) -> ImageContract:
-    return ImageContract(
-        color=color,
-        resize=ShortestSide(size=resize),
-        crop=(size, size),
-        resampler="opencv_linear",
-        jpeg="scaled",
-        mean=_MEAN[color],
-        std=_STD[color],
-    )
+def _cropped(resampler: Resampler, jpeg: Literal["exact", "scaled"]) -> _Maker:
+    def make(size: int, resize: int, color: Color) -> ImageContract:
+        return ImageContract(
+            color=color,
+            resize=ShortestSide(size=resize),
+            crop=(size, size),
+            resampler=resampler,
+            jpeg=jpeg,
+            mean=_MEAN[color],
+            std=_STD[color],
+        )
+
+    return make
 
 
 def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
@@ -224,9 +218,9 @@ def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
     )
 
 
-NAMED_CONTRACTS: dict[str, Callable[[int, int, Color], ImageContract]] = {
-    "torchvision-reference": _torchvision_reference,
-    "fast": _fast,
+NAMED_CONTRACTS: dict[str, _Maker] = {
+    "torchvision-reference": _cropped("pillow_bilinear", "exact"),
+    "fast": _cropped("opencv_linear", "scaled"),
     "whole-image": _whole_image,
 }
 
