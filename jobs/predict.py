@@ -1,8 +1,10 @@
 """Classify images in batch; every image comes back with an answer or a reason.
 
-python -m jobs.predict photos/ --model digits@production --output results/
-eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
-eagleray predict list.csv --column photo --model random:resnet18 --output results/
+    python -m jobs.predict photos/ --model digits@production --output results/
+    eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
+    eagleray predict list.csv --column photo --model random:resnet18 --output results/
+
+Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Train a model on several workers and register the best epoch as a version.
 
-python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
-eagleray train flowers/ --name flowers --architecture resnet18 --workers 2
-eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
-eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20
+    python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
+    eagleray train flowers/ --name flowers --architecture resnet18 --workers 2
+    eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
+    eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20
+
+Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 """
 
 from __future__ import annotations
