@@ -192,7 +192,10 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     with _quiet_compiler(), torch.no_grad():
         exported = torch.export.export(network, (images,))
         aoti_compile_and_package(
-            exported, package_path=str(beside), inductor_configs={"freezing": True}
+            exported,
+            package_path=str(beside),
+            # Workers run it with other numbers of threads than the process that compiles it.
+            inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
         )
     beside.replace(target)
 

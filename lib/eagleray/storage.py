@@ -7,6 +7,7 @@ function says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eagleray.errors import InputError
+from eagleray.errors import EaglerayError, InputError
 
 __all__ = [
     "FileInfo",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+_FETCHED_FROM_ANYWHERE = frozenset({"http", "https", "ftp", "ftps"})
 _LOCAL_SCHEMES = ("file://", "local://")
 _VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
 
@@ -87,6 +89,11 @@ def _open_remote(location: str) -> tuple[Any, str]:
     import fsspec
 
     scheme = location.split("://", 1)[0]
+    if scheme in _FETCHED_FROM_ANYWHERE:
+        raise InputError(
+            f"{location} is not fetched: whoever writes a table of {scheme} addresses could make "
+            "this machine call any other. Copy the images to a folder or a bucket."
+        )
     try:
         filesystem_class = fsspec.get_filesystem_class(scheme)
     except (ValueError, ImportError) as error:
@@ -96,12 +103,42 @@ def _open_remote(location: str) -> tuple[Any, str]:
     return filesystem_class(**options), path
 
 
+@contextlib.contextmanager
+def _one_kind_of_error(location: str) -> Iterator[None]:
+    """Make an `OSError` of whatever a storage library raises: our callers know that one."""
+    try:
+        yield
+    except (OSError, EaglerayError):
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise OSError(f"{name_of(location)}: {type(error).__name__}: {text}") from error
+
+
+@contextlib.contextmanager
+def _asking(location: str) -> Iterator[None]:
+    """Say in one sentence that a place named by the user does not answer."""
+    try:
+        with _one_kind_of_error(location):
+            yield
+    except OSError as error:
+        raise InputError(
+            f"Cannot look at {location} ({error.strerror or error}); check its name, the "
+            "credentials and the endpoint."
+        ) from error
+
+
 def exists(location: str) -> bool:
-    """Whether anything is there."""
+    """Whether anything is there.
+
+    Raises:
+        InputError: A remote storage does not answer.
+    """
     if not is_remote(location):
         return _answers(Path(absolute(location)).exists)
-    filesystem, path = _open_remote(location)
-    return bool(filesystem.exists(path))
+    with _asking(location):
+        filesystem, path = _open_remote(location)
+        return bool(filesystem.exists(path))
 
 
 def _answers(question: Callable[[], bool]) -> bool:
@@ -113,29 +150,40 @@ def _answers(question: Callable[[], bool]) -> bool:
 
 
 def is_folder(location: str) -> bool:
-    """Whether the location is a folder, or a prefix with something under it."""
+    """Whether the location is a folder, or a prefix with something under it.
+
+    Raises:
+        InputError: A remote storage does not answer.
+    """
     if not is_remote(location):
         return _answers(Path(absolute(location)).is_dir)
-    filesystem, path = _open_remote(location)
-    return bool(filesystem.isdir(path))
+    with _asking(location):
+        filesystem, path = _open_remote(location)
+        return bool(filesystem.isdir(path))
 
 
 def read_bytes(location: str, *, limit: int | None = None) -> bytes:
     """Read a file whole, or its first `limit` bytes.
 
     Raises:
-        OSError: As the storage raised it; `FileNotFoundError` when nothing is there.
+        OSError: Whatever went wrong; `FileNotFoundError` when nothing is there.
+        InputError: The scheme is not one that is read.
     """
     if not is_remote(location):
         return _read_local(Path(absolute(location)), limit)
-    filesystem, key = _open_remote(location)
+    with _one_kind_of_error(location):
+        return _read_remote(location, limit)
+
+
+def _read_remote(location: str, limit: int | None) -> bytes:
+    filesystem, path = _open_remote(location)
     content: bytes
     try:
-        content = filesystem.cat_file(key, end=limit)
+        content = filesystem.cat_file(path, end=limit)
     except FileNotFoundError:
         raise
     except OSError:
-        if filesystem.size(key) != 0:  # object stores refuse to give a range of nothing
+        if filesystem.size(path) != 0:  # object stores refuse to give a range of nothing
             raise
         content = b""
     return content
@@ -155,8 +203,9 @@ def _read_local(path: Path, limit: int | None) -> bytes:
 def put_atomic(location: str, content: bytes) -> None:
     """Write a file so that a reader sees all of it or none of it, also after a crash."""
     if is_remote(location):
-        filesystem, path = _open_remote(location)
-        filesystem.pipe_file(path, content)
+        with _one_kind_of_error(location):
+            filesystem, path = _open_remote(location)
+            filesystem.pipe_file(path, content)
         return
     target = Path(absolute(location))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,15 +247,20 @@ def list_files(folder: str) -> Iterator[FileInfo]:
 
     A file's URI begins with the folder as it was given, so the rest is its name inside.
     Links that lead nowhere are listed too, so that they can be accounted for as missing.
+
+    Raises:
+        InputError: The folder, or one below it, cannot be listed.
     """
     if is_remote(folder):
-        filesystem, path = _open_remote(folder)
-        found = filesystem.find(path, detail=True)
+        with _asking(folder):
+            filesystem, path = _open_remote(folder)
+            found = filesystem.find(path, detail=True)
         for name in sorted(found):
             below = name.removeprefix(path).lstrip("/")
             yield _remote_info(join(folder, below) if below else folder, found[name])
         return
-    yield from _walk_local(Path(absolute(folder)), frozenset())
+    with _asking(folder):
+        yield from _walk_local(Path(absolute(folder)), frozenset())
 
 
 def _walk_local(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
@@ -254,7 +308,8 @@ def glob_files(pattern: str) -> list[FileInfo]:
     if is_remote(pattern):
         filesystem, path = _open_remote(pattern)
         scheme = pattern.split("://", 1)[0]
-        found = filesystem.glob(path, detail=True)
+        with _asking(pattern):
+            found = filesystem.glob(path, detail=True)
         return [
             _remote_info(name if "://" in name else f"{scheme}://{name}", info)
             for name, info in sorted(found.items())

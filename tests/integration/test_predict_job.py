@@ -110,12 +110,18 @@ def test_a_csv_of_paths_may_name_what_is_not_there(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     table = tmp_path / "list.csv"
-    table.write_text("path\nimages/000 é%20.png\nimages/000 é%20.png\nimages/never.png\nimages\n")
+    names = ["images/000 é%20.png"] * 2 + ["images/never.png", "images"]
+    names += ["http://127.0.0.1:1/a.png", "nonsense://a.png", "s3://no-such-bucket/a.png"]
+    table.write_text("\n".join(["path", *names]) + "\n")
     summary = predict(cluster, PredictRequest((str(table),), model, str(tmp_path / "out")))
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
-    assert [row["reason"] for row in rows] == [None, None, "missing", "missing"]
+    assert [row["reason"] for row in rows] == [
+        *(None, None, "missing", "missing"),
+        *("unreadable", "unreadable", "missing"),
+    ]
+    assert "is not fetched" in rows[4]["message"]
     assert rows[0]["label"] == rows[1]["label"]
-    assert summary.totals.num_failed == 2
+    assert summary.totals.num_failed == 5
 
 
 def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from eagleray import storage
 from eagleray.batch.results import encode_table, result_table
 from eagleray.batch.shards import SHARD_COLUMN, shard_file
-from eagleray.errors import Reason
+from eagleray.errors import InputError, Reason
 from eagleray.execution import CompileMode, Precision
 from eagleray.imaging import DecodedImage
 from eagleray.models.sources import LoadedModel
@@ -125,7 +125,7 @@ class ShardWorker:
             data = storage.read_bytes(uri, limit=limit + 1)  # one more tells that it is too many
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return Outcome.failed(Reason.MISSING, "there is no file at this location")
-        except (OSError, ValueError) as error:
+        except (OSError, InputError) as error:
             text = getattr(error, "strerror", None) or str(error)
             return Outcome.failed(Reason.UNREADABLE, f"the storage answers: {text}")
         return self._predictor.preprocess(data)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from eagleray import storage
-from eagleray.errors import BadImageError, InputError
+from eagleray.errors import InputError
 from eagleray.evaluation.metrics import compute_metrics
 from eagleray.imaging import DecodedImage
 from eagleray.predictor import Predictor
@@ -72,7 +72,7 @@ def _decode_all(
     def read(uri: str) -> DecodedImage | None:
         try:
             decoded = predictor.preprocess(storage.read_bytes(uri, limit=limit))
-        except (OSError, BadImageError):
+        except (OSError, InputError):
             return None
         return decoded if isinstance(decoded, DecodedImage) else None
 

@@ -8,7 +8,7 @@ import io
 from PIL import Image
 
 from eagleray import storage
-from eagleray.errors import BadImageError
+from eagleray.errors import BadImageError, InputError
 from eagleray.imaging import ImageContract, ShortestSide, decode
 
 __all__ = ["thumbnail"]
@@ -28,7 +28,7 @@ def thumbnail(uri: str) -> str | None:
     try:
         data = storage.read_bytes(uri, limit=_CONTRACT.max_bytes + 1)
         pixels = decode(data, _CONTRACT).pixels
-    except (OSError, BadImageError):
+    except (OSError, InputError, BadImageError):
         return None
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=80)

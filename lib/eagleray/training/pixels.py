@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray import storage
-from eagleray.errors import BadImageError, Reason
+from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.imaging import ImageContract, decode
 from eagleray.tables import digest_table
 from eagleray.training.table import LabelledImages
@@ -133,7 +133,7 @@ def _read(uri: str, contract: ImageContract) -> npt.NDArray[np.uint8] | BadImage
         return decode(storage.read_bytes(uri, limit=contract.max_bytes + 1), contract).pixels
     except FileNotFoundError:
         return BadImageError(Reason.MISSING, "there is no file at this location")
-    except OSError as error:
+    except (OSError, InputError) as error:
         return BadImageError(Reason.UNREADABLE, f"the storage answers: {error}")
     except BadImageError as error:
         return error
