@@ -177,7 +177,7 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
     reports: list[EpochReport] = []
     with job.registry.start_run(f"train {job.spec.name}") as tracked:
         tracked.log_parameters(job.spec.model_dump())
-        with console.progress("Training (epochs)", job.spec.epochs) as bar:
+        with console.progress("Epochs", job.spec.epochs) as bar:
 
             def listen(report: EpochReport) -> None:
                 reports.append(report)
@@ -229,7 +229,8 @@ def _bad_note(report: EpochReport) -> str:
 
 def _epoch_note(report: EpochReport, job: TrainJob) -> str:
     metric = primary_metric(job.task)
-    return f"loss {report.metrics['train_loss']:.3f}  {metric} {report.metrics[metric]:.4f}"
+    name = metric.removeprefix("validation_")
+    return f"loss {report.metrics['train_loss']:.3f}  {name} {report.metrics[metric]:.4f}"
 
 
 def _test(job: TrainJob, lineage: Lineage) -> Evaluation:
