@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -57,8 +58,8 @@ def list_models(
                 ", ".join(version.aliases),
                 version.architecture,
                 version.task,
-                "  ".join(f"{key} {value:.4f}" for key, value in sorted(version.metrics.items())),
-                _date(version.created),
+                _metric_lines(version.metrics),
+                _date(version.created).split()[0],
             ]
             for version in shown
         ]
@@ -222,6 +223,13 @@ def _version_facts(version: Any) -> dict[str, object]:
         "run": version.run_id,
         "source": version.source,
     }
+
+
+def _metric_lines(metrics: Mapping[str, float]) -> str:
+    """One line for each metric, short enough for a column."""
+    return "\n".join(
+        f"{name.removeprefix('test_')} {value:.4f}" for name, value in sorted(metrics.items())
+    )
 
 
 def _date(milliseconds: int) -> str:
