@@ -26,7 +26,7 @@ from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_sessi
 from eagleray.cluster import Cluster
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.evaluate import Evaluation, evaluate
-from eagleray.imaging import ImageContract, decode, named_contract
+from eagleray.imaging import ImageContract, decode
 from eagleray.imaging.contract import NAMED_CONTRACTS, first_fault
 from eagleray.models.architectures import (
     Architecture,
@@ -111,7 +111,7 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     """
     require_alias(alias)
     require_architecture(spec.architecture)
-    contract = choose_contract(spec)
+    contract = default_contract(spec.architecture, spec.contract, size=spec.image_size)
     images = read_labelled(spec.data, uri_column=spec.column, label_column=spec.label_column)
     require_enough(images, spec.task, spec.data)
     split = _split(spec, images)
@@ -140,17 +140,6 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
         settings=settings,
         alias=alias,
     )
-
-
-def choose_contract(spec: TrainSpec) -> ImageContract:
-    """Return the named contract at the size asked for, or what the architecture implies."""
-    implied = default_contract(spec.architecture, spec.contract or "torchvision-reference")
-    if spec.contract is None and spec.image_size is None:
-        return implied
-    size = spec.image_size or implied.size[0]
-    # Small images are kept whole: cropping a quarter off 32 pixels helps nobody.
-    name = spec.contract or ("whole-image" if size <= 64 else "torchvision-reference")
-    return named_contract(name, size=size, color=implied.color)
 
 
 def _split(spec: TrainSpec, images: LabelledImages) -> Split:

@@ -20,6 +20,7 @@ from torch import nn
 
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract, named_contract
+from eagleray.imaging.contract import Color
 from eagleray.models.classic import LeNet5, SmallResNet, ZFNet
 
 __all__ = [
@@ -76,6 +77,7 @@ _CLASSIC = {
     "resnet20_x2": _Classic(SmallResNet, {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
     "resnet56": _Classic(SmallResNet, {"num_blocks": 9}, in_channels=3, size=32),
 }
+_SMALL = 64
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
 _VISION_TRANSFORMER_PREFIX = "vit_"
 
@@ -344,32 +346,51 @@ def _replace_head(module: nn.Module, published: int, num_outputs: int) -> None:
 
 
 def default_contract(
-    name: str, contract: str = "torchvision-reference", *, weights: str = "DEFAULT"
+    name: str,
+    contract: str | None = None,
+    *,
+    size: int | None = None,
+    weights: str = "DEFAULT",
 ) -> ImageContract:
-    """Return a named contract as an architecture's published weights want it.
+    """Return the image contract that an architecture's published weights want.
 
-    Size, mean, standard deviation and, for `torchvision-reference`, the filter are those that the
-    weights were evaluated with.
+    Args:
+        name: Of the architecture.
+        contract: A named contract; None takes `torchvision-reference`, and `whole-image` for sizes
+            up to 64 pixels, where a crop costs more than it helps.
+        size: Side in pixels; None takes what the architecture was designed for.
+        weights: Entry whose statistics, filter and sizes count, where there are several.
     """
     require_architecture(name)
     if name in _CLASSIC:
         entry = _CLASSIC[name]
-        small = "whole-image" if entry.size <= 64 else contract
-        return named_contract(
-            small, size=entry.size, color="gray" if entry.in_channels == 1 else "rgb"
-        )
+        color: Color = "gray" if entry.in_channels == 1 else "rgb"
+        side = size or entry.size
+        return named_contract(contract or _usual_contract(side), size=side, color=color)
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
         assert timm is not None
         settings = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
         if settings is None:
-            return named_contract(contract)
-        size = settings.input_size[-1]
-        named = named_contract(contract, size=size, resize=int(size / settings.crop_pct))
-        return _as_evaluated(named, settings.interpolation, settings.mean, settings.std)
-    preset = _weights_entry(name, weights).transforms()
-    named = named_contract(contract, size=preset.crop_size[0], resize=preset.resize_size[0])
-    return _as_evaluated(named, preset.interpolation.value, preset.mean, preset.std)
+            side = size or 224
+            return named_contract(contract or _usual_contract(side), size=side)
+        designed, interpolation = settings.input_size[-1], settings.interpolation
+        resize = int(designed / settings.crop_pct)
+        mean, std = settings.mean, settings.std
+    else:
+        preset = _weights_entry(name, weights).transforms()
+        designed, interpolation = preset.crop_size[0], preset.interpolation.value
+        resize = preset.resize_size[0]
+        mean, std = preset.mean, preset.std
+    side = size or designed
+    named = named_contract(
+        contract or _usual_contract(side), size=side, resize=resize if side == designed else None
+    )
+    return _as_evaluated(named, interpolation, mean, std)
+
+
+def _usual_contract(size: int) -> str:
+    return "whole-image" if size <= _SMALL else "torchvision-reference"
 
 
 def _as_evaluated(
