@@ -13,8 +13,9 @@ import pyarrow as pa
 from eagleray import storage
 from eagleray.batch.results import encode_table, result_table
 from eagleray.batch.shards import SHARD_COLUMN, shard_file
-from eagleray.errors import InputError, Reason
+from eagleray.errors import BadImageError
 from eagleray.execution import CompileMode, Precision
+from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
@@ -120,12 +121,8 @@ class ShardWorker:
 
     def _fetch(self, uri: str) -> DecodedImage | Outcome:
         """Read and decode one image; whatever its storage answers becomes an outcome."""
-        limit = self._predictor.package.contract.max_bytes
         try:
-            data = storage.read_bytes(uri, limit=limit + 1)  # one more tells that it is too many
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return Outcome.failed(Reason.MISSING, "there is no file at this location")
-        except (OSError, InputError) as error:
-            text = getattr(error, "strerror", None) or str(error)
-            return Outcome.failed(Reason.UNREADABLE, f"the storage answers: {text}")
+            data = fetch_image(uri, self._predictor.package.contract)
+        except BadImageError as error:
+            return Outcome.failed(error.reason, error.message)
         return self._predictor.preprocess(data)

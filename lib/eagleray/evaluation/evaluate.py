@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from eagleray import storage
-from eagleray.errors import InputError
+from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.metrics import compute_metrics
+from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
 from eagleray.predictor import Predictor
 from eagleray.training.table import LabelledImages
@@ -67,12 +67,10 @@ def evaluate(predictor: Predictor, images: LabelledImages) -> Evaluation:
 def _decode_all(
     predictor: Predictor, images: LabelledImages
 ) -> Iterator[tuple[int, list[DecodedImage | None]]]:
-    limit = predictor.package.contract.max_bytes + 1
-
     def read(uri: str) -> DecodedImage | None:
         try:
-            decoded = predictor.preprocess(storage.read_bytes(uri, limit=limit))
-        except (OSError, InputError):
+            decoded = predictor.preprocess(fetch_image(uri, predictor.package.contract))
+        except BadImageError:
             return None
         return decoded if isinstance(decoded, DecodedImage) else None
 

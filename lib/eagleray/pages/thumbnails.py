@@ -7,8 +7,8 @@ import io
 
 from PIL import Image
 
-from eagleray import storage
-from eagleray.errors import BadImageError, InputError
+from eagleray.errors import BadImageError
+from eagleray.fetch import fetch_image
 from eagleray.imaging import ImageContract, ShortestSide, decode
 
 __all__ = ["thumbnail"]
@@ -26,9 +26,8 @@ _CONTRACT = ImageContract(
 def thumbnail(uri: str) -> str | None:
     """Return a square picture of an image as a `data:` URI; None when it cannot be shown."""
     try:
-        data = storage.read_bytes(uri, limit=_CONTRACT.max_bytes + 1)
-        pixels = decode(data, _CONTRACT).pixels
-    except (OSError, InputError, BadImageError):
+        pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
+    except BadImageError:
         return None
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=80)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eagleray import storage
-from eagleray.errors import BadImageError, InputError, Reason
+from eagleray.errors import BadImageError
+from eagleray.fetch import fetch_image
 from eagleray.imaging import ImageContract, decode
 from eagleray.tables import digest_table
 from eagleray.training.table import LabelledImages
@@ -130,10 +130,6 @@ def _decode_rows(
 
 def _read(uri: str, contract: ImageContract) -> npt.NDArray[np.uint8] | BadImageError:
     try:
-        return decode(storage.read_bytes(uri, limit=contract.max_bytes + 1), contract).pixels
-    except FileNotFoundError:
-        return BadImageError(Reason.MISSING, "there is no file at this location")
-    except (OSError, InputError) as error:
-        return BadImageError(Reason.UNREADABLE, f"the storage answers: {error}")
+        return decode(fetch_image(uri, contract), contract).pixels
     except BadImageError as error:
         return error
