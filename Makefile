@@ -39,7 +39,7 @@ format: setup  ## Format, and mend what can be mended.
 	$(BIN)/ruff format .
 
 lock: setup  ## Resolve the newest versions into requirements.lock.
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --upgrade --quiet --output-file requirements.lock
 
