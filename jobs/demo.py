@@ -21,8 +21,10 @@ import pyarrow.csv
 import typer
 from PIL import Image
 
+from eagleray.batch.job import open_job, run_job
+from eagleray.batch.request import JobRequest
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_job
+from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
 from eagleray.errors import OutputExistsError
 from eagleray.settings import Settings, read_settings
 from eagleray.training.spec import TrainSpec
@@ -155,7 +157,7 @@ def main(
             trained = train.run(job, session, console)
             if not json_output:
                 train.show(trained, console)
-            request = predict.PredictRequest(
+            request = JobRequest(
                 inputs=(str(place / "images"),),
                 model=trained.version.reference,
                 output=str(place / "results"),
@@ -164,9 +166,9 @@ def main(
                 f"$ eagleray predict {place}/images --model {request.model} "
                 f"--output {request.output}"
             )
-            predicted = predict.run(predict.build(request, settings), session, console)
+            predicted = run_job(open_job(request, settings, console), lambda: session, console)
         if json_output:
-            console.emit({"train": trained.as_json(), "predict": predicted.as_json()})
+            console.emit({"train": trained.as_json(), "predict": predict.as_json(predicted)})
         else:
             predict.show(predicted, console)
 
@@ -186,4 +188,4 @@ def _free_folder(folder: Path | None, settings: Settings) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, module_docstring=__doc__)
+    run_command(main, module_docstring=__doc__)

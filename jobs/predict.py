@@ -3,273 +3,221 @@
     python -m jobs.predict photos/ --model digits@production --output results/
     eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
     eagleray predict list.csv --column photo --model random:resnet18 --output results/
+    eagleray predict shards/ --model digits@production --output s3://bucket/results --quote
+    eagleray predict --failed-only results/ --model digits@production --output again/
 
-Reads from top to bottom: the request, build, run, report, and last the words of the command line.
+Reads from top to bottom: parse, build, run, report, and last the words of the command line. A run
+that was stopped goes on where it was: give the same command again.
 """
 
 from __future__ import annotations
 
-import io
-import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import contextlib
+import functools
+from dataclasses import asdict
 from typing import Annotated, Any
 
-import pyarrow.parquet
 import typer
 
-from eagleray import storage
-from eagleray.batch.commit import OutputLayout, commit, read_shards, require_free_output
-from eagleray.batch.manifest import build_manifest
-from eagleray.batch.pipeline import num_workers_for, run_shards, threads_per_worker
-from eagleray.batch.report import ReportCollector, Totals, render_report
-from eagleray.batch.results import OutputFormat
-from eagleray.batch.shards import cut_shards
-from eagleray.batch.worker import WorkerOptions
+from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
+from eagleray.batch.layout import OutputFormat
+from eagleray.batch.quote import Quote, quote_job
+from eagleray.batch.request import FailureLimit, JobRequest
+from eagleray.batch.sql import SqlTarget
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_job
-from eagleray.cluster import Cluster
+from eagleray.cli.job import (
+    ClusterOption,
+    JsonOption,
+    S3AnonymousOption,
+    S3EndpointOption,
+    S3ProfileOption,
+    S3RegionOption,
+    S3RequesterPaysOption,
+    VerboseOption,
+    job_session,
+    run_command,
+    s3_options,
+    url_policy,
+)
 from eagleray.errors import InputError
 from eagleray.execution import CompileMode, Precision
-from eagleray.imaging.contract import canonical_json
-from eagleray.models.sources import LoadedModel, load_model
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings, read_settings
-from eagleray.tables import digest_table
-
-MOST_TOP_K = 1000
+from eagleray.settings import read_settings
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """What the user asked for.
-
-    Attributes:
-        inputs: Folders, patterns, CSV tables or images.
-        model: Reference of a model.
-        output: Folder or URI that is new.
-        column: CSV column of the locations; None looks for the usual names.
-        output_format: Of the result files.
-        top_k: Labels listed for each image.
-        precision: Of the forward pass.
-        compile_mode: Of the forward pass.
-    """
-
-    inputs: tuple[str, ...]
-    model: str
-    output: str
-    column: str | None = None
-    output_format: OutputFormat = "parquet"
-    top_k: int = 5
-    precision: Precision = "auto"
-    compile_mode: CompileMode = "auto"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= MOST_TOP_K:
-            raise InputError(f"--top-k must be 1 to {MOST_TOP_K}, not {self.top_k}.")
-
-
-@dataclass(frozen=True)
-class PredictJob:
-    """A request with all that it needs: the model is verified, the inputs are listed."""
-
-    request: PredictRequest
-    model: LoadedModel
-    manifest: Any
-    layout: OutputLayout
-    settings: Settings
-
-    @property
-    def plan(self) -> dict[str, object]:
-        """What will be run, in words that a reader of the output understands."""
-        package = self.model.package
-        return {
-            "inputs": ", ".join(self.request.inputs),
-            "images": self.manifest.num_rows,
-            "manifest_digest": digest_table(
-                [self.manifest.column(name).to_pylist() for name in ("uri", "size", "version")]
-            ),
-            "model": self.model.reference,
-            "model_version": self.model.version,
-            "model_digest": package.digest,
-            "task": package.task.name,
-            "architecture": package.manifest.architecture.name,
-            "contract_digest": package.contract.digest,
-            "contract": package.contract.to_json(),
-            "format": self.request.output_format,
-            "top_k": self.request.top_k,
-        }
-
-
-@dataclass(frozen=True)
-class PredictSummary:
-    """What became of the job."""
-
-    totals: Totals
-    reasons: dict[str, int]
-    labels: dict[str, int]
-    parts: list[str]
-    report: str
-    model: str
-    output: str
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "images": self.totals.num_rows,
-            "ok": self.totals.num_ok,
-            "failed": self.totals.num_failed,
-            "reasons": self.reasons,
-            "labels": self.labels,
-            "seconds": round(self.totals.seconds, 3),
-            "first_result_seconds": round(self.totals.first_result_seconds, 3),
-            "images_per_second": round(self.totals.images_per_second, 2),
-            "model": self.model,
-            "output": self.output,
-            "parts": self.parts,
-            "report": self.report,
-        }
-
-
-def build(request: PredictRequest, settings: Settings) -> PredictJob:
-    """Check everything that can be wrong before expensive work starts.
+def parse_workers(text: str | None) -> tuple[int, int] | None:
+    """Read `4` or `4..16`.
 
     Raises:
-        UserError: With what to mend.
+        InputError: It is neither.
     """
-    manifest = build_manifest(request.inputs, column=request.column)
-    model = load_model(request.model, settings)
-    require_free_output(request.output)
-    job = PredictJob(request, model, manifest, OutputLayout(request.output), settings)
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(manifest, buffer)
-    storage.put_atomic(job.layout.manifest, buffer.getvalue())
-    storage.put_atomic(job.layout.plan, canonical_json(job.plan).encode())
-    return job
+    if text is None:
+        return None
+    fewest, _, most = text.partition("..")
+    try:
+        bounds = int(fewest), int(most or fewest)
+    except ValueError:
+        bounds = (0, 0)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise InputError(f"--workers must be like 4 or 4..16, not {text!r}.")
+    return bounds
 
 
-def run(job: PredictJob, cluster: Cluster, console: Console) -> PredictSummary:
-    """Work on every shard, commit, and write the report."""
-    started = time.perf_counter()
-    shards = cut_shards(job.manifest, num_workers_for(cluster))
-    options = _worker_options(job, cluster)
-    _warm_up(job, options, console)
-    timeline: list[tuple[float, int]] = []
-    num_done = 0
-    with console.progress("Predicting", job.manifest.num_rows) as bar:
-        for summary in run_shards(shards, job.model, options, cluster):
-            num_done += summary.num_ok + summary.num_failed
-            timeline.append((time.perf_counter() - started, num_done))
-            bar.advance(summary.num_ok + summary.num_failed, failed=summary.num_failed)
-    collector = ReportCollector()
-    for table in read_shards(job.layout, len(shards)):
-        collector.add(table)
-    parts = commit(job.layout, len(shards), job.manifest.num_rows, job.request.output_format)
-    num_failed = collector.reasons.total()
-    totals = Totals(
-        num_rows=job.manifest.num_rows,
-        num_ok=job.manifest.num_rows - num_failed,
-        num_failed=num_failed,
-        seconds=time.perf_counter() - started,
-        first_result_seconds=timeline[0][0],
-    )
-    return _report(job, collector, totals, timeline, parts)
+def as_json(summary: JobSummary) -> dict[str, Any]:
+    """Return what became of a job, for scripts."""
+    totals = summary.totals
+    first = summary.first_result_seconds
+    return {
+        "job": summary.job_id,
+        "images": totals.num_rows,
+        "ok": totals.num_ok,
+        "failed": totals.num_failed,
+        "reasons": summary.reasons,
+        "labels": summary.labels,
+        "seconds": round(summary.seconds, 3),
+        "first_result_seconds": None if first is None else round(first, 3),
+        "images_per_second": round(totals.images_per_second, 2),
+        "model": summary.model,
+        "output": summary.output,
+        "parts": summary.parts,
+        "report": summary.report,
+        "committed_here": summary.committed_here,
+        "sql_rows": summary.sql_rows,
+    }
 
 
-def _worker_options(job: PredictJob, cluster: Cluster) -> WorkerOptions:
-    return WorkerOptions(
-        shard_folder=job.layout.shards,
-        top_k=job.request.top_k,
-        device="cuda" if cluster.num_gpus else "cpu",
-        precision=job.request.precision,
-        compile_mode=job.request.compile_mode,
-        num_threads=threads_per_worker(cluster),
-        expected_images=job.manifest.num_rows,
-        cache_folder=str(job.settings.cache_folder),
-    )
-
-
-def _warm_up(job: PredictJob, options: WorkerOptions, console: Console) -> None:
-    """Compile once where that pays, so that the workers find it done, and check the model's health.
-
-    With GPUs only workers hold a device, and they compile where they are.
-    """
-    if options.device != "cpu":
-        return
-    with console.status("Preparing the model (compiled once, then cached)"):
-        predictor = Predictor(
-            job.model.package,
-            device=options.device,
-            precision=options.precision,
-            compile_mode=options.compile_mode,
-            expected_images=options.expected_images,
-            cache_folder=job.settings.cache_folder,
-        )
-        predictor.require_healthy()
-
-
-def _report(
-    job: PredictJob,
-    collector: ReportCollector,
-    totals: Totals,
-    timeline: list[tuple[float, int]],
-    parts: list[str],
-) -> PredictSummary:
-    plan = {**job.plan, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    page = render_report(collector, totals, timeline, plan, model_name=job.model.reference)
-    storage.put_atomic(job.layout.report, page)
-    return PredictSummary(
-        totals=totals,
-        reasons=dict(collector.reasons.most_common()),
-        labels=dict(collector.labels.most_common()),
-        parts=parts,
-        report=job.layout.report,
-        model=job.model.reference,
-        output=job.layout.location,
-    )
-
-
-def show(summary: PredictSummary, console: Console) -> None:
+def show(summary: JobSummary, console: Console) -> None:
     """Tell the user what became of the job."""
     if console.for_scripts:
-        console.emit(summary.as_json())
+        console.emit(as_json(summary))
         return
     totals = summary.totals
     rows = [["ok", f"{totals.num_ok:,}"]]
     rows += [[f"failed: {reason}", f"{count:,}"] for reason, count in summary.reasons.items()]
     rows.append(["all", f"{totals.num_rows:,}"])
     console.table(f"Images through {summary.model}", ["outcome", "images"], rows)
-    console.say(
-        f"first result after {totals.first_result_seconds:.1f} s, all after "
-        f"{totals.seconds:.1f} s ({totals.images_per_second:,.1f} images/s)"
-    )
+    if summary.first_result_seconds is not None:
+        console.say(
+            f"first result after {summary.first_result_seconds:.1f} s, all after "
+            f"{summary.seconds:.1f} s ({totals.images_per_second:,.1f} images/s at work)"
+        )
+    if summary.first_result_seconds is not None and not summary.committed_here:
+        console.say("Another run of this job has committed this output; its results stand.")
     for part in summary.parts:
         console.say(f"table: {part}")
+    if summary.sql_rows is not None:
+        console.say(f"sql:   {summary.sql_rows:,} rows")
     console.say(f"page:  {summary.report}")
 
 
+def show_quote(quote: Quote, console: Console) -> None:
+    """Tell the user what the job would take."""
+    if console.for_scripts:
+        console.emit(asdict(quote))
+        return
+    failed = sum(quote.reasons.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in quote.reasons.items())
+    facts: dict[str, object] = {
+        "images": f"{quote.num_rows:,}",
+        "sampled": f"{quote.num_sampled:,}",
+        "failed in the sample": f"{failed} ({reasons})" if failed else "none",
+        "images per second": f"{quote.images_per_second:,.1f} with {quote.num_workers} workers",
+        "expected time": _duration(quote.seconds),
+        "expected results": f"{quote.output_bytes / 1e6:,.1f} MB",
+    }
+    if quote.price is not None:
+        facts["expected price"] = f"{quote.price:,.2f}"
+    console.facts("What this job would take", facts)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+
+
+def _shall_start(console: Console, *, yes: bool) -> bool:
+    if yes:
+        return True
+    if not console.can_ask:
+        console.note("Nothing was started: say --yes to start after a quote without being asked.")
+        return False
+    return typer.confirm("Start the job?", err=True)
+
+
+def _finished(job: Job, console: Console) -> JobSummary:
+    console.note(f"Job {job.plan.job_id} is complete already; nothing was run.")
+    return finish_job(job)
+
+
 def main(
-    inputs: Annotated[
-        list[str], typer.Argument(help="Folders, patterns, CSV tables or images.", metavar="INPUT…")
-    ],
     model: Annotated[
         str,
-        typer.Option(
-            help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
-        ),
+        typer.Option(help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE."),
     ],
-    output: Annotated[str, typer.Option(help="Folder or URI for the results; must be new.")],
-    column: Annotated[str | None, typer.Option(help="CSV column that holds the locations.")] = None,
+    output: Annotated[
+        str, typer.Option(help="Folder or URI for the results; new, or of the same job.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, patterns, tables, archives or images.",
+            metavar="INPUT…",
+            show_default=False,
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Table column that holds the locations, or the images.")
+    ] = None,
+    failed_only: Annotated[
+        str | None, typer.Option(help="Earlier output whose failures are the inputs.")
+    ] = None,
+    since: Annotated[
+        list[str] | None,
+        typer.Option(help="Earlier output; only what is new or changed since. Repeatable."),
+    ] = None,
     output_format: Annotated[
         OutputFormat, typer.Option("--format", help="Of the result files.")
     ] = "parquet",
     top_k: Annotated[int, typer.Option(help="Labels listed for each image.")] = 5,
+    sql: Annotated[
+        str | None, typer.Option(help="Database URL; the results go into a table there as well.")
+    ] = None,
+    sql_table: Annotated[str, typer.Option(help="Of --sql.")] = "predictions",
+    quote: Annotated[
+        bool, typer.Option("--quote", help="First run a sample and say what the job would take.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="Of the machine or cluster, for --quote.", min=0)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Start after a quote without asking.")] = False,
+    max_failures: Annotated[
+        str, typer.Option(help="Stop when more inputs than this fail: 1% or 200.")
+    ] = "100%",
+    image_timeout: Annotated[float, typer.Option(help="Seconds that decoding one may take.")] = 60,
+    allow_urls: Annotated[
+        list[str] | None,
+        typer.Option(help="Host that images may be fetched from by http(s). Repeatable."),
+    ] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="4, or 4..16 on a cluster that grows; default: all cores.")
+    ] = None,
+    split: Annotated[
+        bool | None,
+        typer.Option(
+            "--split/--fused", help="Decode in workers of their own; default: where GPUs are."
+        ),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="auto: bfloat16 where the hardware has it.")
     ] = "auto",
     compile_mode: Annotated[
         CompileMode, typer.Option("--compile", help="auto: when it pays for this many images.")
     ] = "auto",
+    s3_endpoint: S3EndpointOption = None,
+    s3_region: S3RegionOption = None,
+    s3_profile: S3ProfileOption = None,
+    s3_anonymous: S3AnonymousOption = False,
+    s3_requester_pays: S3RequesterPaysOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -277,22 +225,49 @@ def main(
     """Classify images in batch: a table in which every image is accounted for, and a page."""
     with command_errors():
         console = Console(json_output=json_output)
-        request = PredictRequest(
-            inputs=tuple(inputs),
+        settings = read_settings()
+        request = JobRequest(
+            inputs=tuple(inputs or ()),
             model=model,
             output=output,
             column=column,
+            failed_of=failed_only,
+            since=tuple(since or ()),
             output_format=output_format,
             top_k=top_k,
+            sql=SqlTarget.parse(sql, sql_table) if sql else None,
+            max_failures=FailureLimit.parse(max_failures),
+            seconds_per_image=image_timeout,
+            workers=parse_workers(workers),
+            split=split,
             precision=precision,
             compile_mode=compile_mode,
+            urls=url_policy(settings, allow_urls),
+            s3=s3_options(
+                settings,
+                endpoint=s3_endpoint,
+                region=s3_region,
+                profile=s3_profile,
+                anonymous=s3_anonymous,
+                requester_pays=s3_requester_pays,
+            ),
         )
-        job = build(request, read_settings())
-        console.note(f"{job.manifest.num_rows:,} images, model {job.model.reference}")
-        with job_session(job.settings, address=cluster, verbose=verbose) as session:
-            summary = run(job, session, console)
+        job = open_job(request, settings, console)
+        console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
+        if job.committed is not None:
+            show(_finished(job, console), console)
+            return
+        with contextlib.ExitStack() as stack:
+            session = functools.cache(
+                lambda: stack.enter_context(job_session(settings, address=cluster, verbose=verbose))
+            )
+            if quote:
+                show_quote(quote_job(job, session(), price_per_hour=price_per_hour), console)
+                if not _shall_start(console, yes=yes):
+                    return
+            summary = run_job(job, session, console)
         show(summary, console)
 
 
 if __name__ == "__main__":
-    run_job(main, module_docstring=__doc__)
+    run_command(main, module_docstring=__doc__)

@@ -22,7 +22,7 @@ from torch import nn
 
 from eagleray import storage
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_job
+from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
 from eagleray.cluster import Cluster
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.evaluate import Evaluation, evaluate
@@ -366,4 +366,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_job(main, module_docstring=__doc__)
+    run_command(main, module_docstring=__doc__)

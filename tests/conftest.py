@@ -13,6 +13,9 @@ import pytest
 
 from eagleray.cluster import Cluster, ray_session
 from eagleray.settings import Settings
+from tests.parts.postgres import postgres
+
+__all__ = ["postgres"]
 
 
 @pytest.fixture(autouse=True)

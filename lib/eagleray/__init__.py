@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eagleray.batch.earlier import read_results
     from eagleray.errors import BadImageError, EaglerayError, Reason, UserError
     from eagleray.imaging import ImageContract, named_contract
     from eagleray.models.package import ModelPackage, read_package, write_package
@@ -35,6 +36,7 @@ _HOMES = {
     "load_model": "models.sources",
     "named_contract": "imaging",
     "read_package": "models.package",
+    "read_results": "batch.earlier",
     "write_package": "models.package",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "load_model",
     "named_contract",
     "read_package",
+    "read_results",
     "write_package",
 ]
 

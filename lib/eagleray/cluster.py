@@ -26,12 +26,14 @@ class Cluster:
     Attributes:
         num_cpus: CPU cores that Ray schedules.
         num_gpus: GPUs that Ray schedules.
+        num_nodes: Machines.
         embedded: Whether the command started this Ray itself.
     """
 
     num_cpus: int
     num_gpus: int
     embedded: bool
+    num_nodes: int = 1
 
 
 @contextlib.contextmanager
@@ -62,6 +64,7 @@ def ray_session(
             num_cpus=max(1, int(resources.get("CPU", 1))),
             num_gpus=int(resources.get("GPU", 0)),
             embedded=address is None,
+            num_nodes=sum(node["Alive"] for node in ray.nodes()),
         )
     finally:
         if not already_there:
@@ -76,6 +79,8 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     if not verbose:
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        # Ray prints to our standard output when a worker dies; jobs expect that and go on.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if embedded:
         # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

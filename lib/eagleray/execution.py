@@ -11,6 +11,7 @@ machine code: it is made here, for this machine, and never comes with a package.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -134,7 +135,7 @@ def prepare(
         if not cached.exists() and (
             compile_mode == "always" or _compiling_pays(package, plan, expected_images)
         ):
-            _compile(package, plan, cached)
+            _compile_once(package, plan, cached)
         if cached.exists():
             return _load_compiled(cached), True
     return _eager(package, plan), False
@@ -180,6 +181,15 @@ def _machine(device: str) -> str:
     return f"{platform.machine()} {sorted(_cpu_capabilities().items())}"
 
 
+def _compile_once(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
+    """Compile while other processes of this machine that need the same wait for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, however that ends
+        if not target.exists():
+            _compile(package, plan, target)
+
+
 def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     """Compile ahead of time for one batch shape, with the weights folded in, into the cache."""
     from torch._inductor import aoti_compile_and_package
@@ -187,7 +197,6 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     network = _eager(package, plan)
     shape = (plan.batch_size, *package.contract.shape)
     images = torch.zeros(shape, dtype=torch.uint8, device=plan.device)
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
     with _quiet_compiler(), torch.no_grad():
         exported = torch.export.export(network, (images,))

@@ -53,6 +53,19 @@ class Settings(BaseSettings):
         description="Ray cluster to join. Default: a Ray of its own on this machine.",
     )
 
+    s3_endpoint: str | None = Field(
+        default=None, description="Address of an S3 server that is not Amazon's."
+    )
+    s3_region: str | None = Field(default=None, description="Of the buckets.")
+    s3_profile: str | None = Field(default=None, description="Of the AWS credentials file.")
+    s3_anonymous: bool = Field(default=False, description="Sign no requests to S3.")
+    s3_requester_pays: bool = Field(default=False, description="Pay for what is read from S3.")
+    url_private_networks: str = Field(
+        default="",
+        description="Networks, as in `10.0.0.0/8,192.168.7.0/24`, that images may be fetched from "
+        "although they are private. Without it no private address is ever fetched.",
+    )
+
     @field_validator("home")
     @classmethod
     def _fits_into_a_database_uri(cls, home: Path) -> Path:

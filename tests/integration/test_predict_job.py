@@ -14,13 +14,14 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from eagleray.batch.job import Job, JobSummary, open_job, run_job
+from eagleray.batch.request import JobRequest
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.errors import OutputExistsError, UserError
 from eagleray.models.package import write_package
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
-from jobs.predict import PredictRequest, PredictSummary, build, run
 from tests.unit.models_kit import small_package
 
 NUM_GOOD = 40
@@ -48,18 +49,24 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
-def predict(cluster: Cluster, request: PredictRequest) -> PredictSummary:
-    return run(build(request, Settings()), cluster, Console(json_output=True))
+def predict(cluster: Cluster, request: JobRequest) -> JobSummary:
+    quiet = Console(json_output=True)
+    return run_job(open_job(request, Settings(), quiet), lambda: cluster, quiet)
+
+
+def build(request: JobRequest) -> Job:
+    return open_job(request, Settings(), Console(json_output=True))
 
 
 def test_every_image_is_accounted_for(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    request = PredictRequest((str(images),), model, str(tmp_path / "out"))
+    request = JobRequest((str(images),), model, str(tmp_path / "out"))
     summary = predict(cluster, request)
     assert (summary.totals.num_rows, summary.totals.num_ok) == (NUM_GOOD + 4, NUM_GOOD)
     assert summary.reasons == {"missing": 1, "not_an_image": 1, "truncated": 1, "unreadable": 1}
-    assert 0 < summary.totals.first_result_seconds <= summary.totals.seconds
+    assert summary.first_result_seconds is not None
+    assert 0 < summary.first_result_seconds <= summary.seconds
 
     table = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     assert [row["row"] for row in table] == list(range(NUM_GOOD + 4))
@@ -75,7 +82,7 @@ def test_every_image_is_accounted_for(
 def test_batch_answers_equal_the_predictors_own(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    predict(cluster, PredictRequest((str(images),), model, str(tmp_path / "out"), top_k=3))
+    predict(cluster, JobRequest((str(images),), model, str(tmp_path / "out"), top_k=3))
     predictor = Predictor(small_package(name="digits"), compile_mode="never", num_threads=1)
     rows = [r for r in pyarrow.parquet.read_table(tmp_path / "out").to_pylist() if r["label"]]
     outcomes = predictor.predict([Path(row["uri"]).read_bytes() for row in rows])
@@ -90,7 +97,7 @@ def test_batch_answers_equal_the_predictors_own(
 def test_text_formats_hold_the_same_rows(
     cluster: Cluster, tmp_path: Path, images: Path, model: str, output_format: str
 ) -> None:
-    request = PredictRequest(
+    request = JobRequest(
         (str(images),),
         model,
         str(tmp_path / "out"),
@@ -113,13 +120,13 @@ def test_a_csv_of_paths_may_name_what_is_not_there(
     names = ["images/000 é%20.png"] * 2 + ["images/never.png", "images"]
     names += ["http://127.0.0.1:1/a.png", "nonsense://a.png", "s3://no-such-bucket/a.png"]
     table.write_text("\n".join(["path", *names]) + "\n")
-    summary = predict(cluster, PredictRequest((str(table),), model, str(tmp_path / "out")))
+    summary = predict(cluster, JobRequest((str(table),), model, str(tmp_path / "out")))
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     assert [row["reason"] for row in rows] == [
         *(None, None, "missing", "missing"),
         *("unreadable", "unreadable", "missing"),
     ]
-    assert "is not fetched" in rows[4]["message"]
+    assert "--allow-urls" in rows[4]["message"]
     assert rows[0]["label"] == rows[1]["label"]
     assert summary.totals.num_failed == 5
 
@@ -137,7 +144,7 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
     filesystem.pipe_file(f"{s3}/images/3.png", b"")
     write_package(small_package(name="digits"), f"{s3}/models/digits")
 
-    request = PredictRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results")
+    request = JobRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results")
     summary = predict(cluster, request)
     assert (summary.totals.num_ok, summary.reasons) == (3, {"truncated": 1})
     table = pyarrow.parquet.read_table(f"{s3}/results/part-00000.parquet", filesystem=filesystem)
@@ -147,12 +154,10 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
     assert filesystem.exists(f"{s3}/results/_SUCCESS")
     assert not filesystem.exists(f"{s3}/results/_eagleray/shards")
     with pytest.raises(OutputExistsError):
-        build(
-            PredictRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results"), Settings()
-        )
-    missing = PredictRequest((f"{s3}/nowhere/",), f"{s3}/models/digits", f"{s3}/other")
+        build(JobRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results"))
+    missing = JobRequest((f"{s3}/nowhere/",), f"{s3}/models/digits", f"{s3}/other")
     with pytest.raises(UserError, match="There is no folder or file"):
-        build(missing, Settings())
+        build(missing)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_mistakes_are_said_before_any_work(
         "output": str(tmp_path / "out"),
     }
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
-        build(PredictRequest(**{**fine, **change}), Settings())  # type: ignore[arg-type]
+        build(JobRequest(**{**fine, **change}))  # type: ignore[arg-type]
     assert sentence in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -184,11 +189,11 @@ def test_mistakes_are_said_before_any_work(
 def test_an_output_with_results_is_never_overwritten(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    request = PredictRequest((str(images),), model, str(tmp_path / "out"))
+    request = JobRequest((str(images),), model, str(tmp_path / "out"))
     predict(cluster, request)
     before = (tmp_path / "out" / "part-00000.parquet").read_bytes()
     with pytest.raises(OutputExistsError):
-        build(request, Settings())
+        build(request)
     assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == before
 
 
@@ -199,5 +204,5 @@ def test_more_workers_than_cores_can_wait_for_nothing(
     import ray
 
     assert ray.available_resources().get("CPU", 0) >= 1
-    request = PredictRequest((str(images),) * 10, model, str(tmp_path / "out"))
+    request = JobRequest((str(images),) * 10, model, str(tmp_path / "out"))
     assert predict(cluster, request).totals.num_rows == 10 * (NUM_GOOD + 4)

@@ -342,3 +342,202 @@ def test_an_unknown_scheme_is_one_sentence(ask: object) -> None:
     with pytest.raises(InputError) as caught:
         ask("nonsense://bucket/a")
     assert str(caught.value) == ("Cannot open nonsense://bucket/a: Protocol not known: nonsense.")
+
+
+# --- written once ------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_there_is_not_written_again(folder: str) -> None:
+    location = storage.join(folder, "deep", "a.json")
+    assert storage.put_if_absent(location, b"one")
+    assert not storage.put_if_absent(location, b"two")
+    assert storage.read_bytes(location) == b"one"
+    assert [info.uri for info in storage.list_files(folder)] == [location]
+
+
+def test_of_many_who_put_at_once_one_wins(tmp_path: Path) -> None:
+    for round_number in range(20):
+        location = str(tmp_path / str(round_number))
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda me: storage.put_if_absent(location, b"%d" % me), range(8)))  # noqa: B023
+        assert sum(won) == 1
+        assert storage.read_bytes(location) == b"%d" % won.index(True)
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_link_whose_answer_was_lost_was_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_and_lose(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # what a network mount does when it asks again
+
+    monkeypatch.setattr(os, "link", link_and_lose)
+    assert storage.put_if_absent(str(tmp_path / "a"), b"1")
+    assert not storage.put_if_absent(str(tmp_path / "a"), b"2")
+
+
+def test_without_hard_links_nothing_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match=f"the file system of {tmp_path} has no hard links"):
+        storage.put_if_absent(str(tmp_path / "a"), b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_writing_once_fails_nothing_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.put_if_absent(str(tmp_path / "a"), b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- parts of files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [(0, 4, b"0123"), (3, 2, b"34"), (8, 9, b"89"), (10, 1, b""), (99, 1, b""), (3, 0, b"")],
+)
+def test_ranges_end_where_the_file_does(
+    folder: str, start: int, length: int, expected: bytes
+) -> None:
+    location = storage.join(folder, "a.bin")
+    storage.put_atomic(location, b"0123456789")
+    assert storage.read_range(location, start, length) == expected
+    assert storage.size_of(location) == 10
+
+
+def test_an_archive_is_read_in_place(folder: str) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a.txt", "first" * 1000)
+        archive.writestr("b.txt", "second")
+    location = storage.join(folder, "a.zip")
+    storage.put_atomic(location, content.getvalue())
+    with storage.open_seekable(location) as file, zipfile.ZipFile(file) as archive:
+        assert archive.read("b.txt") == b"second"
+        assert archive.read("a.txt") == b"first" * 1000
+        assert file.seek(0, os.SEEK_END) == len(content.getvalue())
+        assert file.read() == b""
+
+
+@pytest.mark.parametrize(
+    "ask", [storage.open_seekable, storage.size_of, lambda name: storage.read_range(name, 0, 1)]
+)
+def test_what_is_not_there_has_no_parts(folder: str, ask: Callable[[str], object]) -> None:
+    with pytest.raises(FileNotFoundError):
+        ask(storage.join(folder, "missing.bin"))
+    storage.put_atomic(storage.join(folder, "deep", "a.bin"), b"1")
+    with pytest.raises((FileNotFoundError, IsADirectoryError)):
+        ask(storage.join(folder, "deep"))
+
+
+def test_a_file_is_removed_whether_it_is_there_or_not(folder: str) -> None:
+    location = storage.join(folder, "a.bin")
+    storage.put_atomic(location, b"1")
+    storage.delete(location)
+    assert not storage.exists(location)
+    storage.delete(location)
+
+
+# --- listings as tables ------------------------------------------------------------------------
+
+
+def test_tables_hold_what_files_do(folder: str) -> None:
+    for number in range(20):
+        storage.put_atomic(storage.join(folder, f"{number % 3}", f"{number}.bin"), b"1" * number)
+    tables = list(storage.list_tables(folder))
+    rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    files = list(storage.list_files(folder))
+    assert rows == [(info.uri, info.size, info.version) for info in files]
+    assert sorted(info.size or 0 for info in files) == list(range(20))
+    assert {str(table.schema) for table in tables} == {str(storage.LISTING_SCHEMA)}
+
+
+def test_a_large_folder_comes_in_several_tables(tmp_path: Path) -> None:
+    for number in range(9000):
+        (tmp_path / f"{number:05d}").touch()
+    sizes = [table.num_rows for table in storage.list_tables(str(tmp_path))]
+    assert sizes == [8192, 808]
+    assert list(storage.list_tables(str(tmp_path / "00000"))[:0] if False else []) == []
+
+
+def test_a_name_that_is_no_unicode_is_spelled_out_in_a_table(tmp_path: Path) -> None:
+    storage.put_atomic(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"), b"latin")
+    storage.put_atomic(str(tmp_path / "a.png"), b"1")
+    (table,) = storage.list_tables(str(tmp_path))
+    assert table.column("uri").to_pylist() == [f"{tmp_path}/a.png", f"{tmp_path}/caf\\xe9.png"]
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Cannot look at .*/gone \(No such file or directory\)"):
+        list(storage.list_tables(str(tmp_path / "gone")))
+
+
+def test_patterns_give_tables_too(folder: str) -> None:
+    for name in ("a.png", "b.jpg", "deep/c.png"):
+        storage.put_atomic(storage.join(folder, name), b"1")
+    (table,) = storage.glob_tables(storage.join(folder, "**", "*.png"))
+    names = [storage.join(folder, name) for name in ("a.png", "deep/c.png")]
+    assert table.column("uri").to_pylist() == names
+    assert list(storage.glob_tables(storage.join(folder, "*.gif"))) == []
+
+
+# --- cutting a range of names ------------------------------------------------------------------
+
+NAMES = st.text(
+    st.characters(min_codepoint=1, exclude_categories=["Cs"]) | st.sampled_from("0189azAZ/_~\U0010ffff"),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(low=NAMES, high=st.none() | NAMES, just_after=st.booleans(), num_fixed=st.integers(0, 3))
+def test_a_cut_lies_between_the_names(
+    low: str, high: str | None, just_after: bool, num_fixed: int
+) -> None:
+    if high is not None and high <= low:
+        low, high = high, low
+    name = name_between(low, high, num_fixed, just_after=just_after)
+    if name is not None:
+        assert low.encode() < name.encode()
+        assert high is None or name.encode() < high.encode()
+        assert name[:num_fixed] == low[:num_fixed]
+
+
+@given(names=st.lists(NAMES, min_size=2, max_size=2, unique=True), num_fixed=st.integers(0, 3))
+def test_first_cuts_come_in_order_after_the_page(names: list[str], num_fixed: int) -> None:
+    first, last = sorted(names)
+    cuts = first_cuts(first, last, min(num_fixed, len(last) - 1))
+    encoded = [name.encode() for name in [last, *cuts]]
+    assert encoded == sorted(set(encoded))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "just_after", "expected"),
+    [
+        ("p/0999", None, False, "p/5"),
+        ("p/0999", "p/5", False, "p/2"),
+        ("p/0999", "p/5", True, "p/1"),
+        ("p/0999", "p/1", False, "p/095"[:3] + "9"[:0] + "p"[:0] or None),
+        ("p/img", None, False, "p/r"),
+        ("p/999", None, False, None),
+        ("p/", None, False, None),
+    ],
+)
+def test_cuts_are_about_half_way(
+    low: str, high: str | None, just_after: bool, expected: str | None
+) -> None:
+    assert name_between(low, high, 2, just_after=just_after) == expected

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from eagleray.storage import put_atomic
 from eagleray.tables import (
     URI_COLUMNS,
     digest_table,
+    open_table,
     read_csv_table,
     require_column,
     resolve_beside,
@@ -118,6 +122,135 @@ def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         read_csv_table(str(tmp_path))
     with pytest.raises(InputError, match=r"^Cannot read memory:///none\.csv: "):
         read_csv_table("memory:///none.csv")
+
+
+# --- JSON lines and Parquet -------------------------------------------------------------------
+
+
+def read(location: str, columns: Sequence[str] | None = None) -> pa.Table:
+    table = open_table(location)
+    return pa.concat_tables(table.read(columns or table.schema.names))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ("1 2 null", pa.int64(), [1, 2, None]),
+        ("1 2.5 null", pa.float64(), [1.0, 2.5, None]),
+        ("1e3 NaN", pa.float64(), [1000.0, math.nan]),
+        ("true false", pa.bool_(), [True, False]),
+        ('"a" null ""', pa.string(), ["a", None, ""]),
+        ("null null", pa.string(), [None, None]),
+        ('"a" 1 true null', pa.string(), ['"a"', "1", "true", None]),
+        ("true 1", pa.string(), ["true", "1"]),
+        ('[1,"é"] {"b":null} 7', pa.string(), ['[1, "é"]', '{"b": null}', "7"]),
+        ("9223372036854775807 1", pa.int64(), [2**63 - 1, 1]),
+        ("9223372036854775808 1", pa.string(), ["9223372036854775808", "1"]),
+        ("9007199254740993 0.5", pa.string(), ["9007199254740993", "0.5"]),
+        (r'"\ud800" "\u00e9"', pa.string(), ["\\ud800", "é"]),
+    ],
+)
+def test_json_columns_have_the_type_that_all_their_values_fit(
+    tmp_path: Path, values: str, kind: pa.DataType, expected: list[object]
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"x": {value}}}\n' for value in values.split()))
+    table = read(str(path))
+    assert table.schema == pa.schema([("x", kind)])
+    assert repr(table.column("x").to_pylist()) == repr(expected)
+
+
+def test_json_lines_may_lack_names_and_end_in_any_way(tmp_path: Path) -> None:
+    path = tmp_path / "t.NDJSON"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n  {"b": "x", "a": null}\n{"c": true}')
+    assert read(str(path)).to_pylist() == [
+        {"a": 1, "b": None, "c": None},
+        {"a": None, "b": "x", "c": None},
+        {"a": None, "b": None, "c": True},
+    ]
+    assert read(str(path), ["c", "a"]).column_names == ["c", "a"]
+    assert open_table(str(path)).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (
+            b'{"a": }',
+            "Line 20001 of {path} is not JSON (Expecting value: line 1 column 7",
+        ),
+        (b"[1]", "Line 20001 of {path} is not JSON (it is no object in braces)."),
+        (b'{"a": "\xff"}', "Line 20001 of {path} is not JSON ('utf-8' codec can't decode"),
+        (b"[" * 100_000, "Line 20001 of {path} is not JSON ("),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, fault: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"a": 1}\n' * 20_000 + line + b"\n")
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        open_table(str(path))
+    assert str(caught.value).startswith(fault.format(path=path))
+
+
+def test_tables_are_read_a_few_thousand_rows_at_a_time(tmp_path: Path) -> None:
+    columns = {"a": [str(number) for number in range(20_000)]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("a\n" + "\n".join(columns["a"]) + "\n")
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"a": "{text}"}}\n' for text in columns["a"]))
+    for name in ("t.parquet", "t.csv", "t.jsonl"):
+        parts = list(open_table(str(tmp_path / name)).read(["a"]))
+        assert max(part.num_rows for part in parts) <= 8192
+        assert pa.concat_tables(parts).to_pydict() == columns
+
+
+def test_parquet_columns_keep_their_types_and_order(tmp_path: Path) -> None:
+    table = pa.table(
+        {"a.b": pa.array([1], pa.int8()), "c": [[1.5]], "d": [{"e": "x"}], "f": [b"bytes"]}
+    )
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(table, path)
+    assert read(path) == table
+    assert read(path, ["d", "a.b"]) == table.select(["d", "a.b"])
+
+
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1, 2], "image": [b"x" * 99, b"y" * 99]}), path, compression=None)
+    content = path.read_bytes()
+    length = content.index(b"x" * 99) - 4
+    path.write_bytes(content[:length] + b"\xff" * 4 + content[length + 4 :])
+    assert read(str(path), ["a"]).to_pydict() == {"a": [1, 2]}
+    with pytest.raises(InputError, match=r"^(Cannot read )?\S*t\.parquet(: | is damaged)[^\n]+$"):
+        read(str(path), ["image"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("t.parquet", b"", "{path} is not a whole Parquet file ("),
+        ("t.parquet", b"PAR1" * 10, "{path} is not a whole Parquet file ("),
+        ("t.jsonl", b"", "{path} has a header and no rows."),
+        ("t.jsonl", None, "Cannot read {path}: there is no such file."),
+        ("t.pq", None, "Cannot read {path}: there is no such file."),
+    ],
+)
+def test_what_is_no_such_table_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        open_table(str(path))
+    assert str(caught.value).startswith(sentence.format(path=path))
+
+
+def test_an_empty_table_is_refused_unless_it_may_be(tmp_path: Path) -> None:
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"a": pa.array([], pa.int8())}), path)
+    with pytest.raises(InputError, match="has a header and no rows"):
+        open_table(path)
+    assert open_table(path, may_be_empty=True).schema == pa.schema([("a", pa.int8())])
 
 
 # --- columns ----------------------------------------------------------------------------------

@@ -1,138 +1,266 @@
-"""From shard results to the output that others read.
+"""From shard results to the output that others read: all of it, or nothing.
 
-    OUTPUT/
-      part-00000.parquet …      results in the order of the manifest
-      _SUCCESS                  put last: the output is complete
-      _eagleray/                plan, manifest, shard results, report; readers skip it by convention
-
-Until the parts are complete a reader sees no result at all.
+Every step may be interrupted and repeated, here or by another run at the same time. Names and row
+ranges of the parts follow from the plan alone, and a part is never overwritten; the commit is one
+file put where none was, so of two runs exactly one wins; what comes after it can be done again.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+from pydantic import BaseModel, ConfigDict
 
 from eagleray import storage
-from eagleray.batch.results import OutputFormat, encode_table
-from eagleray.batch.shards import shard_file
-from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.batch.formats import encode_table
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.plan import Plan, new_id
+from eagleray.batch.results import read_columns
+from eagleray.batch.worker import ShardSummary, decode_shard
+from eagleray.errors import InputError, JobFailedError
 
-__all__ = ["OutputLayout", "commit", "read_shards", "require_free_output"]
+__all__ = ["Commit", "Draft", "Part", "merge", "publish", "read_commit", "tidy_up"]
 
-_ROWS_PER_PART = 500_000
+_READ_AHEAD = 8
 
 
-class OutputLayout:
-    """Where everything of one output is.
+class Part(BaseModel):
+    """A result file.
 
-    Args:
-        location: The folder or URI that the user named.
+    Attributes:
+        name: Inside the output.
+        first_row: Number of its first input.
+        num_rows: How many follow one another from there.
+        num_failed: Of these.
+        num_bytes: Of the file.
+        sha256: Of the file.
     """
 
-    def __init__(self, location: str) -> None:
-        self.location = storage.absolute(location)
-        self.private = storage.join(self.location, "_eagleray")
-        self.manifest = storage.join(self.private, "manifest.parquet")
-        self.plan = storage.join(self.private, "plan.json")
-        self.shards = storage.join(self.private, "shards")
-        self.report = storage.join(self.private, "report.html")
-        self.success = storage.join(self.location, "_SUCCESS")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def part(self, number: int, output_format: OutputFormat) -> str:
-        """The location of a result file."""
-        return storage.join(self.location, f"part-{number:05d}.{output_format}")
+    name: str
+    first_row: int
+    num_rows: int
+    num_failed: int
+    num_bytes: int
+    sha256: str
 
 
-def require_free_output(location: str) -> None:
-    """Refuse an output that holds anything, or that cannot be written.
+class Commit(BaseModel):
+    """What `_manifest.json` holds: the parts that are the result, and nothing else is.
 
-    Raises:
-        OutputExistsError: Something is there.
-        InputError: It cannot be written.
+    Attributes:
+        job_id: Of the plan.
+        run: Which of the job's runs made the commit.
+        committed: ISO time, UTC.
+        format: Of the parts.
+        num_rows: Inputs.
+        num_failed: Of these.
+        parts: In the order of rows.
     """
-    layout = OutputLayout(location)
-    if storage.exists(layout.location):
-        if not storage.is_folder(layout.location):
-            raise OutputExistsError(f"Output {location} is a file; name a folder that is new.")
-        if next(storage.list_files(layout.location), None) is not None:
-            raise OutputExistsError(
-                f"Output {location} is not empty, and results are never overwritten; name another "
-                "folder, or remove this one."
-            )
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: str
+    run: str
+    committed: str
+    format: str
+    num_rows: int
+    num_failed: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Parts that are written and checked, and wait for the commit.
+
+    Attributes:
+        parts: In the order of rows.
+        timeline: Every shard with its times.
+    """
+
+    parts: tuple[Part, ...]
+    timeline: tuple[ShardSummary, ...]
+
+
+def read_commit(layout: OutputLayout) -> Commit | None:
+    """Return what is committed; None before that."""
     try:
-        storage.make_folder(layout.private)
-    except OSError as error:
+        return Commit.model_validate_json(storage.read_bytes(layout.commit))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
         raise InputError(
-            f"Output {location} cannot be written ({error.strerror or error}); name another folder."
-        ) from None
+            f"{layout.commit} was not written by this version of Eagleray; name another folder."
+        ) from error
 
 
-def read_shards(
-    layout: OutputLayout, num_shards: int, *, columns: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """Yield the shards' results in order, all columns or some.
-
-    Raises:
-        JobFailedError: A shard has no result.
-    """
-    for number in range(num_shards):
-        location = storage.join(layout.shards, shard_file(number))
-        try:
-            content = storage.read_bytes(location)
-        except FileNotFoundError:
-            raise JobFailedError(f"Shard {number} has no result at {location}.") from None
-        yield pyarrow.parquet.read_table(io.BytesIO(content), columns=columns)
-
-
-def commit(
-    layout: OutputLayout, num_shards: int, num_rows: int, output_format: OutputFormat
-) -> list[str]:
-    """Merge shard results into parts, check that every row is there once, and mark the output.
+def merge(
+    layout: OutputLayout,
+    plan: Plan,
+    *,
+    on_shard: Callable[[pa.Table], None] = lambda _: None,
+) -> Draft | None:
+    """Merge shard results into parts, and check that every row is there once.
 
     Args:
         layout: Of the output.
-        num_shards: How many there are.
-        num_rows: Of the manifest.
-        output_format: Of the parts.
+        plan: Of the job; all its shards must have results.
+        on_shard: Is shown every shard's rows on the way.
 
     Returns:
-        Locations of the parts.
+        The parts; None when another run has committed meanwhile and removed the shards.
 
     Raises:
-        JobFailedError: Rows are lost or doubled; nothing was committed.
+        JobFailedError: Rows are lost or doubled.
     """
-    _require_every_row(layout, num_shards, num_rows)
-    parts: list[str] = []
-    waiting: list[pa.Table] = []
-    for number, table in enumerate(read_shards(layout, num_shards), start=1):
-        waiting.append(table)
-        if number == num_shards or sum(part.num_rows for part in waiting) >= _ROWS_PER_PART:
-            location = layout.part(len(parts), output_format)
-            storage.put_atomic(location, encode_table(pa.concat_tables(waiting), output_format))
-            parts.append(location)
-            waiting = []
-    storage.put_atomic(layout.success, b"")
-    storage.remove_tree(layout.shards)
-    return parts
-
-
-def _require_every_row(layout: OutputLayout, num_shards: int, num_rows: int) -> None:
-    """Check that the shards hold rows 0 to `num_rows` - 1, in order, each once."""
-    next_row = 0
-    for table in read_shards(layout, num_shards, columns=["row"]):
-        expected = list(range(next_row, next_row + table.num_rows))
-        if table.column("row").to_pylist() != expected:
-            raise JobFailedError(
-                f"The shard that should start at row {next_row} holds other rows; nothing was "
-                f"committed, and the shards are kept in {layout.shards}."
-            )
-        next_row += table.num_rows
-    if next_row != num_rows:
+    timeline: list[ShardSummary] = []
+    try:
+        parts = tuple(_write_parts(layout, plan, timeline, on_shard))
+    except FileNotFoundError as error:
+        if storage.exists(layout.commit):
+            return None
         raise JobFailedError(
-            f"{num_rows} images went in and {next_row} results came out; nothing was committed, "
-            f"and the shards are kept in {layout.shards}."
+            f"A shard has no result ({error}); run the same command again to make it."
+        ) from error
+    num_rows = sum(part.num_rows for part in parts)
+    if num_rows != plan.num_rows:
+        raise JobFailedError(
+            f"{plan.num_rows} images went in and {num_rows} results came out; nothing was "
+            f"committed, and the shards are kept in {layout.shards}."
+        )
+    return Draft(parts, tuple(timeline))
+
+
+def publish(layout: OutputLayout, plan: Plan, draft: Draft) -> tuple[Commit, bool]:
+    """Commit a draft.
+
+    Returns:
+        What is committed, and whether this run did it: otherwise another was first.
+    """
+    ours = Commit(
+        job_id=plan.job_id,
+        run=new_id(),
+        committed=datetime.now(UTC).isoformat(timespec="seconds"),
+        format=plan.work.format,
+        num_rows=sum(part.num_rows for part in draft.parts),
+        num_failed=sum(part.num_failed for part in draft.parts),
+        parts=draft.parts,
+    )
+    if storage.put_if_absent(layout.commit, ours.model_dump_json(indent=2).encode()):
+        return ours, True
+    other = read_commit(layout)
+    assert other is not None
+    return other, False
+
+
+def tidy_up(layout: OutputLayout, plan: Plan) -> None:
+    """Do what follows a commit: mark the output for other readers, remove what was on the way."""
+    if not storage.exists(layout.success):
+        storage.put_atomic(layout.success, b"")
+    layout.remove_folder(layout.shards)
+    try:
+        for name in layout.manifest_names() - {plan.manifest}:
+            layout.remove_folder(layout.manifest(name))  # of runs that were not the first
+        for location in layout.leftovers():  # a run that still writes one finds our commit
+            storage.delete(location)
+    except InputError:  # what was listed has gone meanwhile: another run tidies up as well
+        return
+
+
+def _write_parts(
+    layout: OutputLayout,
+    plan: Plan,
+    timeline: list[ShardSummary],
+    on_shard: Callable[[pa.Table], None],
+) -> Iterator[Part]:
+    first_row, number = 0, 0
+    waiting: list[pa.Table] = []
+    for shard, (rows, summary) in enumerate(_read_shards(layout, plan)):
+        timeline.append(summary)
+        on_shard(rows)
+        waiting.append(rows)
+        num_waiting = sum(table.num_rows for table in waiting)
+        if num_waiting >= plan.rows_per_part or shard == plan.num_shards - 1:
+            part = _put_part(layout, plan, number, first_row, pa.concat_tables(waiting))
+            yield part
+            first_row, number, waiting = first_row + num_waiting, number + 1, []
+
+
+def _read_shards(layout: OutputLayout, plan: Plan) -> Iterator[tuple[pa.Table, ShardSummary]]:
+    """Yield the shards' results in order, read a few ahead."""
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        numbers = iter(range(plan.num_shards))
+        ahead = [
+            pool.submit(_read_shard, layout, next(numbers))
+            for _ in range(min(_READ_AHEAD, plan.num_shards))
+        ]
+        while ahead:
+            result = ahead.pop(0).result()
+            following = next(numbers, None)
+            if following is not None:
+                ahead.append(pool.submit(_read_shard, layout, following))
+            yield result
+
+
+def _read_shard(layout: OutputLayout, number: int) -> tuple[pa.Table, ShardSummary]:
+    location = layout.shard(number)
+    content = storage.read_bytes(location)
+    try:
+        return decode_shard(content)
+    except ValueError as error:
+        storage.delete(location)
+        raise JobFailedError(
+            f"The result of shard {number} was damaged in storage and is removed; run the same "
+            "command again to make it anew."
+        ) from error
+
+
+def _put_part(
+    layout: OutputLayout, plan: Plan, number: int, first_row: int, rows: pa.Table
+) -> Part:
+    """Put a part, unless a run before or beside this one has put it already."""
+    _require_run_of_rows(rows, first_row, "The shards")
+    location = layout.part(number, plan.work.format)
+    content = encode_table(rows, plan.work.format)
+    statuses = rows.column("status")
+    if not storage.put_if_absent(location, content):
+        content = storage.read_bytes(location)
+        try:
+            found = read_columns(content, plan.work.format, ["row", "status"])
+        except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+            raise JobFailedError(
+                f"{location} is damaged, or not of this job; nothing was committed. Remove it and "
+                "run the same command again."
+            ) from error
+        if found.num_rows != rows.num_rows:
+            raise JobFailedError(
+                f"{location} holds {found.num_rows} rows where {rows.num_rows} belong; nothing "
+                "was committed. Remove it and run the same command again."
+            )
+        _require_run_of_rows(found, first_row, location)
+        statuses = found.column("status")
+    failed = int(np.count_nonzero(statuses.to_numpy() == "failed"))
+    return Part(
+        name=storage.name_of(location),
+        first_row=first_row,
+        num_rows=rows.num_rows,
+        num_failed=failed,
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _require_run_of_rows(rows: pa.Table, first_row: int, where: str) -> None:
+    numbers = rows.column("row").to_numpy()
+    if not np.array_equal(numbers, np.arange(first_row, first_row + rows.num_rows)):
+        raise JobFailedError(
+            f"{where} should hold rows {first_row} to {first_row + rows.num_rows - 1} and hold "
+            "others; nothing was committed."
         )

@@ -7,25 +7,43 @@ on ten million images needs no more memory than one on a thousand.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from eagleray.batch.worker import ShardSummary
 from eagleray.pages import histogram, horizontal_bars, line, render_page, thumbnail
 
-__all__ = ["ReportCollector", "Totals", "render_report"]
+__all__ = [
+    "REPORT_COLUMNS",
+    "ReportCollector",
+    "Totals",
+    "render_report",
+    "seconds_of_work",
+    "throughput",
+]
+
+REPORT_COLUMNS = (
+    *("row", "uri", "status", "reason", "message"),
+    *("label", "score", "labels", "value"),
+)
+"""Of the result table, that a report needs."""
 
 _EXAMPLES_PER_CLASS = 8
 _EXAMPLES_PER_REASON = 3
 _NUM_LEAST_CONFIDENT = 20
 _MOST_CLASSES_SHOWN = 20
 _SCORE_BINS = 20
-_MOST_POINTS = 200
+_MOST_POINTS = 120
 _MOST_VALUES = 10_000
+_PICTURES_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +54,17 @@ class Totals:
         num_rows: Inputs.
         num_ok: Inputs with a prediction.
         num_failed: Inputs with a reason.
-        seconds: From the start of the work to the committed output.
-        first_result_seconds: From the start of the work to the first finished shard.
+        seconds: That workers were at it, in all runs.
     """
 
     num_rows: int
     num_ok: int
     num_failed: int
     seconds: float
-    first_result_seconds: float
 
     @property
     def images_per_second(self) -> float:
-        """Throughput over the whole job."""
+        """Throughput while workers were at it."""
         return self.num_rows / self.seconds if self.seconds else 0.0
 
 
@@ -58,6 +74,12 @@ class _Example:
     label: str
     score: float | None
     message: str = ""
+
+
+def _example(rows: pa.Table, index: int) -> _Example:
+    label, score = rows.column("label")[index].as_py(), rows.column("score")[index].as_py()
+    known = score if score is not None and math.isfinite(score) else None
+    return _Example(rows.column("uri")[index].as_py(), label or "(none)", known)
 
 
 @dataclass
@@ -74,39 +96,53 @@ class ReportCollector:
 
     def add(self, table: pa.Table) -> None:
         """Take in one table of result rows."""
-        columns = ("row", "uri", "status", "reason", "message", "label", "labels", "score", "value")
-        for record in table.select(columns).to_pylist():
-            if record["status"] == "ok":
-                self._add_ok(record)
+        status = table.column("status").to_numpy()
+        self._add_failed(table.filter(pa.array(status == "failed")))
+        ok = table.filter(pa.array(status == "ok"))
+        if ok.num_rows and ok.column("value").null_count == 0:
+            values = ok.column("value").to_numpy()
+            room = max(_MOST_VALUES - len(self.values), 0)
+            self.values.extend(values[np.isfinite(values)][:room].tolist())
+        elif ok.num_rows:
+            self._add_ok(ok)
+
+    def _add_ok(self, rows: pa.Table) -> None:
+        scores = rows.column("score").to_numpy()
+        # A network may answer NaN, which is no place in a histogram.
+        known = scores[np.isfinite(scores)]
+        bins = np.minimum((known * _SCORE_BINS).astype(int), _SCORE_BINS - 1)
+        for position, count in enumerate(np.bincount(bins, minlength=_SCORE_BINS)):
+            self.score_counts[position] += int(count)
+        for index, labels in enumerate(rows.column("labels").to_pylist()):
+            for label in labels or ["(none)"]:
+                self.labels[label] += 1
+                examples = self._class_examples.setdefault(label, [])
+                if len(examples) < _EXAMPLES_PER_CLASS:
+                    examples.append(_example(rows, index))
+        self._add_least_confident(rows, scores)
+
+    def _add_least_confident(self, rows: pa.Table, scores: npt.NDArray[np.float32]) -> None:
+        """Keep the lowest scores on a heap: its root is the highest of them, replaced first."""
+        numbers = rows.column("row")
+        for index in np.argsort(scores, kind="stable")[:_NUM_LEAST_CONFIDENT].tolist():
+            key = (-float(scores[index]), -numbers[index].as_py())
+            full = len(self._least_confident) == _NUM_LEAST_CONFIDENT
+            if np.isnan(scores[index]) or (full and key <= self._least_confident[0][:2]):
+                return
+            entry = (*key, _example(rows, index))
+            if full:
+                heapq.heapreplace(self._least_confident, entry)
             else:
-                self._add_failed(record)
+                heapq.heappush(self._least_confident, entry)
 
-    def _add_ok(self, record: Mapping[str, Any]) -> None:
-        if record["value"] is not None:
-            if len(self.values) < _MOST_VALUES:
-                self.values.append(record["value"])
-            return
-        score = record["score"]
-        self.score_counts[min(int(score * _SCORE_BINS), _SCORE_BINS - 1)] += 1
-        example = _Example(record["uri"], record["label"] or "(none)", score)
-        for label in record["labels"] or ["(none)"]:
-            self.labels[label] += 1
-            examples = self._class_examples.setdefault(label, [])
-            if len(examples) < _EXAMPLES_PER_CLASS:
-                examples.append(example)
-        # A heap of the lowest scores: its root is the highest of them, the first to be replaced.
-        entry = (-score, -record["row"], example)
-        if len(self._least_confident) < _NUM_LEAST_CONFIDENT:
-            heapq.heappush(self._least_confident, entry)
-        else:
-            heapq.heappushpop(self._least_confident, entry)
-
-    def _add_failed(self, record: Mapping[str, Any]) -> None:
-        reason = record["reason"]
-        self.reasons[reason] += 1
-        examples = self._reason_examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES_PER_REASON:
-            examples.append(_Example(record["uri"], "", None, record["message"]))
+    def _add_failed(self, rows: pa.Table) -> None:
+        for index, reason in enumerate(rows.column("reason").to_pylist()):
+            self.reasons[reason] += 1
+            examples = self._reason_examples.setdefault(reason, [])
+            if len(examples) < _EXAMPLES_PER_REASON:
+                message = rows.column("message")[index].as_py()
+                uri = rows.column("uri")[index].as_py()
+                examples.append(_Example(uri, "", None, message))
 
     @property
     def least_confident(self) -> list[_Example]:
@@ -125,7 +161,7 @@ class ReportCollector:
 def render_report(
     collector: ReportCollector,
     totals: Totals,
-    timeline: Sequence[tuple[float, int]],
+    timeline: Sequence[ShardSummary],
     plan: Mapping[str, object],
     *,
     model_name: str,
@@ -135,7 +171,7 @@ def render_report(
     Args:
         collector: After all results were added.
         totals: Of the job.
-        timeline: (seconds since the start, images finished so far), in order of time.
+        timeline: Every shard with its times.
         plan: What was run, in the words of its reader.
         model_name: For the title.
 
@@ -171,7 +207,7 @@ def render_report(
     )
 
 
-def _plots(collector: ReportCollector, timeline: Sequence[tuple[float, int]]) -> list[str]:
+def _plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list[str]:
     plots = []
     common = collector.labels.most_common(_MOST_CLASSES_SHOWN)
     if common:
@@ -200,27 +236,67 @@ def _plots(collector: ReportCollector, timeline: Sequence[tuple[float, int]]) ->
         names, counts = zip(*collector.reasons.most_common(), strict=True)
         plots.append(horizontal_bars(names, counts, title="Failures by reason"))
     if len(timeline) > 1:
-        step = -(-len(timeline) // _MOST_POINTS)
-        points = [*timeline[::step], timeline[-1]]
+        seconds, rates = throughput(timeline)
         plots.append(
             line(
-                [seconds for seconds, _ in points],
-                [count for _, count in points],
-                title="Progress",
-                x_label="seconds",
-                y_label="images finished",
+                seconds,
+                rates,
+                title="Throughput",
+                x_label="seconds of work",
+                y_label="images / s",
             )
         )
     return plots
 
 
-def _with_pictures(examples: Iterable[_Example]) -> list[dict[str, Any]]:
+def seconds_of_work(timeline: Sequence[ShardSummary]) -> float:
+    """Return how long at least one worker was at it, over all runs of the job."""
+    if not timeline:
+        return 0.0
+    return float(_worked_before(timeline)(np.array([math.inf]))[0])
+
+
+def throughput(timeline: Sequence[ShardSummary]) -> tuple[list[float], list[float]]:
+    """Return the middle of each of some equal spans of work in seconds, and its images per second.
+
+    Between runs nothing was done: these times are left out, so that a job of two nights shows
+    two nights. A shard's images count evenly over its time.
+    """
+    worked = _worked_before(timeline)
+    starts = worked(np.array([shard.started for shard in timeline]))
+    ends = worked(np.array([shard.finished for shard in timeline]))
+    ends = np.maximum(ends, starts + 1e-3)  # clocks are coarse, and may be put back
+    rates = np.array([shard.num_rows for shard in timeline]) / (ends - starts)
+    edges = np.linspace(0, ends.max(), min(_MOST_POINTS, len(timeline)) + 1)
+    overlaps = np.minimum(ends[:, None], edges[None, 1:]) - np.maximum(
+        starts[:, None], edges[None, :-1]
+    )
+    images = (rates[:, None] * np.clip(overlaps, 0, None)).sum(axis=0)
+    middles = (edges[:-1] + edges[1:]) / 2
+    return middles.tolist(), (images / np.diff(edges)).tolist()
+
+
+def _worked_before(
+    timeline: Sequence[ShardSummary],
+) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """Return the function from a moment to the seconds of work before it."""
+    spans: list[list[float]] = []
+    for started, finished in sorted((shard.started, shard.finished) for shard in timeline):
+        if spans and started <= spans[-1][1]:
+            spans[-1][1] = max(spans[-1][1], finished)
+        else:
+            spans.append([started, max(started, finished)])
+    moments = np.array(spans).ravel()
+    lengths = np.array([finished - started for started, finished in spans])
+    ends = np.cumsum(lengths)
+    worked = np.stack([ends - lengths, ends], axis=1).ravel()
+    return lambda moment: np.interp(moment, moments, worked)
+
+
+def _with_pictures(examples: Sequence[_Example]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(_PICTURES_AT_A_TIME) as pool:
+        pictures = pool.map(thumbnail, [example.uri for example in examples])
     return [
-        {
-            "uri": example.uri,
-            "label": example.label,
-            "score": example.score,
-            "picture": thumbnail(example.uri),
-        }
-        for example in examples
+        {"uri": one.uri, "label": one.label, "score": one.score, "picture": picture}
+        for one, picture in zip(examples, pictures, strict=True)
     ]

@@ -5,83 +5,182 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
+from eagleray.batch.formats import column_names, decode_table
+from eagleray.batch.layout import OutputFormat
+from eagleray.batch.manifest import USER_PREFIX, user_columns
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
 
-__all__ = ["RESULT_SCHEMA", "OutputFormat", "encode_table", "result_table"]
+__all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]
 
-OutputFormat = Literal["parquet", "csv", "jsonl"]
+MOST_LABEL_COLUMNS = 1000
+SCORE_PREFIX = "score_"
+"""Of the columns with one label's probability each, which a multilabel table has."""
 
 _TOP_ENTRY = pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())])
-
-RESULT_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("score", pa.float32()),
-        pa.field("labels", pa.list_(pa.string())),
-        pa.field("value", pa.float64()),
-        pa.field("top_k", pa.list_(_TOP_ENTRY)),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("milliseconds", pa.float32()),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("model_version", pa.string(), nullable=False),
-        pa.field("model_digest", pa.string(), nullable=False),
-        pa.field("contract_digest", pa.string(), nullable=False),
-    ]
+_IDENTITY = (
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
 )
+_ANSWER = (
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("reason", pa.string()),
+    pa.field("message", pa.string()),
+    pa.field("label", pa.string()),
+    pa.field("score", pa.float32()),
+    pa.field("labels", pa.list_(pa.string())),
+    pa.field("value", pa.float64()),
+)
+_TOP = (pa.field("top_k", pa.list_(_TOP_ENTRY)),)
+_ABOUT = (
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("milliseconds", pa.float32()),
+    pa.field("model", pa.string(), nullable=False),
+    pa.field("model_version", pa.string(), nullable=False),
+    pa.field("model_digest", pa.string(), nullable=False),
+    pa.field("contract_digest", pa.string(), nullable=False),
+)
+_OURS = {field.name: field for field in (*_IDENTITY, *_ANSWER, *_TOP, *_ABOUT)}
+_NO_COLUMNS = pa.schema([])
 
 
-def result_table(
-    rows: Sequence[int],
-    uris: Sequence[str],
-    outcomes: Sequence[Outcome],
-    *,
-    milliseconds: float,
-    model: LoadedModel,
-    top_k: int,
-) -> pa.Table:
-    """Make the result rows of a shard.
+def output_names(user_columns: Sequence[str]) -> list[str]:
+    """Return what the columns of the user's table are called in the output.
+
+    Ours keep their names, and so does every other one; what is left gets `input_` in front.
+    """
+    clashing = [name in _OURS or name.startswith(SCORE_PREFIX) for name in user_columns]
+    taken = {name for name, clashes in zip(user_columns, clashing, strict=True) if not clashes}
+    names = []
+    for column, clashes in zip(user_columns, clashing, strict=True):
+        name = column
+        while clashes and (name == column or name in taken):
+            name = f"input_{name}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def score_columns(model: LoadedModel) -> tuple[str, ...]:
+    """Return the columns with one label's probability each: a multilabel model has them."""
+    task = model.package.task
+    if task.name != "multilabel" or len(task.labels) > MOST_LABEL_COLUMNS:
+        return ()
+    return tuple(SCORE_PREFIX + label for label in task.labels)
+
+
+def result_schema(model: LoadedModel, manifest_schema: pa.Schema) -> pa.Schema:
+    """Return the columns of a job's results.
 
     Args:
-        rows: Row numbers of the manifest.
-        uris: Locations of the manifest.
-        outcomes: One for each row, in order.
-        milliseconds: Mean time of an image in this shard, reading included.
-        model: What answered.
-        top_k: How many labels to list with their probabilities.
-
-    Returns:
-        A table of `RESULT_SCHEMA`.
+        model: A multilabel one gets a column for each label instead of `top_k`.
+        manifest_schema: Its columns that begin with `USER_PREFIX` come along.
     """
-    package = model.package
-    constant = {
-        "milliseconds": milliseconds,
-        "model": model.name,
-        "model_version": model.version,
-        "model_digest": package.digest,
-        "contract_digest": package.contract.digest,
-    }
-    labels = package.task.labels
-    records = [
-        {"row": row, "uri": uri, **_outcome_columns(outcome, labels, top_k), **constant}
-        for row, uri, outcome in zip(rows, uris, outcomes, strict=True)
-    ]
-    return pa.Table.from_pylist(records, schema=RESULT_SCHEMA)
+    user = _renamed(user_columns(manifest_schema))
+    scores = [pa.field(name, pa.float32()) for name in score_columns(model)]
+    return pa.schema([*_IDENTITY, *user, *_ANSWER, *(scores or _TOP), *_ABOUT])
+
+
+def _renamed(user_schema: pa.Schema) -> list[pa.Field]:
+    names = output_names(user_schema.names)
+    return [field.with_name(name) for field, name in zip(user_schema, names, strict=True)]
+
+
+def read_columns(
+    content: bytes,
+    output_format: OutputFormat,
+    columns: Sequence[str] | None = None,
+    *,
+    user_schema: pa.Schema = _NO_COLUMNS,
+) -> pa.Table:
+    """Read some columns, or all, of a result file, with the types of the result table.
+
+    Args:
+        content: Of the file.
+        output_format: Of the file.
+        columns: Names; None for all.
+        user_schema: The user's own columns, under their own names.
+
+    Raises:
+        ValueError: The file is damaged, or no result file; `OSError` and `KeyError` may say so as
+            well.
+    """
+    known = {**_OURS, **{field.name: field for field in _renamed(user_schema)}}
+    fields = []
+    for name in column_names(content, output_format) if columns is None else columns:
+        if name not in known and not name.startswith(SCORE_PREFIX):
+            raise ValueError(f"a result table has no column {name!r}")
+        fields.append(known.get(name, pa.field(name, pa.float32())))
+    return decode_table(content, output_format, pa.schema(fields))
+
+
+@dataclass(frozen=True)
+class ResultWriter:
+    """Makes the result rows of shards.
+
+    Attributes:
+        model: What answers.
+        schema: Of the results.
+        top_k: How many labels to list with their probabilities.
+    """
+
+    model: LoadedModel
+    schema: pa.Schema
+    top_k: int
+
+    def table(
+        self, rows: pa.Table, outcomes: Sequence[Outcome], milliseconds: Sequence[float]
+    ) -> pa.Table:
+        """Make the result rows of a shard.
+
+        Args:
+            rows: Of the manifest.
+            outcomes: One for each row, in order.
+            milliseconds: Time that each row took, reading included.
+
+        Returns:
+            A table of the schema.
+        """
+        users = [name for name in rows.column_names if name.startswith(USER_PREFIX)]
+        names = output_names([name.removeprefix(USER_PREFIX) for name in users])
+        columns: dict[str, Any] = {name: rows.column(name) for name in ("row", "uri")}
+        columns |= {name: rows.column(own) for name, own in zip(names, users, strict=True)}
+        columns |= self._answers(outcomes)
+        columns["milliseconds"] = milliseconds
+        package = self.model.package
+        constants = {
+            "model": self.model.name,
+            "model_version": self.model.version,
+            "model_digest": package.digest,
+            "contract_digest": package.contract.digest,
+        }
+        columns |= {name: [value] * rows.num_rows for name, value in constants.items()}
+        arrays = [_as_array(columns[field.name], field.type) for field in self.schema]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _answers(self, outcomes: Sequence[Outcome]) -> Mapping[str, list[Any]]:
+        labels = self.model.package.task.labels
+        scores = score_columns(self.model)
+        names = [field.name for field in (*_ANSWER, *(() if scores else _TOP), *_ABOUT[:2])]
+        records = [_outcome_columns(outcome, labels, self.top_k) for outcome in outcomes]
+        columns = {name: [record.get(name) for record in records] for name in names}
+        for index, name in enumerate(scores):
+            columns[name] = [
+                None if outcome.prediction is None else outcome.prediction.probabilities[index]
+                for outcome in outcomes
+            ]
+        return columns
+
+
+def _as_array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
 
 
 def _outcome_columns(outcome: Outcome, labels: tuple[str, ...], top_k: int) -> dict[str, Any]:
@@ -104,28 +203,3 @@ def _outcome_columns(outcome: Outcome, labels: tuple[str, ...], top_k: int) -> d
         "width": outcome.width,
         "height": outcome.height,
     }
-
-
-def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
-    """Encode result rows as the bytes of one file; CSV spells nested columns as JSON."""
-    buffer = io.BytesIO()
-    if output_format == "parquet":
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
-    elif output_format == "csv":
-        pyarrow.csv.write_csv(_flatten(table), buffer)
-    else:
-        for record in table.to_pylist():
-            buffer.write(json.dumps(record, ensure_ascii=False).encode())
-            buffer.write(b"\n")
-    return buffer.getvalue()
-
-
-def _flatten(table: pa.Table) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type):
-            texts = [
-                None if value is None else json.dumps(value, ensure_ascii=False)
-                for value in table.column(index).to_pylist()
-            ]
-            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
-    return table

@@ -1,27 +1,66 @@
-"""What runs on a worker: one shard in, its result file written, one line of summary out."""
+"""What runs on a worker: a shard's number in, its result file written, one line of summary out.
+
+    ShardWorker      reads, decodes, predicts and writes: one for each core where there is no GPU
+    DecodeWorker     reads and decodes, on every core beside GPUs
+    PredictWorker    predicts and writes what a DecodeWorker hands over: one for each GPU
+
+A shard that was begun before killed a worker, or lost it. It is decoded in a sandbox, image by
+image, so that the one that kills is found and named.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from eagleray import storage
-from eagleray.batch.results import encode_table, result_table
-from eagleray.batch.shards import SHARD_COLUMN, shard_file
-from eagleray.errors import BadImageError
+from eagleray.batch.feeder import Budget, Fed, Feeder, feed_carefully
+from eagleray.batch.formats import encode_table
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.manifest import ManifestReader
+from eagleray.batch.results import ResultWriter, result_schema
+from eagleray.batch.watchdog import Watchdog, worker_memory_budget
+from eagleray.errors import Reason
 from eagleray.execution import CompileMode, Precision
-from eagleray.fetch import fetch_image
+from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
+from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
+from eagleray.urls import UrlPolicy
 
-__all__ = ["ShardSummary", "ShardWorker", "WorkerOptions"]
+__all__ = [
+    "SHARD_COLUMN",
+    "DecodeWorker",
+    "JobContext",
+    "PredictWorker",
+    "ShardSummary",
+    "ShardWorker",
+    "WorkerOptions",
+    "decode_shard",
+    "encode_shard",
+]
+
+SHARD_COLUMN = "shard"
+
+_SUMMARY_KEY = b"eagleray"
+_NUM_READERS = 16  # waiting for storage costs a thread and no core
+_BYTES_PER_PIXEL = 16  # what decoding holds at its peak: 16-bit RGBA and a copy in 8 bits
+_SHARE_FOR_PIXELS = 4  # one part in so many of a worker's memory
+_SHARE_FOR_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +68,49 @@ class WorkerOptions:
     """How every worker of a job runs.
 
     Attributes:
-        shard_folder: Where shard results are written.
         top_k: Labels listed for each image.
         device: `cpu` or `cuda`.
         precision: Of the forward pass.
         compile_mode: Of the forward pass.
         num_threads: For decoding, and inside a forward pass on a CPU.
+        workers_per_node: That share a node's memory.
+        seconds_per_image: Time limit of one decode.
         expected_images: Of the whole job.
         cache_folder: Of compiled networks.
     """
 
-    shard_folder: str
     top_k: int
     device: str
     precision: Precision
     compile_mode: CompileMode
     num_threads: int
+    workers_per_node: int
+    seconds_per_image: float
     expected_images: int
     cache_folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """All that a worker needs to know of its job.
+
+    Attributes:
+        model: Verified.
+        output: Location of the output.
+        manifest_folder: Of the inputs.
+        num_shards: In the manifest.
+        options: How to run.
+        urls: Which addresses may be fetched.
+        s3: How S3 is reached.
+    """
+
+    model: LoadedModel
+    output: str
+    manifest_folder: str
+    num_shards: int
+    options: WorkerOptions
+    urls: UrlPolicy
+    s3: storage.S3Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +121,240 @@ class ShardSummary:
         shard: Its number.
         num_ok: Rows with a prediction.
         num_failed: Rows with a reason.
-        seconds: From the first read to the written file.
+        started: Seconds since the epoch.
+        finished: Seconds since the epoch, when its result was put.
     """
 
     shard: int
     num_ok: int
     num_failed: int
-    seconds: float
+    started: float
+    finished: float
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the shard."""
+        return self.num_ok + self.num_failed
+
+    def as_block(self) -> pa.Table:
+        """As a block of Ray Data."""
+        return pa.table({name: [getattr(self, name)] for name in self.__slots__})
+
+
+def encode_shard(rows: pa.Table, summary: ShardSummary) -> bytes:
+    """Encode a shard's result: its rows, with the summary in the metadata."""
+    values = {name: getattr(summary, name) for name in ShardSummary.__slots__}
+    metadata = {_SUMMARY_KEY: json.dumps(values).encode()}
+    return encode_table(rows.replace_schema_metadata(metadata), "parquet")
+
+
+def decode_shard(content: bytes) -> tuple[pa.Table, ShardSummary]:
+    """Return a shard's rows and its summary.
+
+    Raises:
+        ValueError: The content is damaged.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        summary = ShardSummary(**json.loads(file.schema_arrow.metadata[_SUMMARY_KEY]))
+        return file.read().replace_schema_metadata(), summary
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from error
 
 
 class ShardWorker:
     """A Ray Data actor: holds one predictor, works shard after shard.
 
     Args:
-        model_reference: Object-store reference of the `LoadedModel`.
-        options: How to run.
+        context: Object-store reference of the `JobContext`.
+        journal: Handle of the job's `ShardJournal`.
     """
 
-    def __init__(self, model_reference: Any, options: WorkerOptions) -> None:
-        import cv2
+    def __init__(self, context: Any, journal: Any) -> None:
         import ray
 
-        cv2.setNumThreads(1)  # this worker's threads are the ones it was given
-        self._model: LoadedModel = ray.get(model_reference)
-        self._options = options
+        loaded: JobContext = ray.get(context)
+        storage.use_s3(loaded.s3)
+        self._answering = _Answering(loaded)
+        self._decoding = _Decoding(loaded, journal)  # knows what memory the model has left it
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Work on the shard that a block names."""
+        started = time.time()
+        number = block.column(SHARD_COLUMN)[0].as_py()
+        begun = self._decoding.begin(number)
+        done = self._answering.finished_before(number) if begun else None
+        if done is None:
+            rows = self._decoding.rows(number)
+            fed = self._decoding.feed(rows, carefully=begun > 0)
+            done = self._answering.answer(number, rows, fed, started)
+        return done.as_block()
+
+
+class DecodeWorker:
+    """A Ray Data actor on CPU cores that feeds the actors on GPUs."""
+
+    def __init__(self, context: Any, journal: Any) -> None:
+        import ray
+
+        loaded: JobContext = ray.get(context)
+        self._decoding = _Decoding(loaded, journal)
+        self._shape = loaded.model.package.contract.shape
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Decode the shard that a block names.
+
+        Returns:
+            A row for each image, in the order of the shard: `pixels` as bytes of the contract's
+            shape, or `reason` and `message`.
+        """
+        started = time.time()
+        number = block.column(SHARD_COLUMN)[0].as_py()
+        begun = self._decoding.begin(number)
+        rows = self._decoding.rows(number)
+        fed = sorted(self._decoding.feed(rows, carefully=begun > 0), key=lambda one: one.index)
+        records = [_as_record(one) for one in fed]
+        fields: dict[str, pa.DataType] = {
+            "pixels": pa.binary(int(np.prod(self._shape))),
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "reason": pa.string(),
+            "message": pa.string(),
+            "milliseconds": pa.float64(),
+        }
+        columns = {
+            name: pa.array([record.get(name) for record in records], kind)
+            for name, kind in fields.items()
+        }
+        constants = {
+            SHARD_COLUMN: pa.array([number] * len(records), pa.int64()),
+            "started": pa.array([started] * len(records), pa.float64()),
+        }
+        return pa.table({**constants, **columns})
+
+
+class PredictWorker:
+    """A Ray Data actor on a GPU: predicts decoded shards and writes their results."""
+
+    def __init__(self, context: Any) -> None:
+        import ray
+
+        loaded: JobContext = ray.get(context)
+        _settle(loaded)
+        self._answering = _Answering(loaded)
+        self._manifest = ManifestReader(loaded.manifest_folder, loaded.num_shards)
+        self._shape = loaded.model.package.contract.shape
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Work on one decoded shard."""
+        number = block.column(SHARD_COLUMN)[0].as_py()
+        fed = (_from_record(index, row, self._shape) for index, row in enumerate(_records(block)))
+        rows = self._manifest.shard(number)
+        started = block.column("started")[0].as_py()
+        return self._answering.answer(number, rows, fed, started).as_block()
+
+
+def _as_record(fed: Fed) -> dict[str, Any]:
+    image = fed.image
+    if isinstance(image, DecodedImage):
+        answer: dict[str, Any] = {
+            "pixels": image.pixels.tobytes(),
+            "width": image.width,
+            "height": image.height,
+        }
+    else:
+        assert image.failure is not None
+        answer = {"reason": image.failure.reason.value, "message": image.failure.message}
+    return {**answer, "milliseconds": fed.milliseconds}
+
+
+def _records(block: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in block.to_batches(max_chunksize=64):  # pixels become Python objects few at a time
+        yield from batch.to_pylist()
+
+
+def _from_record(index: int, record: dict[str, Any], shape: tuple[int, ...]) -> Fed:
+    image: DecodedImage | Outcome
+    if record["pixels"] is None:
+        image = Outcome.failed(Reason(record["reason"]), record["message"])
+    else:
+        pixels = np.frombuffer(record["pixels"], np.uint8).reshape(shape)
+        image = DecodedImage(pixels, record["width"], record["height"])
+    return Fed(index, image, record["milliseconds"])
+
+
+def _settle(context: JobContext) -> None:
+    """Make a worker's process ready: its threads are the ones it was given."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    storage.use_s3(context.s3)
+
+
+class _Decoding:
+    """The half of the work that needs no network."""
+
+    def __init__(self, context: JobContext, journal: Any) -> None:
+        _settle(context)
+        options = context.options
+        contract = context.model.package.contract
+        memory = worker_memory_budget(options.workers_per_node)
+        self._manifest = ManifestReader(context.manifest_folder, context.num_shards)
+        self._journal = journal
+        self._reader = ImageReader(contract.max_bytes, url_policy=context.urls)
+        self._watchdog = Watchdog(options.seconds_per_image, memory)
+        self._new_sandbox = functools.partial(
+            DecodeSandbox,
+            contract,
+            seconds=options.seconds_per_image,
+            memory_bytes=memory // _SHARE_FOR_PIXELS,
+        )
+        self._feeder = Feeder(
+            reader=self._reader,
+            contract=contract,
+            pool=ThreadPoolExecutor(_NUM_READERS + options.num_threads),
+            decoders=Semaphore(options.num_threads),
+            pixels=Budget(memory // _SHARE_FOR_PIXELS // _BYTES_PER_PIXEL),
+            num_bytes=Budget(memory // _SHARE_FOR_BYTES),
+            watch=self._watchdog.decoding,
+            ahead=2 * _NUM_READERS + 4 * options.num_threads,
+        )
+
+    def begin(self, number: int) -> int:
+        """Tell the journal, and learn how often this shard was begun before."""
+        import ray
+
+        return int(ray.get(self._journal.begin.remote(number)))
+
+    def rows(self, number: int) -> pa.Table:
+        return self._manifest.shard(number)
+
+    def feed(self, rows: pa.Table, *, carefully: bool) -> Iterator[Fed]:
+        sources = _sources(rows)
+        if not carefully:
+            yield from self._feeder.feed(sources)
+            return
+        with contextlib.closing(self._new_sandbox()) as sandbox:
+            yield from feed_carefully(sources, self._reader, sandbox)
+
+
+def _sources(rows: pa.Table) -> list[ImageSource]:
+    names = ("uri", "size", "packing", "container", "offset")
+    columns = [rows.column(name).to_pylist() for name in names]
+    return [
+        ImageSource(uri=uri, size=size, packing=packing, container=container, offset=offset)
+        for uri, size, packing, container, offset in zip(*columns, strict=True)
+    ]
+
+
+class _Answering:
+    """The half of the work that needs the network: predict, and put the shard's result."""
+
+    def __init__(self, context: JobContext) -> None:
+        options = context.options
+        self._layout = OutputLayout(context.output)
         self._predictor = Predictor(
-            self._model.package,
+            context.model.package,
             device=options.device,
             precision=options.precision,
             compile_mode=options.compile_mode,
@@ -90,39 +362,53 @@ class ShardWorker:
             expected_images=options.expected_images,
             cache_folder=Path(options.cache_folder),
         )
-        self._readers = ThreadPoolExecutor(max_workers=max(4, options.num_threads))
+        self._predictor.require_healthy()
+        manifest = ManifestReader(context.manifest_folder, context.num_shards)
+        schema = result_schema(context.model, manifest.schema)
+        self._writer = ResultWriter(context.model, schema, options.top_k)
 
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        """Work on one shard, given as a block of manifest rows."""
-        started = time.perf_counter()
-        number = shard.column(SHARD_COLUMN)[0].as_py()
-        uris: list[str] = shard.column("uri").to_pylist()
-        outcomes = self._predictor.predict_decoded(list(self._readers.map(self._fetch, uris)))
-        seconds = time.perf_counter() - started
-        table = result_table(
-            shard.column("row").to_pylist(),
-            uris,
-            outcomes,
-            milliseconds=1000 * seconds / len(uris),
-            model=self._model,
-            top_k=self._options.top_k,
-        )
-        target = storage.join(self._options.shard_folder, shard_file(number))
-        storage.put_atomic(target, encode_table(table, "parquet"))
-        num_ok = sum(outcome.ok for outcome in outcomes)
-        return pa.table(
-            {
-                "shard": [number],
-                "num_ok": [num_ok],
-                "num_failed": [len(outcomes) - num_ok],
-                "seconds": [time.perf_counter() - started],
-            }
-        )
-
-    def _fetch(self, uri: str) -> DecodedImage | Outcome:
-        """Read and decode one image; whatever its storage answers becomes an outcome."""
+    def finished_before(self, number: int) -> ShardSummary | None:
+        """Return the summary of a shard whose result was put by a worker that died after it."""
         try:
-            data = fetch_image(uri, self._predictor.package.contract)
-        except BadImageError as error:
-            return Outcome.failed(error.reason, error.message)
-        return self._predictor.preprocess(data)
+            return decode_shard(storage.read_bytes(self._layout.shard(number)))[1]
+        except (FileNotFoundError, ValueError):  # none, or a damaged one, which is made anew
+            return None
+
+    def answer(
+        self, number: int, rows: pa.Table, fed: Iterator[Fed], started: float
+    ) -> ShardSummary:
+        outcomes: list[Outcome | None] = [None] * rows.num_rows
+        milliseconds = [0.0] * rows.num_rows
+        for group in _groups(fed, self._predictor.plan.batch_size):
+            before = time.perf_counter()
+            answers = self._predictor.predict_decoded([one.image for one in group])
+            share = 1000 * (time.perf_counter() - before) / len(group)
+            for one, outcome in zip(group, answers, strict=True):
+                outcomes[one.index] = outcome
+                milliseconds[one.index] = one.milliseconds + share
+        complete = [outcome for outcome in outcomes if outcome is not None]
+        assert len(complete) == rows.num_rows
+        table = self._writer.table(rows, complete, milliseconds)
+        return self._put(number, table, complete, started)
+
+    def _put(
+        self, number: int, table: pa.Table, outcomes: Sequence[Outcome], started: float
+    ) -> ShardSummary:
+        num_ok = sum(outcome.ok for outcome in outcomes)
+        summary = ShardSummary(number, num_ok, len(outcomes) - num_ok, started, time.time())
+        storage.put_atomic(self._layout.shard(number), encode_shard(table, summary))
+        return summary
+
+
+def _groups(fed: Iterator[Fed], size: int) -> Iterator[list[Fed]]:
+    """Gather whole forward passes: images that failed share a group and fill no place in it."""
+    group: list[Fed] = []
+    num_decoded = 0
+    for one in fed:
+        group.append(one)
+        num_decoded += isinstance(one.image, DecodedImage)
+        if num_decoded == size:
+            yield group
+            group, num_decoded = [], 0
+    if group:
+        yield group

@@ -130,6 +130,11 @@ class Console:
         self._out.print(text, markup=False, soft_wrap=True)
 
     @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer a question."""
+        return not self._json and sys.stdin.isatty()
+
+    @property
     def for_scripts(self) -> bool:
         """Whether a script reads the output."""
         return self._json

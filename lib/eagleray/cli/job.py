@@ -11,8 +11,23 @@ import typer
 from eagleray.cli.console import quiet_terminal
 from eagleray.cluster import Cluster, ray_session
 from eagleray.settings import Settings
+from eagleray.storage import S3Options
+from eagleray.urls import UrlPolicy
 
-__all__ = ["ClusterOption", "JsonOption", "VerboseOption", "job_session", "run_job"]
+__all__ = [
+    "ClusterOption",
+    "JsonOption",
+    "S3AnonymousOption",
+    "S3EndpointOption",
+    "S3ProfileOption",
+    "S3RegionOption",
+    "S3RequesterPaysOption",
+    "VerboseOption",
+    "job_session",
+    "run_command",
+    "s3_options",
+    "url_policy",
+]
 
 ClusterOption = Annotated[
     str | None,
@@ -23,8 +38,52 @@ VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show what Ray and the workers print.")
 ]
 
+_S3 = "S3"
+S3EndpointOption = Annotated[
+    str | None,
+    typer.Option(help="Address of an S3 server that is not Amazon's.", rich_help_panel=_S3),
+]
+S3RegionOption = Annotated[str | None, typer.Option(help="Of the buckets.", rich_help_panel=_S3)]
+S3ProfileOption = Annotated[
+    str | None, typer.Option(help="Of the credentials file.", rich_help_panel=_S3)
+]
+S3AnonymousOption = Annotated[
+    bool, typer.Option("--s3-anonymous", help="Sign no requests.", rich_help_panel=_S3)
+]
+S3RequesterPaysOption = Annotated[
+    bool,
+    typer.Option("--s3-requester-pays", help="Pay for what is read.", rich_help_panel=_S3),
+]
 
-def run_job(main: Callable[..., None], *, module_docstring: str | None) -> None:
+
+def s3_options(
+    settings: Settings,
+    *,
+    endpoint: str | None,
+    region: str | None,
+    profile: str | None,
+    anonymous: bool,
+    requester_pays: bool,
+) -> S3Options:
+    """Return how S3 is reached: what a flag says, else what the settings say."""
+    return S3Options(
+        endpoint=endpoint or settings.s3_endpoint,
+        region=region or settings.s3_region,
+        profile=profile or settings.s3_profile,
+        anonymous=anonymous or settings.s3_anonymous,
+        requester_pays=requester_pays or settings.s3_requester_pays,
+    )
+
+
+def url_policy(settings: Settings, hosts: list[str] | None) -> UrlPolicy:
+    """Return which addresses may be fetched: none but the hosts that are named."""
+    networks = filter(None, settings.url_private_networks.split(","))
+    return UrlPolicy(
+        hosts=tuple(hosts or ()), private_networks=tuple(network.strip() for network in networks)
+    )
+
+
+def run_command(main: Callable[..., None], *, module_docstring: str | None) -> None:
     """Run a job's `main` with the words of the command line.
 
     Args:

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from eagleray.cli.console import command_errors
+from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
 from eagleray.errors import InputError
 
@@ -25,11 +26,13 @@ app = typer.Typer(
     "eagleray demo\n\n"
     "eagleray train flowers/ --name flowers --architecture resnet18 --workers 2\n\n"
     "eagleray predict photos/ --model flowers@candidate --output results/\n\n"
+    "eagleray jobs list\n\n"
     "eagleray models list",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 
 _PASS_EVERYTHING_ON = {
@@ -41,6 +44,7 @@ _PASS_EVERYTHING_ON = {
 _JOBS = {
     "train": "Train a model on several workers and register it.",
     "predict": "Classify images in batch: a table and a page.",
+    "pack": "Many small files into few large ones, with a manifest.",
     "demo": "See it work: digits, good and broken, through the whole way.",
 }
 

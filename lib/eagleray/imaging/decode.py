@@ -101,6 +101,8 @@ def _as_bad_image(error: Exception, header: Header) -> BadImageError:
     if isinstance(error, Image.DecompressionBombError):
         return BadImageError(Reason.TOO_MANY_PIXELS, text)
     lowered = text.lower()
+    if "insufficient memory" in lowered:
+        return BadImageError(Reason.OUT_OF_MEMORY, f"no memory to decode it ({text})")
     if "truncated" in lowered or "premature end of jpeg file" in lowered or "EOF" in text:
         return BadImageError(Reason.TRUNCATED, f"the {header.format} data end early ({text})")
     return BadImageError(Reason.UNREADABLE, f"the {header.format} data are damaged ({text})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 __all__ = ["LeNet5", "SmallResNet", "ZFNet"]
 
@@ -127,6 +126,8 @@ class SmallResNet(nn.Module):
 
 
 def _residual_block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock  # takes seconds to import that few need
+
     shortcut = None
     if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(

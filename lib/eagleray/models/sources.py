@@ -151,11 +151,14 @@ def _in_memory(
     *,
     note: str,
 ) -> ModelPackage:
+    # Without the time of its making the same reference has the same digest, as versions have, and
+    # a job that names it can be resumed.
+    lineage = Lineage.now(note=note).model_copy(update={"created": "1970-01-01T00:00:00+00:00"})
     return create_package(
         name=architecture.name.replace("/", "-"),
         task=Multiclass(labels=labels),
         architecture=architecture,
         contract=contract,
         module=module,
-        lineage=Lineage.now(note=note),
+        lineage=lineage,
     )

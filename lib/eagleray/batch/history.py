@@ -1,0 +1,172 @@
+"""Which jobs this home has started, and what has become of each.
+
+A record only says where a job's output is. Everything else is read from there, so that what is
+shown is what is, whoever ran the job last.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eagleray import storage
+from eagleray.batch.commit import read_commit
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.plan import Plan, read_plan
+from eagleray.batch.progress import Progress, read_progress
+from eagleray.errors import EaglerayError, InputError, UnknownNameError
+from eagleray.settings import Settings
+
+__all__ = ["JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
+
+_SECONDS_WITHOUT_A_SIGN = 60.0
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: str
+    created: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job as its output shows it.
+
+    Attributes:
+        job_id: Of the plan.
+        output: Location.
+        created: ISO time, UTC.
+        state: That of its progress; `done` once committed; `stopped` when its driver is gone;
+            `gone` when the output is.
+        num_rows: Inputs.
+        num_done: With a result.
+        num_failed: Of these.
+        plan: None when the output is gone.
+        progress: The last sign of life, if any.
+    """
+
+    job_id: str
+    output: str
+    created: str
+    state: str
+    num_rows: int
+    num_done: int
+    num_failed: int
+    plan: Plan | None
+    progress: Progress | None
+
+
+def record_job(settings: Settings, plan: Plan, output: str) -> None:
+    """Remember a job; once more changes nothing."""
+    record = _Record(job_id=plan.job_id, created=plan.created, output=output)
+    target = _folder(settings) / f"{plan.job_id}.json"
+    storage.put_atomic(str(target), record.model_dump_json().encode())
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home_folder / "jobs"
+
+
+def list_jobs(settings: Settings) -> list[JobStatus]:
+    """Return every job of this home, newest first."""
+    records = sorted(_records(settings), key=lambda record: record.created, reverse=True)
+    return [_status(record) for record in records]
+
+
+def _records(settings: Settings) -> Iterator[_Record]:
+    for file in sorted(_folder(settings).glob("*.json")):
+        try:
+            yield _Record.model_validate_json(file.read_bytes())
+        except ValidationError:
+            continue  # not written by us
+
+
+def find_job(settings: Settings, name: str) -> JobStatus:
+    """Return the job that an id, the beginning of one, or an output names.
+
+    Raises:
+        UnknownNameError: None.
+        InputError: Several.
+    """
+    records = list(_records(settings))
+    output = storage.absolute(name).rstrip("/")
+    found = [r for r in records if r.output.rstrip("/") == output]
+    found = sorted(found, key=lambda record: record.created)[-1:]  # the others are gone
+    found = found or [r for r in records if r.job_id.startswith(name)]
+    if len(found) > 1:
+        raise InputError(
+            f"{name!r} begins the names of {len(found)} jobs: "
+            f"{', '.join(record.job_id for record in found)}; write more of it."
+        )
+    if found:
+        return _status(found[0])
+    plan = read_plan(OutputLayout(name)) if storage.is_folder(name) else None
+    if plan is not None:  # a job of another home, named by its output
+        return _status(_Record(job_id=plan.job_id, created=plan.created, output=output))
+    raise UnknownNameError(
+        "job", name, [record.job_id for record in records], hint="`eagleray jobs list` shows them."
+    )
+
+
+def cancel_job(status: JobStatus) -> None:
+    """Ask a running job to stop; its results so far are kept.
+
+    Raises:
+        InputError: It is not running.
+    """
+    if status.state not in ("listing", "running", "committing"):
+        raise InputError(f"Job {status.job_id} is {status.state}; only a running one is cancelled.")
+    storage.put_atomic(OutputLayout(status.output).cancel, b"")
+
+
+def _status(record: _Record) -> JobStatus:
+    layout = OutputLayout(record.output)
+    try:
+        plan, progress, committed = read_plan(layout), read_progress(layout), read_commit(layout)
+    except (EaglerayError, OSError):
+        plan = progress = committed = None
+    if plan is None or plan.job_id != record.job_id:
+        return JobStatus(record.job_id, record.output, record.created, "gone", 0, 0, 0, None, None)
+    num_done = progress.num_done if progress else 0
+    num_failed = progress.num_failed if progress else 0
+    if committed:
+        num_done, num_failed = committed.num_rows, committed.num_failed
+    return JobStatus(
+        job_id=record.job_id,
+        output=record.output,
+        created=record.created,
+        state="done" if committed else _state(progress),
+        num_rows=plan.num_rows,
+        num_done=num_done,
+        num_failed=num_failed,
+        plan=plan,
+        progress=progress,
+    )
+
+
+def _state(progress: Progress | None) -> str:
+    if progress is None:
+        return "stopped"
+    if progress.state in ("running", "committing", "listing") and not _is_alive(progress):
+        return "stopped"
+    return progress.state
+
+
+def _is_alive(progress: Progress) -> bool:
+    """Whether a job's driver still runs, as far as that can be told from here."""
+    if progress.host == socket.gethostname():
+        try:
+            os.kill(progress.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+    return time.time() - progress.updated < _SECONDS_WITHOUT_A_SIGN

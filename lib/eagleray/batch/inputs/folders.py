@@ -1,0 +1,202 @@
+"""Folders and patterns: the files in them, with archives and tables of images opened in place."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eagleray import storage
+from eagleray.batch.inputs.ahead import NUM_THREADS, in_order
+from eagleray.batch.inputs.archives import (
+    ARCHIVES,
+    COMPRESSED_ARCHIVES,
+    archive_packing,
+    archive_tables,
+    refuse_compressed,
+)
+from eagleray.batch.inputs.listing import Source, listing_of_files
+from eagleray.batch.inputs.tabled import image_column, open_images, open_tabled
+from eagleray.batch.inputs.uniting import conform, unite
+from eagleray.errors import InputError
+from eagleray.tables import TABLE_EXTENSIONS, open_table
+
+__all__ = ["open_folder", "open_pattern"]
+
+_PEEK_ROWS = 8192
+_PARQUET = (".parquet", ".pq")
+_OPENED_IN_PLACE = (*ARCHIVES, *_PARQUET, *COMPRESSED_ARCHIVES)
+
+_NO_COLUMNS = pa.schema([])
+
+
+def open_folder(location: str, column: str | None) -> Source:
+    """Open a folder or prefix: every file at any depth, in name order, but for hidden ones.
+
+    A folder that holds nothing but tables is a data set: its tables are read one after the other.
+
+    Raises:
+        InputError: It holds nothing, cannot be listed, or a table in it cannot be read.
+    """
+    root = storage.absolute(location).rstrip("/") or "/"
+    files = (_visible(table, root) for table in storage.list_tables(root))
+    nothing = f"Folder {location} holds no files; name one that holds images."
+    return _open_files(location, files, column, nothing)
+
+
+def open_pattern(location: str, column: str | None) -> Source:
+    """Open a glob pattern: every file that matches, in name order.
+
+    Matches that are tables without exception are read as such, one after the other.
+
+    Raises:
+        InputError: Nothing matches, or a table cannot be read.
+    """
+    files = storage.glob_tables(location)
+    return _open_files(location, files, column, f"No file matches the pattern {location}.")
+
+
+def _visible(files: pa.Table, root: str) -> pa.Table:
+    """Leave out files whose name, or that of a folder below the root, is hidden."""
+    below = pc.utf8_slice_codeunits(files.column("uri"), len(root.rstrip("/")) + 1)
+    return files.filter(pc.invert(pc.match_substring_regex(below, "(^|/)[._]")))
+
+
+def _open_files(
+    location: str, files: Iterator[pa.Table], column: str | None, nothing: str
+) -> Source:
+    peeked, only_tables = _peek(files)
+    if not peeked:
+        raise InputError(nothing)
+    if only_tables:
+        return _open_data_set(location, peeked, column)
+    found = _Found(_open_parquet_files(peeked, column), column)
+    tables = in_order(found.pieces(itertools.chain(peeked, files)))
+    return Source(location, found.user_schema, tables, f"{location} holds no images.")
+
+
+def _peek(files: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
+    """Read a listing until it is clear what it is.
+
+    Returns:
+        The tables read, and whether they are all, and name nothing but tables.
+    """
+    peeked: list[pa.Table] = []
+    num_rows, only_tables = 0, True
+    for table in files:
+        if table.num_rows:
+            peeked.append(table)
+        num_rows += table.num_rows
+        only_tables = only_tables and pc.all(_ends_with(table, TABLE_EXTENSIONS)).as_py()
+        if num_rows >= _PEEK_ROWS and not only_tables:
+            break
+    return peeked, only_tables
+
+
+def _ends_with(files: pa.Table, extensions: Iterable[str]) -> pa.ChunkedArray:
+    escaped = "|".join(extension.replace(".", r"\.") for extension in extensions)
+    return pc.match_substring_regex(files.column("uri"), f"({escaped})$", ignore_case=True)
+
+
+def _names_and_versions(files: Iterable[pa.Table]) -> Iterator[tuple[str, str]]:
+    for table in files:
+        uris, versions = table.column("uri").to_pylist(), table.column("version").to_pylist()
+        yield from zip(uris, versions, strict=True)
+
+
+# --- a folder of tables -----------------------------------------------------------------------
+
+
+def _open_data_set(location: str, files: Iterable[pa.Table], column: str | None) -> Source:
+    def open_one(file: tuple[str, str]) -> Source:
+        return open_tabled(file[0], column, file[1], may_be_empty=True)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        sources = list(pool.map(open_one, _names_and_versions(files)))
+    user_schema = unite((source.where, source.user_schema) for source in sources)
+    return Source(
+        where=location,
+        user_schema=user_schema,
+        tables=in_order(_conformed(source, user_schema) for source in sources),
+        nothing=f"The tables in {location} have no rows.",
+    )
+
+
+def _conformed(source: Source, user_schema: pa.Schema) -> Iterator[pa.Table]:
+    for table in source.tables:
+        yield conform(table, user_schema, source.where)
+
+
+# --- a folder of files ------------------------------------------------------------------------
+
+
+def _open_images_of(uri: str, version: str, column: str | None) -> Source | None:
+    """Open a Parquet file that was found; None if it holds no images, and so is any file."""
+    table = open_table(uri, may_be_empty=True)
+    images = image_column(table.schema, column)
+    return None if images is None else open_images(table, images, version)
+
+
+def _open_parquet_files(peeked: Iterable[pa.Table], column: str | None) -> dict[str, Source | None]:
+    files = list(_names_and_versions(table.filter(_ends_with(table, _PARQUET)) for table in peeked))
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        opened = pool.map(lambda file: _open_images_of(file[0], file[1], column), files)
+        return {uri: source for (uri, _), source in zip(files, opened, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is done with files of all kinds.
+
+    Attributes:
+        opened: Parquet files that are open already, by location; None for those without images.
+        column: That holds images, where the user named one.
+    """
+
+    opened: Mapping[str, Source | None]
+    column: str | None
+
+    @property
+    def user_schema(self) -> pa.Schema:
+        """The columns that come along: those of the tables found at first."""
+        found = (source for source in self.opened.values() if source is not None)
+        return unite((source.where, source.user_schema) for source in found)
+
+    def pieces(self, listing: Iterable[pa.Table]) -> Iterator[pa.Table | Iterator[pa.Table]]:
+        """Cut a listing into rows that are images, and streams of what has images inside."""
+        schema = self.user_schema
+        for files in listing:
+            start = 0
+            in_place = pc.indices_nonzero(_ends_with(files, _OPENED_IN_PLACE)).to_pylist()
+            for index in in_place:
+                if index > start:
+                    yield _plain(files.slice(start, index - start), schema)
+                yield self._open(files.slice(index, 1), schema)
+                start = index + 1
+            if start < files.num_rows:
+                yield _plain(files.slice(start), schema)
+
+    def _open(self, file: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
+        uri, version = file.column("uri")[0].as_py(), file.column("version")[0].as_py()
+        refuse_compressed(uri)
+        packing = archive_packing(uri)
+        if packing is not None:
+            tables = archive_tables(uri, version, packing)
+        else:
+            source = (
+                self.opened[uri]
+                if uri in self.opened
+                else _open_images_of(uri, version, self.column)
+            )
+            tables = iter([_plain(file, _NO_COLUMNS)]) if source is None else source.tables
+        for table in tables:
+            yield conform(table, schema, uri)
+
+
+def _plain(files: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = (files.column(name) for name in ("uri", "size", "version"))
+    return conform(listing_of_files(*columns), schema, "")

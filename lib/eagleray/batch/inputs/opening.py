@@ -1,0 +1,112 @@
+"""From locations to inputs: what kind each one is, and all of them as one stream."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from eagleray import storage
+from eagleray.batch.inputs.ahead import NUM_THREADS
+from eagleray.batch.inputs.archives import (
+    ARCHIVES,
+    archive_packing,
+    archive_tables,
+    refuse_compressed,
+)
+from eagleray.batch.inputs.folders import open_folder, open_pattern
+from eagleray.batch.inputs.listing import InputSpec, Listing, Source, listing_of_sources
+from eagleray.batch.inputs.tabled import list_locations, open_tabled
+from eagleray.batch.inputs.uniting import conform, unite
+from eagleray.errors import InputError
+from eagleray.fetch import ImageSource
+from eagleray.fetch.source import packing_of
+from eagleray.storage import FileInfo
+from eagleray.tables import TABLE_EXTENSIONS
+
+__all__ = ["open_inputs"]
+
+_GLOB_CHARACTERS = frozenset("*?[")
+_FETCHED = ("http://", "https://")
+_NO_COLUMNS = pa.schema([])
+
+
+def open_inputs(spec: InputSpec) -> Listing:
+    """Open all that the user named.
+
+    Returns:
+        The columns that come along, known now, and the rows, listed while they are read: places
+        in the order given, folders in the order of names, archives and tables in their own.
+
+    Raises:
+        InputError: A place is not there, holds nothing, or is no table or archive. What shows
+            only by listing is raised while the rows are read.
+        UnknownNameError: A table lacks the column.
+    """
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        sources = list(pool.map(lambda place: _open(place, spec.column), spec.locations))
+    user_schema = unite((source.where, source.user_schema) for source in sources)
+    return Listing(user_schema, _tables(sources, user_schema))
+
+
+def _tables(sources: list[Source], user_schema: pa.Schema) -> Iterator[pa.Table]:
+    for source in sources:
+        num_rows = 0
+        for table in source.tables:
+            num_rows += table.num_rows
+            yield conform(table, user_schema, source.where)
+        if num_rows == 0:
+            raise InputError(source.nothing)
+
+
+def _open(location: str, column: str | None) -> Source:
+    if location.lower().startswith(_FETCHED):
+        return _open_address(location)
+    if packing_of(location) is not None:
+        return _single(list_locations([location]))
+    if storage.is_folder(location):
+        return open_folder(location, column)
+    if _GLOB_CHARACTERS & set(location) and not storage.exists(location):
+        return open_pattern(location, column)
+    if location.lower().endswith(TABLE_EXTENSIONS):
+        return open_tabled(location, column, _describe(location).version)
+    return _open_file(location)
+
+
+def _open_file(location: str) -> Source:
+    if not storage.exists(location):
+        raise InputError(f"There is no folder or file {location}; check the path.")
+    refuse_compressed(location)
+    packing = archive_packing(location)
+    info = _describe(location)
+    if packing is None:
+        return _single(listing_of_sources([ImageSource(info.uri, info.size)], [info.version]))
+    tables = archive_tables(info.uri, info.version, packing)
+    return Source(location, _NO_COLUMNS, tables, f"Archive {location} holds no images.")
+
+
+def _describe(location: str) -> FileInfo:
+    """Describe a file that the user named: a remote one is worth a request."""
+    if storage.is_remote(location):
+        with contextlib.suppress(InputError):  # who may read may not be allowed to list
+            for info in storage.glob_files(glob.escape(location)):
+                return info
+    return storage.file_info(location)
+
+
+def _single(row: pa.Table) -> Source:
+    where: str = row.column("uri")[0].as_py()
+    return Source(where, _NO_COLUMNS, iter([row]), f"{where} holds no image.")
+
+
+def _open_address(location: str) -> Source:
+    """Take an http(s) address for an image; whether it may be fetched is asked when it is read."""
+    path = location.lower().partition("?")[0]
+    if path.endswith((*TABLE_EXTENSIONS, *ARCHIVES)):
+        raise InputError(
+            f"{location} is not read from the net: only images are; download it, and name the file."
+        )
+    return _single(list_locations([location]))

@@ -1,0 +1,208 @@
+"""Tables: of locations, packed ones among them, and of images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eagleray import storage
+from eagleray.batch.inputs.listing import (
+    LISTING_SCHEMA,
+    ROWS_AT_ONCE,
+    Source,
+    listing_of_sources,
+    packed_version,
+    with_user_columns,
+)
+from eagleray.batch.inputs.uniting import user_fields
+from eagleray.errors import InputError
+from eagleray.fetch import ImageSource
+from eagleray.fetch.locate import Locator, read_uri
+from eagleray.fetch.parquet import holds_images
+from eagleray.fetch.source import packed_uri, packing_of, text_of_name
+from eagleray.tables import (
+    URI_COLUMNS,
+    TableFile,
+    beside,
+    open_table,
+    require_column,
+)
+
+__all__ = ["image_column", "list_locations", "open_images", "open_tabled"]
+
+
+def open_tabled(
+    location: str, column: str | None, version: str, *, may_be_empty: bool = False
+) -> Source:
+    """Open a table that the user named.
+
+    Args:
+        location: Of the table.
+        column: Of locations or of image bytes; None takes the first of image bytes, or else the
+            first of the usual names.
+        version: Of the table.
+        may_be_empty: Whether it may have no rows, as one of several may.
+
+    Raises:
+        InputError: It is no table, or the column holds neither.
+        UnknownNameError: It has no such column.
+    """
+    table = open_table(location, may_be_empty=may_be_empty)
+    if table.num_rows == 0 and not table.schema.names:  # JSON lines without a line
+        return Source(location, table.schema, iter(()), f"{location} has no rows.")
+    images = image_column(table.schema, column)
+    if images is not None:
+        return open_images(table, images, version)
+    return _open_list(table, column)
+
+
+def image_column(schema: pa.Schema, column: str | None) -> str | None:
+    """Return the column that holds images: the one named, or the first; None if there is none."""
+    candidates = (
+        field.name for field in schema if column in (None, field.name) and holds_images(field.type)
+    )
+    return next(candidates, None)
+
+
+# --- tables of images -------------------------------------------------------------------------
+
+
+def open_images(table: TableFile, column: str, version: str) -> Source:
+    """Open a Parquet file whose rows are images.
+
+    Other columns of image bytes do not come along: masks and the like would fill the results.
+    """
+    user_schema = user_fields(
+        table.schema, lambda field: field.name == column or holds_images(field.type)
+    )
+    return Source(
+        where=table.location,
+        user_schema=user_schema,
+        tables=_image_tables(table, column, user_schema.names, version),
+        nothing=f"{table.location} has no rows.",
+    )
+
+
+def _image_tables(
+    table: TableFile, column: str, user: Sequence[str], version: str
+) -> Iterator[pa.Table]:
+    container = text_of_name(storage.absolute(table.location))
+    rows = partial(_cells, container, text_of_name(column), version)
+    first = 0
+    if user:
+        for part in table.read(user):
+            yield with_user_columns(rows(first, part.num_rows), part)
+            first += part.num_rows
+        return
+    assert table.num_rows is not None
+    for first in range(0, table.num_rows, ROWS_AT_ONCE):
+        yield rows(first, min(ROWS_AT_ONCE, table.num_rows - first))
+
+
+def _cells(container: str, column: str, version: str, first: int, count: int) -> pa.Table:
+    numbers = pa.array(np.arange(first, first + count))
+    texts = pc.cast(numbers, pa.string())
+    uris = pc.binary_join_element_wise(
+        pa.scalar(f"parquet://{column}/"), texts, pa.scalar(f"::{container}"), ""
+    )
+    versions = (
+        pc.binary_join_element_wise(pa.scalar(version), texts, ":")
+        if version
+        else pa.array([""] * count, pa.string())
+    )
+    return pa.table(
+        [
+            uris,
+            pa.nulls(count, pa.int64()),
+            versions,
+            pa.array(["parquet"] * count, pa.string()),
+            pa.array([container] * count, pa.string()),
+            numbers,
+        ],
+        schema=LISTING_SCHEMA,
+    )
+
+
+# --- tables of locations ----------------------------------------------------------------------
+
+
+def _open_list(table: TableFile, column: str | None) -> Source:
+    name = require_column(
+        table.schema.empty_table(), column, URI_COLUMNS, table.location, flag="--column"
+    )
+    kind = table.schema.field(name).type
+    if not _is_text(kind):
+        raise InputError(
+            f"Column {name!r} of {table.location} holds {kind}, neither locations nor image bytes; "
+            "name the right one with --column."
+        )
+    user_schema = user_fields(
+        table.schema, lambda field: field.name == name or holds_images(field.type)
+    )
+    return Source(
+        where=table.location,
+        user_schema=user_schema,
+        tables=_list_tables(table, name, user_schema.names),
+        nothing=f"{table.location} has no rows.",
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_null,
+        )
+    )
+
+
+def _list_tables(table: TableFile, column: str, user: Sequence[str]) -> Iterator[pa.Table]:
+    locator, resolve = Locator(), beside(table.location)
+    for part in table.read([column, *user]):
+        uris = pc.cast(part.column(0), pa.string()).to_pylist()
+        listing = list_locations(uris, resolve, locator)
+        yield with_user_columns(listing, part.select(range(1, part.num_columns)))
+
+
+def list_locations(
+    uris: Sequence[str | None],
+    resolve: Callable[[str], str] = storage.absolute,
+    locator: Locator | None = None,
+) -> pa.Table:
+    """Make a row for each location, whatever it says.
+
+    Local files are asked for their size and version; remote ones are not, for that would cost a
+    request each. Images in archives and tables are looked up; those that are not there stay, and
+    so do empty cells, to fail as missing.
+
+    Args:
+        uris: The locations.
+        resolve: Makes them absolute.
+        locator: Of packed images.
+    """
+    locator = locator or Locator()
+    found = [_locate(uri or "", resolve, locator) for uri in uris]
+    return listing_of_sources([source for source, _ in found], [version for _, version in found])
+
+
+def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[ImageSource, str]:
+    if not uri:
+        return ImageSource(uri=""), ""
+    if packing_of(uri) is None:
+        info = storage.file_info(resolve(uri))
+        return ImageSource(info.uri, info.size), info.version
+    try:
+        source, version = locator.find(uri, resolve)
+    except (OSError, InputError):
+        packing, name, container = read_uri(uri, resolve)
+        return ImageSource(packed_uri(packing, name, container)), ""
+    return source, packed_version(version, source.offset)

@@ -1,0 +1,477 @@
+"""A batch job from its request to its committed output; `jobs/predict.py` gives it a command line.
+
+    request -> open_job   checks everything, lists the inputs, claims the plan (or finds it)
+            -> run_job    works on the shards that have no result, merges, commits
+            -> JobSummary what became of it
+
+Both may be interrupted at any point and called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eagleray import storage
+from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
+from eagleray.batch.earlier import failures_of, leave_out_known, read_results
+from eagleray.batch.history import record_job
+from eagleray.batch.inputs import InputSpec, Listing, open_inputs
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.manifest import ManifestReader, write_manifest
+from eagleray.batch.pipeline import Crew, run_shards
+from eagleray.batch.plan import Plan, Work, claim_plan, new_id, read_plan, require_same_work
+from eagleray.batch.progress import JobMonitor, read_progress
+from eagleray.batch.report import (
+    REPORT_COLUMNS,
+    ReportCollector,
+    Totals,
+    render_report,
+    seconds_of_work,
+)
+from eagleray.batch.request import JobRequest
+from eagleray.batch.results import result_schema, score_columns
+from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
+from eagleray.cluster import Cluster
+from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.models.sources import LoadedModel, load_model
+from eagleray.settings import Settings
+
+__all__ = ["Job", "JobSummary", "Listener", "finish_job", "open_job", "run_job"]
+
+_BYTES_PER_PART = 128 * 2**20
+_MOST_ROWS_PER_PART = 250_000
+_LEAST_ROWS_PER_PART = 1_000
+_BYTES_OF_OURS = 250  # that a result row has in memory beside the user's columns and labels
+
+
+class Listener(Protocol):
+    """Who is told what happens: a terminal, or nobody."""
+
+    def note(self, text: str) -> None:
+        """Hear a sentence."""
+
+    def progress(self, description: str, total: int) -> contextlib.AbstractContextManager[Bar]:
+        """Show a bar."""
+
+
+class Bar(Protocol):
+    """Shows how far a job is."""
+
+    def advance(self, count: int, *, failed: int = 0) -> None:
+        """Move by so many inputs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with all that it needs: the model is verified, the inputs are listed.
+
+    Attributes:
+        request: What was asked for.
+        model: Verified.
+        layout: Of the output.
+        plan: Of the job, made now or by an earlier run.
+        committed: What an earlier run has finished.
+        settings: Of this process.
+    """
+
+    request: JobRequest
+    model: LoadedModel
+    layout: OutputLayout
+    plan: Plan
+    committed: Commit | None
+    settings: Settings
+
+    @property
+    def manifest(self) -> ManifestReader:
+        """The list of inputs."""
+        return ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
+
+    def context(self, crew: Crew) -> JobContext:
+        """Return what the workers need to know."""
+        options = WorkerOptions(
+            top_k=self.request.top_k,
+            device="cuda" if crew.uses_gpu else "cpu",
+            precision=self.request.precision,
+            compile_mode=self.request.compile_mode,
+            num_threads=crew.threads,
+            workers_per_node=crew.per_node,
+            seconds_per_image=self.request.seconds_per_image,
+            expected_images=self.plan.num_rows,
+            cache_folder=str(self.settings.cache_folder),
+        )
+        return JobContext(
+            model=self.model,
+            output=self.layout.location,
+            manifest_folder=self.layout.manifest(self.plan.manifest),
+            num_shards=self.plan.num_shards,
+            options=options,
+            urls=self.request.urls,
+            s3=self.request.s3,
+        )
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What became of a job.
+
+    Attributes:
+        job_id: Of the plan.
+        totals: In figures.
+        seconds: This run took.
+        first_result_seconds: Until its first shard was done; None when there was nothing to do.
+        reasons: Failures by reason.
+        labels: Images by label.
+        parts: Locations of the result files.
+        report: Location of the page.
+        model: As the user named it.
+        output: Location.
+        committed_here: Whether this run committed, and no run before or beside it.
+        sql_rows: Put into the SQL table; None without one.
+    """
+
+    job_id: str
+    totals: Totals
+    seconds: float
+    first_result_seconds: float | None
+    reasons: dict[str, int]
+    labels: dict[str, int]
+    parts: list[str]
+    report: str
+    model: str
+    output: str
+    committed_here: bool
+    sql_rows: int | None
+
+
+# --- open ------------------------------------------------------------------------------------
+
+
+def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job:
+    """Check everything that can be wrong before expensive work starts, and list the inputs.
+
+    An output that holds this very job is opened again: its inputs are those listed then.
+
+    Raises:
+        UserError: With what to mend.
+    """
+    storage.use_s3(request.s3)
+    layout = OutputLayout(request.output)
+    model = load_model(request.model, settings)
+    work = request.work(model)
+    plan = read_plan(layout)
+    if plan is None:
+        _require_free(layout)
+        listing = _list_inputs(request)
+        _require_sql(request, model, listing.user_schema)
+        plan = _new_plan(layout, work, model, listing, listener)
+    else:
+        require_same_work(layout, plan, work)
+    record_job(settings, plan, layout.location)
+    job = Job(request, model, layout, plan, read_commit(layout), settings)
+    if request.sql is not None:
+        request.sql.require_ready(result_schema(model, job.manifest.schema))
+    return job
+
+
+def _require_free(layout: OutputLayout) -> None:
+    """Refuse an output that holds anything of others, or cannot be written."""
+    if storage.exists(layout.location) and _is_file(layout.location):
+        raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
+    # With a plan in it by now, another run of this job has begun since we looked.
+    if layout.is_taken() and read_plan(layout) is None:
+        raise OutputExistsError(
+            f"Output {layout.location} is not empty, and results are never overwritten; name "
+            "another folder, or remove this one."
+        )
+
+
+def _is_file(location: str) -> bool:
+    """Ask in one question: to another, a run beside this one may have changed the answer."""
+    try:
+        storage.size_of(location)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
+def _list_inputs(request: JobRequest) -> Listing:
+    if request.failed_of is not None:
+        listing = failures_of(request.failed_of)
+    else:
+        listing = open_inputs(InputSpec(locations=request.inputs, column=request.column))
+    if not request.since:
+        return listing
+    return Listing(listing.user_schema, leave_out_known(listing.tables, request.since))
+
+
+def _require_sql(request: JobRequest, model: LoadedModel, user_schema: pa.Schema) -> None:
+    if request.sql is not None:
+        fields = [field.with_name(f"user:{field.name}") for field in user_schema]
+        request.sql.require_ready(result_schema(model, pa.schema(fields)))
+
+
+def _new_plan(
+    layout: OutputLayout, work: Work, model: LoadedModel, listing: Listing, listener: Listener
+) -> Plan:
+    name = f"manifest-{new_id()}"
+    last_note = time.monotonic()
+
+    def on_rows(num_rows: int) -> None:
+        nonlocal last_note
+        if time.monotonic() - last_note > 2:
+            last_note = time.monotonic()
+            listener.note(f"{num_rows:,} images listed so far")
+
+    with _writing(layout):
+        probe = storage.join(layout.private, f"probe-{new_id()}")
+        storage.put_atomic(probe, b"")
+        storage.delete(probe)
+        manifest = write_manifest(
+            listing.tables, listing.user_schema, layout.manifest(name), on_rows=on_rows
+        )
+    package = model.package
+    plan = Plan(
+        job_id=new_id(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        work=work,
+        task=package.task.name,
+        architecture=package.manifest.architecture.name,
+        contract=package.contract.to_json(),
+        manifest=name,
+        manifest_digest=manifest.digest,
+        num_rows=manifest.num_rows,
+        num_shards=manifest.num_shards,
+        rows_per_part=_rows_per_part(listing.user_schema, len(score_columns(model))),
+    )
+    claimed = claim_plan(layout, plan)
+    if claimed.manifest != name:
+        layout.remove_folder(layout.manifest(name))
+        listener.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
+    return claimed
+
+
+@contextlib.contextmanager
+def _writing(layout: OutputLayout) -> Iterator[None]:
+    """Say in one sentence that an output cannot be written.
+
+    Raises:
+        InputError: Whatever the storage raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
+            "folder."
+        ) from error
+
+
+def _rows_per_part(user_schema: pa.Schema, num_scores: int) -> int:
+    """Return how many rows make a part of a size that one process can hold."""
+    bytes_per_row = _BYTES_OF_OURS + 64 * len(user_schema) + 4 * num_scores
+    return max(_LEAST_ROWS_PER_PART, min(_MOST_ROWS_PER_PART, _BYTES_PER_PART // bytes_per_row))
+
+
+def finish_job(job: Job) -> JobSummary:
+    """Repeat what follows the commit of a job that an earlier run has committed."""
+    started = time.time()
+    tidy_up(job.layout, job.plan)
+    return _summarise(job, started=started)
+
+
+# --- run -------------------------------------------------------------------------------------
+
+
+def run_job(job: Job, cluster: Callable[[], Cluster], listener: Listener) -> JobSummary:
+    """Work on every shard that has no result, merge, report and commit.
+
+    Args:
+        job: Opened.
+        cluster: Gives the cluster to work on; not asked when every shard has its result.
+        listener: Hears how it goes.
+
+    Raises:
+        JobFailedError: It was cancelled, too many inputs failed, or the workers stopped; what is
+            done is kept.
+    """
+    if read_commit(job.layout) is not None:  # by another run, since this one opened the job
+        return finish_job(job)
+    started = time.time()
+    storage.delete(job.layout.cancel)
+    monitor = _monitor(job)
+    first: float | None = None
+    with _told_how_it_ends(monitor), monitor.watching():
+        for summary in _work(job, cluster, monitor, listener):
+            first = first or summary.finished - started
+        monitor.enter("committing")
+        collector = ReportCollector()
+        draft = merge(job.layout, job.plan, on_shard=collector.add)
+        committed_here = False
+        if draft is not None:
+            _put_report(job, draft, collector)
+            _, committed_here = publish(job.layout, job.plan, draft)
+        tidy_up(job.layout, job.plan)
+        summary_of_job = _summarise(
+            job,
+            started=started,
+            first=first,
+            committed_here=committed_here,
+            draft=draft,
+            collector=collector if draft is not None else None,
+        )
+        monitor.enter("done")
+    return summary_of_job
+
+
+def _monitor(job: Job) -> JobMonitor:
+    finished = job.layout.finished_shards()
+    sizes = enumerate(job.manifest.shard_sizes())
+    num_done = sum(size for number, size in sizes if number in finished)
+    before = read_progress(job.layout)
+    num_failed = before.num_failed if before and finished else 0
+    return JobMonitor(job.layout, job.plan.job_id, job.plan.num_rows, num_done, num_failed)
+
+
+@contextlib.contextmanager
+def _told_how_it_ends(monitor: JobMonitor) -> Iterator[None]:
+    """Leave word in the output when a run does not reach its end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not monitor.cancelled:
+            monitor.enter("stopped", "interrupted")
+            raise
+        monitor.enter("cancelled")
+        raise JobFailedError(
+            f"Job {monitor.job_id} was cancelled after {monitor.num_done:,} images; they are kept: "
+            "run the same command again to go on."
+        ) from None
+    except JobFailedError as error:
+        monitor.enter("failed", str(error))
+        raise
+    except OSError as error:  # a full disk, or a storage that is gone for good
+        monitor.enter("failed", str(error))
+        raise JobFailedError(
+            f"The storage failed ({error}). What is done is kept: run the same command again to go "
+            "on."
+        ) from error
+    except BaseException as error:
+        monitor.enter("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _work(
+    job: Job, cluster: Callable[[], Cluster], monitor: JobMonitor, listener: Listener
+) -> Iterator[ShardSummary]:
+    finished = job.layout.finished_shards()
+    pending = [number for number in range(job.plan.num_shards) if number not in finished]
+    if finished:
+        listener.note(
+            f"Job {job.plan.job_id} goes on: {monitor.num_done:,} of {job.plan.num_rows:,} images "
+            "have their results already."
+        )
+    if not pending:
+        return
+    crew = Crew.choose(cluster(), len(pending), wanted=job.request.workers, split=job.request.split)
+    limit = job.request.max_failures
+    with listener.progress("Predicting", job.plan.num_rows) as bar:
+        bar.advance(monitor.num_done, failed=monitor.num_failed)
+        for summary in run_shards(pending, job.context(crew), crew):
+            monitor.add(summary)
+            bar.advance(summary.num_rows, failed=summary.num_failed)
+            yield summary
+            if monitor.cancelled:  # where signals are ignored, as behind `nohup`
+                raise KeyboardInterrupt
+            if not limit.allows(monitor.num_failed, job.plan.num_rows):
+                raise JobFailedError(
+                    f"{monitor.num_failed:,} of {monitor.num_done:,} images failed so far, more "
+                    "than --max-failures allows; what is done is kept. Look at it with "
+                    f"`eagleray jobs show {job.plan.job_id}`, and run the same command with a "
+                    "higher limit to go on."
+                )
+
+
+def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
+    plan = {**job.plan.in_words(), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    totals = _totals(job, draft.timeline, collector)
+    page = render_report(collector, totals, draft.timeline, plan, model_name=job.request.model)
+    storage.put_atomic(job.layout.report, page)
+    names = ShardSummary.__slots__
+    timeline = pa.table({name: [getattr(one, name) for one in draft.timeline] for name in names})
+    buffer = io.BytesIO()
+    pq.write_table(timeline, buffer)
+    storage.put_atomic(job.layout.timeline, buffer.getvalue())
+
+
+def _totals(job: Job, timeline: Sequence[ShardSummary], collector: ReportCollector) -> Totals:
+    num_failed = collector.reasons.total()
+    return Totals(
+        num_rows=job.plan.num_rows,
+        num_ok=job.plan.num_rows - num_failed,
+        num_failed=num_failed,
+        seconds=seconds_of_work(timeline),
+    )
+
+
+def _summarise(
+    job: Job,
+    *,
+    started: float,
+    first: float | None = None,
+    committed_here: bool = False,
+    draft: Draft | None = None,
+    collector: ReportCollector | None = None,
+) -> JobSummary:
+    """Say what became of a committed job, and put its rows into the SQL table if there is one.
+
+    Args:
+        job: Committed.
+        started: Seconds since the epoch, of this run.
+        first: Seconds until the first shard was done.
+        committed_here: Whether this run committed.
+        draft: Of this run; None reads the times from the output.
+        collector: Of this run; None reads the results.
+    """
+    committed = read_commit(job.layout)
+    assert committed is not None
+    if collector is None:
+        collector = ReportCollector()
+        for rows in read_results(job.layout.location, columns=list(REPORT_COLUMNS)):
+            collector.add(rows)
+    timeline = draft.timeline if draft is not None else _stored_timeline(job.layout)
+    sql_rows = None
+    if job.request.sql is not None:
+        sql_rows = job.request.sql.load(job.plan.job_id, read_results(job.layout.location))
+    return JobSummary(
+        job_id=job.plan.job_id,
+        totals=_totals(job, timeline, collector),
+        seconds=time.time() - started,
+        first_result_seconds=first,
+        reasons=dict(collector.reasons.most_common()),
+        labels=dict(collector.labels.most_common()),
+        parts=[storage.join(job.layout.location, part.name) for part in committed.parts],
+        report=job.layout.report,
+        model=job.request.model,
+        output=job.layout.location,
+        committed_here=committed_here,
+        sql_rows=sql_rows,
+    )
+
+
+def _stored_timeline(layout: OutputLayout) -> list[ShardSummary]:
+    try:
+        content = storage.read_bytes(layout.timeline)
+    except FileNotFoundError:
+        return []
+    return [
+        ShardSummary(**record) for record in pq.read_table(pa.BufferReader(content)).to_pylist()
+    ]

@@ -1,0 +1,140 @@
+"""`eagleray jobs …`: past and running batch jobs, whoever started them last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.settings import read_settings
+
+__all__ = ["jobs_app"]
+
+jobs_app = typer.Typer(
+    help="Batch jobs: list, show, report, cancel.\n\n"
+    "eagleray jobs list\n\n"
+    "eagleray jobs show 3f9c\n\n"
+    "eagleray jobs report results/\n\n"
+    "eagleray jobs cancel 3f9c",
+    no_args_is_help=True,
+)
+
+JobName = Annotated[
+    str, typer.Argument(help="Id of a job, the beginning of one, or its output.", metavar="JOB")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@jobs_app.command("list")
+def list_all(json_output: AsJson = False) -> None:
+    """List the jobs that were started here, newest first."""
+    from eagleray.batch.history import list_jobs
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        jobs = list_jobs(read_settings())
+        if json_output:
+            console.emit([_facts(job) for job in jobs])
+            return
+        if not jobs:
+            console.say("No job was started here yet: `eagleray predict` starts one.")
+            return
+        rows = [
+            [
+                job.job_id,
+                job.state,
+                f"{job.num_done:,}/{job.num_rows:,}",
+                f"{job.num_failed:,}",
+                job.plan.work.model if job.plan else "",
+                job.created[:16].replace("T", " "),
+                job.output,
+            ]
+            for job in jobs
+        ]
+        columns = ["job", "state", "images", "failed", "model", "created", "output"]
+        console.table("Batch jobs", columns, rows)
+
+
+@jobs_app.command("show")
+def show_job(name: JobName, json_output: AsJson = False) -> None:
+    """Show how far a job is, what it runs, and what failed."""
+    from eagleray.batch.history import find_job
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        job = find_job(read_settings(), name)
+        facts = _facts(job)
+        if job.state == "done":
+            facts["reasons"] = _reasons(job.output)
+        if json_output:
+            console.emit(facts)
+            return
+        if job.plan is not None:
+            facts |= job.plan.in_words()
+        shown = {
+            key: ", ".join(f"{reason}: {count:,}" for reason, count in value.items())
+            if isinstance(value, dict)
+            else value
+            for key, value in facts.items()
+        }
+        console.facts(f"Job {job.job_id}", {k: v for k, v in shown.items() if v not in (None, "")})
+
+
+@jobs_app.command("report")
+def open_report(name: JobName) -> None:
+    """Print where the page of a finished job is."""
+    from eagleray import storage
+    from eagleray.batch.history import find_job
+    from eagleray.batch.layout import OutputLayout
+    from eagleray.errors import InputError
+
+    with command_errors():
+        job = find_job(read_settings(), name)
+        page = OutputLayout(job.output).report
+        if not storage.exists(page):
+            raise InputError(
+                f"Job {job.job_id} is {job.state} and has no page yet; it is written when the job "
+                "is done."
+            )
+        Console().say(page)
+
+
+@jobs_app.command("cancel")
+def cancel(name: JobName) -> None:
+    """Ask a running job to stop; what is done is kept, and its command goes on from there."""
+    from eagleray.batch.history import cancel_job, find_job
+
+    with command_errors():
+        job = find_job(read_settings(), name)
+        cancel_job(job)
+        Console().say(
+            f"Job {job.job_id} is asked to stop; what is done is kept. Its command starts it again."
+        )
+
+
+def _reasons(output: str) -> dict[str, int]:
+    from eagleray.batch.earlier import read_results
+
+    counts: Counter[str] = Counter()
+    for rows in read_results(output, columns=["reason"]):
+        counts.update(reason for reason in rows.column("reason").to_pylist() if reason)
+    return dict(counts.most_common())
+
+
+def _facts(job: Any) -> dict[str, Any]:
+    progress = job.progress
+    running = progress is not None and job.state == "running"
+    return {
+        "job": job.job_id,
+        "state": job.state,
+        "output": job.output,
+        "created": job.created,
+        "images": job.num_rows,
+        "done": job.num_done,
+        "failed": job.num_failed,
+        "images_per_second": progress.images_per_second if running else None,
+        "seconds_left": progress.seconds_left if running else None,
+        "message": progress.message if progress is not None else "",
+    }

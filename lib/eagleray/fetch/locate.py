@@ -1,0 +1,141 @@
+"""From the URI of a packed image to the place of its bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from eagleray import storage
+from eagleray.errors import InputError
+from eagleray.fetch.archives import Member, list_members
+from eagleray.fetch.parquet import holds_images
+from eagleray.fetch.source import ImageSource, Packing, packed_uri, packing_of, readings_of
+from eagleray.tables import open_parquet
+
+__all__ = ["Locator"]
+
+_MOST_CONTAINERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a container holds, or why that cannot be told.
+
+    Attributes:
+        version: Of the container.
+        members: Of an archive, by name; of a name that is there twice, the last, as tar has it.
+        rows: Of a table.
+        columns: Of a table: those that hold images.
+        error: What the storage or the file itself answered.
+    """
+
+    version: str = ""
+    members: Mapping[str, Member] | None = None
+    rows: int = 0
+    columns: frozenset[str] = frozenset()
+    error: OSError | InputError | None = None
+
+
+class Locator:
+    """Finds packed images by their URIs; lists each container once, and remembers the last few.
+
+    Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str], _Contents] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(
+        self, uri: str, resolve: Callable[[str], str] = storage.absolute
+    ) -> tuple[ImageSource, str]:
+        """Find a packed image.
+
+        Args:
+            uri: As `packed_uri` makes it.
+            resolve: Makes the container's location absolute.
+
+        Returns:
+            The source, and the version of its container.
+
+        Raises:
+            FileNotFoundError: The container is not there, or has no such member.
+            OSError: The storage does not answer.
+            InputError: The container is damaged.
+        """
+        packing, name, container = read_uri(uri, resolve)
+        contents = self._contents(packing, container)
+        if contents.error is not None:
+            raise contents.error.with_traceback(None)  # it is raised again and again
+        if packing == "parquet":
+            source = _find_cell(contents, name, container)
+        else:
+            source = _find_member(contents, packing, name, container)
+        if source is None:
+            raise FileNotFoundError(f"{container} holds no image of this name")
+        return source, contents.version
+
+    def _contents(self, packing: Packing, container: str) -> _Contents:
+        key = (packing, container, storage.file_info(container).version)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = _list(packing, container, key[2])
+            self._known.move_to_end(key)
+            if len(self._known) > _MOST_CONTAINERS:
+                self._known.popitem(last=False)
+            return self._known[key]
+
+
+def read_uri(uri: str, resolve: Callable[[str], str]) -> tuple[Packing, str, str]:
+    """Take a packed URI apart; where it has several readings, by the container that is there.
+
+    Returns:
+        Packing, name, and the container's absolute location.
+    """
+    packing = packing_of(uri)
+    assert packing is not None
+    readings = [(name, resolve(container)) for name, container in readings_of(uri)]
+    existing = (reading for reading in readings if len(readings) == 1 or _exists(reading[1]))
+    name, container = next(existing, readings[0])
+    return packing, name, container
+
+
+def _exists(location: str) -> bool:
+    try:
+        return storage.exists(location)
+    except InputError:
+        return False
+
+
+def _list(packing: Packing, container: str, version: str) -> _Contents:
+    try:
+        if packing == "parquet":
+            with open_parquet(container) as file:
+                columns = [field.name for field in file.schema_arrow if holds_images(field.type)]
+                return _Contents(version, rows=file.metadata.num_rows, columns=frozenset(columns))
+        members = {member.name: member for member in list_members(container, packing)}
+        return _Contents(version, members=members)
+    except (OSError, InputError) as error:
+        return _Contents(version, error=error)
+
+
+def _find_member(
+    contents: _Contents, packing: Packing, name: str, container: str
+) -> ImageSource | None:
+    assert contents.members is not None
+    member = contents.members.get(name)
+    if member is None:
+        return None
+    return ImageSource(
+        packed_uri(packing, name, container), member.size, packing, container, member.offset
+    )
+
+
+def _find_cell(contents: _Contents, name: str, container: str) -> ImageSource | None:
+    column, _, row = name.rpartition("/")
+    known = row.isascii() and row.isdigit() and int(row) < contents.rows
+    if not known or column not in contents.columns:
+        return None
+    return ImageSource(packed_uri("parquet", name, container), None, "parquet", container, int(row))

@@ -1,0 +1,284 @@
+"""A packing job from its request to its committed output; `jobs/pack.py` gives it a command line.
+
+    request -> open_pack    checks everything, lists the inputs, claims the plan (or finds it)
+            -> run_pack     packs the shards that are not done, checks, commits
+            -> PackSummary  what became of it
+
+Both may be interrupted at any point and called again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from eagleray import storage
+from eagleray.batch.inputs import InputSpec, Listing, open_inputs
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.manifest import ShardLimits, write_manifest
+from eagleray.batch.plan import new_id
+from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.packing.commit import (
+    PackCommit,
+    commit,
+    failure_reasons,
+    read_commit,
+    read_finished,
+    tidy_up,
+)
+from eagleray.packing.plan import PackPlan, PackRequest, claim_plan, read_plan, require_same_work
+from eagleray.packing.receipt import PackedShard
+from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.worker import PackContext
+
+if TYPE_CHECKING:
+    from eagleray.batch.job import Listener
+
+__all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "run_pack"]
+
+_MOST_ROWS_PER_PART = 50_000
+
+PackShards = Callable[[Sequence[int], PackContext], Iterator[PackedShard]]
+"""Packs shards and yields each as it is done, in any order."""
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """A request with all that it needs: the inputs are listed.
+
+    Attributes:
+        request: What was asked for.
+        layout: Of the output.
+        plan: Of the job, made now or by an earlier run.
+        committed: What an earlier run has finished.
+    """
+
+    request: PackRequest
+    layout: OutputLayout
+    plan: PackPlan
+    committed: PackCommit | None
+
+    @property
+    def context(self) -> PackContext:
+        """What the workers need to know."""
+        return PackContext(
+            output=self.layout.location,
+            manifest_folder=self.layout.manifest(self.plan.manifest),
+            num_shards=self.plan.num_shards,
+            part_format=self.plan.pack.format,
+            part_bytes=self.plan.pack.part_bytes,
+            max_bytes=self.plan.pack.max_bytes,
+            urls=self.request.urls,
+            s3=self.request.s3,
+        )
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What became of a job.
+
+    Attributes:
+        committed: The job as a whole.
+        output: Location.
+        reasons: Failures by reason.
+        seconds: That this run has packed for.
+        packed_here: Images that this run has packed.
+        bytes_here: Of these.
+        committed_here: Whether this run committed, and no run before or beside it.
+    """
+
+    committed: PackCommit
+    output: str
+    reasons: dict[str, int]
+    seconds: float = 0.0
+    packed_here: int = 0
+    bytes_here: int = 0
+    committed_here: bool = False
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this run."""
+        return self.packed_here / self.seconds if self.seconds else 0.0
+
+    @property
+    def megabytes_per_second(self) -> float:
+        """Of this run; 10**6 bytes of images."""
+        return self.bytes_here / 1e6 / self.seconds if self.seconds else 0.0
+
+    @property
+    def failures(self) -> str | None:
+        """Location of the table of failed inputs; None without any."""
+        name = self.committed.failures
+        return None if name is None else storage.join(self.output, name)
+
+
+# --- open ------------------------------------------------------------------------------------
+
+
+def open_pack(request: PackRequest, listener: Listener) -> PackJob:
+    """Check everything that can be wrong before expensive work starts, and list the inputs.
+
+    An output that holds this very job is opened again: its inputs are those listed then.
+
+    Raises:
+        UserError: With what to mend.
+    """
+    storage.use_s3(request.s3)
+    layout = OutputLayout(request.output)
+    plan = read_plan(layout)
+    if plan is None:
+        _require_free(layout)
+        listing = open_inputs(InputSpec(request.inputs, request.column))
+        plan = _new_plan(layout, request, listing, listener)
+    else:
+        require_same_work(layout, plan, request.work())
+    return PackJob(request, layout, plan, read_commit(layout))
+
+
+def _require_free(layout: OutputLayout) -> None:
+    if storage.exists(layout.location) and not storage.is_folder(layout.location):
+        raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
+    if layout.is_taken():
+        raise OutputExistsError(
+            f"Output {layout.location} is not empty, and results are never overwritten; name "
+            "another folder, or remove this one."
+        )
+
+
+def _new_plan(
+    layout: OutputLayout, request: PackRequest, listing: Listing, listener: Listener
+) -> PackPlan:
+    _require_writable(layout)
+    name = f"manifest-{new_id()}"
+    limits = ShardLimits(
+        most_rows=_MOST_ROWS_PER_PART,
+        most_bytes=request.part_bytes,
+        next_rows=lambda _: _MOST_ROWS_PER_PART,
+        bytes_of=ExpectedSizes(),
+    )
+    manifest = write_manifest(
+        listing.tables,
+        listing.user_schema,
+        layout.manifest(name),
+        limits=limits,
+        on_rows=_Notes(listener).hear,
+    )
+    plan = PackPlan(
+        job_id=new_id(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        pack=request.work(),
+        manifest=name,
+        manifest_digest=manifest.digest,
+        num_rows=manifest.num_rows,
+        num_shards=manifest.num_shards,
+    )
+    claimed = claim_plan(layout, plan)
+    if claimed.manifest != name:
+        layout.remove_folder(layout.manifest(name))
+        listener.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
+    return claimed
+
+
+def _require_writable(layout: OutputLayout) -> None:
+    probe = storage.join(layout.private, f"probe-{new_id()}")
+    try:
+        storage.put_atomic(probe, b"")
+        storage.delete(probe)
+    except OSError as error:
+        raise InputError(
+            f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
+            "folder."
+        ) from error
+
+
+class _Notes:
+    """Says every few seconds how many inputs are listed."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._last = listener, time.monotonic()
+
+    def hear(self, num_rows: int) -> None:
+        if time.monotonic() - self._last > 2:
+            self._last = time.monotonic()
+            self._listener.note(f"{num_rows:,} images listed so far")
+
+
+# --- run -------------------------------------------------------------------------------------
+
+
+def run_pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> PackSummary:
+    """Pack every shard that is not done, and commit.
+
+    Args:
+        job: Opened.
+        pack_shards: Does the work; not called when every shard is done.
+        listener: Hears how it goes.
+
+    Raises:
+        JobFailedError: Too many inputs failed, or the workers stopped; what is done is kept.
+    """
+    if read_commit(job.layout) is not None:  # by another run, since this one opened the job
+        return finish_pack(job)
+    started = time.monotonic()
+    done = list(_pack(job, pack_shards, listener))
+    seconds = time.monotonic() - started
+    committed, committed_here = commit(job.layout, job.plan)
+    tidy_up(job.layout, job.plan)
+    return PackSummary(
+        committed=committed,
+        output=job.layout.location,
+        reasons=_reasons(job, committed),
+        seconds=seconds,
+        packed_here=sum(packed.num_packed for packed in done),
+        bytes_here=sum(packed.image_bytes for packed in done),
+        committed_here=committed_here,
+    )
+
+
+def finish_pack(job: PackJob) -> PackSummary:
+    """Repeat what follows the commit of a job that an earlier run has committed."""
+    committed = read_commit(job.layout)
+    assert committed is not None
+    tidy_up(job.layout, job.plan)
+    return PackSummary(committed, job.layout.location, _reasons(job, committed))
+
+
+def _reasons(job: PackJob, committed: PackCommit) -> dict[str, int]:
+    return dict(Counter(failure_reasons(job.layout, committed)).most_common())
+
+
+def _pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> Iterator[PackedShard]:
+    finished = read_finished(job.layout)
+    if not finished and storage.exists(job.layout.commit):  # by another run, a moment ago
+        return
+    num_done = sum(packed.num_rows for packed in finished)
+    num_failed = sum(packed.num_failed for packed in finished)
+    _require_few_failures(job, num_failed, num_done)
+    pending = sorted(set(range(job.plan.num_shards)) - {packed.shard for packed in finished})
+    if finished:
+        listener.note(
+            f"Job {job.plan.job_id} goes on: {num_done:,} of {job.plan.num_rows:,} images are done "
+            "already."
+        )
+    if not pending:
+        return
+    with listener.progress("Packing", job.plan.num_rows) as bar:
+        bar.advance(num_done, failed=num_failed)
+        for packed in pack_shards(pending, job.context):
+            num_done, num_failed = num_done + packed.num_rows, num_failed + packed.num_failed
+            bar.advance(packed.num_rows, failed=packed.num_failed)
+            yield packed
+            _require_few_failures(job, num_failed, num_done)
+
+
+def _require_few_failures(job: PackJob, num_failed: int, num_done: int) -> None:
+    limit = job.request.max_failures
+    if limit is not None and not limit.allows(num_failed, job.plan.num_rows):
+        raise JobFailedError(
+            f"{num_failed:,} of {num_done:,} images failed so far, more than --max-failures "
+            "allows; what is done is kept. Run the same command with a higher limit to go on."
+        )

@@ -1,0 +1,226 @@
+"""What runs on a worker: one shard in, its parts and its receipt put, a summary out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from eagleray import storage
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.manifest import ManifestReader
+from eagleray.errors import BadImageError, JobFailedError, Reason
+from eagleray.fetch import ImageReader, ImageSource
+from eagleray.packing.parts import (
+    PartFormat,
+    PartWriter,
+    part_name,
+    pick_rows,
+    with_user_columns,
+)
+from eagleray.packing.receipt import PackedPart, PackedShard, encode_receipt, read_receipt
+from eagleray.urls import UrlPolicy
+
+__all__ = ["PackContext", "pack_shard"]
+
+_NUM_READERS = 16  # waiting for storage costs a thread and no core
+_IMAGES_AHEAD = 2 * _NUM_READERS
+_BYTES_AHEAD = 64 * 2**20
+_UNKNOWN_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class PackContext:
+    """All that a worker needs to know of its job.
+
+    Attributes:
+        output: Location of the output.
+        manifest_folder: Of the inputs.
+        num_shards: In the manifest.
+        part_format: Of the parts.
+        part_bytes: Of the images in a part, where there are more than one.
+        max_bytes: Of one image.
+        urls: Which addresses may be fetched.
+        s3: How S3 is reached.
+    """
+
+    output: str
+    manifest_folder: str
+    num_shards: int
+    part_format: PartFormat
+    part_bytes: int
+    max_bytes: int
+    urls: UrlPolicy
+    s3: storage.S3Options
+
+
+class _OtherContentError(Exception):
+    """A part is there already, and other bytes are in it than its inputs have now."""
+
+
+def pack_shard(context: PackContext, shard: int) -> PackedShard:
+    """Read a shard's images, put them into parts, and put its receipt.
+
+    A shard that is done is left alone, so two workers may do the same one.
+
+    Raises:
+        JobFailedError: A part of this name is there already, with other content.
+        OSError: The manifest cannot be read, or a part cannot be written.
+    """
+    storage.use_s3(context.s3)
+    layout = OutputLayout(context.output)
+    try:
+        return read_receipt(layout, shard)[0]
+    except FileNotFoundError:
+        pass
+    packer = _ShardPacker(context, layout, shard)
+    try:
+        packed, failures = packer.pack()
+    except _OtherContentError as found:
+        try:
+            return read_receipt(layout, shard)[0]  # another run has put what it had found
+        except FileNotFoundError:
+            raise JobFailedError(
+                f"{found} was left there by a run that was stopped, and its inputs have changed "
+                "since. If no other run is at work on this output, remove that file and run the "
+                "same command again."
+            ) from None
+    if storage.put_if_absent(layout.shard(shard), encode_receipt(packed, failures)):
+        return packed
+    standing, _ = read_receipt(layout, shard)
+    for part in packer.made:
+        if part not in standing.parts:
+            storage.delete(storage.join(layout.location, part.name))
+    return standing
+
+
+class _ShardPacker:
+    """Fills one part after the other with the images of a shard."""
+
+    def __init__(self, context: PackContext, layout: OutputLayout, shard: int) -> None:
+        self._context, self._layout, self._shard = context, layout, shard
+        self._rows = _manifest(context.manifest_folder, context.num_shards).shard(shard)
+        self._parts: list[PackedPart] = []
+        self.made: list[PackedPart] = []
+        """Parts that were not there before."""
+
+    def pack(self) -> tuple[PackedShard, pa.Table]:
+        """Return what was packed, and the rows that failed."""
+        failed: list[tuple[int, BadImageError]] = []
+        image_bytes = first = 0
+        writer = self._new_writer()
+        reader = _reader(self._context.max_bytes, self._context.urls)
+        for index, image in enumerate(_read_in_order(reader, _sources(self._rows))):
+            fault = _fault(image, self._context.max_bytes)
+            if fault is not None:
+                failed.append((index, fault))
+                continue
+            assert isinstance(image, bytes)
+            too_much = writer.num_image_bytes + len(image) > self._context.part_bytes
+            if writer.num_rows and too_much:
+                self._put(writer, first)
+                writer = self._new_writer()
+            if writer.num_rows == 0:
+                first = index
+            writer.add(index, image)
+            image_bytes += len(image)
+        if writer.num_rows:
+            self._put(writer, first)
+        packed = PackedShard(
+            shard=self._shard,
+            parts=tuple(self._parts),
+            num_failed=len(failed),
+            image_bytes=image_bytes,
+        )
+        return packed, _failures(self._rows, failed)
+
+    def _new_writer(self) -> PartWriter:
+        return PartWriter(self._rows, self._context.part_format)
+
+    def _put(self, writer: PartWriter, first: int) -> None:
+        content = writer.close()
+        name = part_name(self._shard, len(self._parts), self._context.part_format)
+        part = PackedPart(
+            name=name,
+            first_row=self._rows.column("row")[first].as_py(),
+            num_rows=writer.num_rows,
+            num_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        location = storage.join(self._layout.location, name)
+        if storage.put_if_absent(location, content):
+            self.made.append(part)
+        elif storage.read_bytes(location) != content:
+            raise _OtherContentError(location)
+        self._parts.append(part)
+
+
+def _fault(image: bytes | BadImageError, max_bytes: int) -> BadImageError | None:
+    if isinstance(image, BadImageError):
+        return image
+    if len(image) > max_bytes:
+        return BadImageError(
+            Reason.TOO_MANY_BYTES, f"the file has more bytes than the limit, {max_bytes:,}"
+        )
+    return None
+
+
+def _failures(rows: pa.Table, failed: Sequence[tuple[int, BadImageError]]) -> pa.Table:
+    about = with_user_columns(rows, {"uri", "reason", "message"})
+    about = pick_rows(about, [index for index, _ in failed])
+    reasons = pa.array([fault.reason.value for _, fault in failed], pa.string())
+    messages = pa.array([fault.message for _, fault in failed], pa.string())
+    return about.add_column(1, "reason", reasons).add_column(2, "message", messages)
+
+
+# --- read -------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _manifest(folder: str, num_shards: int) -> ManifestReader:
+    return ManifestReader(folder, num_shards)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader(max_bytes: int, urls: UrlPolicy) -> ImageReader:
+    return ImageReader(max_bytes, urls)
+
+
+def _sources(rows: pa.Table) -> list[ImageSource]:
+    names = ("uri", "size", "packing", "container", "offset")
+    columns = [rows.column(name).to_pylist() for name in names]
+    return [ImageSource(*values) for values in zip(*columns, strict=True)]
+
+
+def _read_in_order(
+    reader: ImageReader, sources: Sequence[ImageSource]
+) -> Iterator[bytes | BadImageError]:
+    """Yield every image in order, read a few ahead: as many as their listed sizes allow."""
+
+    def read(source: ImageSource) -> bytes | BadImageError:
+        try:
+            return reader.read(source)
+        except BadImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(_NUM_READERS)
+    ahead: deque[tuple[int, Future[bytes | BadImageError]]] = deque()
+    bytes_ahead = 0
+    try:
+        for source in sources:
+            size = _UNKNOWN_BYTES if source.size is None else source.size
+            while ahead and (len(ahead) == _IMAGES_AHEAD or bytes_ahead + size > _BYTES_AHEAD):
+                before, future = ahead.popleft()
+                bytes_ahead -= before
+                yield future.result()
+            ahead.append((size, pool.submit(read, source)))
+            bytes_ahead += size
+        for _, future in ahead:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,63 @@
+"""The one package that speaks to storage: local paths and every URI that fsspec opens.
+
+Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
+is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
+function says so. Faults that pass are waited out (`faults.py` says how long); nothing that a
+storage has answered before is believed again. All functions may be called from many threads.
+"""
+
+from __future__ import annotations
+
+from eagleray.storage.faults import StorageUnavailableError
+from eagleray.storage.files import (
+    delete,
+    exists,
+    is_folder,
+    make_folder,
+    open_seekable,
+    put_atomic,
+    put_if_absent,
+    read_bytes,
+    read_range,
+    remove_tree,
+    size_of,
+)
+from eagleray.storage.listing import (
+    LISTING_SCHEMA,
+    FileInfo,
+    file_info,
+    glob_files,
+    glob_tables,
+    list_files,
+    list_tables,
+)
+from eagleray.storage.locations import absolute, is_remote, join, name_of
+from eagleray.storage.remote import S3Options, use_s3
+
+__all__ = [
+    "LISTING_SCHEMA",
+    "FileInfo",
+    "S3Options",
+    "StorageUnavailableError",
+    "absolute",
+    "delete",
+    "exists",
+    "file_info",
+    "glob_files",
+    "glob_tables",
+    "is_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_tables",
+    "make_folder",
+    "name_of",
+    "open_seekable",
+    "put_atomic",
+    "put_if_absent",
+    "read_bytes",
+    "read_range",
+    "remove_tree",
+    "size_of",
+    "use_s3",
+]

@@ -1,0 +1,326 @@
+"""What is in a folder or matches a pattern, as tables that stream in the order of names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eagleray.errors import InputError
+from eagleray.storage.ahead import results_ahead
+from eagleray.storage.faults import asking, patiently_local
+from eagleray.storage.local import answers
+from eagleray.storage.locations import absolute, is_remote, join
+from eagleray.storage.remote import Remote, open_remote
+from eagleray.storage.s3_keys import iterate_pages
+from eagleray.storage.s3_pages import Page
+
+__all__ = [
+    "LISTING_SCHEMA",
+    "FileInfo",
+    "file_info",
+    "glob_files",
+    "glob_tables",
+    "list_files",
+    "list_tables",
+]
+
+LISTING_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("version", pa.string(), nullable=False),
+    ]
+)
+
+_ROWS_PER_TABLE = 8192
+_FOLDERS_AHEAD = 8
+_VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
+_DIRECTORY_BUCKET = "--x-s3"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One listed file.
+
+    Attributes:
+        uri: Absolute path or full URI.
+        size: Bytes, or None where the listing does not tell (a dangling link).
+        version: What changes when the content changes: an ETag or version id, or a time stamp.
+    """
+
+    uri: str
+    size: int | None
+    version: str
+
+
+def list_tables(folder: str) -> Iterator[pa.Table]:
+    """Yield tables of every file under a folder or prefix, at any depth, in the order of names.
+
+    Names are compared by their UTF-8 bytes, so that the order is the same wherever the files are.
+    A file's URI begins with the folder as it was given, so the rest is its name inside. S3 keys
+    come letter by letter; empty ones that end with a slash are folders and are left out. Links
+    that lead nowhere are listed, so that they can be accounted for as missing; so is a local name
+    that is not UTF-8, with its strange bytes spelled out. What is held is bounded: S3 and
+    local folders may hold millions of files.
+
+    Yields:
+        Tables of `LISTING_SCHEMA`, of some thousand rows, none of them empty.
+
+    Raises:
+        InputError: The folder, or one below it, cannot be listed.
+    """
+    with asking(folder):
+        if not is_remote(folder):
+            yield from _tables_of_rows(_walk_local(Path(absolute(folder)), frozenset()))
+            return
+        remote = open_remote(folder)
+        if remote.is_s3:
+            bucket, key = remote.bucket_and_key()
+            if not bucket.endswith(_DIRECTORY_BUCKET):
+                prefix = key if not key or key.endswith("/") else f"{key}/"
+                yield from _tables_of_pages(remote, bucket, iterate_pages(remote, bucket, prefix))
+                return
+            # Directory buckets know no order of names.
+            remote = open_remote(folder, many_calls=True)
+        yield from _tables_of_rows(_walk_remote(remote))
+
+
+def list_files(folder: str) -> Iterator[FileInfo]:
+    """Yield every file under a folder or prefix: the rows of `list_tables`.
+
+    Local names that are not UTF-8 come as the operating system's functions take them.
+
+    Raises:
+        InputError: The folder, or one below it, cannot be listed.
+    """
+    if is_remote(folder):
+        for table in list_tables(folder):
+            yield from _rows_of(table)
+        return
+    with asking(folder):
+        yield from _walk_local(Path(absolute(folder)), frozenset())
+
+
+def file_info(location: str) -> FileInfo:
+    """Describe one file as far as that costs no request: remote ones only by their name."""
+    if is_remote(location):
+        return FileInfo(uri=location, size=None, version="")
+    return _local_info(absolute(location))
+
+
+def glob_tables(pattern: str) -> Iterator[pa.Table]:
+    """Yield tables of the files that match a pattern (`*`, `**`, `?`, `[…]`), in name order.
+
+    On S3 the prefix before the first of these signs is listed, less the folders that no match can
+    be in, and streams; other storages are asked for all names at once.
+
+    Yields:
+        Tables of `LISTING_SCHEMA`, none of them empty.
+
+    Raises:
+        InputError: The storage does not answer, or the pattern is not one.
+    """
+    with asking(pattern):
+        if not is_remote(pattern):
+            yield from _tables_of_rows(_glob_local(absolute(pattern)))
+            return
+        remote = open_remote(pattern)
+        try:
+            if remote.is_s3:
+                yield from _glob_s3(remote)
+            else:
+                yield from _tables_of_rows(_glob_remote(remote))
+        except ValueError as error:
+            raise InputError(f"{pattern} is not a pattern: {error}.") from error
+
+
+def glob_files(pattern: str) -> list[FileInfo]:
+    """Return the files that match a pattern: the rows of `glob_tables`."""
+    return [info for table in glob_tables(pattern) for info in _rows_of(table)]
+
+
+# --- rows and tables --------------------------------------------------------------------------
+
+
+def _rows_of(table: pa.Table) -> Iterator[FileInfo]:
+    for uri, size, version in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        yield FileInfo(uri, size, version)
+
+
+def _tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, _ROWS_PER_TABLE)):
+        uris = [info.uri for info in chunk]
+        try:
+            names = pa.array(uris, pa.string())
+        except UnicodeEncodeError:
+            names = pa.array([_readable(uri) for uri in uris], pa.string())
+        columns = [
+            names,
+            pa.array([info.size for info in chunk], pa.int64()),
+            pa.array([info.version for info in chunk], pa.string()),
+        ]
+        yield pa.table(columns, schema=LISTING_SCHEMA)
+
+
+def _readable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iterator[pa.Table]:
+    """Join pages of keys into tables; no row is touched in Python."""
+    scheme = remote.location.split("://", 1)[0]
+    start = f"{scheme}://{bucket}/"
+    waiting: list[pa.Table] = []
+    for page in pages:
+        uris = pc.binary_join_element_wise(start, page.keys, "")
+        table = pa.table([uris, page.sizes, page.versions], schema=LISTING_SCHEMA)
+        folders = pc.and_(pc.ends_with(page.keys, "/"), pc.equal(page.sizes, 0))
+        if pc.any(folders).as_py():
+            table = table.filter(pc.invert(folders))
+        waiting.append(table)
+        if sum(map(len, waiting)) >= _ROWS_PER_TABLE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting)
+
+
+# --- local ------------------------------------------------------------------------------------
+
+
+def _walk_local(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
+    """List a folder whose parents are `above`: a link back to one of them is not followed."""
+    status = patiently_local(folder.stat)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for name in patiently_local(lambda: _names_in(folder)):
+        path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file takes half the time
+        if name.endswith("/"):
+            yield from _walk_local(Path(path), above | {identity})
+        else:
+            yield _local_info(path)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names sorted as whole paths are: those of folders with their slash."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name + "/" * answers(entry.is_dir) for entry in entries)
+
+
+def _local_info(path: str) -> FileInfo:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each file takes half the time
+    except (OSError, ValueError):
+        return FileInfo(uri=path, size=None, version="")
+    return FileInfo(uri=path, size=status.st_size, version=str(status.st_mtime_ns))
+
+
+def _glob_local(pattern: str) -> Iterator[FileInfo]:
+    import glob
+
+    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path cannot glob an absolute pattern
+    return (_local_info(name) for name in names if not Path(name).is_dir())
+
+
+# --- any file system of fsspec ----------------------------------------------------------------
+
+
+def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
+    """List folder by folder, some of them ahead."""
+
+    def ask(path: str) -> list[dict[str, Any]]:
+        try:
+            found: list[dict[str, Any]] = remote.patiently(
+                lambda: remote.filesystem.ls(path, detail=True)
+            )
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=lambda entry: entry["name"] + "/" * _is_folder(entry))
+
+    def walk(entries: list[dict[str, Any]]) -> Iterator[FileInfo]:
+        folders = [entry["name"] for entry in entries if _is_folder(entry)]
+        listed = results_ahead(pool, ask, folders)
+        for entry in entries:
+            if _is_folder(entry):
+                yield from walk(next(listed))
+            else:
+                below = entry["name"].removeprefix(remote.path).lstrip("/")
+                uri = join(remote.location, below) if below else remote.location
+                yield _remote_info(uri, entry)
+
+    with ThreadPoolExecutor(_FOLDERS_AHEAD) as pool:
+        yield from walk(ask(remote.path))
+
+
+def _is_folder(entry: dict[str, Any]) -> bool:
+    return bool(entry["type"] == "directory")
+
+
+def _remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
+    version = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
+    return FileInfo(uri=uri, size=info.get("size"), version=str(version))
+
+
+def _glob_remote(remote: Remote) -> Iterator[FileInfo]:
+    scheme = remote.location.split("://", 1)[0]
+    found = remote.patiently(lambda: remote.filesystem.glob(remote.path, detail=True))
+    for name, info in sorted(found.items()):
+        if not _is_folder(info):
+            yield _remote_info(name if "://" in name else f"{scheme}://{name}", info)
+
+
+# --- patterns on S3 ---------------------------------------------------------------------------
+
+
+def _glob_s3(remote: Remote) -> Iterator[pa.Table]:
+    from fsspec.utils import glob_translate
+
+    bucket, pattern = remote.bucket_and_key()
+    if _MAGIC.search(bucket):
+        raise InputError(f"{remote.location} has a pattern in its bucket's name; name one bucket.")
+    # RE2, which matches here, writes the end of the text in small letters.
+    expression = "^" + glob_translate(pattern).removesuffix("\\Z") + "\\z"
+    pages = iterate_pages(
+        remote, bucket, _MAGIC.split(pattern, maxsplit=1)[0], skip=_folder_without_match(pattern)
+    )
+    matches = (_matching(page, expression) for page in pages)
+    yield from _tables_of_pages(remote, bucket, matches)
+
+
+def _matching(page: Page, expression: str) -> Page:
+    mask = pc.match_substring_regex(page.keys, expression)
+    return Page(
+        keys=page.keys.filter(mask),
+        sizes=page.sizes.filter(mask),
+        versions=page.versions.filter(mask),
+        truncated=page.truncated,
+    )
+
+
+def _folder_without_match(pattern: str) -> Callable[[str], str | None]:
+    """Find, for a key, the folder above it that no match can be in."""
+    from fsspec.utils import glob_translate
+
+    parts = pattern.split("/")
+    levels = [re.compile(glob_translate(part)) for part in parts[:-1] if part != "**"]
+
+    def folder(key: str) -> str | None:
+        names = key.split("/")
+        for depth, name in enumerate(names[:-1]):
+            if depth >= len(levels) or not levels[depth].match(name):
+                return "/".join(names[: depth + 1]) + "/"
+        return None
+
+    return folder if "**" not in parts else lambda _: None

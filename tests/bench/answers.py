@@ -1,0 +1,98 @@
+"""What a run answered: its table, how it agrees with the reference, and its steady speed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+
+from tests.bench.peers import STEADY_FILE
+
+__all__ = ["Agreement", "Answers", "agreement", "our_steady_state", "read_answers", "steady_state"]
+
+_TIMELINE = "_eagleray/timeline.parquet"
+
+Answers = dict[str, tuple[str, float]]
+"""File name -> label and its probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How one set of answers compares with another.
+
+    Attributes:
+        same_label: Share of the images with the same label.
+        mean_moved: Mean difference of the label's probability, as a share of the reference's, over
+            the images with the same label.
+        largest_moved: Largest of these differences.
+    """
+
+    same_label: float
+    mean_moved: float
+    largest_moved: float
+
+
+def read_answers(output: Path, *, num_images: int) -> Answers:
+    """Read the Parquet files of a run, ours or a peer's.
+
+    Raises:
+        RuntimeError: Not every image was answered, once.
+    """
+    table = pyarrow.parquet.read_table(output)
+    location = "uri" if "uri" in table.column_names else "path"
+    columns = [table.column(name).to_pylist() for name in (location, "label", "score")]
+    answers = {
+        str(uri).rsplit("/", 1)[-1]: (label, score)
+        for uri, label, score in zip(*columns, strict=True)
+        if label is not None
+    }
+    if not len(answers) == table.num_rows == num_images:
+        raise RuntimeError(
+            f"{output}: {num_images} images went in, {table.num_rows} rows came out, and "
+            f"{len(answers)} of the images have an answer."
+        )
+    return answers
+
+
+def agreement(answers: Answers, reference: Answers) -> Agreement:
+    """Compare answers to the same images."""
+    same = [name for name, (label, _) in answers.items() if label == reference[name][0]]
+    moved = [abs(answers[name][1] / reference[name][1] - 1) for name in same] or [float("nan")]
+    return Agreement(len(same) / len(reference), float(np.mean(moved)), max(moved))
+
+
+def steady_state(output: Path) -> float | None:
+    """Images a second once a run is under way, where it can be known.
+
+    That is the hand-written loop's own count, and for ours what the timeline says.
+    """
+    own_count = output / STEADY_FILE
+    if own_count.exists():
+        return float(json.loads(own_count.read_text())["images_per_second"])
+    if (output / _TIMELINE).exists():
+        steady = our_steady_state(output)
+        return None if math.isnan(steady) else steady
+    return None
+
+
+def our_steady_state(output: Path) -> float:
+    """Images a second from our first finished shard to the start of the last one.
+
+    Before that the workers are starting, after it they run out of work. A shard that reaches over
+    an edge counts for the share of its time inside. NaN where a run kept no timeline, or was too
+    short to have a middle.
+    """
+    file = output / "_eagleray" / "timeline.parquet"
+    if not file.exists():
+        return float("nan")
+    table = pyarrow.parquet.read_table(file, columns=["rows", "started", "finished"])
+    rows, started, finished = (column.to_numpy() for column in table.columns)
+    begin, end = finished.min(), started.max()
+    if end <= begin:
+        return float("nan")
+    inside = np.clip(np.minimum(finished, end) - np.maximum(started, begin), 0, None)
+    return float((rows * inside / (finished - started)).sum() / (end - begin))

@@ -1,0 +1,278 @@
+"""A batch job of ours against what people use instead: whole processes, on the same photographs.
+
+    make bench-batch PHOTOS=folder
+    python -m tests.bench.batch --photos FOLDER
+    python -m tests.bench.batch --photos FOLDER --images 100 --rounds 1 --only ours,dataloader
+    python -m tests.bench.batch --flat 5000,50000
+
+Everybody runs ResNet-18 with the same random weights, from the start of a process to its committed
+output, in interleaved rounds on one machine. The folder is filled with hard links, so everybody
+finds it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
+cache of any kind. Memory is measured in rounds of their own, which come first and are not timed.
+`--flat` measures our memory on folders of different sizes, of the same small images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.bench.answers import Answers, agreement, read_answers, steady_state
+from tests.bench.folders import fill_folder, photos_of, write_small_images
+from tests.bench.memory import MEMORY_KIND, Peak, peak_memory, seconds_of
+from tests.bench.peers.weights import REFERENCE_CONTRACT, write_weights
+from tests.bench.stage import COLD, EVERYBODY, HAND_LOOP, OURS, REFERENCE, Stage
+
+NUM_DIFFERENT_SMALL = 200
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; `--help` describes each."""
+
+    photos: Path | None
+    images: int
+    rounds: int
+    memory_rounds: int
+    only: tuple[str, ...]
+    flat: tuple[int, ...]
+    contract: str
+    work: Path | None
+    peers: Path
+    json: Path | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one contestant, a value for each round."""
+
+    seconds: list[float] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+    peaks: list[Peak] = field(default_factory=list)
+
+
+class Record:
+    """Everything that is known so far, as a JSON file; a bench that is stopped keeps it."""
+
+    def __init__(self, options: Options) -> None:
+        self._file = options.json
+        self._content: dict[str, Any] = {
+            "machine": machine(),
+            "memory": MEMORY_KIND,
+            "images": options.images,
+            "contract": options.contract,
+        }
+
+    def put(self, **parts: Any) -> None:
+        self._content |= parts
+        if self._file is not None:
+            self._file.write_text(json.dumps(self._content, indent=2) + "\n")
+
+
+def main() -> None:
+    options = parse_options()
+    record = Record(options)
+    with tempfile.TemporaryDirectory(prefix="bench-batch-", dir=options.work) as folder:
+        if options.flat:
+            compare_sizes(options, Path(folder), record)
+        if options.photos is not None:
+            compare_peers(options, photos_of(options.photos), Path(folder), record)
+
+
+# --- against others -------------------------------------------------------------------------------
+
+
+def compare_peers(options: Options, photos: Sequence[Path], folder: Path, record: Record) -> None:
+    images = folder / "images"
+    fill_folder(images, photos, options.images)
+    weights = write_weights(photos, folder / "package", options.contract)
+    stage = Stage(images, weights, folder, options.peers)
+    if {OURS, HAND_LOOP} & set(options.only):
+        stage.warm_up()
+    figures, answers = measure(options, stage, record)
+    show_times(options, figures)
+    show_memory(figures)
+    show_answers(answers, record)
+
+
+def measure(
+    options: Options, stage: Stage, record: Record
+) -> tuple[dict[str, Figures], dict[str, Answers]]:
+    """Run everybody, round after round; each round begins with another one.
+
+    Returns:
+        The figures of all rounds and the answers of the last; every run answered every image.
+    """
+    figures = {who: Figures() for who in options.only}
+    answers: dict[str, Answers] = {}
+    for number in range(options.memory_rounds + options.rounds):
+        first = number % len(options.only)
+        for who in options.only[first:] + options.only[:first]:
+            own, program = figures[who], stage.program(who)
+            if number < options.memory_rounds:
+                own.peaks.append(peak_memory(program))
+                note(f"memory of {who}: {own.peaks[-1].num_bytes / MEBIBYTE:,.0f} MiB")
+            else:
+                own.seconds.append(seconds_of(program))
+                if (steady := steady_state(stage.output(who))) is not None:
+                    own.steady.append(steady)
+                note(f"time of {who}: {own.seconds[-1]:.1f} s")
+            answers[who] = read_answers(stage.output(who), num_images=options.images)
+            record.put(runs={name: asdict(values) for name, values in figures.items()})
+    return figures, answers
+
+
+def show_times(options: Options, figures: dict[str, Figures]) -> None:
+    if not options.rounds:
+        return
+    print(f"\n{options.images:,} images, ResNet-18, contract {options.contract}; {machine()}")
+    print(f"Whole processes, median of {options.rounds} interleaved rounds (and range).\n")
+    ours = [who for who in (OURS, COLD) if who in figures]
+    print("| who | seconds | images/s |" + "".join(f" times slower than {who} |" for who in ours))
+    print("|---|---|---|" + "---|" * len(ours))
+    for who, values in figures.items():
+        speeds = [options.images / seconds for seconds in values.seconds]
+        cells = [spread(values.seconds, ".1f"), spread(speeds, ".1f")]
+        cells += [spread(ratios(values.seconds, figures[our].seconds), ".2f") for our in ours]
+        print(f"| {who} | " + " | ".join(cells) + " |")
+    mine, best = (figures.get(who, Figures()).steady for who in (OURS, HAND_LOOP))
+    if len(mine) == len(best) == options.rounds:
+        print(
+            f"\nSteady state, images/s: ours {spread(mine, '.1f')}, the hand-written loop "
+            f"{spread(best, '.1f')}; share {spread(ratios(mine, best), '.2f')}."
+        )
+
+
+def show_memory(figures: dict[str, Figures]) -> None:
+    megabytes = {
+        who: [peak.num_bytes / MEBIBYTE for peak in values.peaks] for who, values in figures.items()
+    }
+    if not all(megabytes.values()):
+        return
+    print(f"\nPeak memory of the whole process tree ({MEMORY_KIND}).\n")
+    print("| who | MiB | ours / theirs |\n|---|---|---|")
+    for who, peaks in megabytes.items():
+        shares = ratios(megabytes[OURS], peaks) if OURS in megabytes else []
+        print(f"| {who} | {spread(peaks, ',.0f')} | {spread(shares, '.2f')} |")
+
+
+def show_answers(answers: dict[str, Answers], record: Record) -> None:
+    if REFERENCE not in answers:
+        return
+    reference = answers[REFERENCE]
+    num_labels = len({label for label, _ in reference.values()})
+    compared = {
+        who: agreement(given, reference) for who, given in answers.items() if who != REFERENCE
+    }
+    record.put(agreement={who: asdict(values) for who, values in compared.items()})
+    print(f"\nAnswers against {REFERENCE} in float32, which gives {num_labels} different labels.\n")
+    print("| who | same label | its probability moved, mean | largest |\n|---|---|---|---|")
+    for who, values in compared.items():
+        print(
+            f"| {who} | {values.same_label:.2%} | {values.mean_moved:.2%} | "
+            f"{values.largest_moved:.2%} |"
+        )
+
+
+# --- against ourselves ----------------------------------------------------------------------------
+
+
+def compare_sizes(options: Options, folder: Path, record: Record) -> None:
+    """Measure our peak memory on folders of different sizes."""
+    small = write_small_images(folder / "small", num_images=NUM_DIFFERENT_SMALL)
+    weights = write_weights(small, folder / "small-package", options.contract)
+    peaks: dict[int, Peak] = {}
+    for size in options.flat:
+        images = folder / f"small-{size}"
+        fill_folder(images, small, size)
+        stage = Stage(images, weights, folder, options.peers)
+        if not peaks:
+            stage.warm_up()
+        peaks[size] = peak_memory(stage.program(OURS))
+        read_answers(stage.output(OURS), num_images=size)
+        note(f"memory for {size:,} small images: {peaks[size].num_bytes / MEBIBYTE:,.0f} MiB")
+        record.put(flat={number: asdict(peak) for number, peak in peaks.items()})
+    print(f"\nOurs on 64 x 64 JPEGs, peak memory of the process tree ({MEMORY_KIND}).\n")
+    print("| images | MiB | to the first |\n|---|---|---|")
+    first = peaks[options.flat[0]].num_bytes
+    for size, peak in peaks.items():
+        print(f"| {size:,} | {peak.num_bytes / MEBIBYTE:,.0f} | {peak.num_bytes / first:.2f} |")
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median, and the range where there is one."""
+    if not values:
+        return ""
+    middle = format(statistics.median(values), form)
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):{form}} to {max(values):{form}})"
+
+
+def machine() -> str:
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), "
+        f"torch {version('torch')}, ray {version('ray')}"
+    )
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def parse_options() -> Options:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--photos", type=Path, help="Folder of photographs.")
+    add("--images", type=int, default=5000, help="Images to classify: photographs, repeated.")
+    add("--rounds", type=int, default=3, help="Rounds that are timed.")
+    add("--memory-rounds", type=int, default=1, help="Rounds that measure memory.")
+    add("--only", type=contestants, default=EVERYBODY, help=f"Some of {','.join(EVERYBODY)}.")
+    add("--flat", type=sizes, default=(), help="Numbers of small images to compare memory at.")
+    add("--contract", default=REFERENCE_CONTRACT, help="Of our package.")
+    add("--work", type=Path, help="Folder for images, outputs and caches, emptied at the end.")
+    add("--peers", type=Path, help="Virtual environment of the peers; made when it is new.")
+    add("--json", type=Path, help="File for every figure.")
+    parser.set_defaults(peers=Path(tempfile.gettempdir()) / "eagleray-bench-peers")
+    options = Options(**vars(parser.parse_args()))
+    if options.photos is None and not options.flat:
+        parser.error("name a folder with --photos, or sizes with --flat")
+    return options
+
+
+def contestants(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if strangers := sorted(set(names) - set(EVERYBODY)):
+        raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(EVERYBODY)}")
+    return names
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+if __name__ == "__main__":
+    main()

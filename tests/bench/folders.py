@@ -1,0 +1,51 @@
+"""Folders of images to run benchmarks on, as large as wanted from the few that there are."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["fill_folder", "photos_of", "write_small_images"]
+
+
+def photos_of(folder: Path) -> list[Path]:
+    """The files of a folder, in order of name."""
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def fill_folder(folder: Path, photos: Sequence[Path], num_images: int) -> None:
+    """Make a folder of any size from some photographs, each under as many names as it takes.
+
+    Names are hard links where the file system allows it, so that the folder costs no space; where
+    it does not (another device, another owner), each photograph is copied once.
+    """
+    folder.mkdir(parents=True)
+    sources = list(photos)
+    for index in range(num_images):
+        source = sources[index % len(sources)]
+        target = folder / f"{index:06d}_{photos[index % len(photos)].name}"
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy(source, target)
+            sources[index % len(sources)] = target
+
+
+def write_small_images(folder: Path, *, num_images: int, side: int = 64) -> list[Path]:
+    """Write small random JPEGs, all different."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    paths = []
+    for index in range(num_images):
+        coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=90)
+        paths.append(folder / f"{index:04d}.jpg")
+        paths[-1].write_bytes(buffer.getvalue())
+    return paths

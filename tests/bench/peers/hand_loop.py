@@ -1,0 +1,84 @@
+"""What the machine can do: a loop of one process for each core, with our decode and our forward.
+
+    python -m tests.bench.peers.hand_loop --images FOLDER --weights FILE --output FOLDER
+
+Nobody would run it on ten million images: it knows no retries, no manifest and no bad image. It
+says how much of the machine all of that costs us. Its steady state, images a second once every
+process has its compiled network, is written to `_steady.json` in the output. WEIGHTS is the
+`model.safetensors` of a package.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from eagleray.imaging import decode
+from eagleray.models.package import read_package
+from eagleray.predictor import Predictor
+from tests.bench.peers import STEADY_FILE, PeerArguments, parse_arguments
+
+Answer = tuple[str, str, float]
+
+
+def main(arguments: PeerArguments) -> None:
+    package = arguments.weights.parent
+    _predictor(package)  # compiles, unless the cache has it
+    num_processes = os.cpu_count() or 1
+    paths = sorted(str(path) for path in arguments.images.iterdir())
+    shares = [paths[start::num_processes] for start in range(num_processes)]
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(num_processes, spawn) as pool:
+        everybody_ready = manager.Barrier(num_processes)
+        calls = [pool.submit(_work, share, package, everybody_ready) for share in shares]
+        results = [call.result() for call in calls]
+    steady = sum(len(answers) / seconds for answers, seconds in results)
+    rows = [answer for answers, _ in results for answer in answers]
+    columns = dict(zip(("path", "label", "score"), zip(*rows, strict=True), strict=True))
+    arguments.output.mkdir(parents=True)
+    pyarrow.parquet.write_table(pa.table(columns), arguments.output / "part-0.parquet")
+    (arguments.output / STEADY_FILE).write_text(json.dumps({"images_per_second": steady}))
+
+
+def _predictor(package: Path) -> Predictor:
+    return Predictor(read_package(str(package)), device="cpu", compile_mode="always", num_threads=1)
+
+
+def _work(
+    paths: Sequence[str], package: Path, everybody_ready: Barrier
+) -> tuple[list[Answer], float]:
+    """Classify a share of the photographs; gives the answers and the seconds it took."""
+    cv2.setNumThreads(1)
+    predictor = _predictor(package)
+    list(_classify(predictor, paths[: predictor.plan.batch_size]))  # the first pass allocates
+    everybody_ready.wait()
+    started = time.perf_counter()
+    answers = list(_classify(predictor, paths))
+    return answers, time.perf_counter() - started
+
+
+def _classify(predictor: Predictor, paths: Sequence[str]) -> Iterator[Answer]:
+    labels, contract = predictor.task.labels, predictor.package.contract
+    size = predictor.plan.batch_size
+    for start in range(0, len(paths), size):
+        batch = paths[start : start + size]
+        pixels = [decode(Path(path).read_bytes(), contract).pixels for path in batch]
+        outputs = predictor.forward(np.stack(pixels))
+        for path, row in zip(batch, outputs, strict=True):
+            best = int(row.argmax())
+            yield path, labels[best], float(row[best])
+
+
+if __name__ == "__main__":
+    main(parse_arguments(__doc__))

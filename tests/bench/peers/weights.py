@@ -1,0 +1,89 @@
+"""One set of random ResNet-18 weights for everybody: a package for us, its weights file for others.
+
+    python -m tests.bench.peers.weights PHOTOS FOLDER [CONTRACT]
+
+The package holds the weights as `model.safetensors` under torchvision's own names, so the peers
+load the very file that we do. A random network gives nearly every photograph the same label, and
+agreement on it would say nothing. So the mean of the logits over the photographs is taken off the
+last layer's bias, which leaves what distinguishes one photograph from another.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from eagleray.imaging import decode, named_contract
+from eagleray.models.architectures import default_contract
+from eagleray.models.network import ImageNetwork
+from eagleray.models.package import Lineage, create_package, write_package
+from eagleray.models.sources import load_model
+
+__all__ = ["REFERENCE_CONTRACT", "SharedWeights", "write_weights"]
+
+REFERENCE_CONTRACT = "torchvision-reference"
+_NETWORK = "resnet18"
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWeights:
+    """Where the weights are.
+
+    Attributes:
+        package: Folder of the model package.
+        file: Safetensors file of the same weights, inside it.
+    """
+
+    package: Path
+    file: Path
+
+
+def write_weights(
+    photos: Sequence[Path], folder: Path, contract: str = REFERENCE_CONTRACT
+) -> SharedWeights:
+    """Write a package of `random:resnet18`, centred on some photographs.
+
+    Args:
+        photos: Readable photographs.
+        folder: To be made.
+        contract: Named contract that the package prepares images by; the peers use torchvision's
+            reference transform whatever it is.
+    """
+    random = load_model(f"random:{_NETWORK}").package
+    module = random.build_module()
+    with torch.no_grad():
+        module.get_parameter("fc.bias").sub_(_mean_logits(module, photos))
+    package = create_package(
+        name=random.manifest.name,
+        task=random.task,
+        architecture=random.manifest.architecture,
+        contract=default_contract(_NETWORK, contract),
+        module=module,
+        lineage=Lineage.now(note=f"random weights, seed 0, centred on {len(photos)} photographs"),
+    )
+    write_package(package, str(folder))
+    return SharedWeights(package=folder, file=folder / "model.safetensors")
+
+
+def _mean_logits(module: nn.Module, photos: Sequence[Path]) -> torch.Tensor:
+    contract = named_contract(REFERENCE_CONTRACT)
+    network = ImageNetwork(module, contract).eval()
+    total = torch.zeros(())
+    for start in range(0, len(photos), _BATCH_SIZE):
+        batch = photos[start : start + _BATCH_SIZE]
+        pixels = np.stack([decode(photo.read_bytes(), contract).pixels for photo in batch])
+        with torch.inference_mode():
+            total = total + network(torch.from_numpy(pixels)).sum(dim=0)
+    return total / len(photos)
+
+
+if __name__ == "__main__":
+    photos_of_folder = sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_file())
+    print(write_weights(photos_of_folder, Path(sys.argv[2]).resolve(), *sys.argv[3:]))

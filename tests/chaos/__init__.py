@@ -1,0 +1,1 @@
+"""Kills, races, faults and rot: what the batch system must survive, done to it on purpose."""

@@ -1,0 +1,139 @@
+"""What all scenarios share: a working folder, the places for outputs, chance, and a clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from eagleray import storage
+from tests.chaos.material import Material, write_large, write_small
+from tests.chaos.places import Place
+from tests.chaos.processes import in_child, stderr_to
+from tests.chaos.s3_server import BUCKET, s3_server
+from tests.chaos.tally import Tally
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where a run of the harness takes place.
+
+    Attributes:
+        folder: Of its own, on disk.
+        places: By name.
+        seed: Of all chance.
+    """
+
+    folder: Path
+    places: dict[str, Place]
+    seed: int
+
+    def chance(self, *names: str) -> random.Random:
+        """Random numbers of one scenario, the same for the same seed."""
+        return random.Random(f"{self.seed} {' '.join(names)}")
+
+    @property
+    def log(self) -> Path:
+        """What processes under attack have to say."""
+        return self.folder / "log.txt"
+
+    def small(self, place: Place) -> Material:
+        """Small images in a place; written once."""
+        return _small(self, place.name)
+
+    def large(self, num_images: int) -> Material:
+        """Large images on disk; written once."""
+        return _large(self, num_images)
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
+
+def preload() -> None:
+    """Import what a job imports on its way, so that its forks need not; starts no thread."""
+    import s3fs  # noqa: F401
+
+    _remember_service_models()
+
+
+def _remember_service_models() -> None:
+    """Have botocore parse the description of S3 once, and not in every fork."""
+    import botocore.loaders
+    import botocore.session
+
+    load = botocore.loaders.JSONFileLoader.load_file
+    loaded: dict[str, Any] = {}
+
+    def load_once(self: Any, path: str) -> Any:
+        if path not in loaded:
+            loaded[path] = load(self, path)
+        return loaded[path]
+
+    botocore.loaders.JSONFileLoader.load_file = load_once
+    botocore.session.get_session().create_client("s3", region_name="us-east-1")
+
+
+@cache
+def _small(arena: Arena, name: str) -> Material:
+    place = arena.places[name]
+    folder = arena.folder / f"small-{name}"
+
+    def write() -> Material:
+        storage.use_s3(place.s3)
+        return write_small(place, folder)
+
+    material: Material = in_child(write)
+    return material
+
+
+@cache
+def _large(arena: Arena, num_images: int) -> Material:
+    folder = arena.folder / f"large-{num_images}"
+    folder.mkdir()
+    material: Material = in_child(lambda: write_large(folder, num_images=num_images))
+    return material
+
+
+@contextlib.contextmanager
+def open_arena(seed: int, storages: Sequence[str]) -> Iterator[Arena]:
+    """Make a working folder, start an S3 server if one is wanted, and remove both at the end.
+
+    The folder stays when the block raises, and says where it is.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="eagleray-chaos-"))
+    os.environ["EAGLERAY_HOME"] = str(folder / "home")
+    places = {"disk": Place("disk", str(folder / "disk"))}
+    preload()
+    try:
+        with contextlib.ExitStack() as stack:
+            if "S3" in storages:
+                options = storage.S3Options(endpoint=stack.enter_context(s3_server()))
+                places["S3"] = Place("S3", f"s3://{BUCKET}/chaos", options)
+            wanted = {name: places[name] for name in storages}
+            arena = Arena(folder, wanted, seed)
+            with stderr_to(str(arena.log)):
+                yield arena
+    except BaseException:
+        sys.stderr.write(f"the working folder is kept: {folder}\n")
+        raise
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def tally_of(scenario: str, place: Place) -> Iterator[Tally]:
+    """Start the counts of a scenario, and its clock."""
+    tally = Tally(scenario, place.name)
+    started = time.monotonic()
+    yield tally
+    tally.seconds = time.monotonic() - started

@@ -1,0 +1,133 @@
+"""A whole job in one process: the driver of `jobs.predict`, with a worker of the real kind in it.
+
+Everything is the product's own but for the way from one to the other: where Ray would carry a
+shard's number to an actor, it is handed over by a call. So a process without Ray makes every call
+of the storage that a job makes, always in the same order, and can be killed at each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+
+import eagleray.batch.job
+import eagleray.batch.report
+from eagleray import storage
+from eagleray.batch.job import finish_job, open_job, run_job
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.pipeline import Crew
+from eagleray.batch.request import JobRequest
+from eagleray.batch.worker import SHARD_COLUMN, JobContext, ShardSummary, ShardWorker
+from eagleray.cli.console import ProgressBar
+from eagleray.cluster import Cluster
+from eagleray.settings import Settings
+
+ROWS_PER_PART = 32
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a driver says at its end.
+
+    Attributes:
+        committed_here: That it made the commit.
+        was_complete: That there was one when it came.
+        job_id: Of the job that it worked on.
+        notes: What it told its user on the way.
+    """
+
+    committed_here: bool
+    was_complete: bool
+    job_id: str
+    notes: tuple[str, ...] = ()
+
+
+class Listener:
+    """Hears what a job tells its user."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
+        yield _NoBar()
+
+
+class _NoBar(ProgressBar):
+    def __init__(self) -> None:
+        pass
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        pass
+
+
+def drive(request: JobRequest, *, rows_per_part: int | None = ROWS_PER_PART) -> Ending:
+    """Do what `jobs.predict` does. Changes this process: call it in a child.
+
+    Args:
+        request: As a user would make it.
+        rows_per_part: None leaves it to the job, which puts so few rows into one part.
+    """
+    _work_in_this_process()
+    if rows_per_part is not None:
+        setattr(eagleray.batch.job, "_rows_per_part", lambda *_: rows_per_part)  # noqa: B010
+    listener = Listener()
+    job = open_job(request, Settings(), listener)
+    if job.committed is not None:
+        summary = finish_job(job)
+        was_complete = True
+    else:
+        summary = run_job(job, lambda: Cluster(num_cpus=1, num_gpus=0, embedded=True), listener)
+        was_complete = False
+    return Ending(summary.committed_here, was_complete, summary.job_id, tuple(listener.notes))
+
+
+def _work_in_this_process() -> None:
+    import ray
+
+    ray.get = lambda reference: reference
+    setattr(eagleray.batch.job, "run_shards", _run_shards)  # noqa: B010
+    # Drawing is most of the time of so small a job.
+    setattr(eagleray.batch.report, "_plots", lambda *_: [])  # noqa: B010
+
+
+def _run_shards(
+    pending: Iterable[int], context: JobContext, crew: Crew
+) -> Iterator[ShardSummary]:
+    begun_never_before = SimpleNamespace(begin=SimpleNamespace(remote=lambda shard: 0))
+    worker = ShardWorker(context, begun_never_before)
+    for number in pending:
+        done = worker(pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}))
+        yield ShardSummary(**done.to_pylist()[0])
+
+
+def copy_shards(source: Path, request: JobRequest) -> None:
+    """Open a job, and give it the shard results of a folder that hold the same inputs."""
+    setattr(eagleray.batch.job, "_rows_per_part", lambda *_: ROWS_PER_PART)  # noqa: B010
+    open_job(request, Settings(), Listener())
+    layout = OutputLayout(request.output)
+    for file in source.iterdir():
+        storage.put_atomic(storage.join(layout.shards, file.name), file.read_bytes())
+
+
+def keep_shards(request: JobRequest, folder: Path) -> None:
+    """Copy the shard results of a job into a folder when it is about to commit."""
+    publish = eagleray.batch.job.publish
+
+    def keep_and_publish(layout: OutputLayout, *args: Any) -> Any:
+        folder.mkdir()
+        for file in storage.list_files(layout.shards):
+            (folder / storage.name_of(file.uri)).write_bytes(storage.read_bytes(file.uri))
+        return publish(layout, *args)
+
+    setattr(eagleray.batch.job, "publish", keep_and_publish)  # noqa: B010
+    drive(request)

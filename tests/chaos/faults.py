@@ -1,0 +1,61 @@
+"""A job whose S3 fails one call in ten and takes its time for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from eagleray.storage import S3Options
+from tests.chaos.arena import Arena, tally_of
+from tests.chaos.places import Place
+from tests.chaos.predict import Finished, Predict
+from tests.chaos.processes import in_child
+from tests.chaos.readers import polling
+from tests.chaos.tally import Tally
+from tests.chaos.verify import check, save_reference
+from tests.parts.s3_faults import FaultProxy, Faults
+
+TEN_PERCENT = Faults(slow_down=0.05, reset=0.025, hang=0.005, truncate=0.02, latency=0.02)
+
+
+def fail_calls(arena: Arena, place: Place, *, num_jobs: int = 2) -> Tally:
+    """Run whole jobs, listing and commit included, through a storage that fails.
+
+    Args:
+        arena: Where.
+        place: On S3.
+        num_jobs: In all.
+    """
+    material = arena.small(place)
+
+    def output_of(number: int) -> str:
+        return place.output("faults", number)
+
+    def run_job(number: int) -> tuple[Finished, dict[str, int], int]:
+        endpoint = str(place.s3.endpoint)
+        with FaultProxy(endpoint, TEN_PERCENT, seed=arena.seed + number) as proxy:
+            behind = dataclasses.replace(place, s3=S3Options(endpoint=proxy.endpoint))
+            finished = Predict(material, behind, output_of(number)).wait()
+            return finished, dict(proxy.counts), proxy.num_calls
+
+    with tally_of("faults", place) as tally:
+        assert Predict(material, place, output_of(0)).wait().code == 0
+        reference = arena.folder / "faults.parquet"
+        save_reference(place, output_of(0), reference)
+        with polling(tally, place, output_of, material.num_images) as readers:
+            for number in range(1, num_jobs + 1):
+                readers.watch(number)
+                answer: Any = in_child(lambda number=number: run_job(number), seconds=900)  # type: ignore[misc]
+                finished, counts, num_calls = answer
+                readers.settle()
+                _judge(tally, finished, counts, num_calls)
+                check(tally, place, output_of(number), reference)
+    return tally
+
+
+def _judge(tally: Tally, finished: Finished, counts: dict[str, int], num_calls: int) -> None:
+    if finished.code:
+        tally.faults.append(f"the job ended with exit code {finished.code}")
+    tally.counts["calls"] += num_calls
+    tally.counts["calls that failed"] += sum(counts.values())
+    tally.counts.update({f"failed by {kind.replace('_', ' ')}": n for kind, n in counts.items()})

@@ -1,0 +1,94 @@
+"""Images, good and bad, and a small model: what the jobs under attack work on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eagleray import storage
+from eagleray.batch.request import JobRequest
+from eagleray.models.package import write_package
+from tests.chaos.places import Place
+from tests.unit.images import encode, photo
+from tests.unit.models_kit import CONTRACT, small_package
+
+MOST_PIXELS = 30_000_000
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a job is given.
+
+    Attributes:
+        images: Location of a folder.
+        num_images: In it.
+        model: Folder of a package.
+    """
+
+    images: str
+    num_images: int
+    model: str
+
+    def request(self, place: Place, output: str, **overrides: Any) -> JobRequest:
+        request = JobRequest(
+            inputs=(self.images,),
+            model=self.model,
+            output=output,
+            precision="float32",
+            compile_mode="never",
+            s3=place.s3,
+        )
+        return dataclasses.replace(request, **overrides)
+
+
+def write_model(folder: Path, **limits: Any) -> str:
+    """Write a LeNet-5 for small gray images.
+
+    Args:
+        folder: Where to.
+        limits: Of its contract, as `max_bytes`.
+    """
+    contract = CONTRACT.model_copy(update={"max_pixels": MOST_PIXELS, **limits})
+    write_package(small_package(contract=contract), str(folder))
+    return str(folder)
+
+
+def write_small(place: Place, folder: Path, *, num_images: int = 60) -> Material:
+    """Write small images, one in fifteen of them broken."""
+    images = storage.join(place.root, "small")
+    broken = (b"", b"no image", encode(_gray(0))[:100], b"%PDF-1.7\n")
+    for number in range(num_images):
+        bad = number % 15 == 7
+        content = broken[number // 15 % len(broken)] if bad else encode(_gray(number))
+        storage.put_atomic(storage.join(images, f"{number:04d} é%20.png"), content)
+    return Material(images, num_images, write_model(folder / "model"))
+
+
+def write_large(folder: Path, *, num_images: int, num_different: int = 6) -> Material:
+    """Write photographs that take a core a tenth of a second each, and small images among them.
+
+    The large ones are hard links of a few; local only.
+    """
+    images = folder / "large"
+    images.mkdir()
+    jpegs = [
+        encode(photo(4000, 3000, seed=seed, noise=20), "jpeg", quality=80)
+        for seed in range(num_different)
+    ]
+    for number in range(num_images):
+        file = images / f"{number:05d}.jpg"
+        if number < num_different:
+            file.write_bytes(jpegs[number])
+        elif number % 3 == 0:
+            file.write_bytes(encode(_gray(number)))
+        else:
+            file.hardlink_to(images / f"{number % num_different:05d}.jpg")
+    return Material(str(images), num_images, write_model(folder / "model-large"))
+
+
+def _gray(seed: int, side: int = 24) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)

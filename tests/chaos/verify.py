@@ -1,0 +1,108 @@
+"""An output compared with that of an undisturbed run: which rows, and which values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from eagleray import storage
+from eagleray.batch.earlier import read_results
+from eagleray.batch.layout import OutputLayout
+from tests.chaos.places import Place
+from tests.chaos.processes import in_child
+from tests.chaos.readers import arrow_filesystem
+from tests.chaos.tally import Tally
+
+_OF_NO_ACCOUNT = "milliseconds"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an output differs from the reference.
+
+    Attributes:
+        rows: In the output.
+        lost: Row numbers that are missing.
+        doubled: Rows beyond the first of their number.
+        different: Rows of other values, or of numbers that should not be there.
+        faults: What else is not as it should be.
+        example: Of a different row.
+    """
+
+    rows: int
+    lost: int
+    doubled: int
+    different: int
+    faults: tuple[str, ...] = ()
+    example: str = ""
+
+
+def save_reference(place: Place, output: str, file: Path) -> int:
+    """Keep the table of an undisturbed run; gives its number of rows."""
+
+    def save() -> int:
+        storage.use_s3(place.s3)
+        table = pa.concat_tables(read_results(output)).drop_columns([_OF_NO_ACCOUNT])
+        pa.parquet.write_table(table, file)
+        return int(table.num_rows)
+
+    return int(in_child(save))
+
+
+def check(tally: Tally, place: Place, output: str, reference: Path) -> None:
+    """Compare a finished output with the reference, and add what is found to the counts."""
+    count(tally, output, in_child(lambda: compare(place, output, reference)))
+
+
+def count(tally: Tally, output: str, found: Difference) -> None:
+    """Add a comparison to the counts."""
+    tally.outputs += 1
+    tally.rows += found.rows
+    tally.lost += found.lost
+    tally.doubled += found.doubled
+    tally.different += found.different
+    tally.faults += [f"{output}: {fault}" for fault in found.faults]
+    if found.example:
+        tally.notes.append(f"{output}: {found.example}")
+
+
+def compare(place: Place, output: str, reference: Path) -> Difference:
+    """Read an output in both ways, and compare."""
+    storage.use_s3(place.s3)
+    layout = OutputLayout(output)
+    table = pa.concat_tables(read_results(output)).drop_columns([_OF_NO_ACCOUNT])
+    path = output.removeprefix("s3://")
+    everything = pa.dataset.dataset(path, filesystem=arrow_filesystem(place), format="parquet")
+    faults = []
+    if everything.to_table(columns=["row"]).num_rows != table.num_rows:
+        faults.append("the folder holds other rows than its commit")
+    if not storage.exists(layout.success):
+        faults.append("_SUCCESS is missing")
+    if storage.is_folder(layout.shards) and layout.finished_shards():
+        faults.append("shard results are left")
+    return _difference(table.to_pylist(), pa.parquet.read_table(reference).to_pylist(), faults)
+
+
+def _difference(
+    found: list[dict[str, Any]], expected: list[dict[str, Any]], faults: list[str]
+) -> Difference:
+    times = Counter(row["row"] for row in found)
+    by_number = {row["row"]: row for row in expected}
+    wrong = [row for row in found if row != by_number.get(row["row"])]
+    if [row["row"] for row in found] != sorted(times.elements()):
+        faults.append("the rows are not in order")
+    example = f"{wrong[0]} instead of {by_number.get(wrong[0]['row'])}" if wrong else ""
+    return Difference(
+        rows=len(found),
+        lost=len(by_number.keys() - times.keys()),
+        doubled=sum(times.values()) - len(times),
+        different=len(wrong),
+        faults=tuple(faults),
+        example=example[:2000],
+    )

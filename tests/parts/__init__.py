@@ -1,0 +1,1 @@
+"""Parts that tests and benchmarks are made of: servers that misbehave on purpose."""

@@ -1,0 +1,713 @@
+"""Whatever a user names as inputs, listed; and every row's bytes read back by the reader."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from eagleray import storage
+from eagleray.batch.inputs import LISTING_SCHEMA, InputSpec, open_inputs
+from eagleray.batch.inputs.ahead import in_order
+from eagleray.batch.inputs.listing import ROWS_AT_ONCE
+from eagleray.errors import BadImageError, InputError, UserError
+from eagleray.fetch import ImageReader, ImageSource
+from tests.unit.containers import hugging_face_images, write_parquet, write_tar, write_zip
+
+NUM_OURS = len(LISTING_SCHEMA)
+Row = dict[str, Any]
+
+
+def write_files(folder: Path, *names: str) -> None:
+    """Write files whose content is their name."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def listed(*locations: str | Path, column: str | None = None) -> list[Row]:
+    """List inputs; the user's own columns are under `user`."""
+    listing = open_inputs(InputSpec(tuple(map(str, locations)), column))
+    rows = []
+    for table in listing.tables:
+        assert table.schema == pa.schema([*LISTING_SCHEMA, *listing.user_schema])
+        table.validate(full=True)
+        ours = table.select(range(NUM_OURS)).to_pylist()
+        user = table.select(range(NUM_OURS, table.num_columns)).to_pylist()
+        rows += [row | {"user": own} for row, own in zip(ours, user, strict=True)]
+    return rows
+
+
+def uris(rows: Sequence[Row]) -> list[str]:
+    return [row["uri"] for row in rows]
+
+
+def users(rows: Sequence[Row]) -> list[Row]:
+    return [row["user"] for row in rows]
+
+
+def read_all(rows: Sequence[Row]) -> list[bytes | str]:
+    """Read every row's image; where that fails, its reason."""
+    reader = ImageReader(2**20)
+
+    def read(row: Row) -> bytes | str:
+        names = ("uri", "size", "packing", "container", "offset")
+        try:
+            return reader.read(ImageSource(*(row[name] for name in names)))
+        except BadImageError as error:
+            return error.reason.value
+
+    return [read(row) for row in rows]
+
+
+# --- folders, patterns, files -----------------------------------------------------------------
+
+
+@pytest.fixture(params=["local", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that is not there yet, on this machine and behind a URI."""
+    return f"{tmp_path}/in" if request.param == "local" else f"memory://{tmp_path}/in"
+
+
+def put(folder: str, *names: str) -> None:
+    for name in names:
+        storage.put_atomic(storage.join(folder, name), name.encode())
+
+
+ODD_NAMES = ["a b.png", "deep/er/ü%20#?.png", "new\nline.png", "no-extension", "x::y.png", "z.txt"]
+
+
+def test_a_folder_lists_every_file_at_any_depth_in_name_order(place: str) -> None:
+    put(place, *ODD_NAMES)
+    rows = listed(place)
+    assert uris(rows) == [storage.join(place, name) for name in ODD_NAMES]
+    assert read_all(rows) == [name.encode() for name in ODD_NAMES]
+    assert [row["size"] for row in rows] == [len(name.encode()) for name in ODD_NAMES]
+    assert {row["packing"] for row in rows} == {None}
+
+
+def test_hidden_files_are_no_inputs_below_the_folder_named(place: str) -> None:
+    put(place, "_job/1.png", "_job/.DS_Store", "_job/_eagleray/x.png", "_job/sub/_tmp.png")
+    put(place, "_job/a/.b/c.png")
+    assert uris(listed(storage.join(place, "_job"))) == [storage.join(place, "_job/1.png")]
+
+
+def test_the_version_of_a_file_changes_with_it(tmp_path: Path) -> None:
+    write_files(tmp_path, "1.png", "2.png")
+    before = [row["version"] for row in listed(tmp_path)]
+    os.utime(tmp_path / "1.png", ns=(1, 1))
+    after = [row["version"] for row in listed(tmp_path)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+
+
+def test_a_pattern_matches_at_any_depth(place: str) -> None:
+    put(place, "a/1.png", "a/b/2.png", "3.gif")
+    rows = listed(f"{place}/**/*.png")
+    assert read_all(rows) == [b"a/1.png", b"a/b/2.png"]
+    assert [row["size"] for row in rows] == [7, 9]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    write_files(tmp_path, "[1].png", "1.png")
+    assert uris(listed(tmp_path / "[1].png")) == [f"{tmp_path}/[1].png"]
+
+
+def test_locations_keep_their_order_and_repeat(tmp_path: Path) -> None:
+    write_files(tmp_path, "1.png", "2.png")
+    rows = listed(tmp_path / "2.png", tmp_path, tmp_path / "2.png", tmp_path / "2.png")
+    assert read_all(rows) == [b"2.png", b"1.png", b"2.png", b"2.png", b"2.png"]
+
+
+def test_a_relative_location_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path, "sub/1.png")
+    write_tar(tmp_path / "sub" / "2.tar", {"a.png": b"a"})
+    monkeypatch.chdir(tmp_path)
+    expected = [f"{tmp_path}/sub/1.png", f"tar://a.png::{tmp_path}/sub/2.tar"]
+    assert uris(listed("sub")) == uris(listed("sub/1.png", "sub/2.tar")) == expected
+
+
+def test_a_link_that_leads_nowhere_stays(tmp_path: Path) -> None:
+    write_files(tmp_path, "1.png")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    assert read_all(listed(tmp_path)) == [b"1.png", "missing"]
+
+
+def test_a_name_that_is_no_unicode_stays_as_a_row(tmp_path: Path) -> None:
+    location = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(location).write_bytes(b"latin")
+    write_tar(tmp_path / "a.tar", {os.fsdecode(b"caf\xe9.png"): b"packed"})
+    assert len(listed(location)) == 1
+    assert read_all(listed(tmp_path)) == [b"packed", "missing"]
+
+
+def test_inputs_on_s3(s3: str, tmp_path: Path) -> None:
+    place = f"{s3}/inputs of every kind"
+    write_tar(tmp_path / "a.tar", {"1::%.png": b"1"})
+    write_zip(tmp_path / "b.zip", {"2 2.png": b"22"})
+    write_parquet(tmp_path / "c.parquet", {"image": [b"333"], "label": ["three"]})
+    for name in ("a.tar", "b.zip", "c.parquet"):
+        storage.put_atomic(storage.join(place, name), (tmp_path / name).read_bytes())
+    put(place, "d e/4 4%20.png", "_hidden/5.png")
+    rows = listed(place)
+    assert read_all(rows) == [b"1", b"22", b"333", b"d e/4 4%20.png"]
+    assert all(row["version"] for row in rows)
+    named = listed(*(storage.join(place, name) for name in ("a.tar", "b.zip", "c.parquet")))
+    assert named == [row | {"user": own["user"]} for row, own in zip(rows[:3], named, strict=True)]
+    assert users(rows) == [{"label": label} for label in (None, None, "three", None)]
+    table = write_table(tmp_path / "failed.jsonl", {"uri": uris(rows)})
+    storage.put_atomic(f"{place}/lists/failed.jsonl", Path(table).read_bytes())
+    assert read_all(listed(f"{place}/lists/failed.jsonl")) == read_all(rows)
+    with pytest.raises(InputError, match="There is no folder or file s3://pictures/none"):
+        listed("s3://pictures/none.png")
+
+
+def test_an_address_is_an_image_that_nobody_asks_for_yet() -> None:
+    rows = listed("https://example.org/a.png?size=*")
+    assert uris(rows) == ["https://example.org/a.png?size=*"]
+    assert read_all(rows) == ["unreadable"]
+
+
+# --- archives ---------------------------------------------------------------------------------
+
+SAMPLES = {
+    "7.jpg": b"seven",
+    "7.json": b"{}",
+    "7.cls": b"1",
+    "deep/8.a.txt": b"about eight",
+    "deep/8.b.PNG": b"eight",
+    "deep/8.c.png": b"another view",
+    "8.txt": b"of no image",
+    "7": b"without extension",
+    "README.md": b"read me",
+}
+INPUTS_OF_SAMPLES = ["7.jpg", "deep/8.b.PNG", "deep/8.c.png", "8.txt", "7", "README.md"]
+
+
+@pytest.mark.parametrize("packing", ["tar", "zip"])
+def test_members_are_inputs_but_for_what_describes_an_image(tmp_path: Path, packing: str) -> None:
+    write = write_tar if packing == "tar" else write_zip
+    location = write(tmp_path / f"a.{packing}", SAMPLES)
+    rows = listed(location)
+    assert uris(rows) == [f"{packing}://{name}::{location}" for name in INPUTS_OF_SAMPLES]
+    assert read_all(rows) == [SAMPLES[name] for name in INPUTS_OF_SAMPLES]
+    assert [row["size"] for row in rows] == [len(SAMPLES[name]) for name in INPUTS_OF_SAMPLES]
+    assert {row["container"] for row in rows} == {location}
+    assert {row["packing"] for row in rows} == {packing}
+
+
+@pytest.mark.parametrize("packing", ["tar", "zip"])
+def test_hidden_members_and_folders_are_no_inputs(tmp_path: Path, packing: str) -> None:
+    names = ["./1.png", "../2.png", ".DS_Store", "__MACOSX/._1.png", "a/_b/c.png", "d/.e/f.png"]
+    write = write_tar if packing == "tar" else write_zip
+    location = write(tmp_path / f"a.{packing}", {name: name.encode() for name in names})
+    if packing == "zip":
+        with zipfile.ZipFile(location, "a") as archive:
+            archive.writestr("folder/", "")
+    assert read_all(listed(location)) == [b"./1.png", b"../2.png"]
+
+
+def test_the_version_of_a_member_is_that_of_the_archive_and_its_place(tmp_path: Path) -> None:
+    location = write_tar(tmp_path / "a.tar", {"1.png": b"1", "2.png": b"2"})
+    os.utime(location, ns=(5, 5))
+    assert [row["version"] for row in listed(location)] == ["5:512", "5:1536"]
+
+
+def test_a_name_that_is_there_twice_is_two_inputs(tmp_path: Path) -> None:
+    location = write_tar(tmp_path / "a.tar", [("1.png", b"old"), ("1.png", b"new")])
+    assert read_all(listed(location)) == [b"old", b"new"]
+
+
+def test_folders_of_shards_are_opened_in_place(tmp_path: Path) -> None:
+    write_files(tmp_path, "a.png", "c/5.png", "z.png")
+    write_tar(tmp_path / "b.tar", {"1.jpg": b"1", "1.cls": b"x", "2.jpg": b"2"})
+    write_tar(tmp_path / "c" / "3.TAR", {"3.jpg": b"3"})
+    write_tar(tmp_path / "c" / "3b.tar", {})
+    write_zip(tmp_path / "c" / "4.zip", {"4.jpg": b"4"})
+    write_tar(tmp_path / "_hidden" / "9.tar", {"9.jpg": b"9"})
+    write_parquet(tmp_path / "d.parquet", {"image": [b"6", b"7"], "label": ["six", "seven"]})
+    write_parquet(tmp_path / "e.parquet", {"path": ["x.png"], "label": ["stray"]})
+    rows = listed(tmp_path)
+    stray = (tmp_path / "e.parquet").read_bytes()
+    expected = [b"a.png", b"1", b"2", b"3", b"4", b"c/5.png", b"6", b"7", stray, b"z.png"]
+    assert read_all(rows) == expected
+    labels = [None] * 6 + ["six", "seven", None, None]
+    assert users(rows) == [{"label": label} for label in labels]
+    pattern = listed(f"{tmp_path}/**/*.[tz][ai][rp]")
+    assert read_all(pattern) == [b"9", b"1", b"2", b"4"]
+
+
+def test_many_shards_come_in_order(tmp_path: Path) -> None:
+    for number in range(60):
+        write_tar(tmp_path / f"{number:02}.tar", {f"{number}.jpg": b"%d" % number})
+    assert read_all(listed(tmp_path)) == [b"%d" % number for number in range(60)]
+
+
+def test_streams_are_begun_ahead_but_not_without_bound() -> None:
+    begun: list[int] = []
+
+    def stream(number: int) -> Iterator[pa.Table]:
+        begun.append(number)
+        for _ in range(3):
+            yield pa.table({"number": [number]})
+
+    tables = in_order(stream(number) for number in range(200))
+    assert next(tables)["number"].to_pylist() == [0]
+    assert len(begun) < 40
+    rest = [table["number"][0].as_py() for table in tables]
+    assert rest == [0, 0, *(number for number in range(1, 200) for _ in range(3))]
+
+
+def test_leaving_a_listing_early_leaves_no_threads(tmp_path: Path) -> None:
+    for number in range(60):
+        write_tar(tmp_path / f"{number:02}.tar", {f"{number}.jpg": b"x"})
+    before = threading.active_count()
+    tables = open_inputs(InputSpec((str(tmp_path),))).tables
+    next(tables)
+    tables.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+# --- Parquet with images ----------------------------------------------------------------------
+
+
+def test_a_parquet_of_images_brings_its_other_columns(tmp_path: Path) -> None:
+    location = write_parquet(
+        tmp_path / "a.parquet",
+        {
+            "id": pa.array([7, None, 9], pa.int16()),
+            "image": hugging_face_images([b"one", None, b"three"]),
+            "mask": [b"m", b"m", b"m"],
+            "box": [[1, 2], [], None],
+            "split": pa.array(["x", "y", "x"]).dictionary_encode(),
+        },
+        row_group_size=2,
+    )
+    rows = listed(location)
+    assert uris(rows) == [f"parquet://image/{row}::{location}" for row in range(3)]
+    assert read_all(rows) == [b"one", "missing", b"three"]
+    assert [row["size"] for row in rows] == [None] * 3
+    assert users(rows) == [
+        {"id": 7, "box": [1, 2], "split": "x"},
+        {"id": None, "box": [], "split": "y"},
+        {"id": 9, "box": None, "split": "x"},
+    ]
+    schema = open_inputs(InputSpec((location,))).user_schema
+    assert schema.field("id").type == pa.int16()
+    assert schema.field("split").type == pa.string()
+
+
+def test_the_column_of_images_can_be_named(tmp_path: Path) -> None:
+    location = write_parquet(
+        tmp_path / "a.parquet", {"small": [b"s"], "large": [b"l"], "uri": ["/x.png"]}
+    )
+    assert read_all(listed(location)) == [b"s"]
+    assert read_all(listed(location, column="large")) == [b"l"]
+    rows = listed(location, column="uri")
+    assert uris(rows) == ["/x.png"]
+    assert users(rows) == [{}]
+
+
+def test_a_parquet_of_nothing_but_images_is_listed_without_reading_them(tmp_path: Path) -> None:
+    location = write_parquet(tmp_path / "a.parquet", {"image": [b"x" * 1000] * 20_000})
+    before = pa.total_allocated_bytes()
+    listing = open_inputs(InputSpec((location,)))
+    sizes = []
+    for table in listing.tables:
+        sizes.append(table.num_rows)
+        assert pa.total_allocated_bytes() - before < 10 * 2**20
+    assert sizes == [8192, 8192, 3616]
+
+
+def test_a_folder_of_parquet_files_is_one_data_set(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x" / "0.parquet", {"image": [b"0"], "id": pa.array([1], pa.int8())})
+    write_parquet(tmp_path / "x" / "1.pq", {"image": [b"1"], "label": ["one"]})
+    write_parquet(
+        tmp_path / "x" / "2.parquet", {"image": pa.array([], pa.binary()), "id": pa.array([], "i4")}
+    )
+    write_files(tmp_path / "x", "_SUCCESS", ".crc/x")
+    rows = listed(tmp_path / "x")
+    assert read_all(rows) == [b"0", b"1"]
+    assert users(rows) == [{"id": 1, "label": None}, {"id": None, "label": "one"}]
+    assert open_inputs(InputSpec((str(tmp_path / "x"),))).user_schema.field("id").type == "int32"
+
+
+def test_a_read_me_beside_parquet_files_takes_nothing_from_them(tmp_path: Path) -> None:
+    write_files(tmp_path, "README.md")
+    write_parquet(tmp_path / "data" / "0.parquet", {"image": [b"0"], "label": ["zero"]})
+    write_parquet(tmp_path / "data" / "1.parquet", {"image": [b"1"], "split": ["test"]})
+    rows = listed(tmp_path)
+    assert read_all(rows) == [b"README.md", b"0", b"1"]
+    assert users(rows)[1:] == [{"label": "zero", "split": None}, {"label": None, "split": "test"}]
+
+
+# --- tables of locations ----------------------------------------------------------------------
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> str:
+    """Write a table in the format that its name says."""
+    if path.suffix == ".parquet":
+        return write_parquet(path, columns)
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+        return str(path)
+    records = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.ndjson", "list.parquet"])
+def test_locations_in_a_table_are_beside_it(tmp_path: Path, name: str) -> None:
+    write_files(tmp_path, "a, b.png", "new\nline.png")
+    location = write_table(
+        tmp_path / name,
+        {
+            "who": ["x", "y", "z", "y"],
+            "photo": ["a, b.png", "new\nline.png", "s3://bucket/c d.png", "new\nline.png"],
+            "uri": ["u"] * 4,
+        },
+    )
+    rows = listed(location, column="photo")
+    assert uris(rows) == [
+        f"{tmp_path}/a, b.png",
+        f"{tmp_path}/new\nline.png",
+        "s3://bucket/c d.png",
+        f"{tmp_path}/new\nline.png",
+    ]
+    assert [row["size"] for row in rows] == [8, 12, None, 12]
+    assert [bool(row["version"]) for row in rows] == [True, True, False, True]
+    assert users(rows) == [{"who": who, "uri": "u"} for who in ("x", "y", "z", "y")]
+
+
+def test_the_user_may_have_columns_of_our_names(tmp_path: Path) -> None:
+    location = write_table(tmp_path / "a.csv", {"path": ["x"], "size": ["XL"], "offset": ["far"]})
+    assert listed(location)[0]["size"] is None
+    assert users(listed(location)) == [{"size": "XL", "offset": "far"}]
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.parquet", "list.csv"])
+def test_empty_locations_stay_as_rows(tmp_path: Path, name: str) -> None:
+    write_files(tmp_path, "a.png")
+    values = ["", "a.png", "" if name.endswith("csv") else None]
+    rows = listed(write_table(tmp_path / name, {"uri": values, "n": ["1", "2", "3"]}))
+    assert uris(rows) == ["", f"{tmp_path}/a.png", ""]
+    assert read_all(rows) == ["missing", b"a.png", "missing"]
+    assert users(rows) == [{"n": "1"}, {"n": "2"}, {"n": "3"}]
+
+
+def test_csv_columns_stay_text_and_json_columns_have_types(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,id\n1.png,007\n2.png,1e3\n")
+    assert users(listed(tmp_path / "a.csv")) == [{"id": "007"}, {"id": "1e3"}]
+    (tmp_path / "a.jsonl").write_text('{"path": "1.png", "id": 7, "box": [1, 2]}\n')
+    assert users(listed(tmp_path / "a.jsonl")) == [{"id": 7, "box": "[1, 2]"}]
+
+
+def test_tables_with_different_columns_become_one(tmp_path: Path) -> None:
+    write_files(tmp_path, "plain.png")
+    first = write_table(tmp_path / "1.csv", {"path": ["a", "b"], "label": ["x", "y"]})
+    second = write_table(tmp_path / "2.csv", {"split": ["test"], "path": ["c"], "label": ["z"]})
+    third = write_table(tmp_path / "3.jsonl", {"uri": ["d"], "label": [True], "n": [1]})
+    fourth = write_table(tmp_path / "4.jsonl", {"uri": ["e", "f"], "n": [2.5, None]})
+    rows = listed(first, second, third, fourth, tmp_path / "plain.png")
+    assert [tuple(row.values()) for row in users(rows)] == [
+        ("x", None, None),
+        ("y", None, None),
+        ("z", "test", None),
+        ("true", None, "1"),
+        (None, None, "2.5"),
+        (None, None, None),
+        (None, None, None),
+    ]
+    assert [list(row) for row in users(rows)] == [["label", "split", "n"]] * 7
+
+
+def test_columns_that_cannot_be_one_are_one_sentence(tmp_path: Path) -> None:
+    first = write_table(tmp_path / "1.csv", {"path": ["a"], "box": ["x"]})
+    second = write_parquet(tmp_path / "2.parquet", {"path": ["b"], "box": [[1, 2]]})
+    with pytest.raises(InputError) as caught:
+        open_inputs(InputSpec((first, second)))
+    assert str(caught.value) == (
+        f"Column 'box' holds string in {first} and list<element: int64> in {second}; rename one "
+        "of them, or run two jobs."
+    )
+
+
+@pytest.mark.parametrize("extension", ["csv", "jsonl"])
+def test_a_folder_or_pattern_of_tables_only_is_read_as_tables(
+    tmp_path: Path, extension: str
+) -> None:
+    write_files(tmp_path / "in", "1.png", "2.png")
+    (tmp_path / "out").mkdir()
+    for number in (1, 2):
+        write_table(
+            tmp_path / "out" / f"part-{number}.{extension}",
+            {"uri": [f"{tmp_path}/in/{number}.png"], "status": ["failed"]},
+        )
+    write_files(tmp_path / "out", "_SUCCESS")
+    for location in (tmp_path / "out", f"{tmp_path}/out/*.{extension}"):
+        rows = listed(location)
+        assert read_all(rows) == [b"1.png", b"2.png"]
+        assert users(rows) == [{"status": "failed"}] * 2
+
+
+def test_a_table_among_pictures_is_a_file_like_any_other(tmp_path: Path) -> None:
+    write_files(tmp_path, "1.png", "labels.csv")
+    assert read_all(listed(tmp_path)) == [b"1.png", b"labels.csv"]
+
+
+# --- packed images in tables ------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> list[Row]:
+    """Rows of images in containers of every kind, as a job would list them."""
+    write_tar(tmp_path / "in" / "a.tar", {"1.png": b"one", "2.png": b"two"})
+    write_zip(tmp_path / "in" / "b::c.zip", {"3.png": b"three"})
+    write_parquet(tmp_path / "in" / "d.parquet", {"my/image": [b"four", None]})
+    return listed(tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["failed.csv", "failed.jsonl", "failed.parquet"])
+def test_a_table_of_failures_is_an_input_again(
+    tmp_path: Path, packed: list[Row], name: str
+) -> None:
+    again = packed[::-1] + packed[:2]
+    location = write_table(tmp_path / name, {"uri": uris(again), "status": ["failed"] * 7})
+    rows = listed(location)
+    assert [row | {"user": {}} for row in rows] == again
+    assert read_all(rows) == ["missing", b"four", b"three", b"two", b"one", b"one", b"two"]
+
+
+def test_packed_images_that_are_not_there_stay_as_rows(tmp_path: Path, packed: list[Row]) -> None:
+    names = ["tar://9.png::in/a.tar", "tar://1.png::in/none.tar", "parquet://my/image/9::in/d.pq"]
+    names += ["zip://3.png::in/b::c.zip", "tar://2.png::in/a.tar", "tar://2.png::/none/a::b.tar"]
+    rows = listed(write_table(tmp_path / "list.csv", {"path": names}))
+    assert uris(rows) == [
+        f"tar://9.png::{tmp_path}/in/a.tar",
+        f"tar://1.png::{tmp_path}/in/none.tar",
+        f"parquet://my/image/9::{tmp_path}/in/d.pq",
+        f"zip://3.png::{tmp_path}/in/b::c.zip",
+        f"tar://2.png::{tmp_path}/in/a.tar",
+        "tar://2.png::/none/a::b.tar",
+    ]
+    assert read_all(rows) == ["missing", "missing", "missing", b"three", b"two", "missing"]
+    assert [row["packing"] for row in rows] == [None, None, None, "zip", "tar", None]
+    assert [row["size"] for row in rows] == [None, None, None, 5, 3, None]
+
+
+def test_a_damaged_archive_in_a_table_spoils_its_own_rows_only(tmp_path: Path) -> None:
+    write_files(tmp_path, "bad.tar", "good.png")
+    location = write_table(tmp_path / "a.csv", {"uri": ["tar://1.png::bad.tar", "good.png"]})
+    assert read_all(listed(location)) == ["unreadable", b"good.png"]
+
+
+def test_a_packed_image_can_be_named_alone(packed: list[Row]) -> None:
+    assert [row | {"user": {}} for row in listed(*uris(packed))] == packed
+
+
+def test_each_container_of_a_table_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", {f"{index}.png": b"x" for index in range(50)})
+    names = [f"tar://{index}.png::{number}.tar" for index in range(50) for number in range(3)]
+    location = write_table(tmp_path / "list.csv", {"uri": names})
+    opened: list[str] = []
+    open_tar = tarfile.open
+
+    def count(*args: Any, **options: Any) -> Any:
+        opened.append(options["fileobj"].name)
+        return open_tar(*args, **options)
+
+    monkeypatch.setattr("tarfile.open", count)
+    assert len(listed(location)) == 150
+    assert sorted(opened) == [f"{tmp_path}/{number}.tar" for number in range(3)]
+
+
+# --- names ------------------------------------------------------------------------------------
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+        lambda name: (
+            not name.endswith("/")
+            and not any(part.startswith((".", "_")) for part in name.split("/"))
+        )
+    ),
+    min_size=1,
+    max_size=6,
+    unique=True,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@example(names=["a::b.png", "::", "a:", ":", "x::/etc/y.png", "tar://a::/b.tar", "s3://b/c"])
+@example(names=["%2F%20.png", "new\nline\r\n.png", "\r", " lead", "trail ", '"', ",", "'", "\t"])
+@example(names=["é.png", "e\u0301.png", "\ufeff.png", "\u2028", "\U0001f408.png", "\ufffd"])
+@given(names=NAMES)
+def test_names_survive_archives_and_tables_of_every_kind(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    contents = {name: f"content of {name}".encode() for name in names}
+    for write, extension in ((write_tar, "tar"), (write_zip, "zip")):
+        location = write(folder / f"a.{extension}", contents)
+        rows = listed(location)
+        assert uris(rows) == [f"{extension}://{name}::{location}" for name in names]
+        assert read_all(rows) == list(contents.values())
+        for table in ("t.csv", "t.jsonl", "t.parquet"):
+            again = listed(write_table(folder / table, {"uri": uris(rows)}))
+            assert uris(again) == uris(rows)
+            assert read_all(again) == list(contents.values())
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    column=st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=9
+    )
+)
+@example(column="a/b::c")
+@example(column="a.b")
+@example(column="::/1")
+def test_names_of_columns_survive(tmp_path_factory: pytest.TempPathFactory, column: str) -> None:
+    folder = tmp_path_factory.mktemp("columns")
+    location = write_parquet(folder / "a.parquet", {column: [b"0", b"1"], "x" + column: [1, 2]})
+    rows = listed(location)
+    assert read_all(rows) == [b"0", b"1"]
+    assert users(rows) == [{"x" + column: 1}, {"x" + column: 2}]
+    again = listed(write_table(folder / "t.csv", {"uri": uris(rows)}))
+    assert read_all(again) == [b"0", b"1"]
+
+
+def test_odd_names_of_files_survive_tables(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", *ODD_NAMES)
+    found = uris(listed(tmp_path / "in"))
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        rows = listed(write_table(tmp_path / name, {"uri": found}))
+        assert read_all(rows) == [name.encode() for name in ODD_NAMES]
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "sentence"),
+    [
+        ("nowhere", None, None, "There is no folder or file {path}; check the path."),
+        ("none.tar", None, None, "There is no folder or file {path}; check the path."),
+        ("none.csv", None, None, "Cannot read {path}: there is no such file."),
+        ("none.parquet", None, None, "Cannot read {path}: there is no such file."),
+        ("empty", "folder", None, "Folder {path} holds no files; name one that holds images."),
+        ("*.tif", None, None, "No file matches the pattern {path}."),
+        ("*.csv", None, None, "No file matches the pattern {path}."),
+        ("a.csv", "path\n", None, "{path} has a header and no rows."),
+        ("a.jsonl", "\n", None, "{path} has a header and no rows."),
+        ("a.jsonl", '{"path": "a"}\n{"path"}\n', None, "Line 2 of {path} is not JSON (Expecting"),
+        ("a.jsonl", '{"path": "a"}\n\n["a"]\n', None, "Line 3 of {path} is not JSON (it is no"),
+        ("a.jsonl", '{"path": 7}\n', None, "Column 'path' of {path} holds int64, neither loc"),
+        ("a.csv", "a,b\n1,2\n", None, "{path} has no column named uri or path or file or"),
+        ("a.csv", "path\n1\n", "paht", "No column of {path} is named 'paht'. Nearest: path."),
+        ("a.csv", "path,path\n1,2\n", None, "{path} has more than one column named 'path'"),
+        ("a.parquet", "PAR1", None, "{path} is not a whole Parquet file ("),
+        ("a.tar.gz", "x", None, "a.tar.gz is compressed as a whole, so that no image in it can"),
+        ("A.TGZ", "x", None, "A.TGZ is compressed as a whole, so that no image in it can"),
+        ("https://a.org/x.csv", None, None, "https://a.org/x.csv is not read from the net"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_is_listed(
+    tmp_path: Path, name: str, content: str | None, column: str | None, sentence: str
+) -> None:
+    path = name if "://" in name else str(tmp_path / name)
+    if content == "folder":
+        Path(path).mkdir()
+    elif content is not None:
+        Path(path).write_text(content)
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        open_inputs(InputSpec((path,), column))
+    assert str(caught.value).startswith(sentence.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.tar", b"", "{path} is not a whole tar archive (empty file); copy it again, or"),
+        ("a.zip", b"no zip", "{path} is not a whole zip archive (File is not a zip file); copy"),
+        ("in/a.tar", b"\x1f\x8b" * 600, "{path} is not a whole tar archive ("),
+        ("in/a.tgz", b"x", "a.tgz is compressed as a whole"),
+        ("in/a.parquet", b"x", "{path} is not a whole Parquet file ("),
+        (
+            "a.csv",
+            b"path,n\n" + (b"x," + b"1" * 1000 + b"\n") * 20_000 + b"x\n",
+            "{path} is not a CSV with a hea",
+        ),
+    ],
+)
+def test_mistakes_that_listing_shows_are_one_sentence_too(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    write_files(tmp_path, "in/0.png")
+    (tmp_path / name).write_bytes(content)
+    location = tmp_path / name.partition("/")[0]
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        listed(location)
+    assert str(caught.value).startswith(sentence.format(path=tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_archives_without_images_hold_nothing(tmp_path: Path, name: str) -> None:
+    write = write_tar if name == "a.tar" else write_zip
+    location = write(tmp_path / name, {".hidden": b"x"})
+    with pytest.raises(InputError, match=rf"^Archive {location} holds no images\.$"):
+        listed(location)
+    with pytest.raises(InputError, match=rf"^{tmp_path} holds no images\.$"):
+        listed(tmp_path)
+
+
+def test_columns_that_come_too_late_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    for number in range(8_200):
+        (tmp_path / f"{number}.png").symlink_to("x")
+    write_parquet(tmp_path / "z.parquet", {"image": [b"x"], "label": ["x"]})
+    with pytest.raises(InputError, match="has a column 'label' of string that the tables before"):
+        listed(tmp_path)
+
+
+def test_a_bucket_that_does_not_answer_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"^Cannot open nonsense://bucket/a: [^\n]+$"):
+        open_inputs(InputSpec(("nonsense://bucket/a",)))
+
+
+# --- size -------------------------------------------------------------------------------------
+
+
+def test_a_long_table_streams(tmp_path: Path) -> None:
+    write_files(tmp_path, "a.png")
+    location = tmp_path / "list.csv"
+    with location.open("w") as file:
+        file.write("path,label,note\n")
+        file.writelines(f"a.png,{number},{'x' * 100}\n" for number in range(100_000))
+    started, before = time.perf_counter(), pa.total_allocated_bytes()
+    sizes = []
+    for table in open_inputs(InputSpec((str(location),))).tables:
+        sizes.append(table.num_rows)
+        assert table.column("size").null_count == 0
+        assert pa.total_allocated_bytes() - before < 150 * 2**20
+    assert sum(sizes) == 100_000
+    assert max(sizes) <= ROWS_AT_ONCE
+    assert time.perf_counter() - started < 60
