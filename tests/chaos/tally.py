@@ -36,6 +36,7 @@ class Tally:
         faults: Whatever else went wrong, in sentences.
         notes: Facts worth a line below the table.
         counts: More of them, by name.
+        ours: Whether it is our batch system that was attacked, and not another.
     """
 
     scenario: str
@@ -56,6 +57,7 @@ class Tally:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    ours: bool = True
 
     @property
     def holds(self) -> bool:
@@ -103,5 +105,5 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _sums(tallies: Sequence[Tally]) -> str:
     names = ("kills", "resumes", "outputs", "rows", "lost", "doubled", "different", "partial")
-    sums = {name: sum(getattr(tally, name) for tally in tallies) for name in names}
-    return "In all: " + ", ".join(f"{value:,} {name}" for name, value in sums.items()) + "."
+    sums = {name: sum(getattr(one, name) for one in tallies if one.ours) for name in names}
+    return "In all, of ours: " + ", ".join(f"{value:,} {name}" for name, value in sums.items()) + "."

@@ -503,7 +503,7 @@ def read_in_child(uri: str, answers: Any) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_started_later_read_too(place: str, method: str) -> None:
     storage.put_atomic(f"{place}/a", b"1")
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     answers = context.Queue()
     child = context.Process(target=read_in_child, args=(f"{place}/a", answers))
     child.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -385,6 +386,24 @@ def test_a_run_with_other_times_takes_over_the_parts_that_are_there(tmp_path: Pa
     require_whole(made)
     times = pq.read_table(tmp_path).column("milliseconds").to_pylist()
     assert times == [*[1.5] * 64, *[9.0] * 16]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_failures_are_counted_in_the_part_that_stands(
+    tmp_path: Path, output_format: OutputFormat
+) -> None:
+    """A time limit, say, may hit an image in one run and not in another."""
+    made = output(tmp_path, rows=32, failed={3, 4}, rows_per_part=16, output_format=output_format)
+    commit_dying_at(made, 0, after=True)
+    dataclasses.replace(made, failed={3, 20}).put_shards()
+    made.commit()
+    found = read_commit(made.layout)
+    assert found is not None
+    assert [part.num_failed for part in found.parts] == [2, 1]
+    statuses = pa.concat_tables(read_results(str(tmp_path), columns=["status"])).column(0)
+    assert [row for row, status in enumerate(statuses.to_pylist()) if status == "failed"] == [
+        *(3, 4, 20)
+    ]
 
 
 @pytest.mark.parametrize(

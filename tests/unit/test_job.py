@@ -41,8 +41,10 @@ class Silent:
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int) -> Iterator[Bar]:
+        yield self
+
+    def advance(self, count: int, *, failed: int = 0) -> None:
         raise AssertionError("there is nothing to do")
-        yield
 
 
 class Place:
@@ -119,7 +121,6 @@ def test_an_output_that_holds_anything_else_is_refused(place: Place) -> None:
     [
         ({"output": "model/model.json/out"}, UserError, "out"),
         ({"model": "random:resnot18"}, UnknownNameError, "resnot18"),
-        ({"model": "./nowhere"}, UserError, "nowhere"),
         ({"inputs": ("nowhere",)}, UserError, "nowhere"),
         ({"inputs": ("model/model.json/x",)}, UserError, "no folder or file"),
         ({"since": ("nowhere",)}, UserError, "not the finished output"),

@@ -66,8 +66,8 @@ def numbered(count: int, *, size: int = 1000) -> dict[str, bytes]:
     return {f"{index:03d}.jpg": PNG_HEADER + generator.bytes(rest) for index in range(count)}
 
 
-def request(inputs: str, output: Path | str, **overrides: Any) -> PackRequest:
-    return PackRequest(**{"inputs": (inputs,), "output": str(output), **overrides})
+def request(source: str, target: Path | str, **overrides: Any) -> PackRequest:
+    return PackRequest(**{"inputs": (source,), "output": str(target), **overrides})
 
 
 def here(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
@@ -80,8 +80,8 @@ def nobody(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]
     raise AssertionError(f"shards {shards} are packed again")
 
 
-def pack(inputs: str, output: Path | str, **overrides: Any) -> PackSummary:
-    return run_pack(open_pack(request(inputs, output, **overrides), QUIET), here, QUIET)
+def pack(source: str, target: Path | str, **overrides: Any) -> PackSummary:
+    return run_pack(open_pack(request(source, target, **overrides), QUIET), here, QUIET)
 
 
 def read_back(location: Path | str) -> list[bytes]:
@@ -182,7 +182,7 @@ COLUMNS = {
     "image": [1, 2, 3],
     "input_image": [0.5, float("nan"), None],
     "tags": [["x"], [], None],
-    "when": pa.array([0, 1, None], pa.timestamp("s")),
+    "when": pa.array([0, 1, None], pa.timestamp("ms")),
     "reason": ["why", "not", "this"],
 }
 
@@ -206,7 +206,7 @@ def test_the_users_columns_come_along(tmp_path: Path, table: str) -> None:
     assert packed.column("input_input_image").to_pylist() == [1, 3]
     for name in ("input_image", "tags", "when", "reason"):
         assert packed.column(name).to_pylist() == own.column(name).to_pylist()
-    assert packed.schema.field("when").type == pa.timestamp("s")
+    assert packed.schema.field("when").type == pa.timestamp("ms")
     listed = open_inputs(InputSpec((str(tmp_path / "out"),)))
     assert listed.user_schema.names == packed.column_names[1:]
 
@@ -222,7 +222,7 @@ def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> Non
         "input_input_image": 1,
         "input_image": 0.5,
         "tags": ["x"],
-        "when": "1970-01-01 00:00:00",
+        "when": "1970-01-01 00:00:00.000",
         "reason": "why",
     }
 
@@ -431,7 +431,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
                 summary.committed.parts, manifest_of(tmp_path / "whole")["parts"], strict=True
             )
         )
-        assert sorted(path.name for path in (killed / "_eagleray").iterdir())[1:] == ["plan.json"]
+        private = sorted(path.name for path in (killed / "_eagleray").rglob("*") if path.is_file())
+        assert private == ["part-00000.parquet", "plan.json"]
         if len(list(changes())) <= call:
             break
     assert call > 10
@@ -441,7 +442,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", numbered(10))
     job = open_pack(request(folder, tmp_path / "out", part_bytes=3000), QUIET)
     list(here([0, 2], job.context))
-    packed = []
+    packed: list[int] = []
 
     def rest(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
         packed.extend(shards)
@@ -585,7 +586,7 @@ def test_mistakes_are_one_sentence(
     write_files(tmp_path / "in", {"0.jpg": JPEG, "list.csv": b"path\n0.jpg\n"})
     output(tmp_path / "results", shards=[])
     with pytest.raises(error, match=r"^[^\n]+$") as caught:
-        open_pack(request("in/0.jpg", **{"output": "out", **change}), QUIET)
+        open_pack(request("in/0.jpg", "out", **change), QUIET)
     assert sentence in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import io
 import os
 import stat
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import aiohttp
+import botocore.exceptions  # type: ignore[import-untyped]
+import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from s3fs.errors import translate_boto_error
 
 from eagleray import storage
 from eagleray.errors import InputError
+from eagleray.storage import S3Options, StorageUnavailableError, faults
+from eagleray.storage.faults import is_transient, patiently
+from eagleray.storage.s3_keys import first_cuts, name_between
 
 ODD_NAMES = [
     "a b.png",
@@ -471,7 +487,6 @@ def test_a_large_folder_comes_in_several_tables(tmp_path: Path) -> None:
         (tmp_path / f"{number:05d}").touch()
     sizes = [table.num_rows for table in storage.list_tables(str(tmp_path))]
     assert sizes == [8192, 808]
-    assert list(storage.list_tables(str(tmp_path / "00000"))[:0] if False else []) == []
 
 
 def test_a_name_that_is_no_unicode_is_spelled_out_in_a_table(tmp_path: Path) -> None:
@@ -498,30 +513,27 @@ def test_patterns_give_tables_too(folder: str) -> None:
 # --- cutting a range of names ------------------------------------------------------------------
 
 NAMES = st.text(
-    st.characters(min_codepoint=1, exclude_categories=["Cs"]) | st.sampled_from("0189azAZ/_~\U0010ffff"),
+    st.characters(min_codepoint=1, exclude_categories=["Cs"])
+    | st.sampled_from("0189azAZ/_~\U0010ffff"),
     min_size=1,
     max_size=8,
 )
 
 
-@given(low=NAMES, high=st.none() | NAMES, just_after=st.booleans(), num_fixed=st.integers(0, 3))
-def test_a_cut_lies_between_the_names(
-    low: str, high: str | None, just_after: bool, num_fixed: int
-) -> None:
-    if high is not None and high <= low:
-        low, high = high, low
-    name = name_between(low, high, num_fixed, just_after=just_after)
-    if name is not None:
-        assert low.encode() < name.encode()
-        assert high is None or name.encode() < high.encode()
-        assert name[:num_fixed] == low[:num_fixed]
+@given(names=st.lists(NAMES, min_size=1, max_size=2, unique=True), just_after=st.booleans())
+def test_a_cut_lies_between_the_names(names: list[str], just_after: bool) -> None:
+    low, *rest = sorted(f"p/{name}" for name in names)
+    cut = name_between(low, rest[0] if rest else None, 2, just_after=just_after)
+    if cut is not None:
+        encoded = [name.encode() for name in [low, cut, *rest]]
+        assert encoded == sorted(set(encoded))
+        assert cut.startswith("p/")
 
 
-@given(names=st.lists(NAMES, min_size=2, max_size=2, unique=True), num_fixed=st.integers(0, 3))
-def test_first_cuts_come_in_order_after_the_page(names: list[str], num_fixed: int) -> None:
-    first, last = sorted(names)
-    cuts = first_cuts(first, last, min(num_fixed, len(last) - 1))
-    encoded = [name.encode() for name in [last, *cuts]]
+@given(names=st.lists(NAMES, min_size=2, max_size=2, unique=True))
+def test_first_cuts_come_in_order_after_the_page(names: list[str]) -> None:
+    first, last = sorted(f"p/{name}" for name in names)
+    encoded = [name.encode() for name in [last, *first_cuts(first, last, 2)]]
     assert encoded == sorted(set(encoded))
 
 
@@ -531,7 +543,8 @@ def test_first_cuts_come_in_order_after_the_page(names: list[str], num_fixed: in
         ("p/0999", None, False, "p/5"),
         ("p/0999", "p/5", False, "p/2"),
         ("p/0999", "p/5", True, "p/1"),
-        ("p/0999", "p/1", False, "p/095"[:3] + "9"[:0] + "p"[:0] or None),
+        ("p/0999", "p/1", False, None),
+        ("p/0499", "p/1", False, "p/07"),
         ("p/img", None, False, "p/r"),
         ("p/999", None, False, None),
         ("p/", None, False, None),
@@ -541,3 +554,227 @@ def test_cuts_are_about_half_way(
     low: str, high: str | None, just_after: bool, expected: str | None
 ) -> None:
     assert name_between(low, high, 2, just_after=just_after) == expected
+
+
+# --- faults that pass, and others --------------------------------------------------------------
+
+
+def s3_error(code: str, status: int) -> BaseException:
+    """What s3fs raises for an answer of S3."""
+    response = {
+        "Error": {"Code": code, "Message": "text"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    error: BaseException = translate_boto_error(botocore.exceptions.ClientError(response, "Get"))
+    return error
+
+
+class HttpError(Exception):
+    """What clients of other object stores raise."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("text")
+        self.code = code
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (s3_error("SlowDown", 503), True),
+        (s3_error("503", 503), True),
+        (s3_error("InternalError", 500), True),
+        (s3_error("500", 500), True),
+        (s3_error("BadGateway", 502), True),
+        (s3_error("504", 504), True),
+        (s3_error("TooManyRequests", 429), True),
+        (s3_error("429", 429), True),
+        (s3_error("RequestTimeout", 400), True),
+        (s3_error("ThrottlingException", 400), True),
+        (s3_error("ConditionalRequestConflict", 409), True),
+        (s3_error("OperationAborted", 409), True),
+        (s3_error("NoSuchKey", 404), False),
+        (s3_error("404", 404), False),
+        (s3_error("NoSuchBucket", 404), False),
+        (s3_error("AccessDenied", 403), False),
+        (s3_error("403", 403), False),
+        (s3_error("InvalidAccessKeyId", 403), False),
+        (s3_error("SignatureDoesNotMatch", 403), False),
+        (s3_error("ExpiredToken", 400), False),
+        (s3_error("PreconditionFailed", 412), False),
+        (s3_error("InvalidRange", 416), False),
+        (s3_error("NotImplemented", 501), False),
+        (s3_error("InvalidBucketName", 400), False),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="http://a"), True),
+        (botocore.exceptions.ConnectTimeoutError(endpoint_url="http://a"), True),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://a"), True),
+        (botocore.exceptions.ConnectionClosedError(endpoint_url="http://a"), True),
+        (botocore.exceptions.SSLError(endpoint_url="a", error="EOF occurred"), True),
+        (botocore.exceptions.SSLError(endpoint_url="a", error="CERTIFICATE_VERIFY_FAILED"), False),
+        (botocore.exceptions.NoCredentialsError(), False),
+        (botocore.exceptions.ParamValidationError(report="name"), False),
+        (botocore.exceptions.ProfileNotFound(profile="p"), False),
+        (aiohttp.ClientPayloadError("cut short"), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (http.client.IncompleteRead(b""), True),
+        (TimeoutError(), True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), True),
+        (OSError(errno.EBUSY, "busy"), True),
+        (OSError(errno.EIO, "i/o"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (FileNotFoundError(errno.ENOENT, "none"), False),
+        (PermissionError(errno.EACCES, "no"), False),
+        (IsADirectoryError(errno.EISDIR, "folder"), False),
+        (HttpError(503), True),
+        (HttpError(404), False),
+        (ValueError("text"), False),
+        (KeyError("text"), False),
+    ],
+    ids=repr,
+)
+def test_only_faults_that_pass_are_tried_again(error: BaseException, expected: bool) -> None:
+    assert is_transient(error) is expected
+
+
+def test_a_conflict_that_hides_an_answer_cut_short_is_seen() -> None:
+    error = aiohttp.ClientPayloadError("cut short")
+    error.__cause__ = aiohttp.http_exceptions.ContentLengthError("10 of 20")  # has a code: 400
+    assert is_transient(error)
+
+
+class Flaky:
+    """A file system that fails some times before it answers."""
+
+    def __init__(self, error: BaseException, times: int) -> None:
+        self.left = times
+        self.num_calls = 0
+        self._error = error
+
+    def call(self) -> str:
+        self.num_calls += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise self._error
+        return "answer"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(faults, "_LONGEST_WAIT", 0.002)
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "num_calls", "expected"),
+    [
+        (s3_error("SlowDown", 503), 11, 12, None),
+        (s3_error("SlowDown", 503), 12, 12, StorageUnavailableError),
+        (s3_error("NoSuchKey", 404), 1, 1, FileNotFoundError),
+        (s3_error("AccessDenied", 403), 1, 1, PermissionError),
+        (ValueError("text"), 1, 1, ValueError),
+        # Nothing has ever answered, so perhaps nothing is there.
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="a"), 2, 3, None),
+        (
+            botocore.exceptions.EndpointConnectionError(endpoint_url="a"),
+            3,
+            3,
+            StorageUnavailableError,
+        ),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="a"), 11, 12, None),
+    ],
+)
+@pytest.mark.usefixtures("quick")
+def test_patience_has_an_end(
+    error: BaseException, times: int, num_calls: int, expected: type[Exception] | None
+) -> None:
+    flaky = Flaky(error, times)
+    if expected is None:
+        assert patiently(flaky, flaky.call) == "answer"
+    else:
+        with pytest.raises(expected):
+            patiently(flaky, flaky.call)
+    assert flaky.num_calls == num_calls
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_storage_that_has_answered_is_waited_for() -> None:
+    flaky = Flaky(botocore.exceptions.EndpointConnectionError(endpoint_url="a"), 0)
+    assert patiently(flaky, flaky.call) == "answer"
+    flaky.left = 11
+    assert patiently(flaky, flaky.call) == "answer"
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_try_begins_after_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_LAST_ATTEMPT_BEFORE", 0.0)
+    flaky = Flaky(s3_error("SlowDown", 503), 99)
+    with pytest.raises(StorageUnavailableError, match=r"^text, 1 times in 0 s$"):
+        patiently(flaky, flaky.call)
+
+
+@pytest.mark.parametrize(("times", "expected"), [(3, b"1"), (4, None)])
+@pytest.mark.usefixtures("quick")
+def test_a_network_mount_may_stumble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, expected: bytes | None
+) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    flaky = Flaky(OSError(errno.ESTALE, "Stale file handle"), times)
+    opened = Path.open
+
+    def stumble(path: Path, *arguments: Any) -> Any:
+        flaky.call()
+        return opened(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", stumble)
+        if expected is None:
+            with pytest.raises(OSError, match="Stale file handle"):
+                storage.read_bytes(str(tmp_path / "a"))
+        else:
+            assert storage.read_bytes(str(tmp_path / "a")) == expected
+    assert flaky.num_calls == 4
+
+
+# --- options of S3 -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (S3Options(), {"key": "k"}),
+        (S3Options(endpoint="http://a:1"), {"key": "k", "endpoint_url": "http://a:1"}),
+        (S3Options(region="r"), {"key": "k", "client_kwargs": {"region_name": "r"}}),
+        (S3Options(profile="p"), {"key": "k", "profile": "p"}),
+        (
+            S3Options(anonymous=True, requester_pays=True),
+            {"key": "k", "anon": True, "requester_pays": True},
+        ),
+    ],
+)
+def test_options_become_defaults_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, options: S3Options, expected: dict[str, object]
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"key": "k"})
+    storage.use_s3(options)
+    assert fsspec.config.conf["s3"] == expected
+
+
+def test_options_not_given_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(fsspec.config.conf, "s3", raising=False)
+    storage.use_s3(S3Options())
+    assert "s3" not in fsspec.config.conf
+    storage.use_s3(S3Options(endpoint="http://a:1"))
+    storage.use_s3(S3Options(region="r"))
+    expected = {"endpoint_url": "http://a:1", "client_kwargs": {"region_name": "r"}}
+    assert fsspec.config.conf.pop("s3") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"endpoint": "localhost:9000"}, "S3 endpoint 'localhost:9000' is no URL"),
+        ({"anonymous": True, "profile": "p"}, "give one of the two"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        S3Options(**options)

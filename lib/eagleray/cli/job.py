@@ -59,11 +59,11 @@ S3RequesterPaysOption = Annotated[
 def s3_options(
     settings: Settings,
     *,
-    endpoint: str | None,
-    region: str | None,
-    profile: str | None,
-    anonymous: bool,
-    requester_pays: bool,
+    endpoint: str | None = None,
+    region: str | None = None,
+    profile: str | None = None,
+    anonymous: bool = False,
+    requester_pays: bool = False,
 ) -> S3Options:
     """Return how S3 is reached: what a flag says, else what the settings say."""
     return S3Options(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.settings import read_settings
+from eagleray.settings import Settings, read_settings
 
 __all__ = ["jobs_app"]
 
@@ -34,7 +34,7 @@ def list_all(json_output: AsJson = False) -> None:
 
     with command_errors():
         console = Console(json_output=json_output)
-        jobs = list_jobs(read_settings())
+        jobs = list_jobs(_settings())
         if json_output:
             console.emit([_facts(job) for job in jobs])
             return
@@ -64,7 +64,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
 
     with command_errors():
         console = Console(json_output=json_output)
-        job = find_job(read_settings(), name)
+        job = find_job(_settings(), name)
         facts = _facts(job)
         if job.state == "done":
             facts["reasons"] = _reasons(job.output)
@@ -91,7 +91,7 @@ def open_report(name: JobName) -> None:
     from eagleray.errors import InputError
 
     with command_errors():
-        job = find_job(read_settings(), name)
+        job = find_job(_settings(), name)
         page = OutputLayout(job.output).report
         if not storage.exists(page):
             raise InputError(
@@ -107,11 +107,21 @@ def cancel(name: JobName) -> None:
     from eagleray.batch.history import cancel_job, find_job
 
     with command_errors():
-        job = find_job(read_settings(), name)
+        job = find_job(_settings(), name)
         cancel_job(job)
         Console().say(
             f"Job {job.job_id} is asked to stop; what is done is kept. Its command starts it again."
         )
+
+
+def _settings() -> Settings:
+    """Read the settings, and reach S3 as they say: outputs may be there."""
+    from eagleray import storage
+    from eagleray.cli.job import s3_options
+
+    settings = read_settings()
+    storage.use_s3(s3_options(settings))
+    return settings
 
 
 def _reasons(output: str) -> dict[str, int]:

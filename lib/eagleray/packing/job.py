@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from eagleray import storage
 from eagleray.batch.inputs import InputSpec, Listing, open_inputs
 from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ShardLimits, write_manifest
+from eagleray.batch.manifest import Manifest, ShardLimits, write_manifest
 from eagleray.batch.plan import new_id
 from eagleray.errors import InputError, JobFailedError, OutputExistsError
 from eagleray.packing.commit import (
@@ -85,7 +85,7 @@ class PackSummary:
         committed: The job as a whole.
         output: Location.
         reasons: Failures by reason.
-        seconds: That this run has packed for.
+        seconds: That this run's workers were at work.
         packed_here: Images that this run has packed.
         bytes_here: Of these.
         committed_here: Whether this run committed, and no run before or beside it.
@@ -140,33 +140,36 @@ def open_pack(request: PackRequest, listener: Listener) -> PackJob:
 
 
 def _require_free(layout: OutputLayout) -> None:
-    if storage.exists(layout.location) and not storage.is_folder(layout.location):
+    if storage.exists(layout.location) and _is_file(layout.location):
         raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
-    if layout.is_taken():
+    # With a plan in it by now, another run of this job has begun since we looked.
+    if layout.is_taken() and read_plan(layout) is None:
         raise OutputExistsError(
             f"Output {layout.location} is not empty, and results are never overwritten; name "
             "another folder, or remove this one."
         )
 
 
+def _is_file(location: str) -> bool:
+    """Ask in one question: to another, a run beside this one may have changed the answer."""
+    try:
+        storage.size_of(location)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
 def _new_plan(
     layout: OutputLayout, request: PackRequest, listing: Listing, listener: Listener
 ) -> PackPlan:
-    _require_writable(layout)
     name = f"manifest-{new_id()}"
-    limits = ShardLimits(
-        most_rows=_MOST_ROWS_PER_PART,
-        most_bytes=request.part_bytes,
-        next_rows=lambda _: _MOST_ROWS_PER_PART,
-        bytes_of=ExpectedSizes(),
-    )
-    manifest = write_manifest(
-        listing.tables,
-        listing.user_schema,
-        layout.manifest(name),
-        limits=limits,
-        on_rows=_Notes(listener).hear,
-    )
+    try:
+        manifest = _write_manifest(layout.manifest(name), request.part_bytes, listing, listener)
+    except OSError as error:
+        raise InputError(
+            f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
+            "folder."
+        ) from error
     plan = PackPlan(
         job_id=new_id(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -183,16 +186,19 @@ def _new_plan(
     return claimed
 
 
-def _require_writable(layout: OutputLayout) -> None:
-    probe = storage.join(layout.private, f"probe-{new_id()}")
-    try:
-        storage.put_atomic(probe, b"")
-        storage.delete(probe)
-    except OSError as error:
-        raise InputError(
-            f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
-            "folder."
-        ) from error
+def _write_manifest(folder: str, part_bytes: int, listing: Listing, listener: Listener) -> Manifest:
+    probe = storage.join(folder, "probe")  # listing may take long before the first file
+    storage.put_atomic(probe, b"")
+    storage.delete(probe)
+    limits = ShardLimits(
+        most_rows=_MOST_ROWS_PER_PART,
+        most_bytes=part_bytes,
+        next_rows=lambda _: _MOST_ROWS_PER_PART,
+        bytes_of=ExpectedSizes(),
+    )
+    return write_manifest(
+        listing.tables, listing.user_schema, folder, limits=limits, on_rows=_Notes(listener).hear
+    )
 
 
 class _Notes:
@@ -223,9 +229,7 @@ def run_pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> PackS
     """
     if read_commit(job.layout) is not None:  # by another run, since this one opened the job
         return finish_pack(job)
-    started = time.monotonic()
-    done = list(_pack(job, pack_shards, listener))
-    seconds = time.monotonic() - started
+    seconds, done = _pack(job, pack_shards, listener)
     committed, committed_here = commit(job.layout, job.plan)
     tidy_up(job.layout, job.plan)
     return PackSummary(
@@ -251,10 +255,13 @@ def _reasons(job: PackJob, committed: PackCommit) -> dict[str, int]:
     return dict(Counter(failure_reasons(job.layout, committed)).most_common())
 
 
-def _pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> Iterator[PackedShard]:
+def _pack(
+    job: PackJob, pack_shards: PackShards, listener: Listener
+) -> tuple[float, list[PackedShard]]:
+    """Return the shards that this run has packed, and how long it was at work on them."""
     finished = read_finished(job.layout)
     if not finished and storage.exists(job.layout.commit):  # by another run, a moment ago
-        return
+        return 0.0, []
     num_done = sum(packed.num_rows for packed in finished)
     num_failed = sum(packed.num_failed for packed in finished)
     _require_few_failures(job, num_failed, num_done)
@@ -265,14 +272,17 @@ def _pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> Iterator
             "already."
         )
     if not pending:
-        return
+        return 0.0, []
+    at_work = pack_shards(pending, job.context)
+    started, done = time.monotonic(), []
     with listener.progress("Packing", job.plan.num_rows) as bar:
         bar.advance(num_done, failed=num_failed)
-        for packed in pack_shards(pending, job.context):
+        for packed in at_work:
+            done.append(packed)
             num_done, num_failed = num_done + packed.num_rows, num_failed + packed.num_failed
             bar.advance(packed.num_rows, failed=packed.num_failed)
-            yield packed
             _require_few_failures(job, num_failed, num_done)
+    return time.monotonic() - started, done
 
 
 def _require_few_failures(job: PackJob, num_failed: int, num_done: int) -> None:

@@ -67,4 +67,4 @@ def _average_bytes(container: str, column: str) -> int:
             chunk = group.column(index)
             if chunk.path_in_schema in (column, f"{column}.bytes"):
                 total += chunk.total_uncompressed_size
-    return max(1, int(total) // max(1, metadata.num_rows))
+    return int(max(1, total // max(1, metadata.num_rows)))
