@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward clean
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-batch bench-listing chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,15 @@ bench-imaging: setup  ## Time and compare decode paths on a folder of photograph
 
 bench-forward: setup  ## Time the predictor's forward pass against eager float32.
 	$(BIN)/python -m tests.bench.forward
+
+bench-batch: setup  ## Time batch jobs against Ray Data, Daft and a DataLoader: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.batch --photos $(PHOTOS)
+
+bench-listing: setup  ## Time listing a million keys against s3fs and Ray.
+	$(BIN)/python -m tests.bench.listing
+
+chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.
+	$(BIN)/python -m tests.chaos
 
 clean:  ## Remove the environment and every cache; models and results under .eagleray stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -83,16 +83,15 @@ def our_steady_state(output: Path) -> float:
     """Images a second from our first finished shard to the start of the last one.
 
     Before that the workers are starting, after it they run out of work. A shard that reaches over
-    an edge counts for the share of its time inside. NaN where a run kept no timeline, or was too
-    short to have a middle.
+    an edge counts for the share of its time inside. NaN where a run was too short to have a middle.
     """
-    file = output / "_eagleray" / "timeline.parquet"
-    if not file.exists():
-        return float("nan")
-    table = pyarrow.parquet.read_table(file, columns=["rows", "started", "finished"])
-    rows, started, finished = (column.to_numpy() for column in table.columns)
+    table = pyarrow.parquet.read_table(output / _TIMELINE)
+    num_ok, num_failed, started, finished = (
+        table.column(name).to_numpy() for name in ("num_ok", "num_failed", "started", "finished")
+    )
     begin, end = finished.min(), started.max()
     if end <= begin:
-        return float("nan")
+        return math.nan
     inside = np.clip(np.minimum(finished, end) - np.maximum(started, begin), 0, None)
-    return float((rows * inside / (finished - started)).sum() / (end - begin))
+    rows = (num_ok + num_failed) * inside / (finished - started)
+    return float(rows.sum() / (end - begin))

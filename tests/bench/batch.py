@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -83,6 +84,8 @@ class Record:
 def main() -> None:
     options = parse_options()
     record = Record(options)
+    # Whoever stops the bench stops what it runs: an exception ends it, a signal's default does not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bench-batch-", dir=options.work) as folder:
         if options.flat:
             compare_sizes(options, Path(folder), record)

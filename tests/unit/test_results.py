@@ -285,7 +285,7 @@ def test_json_lines_are_json_also_without_a_number() -> None:
 def odd_results() -> pa.Table:
     outcomes: list[Outcome] = [
         classified(),
-        failure('the data end, says "x",\nearly' + "!" * 10**6),
+        failure('the data end, says "x",\nearly' + "!" * 3_000_000),
     ]
     return result_rows(outcomes * 3, uris=['a,"b"\n.png', "ü ", "", "s3://b/%20", "NA", "007"])
 

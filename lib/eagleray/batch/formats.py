@@ -35,7 +35,7 @@ def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
         columns = [_nested_as_json(_spelled(column)) for column in table.columns]
         pyarrow.csv.write_csv(pa.table(columns, names=table.column_names), buffer)
     else:
-        columns = [_without_nan(_spelled(column)) for column in table.columns]
+        columns = [_spelled(column) for column in table.columns]
         spelled = pa.table(columns, names=table.column_names)
         for batch in spelled.to_batches(max_chunksize=_ROWS_AT_ONCE):
             for record in batch.to_pylist():
@@ -145,12 +145,6 @@ def _nested_as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_nested(column.type):
         return column
     return _texts(value if value is None else _json(value) for value in column.to_pylist())
-
-
-def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if not pa.types.is_floating(column.type):
-        return column
-    return pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
 
 
 def _json(value: Any) -> str:
