@@ -210,11 +210,15 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
 
 
 def _load_compiled(path: Path) -> Run:
-    from torch._inductor import aoti_load_package
+    # What `torch._inductor.aoti_load_package` does for one tensor in and one out, without importing
+    # the compiler: that takes each worker more than a second and a hundred megabytes.
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
 
-    with _quiet_compiler():
-        compiled: Any = aoti_load_package(str(path))
-    return compiled  # type: ignore[no-any-return]
+    def run(images: Tensor) -> Tensor:
+        outputs: list[Tensor] = loader.boxed_run([images])
+        return outputs[0]
+
+    return run
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
 import shutil
@@ -69,10 +70,9 @@ def preload() -> None:
 
 def _remember_service_models() -> None:
     """Have botocore parse the description of S3 once, and not in every fork."""
-    import botocore.loaders
-    import botocore.session
-
-    load = botocore.loaders.JSONFileLoader.load_file
+    loader: Any = importlib.import_module("botocore.loaders").JSONFileLoader
+    session: Any = importlib.import_module("botocore.session").get_session()
+    load = loader.load_file
     loaded: dict[str, Any] = {}
 
     def load_once(self: Any, path: str) -> Any:
@@ -80,8 +80,8 @@ def _remember_service_models() -> None:
             loaded[path] = load(self, path)
         return loaded[path]
 
-    botocore.loaders.JSONFileLoader.load_file = load_once
-    botocore.session.get_session().create_client("s3", region_name="us-east-1")
+    loader.load_file = load_once
+    session.create_client("s3", region_name="us-east-1")
 
 
 @cache

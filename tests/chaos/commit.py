@@ -14,7 +14,7 @@ from eagleray import storage
 from eagleray.batch.request import JobRequest
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.crash_points import Call, Point, die_at, points_of, record_calls
-from tests.chaos.drive import Ending, drive
+from tests.chaos.drive import ROWS_PER_PART, Ending, drive
 from tests.chaos.places import Place
 from tests.chaos.processes import Child, in_child
 from tests.chaos.readers import Readers, polling
@@ -27,17 +27,18 @@ _FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "s
 
 
 def crash_everywhere(
-    arena: Arena, place: Place, *, chains: int = 6, rows_per_part: int | None = 32
+    arena: Arena, place: Place, *, one_part: bool = False, chains: int = 6
 ) -> Tally:
     """Kill a driver at every moment.
 
     Args:
         arena: Where.
         place: Of inputs and outputs.
+        one_part: Make one part of all results, and attack nothing before that.
         chains: Outputs whose runs die many times.
-        rows_per_part: None makes one part of all, and leaves out what is before it.
     """
-    scenario = "commit" if rows_per_part else "commit, one part"
+    scenario = "commit, one part" if one_part else "commit"
+    rows_per_part = None if one_part else ROWS_PER_PART
     material = arena.small(place)
     chance = arena.chance(scenario, place.name)
 
@@ -47,7 +48,7 @@ def crash_everywhere(
     with tally_of(scenario, place) as tally:
         reference, calls = _undisturbed(arena, place, output_of(0), rows_per_part)
         points = points_of(place, calls)
-        if rows_per_part is None:
+        if one_part:
             points = [point for point in points if point.call.target in _FROM_THE_FIRST_PART_ON]
         tally.notes.append(f"{len(calls)} calls of the storage in a run, {len(points)} moments")
         deaths = [[point] for point in points]

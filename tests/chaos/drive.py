@@ -19,6 +19,7 @@ import pyarrow as pa
 import eagleray.batch.job
 import eagleray.batch.report
 from eagleray import storage
+from eagleray.batch.commit import publish
 from eagleray.batch.job import finish_job, open_job, run_job
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.pipeline import Crew
@@ -100,9 +101,7 @@ def _work_in_this_process() -> None:
     setattr(eagleray.batch.report, "_plots", lambda *_: [])  # noqa: B010
 
 
-def _run_shards(
-    pending: Iterable[int], context: JobContext, crew: Crew
-) -> Iterator[ShardSummary]:
+def _run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iterator[ShardSummary]:
     begun_never_before = SimpleNamespace(begin=SimpleNamespace(remote=lambda shard: 0))
     worker = ShardWorker(context, begun_never_before)
     for number in pending:
@@ -121,7 +120,6 @@ def copy_shards(source: Path, request: JobRequest) -> None:
 
 def keep_shards(request: JobRequest, folder: Path) -> None:
     """Copy the shard results of a job into a folder when it is about to commit."""
-    publish = eagleray.batch.job.publish
 
     def keep_and_publish(layout: OutputLayout, *args: Any) -> Any:
         folder.mkdir()

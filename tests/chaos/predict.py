@@ -67,7 +67,7 @@ class Predict:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid()),
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - it makes one system call
         )
         self.pid = self._process.pid
 

@@ -25,6 +25,7 @@ import psutil
 
 SECONDS_TO_END = 15.0
 _SET_PARENT_DEATH_SIGNAL = 1
+_LIBC = ctypes.CDLL(None)
 _MOST_BYTES = 60_000  # of an answer: it must fit into a pipe
 
 
@@ -103,7 +104,7 @@ def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
     code = 0
     try:
         answer: tuple[Any, str] = (work(), "")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the parent is told of whatever it is
         traceback.print_exc()
         answer = (None, f"{type(error).__name__}: {error}")
     content = pickle.dumps(answer)
@@ -114,7 +115,7 @@ def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
 
 def die_with(parent: int) -> None:
     """Have Linux kill this process when its parent ends."""
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(1)
 
@@ -125,9 +126,10 @@ def die_with(parent: int) -> None:
 def family(pid: int) -> list[psutil.Process]:
     """Return all descendants of a process that this harness has started."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+    return found
 
 
 def titled(processes: Iterable[psutil.Process], *words: str) -> list[psutil.Process]:

@@ -1,6 +1,6 @@
 """Ray Data's own checkpoints under the same kind of attack, for comparison.
 
-The same rows are read, given a value and written with `DataContext.checkpoint_config`. The job
+Rows are made, given a value and written with `DataContext.checkpoint_config`. The job
 speaks to storage through a file system that passes everything on to Arrow's, and that can kill the
 driver together with the worker that makes a call, or that worker alone, before or after the call.
 After a kill the same program is run again until it ends by itself.
@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
-import pyarrow.parquet
 
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
@@ -34,8 +32,8 @@ from tests.chaos.processes import Child, end_orphans, family, in_child, titled
 from tests.chaos.readers import Readers, arrow_filesystem, polling
 from tests.chaos.tally import Tally
 
-NUM_ROWS, NUM_FILES = 600, 12
-ID_COLUMN = "row"
+NUM_ROWS, NUM_BLOCKS = 600, 12
+_AT_WORK = ("ray::Read", "ray::Map", "ray::Write", "ray::_clean", "ray::convert")
 _MOST_RUNS = 4
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_CALM_DOWN = 30.0
@@ -76,7 +74,6 @@ def attack_ray_data(arena: Arena, place: Place, *, workers_too: bool = True) -> 
         place: Of inputs, checkpoints and outputs.
         workers_too: Kill single workers as well.
     """
-    _write_inputs(place)
     address = arena.folder / f"ray-{place.name}"
     keeper = Child(lambda: _keep_ray(address))
 
@@ -189,7 +186,7 @@ class Stage:
             dataset = pa.dataset.dataset(
                 path, filesystem=filesystem, format="parquet", exclude_invalid_files=True
             )
-            column = dataset.to_table(columns=[ID_COLUMN]).column(ID_COLUMN)
+            column = dataset.to_table(columns=["row"]).column("row")
             (self._control(output) / "rows").write_text(json.dumps(column.to_pylist()))
 
         in_child(read)
@@ -210,41 +207,25 @@ class Stage:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.checkpoint_config = CheckpointConfig(
-            id_column=ID_COLUMN,
+            id_column="id",
             checkpoint_path=f"{path}-checkpoint",
             override_filesystem=watched,
         )
-        inputs = f"{self.place.root}/rows".removeprefix("s3://")
-        dataset = ray.data.read_parquet(
-            inputs, filesystem=inner, override_num_blocks=NUM_FILES
-        ).map_batches(_with_value, batch_size=None)
-        dataset.write_parquet(path, filesystem=watched)
+        rows = ray.data.range(NUM_ROWS, override_num_blocks=NUM_BLOCKS)
+        rows.map_batches(_with_value, batch_size=None).write_parquet(path, filesystem=watched)
 
     def _calm_down(self) -> None:
         """Wait until Ray has ended what it did for a driver that is gone."""
         deadline = time.monotonic() + _SECONDS_TO_CALM_DOWN
         while time.monotonic() < deadline:
-            busy = titled(family(self.keeper), "ray::")
-            if len(busy) == len(titled(busy, "ray::IDLE")):
+            if not titled(family(self.keeper), *_AT_WORK):
                 return
             time.sleep(0.2)
 
 
 def _with_value(batch: dict[str, Any]) -> dict[str, Any]:
     time.sleep(0.2)
-    return {**batch, "value": batch[ID_COLUMN] * 2}
-
-
-def _write_inputs(place: Place) -> None:
-    def write() -> None:
-        filesystem = arrow_filesystem(place)
-        folder = f"{place.root}/rows".removeprefix("s3://")
-        filesystem.create_dir(folder, recursive=True)
-        for number, part in enumerate(np.array_split(np.arange(NUM_ROWS), NUM_FILES)):
-            file = f"{folder}/{number:03d}.parquet"
-            pa.parquet.write_table(pa.table({ID_COLUMN: part}), file, filesystem=filesystem)
-
-    in_child(write)
+    return {**batch, "row": batch["id"], "value": batch["id"] * 2}
 
 
 def _keep_ray(address: Path) -> None:
@@ -345,9 +326,7 @@ class Watched(pa.fs.FileSystemHandler):  # type: ignore[misc]
         return self._inner.get_file_info(selector)
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        self._around(
-            "create_dir", path, lambda: self._inner.create_dir(path, recursive=recursive)
-        )
+        self._around("create_dir", path, lambda: self._inner.create_dir(path, recursive=recursive))
 
     def delete_dir(self, path: str) -> None:
         self._around("delete_dir", path, lambda: self._inner.delete_dir(path))

@@ -134,7 +134,7 @@ def polling(
 def _count(counts: _Counts, look: Callable[[str], Seen], output: str) -> None:
     try:
         seen = look(output)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever a reader meets, its user meets
         traceback.print_exc()
         sys.stderr.write(f"a reader could not read {output}\n")
         seen = Seen.BROKEN
@@ -190,7 +190,9 @@ class Naive:
         marked = success.type != pa.fs.FileType.NotFound
         try:
             dataset = pa.dataset.dataset(path, filesystem=self._filesystem, format="parquet")
-            rows = dataset.to_table(columns=["row"]).column("row") if dataset.files else pa.array([])
+            rows = (
+                dataset.to_table(columns=["row"]).column("row") if dataset.files else pa.array([])
+            )
         except FileNotFoundError:
             rows = pa.array([])
         seen = verdict(rows.to_numpy(zero_copy_only=False), self._num_rows)

@@ -106,4 +106,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _sums(tallies: Sequence[Tally]) -> str:
     names = ("kills", "resumes", "outputs", "rows", "lost", "doubled", "different", "partial")
     sums = {name: sum(getattr(one, name) for one in tallies if one.ours) for name in names}
-    return "In all, of ours: " + ", ".join(f"{value:,} {name}" for name, value in sums.items()) + "."
+    return (
+        "In all, of ours: " + ", ".join(f"{value:,} {name}" for name, value in sums.items()) + "."
+    )

@@ -154,6 +154,8 @@ def test_buckets_without_an_order_of_names_are_listed_folder_by_folder(
     proxy.inject("reset_after")
     assert listed(place) == ["a-b.png", "a/x/1.png", "b/1.png", "b/2.png", "c.png"]
     assert proxy.counts == {"reset_after": 1}
+    fill(server, place, ["b/3.png"])
+    assert "b/3.png" in listed(place)
 
 
 @pytest.mark.parametrize(
@@ -183,39 +185,56 @@ def test_a_pattern_that_is_none_is_one_sentence(place: str) -> None:
 
 
 @pytest.fixture
-def fake(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server with very many keys; the parameter is their layout."""
-    with listing_server(30_000, layout=request.param) as endpoint:
-        storage.use_s3(S3Options(endpoint=endpoint))
-        yield request.param
+def fake(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    """A server with 30,001 keys, behind a proxy that counts calls; the parameter is the layout."""
+    with listing_server(30_000, layout=request.param) as endpoint, FaultProxy(endpoint) as proxy:
+        storage.use_s3(S3Options(endpoint=proxy.endpoint))
+        yield proxy
 
 
-@pytest.mark.parametrize("fake", list(LAYOUTS), indirect=True)
-def test_many_keys_come_once_and_in_order(fake: str) -> None:
-    name = LAYOUTS[fake]
-    expected = sorted(f"s3://bucket/{name(number, 30_000)}" for number in range(30_000))
+def keys_of(layout: str) -> list[str]:
+    return sorted(f"s3://bucket/{LAYOUTS[layout](number, 30_000)}" for number in range(30_000))
+
+
+@pytest.mark.parametrize(
+    ("fake", "layout"), [(layout, layout) for layout in LAYOUTS], indirect=["fake"]
+)
+def test_many_keys_come_once_and_in_order(fake: FaultProxy, layout: str) -> None:
+    expected = keys_of(layout)
     for _ in range(3):  # cuts depend on who answers first, and the result must not
         tables = list(storage.list_tables("s3://bucket/photos"))
         uris = list(itertools.chain(*(table.column("uri").to_pylist() for table in tables)))
         assert uris == expected
         assert max(map(len, tables)) < 10_000
+    assert fake.num_calls / 3 < 2 * 30 + 40  # pages, as many cuts, and the first cuts
+
+
+@pytest.mark.parametrize("fake", ["tree"], indirect=True)
+def test_many_keys_come_through_faults(fake: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.config.conf["s3"]["config_kwargs"] = {"read_timeout": 1}
+    monkeypatch.setattr(faults, "_LONGEST_WAIT", 0.5)
+    fake.faults = Faults(slow_down=0.1, reset=0.1, hang=0.02, truncate=0.1)
+    assert [info.uri for info in storage.list_files("s3://bucket/photos")] == keys_of("tree")
+    assert {"slow_down", "truncate"} < set(fake.counts)
 
 
 @pytest.mark.parametrize("fake", ["flat"], indirect=True)
-def test_a_reader_may_stop_early(fake: str) -> None:
-    files = storage.list_files("s3://bucket/photos")
-    assert next(files).uri == "s3://bucket/photos/img_00000000.jpg"
+def test_a_reader_may_stop_early(fake: FaultProxy) -> None:
+    assert next(storage.list_files("s3://bucket/photos")).uri == keys_of("flat")[0]
     tables = storage.list_tables("s3://bucket/photos")
     next(tables)
     next(tables)
     tables.close()  # type: ignore[attr-defined]
+    with pytest.raises(StopIteration):
+        next(tables)
 
 
 @pytest.mark.parametrize("fake", ["tree"], indirect=True)
-def test_folders_without_a_match_are_passed_over(fake: str) -> None:
+def test_folders_without_a_match_are_passed_over(fake: FaultProxy) -> None:
+    assert [info.uri for info in storage.glob_files("s3://bucket/*")] == ["s3://bucket/photos0"]
+    assert fake.num_calls < 15
     found = [info.uri for info in storage.glob_files("s3://bucket/photos/n00000007/*.jpg")]
-    name = LAYOUTS["tree"]
-    assert found == [f"s3://bucket/{name(number, 30_000)}" for number in range(210, 240)]
+    assert found == keys_of("tree")[210:240]
     assert storage.glob_files("s3://bucket/photos/*.jpg") == []
 
 

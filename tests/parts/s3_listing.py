@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 MOST_KEYS = 1000
+BESIDE = "photos0"  # the first name that can follow the folder
 FOLDERS = 1000
 _LAST = "\U0010ffff"
 
@@ -45,6 +46,8 @@ LAYOUTS = {"tree": tree_name, "flat": flat_name, "odd": odd_name}
 @contextlib.contextmanager
 def listing_server(num_keys: int, *, layout: str = "tree", latency: float = 0.0) -> Iterator[str]:
     """Start a server on a free port; gives its endpoint.
+
+    All keys are below `photos/`, but one, `photos0`.
 
     Args:
         num_keys: In the bucket.
@@ -186,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     name = LAYOUTS[options.layout]
     names = [name(number, options.keys) for number in range(options.keys)]
-    asyncio.run(serve(Keys(names), options.latency))
+    asyncio.run(serve(Keys([*names, BESIDE]), options.latency))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from eagleray.outcome import Outcome
 from tests.unit.images import encode, photo
 from tests.unit.models_kit import CONTRACT
 
+# A deadlock also stops the end of the process, so its watch ends it without asking.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
 PATIENCE = 30.0
 """Seconds after which a test is stuck; nothing here takes one."""
 

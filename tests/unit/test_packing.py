@@ -400,6 +400,12 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(
         pack(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit))
     assert (tmp_path / "out" / "_manifest.json").exists() is not stops
     assert (tmp_path / "out" / "part-00000.parquet").exists()
+    if stops:
+        job = open_pack(
+            request(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit)), QUIET
+        )
+        with pytest.raises(JobFailedError, match="5 of 7 images failed"):
+            run_pack(job, nobody, QUIET)
     job = open_pack(request(faulty, tmp_path / "out"), QUIET)  # without a limit
     assert run_pack(job, nobody, QUIET).committed.num_failed == 5
 

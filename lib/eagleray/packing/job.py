@@ -264,6 +264,7 @@ def _pack(
         return 0.0, []
     num_done = sum(packed.num_rows for packed in finished)
     num_failed = sum(packed.num_failed for packed in finished)
+    _require_few_failures(job, num_failed, num_done)
     pending = sorted(set(range(job.plan.num_shards)) - {packed.shard for packed in finished})
     if finished:
         listener.note(

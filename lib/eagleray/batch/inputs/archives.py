@@ -81,18 +81,23 @@ def input_members(members: Iterable[Member]) -> list[Member]:
     """Leave out hidden members, and those that only describe an image.
 
     In a WebDataset the files of one sample share their name up to the first dot of the last part:
-    `7.cls` and `7.json` belong to `7.jpg`, and are no inputs. What belongs to no image stays, so
-    that nothing is lost without a word.
+    `7.cls` and `7.json` belong to `7.jpg`, and are no inputs; so does `7.json` to a `7.bin` whose
+    format nobody knew. What belongs to nothing stays, so that nothing is lost without a word.
     """
     visible = [member for member in members if not _is_hidden(member.name)]
     samples = {_sample(member.name) for member in visible if _is_image(member.name)}
-    return [
-        member
-        for member in visible
-        if _is_image(member.name)
-        or not posixpath.splitext(member.name)[1]
-        or _sample(member.name) not in samples
-    ]
+    described = {_sample(member.name) for member in visible if not _is_json(member.name)}
+
+    def is_input(name: str) -> bool:
+        if _is_image(name) or not posixpath.splitext(name)[1]:
+            return True
+        return _sample(name) not in (described if _is_json(name) else samples)
+
+    return [member for member in visible if is_input(member.name)]
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def _is_image(name: str) -> bool:
