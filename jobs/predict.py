@@ -24,6 +24,7 @@ from eagleray.batch.layout import OutputFormat
 from eagleray.batch.quote import Quote, quote_job
 from eagleray.batch.request import FailureLimit, JobRequest
 from eagleray.batch.sql import SqlTarget
+from eagleray.choices import CompileMode, Precision
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -40,7 +41,6 @@ from eagleray.cli.job import (
     url_policy,
 )
 from eagleray.errors import InputError
-from eagleray.execution import CompileMode, Precision
 from eagleray.settings import read_settings
 
 

@@ -25,15 +25,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from eagleray.choices import CompileMode, Precision
 from eagleray.errors import InputError
 from eagleray.models.architectures import build_on_meta
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
-__all__ = ["CompileMode", "ExecutionPlan", "Precision", "Run", "compiled_path", "prepare"]
+__all__ = ["ExecutionPlan", "Run", "compiled_path", "prepare"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
-CompileMode = Literal["auto", "always", "never"]
 Run = Callable[[Tensor], Tensor]
 
 COMPILE_SECONDS = 25.0

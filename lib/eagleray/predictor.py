@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from eagleray.choices import CompileMode, Precision
 from eagleray.errors import BadImageError, ContractError, PackageError, Reason
-from eagleray.execution import CompileMode, ExecutionPlan, Precision, Run, prepare
+from eagleray.execution import ExecutionPlan, Run, prepare
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.models.package import ModelPackage
 from eagleray.outcome import Outcome

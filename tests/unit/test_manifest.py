@@ -145,6 +145,17 @@ def test_a_table_without_rows_between_others_changes_nothing(tmp_path: Path) -> 
     assert one.digest == other.digest
 
 
+@pytest.mark.parametrize("rows_at_once", [7, 511, 512, 513, 1000])
+def test_long_manifests_are_cut_alike_however_they_come_in(
+    tmp_path: Path, rows_at_once: int
+) -> None:
+    whole = listing(5000)
+    pieces = [whole.slice(start, rows_at_once) for start in range(0, 5000, rows_at_once)]
+    one = write_manifest([whole], NO_COLUMNS, str(tmp_path / "one"))
+    other = write_manifest(pieces, NO_COLUMNS, str(tmp_path / "other"))
+    assert (other.num_shards, other.digest) == (one.num_shards, one.digest)
+
+
 SIZES = st.lists(
     st.one_of(st.none(), st.integers(0, 10**6), st.integers(BIG // 5, BIG * 2)),
     min_size=1,

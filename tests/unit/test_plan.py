@@ -142,6 +142,8 @@ def test_finished_shards_are_those_whose_file_is_whole(tmp_path: Path) -> None:
 
 def test_folders_of_all_manifests_are_found(tmp_path: Path) -> None:
     layout = OutputLayout(str(tmp_path))
-    for name in ("manifest-a/part-00000.parquet", "manifest-b/part-00001.parquet", "plan.json"):
+    for name in ("manifest-a/0", "manifest-b/1", "quote-c/manifest/0", "shards/0", "plan.json"):
         storage.put_atomic(storage.join(layout.private, name), b"")
     assert layout.manifest_names() == {"manifest-a", "manifest-b"}
+    strays = [storage.name_of(folder) for folder in layout.stray_folders("manifest-b")]
+    assert strays == ["manifest-a", "quote-c"]

@@ -166,8 +166,8 @@ def tidy_up(layout: OutputLayout, plan: Plan) -> None:
         storage.put_atomic(layout.success, b"")
     layout.remove_folder(layout.shards)
     try:
-        for name in layout.manifest_names() - {plan.manifest}:
-            layout.remove_folder(layout.manifest(name))  # of runs that were not the first
+        for folder in layout.stray_folders(plan.manifest):
+            layout.remove_folder(folder)
         for location in layout.leftovers():  # a run that still writes one finds our commit
             storage.delete(location)
     except InputError:  # what was listed has gone meanwhile: another run tidies up as well

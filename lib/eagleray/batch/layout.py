@@ -54,8 +54,19 @@ class OutputLayout:
 
     def manifest_names(self) -> set[str]:
         """Names of all manifests' folders, also of runs that lost the race for the plan."""
+        return {name for name in self._private_folders() if name.startswith("manifest-")}
+
+    def stray_folders(self, manifest: str) -> list[str]:
+        """Locations of what other runs have left: manifests that are not the plan's, samples."""
+        return [
+            storage.join(self.private, name)
+            for name in sorted(self._private_folders())
+            if name.startswith(("manifest-", "quote-")) and name != manifest
+        ]
+
+    def _private_folders(self) -> set[str]:
         below = (file.uri.removeprefix(f"{self.private}/") for file in _files_under(self.private))
-        return {name.split("/", 1)[0] for name in below if name.startswith("manifest-")}
+        return {name.split("/", 1)[0] for name in below if "/" in name}
 
     def leftovers(self) -> list[str]:
         """Locations of parts that were being written, most of them by a run that was killed."""

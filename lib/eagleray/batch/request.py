@@ -9,8 +9,8 @@ from eagleray import storage
 from eagleray.batch.layout import OutputFormat
 from eagleray.batch.plan import Work
 from eagleray.batch.sql import SqlTarget
+from eagleray.choices import CompileMode, Precision
 from eagleray.errors import InputError
-from eagleray.execution import CompileMode, Precision
 from eagleray.models.sources import LoadedModel
 from eagleray.urls import UrlPolicy
 

@@ -32,14 +32,13 @@ from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.watchdog import Watchdog, worker_memory_budget
+from eagleray.choices import CompileMode, Precision
 from eagleray.errors import Reason
-from eagleray.execution import CompileMode, Precision
 from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
-from eagleray.predictor import Predictor
 from eagleray.urls import UrlPolicy
 
 __all__ = [
@@ -351,6 +350,8 @@ class _Answering:
     """The half of the work that needs the network: predict, and put the shard's result."""
 
     def __init__(self, context: JobContext) -> None:
+        from eagleray.predictor import Predictor  # the driver imports this module without PyTorch
+
         options = context.options
         self._layout = OutputLayout(context.output)
         self._predictor = Predictor(

@@ -59,7 +59,7 @@ def evaluate(predictor: Predictor, images: LabelledImages) -> Evaluation:
     metrics = compute_metrics(
         task,
         torch.from_numpy(np.concatenate(outputs)),
-        torch.tensor(kept, dtype=task.target_dtype),
+        torch.tensor(kept, dtype=getattr(torch, task.target_type)),
     )
     return Evaluation(metrics, len(kept), len(images) - len(kept))
 

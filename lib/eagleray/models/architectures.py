@@ -12,16 +12,16 @@ import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract, named_contract
 from eagleray.imaging.contract import Color
-from eagleray.models.classic import LeNet5, SmallResNet, ZFNet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "Architecture",
@@ -64,18 +64,18 @@ class Architecture(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Classic:
-    factory: Any
+    network: str
     options: dict[str, int]
     in_channels: int
     size: int
 
 
 _CLASSIC = {
-    "lenet5": _Classic(LeNet5, {}, in_channels=1, size=32),
-    "zfnet": _Classic(ZFNet, {}, in_channels=3, size=224),
-    "resnet20": _Classic(SmallResNet, {"num_blocks": 3}, in_channels=3, size=32),
-    "resnet20_x2": _Classic(SmallResNet, {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
-    "resnet56": _Classic(SmallResNet, {"num_blocks": 9}, in_channels=3, size=32),
+    "lenet5": _Classic("LeNet5", {}, in_channels=1, size=32),
+    "zfnet": _Classic("ZFNet", {}, in_channels=3, size=224),
+    "resnet20": _Classic("SmallResNet", {"num_blocks": 3}, in_channels=3, size=32),
+    "resnet20_x2": _Classic("SmallResNet", {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
+    "resnet56": _Classic("SmallResNet", {"num_blocks": 9}, in_channels=3, size=32),
 }
 _SMALL = 64
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
@@ -134,8 +134,10 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
     name = architecture.name
     require_architecture(name)
     if name in _CLASSIC:
+        from eagleray.models import classic
+
         entry = _CLASSIC[name]
-        module: nn.Module = entry.factory(
+        module: nn.Module = getattr(classic, entry.network)(
             num_classes=architecture.num_outputs,
             in_channels=architecture.in_channels,
             **entry.options,
@@ -283,6 +285,8 @@ def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
     """Run a builder that downloads, and say in one sentence when it cannot."""
     import http.client
 
+    import torch
+
     try:
         module: nn.Module = build_with_weights()
     except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -304,6 +308,9 @@ def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
 
 def _fit_input(module: nn.Module, in_channels: int) -> None:
     """Give the first convolution another number of input channels, keeping what it learned."""
+    import torch
+    from torch import nn
+
     path, first = next(
         (path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d)
     )
@@ -330,6 +337,8 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
 
 def _replace_head(module: nn.Module, published: int, num_outputs: int) -> None:
     """Replace the last layer that gives `published` outputs by a new one."""
+    from torch import nn
+
     head = None
     for path, layer in module.named_modules():
         if isinstance(layer, nn.Linear) and layer.out_features == published:
@@ -421,6 +430,8 @@ def imagenet_labels() -> list[str]:
 
 def build_on_meta(architecture: Architecture) -> nn.Module:
     """Build a network that has shapes and no memory, to ask questions of it."""
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -436,6 +447,8 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
     Raises:
         InputError: The network fails on (2, in_channels, height, width).
     """
+    import torch
+
     module = build_on_meta(architecture)
     images = torch.empty(2, architecture.in_channels, height, width, device="meta")
     with warnings.catch_warnings():

@@ -20,11 +20,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import numpy as np
-import safetensors.torch
-import torch
+import safetensors
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -33,15 +32,16 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from torch import nn
 
 from eagleray import storage
 from eagleray.errors import PackageError
 from eagleray.imaging import ImageContract, decode, probe
 from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
-from eagleray.models.network import ImageNetwork
 from eagleray.models.tasks import Regression, Task
+
+if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
+    from torch import nn
 
 __all__ = [
     "GoldenSet",
@@ -103,7 +103,7 @@ class Lineage(_Frozen):
             run=run,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             eagleray=version("eagleray"),
-            torch=torch.__version__,
+            torch=version("torch"),
             note=note,
         )
 
@@ -189,8 +189,10 @@ class ModelPackage:
         Raises:
             PackageError: The weights are no safetensors, or are another network's.
         """
+        from safetensors.torch import load
+
         try:
-            weights = safetensors.torch.load(self.files[WEIGHTS_FILE])
+            weights = load(self.files[WEIGHTS_FILE])
         except safetensors.SafetensorError as error:
             raise PackageError(f"{WEIGHTS_FILE} is not a safetensors file ({error}).") from None
         module = build(self.manifest.architecture, initialize=False)
@@ -232,8 +234,10 @@ def create_package(
     Raises:
         PackageError: The parts do not fit each other.
     """
+    from safetensors.torch import save
+
     weights = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
-    files = {WEIGHTS_FILE: safetensors.torch.save(weights)}
+    files = {WEIGHTS_FILE: save(weights)}
     if golden_images:
         files |= _golden_files(golden_images, module, contract, task)
     try:
@@ -259,6 +263,10 @@ def _golden_files(
     contract: ImageContract,
     task: Task,
 ) -> dict[str, bytes]:
+    import torch
+
+    from eagleray.models.network import ImageNetwork
+
     network = ImageNetwork(module, contract).float().eval()
     pixels = np.stack([decode(image, contract).pixels for image in images])
     with torch.inference_mode():

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from eagleray import storage
 from eagleray.errors import InputError, UnknownNameError
@@ -35,6 +33,9 @@ from eagleray.models.package import Lineage, ModelPackage, create_package, read_
 from eagleray.models.registry import Registry
 from eagleray.models.tasks import Multiclass
 from eagleray.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -117,6 +118,8 @@ def _random(name: str) -> ModelPackage:
     contract = default_contract(name)
     labels = _labels_for(1000)
     architecture = architecture_for(name, contract, len(labels))
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same reference gives the same answers every time
         module = build(architecture).eval()

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
-from torch import Tensor, nn
 
 from eagleray.errors import InputError
 from eagleray.outcome import Prediction
+
+if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
+    from torch import Tensor
 
 __all__ = [
     "LABEL_SEPARATOR",
@@ -47,7 +48,7 @@ class _Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     metric_names: ClassVar[tuple[str, ...]]
-    target_dtype: ClassVar[torch.dtype] = torch.float32
+    target_type: ClassVar[Literal["float32", "int64"]] = "float32"
 
     @property
     @abstractmethod
@@ -79,7 +80,7 @@ class Multiclass(_Task):
     """Exactly one of several labels holds."""
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
-    target_dtype: ClassVar[torch.dtype] = torch.int64
+    target_type: ClassVar[Literal["float32", "int64"]] = "int64"
 
     name: Literal["multiclass"] = "multiclass"
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -100,7 +101,9 @@ class Multiclass(_Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
-        return nn.functional.cross_entropy(logits, targets)
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits, targets)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Softmax."""
@@ -138,10 +141,14 @@ class Binary(_Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy on the logit."""
-        return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets)
+        from torch.nn import functional
+
+        return functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return the probabilities of both labels (N, 2)."""
+        import torch
+
         positive = logits.sigmoid()
         return torch.cat([1 - positive, positive], dim=1)
 
@@ -186,7 +193,9 @@ class Multilabel(_Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over labels."""
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        from torch.nn import functional
+
+        return functional.binary_cross_entropy_with_logits(logits, targets)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Sigmoid of each logit."""
@@ -235,7 +244,9 @@ class Regression(_Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error, in units of the spread."""
-        return nn.functional.mse_loss(logits.squeeze(1), targets)
+        from torch.nn import functional
+
+        return functional.mse_loss(logits.squeeze(1), targets)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return values (N, 1) in the unit of the training table."""

@@ -181,7 +181,7 @@ def _load(given: WorkerInput, images: LabelledImages) -> _Part:
         barrier=_barrier,
     )
     targets = [given.task.encode(text) for text in images.texts]
-    return _Part(decoded, torch.tensor(targets, dtype=given.task.target_dtype))
+    return _Part(decoded, torch.tensor(targets, dtype=getattr(torch, given.task.target_type)))
 
 
 def _seed_of(*parts: int) -> int:
