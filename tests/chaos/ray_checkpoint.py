@@ -32,7 +32,7 @@ from tests.chaos.processes import Child, end_orphans, family, in_child, titled
 from tests.chaos.readers import Readers, arrow_filesystem, polling
 from tests.chaos.tally import Tally
 
-NUM_ROWS, NUM_BLOCKS = 600, 12
+NUM_ROWS, NUM_BLOCKS = 400, 8
 _AT_WORK = ("ray::Read", "ray::Map", "ray::Write", "ray::_clean", "ray::convert")
 _MOST_RUNS = 4
 _SECONDS_TO_START = 120.0

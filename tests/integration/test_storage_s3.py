@@ -18,7 +18,8 @@ import s3fs
 
 from eagleray import storage
 from eagleray.errors import InputError
-from eagleray.storage import S3Options, StorageUnavailableError, faults, listing
+from eagleray.storage import S3Options, StorageUnavailableError, faults, listing, s3_keys
+from eagleray.storage.remote import open_remote
 from tests.parts.s3_faults import FaultProxy, Faults
 from tests.parts.s3_listing import LAYOUTS, listing_server
 from tests.parts.s3_server import moto_server
@@ -227,6 +228,21 @@ def test_a_reader_may_stop_early(fake: FaultProxy) -> None:
     tables.close()  # type: ignore[attr-defined]
     with pytest.raises(StopIteration):
         next(tables)
+
+
+@pytest.mark.parametrize("fake", ["flat"], indirect=True)
+def test_a_slow_reader_is_waited_for(fake: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_keys, "_MOST_WAITING", 2000)
+    monkeypatch.setattr(s3_keys, "_WORKERS", 2)
+    pages = s3_keys.iterate_pages(open_remote("s3://bucket/photos"), "bucket", "photos/")
+    assert [len(next(pages)) for _ in range(3)] == [1000] * 3
+    before = -1
+    while before < fake.num_calls:  # until the workers rest
+        before = fake.num_calls
+        time.sleep(0.5)
+    num_first_cuts = 10
+    assert before <= 3 + 4 + 2 + num_first_cuts
+    assert 3000 + sum(map(len, pages)) == 30_000
 
 
 @pytest.mark.parametrize("fake", ["tree"], indirect=True)

@@ -158,6 +158,8 @@ async def serve(keys: Keys, latency: float) -> None:
                     await asyncio.sleep(latency)
                 writer.write(respond(keys, method, target))
                 await writer.drain()
+                if b"connection: close" in request.lower():
+                    break
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)

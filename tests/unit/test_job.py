@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import shutil
 import sqlite3
@@ -18,9 +19,10 @@ from eagleray.batch.earlier import read_results
 from eagleray.batch.history import list_jobs
 from eagleray.batch.job import Bar, Job, JobSummary, finish_job, open_job, run_job
 from eagleray.batch.layout import OutputFormat, OutputLayout
-from eagleray.batch.progress import read_progress
-from eagleray.batch.request import JobRequest
+from eagleray.batch.progress import JobMonitor, read_progress
+from eagleray.batch.request import FailureLimit, JobRequest
 from eagleray.batch.sql import SqlTarget
+from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.cluster import Cluster
 from eagleray.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
 from eagleray.models.package import write_package
@@ -35,6 +37,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.advanced: list[tuple[int, int]] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -44,7 +47,7 @@ class Silent:
         yield self
 
     def advance(self, count: int, *, failed: int = 0) -> None:
-        raise AssertionError("there is nothing to do")
+        self.advanced.append((count, failed))
 
 
 class Place:
@@ -72,6 +75,19 @@ class Place:
 
     def open(self, **overrides: Any) -> Job:
         return open_job(self.request(**overrides), self.settings, self.listener)
+
+    def run_with(self, job: Job, *failed: int) -> JobSummary:
+        """Run a job whose workers answer without any model, shard after shard."""
+        made = Output(job.layout, job.plan, job.model, failed)
+
+        def work(pending: list[int], *_: object) -> Iterator[ShardSummary]:
+            for shard in pending:
+                made.put_shards([shard])
+                yield decode_shard(storage.read_bytes(job.layout.shard(shard)))[1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("eagleray.batch.job.run_shards", work)
+            return run_job(job, lambda: Cluster(2, 0, embedded=True), self.listener)
 
     def worked(self, *failed: int, **overrides: Any) -> Job:
         """Open a job and do what its workers would do."""
@@ -270,6 +286,89 @@ def test_results_go_into_a_sql_table_with_their_types(
         (1, "002", "2026-01-02", "failed", None, None),
         (2, "003", "2026-01-03", "ok", pytest.approx(0.52), json.dumps(["two"])),
     ]
+
+
+# --- on the way -------------------------------------------------------------------------------
+
+
+def test_a_job_counts_what_is_done(place: Place) -> None:
+    summary = place.run_with(place.open(), 3, 39)
+    assert place.listener.advanced == [(0, 0), (16, 1), (16, 0), (8, 1)]
+    assert (summary.totals.num_rows, summary.totals.num_failed) == (40, 2)
+    assert summary.first_result_seconds is not None
+    progress = read_progress(OutputLayout(summary.output))
+    assert progress is not None
+    assert (progress.state, progress.num_done, progress.num_failed) == ("done", 40, 2)
+
+
+def test_a_rotten_input_stops_a_job_and_stops_it_again(place: Place) -> None:
+    job = place.open(max_failures=FailureLimit.parse("5%"))
+    for shards_done in (2, 2):
+        with pytest.raises(JobFailedError, match="3 of 32 images failed so far"):
+            place.run_with(job, 3, 17, 18)
+        assert job.layout.finished_shards() == set(range(shards_done))
+    assert list_jobs(place.settings)[0].state == "failed"
+    more = place.open(max_failures=FailureLimit.parse("10%"))
+    summary = place.run_with(more, 3, 17, 18)
+    assert summary.committed_here
+    assert summary.totals.num_failed == 3
+
+
+def test_a_limit_that_the_last_shard_exceeds_still_keeps_a_job_from_its_commit(
+    place: Place,
+) -> None:
+    job = place.open(max_failures=FailureLimit.parse("0"))
+    for _ in range(2):
+        with pytest.raises(JobFailedError, match="1 of 40 images failed so far"):
+            place.run_with(job, 39)
+    assert place.open(max_failures=FailureLimit.parse("0")).committed is None
+
+
+def test_a_cancelled_job_goes_on_where_it_was(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = place.open()
+    add = JobMonitor.add
+
+    def cancelled(self: JobMonitor, summary: ShardSummary) -> None:
+        add(self, summary)
+        self.cancelled = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobMonitor, "add", cancelled)
+        with pytest.raises(JobFailedError, match="was cancelled after 16 images"):
+            place.run_with(job, 3)
+    assert list_jobs(place.settings)[0].state == "cancelled"
+    assert job.layout.finished_shards() == {0}
+    place.listener.advanced.clear()
+    summary = place.run_with(place.open(), 3)
+    assert place.listener.advanced == [(16, 1), (16, 0), (8, 0)]
+    assert summary.totals.num_failed == 1
+
+
+def test_an_old_mark_does_not_cancel_the_next_run(place: Place) -> None:
+    job = place.open()
+    storage.put_atomic(job.layout.cancel, b"")
+    assert place.run_with(job).committed_here
+
+
+def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = place.open()
+    put_if_absent = storage.put_if_absent
+
+    def full(location: str, content: bytes) -> bool:
+        if "part-" in location:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put_if_absent(location, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put_if_absent", full)
+        with pytest.raises(JobFailedError, match=r"No space left on device[^\n]+is kept"):
+            place.run_with(job)
+    assert job.layout.finished_shards() == {0, 1, 2}
+    assert place.run(place.open()).committed_here
 
 
 # --- death ------------------------------------------------------------------------------------

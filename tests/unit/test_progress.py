@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,15 @@ def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     assert shown(tmp_path).state == "running"
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Hear interrupts also where the tests run in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_a_job_hears_that_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS_LOCAL", 0.01)
     watched = monitor(tmp_path)
@@ -106,6 +117,7 @@ def test_a_job_hears_that_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.Mo
     assert threading.active_count() == threads_before
 
 
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("fault", [OSError("reset"), InputError("Cannot look at the bucket")])
 def test_a_storage_that_stumbles_does_not_end_the_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception

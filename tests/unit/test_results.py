@@ -151,6 +151,7 @@ def test_ours_keep_their_names_and_the_users_get_others(
     assert output_names(columns) == names
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

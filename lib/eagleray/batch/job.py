@@ -379,10 +379,10 @@ def _work(
             f"Job {job.plan.job_id} goes on: {monitor.num_done:,} of {job.plan.num_rows:,} images "
             "have their results already."
         )
+    _require_few_failures(job, monitor)
     if not pending:
         return
     crew = Crew.choose(cluster(), len(pending), wanted=job.request.workers, split=job.request.split)
-    limit = job.request.max_failures
     with listener.progress("Predicting", job.plan.num_rows) as bar:
         bar.advance(monitor.num_done, failed=monitor.num_failed)
         for summary in run_shards(pending, job.context(crew), crew):
@@ -391,13 +391,16 @@ def _work(
             yield summary
             if monitor.cancelled:  # where signals are ignored, as behind `nohup`
                 raise KeyboardInterrupt
-            if not limit.allows(monitor.num_failed, job.plan.num_rows):
-                raise JobFailedError(
-                    f"{monitor.num_failed:,} of {monitor.num_done:,} images failed so far, more "
-                    "than --max-failures allows; what is done is kept. Look at it with "
-                    f"`eagleray jobs show {job.plan.job_id}`, and run the same command with a "
-                    "higher limit to go on."
-                )
+            _require_few_failures(job, monitor)
+
+
+def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
+    if not job.request.max_failures.allows(monitor.num_failed, job.plan.num_rows):
+        raise JobFailedError(
+            f"{monitor.num_failed:,} of {monitor.num_done:,} images failed so far, more than "
+            "--max-failures allows; what is done is kept. Look at it with `eagleray jobs show "
+            f"{job.plan.job_id}`, and run the same command with a higher limit to go on."
+        )
 
 
 def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:

@@ -3,8 +3,8 @@
 S3 gives a thousand keys for a request, the first ones after a name. So a range of names is listed
 page by page, and a worker that has nothing to do cuts the range that gave most pages since its last
 cut: it goes on from a name about half way, whether or not a key has that name. Nothing is known
-about names beforehand, and nothing need be: a cut at a bad place costs one request. Every full page
-pays for one cut, so that at most every second request is in vain.
+about names beforehand, and nothing need be: a cut at a bad place costs one request. A range gives
+two pages before it is cut again, so that about one request in three can be in vain.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from eagleray.storage.s3_pages import Page, read_page
 __all__ = ["iterate_pages", "name_between"]
 
 _WORKERS = 16
+_PAGES_FOR_A_CUT = 2
 # Keys that wait for those before them; a row takes about 150 bytes.
 _MOST_WAITING = 200_000
 # The last name below a folder is before this one.
@@ -84,7 +85,6 @@ class _Listing:
         self._changed = threading.Condition()
         self._over = False
         self._error: BaseException | None = None
-        self._credit = 0
         after = self._next_name(first)
         cuts = first_cuts(first.keys[0].as_py(), after, len(prefix))
         self._ranges = [_Range(*names) for names in zip([after, *cuts], [*cuts, None], strict=True)]
@@ -150,15 +150,16 @@ class _Listing:
         before = 0
         longest: _Range | None = None
         for place, entry in enumerate(self._ranges):
+            before += waiting[place]
             # Early names may fill the room once more when late ones have filled it.
             has_room = before < _MOST_WAITING and total < 2 * _MOST_WAITING
-            if not entry.done and (place == 0 or has_room):
+            is_awaited = place == 0 and not entry.pages
+            if not entry.done and (is_awaited or has_room):
                 if not entry.busy:
                     return entry
-                if has_room and entry.num_pages > (longest.num_pages if longest else 1):
-                    longest = entry
-            before += waiting[place]
-        return self._cut(longest) if longest is not None and self._credit > 0 else None
+                if has_room and entry.num_pages >= _PAGES_FOR_A_CUT:
+                    longest = max(longest or entry, entry, key=lambda entry: entry.num_pages)
+        return self._cut(longest) if longest is not None else None
 
     def _cut(self, entry: _Range) -> _Range | None:
         """Cut a range in two, and give the second one."""
@@ -169,7 +170,6 @@ class _Listing:
         piece = _Range(name, entry.until)
         entry.until = name
         entry.barren = False
-        self._credit -= 1
         self._ranges.insert(self._ranges.index(entry) + 1, piece)
         return piece
 
@@ -182,7 +182,6 @@ class _Listing:
             entry.pages.append(kept)
         entry.done = not kept.truncated
         if page is kept and page.truncated:
-            self._credit += 1
             entry.num_pages += 1
             entry.after = self._next_name(page)
             entry.done = entry.until is not None and entry.after >= entry.until
