@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 from eagleray.cluster import Cluster, ray_session
 from eagleray.settings import Settings
 from tests.parts.postgres import postgres
+from tests.parts.s3_server import moto_server
 
 __all__ = ["postgres"]
 
@@ -34,30 +32,17 @@ def s3() -> Iterator[str]:
 
     The environment names it, so that every process started from here on reaches it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    os.environ |= {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert server.stdout is not None
-        for line in server.stdout:  # it says when it listens
-            if "Running on" in line:
-                break
+    with moto_server() as endpoint:
+        os.environ |= {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
         import s3fs
 
         s3fs.S3FileSystem().mkdir("pictures")
         yield "s3://pictures"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="session")

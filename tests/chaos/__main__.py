@@ -2,6 +2,7 @@
 
     python -m tests.chaos
     python -m tests.chaos --only commit,race --storage disk --seed 7 --json chaos.json
+    python -m tests.chaos --only commit --quick
 
 Needs Linux. With everything it takes most of an hour on two cores. The exit status is 1 when a row
 was lost, doubled or different, when a reader of `_manifest.json` saw a part of a table, or when a
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.arena import Arena, open_arena
@@ -46,13 +48,19 @@ SCENARIOS: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
 }
 """Where each runs, and what it does."""
 
+QUICK: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
+    "commit": (("disk", "S3"), (partial(crash_everywhere, quick=True),)),
+    "race": (("disk", "S3"), (partial(race, num_races=5),)),
+}
+"""The same for tests, which have less time."""
+
 
 def main() -> None:
     options = _parse()
     tallies: list[Tally] = []
     with open_arena(options.seed, options.storage) as arena:
         for scenario in options.only:
-            storages, runs = SCENARIOS[scenario]
+            storages, runs = (QUICK if options.quick else SCENARIOS)[scenario]
             places = [arena.places[name] for name in storages if name in arena.places]
             tallies += [_run(run, arena, place, scenario) for place in places for run in runs]
     print(render(tallies))
@@ -89,9 +97,13 @@ def _parse() -> argparse.Namespace:
         "--only", type=names, default=list(SCENARIOS), help=f"of {','.join(SCENARIOS)}"
     )
     parser.add_argument("--storage", choices=("disk", "S3"), nargs="+", default=["disk", "S3"])
+    parser.add_argument("--quick", action="store_true", help="commit and race only, and less")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for all counts")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick:
+        options.only = [name for name in options.only if name in QUICK]
+    return options
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from tests.chaos.readers import Readers, polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import Difference, compare, count, save_reference
 
+CHAINS = 6  # outputs whose runs die many times
 MOST_DEATHS = 12  # of one output
 
 _FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "shards")
 
 
 def crash_everywhere(
-    arena: Arena, place: Place, *, one_part: bool = False, chains: int = 6
+    arena: Arena, place: Place, *, one_part: bool = False, quick: bool = False
 ) -> Tally:
     """Kill a driver at every moment.
 
@@ -35,7 +36,7 @@ def crash_everywhere(
         arena: Where.
         place: Of inputs and outputs.
         one_part: Make one part of all results, and attack nothing before that.
-        chains: Outputs whose runs die many times.
+        quick: Attack nothing before the first part, and no output many times.
     """
     scenario = "commit, one part" if one_part else "commit"
     rows_per_part = None if one_part else ROWS_PER_PART
@@ -47,12 +48,12 @@ def crash_everywhere(
 
     with tally_of(scenario, place) as tally:
         reference, calls = _undisturbed(arena, place, output_of(0), rows_per_part)
-        points = points_of(place, calls)
-        if one_part:
+        points = points_of(place, calls, during=not quick)
+        if one_part or quick:
             points = [point for point in points if point.call.target in _FROM_THE_FIRST_PART_ON]
         tally.notes.append(f"{len(calls)} calls of the storage in a run, {len(points)} moments")
         deaths = [[point] for point in points]
-        deaths += [chance.choices(points, k=MOST_DEATHS) for _ in range(chains)]
+        deaths += [chance.choices(points, k=MOST_DEATHS) for _ in range(0 if quick else CHAINS)]
         with polling(tally, place, output_of, material.num_images) as readers:
             for number, plan in enumerate(deaths, start=1):
                 request = material.request(place, output_of(number))

@@ -97,13 +97,21 @@ def record_calls(output: str, work: Callable[[], Any]) -> tuple[Any, list[Call]]
     return work(), calls
 
 
-def points_of(place: Place, calls: list[Call]) -> list[Point]:
-    """Return every moment of the calls, less those of inputs that are read the same way."""
+def points_of(place: Place, calls: list[Call], *, during: bool = True) -> list[Point]:
+    """Return every moment of the calls, less those of inputs that are read the same way.
+
+    Args:
+        place: Of the output.
+        calls: Of an undisturbed run.
+        during: With moments that depend on the clock.
+    """
     points = []
     for call in calls:
         if call.nth > _MOST_POINTS_OF_A_KIND.get(call.target, 1000):
             continue
-        moments: list[Moment] = ["before", "during", "after"]
+        moments: list[Moment] = ["before", "after"]
+        if during:
+            moments += ["during"]
         if place.on_disk and call.name.startswith("put_"):
             moments += ["beside", "linked"]
         if place.on_disk and call.name == "remove_tree":

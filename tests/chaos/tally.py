@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 COLUMNS = (
@@ -75,7 +75,8 @@ class Tally:
         return [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "holds": self.holds}
+        plain = replace(self, counts=Counter())  # a Counter does not survive `asdict`
+        return {**asdict(plain), "counts": dict(self.counts), "holds": self.holds}
 
 
 def render(tallies: Sequence[Tally]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -128,10 +127,10 @@ def test_only_what_failed_and_only_what_is_new(
     run(cluster, whole)
     seen = {Path(str(row["uri"])).name for row in rows_of(whole.output)}
     assert seen == {f"{index:04d}.png" for index in range(6, 60)} | {"later.png"}
+    everything = dataclasses.replace(
+        whole, output=str(tmp_path / "nothing"), since=(first.output, whole.output)
+    )
     with pytest.raises(InputError, match="No input is new or changed"):
-        everything = dataclasses.replace(
-            whole, output=str(tmp_path / "nothing"), since=(first.output, whole.output)
-        )
         open_job(everything, read_settings(), QUIET)
 
 

@@ -235,14 +235,14 @@ def test_a_slow_reader_is_waited_for(fake: FaultProxy, monkeypatch: pytest.Monke
     monkeypatch.setattr(s3_keys, "_MOST_WAITING", 2000)
     monkeypatch.setattr(s3_keys, "_WORKERS", 2)
     pages = s3_keys.iterate_pages(open_remote("s3://bucket/photos"), "bucket", "photos/")
-    assert [len(next(pages)) for _ in range(3)] == [1000] * 3
+    assert [len(next(pages)) for _ in range(7)] == [1000] * 7
     before = -1
     while before < fake.num_calls:  # until the workers rest
         before = fake.num_calls
         time.sleep(0.5)
     num_first_cuts = 10
-    assert before <= 3 + 4 + 2 + num_first_cuts
-    assert 3000 + sum(map(len, pages)) == 30_000
+    assert before <= 7 + 4 + 2 + num_first_cuts
+    assert 7000 + sum(map(len, pages)) == 30_000
 
 
 @pytest.mark.parametrize("fake", ["tree"], indirect=True)

@@ -23,8 +23,9 @@ from s3fs.errors import translate_boto_error
 
 from eagleray import storage
 from eagleray.errors import InputError
-from eagleray.storage import S3Options, StorageUnavailableError, faults
+from eagleray.storage import S3Options, StorageUnavailableError, faults, writing
 from eagleray.storage.faults import is_transient, patiently
+from eagleray.storage.remote import Remote
 from eagleray.storage.s3_keys import first_cuts, name_between
 
 ODD_NAMES = [
@@ -732,6 +733,29 @@ def test_a_network_mount_may_stumble(
         else:
             assert storage.read_bytes(str(tmp_path / "a")) == expected
     assert flaky.num_calls == 4
+
+
+class KeepingS3:
+    """S3 that keeps some of the keys that it should delete, and says so in an answer of 200."""
+
+    def __init__(self, *codes: str) -> None:
+        self.codes = list(codes)
+        self.requester_pays = False
+
+    def call_s3(self, method: str, **_: Any) -> dict[str, Any]:
+        assert method == "delete_objects"
+        code = self.codes.pop(0)
+        return {"Errors": [{"Key": "a", "Code": code, "Message": "text"}]} if code else {}
+
+
+@pytest.mark.usefixtures("quick")
+def test_keys_that_s3_keeps_are_deleted_again_or_told() -> None:
+    keeping = KeepingS3("InternalError", "SlowDown", "")
+    writing._delete_keys(Remote("s3://b", keeping, "b", is_s3=True), "b", ["a"])
+    assert keeping.codes == []
+    keeping = KeepingS3("AccessDenied", "")
+    with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
+        writing._delete_keys(Remote("s3://b", keeping, "b", is_s3=True), "b", ["a"])
 
 
 # --- options of S3 -----------------------------------------------------------------------------

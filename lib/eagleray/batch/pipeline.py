@@ -103,17 +103,19 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
     num_fruitless = 0
     while remaining:
         num_before = len(remaining)
+        why: Exception = JobFailedError("shards came back without a result.")
         try:
             for summary in _run_once(sorted(remaining), shared, journal, crew):
                 remaining.discard(summary.shard)
                 yield summary
         except ray.exceptions.RayError as error:
-            num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-            if num_fruitless == _MOST_RUNS_WITHOUT_A_RESULT or _is_hopeless(error):
-                raise JobFailedError(
-                    f"The workers stopped: {_innermost(error)} What is done is kept: run the same "
-                    "command again to go on, with --verbose for the workers' output."
-                ) from error
+            why = error
+        num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
+        if num_fruitless == _MOST_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
+            raise JobFailedError(
+                f"The workers stopped: {_innermost(why)} What is done is kept: run the same "
+                "command again to go on, with --verbose for the workers' output."
+            ) from why
 
 
 def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iterator[ShardSummary]:

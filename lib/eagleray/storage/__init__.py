@@ -9,19 +9,6 @@ storage has answered before is believed again. All functions may be called from 
 from __future__ import annotations
 
 from eagleray.storage.faults import StorageUnavailableError
-from eagleray.storage.files import (
-    delete,
-    exists,
-    is_folder,
-    make_folder,
-    open_seekable,
-    put_atomic,
-    put_if_absent,
-    read_bytes,
-    read_range,
-    remove_tree,
-    size_of,
-)
 from eagleray.storage.listing import (
     LISTING_SCHEMA,
     FileInfo,
@@ -32,7 +19,16 @@ from eagleray.storage.listing import (
     list_tables,
 )
 from eagleray.storage.locations import absolute, is_remote, join, name_of
+from eagleray.storage.looking import exists, is_folder, size_of
+from eagleray.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.storage.remote import S3Options, use_s3
+from eagleray.storage.writing import (
+    delete,
+    make_folder,
+    put_atomic,
+    put_if_absent,
+    remove_tree,
+)
 
 __all__ = [
     "LISTING_SCHEMA",

@@ -2,9 +2,10 @@
 
 Every call to a remote storage is tried up to 12 times, each try after a random wait of up to
 0.2, 0.4, 0.8 … 10 seconds (about half a minute in all), and none begins later than three minutes
-after the first. When one call in ten fails, one in 10^12 gives up. Nothing below repeats a call:
-the retries of botocore and s3fs are turned off, because attempts of layers multiply. A storage
-that has not answered this process once, and cannot be connected to, is tried three times only.
+after the first. When one call in ten fails, one in 10^12 gives up. The retries of botocore and s3fs
+are turned off, because attempts of layers multiply; aiohttp alone repeats a request once, unseen,
+when a connection that was kept turns out to be closed. A storage that has not answered this process
+yet, and cannot be connected to, is tried three times only.
 """
 
 from __future__ import annotations

@@ -85,9 +85,8 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
             return
         remote = open_remote(folder)
         if remote.is_s3:
-            bucket, key = remote.bucket_and_key()
+            bucket, prefix = remote.bucket_and_prefix()
             if not bucket.endswith(_DIRECTORY_BUCKET):
-                prefix = key if not key or key.endswith("/") else f"{key}/"
                 yield from _tables_of_pages(remote, bucket, iterate_pages(remote, bucket, prefix))
                 return
             # Directory buckets know no order of names.

@@ -18,7 +18,7 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
 # Up to 32 threads of a worker read at once, and s3fs's own default lets 10 of them through.
 _CONNECTIONS = 64
-_MULTIPART_ATTEMPTS = 8
+_ATTEMPTS_BELOW = 4
 
 T = TypeVar("T")
 
@@ -93,6 +93,11 @@ class Remote:
     path: str
     is_s3: bool
 
+    @property
+    def name(self) -> str:
+        """What functions for one file take: s3fs the URI itself, whose last slash counts."""
+        return self.location if self.is_s3 else self.path
+
     def patiently(self, call: Callable[[], T]) -> T:
         """Call the storage, again when a fault is of a kind that passes."""
         return patiently(self.filesystem, call)
@@ -121,14 +126,19 @@ class Remote:
             raise InputError(f"{self.location} names no bucket; write s3://BUCKET/….")
         return bucket, key
 
+    def bucket_and_prefix(self) -> tuple[str, str]:
+        """The S3 bucket and what the keys in the folder begin with."""
+        bucket, key = self.bucket_and_key()
+        return bucket, key if not key or key.endswith("/") else f"{key}/"
+
 
 def open_remote(location: str, *, many_calls: bool = False) -> Remote:
     """Open the file system of a URI; nothing is asked yet.
 
     Args:
         location: Any URI that fsspec opens.
-        many_calls: For an operation of s3fs that sends many requests and cannot be repeated as a
-            whole: let the client below repeat each of them.
+        many_calls: For an operation of s3fs that sends many requests: let the client below repeat
+            each of them a few times, before all are repeated.
 
     Raises:
         InputError: The scheme is not known, or not one that is read.
@@ -161,7 +171,7 @@ def _s3_arguments(*, many_calls: bool) -> dict[str, Any]:
     """Arguments of s3fs on top of the process's own; what the user configured wins."""
     import fsspec
 
-    attempts = _MULTIPART_ATTEMPTS if many_calls else 1
+    attempts = _ATTEMPTS_BELOW if many_calls else 1
     ours = {
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,

@@ -1,0 +1,138 @@
+"""A part of `make chaos` that fits among the tests: the commit's crash points, and dead workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from eagleray.batch.job import open_job, run_job
+from eagleray.batch.request import JobRequest
+from eagleray.cli.console import ProgressBar
+from eagleray.cluster import Cluster
+from eagleray.models.package import read_package, write_package
+from eagleray.predictor import Predictor
+from eagleray.settings import Settings
+from tests.chaos.marked import MarkedImagesKill
+from tests.chaos.processes import family, kill, titled
+from tests.parts.killers import killer_jpeg
+from tests.unit.images import encode, photo
+from tests.unit.models_kit import small_package
+
+ROOT = Path(__file__).parents[2]
+NUM_IMAGES = 90
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    write_package(small_package(), str(tmp_path / "model"))
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(NUM_IMAGES):
+        (folder / f"{number:03d}.jpg").write_bytes(encode(photo(40, 40, seed=number), "jpeg"))
+    return folder
+
+
+class KillsAWorker(ProgressBar):
+    """Kills a worker of ours when the first shard is done."""
+
+    def __init__(self) -> None:
+        self.num_killed = 0
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        if count and not self.num_killed:
+            workers = titled(family(os.getpid()), "ray::MapWorker(MapBatches(ShardWorker))")
+            self.num_killed += kill(workers[0])
+
+
+class Listener:
+    def __init__(self, bar: ProgressBar) -> None:
+        self.bar = bar
+
+    def note(self, text: str) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
+        yield self.bar
+
+
+class Silent(ProgressBar):
+    def __init__(self) -> None:
+        pass
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        pass
+
+
+def predict(cluster: Cluster, request: JobRequest, bar: ProgressBar) -> list[dict[str, object]]:
+    """Run a job and return its table, without the times."""
+    listener = Listener(bar)
+    run_job(open_job(request, Settings(), listener), lambda: cluster, listener)
+    table = pyarrow.parquet.read_table(request.output).drop_columns(["milliseconds"])
+    rows: list[dict[str, object]] = table.to_pylist()
+    return rows
+
+
+def test_no_moment_of_a_commit_loses_or_doubles_a_row(tmp_path: Path) -> None:
+    """A driver dies before, inside and after every call from the first result file on."""
+    counts = tmp_path / "counts.json"
+    command = [sys.executable, "-m", "tests.chaos", "--only", "commit", "--storage", "disk"]
+    answer = subprocess.run(
+        [*command, "--quick", "--json", str(counts)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (tally,) = json.loads(counts.read_text())
+    assert tally["kills"] >= 30
+    assert tally["outputs"] * 60 == tally["rows"] >= 30 * 60
+    assert (tally["lost"], tally["doubled"], tally["different"]) == (0, 0, 0)
+    assert tally["reads"] > tally["kills"]
+    assert (tally["partial"], tally["naive_marked_partial"]) == (0, 0)
+
+
+def test_a_killed_worker_is_replaced_and_every_image_answered(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    bar = KillsAWorker()
+    request = JobRequest((str(images),), model, str(tmp_path / "out"), precision="float32")
+    rows = predict(cluster, request, bar)
+    assert bar.num_killed == 1
+    assert [row["row"] for row in rows] == list(range(NUM_IMAGES))
+    predictor = Predictor(read_package(model), precision="float32")
+    outcomes = predictor.predict([file.read_bytes() for file in sorted(images.iterdir())])
+    for row, outcome in zip(rows, outcomes, strict=True):
+        assert outcome.prediction is not None
+        assert row["label"] == outcome.prediction.label
+        assert row["score"] == pytest.approx(outcome.prediction.score, abs=1e-6)
+
+
+def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eagleray.batch.pipeline.ShardWorker", MarkedImagesKill)
+    killers = {"SEGV": "decoder_crash", "BAD_ALLOC": "out_of_memory", "HANG": "timeout"}
+    for kind in killers:
+        picture = np.zeros((40, 40, 3), np.uint8)
+        (images / f"040-{kind}.jpg").write_bytes(killer_jpeg(kind, picture))
+    request = JobRequest((str(images),), model, str(tmp_path / "out"), seconds_per_image=2.0)
+    rows = predict(cluster, request, Silent())
+    failed = {Path(str(row["uri"])).stem: row["reason"] for row in rows if row["reason"]}
+    assert failed == {f"040-{kind}": reason for kind, reason in killers.items()}
+    assert [row["row"] for row in rows] == list(range(NUM_IMAGES + len(killers)))
