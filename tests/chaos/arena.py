@@ -24,6 +24,10 @@ from tests.chaos.s3_server import BUCKET, s3_server
 from tests.chaos.tally import Tally
 
 ROOT = Path(__file__).parents[2]
+_IMPORTED_ON_THE_WAY = (
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "pandas", "pyarrow.dataset"),
+    *("pyarrow.fs", "ray.data", "s3fs", "simplejpeg"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Arena:
 
 def preload() -> None:
     """Import what a job imports on its way, so that its forks need not; starts no thread."""
-    import s3fs  # noqa: F401
-
+    for name in _IMPORTED_ON_THE_WAY:
+        importlib.import_module(name)
     _remember_service_models()
 
 

@@ -33,7 +33,7 @@ from tests.chaos.readers import Readers, arrow_filesystem, polling
 from tests.chaos.tally import Tally
 
 NUM_ROWS, NUM_BLOCKS = 400, 8
-_AT_WORK = ("ray::Read", "ray::Map", "ray::Write", "ray::_clean", "ray::convert")
+_AT_WORK = ("Write", "ray::Read", "ray::_clean", "ray::convert")
 _MOST_RUNS = 4
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_CALM_DOWN = 30.0

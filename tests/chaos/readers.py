@@ -31,7 +31,7 @@ from tests.chaos.places import Place
 from tests.chaos.processes import Child
 from tests.chaos.tally import Tally
 
-_SECONDS_BETWEEN_POLLS = {"disk": 0.005, "S3": 0.05}
+_SECONDS_BETWEEN_POLLS = {"disk": 0.02, "S3": 0.05}
 _SECONDS_TO_SETTLE = 60.0
 
 
