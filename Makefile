@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-batch bench-listing chaos clean
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-batch bench-resume bench-listing chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,9 @@ bench-forward: setup  ## Time the predictor's forward pass against eager float32
 
 bench-batch: setup  ## Time batch jobs against Ray Data, Daft and a DataLoader: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.batch --photos $(PHOTOS)
+
+bench-resume: setup  ## Time what a resume costs, and what being able to costs: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.resume --photos $(PHOTOS)
 
 bench-listing: setup  ## Time listing a million keys against s3fs and Ray.
 	$(BIN)/python -m tests.bench.listing

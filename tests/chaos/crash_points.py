@@ -11,13 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from eagleray import storage
 from tests.chaos.places import Place
 
-Moment = Literal["before", "during", "after", "beside", "linked", "midway"]
+Moment = Literal["before", "during", "after", "half", "beside", "linked", "midway"]
 """before, after: the call. during: a part of its usual time after it began.
+half: a put on disk has written half of its bytes, wherever to.
 beside: a put on disk has written its bytes under a temporary name.
 linked: it has given them their name, and the temporary one is still there.
 midway: a folder on disk has lost its first file."""
@@ -113,7 +115,7 @@ def points_of(place: Place, calls: list[Call], *, during: bool = True) -> list[P
         if during:
             moments += ["during"]
         if place.on_disk and call.name.startswith("put_"):
-            moments += ["beside", "linked"]
+            moments += ["half", "beside", "linked"]
         if place.on_disk and call.name == "remove_tree":
             moments += ["midway"]
         points += [Point(call, moment) for moment in moments]
@@ -199,12 +201,45 @@ def kind_of(location: str, output: str) -> str:
 
 def _arm(moment: Moment) -> None:
     """Kill this process inside of the next put, or the next removal of a folder."""
-    if moment == "beside":
+    if moment == "half":
+        _die_while_writing()
+    elif moment == "beside":
         _die_around("link", "replace", before=True)
     elif moment == "linked":
         _die_around("link", "replace", before=False)
     elif moment == "midway":
         _die_around("unlink", before=False)
+
+
+class _HalfFile:
+    """Takes half of the first bytes that are written to it, and ends the process."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> _HalfFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, content: bytes) -> NoReturn:
+        self._file.write(content[: len(content) // 2])
+        self._file.flush()
+        die()
+
+
+def _die_while_writing() -> None:
+    thread = threading.get_ident()
+    open_path = Path.open
+
+    def open_for_half(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        file = open_path(path, mode, *args, **options)
+        if threading.get_ident() != thread or "w" not in mode:
+            return file
+        return _HalfFile(file)
+
+    setattr(Path, "open", open_for_half)  # noqa: B010
 
 
 def _die_around(*names: str, before: bool) -> None:

@@ -1,0 +1,102 @@
+"""What it costs to be able to resume, and what a resume costs.
+
+    python -m tests.bench.resume --photos FOLDER --images 5000
+
+Runs a job whole, runs it again and interrupts it at nine tenths, and times the command that ends
+it. Then puts the shards' results once more, alone, and compares with the time that the work took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from eagleray import storage
+from eagleray.batch.earlier import read_results
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.progress import read_progress
+from eagleray.batch.worker import ShardSummary, encode_shard
+from tests.bench.folders import fill_folder, photos_of
+
+INTERRUPT_AT = 0.9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--model", default="random:resnet18")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fill_folder(folder / "images", photos_of(options.photos), options.images)
+        job = [str(folder / "images"), "--model", options.model, "--output"]
+        run_job([*job, str(folder / "warm-up"), "--compile", "always"])
+        whole = run_job([*job, str(folder / "whole")])
+        print(f"whole job          {whole:7.1f} s")
+        reached = interrupt([*job, str(folder / "stopped")], OutputLayout(str(folder / "stopped")))
+        resumed = run_job([*job, str(folder / "stopped")])
+        print(f"resumed at {reached:.0%}     {resumed:7.1f} s   {resumed / whole:.1%} of the whole")
+        assert answers(folder / "whole") == answers(folder / "stopped")
+        show_cost_of_putting(OutputLayout(str(folder / "whole")), folder / "again")
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "jobs.predict", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run_job(arguments: list[str]) -> float:
+    """Return the seconds of a whole process."""
+    began = time.perf_counter()
+    assert start(arguments).wait() == 0
+    return time.perf_counter() - began
+
+
+def interrupt(arguments: list[str], layout: OutputLayout) -> float:
+    """Stop a job by a signal; return the share of its images that were done."""
+    process = start(arguments)
+    while process.poll() is None:
+        progress = read_progress(layout)
+        if progress and progress.num_done >= INTERRUPT_AT * progress.num_rows:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        time.sleep(0.2)
+    stopped = read_progress(layout)
+    assert stopped is not None
+    return stopped.num_done / stopped.num_rows
+
+
+def answers(output: Path) -> list[tuple[int, str]]:
+    rows = (table.select(["row", "label"]) for table in read_results(str(output)))
+    return [(one["row"], one["label"]) for table in rows for one in table.to_pylist()]
+
+
+def show_cost_of_putting(layout: OutputLayout, folder: Path) -> None:
+    timeline = pq.read_table(layout.timeline).to_pylist()
+    rows = next(iter(read_results(layout.location)))
+    worked, put = [], []
+    for record in timeline:
+        summary = ShardSummary(**record)
+        began = time.perf_counter()
+        content = encode_shard(rows.slice(0, summary.num_rows), summary)
+        storage.put_atomic(os.path.join(folder, str(summary.shard)), content)  # noqa: PTH118
+        put.append(time.perf_counter() - began)
+        worked.append(summary.finished - summary.started)
+    print(
+        f"putting results    {sum(put) / sum(worked):7.2%} of the workers' time "
+        f"({1000 * statistics.median(put):.1f} ms of {1000 * statistics.median(worked):,.0f} ms)"
+    )
+
+
+if __name__ == "__main__":
+    main()
