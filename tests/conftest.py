@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from eagleray.cluster import Cluster, ray_session
@@ -24,6 +25,7 @@ def _home_of_its_own(
     for name in ("EAGLERAY_TRACKING_URI", "EAGLERAY_ARTIFACT_ROOT", "EAGLERAY_RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delitem(fsspec.config.conf, "s3", raising=False)  # a job's S3 options stay in it
 
 
 @pytest.fixture(scope="session")

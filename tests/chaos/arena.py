@@ -53,9 +53,9 @@ class Arena:
         """What processes under attack have to say."""
         return self.folder / "log.txt"
 
-    def small(self, place: Place) -> Material:
+    def small(self, place: Place, num_images: int = 60) -> Material:
         """Small images in a place; written once."""
-        return _small(self, place.name)
+        return _small(self, place.name, num_images)
 
     def large(self, num_images: int) -> Material:
         """Large images on disk; written once."""
@@ -89,13 +89,13 @@ def _remember_service_models() -> None:
 
 
 @cache
-def _small(arena: Arena, name: str) -> Material:
+def _small(arena: Arena, name: str, num_images: int) -> Material:
     place = arena.places[name]
-    folder = arena.folder / f"small-{name}"
+    folder = arena.folder / f"small-{name}-{num_images}"
 
     def write() -> Material:
         storage.use_s3(place.s3)
-        return write_small(place, folder)
+        return write_small(place, folder, num_images=num_images)
 
     material: Material = in_child(write)
     return material

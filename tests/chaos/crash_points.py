@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import signal
@@ -24,14 +25,15 @@ beside: a put on disk has written its bytes under a temporary name.
 linked: it has given them their name, and the temporary one is still there.
 midway: a folder on disk has lost its first file."""
 
-CALLS = (
-    *("delete", "exists", "file_info", "glob_files", "is_folder", "list_files", "list_tables"),
-    *("make_folder", "open_seekable", "put_atomic", "put_if_absent", "read_bytes", "read_range"),
-    *("remove_tree",),
+CALLS = tuple(
+    name
+    for name in storage.__all__
+    if inspect.isfunction(getattr(storage, name))
+    and name not in {"absolute", "is_remote", "join", "name_of", "use_s3"}
 )
 """Every function of the storage that touches it."""
 
-_STREAMS = ("list_files", "list_tables")
+_STREAMS = ("glob_tables", "list_files", "list_tables")
 _MOST_POINTS_OF_A_KIND = {"input": 2, "model": 1}
 
 _KINDS = (

@@ -15,7 +15,8 @@ from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
 from tests.parts.s3_faults import FaultProxy, Faults
 
-TEN_PERCENT = Faults(slow_down=0.05, reset=0.025, hang=0.005, truncate=0.02, latency=0.02)
+NUM_IMAGES = 600
+TEN_PERCENT = Faults(slow_down=0.05, reset=0.03, hang=0.005, truncate=0.015, latency=0.02)
 
 
 def fail_calls(arena: Arena, place: Place, *, num_jobs: int = 2) -> Tally:
@@ -26,7 +27,7 @@ def fail_calls(arena: Arena, place: Place, *, num_jobs: int = 2) -> Tally:
         place: On S3.
         num_jobs: In all.
     """
-    material = arena.small(place)
+    material = arena.small(place, NUM_IMAGES)
 
     def output_of(number: int) -> str:
         return place.output("faults", number)

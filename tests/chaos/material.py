@@ -57,9 +57,9 @@ def write_model(folder: Path, **limits: Any) -> str:
     return str(folder)
 
 
-def write_small(place: Place, folder: Path, *, num_images: int = 60) -> Material:
+def write_small(place: Place, folder: Path, *, num_images: int) -> Material:
     """Write small images, one in fifteen of them broken."""
-    images = storage.join(place.root, "small")
+    images = storage.join(place.root, f"small-{num_images}")
     broken = (b"", b"no image", encode(_gray(0))[:100], b"%PDF-1.7\n")
     for number in range(num_images):
         bad = number % 15 == 7

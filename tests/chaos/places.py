@@ -1,4 +1,4 @@
-"""Where outputs are: a disk or a bucket; and how many bytes of it every process agrees on."""
+"""Where outputs are: a folder on disk, or a prefix in a bucket."""
 
 from __future__ import annotations
 

@@ -135,16 +135,15 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_with_results_is_refused(demo: Demo) -> None:
+def test_a_complete_output_is_told_and_one_of_another_plan_is_refused(demo: Demo) -> None:
     home, _ = demo
-    answer = eagleray(
-        "predict",
-        str(home / "demo/images"),
-        "--model",
-        "digits/1",
-        "--output",
-        str(home / "demo/results"),
-        home=home,
-    )
-    assert answer.returncode == 2
-    assert "is not empty, and results are never overwritten" in answer.stderr
+    command = ["predict", str(home / "demo/images"), "--model", "digits/1"]
+    command += ["--output", str(home / "demo/results")]
+    again = eagleray(*command, home=home)
+    assert again.returncode == 0
+    assert "is complete already; nothing was run" in again.stderr
+    other = eagleray(*command, "--top-k", "3", home=home)
+    assert other.returncode == 2
+    assert "top_k is 5 there and 3 here" in other.stderr
+    shown = eagleray("jobs", "show", str(home / "demo/results"), "--json", home=home)
+    assert json.loads(shown.stdout)["reasons"]["truncated"] == 4

@@ -54,8 +54,9 @@ class KillsAWorker(ProgressBar):
 
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
         if count and not self.num_killed:
-            workers = titled(family(os.getpid()), "ray::MapWorker(MapBatches(ShardWorker))")
-            self.num_killed += kill(workers[0])
+            workers = titled(family(os.getpid()), "ray::MapWorker")
+            newest = max(workers, key=lambda worker: worker.create_time())
+            self.num_killed += kill(newest)  # an older one may be another test's
 
 
 class Listener:

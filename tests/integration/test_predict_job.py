@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -153,8 +154,9 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
     ]
     assert filesystem.exists(f"{s3}/results/_SUCCESS")
     assert not filesystem.exists(f"{s3}/results/_eagleray/shards")
-    with pytest.raises(OutputExistsError):
-        build(JobRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results"))
+    assert build(request).committed is not None
+    with pytest.raises(OutputExistsError, match="top_k is 5 there and 1 here"):
+        build(dataclasses.replace(request, top_k=1))
     missing = JobRequest((f"{s3}/nowhere/",), f"{s3}/models/digits", f"{s3}/other")
     with pytest.raises(UserError, match="There is no folder or file"):
         build(missing)
@@ -192,8 +194,12 @@ def test_an_output_with_results_is_never_overwritten(
     request = JobRequest((str(images),), model, str(tmp_path / "out"))
     predict(cluster, request)
     before = (tmp_path / "out" / "part-00000.parquet").read_bytes()
-    with pytest.raises(OutputExistsError):
-        build(request)
+    with pytest.raises(OutputExistsError, match="inputs is"):
+        build(dataclasses.replace(request, inputs=(str(images / "000 é%20.png"),)))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not a job's")
+    with pytest.raises(OutputExistsError, match="is not empty"):
+        build(dataclasses.replace(request, output=str(tmp_path / "mine")))
     assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == before
 
 

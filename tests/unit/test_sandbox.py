@@ -238,7 +238,12 @@ def test_the_child_leaves_an_interrupt_to_its_parent() -> None:
 
 
 @needs_linux
-def test_an_interrupt_leaves_no_answer_behind_for_the_next_image(killers: None) -> None:
+def test_an_interrupt_leaves_no_answer_behind_for_the_next_image(
+    killers: None, request: pytest.FixtureRequest
+) -> None:
+    # Whoever starts the tests in the background may have them ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with sandbox() as box:
         box.decode(encode(photo()))
 
