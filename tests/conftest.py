@@ -25,7 +25,13 @@ def _home_of_its_own(
     for name in ("EAGLERAY_TRACKING_URI", "EAGLERAY_ARTIFACT_ROOT", "EAGLERAY_RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.delitem(fsspec.config.conf, "s3", raising=False)  # a job's S3 options stay in it
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_s3_options_behind() -> Iterator[None]:
+    """A job's S3 options are its process's, and here that is the next test's."""
+    yield
+    fsspec.config.conf.pop("s3", None)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import datetime as dt
 import multiprocessing
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -421,7 +422,6 @@ class SqlContract:
 
     def test_two_loads_of_one_job_wait_for_each_other(self, url: str) -> None:
         begun, go_on = threading.Event(), threading.Event()
-        answers: list[int] = []
 
         def slow() -> Iterator[pa.Table]:
             yield results(count=2)
@@ -430,15 +430,12 @@ class SqlContract:
             yield results(first=2, count=2)
 
         target = SqlTarget.parse(url, "results")
-        first = threading.Thread(target=lambda: answers.append(target.load("night", slow())))
-        second = threading.Thread(target=lambda: answers.append(target.load("night", [results()])))
-        first.start()
-        assert begun.wait(60)
-        second.start()
-        second.join(1)
-        assert second.is_alive()
-        go_on.set()
-        first.join(60)
-        second.join(60)
-        assert answers == [4, 3]
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(target.load, "night", slow())
+            assert begun.wait(60)
+            second = pool.submit(target.load, "night", [results()])
+            with pytest.raises(TimeoutError):
+                second.result(timeout=1)
+            go_on.set()
+            assert (first.result(60), second.result(60)) == (4, 3)
         assert query(url, 'SELECT count(*), count(DISTINCT "row") FROM results') == [(3, 3)]
