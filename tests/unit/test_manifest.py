@@ -90,7 +90,7 @@ def test_shards_are_small_at_first_and_never_a_large_share_of_the_job() -> None:
     while rows < 200_000:
         size = shard_rows(rows)
         assert size % 16 == 0
-        assert size <= max(16, rows / 64 + 16)
+        assert size <= max(16, rows / 32 + 16)
         rows += size
 
 

@@ -385,13 +385,22 @@ def _work(
     crew = Crew.choose(cluster(), len(pending), wanted=job.request.workers, split=job.request.split)
     with listener.progress("Predicting", job.plan.num_rows) as bar:
         bar.advance(monitor.num_done, failed=monitor.num_failed)
-        for summary in run_shards(pending, job.context(crew), crew):
+        for summary in run_shards(_in_turn(pending, crew), job.context(crew), crew):
             monitor.add(summary)
             bar.advance(summary.num_rows, failed=summary.num_failed)
             yield summary
             if monitor.cancelled:  # where signals are ignored, as behind `nohup`
                 raise KeyboardInterrupt
             _require_few_failures(job, monitor)
+
+
+def _in_turn(pending: list[int], crew: Crew) -> list[int]:
+    """Order shards, which grow with their number.
+
+    Each worker begins with a small one, so that results show at once; then come the largest, and
+    at the end small ones again, so that workers finish together.
+    """
+    return pending[: crew.num_workers] + pending[crew.num_workers :][::-1]
 
 
 def _require_few_failures(job: Job, monitor: JobMonitor) -> None:

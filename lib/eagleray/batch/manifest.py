@@ -38,7 +38,7 @@ _SHARDS_PER_FILE = 64
 _MOST_ROWS = 512
 _MOST_BYTES = 64 * 2**20
 _ROUND_TO = 16  # a forward pass of the CPU; a shard of whole passes pads nothing
-_SHARE = 64
+_SHARE = 32
 
 
 @dataclass(frozen=True, slots=True)

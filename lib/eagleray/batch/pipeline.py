@@ -97,7 +97,7 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
     """
     import ray
 
-    remaining = set(pending)
+    remaining = dict.fromkeys(pending)  # a set that keeps the order
     journal = ray.remote(num_cpus=0, max_restarts=-1)(ShardJournal).remote()
     shared = ray.put(context)
     num_fruitless = 0
@@ -105,8 +105,8 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
         num_before = len(remaining)
         why: Exception = JobFailedError("shards came back without a result.")
         try:
-            for summary in _run_once(sorted(remaining), shared, journal, crew):
-                remaining.discard(summary.shard)
+            for summary in _run_once(list(remaining), shared, journal, crew):
+                remaining.pop(summary.shard, None)
                 yield summary
         except ray.exceptions.RayError as error:
             why = error
@@ -119,11 +119,13 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
 
 
 def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iterator[ShardSummary]:
+    import ray
     import ray.data
 
     # A block is one shard, from end to end: it is neither cut nor merged on its way.
     ray.data.DataContext.get_current().target_max_block_size = None
-    dataset = ray.data.from_arrow(
+    # `from_arrow` would start a task for each table, in processes that have nothing else to do.
+    dataset = ray.data.from_blocks(
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
     )
     pool = ray.data.ActorPoolStrategy(
@@ -156,9 +158,11 @@ def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iter
             **claim,
             **whole_blocks,
         )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for record in batch.to_pylist():
-            yield ShardSummary(**record)
+    # Batches would come by way of four threads; blocks cost the cores of the workers less.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in ray.get(bundle.block_refs):
+            for record in block.to_pylist():
+                yield ShardSummary(**record)
 
 
 def _is_hopeless(error: BaseException) -> bool:

@@ -56,7 +56,8 @@ __all__ = [
 SHARD_COLUMN = "shard"
 
 _SUMMARY_KEY = b"eagleray"
-_NUM_READERS = 16  # waiting for storage costs a thread and no core
+_READERS_OF_FILES = 4  # a file is there at once, and threads that take turns cost some of a core
+_READERS_OF_REMOTE = 16  # waiting for storage costs a thread and no core
 _BYTES_PER_PIXEL = 16  # what decoding holds at its peak: 16-bit RGBA and a copy in 8 bits
 _SHARE_FOR_PIXELS = 4  # one part in so many of a worker's memory
 _SHARE_FOR_BYTES = 8
@@ -308,16 +309,24 @@ class _Decoding:
             seconds=options.seconds_per_image,
             memory_bytes=memory // _SHARE_FOR_PIXELS,
         )
-        self._feeder = Feeder(
+        feeder = functools.partial(
+            Feeder,
             reader=self._reader,
             contract=contract,
-            pool=ThreadPoolExecutor(_NUM_READERS + options.num_threads),
             decoders=Semaphore(options.num_threads),
             pixels=Budget(memory // _SHARE_FOR_PIXELS // _BYTES_PER_PIXEL),
             num_bytes=Budget(memory // _SHARE_FOR_BYTES),
             watch=self._watchdog.decoding,
-            ahead=2 * _NUM_READERS + 4 * options.num_threads,
         )
+
+        def with_readers(count: int) -> Feeder:
+            return feeder(
+                pool=ThreadPoolExecutor(count + options.num_threads),
+                ahead=2 * count + 4 * options.num_threads,
+            )
+
+        self._feed_files = with_readers(_READERS_OF_FILES).feed
+        self._feed_remote = with_readers(_READERS_OF_REMOTE).feed
 
     def begin(self, number: int) -> int:
         """Tell the journal, and learn how often this shard was begun before."""
@@ -331,7 +340,8 @@ class _Decoding:
     def feed(self, rows: pa.Table, *, carefully: bool) -> Iterator[Fed]:
         sources = _sources(rows)
         if not carefully:
-            yield from self._feeder.feed(sources)
+            remote = any(storage.is_remote(source.uri) for source in sources)
+            yield from (self._feed_remote if remote else self._feed_files)(sources)
             return
         with contextlib.closing(self._new_sandbox()) as sandbox:
             yield from feed_carefully(sources, self._reader, sandbox)
