@@ -8,6 +8,7 @@ for each shard.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from eagleray.errors import JobFailedError
 
 __all__ = ["Crew", "run_shards"]
 
+_RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
 _MOST_RUNS_WITHOUT_A_RESULT = 3
 _SHARDS_WAITING_FOR_A_WORKER = 2  # the next one is there when the last one is done
 
@@ -98,7 +100,7 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
     import ray
 
     remaining = dict.fromkeys(pending)  # a set that keeps the order
-    journal = ray.remote(num_cpus=0, max_restarts=-1)(ShardJournal).remote()
+    journal = _start_journal()
     shared = ray.put(context)
     num_fruitless = 0
     while remaining:
@@ -116,6 +118,19 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
                 f"The workers stopped: {_innermost(why)} What is done is kept: run the same "
                 "command again to go on, with --verbose for the workers' output."
             ) from why
+
+
+def _start_journal() -> Any:
+    """Start the journal beside the driver, where it outlives the other nodes."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Whoever asks while it is being started again waits for it.
+    as_actor = ray.remote(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    )
+    return as_actor(ShardJournal).remote()
 
 
 def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iterator[ShardSummary]:
@@ -171,7 +186,10 @@ def _is_hopeless(error: BaseException) -> bool:
 
 
 def _innermost(error: BaseException) -> str:
+    """Return what a worker raised, which Ray quotes in the traceback that it sends."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line) and "UserCodeException" not in line]
+    last = lines[-1] if lines else "no message"
+    return (raised[-1] if raised else f"{type(error).__name__}: {last}").rstrip(".") + "."
