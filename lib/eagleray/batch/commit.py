@@ -8,6 +8,7 @@ file put where none was, so of two runs exactly one wins; what comes after it ca
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Part(BaseModel):
         first_row: Number of its first input.
         num_rows: How many follow one another from there.
         num_failed: Of these.
+        reasons: How many failed for each reason, the most frequent first.
         num_bytes: Of the file.
         sha256: Of the file.
     """
@@ -48,6 +50,7 @@ class Part(BaseModel):
     first_row: int
     num_rows: int
     num_failed: int
+    reasons: dict[str, int]
     num_bytes: int
     sha256: str
 
@@ -74,6 +77,11 @@ class Commit(BaseModel):
     num_rows: int
     num_failed: int
     parts: tuple[Part, ...]
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many failed for each reason."""
+        return sum((Counter(part.reasons) for part in self.parts), Counter())
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +237,11 @@ def _put_part(
     _require_run_of_rows(rows, first_row, "The shards")
     location = layout.part(number, plan.work.format)
     content = encode_table(rows, plan.work.format)
-    statuses = rows.column("status")
+    reasons = rows.column("reason")
     if not storage.put_if_absent(location, content):
         content = storage.read_bytes(location)
         try:
-            found = read_columns(content, plan.work.format, ["row", "status"])
+            found = read_columns(content, plan.work.format, ["row", "reason"])
         except (pa.ArrowException, KeyError, OSError, ValueError) as error:
             raise JobFailedError(
                 f"{location} is damaged, or not of this job; nothing was committed. Remove it and "
@@ -245,13 +253,14 @@ def _put_part(
                 "was committed. Remove it and run the same command again."
             )
         _require_run_of_rows(found, first_row, location)
-        statuses = found.column("status")
-    failed = int(np.count_nonzero(statuses.to_numpy() == "failed"))
+        reasons = found.column("reason")
+    counts = Counter(reason for reason in reasons.to_pylist() if reason is not None)
     return Part(
         name=storage.name_of(location),
         first_row=first_row,
         num_rows=rows.num_rows,
-        num_failed=failed,
+        num_failed=counts.total(),
+        reasons=dict(counts.most_common()),
         num_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -125,12 +124,11 @@ def _settings() -> Settings:
 
 
 def _reasons(output: str) -> dict[str, int]:
-    from eagleray.batch.earlier import read_results
+    from eagleray.batch.commit import read_commit
+    from eagleray.batch.layout import OutputLayout
 
-    counts: Counter[str] = Counter()
-    for rows in read_results(output, columns=["reason"]):
-        counts.update(reason for reason in rows.column("reason").to_pylist() if reason)
-    return dict(counts.most_common())
+    committed = read_commit(OutputLayout(output))
+    return dict(committed.reasons.most_common()) if committed is not None else {}
 
 
 def _facts(job: Any) -> dict[str, Any]:
