@@ -301,6 +301,16 @@ def test_a_job_counts_what_is_done(place: Place) -> None:
     assert (progress.state, progress.num_done, progress.num_failed) == ("done", 40, 2)
 
 
+def test_a_job_begins_with_a_small_shard_and_ends_with_small_ones(place: Place) -> None:
+    place.add_images(*(f"more-{number:04d}.png" for number in range(800)))
+    place.run_with(place.open(workers=(2, 2)))
+    sizes = [count for count, _ in place.listener.advanced[1:]]
+    assert sizes[:2] == [16, 16]
+    growing = sizes[3:]  # the one before holds what was left
+    assert growing == sorted(growing, reverse=True)
+    assert growing[0] > growing[-1] == 16
+
+
 def test_a_rotten_input_stops_a_job_and_stops_it_again(place: Place) -> None:
     job = place.open(max_failures=FailureLimit.parse("5%"))
     for shards_done in (2, 2):
