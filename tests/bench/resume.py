@@ -2,15 +2,14 @@
 
     python -m tests.bench.resume --photos FOLDER --images 5000
 
-Runs a job whole, runs it again and interrupts it at nine tenths, and times the command that ends
-it. Then puts the shards' results once more, alone, and compares with the time that the work took.
+Runs a job whole, runs it again and kills it at nine tenths, and times the command that ends it.
+Then puts the shards' results once more, alone, and compares with the time that the work took.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from eagleray.batch.progress import read_progress
 from eagleray.batch.worker import ShardSummary, encode_shard
 from tests.bench.folders import fill_folder, photos_of
 
-INTERRUPT_AT = 0.9
+KILL_AT = 0.9
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
         run_job([*job, str(folder / "warm-up"), "--compile", "always"])
         whole = run_job([*job, str(folder / "whole")])
         print(f"whole job          {whole:7.1f} s")
-        reached = interrupt([*job, str(folder / "stopped")], OutputLayout(str(folder / "stopped")))
+        reached = kill([*job, str(folder / "stopped")], OutputLayout(str(folder / "stopped")))
         resumed = run_job([*job, str(folder / "stopped")])
         print(f"resumed at {reached:.0%}     {resumed:7.1f} s   {resumed / whole:.1%} of the whole")
         assert answers(folder / "whole") == answers(folder / "stopped")
@@ -62,13 +61,13 @@ def run_job(arguments: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def interrupt(arguments: list[str], layout: OutputLayout) -> float:
-    """Stop a job by a signal; return the share of its images that were done."""
+def kill(arguments: list[str], layout: OutputLayout) -> float:
+    """Kill a job in the middle; return the share of its images that were done."""
     process = start(arguments)
     while process.poll() is None:
         progress = read_progress(layout)
-        if progress and progress.num_done >= INTERRUPT_AT * progress.num_rows:
-            process.send_signal(signal.SIGINT)
+        if progress and progress.num_done >= KILL_AT * progress.num_rows:
+            process.kill()
             process.wait()
         time.sleep(0.2)
     stopped = read_progress(layout)
