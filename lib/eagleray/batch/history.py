@@ -49,6 +49,7 @@ class JobStatus:
         num_rows: Inputs.
         num_done: With a result.
         num_failed: Of these.
+        reasons: How many failed for each reason, the most frequent first; known once committed.
         plan: None when the output is gone.
         progress: The last sign of life, if any.
     """
@@ -60,6 +61,7 @@ class JobStatus:
     num_rows: int
     num_done: int
     num_failed: int
+    reasons: dict[str, int]
     plan: Plan | None
     progress: Progress | None
 
@@ -134,7 +136,9 @@ def _status(record: _Record) -> JobStatus:
     except (EaglerayError, OSError):
         plan = progress = committed = None
     if plan is None or plan.job_id != record.job_id:
-        return JobStatus(record.job_id, record.output, record.created, "gone", 0, 0, 0, None, None)
+        return JobStatus(
+            record.job_id, record.output, record.created, "gone", 0, 0, 0, {}, None, None
+        )
     num_done = progress.num_done if progress else 0
     num_failed = progress.num_failed if progress else 0
     if committed:
@@ -147,6 +151,7 @@ def _status(record: _Record) -> JobStatus:
         num_rows=plan.num_rows,
         num_done=num_done,
         num_failed=num_failed,
+        reasons=dict(committed.reasons.most_common()) if committed else {},
         plan=plan,
         progress=progress,
     )

@@ -115,7 +115,7 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
         if num_fruitless == _MOST_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
             raise JobFailedError(
-                f"The workers stopped: {_innermost(why)} What is done is kept: run the same "
+                f"The workers stopped: {_what_was_raised(why)} What is done is kept: run the same "
                 "command again to go on, with --verbose for the workers' output."
             ) from why
 
@@ -134,7 +134,6 @@ def _start_journal() -> Any:
 
 
 def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iterator[ShardSummary]:
-    import ray
     import ray.data
 
     # A block is one shard, from end to end: it is neither cut nor merged on its way.
@@ -185,7 +184,7 @@ def _is_hopeless(error: BaseException) -> bool:
     return "PackageError" in str(error) or "ContractError" in str(error)
 
 
-def _innermost(error: BaseException) -> str:
+def _what_was_raised(error: BaseException) -> str:
     """Return what a worker raised, which Ray quotes in the traceback that it sends."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -66,7 +66,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
         job = find_job(_settings(), name)
         facts = _facts(job)
         if job.state == "done":
-            facts["reasons"] = _reasons(job.output)
+            facts["reasons"] = job.reasons
         if json_output:
             console.emit(facts)
             return
@@ -121,14 +121,6 @@ def _settings() -> Settings:
     settings = read_settings()
     storage.use_s3(s3_options(settings))
     return settings
-
-
-def _reasons(output: str) -> dict[str, int]:
-    from eagleray.batch.commit import read_commit
-    from eagleray.batch.layout import OutputLayout
-
-    committed = read_commit(OutputLayout(output))
-    return dict(committed.reasons.most_common()) if committed is not None else {}
 
 
 def _facts(job: Any) -> dict[str, Any]:
