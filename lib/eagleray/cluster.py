@@ -35,6 +35,11 @@ class Cluster:
     embedded: bool
     num_nodes: int = 1
 
+    @property
+    def cpus_per_node(self) -> int:
+        """CPU cores of a node, where all have as many."""
+        return max(1, self.num_cpus // max(1, self.num_nodes))
+
 
 @contextlib.contextmanager
 def ray_session(

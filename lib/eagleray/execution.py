@@ -6,6 +6,8 @@
 A compiled network is made once per machine by ahead-of-time compilation and cached as a file, so
 that the workers of a job load it in half a second instead of compiling it each. The cache holds
 machine code: it is made here, for this machine, and never comes with a package.
+
+What `prepare` returns may be called from several threads at once, each on cores of its own.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eagleray.choices import CompileMode, Precision
+from eagleray.compiled import load_compiled
 from eagleray.errors import InputError
 from eagleray.models.architectures import build_on_meta
 from eagleray.models.network import ImageNetwork
@@ -37,10 +40,12 @@ Run = Callable[[Tensor], Tensor]
 
 COMPILE_SECONDS = 25.0
 """What compilation costs on a cold cache, roughly, whatever the network."""
-COMPILE_GAIN = 0.35
-"""Share of an eager bfloat16 forward pass that compilation saves on a CPU."""
-EAGER_FLOPS_PER_CORE = 60e9
+COMPILE_GAIN = 0.2
+"""Share of an eager forward pass that compilation saves, roughly."""
+EAGER_FLOPS_PER_CORE = 120e9
 """What one core does eagerly in bfloat16, roughly, to judge whether compiling pays."""
+EAGER_FLOPS_PER_GPU = 100e12
+"""The same of a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +125,13 @@ def prepare(
         plan: Where and how.
         compile_mode: `auto` compiles when the time saved on `expected_images` exceeds its cost; a
             compiled network in the cache is always used.
-        expected_images: How many images this process, or the job it belongs to, will see.
+        expected_images: How many images `plan.num_threads` threads, or the GPU, will see.
         cache_folder: Where compiled networks are kept.
 
     Returns:
         The function from uint8 images (batch_size, H, W, C) to float32 logits, and whether it is
         compiled.
     """
-    if plan.num_threads is not None:
-        torch.set_num_threads(plan.num_threads)
     cached = compiled_path(package, plan, cache_folder)
     if compile_mode != "never":
         if not cached.exists() and (
@@ -136,13 +139,51 @@ def prepare(
         ):
             _compile_once(package, plan, cached)
         if cached.exists():
-            return _load_compiled(cached), True
-    return _eager(package, plan), False
+            return _with_threads(load_compiled(cached, plan.device), plan), True
+    module = _settled(package.build_module(), plan.dtype)
+    return _with_threads(_network(module, package, plan), plan), False
 
 
-def _eager(package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:
-    network = ImageNetwork(package.build_module(), package.contract, autocast=plan.dtype)
+def _with_threads(run: Run, plan: ExecutionPlan) -> Run:
+    """Give every thread that calls the number of threads that the plan says."""
+    if plan.num_threads is None:
+        return run
+    num_threads = plan.num_threads
+
+    def on_threads(images: Tensor) -> Tensor:
+        torch.set_num_threads(num_threads)  # which holds for the thread that says it, no other
+        return run(images)
+
+    return on_threads
+
+
+def _network(module: nn.Module, package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:
+    network = ImageNetwork(module, package.contract, autocast=plan.dtype)
     return network.to(plan.device).to(memory_format=torch.channels_last).eval()
+
+
+def _settled(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Do once what an eager forward pass would do each time.
+
+    Batch normalisation is folded into the convolution before it, and the weights of convolutions
+    and matrix products are rounded to the type that autocast would round them to.
+    """
+    module = _folded(module)
+    if dtype is not None:
+        for layer in module.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                layer.to(dtype)
+    return module
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        folded: nn.Module = fuse(module)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return module  # its forward pass depends on more than shapes; it runs as it is
+    return folded
 
 
 def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
@@ -152,8 +193,11 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
     images = torch.empty(1, package.contract.channels, *package.contract.size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(images)
-    cores = plan.num_threads or torch.get_num_threads()
-    eager_seconds = expected_images * counter.get_total_flops() / (EAGER_FLOPS_PER_CORE * cores)
+    if plan.device.startswith("cuda"):
+        speed = EAGER_FLOPS_PER_GPU
+    else:
+        speed = EAGER_FLOPS_PER_CORE * (plan.num_threads or torch.get_num_threads())
+    eager_seconds = expected_images * counter.get_total_flops() / speed
     return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)
 
 
@@ -193,7 +237,7 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     """Compile ahead of time for one batch shape, with the weights folded in, into the cache."""
     from torch._inductor import aoti_compile_and_package
 
-    network = _eager(package, plan)
+    network = _network(package.build_module(), package, plan)
     shape = (plan.batch_size, *package.contract.shape)
     images = torch.zeros(shape, dtype=torch.uint8, device=plan.device)
     beside = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
@@ -206,18 +250,6 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
             inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
         )
     beside.replace(target)
-
-
-def _load_compiled(path: Path) -> Run:
-    # What `torch._inductor.aoti_load_package` does for one tensor in and one out, without importing
-    # the compiler: that takes each worker more than a second and a hundred megabytes.
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-
-    def run(images: Tensor) -> Tensor:
-        outputs: list[Tensor] = loader.boxed_run([images])
-        return outputs[0]
-
-    return run
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ import eagleray.batch.report
 from eagleray import storage
 from eagleray.batch.commit import publish
 from eagleray.batch.job import finish_job, open_job, run_job
+from eagleray.batch.journal import ShardJournal
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.pipeline import Crew
 from eagleray.batch.request import JobRequest
@@ -101,9 +101,13 @@ def _work_in_this_process() -> None:
     setattr(eagleray.batch.report, "_plots", lambda *_: [])  # noqa: B010
 
 
+class _BegunNeverBefore(ShardJournal):
+    def begin(self, shard: int) -> int:
+        return 0
+
+
 def _run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iterator[ShardSummary]:
-    begun_never_before = SimpleNamespace(begin=SimpleNamespace(remote=lambda shard: 0))
-    worker = ShardWorker(context, begun_never_before)
+    worker = ShardWorker(context, _BegunNeverBefore("alone"))
     for number in pending:
         done = worker(pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}))
         yield ShardSummary(**done.to_pylist()[0])

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from eagleray.batch.journal import ShardJournal
 from eagleray.batch.worker import ShardWorker
 from tests.parts.killers import HOOKS, killer_environment
 
@@ -14,7 +15,7 @@ from tests.parts.killers import HOOKS, killer_environment
 class MarkedImagesKill(ShardWorker):
     """Loads the hook that every Python loads at its start where the environment says so."""
 
-    def __init__(self, context: Any, journal: Any) -> None:
+    def __init__(self, context: Any, journal: ShardJournal) -> None:
         os.environ |= killer_environment()  # for the process that decodes in its stead
         spec = importlib.util.spec_from_file_location("hook", HOOKS / "sitecustomize.py")
         assert spec is not None

@@ -103,9 +103,10 @@ class Job:
             precision=self.request.precision,
             compile_mode=self.request.compile_mode,
             num_threads=crew.threads,
-            workers_per_node=crew.per_node,
+            shards_at_a_time=crew.per_process,
+            processes_per_node=crew.per_node,
             seconds_per_image=self.request.seconds_per_image,
-            expected_images=self.plan.num_rows,
+            expected_images=self.plan.num_rows // crew.num_workers,
             cache_folder=str(self.settings.cache_folder),
         )
         return JobContext(

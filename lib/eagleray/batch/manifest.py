@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -234,7 +235,7 @@ def _file(folder: str, number: int) -> str:
 
 
 class ManifestReader:
-    """Reads a stored list, shard by shard; keeps one of its files in memory.
+    """Reads a stored list, shard by shard, in any thread; keeps one of its files in memory.
 
     Args:
         folder: Of the manifest.
@@ -244,6 +245,7 @@ class ManifestReader:
     def __init__(self, folder: str, num_shards: int) -> None:
         self._folder, self._num_shards = folder, num_shards
         self._open: tuple[int, pq.ParquetFile] | None = None
+        self._one_reads = threading.RLock()
 
     def shard(self, number: int) -> pa.Table:
         """Return the rows of one shard.
@@ -252,7 +254,8 @@ class ManifestReader:
             OSError: The manifest cannot be read.
         """
         file, group = divmod(number, _SHARDS_PER_FILE)
-        return self._parquet(file).read_row_group(group)
+        with self._one_reads:
+            return self._parquet(file).read_row_group(group)
 
     def shard_sizes(self) -> Iterator[int]:
         """Yield the number of rows of each shard."""

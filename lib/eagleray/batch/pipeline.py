@@ -1,9 +1,10 @@
 """Shards through Ray Data, until every one has its result.
 
-On a node without a GPU an actor for each core reads, decodes, predicts and writes: a decoded image
-that moves between processes costs more than it saves. Beside GPUs decoding has actors of its own,
-on all cores, and each GPU's actor gets shards that are ready. The driver sees one line of summary
-for each shard.
+On a node without a GPU each core reads, decodes, predicts and writes a shard: a decoded image that
+moves between processes costs more than it saves. A few cores share a process, and with it PyTorch
+and the network; all cores of a large node would wait for each other's Python there. Beside GPUs
+decoding has actors of its own, on all cores, and each GPU's actor gets shards that are ready. The
+driver sees one line of summary for each shard.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from eagleray.batch.journal import ShardJournal
+from eagleray.batch.plan import new_id
 from eagleray.batch.worker import (
     SHARD_COLUMN,
     DecodeWorker,
@@ -31,7 +33,8 @@ __all__ = ["Crew", "run_shards"]
 
 _RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
 _MOST_RUNS_WITHOUT_A_RESULT = 3
-_SHARDS_WAITING_FOR_A_WORKER = 2  # the next one is there when the last one is done
+_SHARDS_FOR_A_WORKER = 2  # the next one is there when the last one is done
+_MOST_PER_PROCESS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,33 @@ class Crew:
     """Who does the work.
 
     Attributes:
-        num_workers: Actors that predict: the fewest that the job starts with.
+        num_workers: Shards that are predicted at a time: the fewest that the job starts with.
         most_workers: As many as it may grow to where the cluster grows.
-        num_decoders: Actors that only decode; 0 where the others do it themselves.
-        threads: Of each actor that predicts on a CPU, or decodes.
-        per_node: Actors that share a node's memory.
+        per_process: Workers that are threads of one process, where they share PyTorch and the
+            network's weights.
+        num_decoders: Processes that only decode; 0 where the workers do it themselves.
+        threads: Of each worker on a CPU, and of each that decodes.
+        per_node: Processes that share a node's memory.
         uses_gpu: Whether predicting takes a GPU each.
     """
 
     num_workers: int
     most_workers: int
+    per_process: int
     num_decoders: int
     threads: int
     per_node: int
     uses_gpu: bool
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that predict, when the job starts."""
+        return -(-self.num_workers // self.per_process)
+
+    @property
+    def most_processes(self) -> int:
+        """Processes that predict, when the cluster has grown."""
+        return -(-self.most_workers // self.per_process)
 
     @classmethod
     def choose(
@@ -69,23 +85,34 @@ class Crew:
             cluster: Where.
             num_shards: That are to be worked on.
             wanted: Fewest and most workers; None for one on each GPU, or on each core.
-            split: Decode in actors of their own; None does so beside GPUs.
+            split: Decode in processes of their own; None does so beside GPUs.
         """
         fewest, most = wanted or (cluster.num_gpus or cluster.num_cpus,) * 2
         num_workers = max(1, min(fewest, num_shards))
         split = bool(cluster.num_gpus) if split is None else split
         num_nodes = max(1, cluster.num_nodes)
+        per_process = 1
+        if not split and not cluster.num_gpus:
+            per_process = _share_evenly(num_workers, min(_MOST_PER_PROCESS, cluster.cpus_per_node))
         # A GPU's own process wants a core; what is left decodes.
         cores_left = cluster.num_cpus - (num_workers if cluster.num_gpus else 0)
         num_decoders = max(1, min(cores_left, num_shards)) if split else 0
+        num_processes = -(-num_workers // per_process)
         return cls(
             num_workers=num_workers,
             most_workers=max(num_workers, min(most, num_shards)),
+            per_process=per_process,
             num_decoders=num_decoders,
             threads=1,
-            per_node=max(1, -(-max(num_workers, num_decoders) // num_nodes)),
+            per_node=max(1, -(-max(num_processes, num_decoders) // num_nodes)),
             uses_gpu=bool(cluster.num_gpus),
         )
+
+
+def _share_evenly(num_workers: int, most_per_process: int) -> int:
+    """Return how many workers a process gets when all get about the same: 3 and 3, not 4 and 2."""
+    num_processes = -(-num_workers // most_per_process)
+    return -(-num_workers // num_processes)
 
 
 def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iterator[ShardSummary]:
@@ -99,15 +126,25 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
     """
     import ray
 
+    journal = ShardJournal(new_id())
+    try:
+        yield from _run_until_done(list(pending), ray.put(context), journal, crew)
+    finally:
+        journal.forget()
+
+
+def _run_until_done(
+    pending: list[int], context: Any, journal: ShardJournal, crew: Crew
+) -> Iterator[ShardSummary]:
+    import ray
+
     remaining = dict.fromkeys(pending)  # a set that keeps the order
-    journal = _start_journal()
-    shared = ray.put(context)
     num_fruitless = 0
     while remaining:
         num_before = len(remaining)
         why: Exception = JobFailedError("shards came back without a result.")
         try:
-            for summary in _run_once(list(remaining), shared, journal, crew):
+            for summary in _run_once(list(remaining), context, journal, crew):
                 remaining.pop(summary.shard, None)
                 yield summary
         except ray.exceptions.RayError as error:
@@ -120,20 +157,9 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
             ) from why
 
 
-def _start_journal() -> Any:
-    """Start the journal beside the driver, where it outlives the other nodes."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Whoever asks while it is being started again waits for it.
-    as_actor = ray.remote(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    )
-    return as_actor(ShardJournal).remote()
-
-
-def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iterator[ShardSummary]:
+def _run_once(
+    shards: list[int], context: Any, journal: ShardJournal, crew: Crew
+) -> Iterator[ShardSummary]:
     import ray.data
 
     # A block is one shard, from end to end: it is neither cut nor merged on its way.
@@ -143,15 +169,16 @@ def _run_once(shards: list[int], context: Any, journal: Any, crew: Crew) -> Iter
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
     )
     pool = ray.data.ActorPoolStrategy(
-        min_size=crew.num_workers,
-        max_size=crew.most_workers,
-        max_tasks_in_flight_per_actor=_SHARDS_WAITING_FOR_A_WORKER,
+        min_size=crew.num_processes,
+        max_size=crew.most_processes,
+        max_tasks_in_flight_per_actor=_SHARDS_FOR_A_WORKER * crew.per_process,
+        max_concurrent_calls_per_actor=crew.per_process,
+        enable_true_multi_threading=crew.per_process > 1,
     )
-    # Half a core is what an actor claims of Ray. It occupies a whole one, but were all of them
+    # Half a core is what a worker claims of Ray. It occupies a whole one, but were all of them
     # claimed, the tasks that feed it would find no room, and the job would wait for ever.
-    claim = (
-        {"num_gpus": 1} if crew.uses_gpu else {"num_cpus": 0.5 if not crew.num_decoders else 0.25}
-    )
+    share = 0.25 if crew.num_decoders else 0.5 * crew.per_process
+    claim = {"num_gpus": 1} if crew.uses_gpu else {"num_cpus": share}
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
     if crew.num_decoders:
         dataset = dataset.map_batches(

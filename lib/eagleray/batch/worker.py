@@ -1,6 +1,7 @@
 """What runs on a worker: a shard's number in, its result file written, one line of summary out.
 
-    ShardWorker      reads, decodes, predicts and writes: one for each core where there is no GPU
+    ShardWorker      reads, decodes, predicts and writes, a shard on each of a few cores, where
+                     there is no GPU
     DecodeWorker     reads and decodes, on every core beside GPUs
     PredictWorker    predicts and writes what a DecodeWorker hands over: one for each GPU
 
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from eagleray import storage
 from eagleray.batch.feeder import Budget, Fed, Feeder, feed_carefully
 from eagleray.batch.formats import encode_table
+from eagleray.batch.journal import ShardJournal
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader
 from eagleray.batch.results import ResultWriter, result_schema
@@ -72,10 +74,11 @@ class WorkerOptions:
         device: `cpu` or `cuda`.
         precision: Of the forward pass.
         compile_mode: Of the forward pass.
-        num_threads: For decoding, and inside a forward pass on a CPU.
-        workers_per_node: That share a node's memory.
+        num_threads: For decoding a shard, and inside a forward pass on a CPU.
+        shards_at_a_time: That a process works on, each with threads of its own.
+        processes_per_node: That share a node's memory.
         seconds_per_image: Time limit of one decode.
-        expected_images: Of the whole job.
+        expected_images: That one of the job's workers will see.
         cache_folder: Of compiled networks.
     """
 
@@ -84,7 +87,8 @@ class WorkerOptions:
     precision: Precision
     compile_mode: CompileMode
     num_threads: int
-    workers_per_node: int
+    shards_at_a_time: int
+    processes_per_node: int
     seconds_per_image: float
     expected_images: int
     cache_folder: str
@@ -163,26 +167,27 @@ def decode_shard(content: bytes) -> tuple[pa.Table, ShardSummary]:
 
 
 class ShardWorker:
-    """A Ray Data actor: holds one predictor, works shard after shard.
+    """A Ray Data actor: holds one predictor, works on shards in as many threads as call it.
 
     Args:
         context: Object-store reference of the `JobContext`.
-        journal: Handle of the job's `ShardJournal`.
+        journal: Of the job.
     """
 
-    def __init__(self, context: Any, journal: Any) -> None:
+    def __init__(self, context: Any, journal: ShardJournal) -> None:
         import ray
 
         loaded: JobContext = ray.get(context)
         storage.use_s3(loaded.s3)
+        self._journal = journal
         self._answering = _Answering(loaded)
-        self._decoding = _Decoding(loaded, journal)  # knows what memory the model has left it
+        self._decoding = _Decoding(loaded)  # knows what memory the model has left it
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on the shard that a block names."""
         started = time.time()
         number = block.column(SHARD_COLUMN)[0].as_py()
-        begun = self._decoding.begin(number)
+        begun = self._journal.begin(number)
         done = self._answering.finished_before(number) if begun else None
         if done is None:
             rows = self._decoding.rows(number)
@@ -194,11 +199,12 @@ class ShardWorker:
 class DecodeWorker:
     """A Ray Data actor on CPU cores that feeds the actors on GPUs."""
 
-    def __init__(self, context: Any, journal: Any) -> None:
+    def __init__(self, context: Any, journal: ShardJournal) -> None:
         import ray
 
         loaded: JobContext = ray.get(context)
-        self._decoding = _Decoding(loaded, journal)
+        self._journal = journal
+        self._decoding = _Decoding(loaded)
         self._shape = loaded.model.package.contract.shape
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -210,7 +216,7 @@ class DecodeWorker:
         """
         started = time.time()
         number = block.column(SHARD_COLUMN)[0].as_py()
-        begun = self._decoding.begin(number)
+        begun = self._journal.begin(number)
         rows = self._decoding.rows(number)
         fed = sorted(self._decoding.feed(rows, carefully=begun > 0), key=lambda one: one.index)
         records = [_as_record(one) for one in fed]
@@ -292,28 +298,27 @@ def _settle(context: JobContext) -> None:
 
 
 class _Decoding:
-    """The half of the work that needs no network."""
+    """The half of the work that needs no network; shards side by side share its budgets."""
 
-    def __init__(self, context: JobContext, journal: Any) -> None:
+    def __init__(self, context: JobContext) -> None:
         _settle(context)
         options = context.options
         contract = context.model.package.contract
-        memory = worker_memory_budget(options.workers_per_node)
+        memory = worker_memory_budget(options.processes_per_node)
         self._manifest = ManifestReader(context.manifest_folder, context.num_shards)
-        self._journal = journal
         self._reader = ImageReader(contract.max_bytes, url_policy=context.urls)
         self._watchdog = Watchdog(options.seconds_per_image, memory)
         self._new_sandbox = functools.partial(
             DecodeSandbox,
             contract,
             seconds=options.seconds_per_image,
-            memory_bytes=memory // _SHARE_FOR_PIXELS,
+            memory_bytes=memory // _SHARE_FOR_PIXELS // options.shards_at_a_time,
         )
         feeder = functools.partial(
             Feeder,
             reader=self._reader,
             contract=contract,
-            decoders=Semaphore(options.num_threads),
+            decoders=Semaphore(options.num_threads * options.shards_at_a_time),
             pixels=Budget(memory // _SHARE_FOR_PIXELS // _BYTES_PER_PIXEL),
             num_bytes=Budget(memory // _SHARE_FOR_BYTES),
             watch=self._watchdog.decoding,
@@ -321,18 +326,12 @@ class _Decoding:
 
         def with_readers(count: int) -> Feeder:
             return feeder(
-                pool=ThreadPoolExecutor(count + options.num_threads),
+                pool=ThreadPoolExecutor(options.shards_at_a_time * (count + options.num_threads)),
                 ahead=2 * count + 4 * options.num_threads,
             )
 
         self._feed_files = with_readers(_READERS_OF_FILES).feed
         self._feed_remote = with_readers(_READERS_OF_REMOTE).feed
-
-    def begin(self, number: int) -> int:
-        """Tell the journal, and learn how often this shard was begun before."""
-        import ray
-
-        return int(ray.get(self._journal.begin.remote(number)))
 
     def rows(self, number: int) -> pa.Table:
         return self._manifest.shard(number)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, SupportsIndex, TypeVar
 
 import numpy as np
 import safetensors
@@ -160,6 +161,18 @@ class ModelPackage:
     manifest: ModelManifest
     files: Mapping[str, bytes]
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle the weights beside the rest, so that processes of a node share one copy of them.
+
+        Where the pickler gives them a place of their own, as Ray's object store does, they come
+        back as a view of that place.
+        """
+        if int(protocol) < 5:
+            return super().__reduce_ex__(protocol)
+        files: dict[str, Any] = dict(self.files)
+        files[WEIGHTS_FILE] = pickle.PickleBuffer(files[WEIGHTS_FILE])
+        return ModelPackage, (self.manifest, files)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical manifest, which names every file by digest."""
@@ -192,7 +205,7 @@ class ModelPackage:
         from safetensors.torch import load
 
         try:
-            weights = load(self.files[WEIGHTS_FILE])
+            weights = load(bytes(self.files[WEIGHTS_FILE]))
         except safetensors.SafetensorError as error:
             raise PackageError(f"{WEIGHTS_FILE} is not a safetensors file ({error}).") from None
         module = build(self.manifest.architecture, initialize=False)
