@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-batch bench-resume bench-listing chaos clean
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ bench-imaging: setup  ## Time and compare decode paths on a folder of photograph
 
 bench-forward: setup  ## Time the predictor's forward pass against eager float32.
 	$(BIN)/python -m tests.bench.forward
+
+bench-gpu: setup  ## Time the predictor from JPEG bytes to labels on a GPU: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.gpu --photos $(PHOTOS)
 
 bench-batch: setup  ## Time batch jobs against Ray Data, Daft and a DataLoader: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.batch --photos $(PHOTOS)

@@ -41,7 +41,7 @@ def load_compiled(path: Path, device: str) -> Callable[[Tensor], Tensor]:
     """
     if device == "cpu":
         return _Library(path)
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 2, -1)
 
     def run(images: Tensor) -> Tensor:
         outputs: list[Tensor] = loader.boxed_run([images])

@@ -9,16 +9,21 @@ The same object serves a batch actor, a service replica, an evaluation and a not
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from eagleray.choices import CompileMode, Precision
-from eagleray.errors import BadImageError, ContractError, PackageError, Reason
+from eagleray.decode_ahead import DecodedBatch, decode_ahead
+from eagleray.errors import BadImageError, ContractError, InputError, PackageError, Reason
 from eagleray.execution import ExecutionPlan, Run, prepare
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.models.package import ModelPackage
@@ -48,6 +53,26 @@ class GoldenCheck:
         return self.largest_difference <= self.tolerance
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass that was launched.
+
+    Attributes:
+        outputs: float32 tensor (N, num_outputs) in the host's memory.
+        done: When the outputs are there; None where they already are.
+    """
+
+    outputs: Tensor
+    done: torch.cuda.Event | None = None
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Wait for the outputs."""
+        if self.done is not None:
+            self.done.synchronize()
+        outputs: npt.NDArray[np.float32] = self.outputs.numpy()
+        return outputs
+
+
 class Predictor:
     """Preprocess, forward, postprocess.
 
@@ -58,6 +83,9 @@ class Predictor:
         compile_mode: `auto` compiles when it pays for `expected_images`.
         batch_size: Images in a forward pass; None chooses for the device.
         num_threads: Threads of a forward pass on a CPU; None leaves PyTorch's choice.
+        decode_threads: Threads that decode in `predict`, beside the forward passes if there are
+            more than one; None takes 1 on a CPU, where both want the same cores, and as many as
+            there are usable cores beside a GPU.
         expected_images: A hint for `compile_mode="auto"`; 0 when nothing is known.
         contract: What the caller prepares images by; refused unless it is the package's own.
         cache_folder: Of compiled networks; None takes the home folder's.
@@ -65,7 +93,7 @@ class Predictor:
     Raises:
         ContractError: `contract` is not the one the model was made with.
         PackageError: The weights do not fit.
-        InputError: The device is not there.
+        InputError: The device is not there, or `decode_threads` is below 1.
     """
 
     def __init__(
@@ -77,6 +105,7 @@ class Predictor:
         compile_mode: CompileMode = "auto",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        decode_threads: int | None = None,
         expected_images: int = 0,
         contract: ImageContract | None = None,
         cache_folder: Path | None = None,
@@ -86,6 +115,8 @@ class Predictor:
                 f"Model {package.manifest.name!r} was made under image contract "
                 f"{package.contract.digest[:12]} and refuses to run under {contract.digest[:12]}."
             )
+        if decode_threads is not None and decode_threads < 1:
+            raise InputError(f"decode_threads is 1 or more, not {decode_threads}.")
         self.package = package
         self.task = package.task
         self.plan = ExecutionPlan.choose(
@@ -100,6 +131,12 @@ class Predictor:
             cache_folder=cache_folder or read_settings().cache_folder,
         )
         self._batch_size = self.plan.batch_size
+        self.decode_threads = decode_threads or (
+            1 if self.plan.device == "cpu" else _num_usable_cores()
+        )
+        self._copies: torch.cuda.Stream | None = None
+        if self.plan.device.startswith("cuda"):
+            self._copies = torch.cuda.Stream(self.plan.device)  # type: ignore[no-untyped-call]
 
     # --- the whole way ---
 
@@ -112,8 +149,9 @@ class Predictor:
         Returns:
             One outcome for each input, in order. A bad image is a failed outcome.
         """
-        decoded = [self.preprocess(image) for image in images]
-        return self.predict_decoded(decoded)
+        if self.decode_threads == 1:
+            return self.predict_decoded([self.preprocess(image) for image in images])
+        return [outcome for batch in self._predict_ahead(images) for outcome in batch]
 
     def predict_decoded(self, images: Sequence[DecodedImage | Outcome]) -> list[Outcome]:
         """Predict what `preprocess` returned; outcomes that have failed already pass through."""
@@ -128,8 +166,55 @@ class Predictor:
             outputs = self.forward(np.stack([image.pixels for image in images]))
         except BadImageError as error:
             return [Outcome.failed(error.reason, error.message) for _ in images]
+        return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
+
+    def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
+        return Outcome(
+            prediction=self.task.postprocess(row), width=image.width, height=image.height
+        )
+
+    # --- the whole way, decoding beside the forward passes ---
+
+    def _predict_ahead(self, images: Sequence[bytes]) -> Iterator[list[Outcome]]:
+        """Predict batch by batch; one is read when the next is launched, so no device waits."""
+        batches = decode_ahead(
+            images,
+            self.preprocess,
+            shape=self.package.contract.shape,
+            batch_size=self._batch_size,
+            num_threads=self.decode_threads,
+            pin_memory=self._copies is not None,
+        )
+        launched: deque[tuple[list[DecodedImage | Outcome], list[_Pass]]] = deque()
+        with closing(batches):
+            for batch in batches:
+                launched.append(self._launch_batch(batch))
+                if len(launched) > 1:
+                    yield self._read_batch(*launched.popleft())
+        while launched:
+            yield self._read_batch(*launched.popleft())
+
+    def _launch_batch(
+        self, batch: DecodedBatch
+    ) -> tuple[list[DecodedImage | Outcome], list[_Pass]]:
+        """Launch the passes of a batch, none where no image is left to answer."""
+        if not any(isinstance(image, DecodedImage) for image in batch.images):
+            return batch.images, []
+        try:
+            return batch.images, list(self._passes(batch.pixels))
+        except BadImageError as error:
+            failed = Outcome.failed(error.reason, error.message)
+            return [failed if isinstance(i, DecodedImage) else i for i in batch.images], []
+
+    def _read_batch(
+        self, images: Sequence[DecodedImage | Outcome], passes: Sequence[_Pass]
+    ) -> list[Outcome]:
+        if not passes:
+            return [image for image in images if isinstance(image, Outcome)]
+        # Concatenating copies, so that no outcome holds on to page-locked memory.
+        outputs = np.concatenate([launched.read() for launched in passes])
         return [
-            Outcome(prediction=self.task.postprocess(row), width=image.width, height=image.height)
+            image if isinstance(image, Outcome) else self._outcome(image, row)
             for image, row in zip(images, outputs, strict=True)
         ]
 
@@ -154,31 +239,54 @@ class Predictor:
         Raises:
             BadImageError: `out_of_memory`, when not even one image fits.
         """
-        rows: list[npt.NDArray[np.float32]] = []
+        passes = self._passes(torch.from_numpy(pixels))
+        return np.concatenate([launched.read() for launched in passes])
+
+    def _passes(self, pixels: Tensor) -> Iterator[_Pass]:
+        """Launch passes over uint8 images (N, H, W, C), in order, each when it is asked for."""
         position = 0
         while position < len(pixels):
             size = self._batch_size
             try:
-                rows.append(self._one_pass(pixels[position : position + size], size))
+                launched = self._launch(pixels[position : position + size], size)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 self._halve_batch(error)
             else:
+                yield launched
                 position += size
-        return np.concatenate(rows)
 
-    def _one_pass(self, pixels: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.float32]:
-        num_images = len(pixels)
-        if num_images < size:
-            padded = np.zeros((size, *pixels.shape[1:]), np.uint8)
-            padded[:num_images] = pixels
-            pixels = padded
+    def _launch(self, pixels: Tensor, size: int) -> _Pass:
         with torch.inference_mode():
-            images = torch.from_numpy(pixels).to(self.plan.device, non_blocking=True)
-            outputs = self.task.activate(self._run(images)[:num_images])
-            result: npt.NDArray[np.float32] = outputs.cpu().numpy()
-        return result
+            images = self._upload(pixels, size)
+            outputs = self.task.activate(self._run(images)[: len(pixels)])
+            if self._copies is None:
+                return _Pass(outputs.cpu())
+            # The way back is queued here too: later it would stand behind the next pass.
+            on_host = outputs.to("cpu", non_blocking=True)
+            # Whoever waits for it sleeps: the core has images to decode.
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record(torch.cuda.current_stream(self.plan.device))
+        return _Pass(on_host, done)
+
+    def _upload(self, pixels: Tensor, size: int) -> Tensor:
+        """Bring images to the device, and their number to `size` with black ones."""
+        if self._copies is None:
+            return self._padded(pixels, size)
+        with torch.cuda.stream(self._copies):  # beside the pass that is under way
+            images = self._padded(pixels, size)
+        computing = torch.cuda.current_stream(self.plan.device)
+        computing.wait_stream(self._copies)
+        images.record_stream(computing)  # or the next copy could take its memory too early
+        return images
+
+    def _padded(self, pixels: Tensor, size: int) -> Tensor:
+        if len(pixels) == size:
+            return pixels.to(self.plan.device, non_blocking=True)
+        images = pixels.new_zeros((size, *pixels.shape[1:]), device=self.plan.device)
+        images[: len(pixels)].copy_(pixels, non_blocking=True)
+        return images
 
     def _halve_batch(self, error: BaseException) -> None:
         """Make room after running out of memory; a compiled network has one shape, so drop it."""
@@ -187,6 +295,8 @@ class Predictor:
                 Reason.OUT_OF_MEMORY, "one image does not fit into the device's memory"
             ) from error
         self._batch_size //= 2
+        if self._copies is not None:
+            torch.cuda.synchronize(self.plan.device)  # the pass before may still run
         if self.compiled:
             self._run, self.compiled = prepare(
                 self.package,
@@ -196,7 +306,7 @@ class Predictor:
                 cache_folder=Path(),
             )
         gc.collect()
-        if self.plan.device.startswith("cuda"):
+        if self._copies is not None:
             torch.cuda.empty_cache()
 
     # --- health ---
@@ -238,6 +348,12 @@ class Predictor:
                 "it on this machine."
             )
         return check
+
+
+def _num_usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # knows of a container's or a job's share
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

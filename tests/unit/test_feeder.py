@@ -179,6 +179,7 @@ def feeder(
     *,
     answers: dict[str, Any] | None = None,
     threads: int = 4,
+    apart: int = 0,
     decoders: int = 1,
     pixels: int = 10**6,
     num_bytes: int = 10**6,
@@ -190,6 +191,7 @@ def feeder(
             reader=FakeReader(answers or {}),
             contract=CONTRACT,
             pool=pool,
+            apart=apart,
             decoders=threading.Semaphore(decoders),
             pixels=Budget(pixels),
             num_bytes=Budget(num_bytes),
@@ -211,9 +213,10 @@ def indices(fed: Iterator[Fed]) -> list[int]:
     return [one.index for one in fed]
 
 
+@pytest.mark.parametrize("apart", [0, 10**9])
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
-def test_every_image_comes_out_once(count: int) -> None:
-    with feeder() as feeding:
+def test_every_image_comes_out_once(count: int, apart: int) -> None:
+    with feeder(apart=apart) as feeding:
         fed = list(feeding.feed(sources(count)))
     assert sorted(one.index for one in fed) == list(range(count))
     assert all(isinstance(one.image, DecodedImage) for one in fed)
@@ -228,13 +231,14 @@ def test_an_image_belongs_to_the_row_that_named_it() -> None:
             assert one.image.width == 20 + one.index
 
 
-def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on() -> None:
+@pytest.mark.parametrize("apart", [0, 10**9])
+def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(apart: int) -> None:
     answers = {
         "/images/1": b"not an image",
         "/images/2": BadImageError(Reason.MISSING, "there is no file"),
         "/images/3": THUMBNAIL[:-200],
     }
-    with feeder(answers=answers) as feeding:
+    with feeder(answers=answers, apart=apart) as feeding:
         fed = {one.index: one.image for one in feeding.feed(sources(5))}
     reasons = {
         index: image.failure.reason
@@ -271,9 +275,12 @@ def test_what_is_no_fault_of_an_image_is_raised(fault: BaseException) -> None:
         assert sorted(indices(feeding.feed(sources(5)))) == list(range(5))  # it is still of use
 
 
-def test_a_feed_that_is_left_leaves_no_thread_behind() -> None:
+@pytest.mark.parametrize("apart", [0, 10**9])
+def test_a_feed_that_is_left_leaves_no_thread_behind_and_gives_back_what_it_held(
+    apart: int,
+) -> None:
     threads_before = threading.active_count()
-    with feeder(num_bytes=150, pixels=2000) as feeding:
+    with feeder(num_bytes=150, pixels=2000, apart=apart) as feeding:
         feed = feeding.feed(sources(100))
         next(feed)
         leave(feed)
@@ -342,6 +349,40 @@ def test_a_huge_image_among_thumbnails_is_decoded_alone() -> None:
     assert gauge.most > 1
 
 
+def test_whoever_takes_an_image_decodes_it_unless_it_is_large() -> None:
+    decoded_by: dict[str, threading.Thread] = {}
+
+    @contextlib.contextmanager
+    def watch(uri: str) -> Iterator[None]:
+        decoded_by[uri] = threading.current_thread()
+        yield
+
+    answers = {"/images/7": HUGE}
+    with feeder(answers=answers, apart=40 * 30, watch=watch) as feeding:
+        assert sorted(indices(feeding.feed(sources(20)))) == list(range(20))
+    here = threading.current_thread()
+    assert [uri for uri, thread in decoded_by.items() if thread is not here] == ["/images/7"]
+    assert len(decoded_by) == 20
+
+
+def test_small_images_pass_a_large_one_that_is_being_decoded() -> None:
+    others_are_out = threading.Event()
+
+    @contextlib.contextmanager
+    def watch(uri: str) -> Iterator[None]:
+        assert uri != "/images/0" or others_are_out.wait(PATIENCE)
+        yield
+
+    with feeder(answers={"/images/0": HUGE}, apart=40 * 30, watch=watch) as feeding:
+        found = []
+        for one in feeding.feed(sources(20)):
+            found.append(one.index)
+            if len(found) == 19:
+                others_are_out.set()
+    assert found[-1] == 0
+    assert sorted(found) == list(range(20))
+
+
 def test_bytes_are_held_from_the_read_to_the_end_of_the_decode() -> None:
     gauge = Gauge()
 
@@ -365,12 +406,13 @@ def test_sizes_that_are_unknown_or_beyond_the_budget_do_not_stop_it(size: int | 
 @given(
     pictures=st.lists(st.sampled_from(["small", "huge", "bad", "missing"]), max_size=30),
     size=st.none() | st.integers(0, 400),
+    apart=st.sampled_from([0, 40 * 30, 10**9]),
     decoders=st.integers(1, 4),
     threads=st.integers(1, 6),
     ahead=st.integers(1, 12),
 )
 def test_no_mixture_of_images_gets_stuck(
-    pictures: list[str], size: int | None, decoders: int, threads: int, ahead: int
+    pictures: list[str], size: int | None, apart: int, decoders: int, threads: int, ahead: int
 ) -> None:
     answers: dict[str, Any] = {
         "small": THUMBNAIL,
@@ -380,7 +422,13 @@ def test_no_mixture_of_images_gets_stuck(
     }
     by_uri = {f"/images/{index}": answers[kind] for index, kind in enumerate(pictures)}
     with feeder(
-        answers=by_uri, threads=threads, decoders=decoders, pixels=3000, num_bytes=200, ahead=ahead
+        answers=by_uri,
+        threads=threads,
+        apart=apart,
+        decoders=decoders,
+        pixels=3000,
+        num_bytes=200,
+        ahead=ahead,
     ) as feeding:
         fed = {one.index: one.image for one in feeding.feed(sources(len(pictures), size=size))}
     good = [isinstance(fed[index], DecodedImage) for index in range(len(pictures))]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +15,11 @@ from PIL import Image
 
 from eagleray.errors import ContractError, InputError, PackageError, Reason
 from eagleray.execution import ExecutionPlan, compiled_path
-from eagleray.imaging import named_contract
+from eagleray.imaging import DecodedImage, named_contract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
 from eagleray.models.tasks import Multiclass, Regression, Task
+from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
 
 LABELS = ("cat", "dog", "owl")
@@ -78,8 +82,94 @@ def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
     assert (outcomes[0].width, outcomes[0].height) == (40, 40)
 
 
-def test_no_inputs_give_no_outcomes(pets: ModelPackage) -> None:
-    assert eager(pets).predict([]) == []
+@pytest.mark.parametrize("decode_threads", [1, 4])
+def test_no_inputs_give_no_outcomes(pets: ModelPackage, decode_threads: int) -> None:
+    assert eager(pets, decode_threads=decode_threads).predict([]) == []
+
+
+# good, empty, foreign and cut images of several sizes; the third batch of 4 has none that is good
+MIXED = [
+    *(png(seed, side=20 + 7 * seed) for seed in range(6)),
+    b"",
+    png(6),
+    *[b"not an image at all", b"", png(7)[:60], b"\xff\xd8\xff"],
+    *(png(seed, side=200 - seed) for seed in range(8, 18)),
+    png(18)[:100],
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16, 64])
+def test_threads_that_decode_change_nothing(pets: ModelPackage, batch_size: int) -> None:
+    one, four = (
+        eager(pets, batch_size=batch_size, decode_threads=threads).predict(MIXED)
+        for threads in (1, 4)
+    )
+    assert len(one) == len(four) == len(MIXED)
+    assert sum(outcome.ok for outcome in one) == 17
+    for expected, outcome in zip(one, four, strict=True):
+        assert (outcome.width, outcome.height) == (expected.width, expected.height)
+        assert outcome.failure == expected.failure
+        assert outcome.ok == expected.ok
+        if outcome.prediction and expected.prediction:
+            assert outcome.prediction.label == expected.prediction.label
+            np.testing.assert_array_equal(
+                outcome.prediction.probabilities, expected.prediction.probabilities
+            )
+
+
+def test_decoding_stays_two_batches_ahead_of_the_network(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=4, decode_threads=3)
+    preprocess, run = predictor.preprocess, predictor._run
+    begun: list[bytes] = []
+    begun_by_then: list[int] = []
+
+    def counted(image: bytes) -> DecodedImage | Outcome:
+        begun.append(image)
+        return preprocess(image)
+
+    def slow(images: torch.Tensor) -> torch.Tensor:
+        most = min(4 * (len(begun_by_then) + 3), 38)
+        assert len(begun) <= most
+        deadline = time.monotonic() + 10
+        while len(begun) < most and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)  # for what should not begin
+        begun_by_then.append(len(begun))
+        return run(images)
+
+    monkeypatch.setattr(predictor, "preprocess", counted)
+    monkeypatch.setattr(predictor, "_run", slow)
+    assert all(outcome.ok for outcome in predictor.predict([png(seed) for seed in range(38)]))
+    assert begun_by_then == [12, 16, 20, 24, 28, 32, 36, 38, 38, 38]
+
+
+def test_the_next_batch_is_launched_before_one_is_read(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=4, decode_threads=2)
+    run, read = predictor._run, predictor._read_batch
+    steps: list[str] = []
+
+    def launched(images: torch.Tensor) -> torch.Tensor:
+        steps.append("launch")
+        return run(images)
+
+    def read_one(*batch: Any) -> list[Outcome]:
+        steps.append("read")
+        return read(*batch)
+
+    monkeypatch.setattr(predictor, "_run", launched)
+    monkeypatch.setattr(predictor, "_read_batch", read_one)
+    predictor.predict([png(seed) for seed in range(14)])
+    assert steps == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
+
+
+def test_decoding_takes_one_thread_on_a_cpu_and_never_none(pets: ModelPackage) -> None:
+    assert eager(pets, device="cpu").decode_threads == 1
+    with pytest.raises(InputError, match="decode_threads is 1 or more"):
+        eager(pets, decode_threads=0)
 
 
 def test_probabilities_equal_a_hand_written_forward_pass(pets: ModelPackage) -> None:
@@ -142,10 +232,11 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(
     assert set(sizes[3:]) == {4}
 
 
+@pytest.mark.parametrize("decode_threads", [1, 4])
 def test_when_not_even_one_image_fits_every_image_gets_the_reason(
-    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, decode_threads: int
 ) -> None:
-    predictor = eager(pets, batch_size=4)
+    predictor = eager(pets, batch_size=4, decode_threads=decode_threads)
 
     def no_memory(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate")
@@ -156,17 +247,43 @@ def test_when_not_even_one_image_fits_every_image_gets_the_reason(
     assert reasons == [Reason.OUT_OF_MEMORY, Reason.TRUNCATED, Reason.OUT_OF_MEMORY]
 
 
-def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
+def test_running_out_of_memory_while_others_are_decoded_halves_the_batch(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = eager(pets)
+    images = [png(seed) for seed in range(50)]
+    expected = eager(pets, batch_size=5).predict(images)
+    predictor = eager(pets, batch_size=11, decode_threads=4)
+    run, sizes = predictor._run, []
+
+    def small_device(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(images)
+
+    monkeypatch.setattr(predictor, "_run", small_device)
+    for outcome, alike in zip(predictor.predict(images), expected, strict=True):
+        assert outcome.prediction is not None
+        assert alike.prediction is not None
+        np.testing.assert_array_equal(
+            outcome.prediction.probabilities, alike.prediction.probabilities
+        )
+    assert sizes == [11] + [5] * 14  # four batches of 11 in three passes each, the last 6 in two
+
+
+@pytest.mark.parametrize("decode_threads", [1, 4])
+def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, decode_threads: int
+) -> None:
+    predictor = eager(pets, decode_threads=decode_threads)
 
     def defect(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(predictor, "_run", defect)
     with pytest.raises(RuntimeError, match="multiplied"):
-        predictor.predict([png(1)])
+        predictor.predict([png(1), png(2)])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_a_compiled_network_is_cached_and_agrees_with_eager(

@@ -1,7 +1,8 @@
-"""A shard's images, read and decoded ahead of the network, under budgets of bytes and pixels.
+"""A shard's images, read ahead of the network and decoded, under budgets of bytes and pixels.
 
-Images come out as they are ready, not in order: a huge one among thumbnails is decoded alone, in
-its own time, while the network works on its neighbours.
+Threads read. Whoever takes an image decodes it, so that a core that decodes and predicts does one
+thing after the other and keeps its caches. Images come out as they are ready, not in order: a huge
+one among thumbnails is decoded by a thread, in its own time, while its neighbours pass.
 """
 
 from __future__ import annotations
@@ -67,24 +68,45 @@ class Fed:
     milliseconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image that waits to be decoded.
+
+    Attributes:
+        index: Of its row in the shard.
+        source: Where it is from.
+        data: Encoded.
+        seconds: That reading took.
+        held: Its part of the budget of bytes; closed when it is decoded.
+    """
+
+    index: int
+    source: ImageSource
+    data: bytes
+    seconds: float
+    held: contextlib.ExitStack
+
+
 @dataclass(frozen=True)
 class Feeder:
-    """Reads and decodes with threads.
+    """Reads with threads, and decodes large images with them; the others, whoever takes them.
 
     Attributes:
         reader: Of encoded images.
         contract: To decode by.
-        pool: Its threads read; as many of them as `decoders` allows also decode.
-        decoders: Held while decoding.
-        pixels: Held while decoding, by what the header claims.
+        pool: Its threads.
+        apart: Images of more pixels, as their headers claim, are decoded by the threads.
+        decoders: Held by a thread while it decodes.
+        pixels: Held by a thread while it decodes, by what the header claims.
         num_bytes: Held from the read to the end of the decode, by the listed size.
         watch: Is told what is being decoded.
-        ahead: Images read, decoding or waiting at a time.
+        ahead: Images that are read or wait at a time.
     """
 
     reader: ImageReader
     contract: ImageContract
     pool: ThreadPoolExecutor
+    apart: int
     decoders: threading.Semaphore
     pixels: Budget
     num_bytes: Budget
@@ -93,46 +115,68 @@ class Feeder:
 
     def feed(self, sources: Sequence[ImageSource]) -> Iterator[Fed]:
         """Yield every image, in the order in which they become ready."""
-        ready: queue.SimpleQueue[Fed | BaseException] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[Fed | _Read | BaseException] = queue.SimpleQueue()
         waiting = iter(enumerate(sources))
+        num_under_way = 0
 
         def work(index: int, source: ImageSource) -> None:
             try:
-                ready.put(self._prepare(index, source))
+                ready.put(self._read(index, source))
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
                 ready.put(error)
 
         def submit_next() -> None:
+            nonlocal num_under_way
             for index, source in waiting:
                 self.pool.submit(work, index, source)
+                num_under_way += 1
                 return
 
-        for _ in range(self.ahead):
-            submit_next()
-        for _ in sources:
-            fed = ready.get()
-            if isinstance(fed, BaseException):
-                raise fed
-            submit_next()
-            yield fed
-
-    def _prepare(self, index: int, source: ImageSource) -> Fed:
-        started = time.perf_counter()
-        image: DecodedImage | Outcome
         try:
-            with self.num_bytes.take(source.size or 0):
+            for _ in range(self.ahead):
+                submit_next()
+            for _ in sources:
+                one = ready.get()
+                num_under_way -= 1
+                if isinstance(one, BaseException):
+                    raise one
+                submit_next()
+                yield self._decode(one) if isinstance(one, _Read) else one
+        finally:  # who leaves early gives back what is held
+            for _ in range(num_under_way):
+                left = ready.get()
+                if isinstance(left, _Read):
+                    left.held.close()
+
+    def _read(self, index: int, source: ImageSource) -> Fed | _Read:
+        """Read an image; a large one is decoded as well, and one that cannot be is a failure."""
+        started = time.perf_counter()
+        with contextlib.ExitStack() as held:
+            held.enter_context(self.num_bytes.take(source.size or 0))
+            try:
                 data = self.reader.read(source)
-                read = time.perf_counter()
+                seconds = time.perf_counter() - started
                 header = judge(data, self.contract)
-                with self.decoders, self.pixels.take(header.width * header.height):
-                    began = time.perf_counter()
-                    with self.watch(source.uri):
-                        image = decode(data, self.contract)
-        except BadImageError as error:
-            image = Outcome.failed(error.reason, error.message)
-            return Fed(index, image, 1000 * (time.perf_counter() - started))
-        spent = read - started + time.perf_counter() - began
-        return Fed(index, image, 1000 * spent)
+            except BadImageError as error:
+                image = Outcome.failed(error.reason, error.message)
+                return Fed(index, image, 1000 * (time.perf_counter() - started))
+            num_pixels = header.width * header.height
+            read = _Read(index, source, data, seconds, held.pop_all())
+        if num_pixels <= self.apart:
+            return read
+        with self.decoders, self.pixels.take(num_pixels):
+            return self._decode(read)
+
+    def _decode(self, read: _Read) -> Fed:
+        began = time.perf_counter()
+        image: DecodedImage | Outcome
+        with read.held:
+            try:
+                with self.watch(read.source.uri):
+                    image = decode(read.data, self.contract)
+            except BadImageError as error:
+                image = Outcome.failed(error.reason, error.message)
+        return Fed(read.index, image, 1000 * (read.seconds + time.perf_counter() - began))
 
 
 def feed_carefully(

@@ -60,6 +60,7 @@ SHARD_COLUMN = "shard"
 _SUMMARY_KEY = b"eagleray"
 _READERS_OF_FILES = 4  # a file is there at once, and threads that take turns cost some of a core
 _READERS_OF_REMOTE = 16  # waiting for storage costs a thread and no core
+_LARGE_IMAGE = 8_000_000  # pixels; decoding more takes as long as some forward passes
 _BYTES_PER_PIXEL = 16  # what decoding holds at its peak: 16-bit RGBA and a copy in 8 bits
 _SHARE_FOR_PIXELS = 4  # one part in so many of a worker's memory
 _SHARE_FOR_BYTES = 8
@@ -318,6 +319,7 @@ class _Decoding:
             Feeder,
             reader=self._reader,
             contract=contract,
+            apart=_LARGE_IMAGE,
             decoders=Semaphore(options.num_threads * options.shards_at_a_time),
             pixels=Budget(memory // _SHARE_FOR_PIXELS // _BYTES_PER_PIXEL),
             num_bytes=Budget(memory // _SHARE_FOR_BYTES),

@@ -1,4 +1,4 @@
-"""One set of random ResNet-18 weights for everybody: a package for us, its weights file for others.
+"""One set of random weights for everybody: a package for us, its weights file for others.
 
     python -m tests.bench.peers.weights PHOTOS FOLDER [CONTRACT]
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eagleray.imaging import decode, named_contract
+from eagleray.imaging import decode
 from eagleray.models.architectures import default_contract
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, create_package, write_package
@@ -46,25 +46,29 @@ class SharedWeights:
 
 
 def write_weights(
-    photos: Sequence[Path], folder: Path, contract: str = REFERENCE_CONTRACT
+    photos: Sequence[Path],
+    folder: Path,
+    contract: str = REFERENCE_CONTRACT,
+    network: str = _NETWORK,
 ) -> SharedWeights:
-    """Write a package of `random:resnet18`, centred on some photographs.
+    """Write a package of `random:NETWORK`, centred on some photographs.
 
     Args:
         photos: Readable photographs.
         folder: To be made.
         contract: Named contract that the package prepares images by; the peers use torchvision's
             reference transform whatever it is.
+        network: Architecture.
     """
-    random = load_model(f"random:{_NETWORK}").package
+    random = load_model(f"random:{network}").package
     module = random.build_module()
     with torch.no_grad():
-        module.get_parameter("fc.bias").sub_(_mean_logits(module, photos))
+        list(module.parameters())[-1].sub_(_mean_logits(module, photos, network))
     package = create_package(
         name=random.manifest.name,
         task=random.task,
         architecture=random.manifest.architecture,
-        contract=default_contract(_NETWORK, contract),
+        contract=default_contract(network, contract),
         module=module,
         lineage=Lineage.now(note=f"random weights, seed 0, centred on {len(photos)} photographs"),
     )
@@ -72,8 +76,8 @@ def write_weights(
     return SharedWeights(package=folder, file=folder / "model.safetensors")
 
 
-def _mean_logits(module: nn.Module, photos: Sequence[Path]) -> torch.Tensor:
-    contract = named_contract(REFERENCE_CONTRACT)
+def _mean_logits(module: nn.Module, photos: Sequence[Path], name: str) -> torch.Tensor:
+    contract = default_contract(name, REFERENCE_CONTRACT)
     network = ImageNetwork(module, contract).eval()
     total = torch.zeros(())
     for start in range(0, len(photos), _BATCH_SIZE):
