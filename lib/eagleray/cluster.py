@@ -89,6 +89,10 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         # Ray prints to our standard output when a worker dies; jobs expect that and go on.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if embedded:
+        # What a dashboard would show, and a Ray of one's own has none: two hundredths of a core.
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        os.environ.setdefault("RAY_event_stats", "0")
         # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:

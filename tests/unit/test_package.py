@@ -22,7 +22,13 @@ import torch
 from eagleray.errors import EaglerayError, PackageError, UserError
 from eagleray.imaging import named_contract
 from eagleray.models.architectures import Architecture, build
-from eagleray.models.package import GOLDEN_TOLERANCE, ModelPackage, read_package, write_package
+from eagleray.models.package import (
+    GOLDEN_TOLERANCE,
+    WEIGHTS_FILE,
+    ModelPackage,
+    read_package,
+    write_package,
+)
 from eagleray.models.tasks import Multiclass
 from eagleray.predictor import GoldenCheck, Predictor
 from tests.unit.models_kit import (
@@ -593,3 +599,20 @@ def test_files_are_verified_as_they_were_read(tmp_path: Path) -> None:
     assert package.build_module() is not None
     assert check_golden(package, tmp_path).healthy
     assert package.task == DIGITS
+
+
+def test_weights_travel_beside_the_rest_and_arrive_without_a_copy() -> None:
+    package = small_package()
+    buffers: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(package, protocol=5, buffer_callback=buffers.append)
+    weights = package.files[WEIGHTS_FILE]
+    assert len(rest) < len(weights)
+    assert [buffer.raw().tobytes() for buffer in buffers] == [weights]
+    arrived = pickle.loads(rest, buffers=buffers)
+    assert arrived.digest == package.digest
+    assert np.shares_memory(
+        np.frombuffer(arrived.files[WEIGHTS_FILE], np.uint8), np.frombuffer(weights, np.uint8)
+    )
+    for alike in (arrived, pickle.loads(pickle.dumps(package, protocol=5))):
+        for name, tensor in package.build_module().state_dict().items():
+            np.testing.assert_array_equal(tensor, alike.build_module().state_dict()[name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eagleray.compiled import load_compiled
 from eagleray.errors import ContractError, InputError, PackageError, Reason
 from eagleray.execution import ExecutionPlan, compiled_path
 from eagleray.imaging import DecodedImage, named_contract
@@ -284,6 +287,39 @@ def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
     with pytest.raises(RuntimeError, match="multiplied"):
         predictor.predict([png(1), png(2)])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("compile_mode", ["never", "always"])
+def test_threads_that_share_a_predictor_get_the_answers_of_one(
+    pets: ModelPackage, tmp_path: Path, compile_mode: str
+) -> None:
+    predictor = eager(pets, compile_mode=compile_mode, batch_size=4, cache_folder=tmp_path)
+    random = np.random.default_rng(0)
+    batches = [random.integers(0, 256, (11, 32, 32, 3), dtype=np.uint8) for _ in range(24)]
+    expected = [predictor.forward(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for outputs, alone in zip(pool.map(predictor.forward, batches), expected, strict=True):
+            np.testing.assert_array_equal(outputs, alone)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_every_thread_that_predicts_has_the_threads_of_the_plan(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    predictor = eager(pets, num_threads=num_threads)
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(predictor.predict, [[png(1)], [png(2)]]))
+    assert seen == [num_threads] * 2
+
+
+def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pt2"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("model/readme.txt", "nothing")
+    with pytest.raises(RuntimeError, match="holds 0 libraries where one belongs"):
+        load_compiled(empty, "cpu")
 
 
 def test_a_compiled_network_is_cached_and_agrees_with_eager(

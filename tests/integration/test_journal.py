@@ -1,0 +1,41 @@
+"""The journal of shards on a real Ray: what one worker notes, the next one knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from eagleray.batch.journal import ShardJournal
+from eagleray.batch.plan import new_id
+from eagleray.cluster import Cluster
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def begin_elsewhere(journal: ShardJournal, *shards: int) -> list[int]:
+    """Begin shards in a process that ends with it."""
+    import ray
+
+    task = ray.remote(num_cpus=0.1, max_calls=1)(lambda: [journal.begin(shard) for shard in shards])
+    found: list[int] = ray.get(task.remote())
+    return found
+
+
+def test_beginnings_are_counted_over_processes_and_runs_are_apart(cluster: Cluster) -> None:
+    journal, other = ShardJournal(new_id()), ShardJournal(new_id())
+    assert begin_elsewhere(journal, 0, 1, 0) == [0, 0, 1]
+    assert begin_elsewhere(journal, 0, 1, 2, 10) == [2, 1, 0, 0]
+    assert begin_elsewhere(other, 0) == [0]
+    journal.forget()
+    assert begin_elsewhere(journal, 0) == [0]
+    assert begin_elsewhere(other, 0) == [1]
+
+
+def test_of_workers_that_begin_a_shard_together_each_hears_another_number(
+    cluster: Cluster,
+) -> None:
+    import ray
+
+    journal = ShardJournal(new_id())
+    task = ray.remote(num_cpus=0.1)(lambda: journal.begin(7))
+    assert sorted(ray.get([task.remote() for _ in range(12)])) == list(range(12))
+    journal.forget()
