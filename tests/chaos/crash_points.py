@@ -29,7 +29,7 @@ CALLS = tuple(
     name
     for name in storage.__all__
     if inspect.isfunction(getattr(storage, name))
-    and name not in {"absolute", "is_remote", "join", "name_of", "use_s3"}
+    and name not in {"absolute", "is_remote", "join", "name_of", "use_s3", "using_s3"}
 )
 """Every function of the storage that touches it."""
 

@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from eagleray import storage
 from eagleray.batch.history import JobStatus, cancel_job, find_job, list_jobs, record_job
+from eagleray.batch.layout import OutputLayout
+from eagleray.batch.plan import Plan
 from eagleray.batch.progress import Progress
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.settings import Settings
@@ -123,6 +126,36 @@ def test_a_job_that_never_gave_a_sign_is_stopped(tmp_path: Path) -> None:
     assert (job.state, job.num_rows, job.num_done) == ("stopped", 40, 0)
 
 
+def test_an_output_whose_storage_refuses_is_unreadable_and_says_why(tmp_path: Path) -> None:
+    made, settings = recorded(tmp_path)
+    storage.put_atomic(made.layout.commit, b"{}")
+    job = only(settings)
+    assert (job.state, job.plan) == ("unreadable", None)
+    assert "was not written by this version" in job.message
+    with pytest.raises(InputError, match="is unreadable; only a running one"):
+        cancel_job(job)
+
+
+def test_a_record_says_how_its_output_is_reached(tmp_path: Path) -> None:
+    made = output(tmp_path / "out")
+    settings = settings_in(tmp_path)
+    reached = storage.S3Options(endpoint="http://127.0.0.1:9", region="eu-central-1")
+    record_job(settings, made.plan, made.layout.location, reached)
+    seen: list[object] = []
+
+    def read_plan(_: OutputLayout) -> Plan:
+        seen.append(fsspec.config.conf.get("s3"))
+        return made.plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eagleray.batch.history.read_plan", read_plan)
+        assert only(settings).s3 == reached
+    assert seen == [
+        {"endpoint_url": "http://127.0.0.1:9", "client_kwargs": {"region_name": "eu-central-1"}}
+    ]
+    assert "s3" not in fsspec.config.conf
+
+
 def test_an_output_that_was_removed_is_gone(tmp_path: Path) -> None:
     made, settings = recorded(tmp_path)
     made.commit()
@@ -139,7 +172,7 @@ def test_an_output_that_cannot_be_understood_does_not_hide_the_other_jobs(
     made, settings = recorded(tmp_path)
     recorded(tmp_path, "other")
     (made.folder / name).write_text("{}")
-    assert sorted(job.state for job in list_jobs(settings)) == ["gone", "stopped"]
+    assert sorted(job.state for job in list_jobs(settings)) == ["stopped", "unreadable"]
 
 
 def test_newest_first_and_strange_files_are_passed_over(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from eagleray.settings import Settings
 __all__ = ["JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
 
 _SECONDS_WITHOUT_A_SIGN = 60.0
+_FROM_HERE = storage.S3Options()  # as this process reaches it
 
 
 class _Record(BaseModel):
@@ -34,6 +35,7 @@ class _Record(BaseModel):
     job_id: str
     created: str
     output: str
+    s3: storage.S3Options = _FROM_HERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,16 @@ class JobStatus:
         output: Location.
         created: ISO time, UTC.
         state: That of its progress; `done` once committed; `stopped` when its driver is gone;
-            `gone` when the output is.
+            `gone` when the output is; `unreadable` when its storage does not answer, or it is of
+            another version.
         num_rows: Inputs.
         num_done: With a result.
         num_failed: Of these.
         reasons: How many failed for each reason, the most frequent first; known once committed.
-        plan: None when the output is gone.
+        message: Why it is as it is, where there is something to say.
+        plan: None when the output is gone or unreadable.
         progress: The last sign of life, if any.
+        s3: How its output is reached.
     """
 
     job_id: str
@@ -62,13 +67,17 @@ class JobStatus:
     num_done: int
     num_failed: int
     reasons: dict[str, int]
+    message: str
     plan: Plan | None
     progress: Progress | None
+    s3: storage.S3Options
 
 
-def record_job(settings: Settings, plan: Plan, output: str) -> None:
-    """Remember a job; once more changes nothing."""
-    record = _Record(job_id=plan.job_id, created=plan.created, output=output)
+def record_job(
+    settings: Settings, plan: Plan, output: str, s3: storage.S3Options = _FROM_HERE
+) -> None:
+    """Remember a job and how its output is reached; once more changes nothing."""
+    record = _Record(job_id=plan.job_id, created=plan.created, output=output, s3=s3)
     target = _folder(settings) / f"{plan.job_id}.json"
     storage.put_atomic(str(target), record.model_dump_json().encode())
 
@@ -132,13 +141,13 @@ def cancel_job(status: JobStatus) -> None:
 def _status(record: _Record) -> JobStatus:
     layout = OutputLayout(record.output)
     try:
-        plan, progress, committed = read_plan(layout), read_progress(layout), read_commit(layout)
-    except (EaglerayError, OSError):
-        plan = progress = committed = None
+        with storage.using_s3(record.s3):
+            plan, progress = read_plan(layout), read_progress(layout)
+            committed = read_commit(layout)
+    except (EaglerayError, OSError) as error:
+        return _nothing_known(record, "unreadable", str(error))
     if plan is None or plan.job_id != record.job_id:
-        return JobStatus(
-            record.job_id, record.output, record.created, "gone", 0, 0, 0, {}, None, None
-        )
+        return _nothing_known(record, "gone")
     num_done = progress.num_done if progress else 0
     num_failed = progress.num_failed if progress else 0
     if committed:
@@ -152,8 +161,27 @@ def _status(record: _Record) -> JobStatus:
         num_done=num_done,
         num_failed=num_failed,
         reasons=dict(committed.reasons.most_common()) if committed else {},
+        message=progress.message if progress else "",
         plan=plan,
         progress=progress,
+        s3=record.s3,
+    )
+
+
+def _nothing_known(record: _Record, state: str, message: str = "") -> JobStatus:
+    return JobStatus(
+        job_id=record.job_id,
+        output=record.output,
+        created=record.created,
+        state=state,
+        num_rows=0,
+        num_done=0,
+        num_failed=0,
+        reasons={},
+        message=message,
+        plan=None,
+        progress=None,
+        s3=record.s3,
     )
 
 

@@ -177,7 +177,7 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
         plan = _new_plan(layout, work, model, listing, listener)
     else:
         require_same_work(layout, plan, work)
-    record_job(settings, plan, layout.location)
+    record_job(settings, plan, layout.location, request.s3)
     job = Job(request, model, layout, plan, read_commit(layout), settings)
     if request.sql is not None:
         request.sql.require_ready(result_schema(model, job.manifest.schema))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eagleray.cli.console import Console, command_errors
 from eagleray.settings import Settings, read_settings
+
+if TYPE_CHECKING:  # help must answer at once
+    from eagleray.batch.history import JobStatus
 
 __all__ = ["jobs_app"]
 
@@ -59,11 +62,9 @@ def list_all(json_output: AsJson = False) -> None:
 @jobs_app.command("show")
 def show_job(name: JobName, json_output: AsJson = False) -> None:
     """Show how far a job is, what it runs, and what failed."""
-    from eagleray.batch.history import find_job
-
     with command_errors():
         console = Console(json_output=json_output)
-        job = find_job(_settings(), name)
+        job = _find(name)
         facts = _facts(job)
         if job.state == "done":
             facts["reasons"] = job.reasons
@@ -85,12 +86,11 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
 def open_report(name: JobName) -> None:
     """Print where the page of a finished job is."""
     from eagleray import storage
-    from eagleray.batch.history import find_job
     from eagleray.batch.layout import OutputLayout
     from eagleray.errors import InputError
 
     with command_errors():
-        job = find_job(_settings(), name)
+        job = _find(name)
         page = OutputLayout(job.output).report
         if not storage.exists(page):
             raise InputError(
@@ -103,14 +103,24 @@ def open_report(name: JobName) -> None:
 @jobs_app.command("cancel")
 def cancel(name: JobName) -> None:
     """Ask a running job to stop; what is done is kept, and its command goes on from there."""
-    from eagleray.batch.history import cancel_job, find_job
+    from eagleray.batch.history import cancel_job
 
     with command_errors():
-        job = find_job(_settings(), name)
+        job = _find(name)
         cancel_job(job)
         Console().say(
             f"Job {job.job_id} is asked to stop; what is done is kept. Its command starts it again."
         )
+
+
+def _find(name: str) -> JobStatus:
+    """Find a job, and reach S3 as it does from here on."""
+    from eagleray import storage
+    from eagleray.batch.history import find_job
+
+    job = find_job(_settings(), name)
+    storage.use_s3(job.s3)
+    return job
 
 
 def _settings() -> Settings:
@@ -123,9 +133,8 @@ def _settings() -> Settings:
     return settings
 
 
-def _facts(job: Any) -> dict[str, Any]:
-    progress = job.progress
-    running = progress is not None and job.state == "running"
+def _facts(job: JobStatus) -> dict[str, Any]:
+    progress = job.progress if job.state == "running" else None
     return {
         "job": job.job_id,
         "state": job.state,
@@ -134,7 +143,7 @@ def _facts(job: Any) -> dict[str, Any]:
         "images": job.num_rows,
         "done": job.num_done,
         "failed": job.num_failed,
-        "images_per_second": progress.images_per_second if running else None,
-        "seconds_left": progress.seconds_left if running else None,
-        "message": progress.message if progress is not None else "",
+        "images_per_second": progress.images_per_second if progress else None,
+        "seconds_left": progress.seconds_left if progress else None,
+        "message": job.message,
     }

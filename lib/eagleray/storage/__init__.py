@@ -21,7 +21,7 @@ from eagleray.storage.listing import (
 from eagleray.storage.locations import absolute, is_remote, join, name_of
 from eagleray.storage.looking import exists, is_folder, size_of
 from eagleray.storage.reading import open_seekable, read_bytes, read_range
-from eagleray.storage.remote import S3Options, use_s3
+from eagleray.storage.remote import S3Options, use_s3, using_s3
 from eagleray.storage.writing import (
     delete,
     make_folder,
@@ -56,4 +56,5 @@ __all__ = [
     "remove_tree",
     "size_of",
     "use_s3",
+    "using_s3",
 ]

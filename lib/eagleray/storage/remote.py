@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eagleray.errors import InputError
 from eagleray.storage.faults import patiently
 
-__all__ = ["Remote", "S3Options", "open_remote", "use_s3"]
+__all__ = ["Remote", "S3Options", "open_remote", "use_s3", "using_s3"]
 
 _FETCHED_FROM_ANYWHERE = frozenset({"http", "https", "ftp", "ftps"})
 _S3_SCHEMES = frozenset({"s3", "s3a"})
@@ -75,6 +76,21 @@ def use_s3(options: S3Options) -> None:
         chosen["requester_pays"] = True
     if chosen:
         fsspec.config.conf["s3"] = {**fsspec.config.conf.get("s3", {}), **chosen}
+
+
+@contextlib.contextmanager
+def using_s3(options: S3Options) -> Iterator[None]:
+    """Make the options the defaults of this process until the end of the `with` block."""
+    import fsspec
+
+    before = fsspec.config.conf.get("s3")
+    use_s3(options)
+    try:
+        yield
+    finally:
+        fsspec.config.conf.pop("s3", None)
+        if before is not None:
+            fsspec.config.conf["s3"] = before
 
 
 @dataclass(frozen=True, slots=True)
