@@ -24,6 +24,8 @@ from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
 from eagleray.cluster import Cluster
+from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
+from eagleray.datasets.split import Split, split_images
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.imaging import ImageContract, decode
@@ -47,13 +49,6 @@ from eagleray.settings import Settings, read_settings
 from eagleray.training.launch import TrainedWeights, require_workers, run_training
 from eagleray.training.loop import EpochReport, WorkerInput, primary_metric
 from eagleray.training.spec import Optimizer, TrainPrecision, TrainSpec
-from eagleray.training.table import (
-    LabelledImages,
-    Split,
-    read_labelled,
-    require_enough,
-    split_images,
-)
 
 NUM_GOLDEN = 4
 MOST_GOLDEN_BYTES = 2**20

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
+from eagleray.datasets.split import split_images
 from eagleray.errors import InputError, UserError
 from eagleray.evaluation.metrics import compute_metrics
 from eagleray.imaging import decode, named_contract
@@ -20,12 +22,6 @@ from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
 from eagleray.training.augment import augment_batch
 from eagleray.training.pixels import open_pixels
 from eagleray.training.spec import TrainSpec
-from eagleray.training.table import (
-    LabelledImages,
-    read_labelled,
-    require_enough,
-    split_images,
-)
 
 
 def write_image(path: Path, seed: int) -> None:

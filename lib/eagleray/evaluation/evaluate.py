@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from eagleray.datasets.labelled import LabelledImages
 from eagleray.errors import BadImageError, InputError
 from eagleray.evaluation.metrics import compute_metrics
 from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
 from eagleray.predictor import Predictor
-from eagleray.training.table import LabelledImages
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from eagleray.datasets.labelled import LabelledImages
 from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import Architecture, build
@@ -29,7 +30,6 @@ from eagleray.training.augment import augment_batch
 from eagleray.training.checkpoint import Progress, load_training_state, save_checkpoint
 from eagleray.training.pixels import DecodedPixels, open_pixels
 from eagleray.training.spec import TrainSpec
-from eagleray.training.table import LabelledImages
 
 __all__ = ["SELECTION_METRIC", "EpochReport", "WorkerInput", "primary_metric", "train_worker"]
 

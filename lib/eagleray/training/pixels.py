@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from eagleray.datasets.labelled import LabelledImages
 from eagleray.errors import BadImageError
 from eagleray.fetch import fetch_image
 from eagleray.imaging import ImageContract, decode
 from eagleray.tables import digest_table
-from eagleray.training.table import LabelledImages
 
 __all__ = ["DecodedPixels", "open_pixels"]
 

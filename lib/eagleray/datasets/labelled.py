@@ -1,13 +1,11 @@
-"""Labelled images: where they are, what they show, and which part of the data they belong to."""
+"""Labelled images: where they are, what they show, and what else a table says of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-
-import numpy as np
 
 from eagleray import storage
 from eagleray.errors import InputError
@@ -23,10 +21,8 @@ from eagleray.tables import (
 __all__ = [
     "LABEL_COLUMNS",
     "LabelledImages",
-    "Split",
     "read_labelled",
     "require_enough",
-    "split_images",
 ]
 
 LABEL_COLUMNS = ("label", "labels", "class", "target")
@@ -43,19 +39,24 @@ class LabelledImages:
         uris: Locations of the images.
         texts: Labels as written; for multilabel `a|b`, for regression a number.
         versions: What changes when an image's content changes; empty where nobody says.
+        attributes: The table's other columns by name, as text; empty where a value is missing.
     """
 
     uris: tuple[str, ...]
     texts: tuple[str, ...]
     versions: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.uris)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over locations, versions and labels."""
-        return digest_table([self.uris, self.versions, self.texts])
+        """SHA-256 over locations, versions, labels and attributes."""
+        attributes = [
+            [(name, value) for value in values] for name, values in sorted(self.attributes.items())
+        ]
+        return digest_table([self.uris, self.versions, self.texts, *attributes])
 
     def take(self, indices: Sequence[int]) -> LabelledImages:
         """Return some of the rows."""
@@ -63,16 +64,11 @@ class LabelledImages:
             tuple(self.uris[index] for index in indices),
             tuple(self.texts[index] for index in indices),
             tuple(self.versions[index] for index in indices),
+            {
+                name: tuple(values[index] for index in indices)
+                for name, values in self.attributes.items()
+            },
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The parts of the data: `train` is learned, `validation` chooses, `test` is used once."""
-
-    train: LabelledImages
-    validation: LabelledImages
-    test: LabelledImages
 
 
 def read_labelled(
@@ -147,41 +143,3 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
         raise InputError(
             f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed."
         )
-
-
-def split_images(
-    images: LabelledImages,
-    *,
-    stratify: bool,
-    validation_fraction: float,
-    test_fraction: float,
-    seed: int,
-) -> Split:
-    """Split the data once, reproducibly.
-
-    Args:
-        images: All rows.
-        stratify: Give every class the same share of each part (at least one image).
-        validation_fraction: Of all rows.
-        test_fraction: Of all rows; 0 when there is a test set of its own.
-        seed: The same seed and data give the same split.
-    """
-    generator = np.random.default_rng(seed)
-    keys: Sequence[str] = images.texts if stratify else [""] * len(images)
-    groups: dict[str, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for key in sorted(groups):
-        order = generator.permutation(groups[key]).tolist()
-        num_test = _share(len(order), test_fraction)
-        num_validation = _share(len(order), validation_fraction)
-        parts[2].extend(order[:num_test])
-        parts[1].extend(order[num_test : num_test + num_validation])
-        parts[0].extend(order[num_test + num_validation :])
-    train, validation, test = (images.take(sorted(part)) for part in parts)
-    return Split(train, validation, test)
-
-
-def _share(count: int, fraction: float) -> int:
-    return max(1, round(count * fraction)) if fraction > 0 else 0
