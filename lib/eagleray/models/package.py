@@ -30,7 +30,9 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -78,6 +80,8 @@ class Lineage(_Frozen):
 
     Attributes:
         data_digest: SHA-256 of the training table (URIs, versions and labels).
+        split_digest: Of the parts that the table was divided into.
+        test_digest: Of the part that the model was tested on.
         run: The MLflow run.
         parent: Package digest of the model that training started from.
         created: UTC time in ISO 8601.
@@ -87,6 +91,8 @@ class Lineage(_Frozen):
     """
 
     data_digest: Digest | None = None
+    split_digest: Digest | None = None
+    test_digest: Digest | None = None
     run: str | None = None
     parent: Digest | None = None
     created: str
@@ -94,14 +100,35 @@ class Lineage(_Frozen):
     torch: str
     note: str = ""
 
+    @model_serializer(mode="wrap")
+    def _without_what_older_packages_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave unset what came later, so that packages made before keep their digests."""
+        fields: dict[str, Any] = serialize(self)
+        for name in ("split_digest", "test_digest"):
+            if fields.get(name) is None:
+                fields.pop(name, None)
+        return fields
+
     @classmethod
     def now(
-        cls, *, data_digest: str | None = None, run: str | None = None, note: str = ""
+        cls,
+        *,
+        data_digest: str | None = None,
+        split_digest: str | None = None,
+        test_digest: str | None = None,
+        run: str | None = None,
+        parent: str | None = None,
+        note: str = "",
     ) -> Lineage:
         """Make the lineage of a model that is created here and now."""
         return cls(
             data_digest=data_digest,
+            split_digest=split_digest,
+            test_digest=test_digest,
             run=run,
+            parent=parent,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             eagleray=version("eagleray"),
             torch=version("torch"),
