@@ -4,98 +4,134 @@
     eagleray train flowers/ --name flowers --architecture resnet18 --workers 2
     eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
     eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20
+    eagleray train --spec flowers.yaml --epochs 30
+    eagleray train --resume flowers-1f3a9c02
+    eagleray train flowers/ --name flowers --find-learning-rate
 
 Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 """
 
 from __future__ import annotations
 
-import secrets
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import safetensors.torch
-import torch
 import typer
-from pydantic import ValidationError
-from torch import nn
 
 from eagleray import storage
-from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
+from eagleray.cli.console import Console, ProgressBar, command_errors
+from eagleray.cli.job import (
+    ClusterOption,
+    JsonOption,
+    VerboseOption,
+    job_session,
+    run_command,
+    s3_options,
+)
+from eagleray.cli.spec import with_spec_options
 from eagleray.cluster import Cluster
-from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
-from eagleray.datasets.split import Split, split_images
-from eagleray.errors import BadImageError, InputError
-from eagleray.evaluation.evaluate import Evaluation, evaluate
-from eagleray.imaging import ImageContract, decode
-from eagleray.imaging.contract import NAMED_CONTRACTS, first_fault
-from eagleray.models.architectures import (
-    Architecture,
-    architecture_for,
-    build_pretrained,
-    check_fits,
-    default_contract,
-    require_architecture,
+from eagleray.datasets.inspection import Fault, inspect_images, require_readable
+from eagleray.datasets.labelled import join_images
+from eagleray.datasets.report import DataReport, make_report, render_data_report
+from eagleray.datasets.split import (
+    Split,
+    fold_images,
+    require_parts,
+    split_images,
+    write_split,
 )
-from eagleray.models.architectures import (
-    build as build_network,
-)
-from eagleray.models.package import Lineage, ModelPackage, create_package
+from eagleray.errors import InputError, Reason
+from eagleray.evaluation.report import render_evaluation_page
 from eagleray.models.registry import ModelVersion, Registry, require_alias
-from eagleray.models.tasks import Task, TaskName, make_task
-from eagleray.predictor import Predictor
 from eagleray.settings import Settings, read_settings
-from eagleray.training.launch import TrainedWeights, require_workers, run_training
-from eagleray.training.loop import EpochReport, WorkerInput, primary_metric
-from eagleray.training.spec import Optimizer, TrainPrecision, TrainSpec
-
-NUM_GOLDEN = 4
-MOST_GOLDEN_BYTES = 2**20
+from eagleray.tracking import TrackedRun
+from eagleray.training.finish import Tested, test_model
+from eagleray.training.launch import (
+    Trained,
+    bring_home,
+    require_resources,
+    run_range_finder,
+    run_training,
+)
+from eagleray.training.loop import WorkerInput, primary_metric
+from eagleray.training.page import overfit_warning, render_range_page, render_training_page
+from eagleray.training.plan import (
+    TrainPlan,
+    groups_of,
+    is_stratified,
+    make_plan,
+    plan_network,
+)
+from eagleray.training.range_finder import NUM_STEPS, Suggestion
+from eagleray.training.reports import EpochDone, LeftOut, Report, Started, StepsDone
+from eagleray.training.runs import Run, RunRecord, create_run, find_run
+from eagleray.training.spec import TrainSpec, make_spec, read_spec
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A specification with all that it needs, checked."""
+    """A specification with all that it needs, checked.
 
-    spec: TrainSpec
-    split: Split
-    data_digest: str
-    task: Task
-    architecture: Architecture
-    contract: ImageContract
-    module: nn.Module
+    Attributes:
+        plan: What is trained on what.
+        registry: Gets the model.
+        settings: Of this process.
+        alias: Points to the new version.
+        run: That goes on; None for a new one.
+    """
+
+    plan: TrainPlan
     registry: Registry
     settings: Settings
     alias: str
+    run: Run | None = None
+
+    @property
+    def spec(self) -> TrainSpec:
+        """What was asked."""
+        return self.plan.spec
 
 
 @dataclass(frozen=True)
 class TrainSummary:
     """What became of the run."""
 
+    run: Run
     version: ModelVersion
-    evaluation: Evaluation
-    trained: TrainedWeights
-    bad_images: tuple[tuple[str, str, str], ...]
+    tested: Tested
+    trained: Trained
+    left_out: tuple[Fault, ...]
+    warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
+        evaluation = self.tested.evaluation
         return {
             "model": self.version.reference,
             "aliases": list(self.version.aliases),
             "package_digest": self.version.digest,
-            "test": self.evaluation.metrics,
-            "test_images": self.evaluation.num_images,
-            "test_images_failed": self.evaluation.num_failed,
+            "test": evaluation.metrics,
+            "test_images": evaluation.num_images,
+            "test_images_failed": evaluation.num_failed,
             "validation": self.trained.metrics,
+            "best_epoch": self.trained.best.epoch,
+            "epochs": list(self.trained.epochs),
             "left_out": [
-                {"uri": uri, "reason": reason, "message": message}
-                for uri, reason, message in self.bad_images
+                {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
+                for fault in self.left_out
             ],
-            "run": self.version.run_id,
-            "checkpoints": self.trained.folder,
+            "warnings": list(self.warnings),
+            "run": self.run.name,
+            "folder": self.run.folder,
+            "mlflow_run": self.version.run_id,
         }
+
+
+# --- build ------------------------------------------------------------------------------------
 
 
 def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
@@ -105,160 +141,252 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
         UserError: With what to mend.
     """
     require_alias(alias)
-    require_architecture(spec.architecture)
-    contract = default_contract(spec.architecture, spec.contract, size=spec.image_size)
-    images = read_labelled(spec.data, uri_column=spec.column, label_column=spec.label_column)
-    require_enough(images, spec.task, spec.data)
-    split = _split(spec, images)
-    task = make_task(spec.task, images.texts)
-    for text in split.test.texts:
-        task.encode(text)
-    architecture = architecture_for(spec.architecture, contract, task.num_outputs)
-    check_fits(architecture, *contract.size)
-    registry = Registry(settings)
-    torch.manual_seed(spec.seed)
-    if spec.pretrained:
-        module, architecture = build_pretrained(
-            spec.architecture, in_channels=contract.channels, num_outputs=task.num_outputs
-        )
-    else:
-        module = build_network(architecture)
-    return TrainJob(
-        spec=spec,
-        split=split,
-        data_digest=images.digest,
-        task=task,
-        architecture=architecture,
-        contract=contract,
-        module=module,
-        registry=registry,
-        settings=settings,
-        alias=alias,
-    )
+    return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias)
 
 
-def _split(spec: TrainSpec, images: LabelledImages) -> Split:
-    own_test = None
-    if spec.test_data is not None:
-        own_test = read_labelled(
-            spec.test_data, uri_column=spec.column, label_column=spec.label_column
-        )
-    elif spec.test_fraction == 0:
-        raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
-    split = split_images(
-        images,
-        stratify=spec.task in ("multiclass", "binary"),
-        validation_fraction=spec.validation_fraction,
-        test_fraction=0.0 if own_test else spec.test_fraction,
-        seed=spec.seed,
-    )
-    return Split(split.train, split.validation, own_test or split.test)
+def build_again(name: str, settings: Settings) -> TrainJob:
+    """Build a run that was begun before, to go on with it.
+
+    Raises:
+        UserError: There is none, it has ended, or its data have changed.
+    """
+    run = find_run(settings, name)
+    record = run.read()
+    if record.version is not None:
+        raise InputError(f"Run {name} has ended: it made {record.version}.")
+    plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
+    return TrainJob(plan, Registry(settings), settings, record.alias, run)
+
+
+# --- run --------------------------------------------------------------------------------------
 
 
 def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
-    """Train, test once, register."""
-    require_workers(job.spec.workers, cluster)
-    reports: list[EpochReport] = []
-    with job.registry.start_run(f"train {job.spec.name}") as tracked:
+    """Look at the data, train, test once, register."""
+    plan, report = look(job, cluster, console)
+    kept, record = _open_run(job)
+    about = {"data": job.spec.data, "run": kept.name}
+    page = render_data_report(report, about, title=f"Data of {kept.name}")
+    storage.put_atomic(kept.page("data"), page)
+    with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
+        kept.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         tracked.log_parameters(job.spec.model_dump())
-        with console.progress("Epochs", job.spec.epochs) as bar:
-
-            def listen(report: EpochReport) -> None:
-                reports.append(report)
-                if not report.metrics:
-                    bar.advance(0, note=report.stopped or _bad_note(report))
-                else:
-                    tracked.log_metrics(report.metrics, step=report.epoch)
-                    bar.advance(1, note=_epoch_note(report, job))
-
-            trained = run_training(
-                _worker_input(job),
-                job.module,
-                runs_folder=str(job.settings.runs_folder),
-                cluster=cluster,
-                listener=listen,
-            )
+        for file in (kept.spec_file, kept.split_file):
+            tracked.log_file(file)
+        trained, left_out = _train(plan, kept, cluster, console, tracked.log_metrics)
+        page = render_training_page(job.spec, kept.name, trained)
+        storage.put_atomic(kept.page("training"), page)
         with console.status("Testing and registering"):
-            lineage = Lineage.now(data_digest=job.data_digest, run=tracked.run_id)
-            evaluation = _test(job, lineage)
-            package = _package(job, lineage, evaluation, golden=_golden_images(job))
-            version = job.registry.register(package, run=tracked, alias=job.alias)
-            tracked.log_metrics(
-                {f"test_{name}": value for name, value in evaluation.metrics.items()},
-                step=job.spec.epochs,
+            tested, version = _register(job, plan, tracked)
+            page = render_evaluation_page(tested.evaluation, model=version.reference)
+            storage.put_atomic(kept.page("evaluation"), page)
+        kept.write(
+            record.model_copy(
+                update={"mlflow_run": tracked.run_id, "version": version.reference}
             )
-    bad_images = tuple(bad for report in reports for bad in report.bad_images)
-    return TrainSummary(version, evaluation, trained, bad_images)
+        )
+    warning = overfit_warning(trained.epochs)
+    warnings = (*report.warnings, *((warning,) if warning else ()))
+    return TrainSummary(
+        kept, version, tested, trained, (*report.unreadable, *left_out), warnings
+    )
 
 
-def _worker_input(job: TrainJob) -> WorkerInput:
-    weights = {key: value.contiguous() for key, value in job.module.state_dict().items()}
+def look(job: TrainJob, cluster: Cluster, console: Console) -> tuple[TrainPlan, DataReport]:
+    """Decode every image once, and leave those out that cannot be.
+
+    Raises:
+        InputError: Too many cannot be.
+    """
+    require_resources(job.spec, cluster)
+    plan = job.plan
+    parts = plan.split.parts
+    images = join_images(*parts.values())
+    with console.progress("Images looked at", len(images)) as bar:
+        inspection = inspect_images(
+            images,
+            plan.contract,
+            cluster=cluster,
+            cache_folder=job.settings.cache_folder,
+            s3=storage.using_s3(),
+            progress=lambda count, failed: bar.advance(count, failed=failed),
+        )
+    require_readable(inspection, job.spec.most_unreadable)
+    report = make_report(plan.split, inspection, job.spec.task)
+    for warning in report.warnings:
+        console.warn(warning)
+    bad = {fault.uri for fault in inspection.faults}
+    readable = {
+        name: part.take([row for row, uri in enumerate(part.uris) if uri not in bad])
+        for name, part in parts.items()
+    }
+    # The test part stays whole: its unreadable images are counted by the evaluation.
+    split = Split(readable["train"], readable["validation"], plan.split.test)
+    require_parts(split, job.spec.task)
+    return dataclasses.replace(plan, split=split), report
+
+
+def _open_run(job: TrainJob) -> tuple[Run, RunRecord]:
+    """Go on with a run, or begin one: its specification and its split are kept."""
+    if job.run is not None:
+        return job.run, job.run.read()
+    kept = create_run(job.settings, job.spec)
+    write_split(
+        job.plan.split, kept.split_file, data_digest=job.plan.images.digest, seed=job.spec.seed
+    )
+    record = RunRecord(run=kept.name, data_digest=job.plan.images.digest, alias=job.alias)
+    kept.write(record)
+    return kept, record
+
+
+def _train(
+    plan: TrainPlan,
+    kept: Run,
+    cluster: Cluster,
+    console: Console,
+    log_metrics: Callable[..., None],
+) -> tuple[Trained, list[Fault]]:
+    """Train to the end, showing how it goes, and put the best weights into the plan's network."""
+    left_out: list[Fault] = []
+    given = worker_input(plan, kept, console)
+    num_images = plan.spec.epochs * len(plan.split.train)
+    with console.progress("Images", num_images) as bar:
+        teller = _Teller(plan, bar, num_images)
+
+        def listen(report: Report) -> None:
+            teller.tell(report)
+            if isinstance(report, EpochDone):
+                log_metrics(report.metrics, step=report.epoch)
+            if isinstance(report, LeftOut):
+                left_out.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
+
+        run_training(given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen)
+    return bring_home(given, plan.module), left_out
+
+
+def worker_input(plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
+    """Return what every worker is given."""
+    console.note(f"run {kept.name}, in {kept.folder}")
+    weights = {key: value.contiguous() for key, value in plan.module.state_dict().items()}
     return WorkerInput(
-        spec=job.spec,
-        task=job.task,
-        architecture=job.architecture,
-        contract=job.contract,
-        train=job.split.train,
-        validation=job.split.validation,
+        spec=plan.spec,
+        task=plan.task,
+        architecture=plan.architecture,
+        contract=plan.contract,
+        train=plan.split.train,
+        validation=plan.split.validation,
         initial_weights=safetensors.torch.save(weights),
-        cache_folder=str(job.settings.cache_folder),
-        run=f"{job.spec.name}-{secrets.token_hex(4)}",
-        mailbox=None,
+        cache_folder=str(read_settings().cache_folder),
+        checkpoint_folder=kept.checkpoints,
+        run=kept.name,
+        s3=storage.using_s3(),
     )
 
 
-def _bad_note(report: EpochReport) -> str:
-    return f"{len(report.bad_images)} images left out" if report.bad_images else ""
+class _Teller:
+    """Shows on a bar of images how training goes."""
+
+    def __init__(self, plan: TrainPlan, bar: ProgressBar, num_images: int) -> None:
+        self._bar, self._num_images = bar, num_images
+        self._metric = primary_metric(plan.task)
+        self._shown, self._num_steps, self._score = 0, 1, ""
+
+    def tell(self, report: Report) -> None:
+        """Show what a report says."""
+        if isinstance(report, Started):
+            self._num_steps = report.num_steps
+            self._show(report.total_steps, f"{report.num_workers} workers")
+        elif isinstance(report, StepsDone):
+            self._show(report.total_steps, f"loss {report.loss:.3f}{self._score}")
+        elif isinstance(report, EpochDone):
+            name = self._metric.removeprefix("validation_")
+            self._score = f"  epoch {report.epoch}: {name} {report.metrics[self._metric]:.4f}"
+            self._bar.advance(0, note=f"loss {report.metrics['train_loss']:.3f}{self._score}")
+
+    def _show(self, total_steps: int, note: str) -> None:
+        done = self._num_images * total_steps // self._num_steps
+        self._bar.advance(max(0, done - self._shown), note=note)
+        self._shown = max(self._shown, done)
 
 
-def _epoch_note(report: EpochReport, job: TrainJob) -> str:
-    metric = primary_metric(job.task)
-    name = metric.removeprefix("validation_")
-    return f"loss {report.metrics['train_loss']:.3f}  {name} {report.metrics[metric]:.4f}"
-
-
-def _test(job: TrainJob, lineage: Lineage) -> Evaluation:
-    """Measure on the test part, once, through the predictor that everybody uses."""
-    draft = _package(job, lineage, None, golden=[])
-    predictor = Predictor(
-        draft,
-        expected_images=len(job.split.test),
-        compile_mode="never",
-        cache_folder=job.settings.cache_folder,
+def _register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
+    tested = test_model(
+        plan, plan.module, cache_folder=job.settings.cache_folder, mlflow_run=tracked.run_id
     )
-    return evaluate(predictor, job.split.test)
-
-
-def _package(
-    job: TrainJob, lineage: Lineage, evaluation: Evaluation | None, *, golden: list[bytes]
-) -> ModelPackage:
-    metrics = {} if evaluation is None else evaluation.metrics
-    return create_package(
-        name=job.spec.name,
-        task=job.task,
-        architecture=job.architecture,
-        contract=job.contract,
-        module=job.module.eval(),
-        lineage=lineage,
-        metrics={f"test_{name}": value for name, value in metrics.items()},
-        golden_images=golden,
+    version = job.registry.register(tested.package, run=tracked, alias=job.alias)
+    job.registry.record_evaluation(version, tested.record)
+    tracked.log_metrics(
+        {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
+        step=job.spec.epochs,
     )
+    return tested, version
 
 
-def _golden_images(job: TrainJob) -> list[bytes]:
-    """Return a few good images of the validation part, small enough to travel with the model."""
-    found: list[bytes] = []
-    for uri in job.split.validation.uris:
-        try:
-            data = storage.read_bytes(uri, limit=MOST_GOLDEN_BYTES + 1)
-            decode(data, job.contract)
-        except (OSError, BadImageError):
-            continue
-        if len(data) <= MOST_GOLDEN_BYTES:
-            found.append(data)
-        if len(found) == NUM_GOLDEN:
-            break
-    return found
+# --- other answers than a model ---------------------------------------------------------------
+
+
+def find_rate(job: TrainJob, cluster: Cluster, console: Console) -> tuple[Suggestion, str]:
+    """Try learning rates, and return the suggestion and its page."""
+    plan, _ = look(job, cluster, console)
+    kept = create_run(job.settings, job.spec)
+    given = worker_input(plan, kept, console)
+    with console.progress("Learning rates", NUM_STEPS) as bar:
+        shown = 0
+
+        def listen(report: Report) -> None:
+            nonlocal shown
+            if isinstance(report, StepsDone):
+                bar.advance(report.total_steps - shown, note=f"loss {report.loss:.3f}")
+                shown = report.total_steps
+
+        suggestion = run_range_finder(
+            given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen
+        )
+    page = kept.page("learning-rate")
+    storage.put_atomic(page, render_range_page(suggestion, f"Learning rates of {kept.name}"))
+    return suggestion, page
+
+
+def cross_validate(
+    job: TrainJob, cluster: Cluster, console: Console
+) -> list[dict[str, float]]:
+    """Train on all folds but one, for each of them, and return the metrics of what was left out.
+
+    The test part plays no role, and nothing is registered.
+    """
+    plan, _ = look(job, cluster, console)
+    learned = join_images(plan.split.train, plan.split.validation)
+    folds = fold_images(
+        learned,
+        job.spec.folds,
+        stratify=is_stratified(job.spec),
+        seed=job.spec.seed,
+        groups=groups_of(job.spec, learned),
+    )
+    figures = []
+    for number, (train, held_out) in enumerate(folds, start=1):
+        console.note(f"fold {number} of {len(folds)}: {len(held_out):,} images are held out")
+        # The best epoch is chosen on images of its own: those held out are for the figures.
+        inner = split_images(
+            train,
+            stratify=is_stratified(job.spec),
+            validation_fraction=job.spec.validation_fraction,
+            test_fraction=0.0,
+            seed=job.spec.seed,
+            groups=groups_of(job.spec, train),
+        )
+        split = Split(inner.train, inner.validation, held_out)
+        fold = plan_network(job.spec, job.settings, plan.images, split, plan.task)
+        kept = create_run(job.settings, job.spec)
+        _train(fold, kept, cluster, console, lambda *_, **__: None)
+        with console.status("Testing"):
+            cache = job.settings.cache_folder
+            tested = test_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
+        figures.append(tested.evaluation.headline)
+    return figures
+
+
+# --- report -----------------------------------------------------------------------------------
 
 
 def show(summary: TrainSummary, console: Console) -> None:
@@ -266,54 +394,71 @@ def show(summary: TrainSummary, console: Console) -> None:
     if console.for_scripts:
         console.emit(summary.as_json())
         return
-    evaluation = summary.evaluation
+    evaluation = summary.tested.evaluation
     facts: dict[str, object] = {
-        f"test {name}": f"{value:.4f}" for name, value in evaluation.metrics.items()
+        f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
-    facts["left out of training"] = f"{len(summary.bad_images):,}"
+    facts["left out"] = f"{len(summary.left_out):,} unreadable images"
+    facts["best epoch"] = f"{summary.trained.best.epoch} of {len(summary.trained.epochs)}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
-    facts["checkpoints"] = summary.trained.folder
+    facts["pages"] = summary.run.page("*")
     console.facts(f"Model {summary.version.name}", facts)
-    for uri, reason, message in summary.bad_images[:10]:
-        console.warn(f"left out: {uri}: {reason}: {message}")
+    for fault in summary.left_out[:10]:
+        console.warn(f"left out: {fault}")
+    for warning in summary.warnings:
+        console.warn(warning)
 
 
+def show_rate(suggestion: Suggestion, page: str, console: Console) -> None:
+    """Tell which learning rate to take."""
+    if console.for_scripts:
+        console.emit({"learning_rate": suggestion.learning_rate, "page": page})
+    elif suggestion.learning_rate is None:
+        console.say(f"The loss falls at no learning rate; see {page}.")
+    else:
+        console.say(f"--learning-rate {suggestion.learning_rate:.2g} (see {page})")
+
+
+def show_folds(figures: list[dict[str, float]], console: Console) -> None:
+    """Tell the mean and the standard deviation over the folds."""
+    spread = {
+        name: (float(np.mean(values)), float(np.std(values, ddof=1)))
+        for name in figures[0]
+        if (values := [fold[name] for fold in figures if name in fold])
+    }
+    if console.for_scripts:
+        console.emit(
+            {
+                "folds": figures,
+                "mean": {name: mean for name, (mean, _) in spread.items()},
+                "standard_deviation": {name: deviation for name, (_, deviation) in spread.items()},
+            }
+        )
+        return
+    rows = [
+        [name, f"{mean:.4f} ± {deviation:.4f}", *(f"{fold[name]:.4f}" for fold in figures)]
+        for name, (mean, deviation) in spread.items()
+    ]
+    columns = ["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(figures)))]
+    console.table("Cross-validation", columns, rows)
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+@with_spec_options(TrainSpec, argument="data")
 def main(
-    data: Annotated[
-        str, typer.Argument(help="Folder with a folder for each class, or a CSV.", metavar="DATA")
-    ],
-    name: Annotated[str, typer.Option(help="Of the model that is registered.")],
-    architecture: Annotated[
-        str, typer.Option(help="See `eagleray models architectures`.")
-    ] = "resnet18",
-    task: Annotated[TaskName, typer.Option(help="What the model answers.")] = "multiclass",
-    pretrained: Annotated[bool, typer.Option(help="Start from published weights.")] = False,
-    contract: Annotated[
-        str | None, typer.Option(help=f"Image contract: {', '.join(NAMED_CONTRACTS)}.")
+    fields: dict[str, Any],
+    spec: Annotated[str | None, typer.Option(help="YAML file with fields; flags win.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Run to go on with.")] = None,
+    from_run: Annotated[
+        str | None, typer.Option("--from", help="Run whose specification is taken; flags win.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
-    column: Annotated[str | None, typer.Option(help="CSV column of the locations.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="CSV column of the labels.")] = None,
-    test_data: Annotated[
-        str | None, typer.Option(help="A test set of its own, in the form of DATA.")
-    ] = None,
-    validation_fraction: Annotated[float, typer.Option(help="To choose the best epoch by.")] = 0.1,
-    test_fraction: Annotated[float, typer.Option(help="Held out to the end.")] = 0.2,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Over all workers together.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Highest of the schedule.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Pull of the weights to zero.")] = 1e-4,
-    optimizer: Annotated[Optimizer, typer.Option(help="How weights move.")] = "adamw",
-    label_smoothing: Annotated[float, typer.Option(help="Share spread over all classes.")] = 0.0,
-    shift: Annotated[
-        float, typer.Option(help="Farthest random move of an image, as a share of its side.")
-    ] = 0.0,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror every second image.")] = False,
-    precision: Annotated[TrainPrecision, typer.Option(help="Of the products.")] = "float32",
-    workers: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    find_learning_rate: Annotated[
+        bool, typer.Option("--find-learning-rate", help="Suggest one, and train nothing.")
+    ] = False,
     alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
@@ -322,42 +467,42 @@ def main(
     """Train a model on several workers; the best epoch becomes a version of the registry."""
     with command_errors():
         console = Console(json_output=json_output)
-        try:
-            spec = TrainSpec(
-                data=data,
-                name=name,
-                architecture=architecture,
-                task=task,
-                pretrained=pretrained,
-                contract=contract,
-                image_size=image_size,
-                column=column,
-                label_column=label_column,
-                test_data=test_data,
-                validation_fraction=validation_fraction,
-                test_fraction=test_fraction,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                weight_decay=weight_decay,
-                optimizer=optimizer,
-                label_smoothing=label_smoothing,
-                shift=shift,
-                flip=flip,
-                precision=precision,
-                workers=workers,
-                seed=seed,
-            )
-        except ValidationError as error:
-            raise InputError(f"{first_fault(error)}.") from None
-        job = build(spec, read_settings(), alias=alias)
+        settings = read_settings()
+        storage.use_s3(s3_options(settings))
+        if resume is not None:
+            if fields or spec or from_run:
+                raise InputError("--resume goes on with a run as it was begun; leave the rest out.")
+            job = build_again(resume, settings)
+        else:
+            job = build(_read_request(fields, spec, from_run, settings), settings, alias=alias)
+        parts = job.plan.split
         console.note(
-            f"{len(job.split.train):,} images to learn, {len(job.split.validation):,} to choose "
-            f"by, {len(job.split.test):,} to test on; {job.task.name}, {spec.architecture}"
+            f"{len(parts.train):,} images to learn, {len(parts.validation):,} to choose by, "
+            f"{len(parts.test):,} to test on; {job.spec.task}, {job.plan.architecture.name}"
         )
-        with job_session(job.settings, address=cluster, verbose=verbose) as session:
-            summary = run(job, session, console)
-        show(summary, console)
+        with job_session(settings, address=cluster, verbose=verbose) as session:
+            if find_learning_rate:
+                suggestion, page = find_rate(job, session, console)
+            elif job.spec.folds:
+                figures = cross_validate(job, session, console)
+            else:
+                summary = run(job, session, console)
+        if find_learning_rate:
+            show_rate(suggestion, page, console)
+        elif job.spec.folds:
+            show_folds(figures, console)
+        else:
+            show(summary, console)
+
+
+def _read_request(
+    fields: dict[str, Any], spec: str | None, from_run: str | None, settings: Settings
+) -> TrainSpec:
+    """Put the flags over a file's or a run's specification, where one is named."""
+    if spec and from_run:
+        raise InputError("--spec and --from both name a specification; leave one out.")
+    file = find_run(settings, from_run).spec_file if from_run else spec
+    return make_spec(fields) if file is None else read_spec(file, fields)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         description="Folder or URI for registered packages. Default: `artifacts` in the home "
         "folder; an MLflow server chooses its own.",
     )
+    runs_root: str | None = Field(
+        default=None,
+        description="Folder or URI of training runs with their checkpoints; on several machines "
+        "one that all of them reach. Default: `runs` in the home folder.",
+    )
     ray_address: str | None = Field(
         default=None,
         description="Ray cluster to join. Default: a Ray of its own on this machine.",
@@ -100,6 +105,6 @@ class Settings(BaseSettings):
         return self.home_folder / "logs" / "native.log"
 
     @property
-    def runs_folder(self) -> Path:
-        """Training runs with their checkpoints."""
-        return self.home_folder / "runs"
+    def runs(self) -> str:
+        """Where training runs are kept, with their checkpoints."""
+        return self.runs_root or str(self.home_folder / "runs")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
+from eagleray import storage
 from eagleray.errors import UserError
 from eagleray.settings import Settings
 
@@ -59,12 +62,25 @@ def explain_failures(settings: Settings) -> Iterator[None]:
 
 
 class TrackedRun:
-    """One MLflow run, to be used in a `with` block: its end records whether the work succeeded."""
+    """One MLflow run, to be used in a `with` block: its end records whether the work succeeded.
 
-    def __init__(self, settings: Settings, client: Any, name: str) -> None:
+    Args:
+        settings: Which MLflow.
+        client: Connected to it.
+        name: Of a new run.
+        run_id: Of a run that goes on.
+    """
+
+    def __init__(
+        self, settings: Settings, client: Any, name: str, *, run_id: str | None = None
+    ) -> None:
         self._client = client
         with explain_failures(settings):
-            run = client.create_run(_experiment(settings, client), run_name=name)
+            if run_id is None:
+                run = client.create_run(_experiment(settings, client), run_name=name)
+            else:
+                client.update_run(run_id, status="RUNNING")
+                run = client.get_run(run_id)
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
 
@@ -82,6 +98,13 @@ class TrackedRun:
         now = int(time.time() * 1000)
         entities = [Metric(key, value, now, step) for key, value in metrics.items()]
         self._client.log_batch(self.run_id, metrics=entities)
+
+    def log_file(self, location: str) -> None:
+        """Keep a copy of a file with the run."""
+        with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
+            local = Path(folder) / storage.name_of(location)
+            local.write_bytes(storage.read_bytes(location))
+            self._client.log_artifact(self.run_id, str(local))
 
     def __enter__(self) -> Self:
         return self

@@ -32,8 +32,10 @@ __all__ = [
     "build_pretrained",
     "check_fits",
     "default_contract",
+    "find_head",
     "has_published",
     "imagenet_labels",
+    "replace_head",
     "require_architecture",
 ]
 
@@ -212,7 +214,7 @@ def build_pretrained(
     published = len(entry.meta["categories"])
     outputs = published if num_outputs is None else num_outputs
     if outputs != published:
-        _replace_head(module, published, outputs)
+        replace_head(module, published, outputs)
     transform_input = bool(getattr(module, "transform_input", False)) and in_channels == 3
     _fit_input(module, in_channels)
     return module, Architecture(
@@ -335,20 +337,31 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
     _replace(module, path, fitted)
 
 
-def _replace_head(module: nn.Module, published: int, num_outputs: int) -> None:
-    """Replace the last layer that gives `published` outputs by a new one."""
+def find_head(module: nn.Module, num_outputs: int) -> str:
+    """Return the name of the last layer that gives `num_outputs` outputs."""
     from torch import nn
 
-    head = None
+    found = ""
     for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and layer.out_features == published:
-            new: nn.Module = nn.Linear(layer.in_features, num_outputs, layer.bias is not None)
-            head = (path, new)
-        elif isinstance(layer, nn.Conv2d) and layer.out_channels == published:
-            new = nn.Conv2d(layer.in_channels, num_outputs, kernel_size=1)  # SqueezeNet
-            head = (path, new)
-    assert head is not None
-    _replace(module, *head)
+        is_linear = isinstance(layer, nn.Linear) and layer.out_features == num_outputs
+        is_convolution = isinstance(layer, nn.Conv2d) and layer.out_channels == num_outputs
+        if is_linear or is_convolution:
+            found = path
+    assert found
+    return found
+
+
+def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
+    """Replace the last layer that gives `present` outputs by a new one."""
+    from torch import nn
+
+    path = find_head(module, present)
+    head = module.get_submodule(path)
+    if isinstance(head, nn.Linear):
+        _replace(module, path, nn.Linear(head.in_features, num_outputs, head.bias is not None))
+    else:
+        assert isinstance(head, nn.Conv2d)  # SqueezeNet
+        _replace(module, path, nn.Conv2d(head.in_channels, num_outputs, kernel_size=1))
 
 
 # --- what a name implies ---------------------------------------------------------------------

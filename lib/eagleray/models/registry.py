@@ -77,9 +77,9 @@ class Registry:
         self.settings = settings or read_settings()
         self.client: Any = connect(self.settings)
 
-    def start_run(self, name: str) -> TrackedRun:
-        """Open an MLflow run beside the registry."""
-        return TrackedRun(self.settings, self.client, name)
+    def start_run(self, name: str, *, run_id: str | None = None) -> TrackedRun:
+        """Open an MLflow run beside the registry, or go on with one."""
+        return TrackedRun(self.settings, self.client, name, run_id=run_id)
 
     def register(
         self,

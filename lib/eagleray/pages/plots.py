@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["histogram", "horizontal_bars", "line"]
+__all__ = ["curves", "histogram", "horizontal_bars", "line"]
 
 INK, ACCENT = "#1f2a37", "#1f6f8b"
+COLORS = (ACCENT, "#c8553d", "#588157", "#7a5195", "#b08900")
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -68,5 +69,38 @@ def line(x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    return _svg(figure)
+
+
+def curves(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    x_label: str,
+    logarithmic: bool = False,
+    mark: float | None = None,
+) -> str:
+    """Draw several lines over x, each with its name.
+
+    Args:
+        x: Shared by all.
+        series: Values of each line by its name.
+        title: Of the plot.
+        x_label: What x is.
+        logarithmic: Scale x by powers of ten.
+        mark: Place on x that is pointed out.
+    """
+    figure, axes = _figure(6.0, 2.6)
+    for index, (name, values) in enumerate(series.items()):
+        axes.plot(x, values, color=COLORS[index % len(COLORS)], linewidth=1.5, label=_plain(name))
+    if mark is not None:
+        axes.axvline(mark, color=INK, linewidth=1, linestyle="--")
+    if logarithmic:
+        axes.set_xscale("log")
+    if len(series) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     return _svg(figure)

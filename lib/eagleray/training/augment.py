@@ -1,35 +1,239 @@
-"""Small random changes to training images, so that a network learns what does not matter."""
+"""Random changes to training images, so that a network learns what does not matter.
+
+What happens to an image is drawn from the seed, the epoch and the step alone, for all workers
+together: it does not depend on how many there are, on threads, or on a stop in between.
+
+    draws = Draws(spec, epoch, step, count)       all of a step's randomness
+    draws.change(pixels, row, size)               one image, by any thread
+    draws.mix(images, targets)                    a batch, on its device
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as change
 
-__all__ = ["augment_batch"]
+from eagleray.training.pixels import centre
+from eagleray.training.spec import TrainSpec
+
+__all__ = ["Draws", "needs_margin"]
+
+Pixels = npt.NDArray[np.uint8]
+
+_ASPECT = (3 / 4, 4 / 3)
+_ERASED_AREA = (0.02, 1 / 3)
+_ERASED_ASPECT = (0.3, 3.3)
+_STEPS = 31  # of RandAugment's magnitudes
+_OPERATIONS = 2  # of RandAugment for each image
 
 
-def augment_batch(images: Tensor, *, shift: float, flip: bool) -> Tensor:
-    """Change each image of a batch on its own, drawing from torch's random state.
+def needs_margin(spec: TrainSpec) -> bool:
+    """Whether images are cut at random, so that more of them is wanted than the contract keeps."""
+    return spec.crop < 1
+
+
+class Draws:
+    """The randomness of one step.
 
     Args:
-        images: uint8 tensor (N, H, W, C).
-        shift: Farthest move along each axis, as a share of the longer side; what an image leaves
-            is black.
-        flip: Mirror every second image on average.
-
-    Returns:
-        uint8 tensor (N, H, W, C).
+        spec: What is changed, and by how much.
+        epoch: Epochs finished.
+        step: Of the epoch.
+        count: Images of the step, over all workers.
     """
-    height, width = images.shape[1:3]
-    padding = round(shift * max(height, width))
-    steps: list[torch.nn.Module] = []
-    if padding:
-        steps.append(v2.RandomCrop((height, width), padding=padding))
-    if flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if not steps:
-        return images
-    change = v2.Compose(steps)
-    changed = [change(image) for image in images.permute(0, 3, 1, 2)]
-    return torch.stack(changed).permute(0, 2, 3, 1)
+
+    def __init__(self, spec: TrainSpec, epoch: int, step: int, count: int) -> None:
+        self.spec = spec
+        self._seed = (spec.seed, epoch, step)
+        rng = np.random.default_rng(self._seed)
+        self.unit = rng.random((count, 16))
+        self._mixing = rng
+
+    def change(self, pixels: Pixels, row: int, size: tuple[int, int]) -> Pixels:
+        """Change one image.
+
+        Args:
+            pixels: uint8 array (h, w, C).
+            row: Of the step.
+            size: (height, width) of the result.
+        """
+        spec, unit = self.spec, self.unit[row]
+        if spec.crop < 1:
+            pixels = _random_crop(pixels, unit[0:4], spec.crop, size)
+        else:
+            pixels = centre(pixels, size)
+        if spec.shift:
+            pixels = _shifted(pixels, unit[4:6], spec.shift)
+        if spec.flip and unit[6] < 0.5:
+            pixels = pixels[:, ::-1]
+        if spec.vertical_flip and unit[7] < 0.5:
+            pixels = pixels[::-1]
+        if spec.color:
+            pixels = _recoloured(pixels, unit[8:11], spec.color)
+        if spec.randaugment:
+            pixels = _randaugmented(pixels, row, self._seed, spec.randaugment)
+        if spec.erasing and unit[11] < spec.erasing:
+            pixels = _erased(pixels, unit[12:16])
+        return pixels
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix every image of a batch with its neighbour, where the specification says so.
+
+        Mixup (Zhang et al. 2018) blends them, cutmix (Yun et al. 2019) pastes a rectangle; where
+        both are asked for, one of them is drawn for the step.
+
+        Args:
+            images: uint8 tensor (N, H, W, C), whole or a worker's share.
+            targets: Float targets that can be mixed, (N, …).
+        """
+        spec = self.spec
+        if not (spec.mixup or spec.cutmix) or len(images) < 2:
+            return images, targets
+        rng = np.random.default_rng((*self._seed, 1))
+        cuts = bool(spec.cutmix) and (not spec.mixup or rng.random() < 0.5)
+        alpha = spec.cutmix if cuts else spec.mixup
+        share = float(rng.beta(alpha, alpha))
+        others, other_targets = images.roll(1, 0), targets.roll(1, 0)
+        if cuts:
+            height, width = images.shape[1:3]
+            top, left, tall, wide = _rectangle(rng.random(2), 1 - share, 1.0, (height, width))
+            images = images.clone()
+            images[:, top : top + tall, left : left + wide] = others[
+                :, top : top + tall, left : left + wide
+            ]
+            share = 1 - tall * wide / (height * width)
+        else:
+            images = images.float().lerp(others.float(), 1 - share).round().to(torch.uint8)
+        return images, targets * share + other_targets * (1 - share)
+
+
+# --- geometry ---------------------------------------------------------------------------------
+
+
+def _random_crop(
+    pixels: Pixels, unit: npt.NDArray[np.float64], smallest: float, size: tuple[int, int]
+) -> Pixels:
+    """Cut a part of random area and aspect ratio, scaled to `size` (Szegedy et al. 2015)."""
+    height, width = pixels.shape[:2]
+    area = height * width * (smallest + (1 - smallest) * unit[0])
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    aspect = math.exp(low + (high - low) * unit[1])
+    wide = min(width, max(1, round(math.sqrt(area * aspect))))
+    tall = min(height, max(1, round(math.sqrt(area / aspect))))
+    top, left = int(unit[2] * (height - tall + 1)), int(unit[3] * (width - wide + 1))
+    image = _as_tensor(pixels[top : top + tall, left : left + wide])
+    return _as_pixels(change.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True))
+
+
+def _shifted(pixels: Pixels, unit: npt.NDArray[np.float64], share: float) -> Pixels:
+    """Move by whole pixels; what an image leaves is black."""
+    height, width = pixels.shape[:2]
+    farthest = round(share * max(height, width))
+    down, right = (int(value * (2 * farthest + 1)) - farthest for value in unit)
+    moved = np.zeros_like(pixels)
+    moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = pixels[
+        max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+    ]
+    return moved
+
+
+def _rectangle(
+    place: npt.NDArray[np.float64], area: float, aspect: float, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a rectangle with a share of an image's area."""
+    height, width = size
+    tall = min(height, round(height * math.sqrt(area / aspect)))
+    wide = min(width, round(width * math.sqrt(area * aspect)))
+    return (
+        int(place[0] * (height - tall + 1)),
+        int(place[1] * (width - wide + 1)),
+        tall,
+        wide,
+    )
+
+
+def _erased(pixels: Pixels, unit: npt.NDArray[np.float64]) -> Pixels:
+    """Fill a rectangle with gray (Zhong et al. 2020)."""
+    area = _ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * unit[0]
+    low, high = (math.log(ratio) for ratio in _ERASED_ASPECT)
+    aspect = math.exp(low + (high - low) * unit[1])
+    top, left, tall, wide = _rectangle(unit[2:4], area, aspect, pixels.shape[:2])
+    erased = pixels.copy()
+    erased[top : top + tall, left : left + wide] = 127
+    return erased
+
+
+# --- colour -----------------------------------------------------------------------------------
+
+
+def _recoloured(pixels: Pixels, unit: npt.NDArray[np.float64], strength: float) -> Pixels:
+    brightness, contrast, saturation = 1 + strength * (2 * unit - 1)
+    image = change.adjust_brightness(_as_tensor(pixels), float(brightness))
+    image = change.adjust_contrast(image, float(contrast))
+    if pixels.shape[2] == 3:
+        image = change.adjust_saturation(image, float(saturation))
+    return _as_pixels(image)
+
+
+def _affine(**moved: Any) -> Callable[[Tensor], Tensor]:
+    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **moved}
+    return lambda image: change.affine(image, **arguments)
+
+
+def _operation(name: str, level: float, sign: int, size: tuple[int, int]) -> Any:
+    """Return one of RandAugment's changes at a level from 0 to 1 (Cubuk et al. 2020)."""
+    height, width = size
+    factor = 1 + sign * 0.9 * level
+    angle = math.degrees(math.atan(0.3 * level)) * sign
+    operations: dict[str, Callable[[Tensor], Tensor]] = {
+        "identity": lambda image: image,
+        "shear_x": _affine(shear=[angle, 0.0]),
+        "shear_y": _affine(shear=[0.0, angle]),
+        "translate_x": _affine(translate=[round(sign * level * 150 / 331 * width), 0]),
+        "translate_y": _affine(translate=[0, round(sign * level * 150 / 331 * height)]),
+        "rotate": lambda image: change.rotate(image, sign * 30 * level),
+        "brightness": lambda image: change.adjust_brightness(image, factor),
+        "saturation": lambda image: (
+            change.adjust_saturation(image, factor) if len(image) == 3 else image
+        ),
+        "contrast": lambda image: change.adjust_contrast(image, factor),
+        "sharpness": lambda image: change.adjust_sharpness(image, factor),
+        "posterize": lambda image: change.posterize(image, 8 - round(4 * level)),
+        "solarize": lambda image: change.solarize(image, 255 * (1 - level)),
+        "autocontrast": change.autocontrast,
+        "equalize": change.equalize,
+    }
+    return operations[name]
+
+
+_NAMES = (
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness"),
+    *("saturation", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+
+
+def _randaugmented(pixels: Pixels, row: int, seed: tuple[int, int, int], magnitude: int) -> Pixels:
+    rng = np.random.default_rng((*seed, 2, row))
+    image = _as_tensor(pixels)
+    for _ in range(_OPERATIONS):
+        name, sign = _NAMES[rng.integers(len(_NAMES))], 1 if rng.random() < 0.5 else -1
+        image = _operation(name, magnitude / (_STEPS - 1), sign, pixels.shape[:2])(image)
+    return _as_pixels(image)
+
+
+def _as_tensor(pixels: Pixels) -> Tensor:
+    """View pixels (H, W, C) as an image (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def _as_pixels(image: Tensor) -> Pixels:
+    pixels: Pixels = image.permute(1, 2, 0).numpy()
+    return pixels

@@ -1,57 +1,256 @@
-"""A checkpoint: all that a worker needs to go on as if it had never stopped.
+"""Checkpoints: all that is needed to go on as if training had never stopped, one file each.
 
-weights.safetensors    the network
-state.pt               optimizer and schedule, tensors and plain values only
-progress.json          epoch and best metric so far
+    step-000001200.safetensors
+        model/NAME, average/NAME, best/NAME    weights: as they are, their average, the best epoch's
+        optimizer/PARAMETER/KEY                what the optimizer remembers
+        losses                                 of every step so far
+        metadata                               `Progress` as JSON
+
+A file is put in one step, so it is whole or not there, and holds numbers only: no pickle. The
+learning rate and all that is random are functions of the position, so they need no room in it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import re
+import struct
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Progress", "load_training_state", "load_weights", "save_checkpoint"]
+from eagleray import storage
+from eagleray.errors import InputError
+
+__all__ = [
+    "BestEpoch",
+    "Checkpoint",
+    "CheckpointStore",
+    "CheckpointWriter",
+    "Progress",
+    "optimizer_tensors",
+    "restore_optimizer",
+    "with_prefix",
+    "without_prefix",
+]
+
+_NAME = re.compile(r"step-(\d{9})\.safetensors")
+_FORMAT = "1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch whose weights are kept.
+
+    Attributes:
+        epoch: Counts from 1.
+        metrics: Of that epoch.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands.
 
     Attributes:
         epoch: Epochs finished.
+        step: Steps of the next epoch that are finished.
+        total_steps: Steps finished since the run began.
+        epochs: Metrics of the finished epochs.
+        best: The best of them.
+        num_averaged: Steps in the average of weights.
+        ended: Whether there is nothing left to do.
     """
 
-    epoch: int
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    epochs: tuple[dict[str, float], ...] = ()
+    best: BestEpoch | None = None
+    num_averaged: int = 0
+    ended: bool = False
+
+    def to_json(self) -> str:
+        """Return the JSON form."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Read the JSON form."""
+        fields = json.loads(text)
+        best = fields.pop("best")
+        return cls(
+            **{**fields, "epochs": tuple(fields["epochs"])},
+            best=None if best is None else BestEpoch(**best),
+        )
 
 
-def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: Any, schedule: Any, progress: Progress
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a run.
+
+    Attributes:
+        progress: Where the run stands.
+        tensors: By name, on the CPU.
+    """
+
+    progress: Progress
+    tensors: Mapping[str, Tensor] = field(repr=False)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors under a prefix, without it."""
+        return without_prefix(self.tensors, prefix)
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in a folder or under a URI."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def put(self, checkpoint: Checkpoint, *, keep: int) -> str:
+        """Write a checkpoint in one step, then delete all but the newest `keep`."""
+        name = f"step-{checkpoint.progress.total_steps:09d}.safetensors"
+        metadata = {"format": _FORMAT, "progress": checkpoint.progress.to_json()}
+        content = safetensors.torch.save(dict(checkpoint.tensors), metadata)
+        location = storage.join(self.folder, name)
+        storage.put_atomic(location, content)
+        for old in self.names()[keep:]:
+            storage.delete(storage.join(self.folder, old))
+        return location
+
+    def names(self) -> list[str]:
+        """Return the names of the checkpoints, newest first."""
+        if not storage.is_folder(self.folder):
+            return []
+        names = [storage.name_of(file.uri) for file in storage.list_files(self.folder)]
+        return sorted((name for name in names if _NAME.fullmatch(name)), reverse=True)
+
+    def latest(self) -> Checkpoint | None:
+        """Read the newest checkpoint; None where there is none."""
+        names = self.names()
+        return self.read(names[0]) if names else None
+
+    def read(self, name: str) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            InputError: It is damaged, or of another version's format.
+        """
+        location = storage.join(self.folder, name)
+        content = bytes(storage.read_bytes(location))
+        try:
+            (length,) = struct.unpack("<Q", content[:8])
+            metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+            tensors = safetensors.torch.load(content)
+        except (ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
+            raise InputError(
+                f"Checkpoint {location} is damaged ({error}); delete it to go on from the one "
+                "before."
+            ) from None
+        if metadata.get("format") != _FORMAT:
+            raise InputError(f"Checkpoint {location} was written by another version of Eagleray.")
+        return Checkpoint(Progress.from_json(metadata["progress"]), tensors)
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the training that goes on; one at a time.
+
+    Attributes:
+        stalled: Seconds that training stood still for checkpoints so far.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, *, keep: int, written: Callable[[str], None]
+    ) -> None:
+        self._store, self._keep, self._written = store, keep, written
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._last: Future[None] | None = None
+        self.stalled = 0.0
+
+    def save(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Take a copy of the tensors and write it while training goes on.
+
+        Raises:
+            OSError: The checkpoint before this one could not be written.
+        """
+        began = time.perf_counter()
+        self._wait()
+        copies = {
+            # A tensor that is new on the CPU anyway needs no second copy.
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in tensors.items()
+        }
+        self._last = self._thread.submit(self._write, Checkpoint(progress, copies))
+        self.stalled += time.perf_counter() - began
+
+    def close(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: The last checkpoint could not be written.
+        """
+        self._wait()
+        self._thread.shutdown()
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+            self._last = None
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self._store.put(checkpoint, keep=self._keep)
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put names under a prefix."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return what is under a prefix, without it."""
+    start = f"{prefix}/"
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Return what an optimizer remembers of each parameter, as `PARAMETER/KEY`."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for parameter, memory in optimizer.state.items()
+        for key, value in memory.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a checkpoint into an empty folder."""
-    weights = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / "weights.safetensors")
-    torch.save(
-        {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()},
-        folder / "state.pt",
-    )
-    (folder / "progress.json").write_text(json.dumps(asdict(progress)))
-
-
-def load_weights(folder: Path, module: nn.Module) -> None:
-    """Load a checkpoint's weights into a network."""
-    module.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-
-
-def load_training_state(folder: Path, module: nn.Module, optimizer: Any, schedule: Any) -> Progress:
-    """Load a checkpoint into all that takes part in training."""
-    load_weights(folder, module)
-    state = torch.load(folder / "state.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return Progress(**json.loads((folder / "progress.json").read_text()))
+    """Give an optimizer back what it remembered."""
+    memories: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        memories.setdefault(name, {})[key] = tensor
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    state: dict[str, Any] = optimizer.state_dict()
+    places = [id(item) for group in optimizer.param_groups for item in group["params"]]
+    state["state"] = {
+        index: memories[names[place]]
+        for index, place in enumerate(places)
+        if names[place] in memories
+    }
+    optimizer.load_state_dict(state)

@@ -1,118 +1,211 @@
-"""Start the workers through Ray Train, listen to them, and bring the best epoch home."""
+"""Start the workers through Ray Train, listen to them, and see that they get to the end."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from eagleray import storage
 from eagleray.cluster import Cluster
 from eagleray.errors import InputError, JobFailedError
-from eagleray.training.checkpoint import load_weights
-from eagleray.training.loop import SELECTION_METRIC, EpochReport, WorkerInput, train_worker
+from eagleray.training.checkpoint import BestEpoch, CheckpointStore
+from eagleray.training.loop import WorkerInput, train_as_ray_worker, weights_to_keep
+from eagleray.training.range_finder import Suggestion, find_as_ray_worker, suggest
+from eagleray.training.reports import RangeFound, Report, Stopped
+from eagleray.training.spec import TrainSpec
 
-__all__ = ["TrainedWeights", "require_workers", "run_training"]
+__all__ = ["Trained", "bring_home", "require_resources", "run_range_finder", "run_training"]
 
-_RESTARTS = 2
-_CHECKPOINTS_KEPT = 2
+_FAILURES_WITHOUT_PROGRESS = 3
+_MOST_WORKERS_PER_CORE = 4
 
-Listener = Callable[[EpochReport], None]
+Listener = Callable[[Report], None]
 
 
 @dataclass(frozen=True)
-class TrainedWeights:
+class Trained:
     """What training gives back.
 
     Attributes:
-        metrics: Of the best epoch.
-        folder: Where the run's checkpoints are.
+        best: The epoch whose weights were kept.
+        epochs: Metrics of every epoch.
+        losses: Of every step.
+        checkpoints: The folder of the run's checkpoints.
+        ended_early: Whether it stopped before the last epoch.
     """
 
-    metrics: dict[str, float]
-    folder: str
+    best: BestEpoch
+    epochs: tuple[dict[str, float], ...]
+    losses: tuple[float, ...]
+    checkpoints: str
+    ended_early: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the best epoch."""
+        return self.best.metrics
 
 
-def require_workers(num_workers: int, cluster: Cluster) -> None:
-    """Refuse more workers than can run, which would wait for ever.
+def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
+    """Refuse more workers than can run, which would wait for ever, and GPUs that are not there.
 
     Raises:
         InputError: With how many there can be.
     """
-    available = cluster.num_gpus or cluster.num_cpus
-    if num_workers > available:
-        kind = "GPUs" if cluster.num_gpus else "CPU cores"
-        raise InputError(
-            f"--workers {num_workers} needs {num_workers} {kind}, there are {available}."
+    if spec.device == "gpu" and not cluster.num_gpus:
+        raise InputError("--device gpu: there is no GPU here; leave the option out, or say cpu.")
+    on_gpu = _use_gpu(spec, cluster)
+    available = cluster.num_gpus if on_gpu else cluster.num_cpus * _MOST_WORKERS_PER_CORE
+    if spec.least_workers > available:
+        limit = (
+            f"there are {cluster.num_gpus} GPUs"
+            if on_gpu
+            else f"{cluster.num_cpus} CPU cores take {available}"
         )
+        raise InputError(f"--workers {spec.workers}: {limit}.")
+
+
+def _use_gpu(spec: TrainSpec, cluster: Cluster) -> bool:
+    return spec.device != "cpu" and cluster.num_gpus > 0
 
 
 def run_training(
-    given: WorkerInput,
-    module: nn.Module,
-    *,
-    runs_folder: str,
-    cluster: Cluster,
-    listener: Listener,
-) -> TrainedWeights:
-    """Train on all workers and load the best epoch's weights into `module`.
+    given: WorkerInput, *, ray_folder: str, cluster: Cluster, listener: Listener
+) -> None:
+    """Train on all workers to the end; those that die are started again from the last checkpoint.
 
     Args:
-        given: What every worker gets; the mailbox is filled in here.
-        module: Takes the best weights.
-        runs_folder: Where checkpoints are kept, reachable by every worker.
+        given: What every worker gets.
+        ray_folder: Where Ray Train keeps its own notes.
         cluster: What there is to run on.
-        listener: Called with every `EpochReport`, from a thread of its own.
+        listener: Called with every `Report`, from a thread of its own.
 
     Raises:
-        JobFailedError: The workers failed more often than they are restarted.
+        JobFailedError: The loss is not finite, or workers die without getting any farther.
     """
+    store = CheckpointStore(given.checkpoint_folder)
+    while True:
+        reached = store.names()[:1]
+        stopped = _run_group(train_as_ray_worker, given, ray_folder, cluster, listener)
+        if stopped is None:
+            return
+        if isinstance(stopped, Stopped):
+            raise JobFailedError(_explain_stop(stopped, given))
+        if store.names()[:1] == reached:
+            raise JobFailedError(
+                f"Training stopped: {stopped} Run again with --verbose for the workers' output, "
+                f"or go on with `eagleray train --resume {given.run}`."
+            )
+
+
+def run_range_finder(
+    given: WorkerInput, *, ray_folder: str, cluster: Cluster, listener: Listener
+) -> Suggestion:
+    """Try learning rates on all workers.
+
+    Raises:
+        JobFailedError: The workers died.
+    """
+    found: list[RangeFound] = []
+
+    def listen(report: Report) -> None:
+        if isinstance(report, RangeFound):
+            found.append(report)
+        listener(report)
+
+    stopped = _run_group(find_as_ray_worker, given, ray_folder, cluster, listen)
+    if not found:
+        raise JobFailedError(f"Trying learning rates stopped: {stopped}")
+    return suggest(found[-1].steps)
+
+
+def _run_group(
+    work: Callable[[dict[str, Any]], None],
+    given: WorkerInput,
+    ray_folder: str,
+    cluster: Cluster,
+    listener: Listener,
+) -> Stopped | str | None:
+    """Run workers until they end, and return why they stopped before the end, if they did."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
 
+    spec = given.spec
+    storage.remove_tree(ray_folder)
     mailbox = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"input": ray.put(replace(given, mailbox=mailbox))},
-        scaling_config=ScalingConfig(num_workers=given.spec.workers, use_gpu=cluster.num_gpus > 0),
+        work,
+        train_loop_config={"input": ray.put(given), "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=most
+            if spec.least_workers == spec.most_workers
+            else (spec.least_workers, most),
+            use_gpu=_use_gpu(spec, cluster),
+            resources_per_worker=_resources(spec, cluster),
+        ),
         run_config=RunConfig(
-            name=given.run,
-            storage_path=runs_folder,
-            failure_config=FailureConfig(max_failures=_RESTARTS),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=_CHECKPOINTS_KEPT,
-                checkpoint_score_attribute=SELECTION_METRIC,
-                checkpoint_score_order="max",
-            ),
+            name="ray",
+            storage_path=ray_folder,
+            failure_config=FailureConfig(max_failures=_FAILURES_WITHOUT_PROGRESS - 1),
         ),
     )
     listening = _Listening(mailbox, listener)
     with listening:
         try:
-            result = trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise JobFailedError(
-                f"Training stopped: {_cause(error)} Run again with --verbose for the workers' "
-                "output."
-            ) from error
-    if listening.stopped:
-        raise JobFailedError(
-            f"Training stopped: {listening.stopped}; lower --learning-rate. The checkpoints up to "
-            f"there are in {result.path}."
-        )
-    return _bring_home(result, module)
+            return _cause(error)
+    return listening.stopped
 
 
-def _bring_home(result: Any, module: nn.Module) -> TrainedWeights:
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][SELECTION_METRIC])
-    with checkpoint.as_directory() as folder:
-        load_weights(Path(folder), module)
-    return TrainedWeights(dict(metrics), str(result.path))
+def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
+    """Return a number of workers, or the range that Ray Train chooses from as nodes come and go."""
+    if spec.least_workers == spec.most_workers:
+        return spec.most_workers
+    return spec.least_workers, spec.most_workers
+
+
+def _resources(spec: TrainSpec, cluster: Cluster) -> dict[str, float]:
+    """Give each worker a GPU, or a core; where there are more workers than cores, part of one."""
+    if _use_gpu(spec, cluster):
+        return {"GPU": 1}
+    return {"CPU": min(1.0, cluster.num_cpus / spec.least_workers)}
+
+
+def _explain_stop(stopped: Stopped, given: WorkerInput) -> str:
+    shown = ", ".join(stopped.images[:4]) + (", …" if len(stopped.images) > 4 else "")
+    kept = (
+        f"the last good checkpoint is {storage.join(given.checkpoint_folder, stopped.checkpoint)}"
+        if stopped.checkpoint
+        else "there is no checkpoint yet"
+    )
+    return (
+        f"Training stopped: the loss of step {stopped.step} of epoch {stopped.epoch} is not a "
+        f"finite number; its {len(stopped.images)} images are {shown}; {kept}. Lower "
+        "--learning-rate, or set --clip-norm."
+    )
+
+
+def bring_home(given: WorkerInput, module: nn.Module) -> Trained:
+    """Load the best epoch's weights into a network and tell how the run went."""
+    checkpoint = CheckpointStore(given.checkpoint_folder).latest()
+    assert checkpoint is not None
+    progress = checkpoint.progress
+    assert progress.best is not None
+    module.load_state_dict(weights_to_keep(checkpoint))
+    return Trained(
+        best=progress.best,
+        epochs=progress.epochs,
+        losses=tuple(checkpoint.tensors["losses"].tolist()),
+        checkpoints=given.checkpoint_folder,
+        ended_early=progress.epoch < given.spec.epochs,
+    )
 
 
 def _cause(error: BaseException) -> str:
@@ -129,7 +222,7 @@ class _Listening:
     def __init__(self, mailbox: Any, listener: Listener) -> None:
         self._mailbox, self._listener = mailbox, listener
         self._over = threading.Event()
-        self.stopped = ""
+        self.stopped: Stopped | None = None
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> None:
@@ -145,10 +238,11 @@ class _Listening:
 
         while True:
             try:
-                report = self._mailbox.get(timeout=0.5)
+                report: Report = self._mailbox.get(timeout=0.5)
             except Empty:
                 if self._over.is_set():
                     return
             else:
-                self.stopped = self.stopped or report.stopped
+                if isinstance(report, Stopped):
+                    self.stopped = report
                 self._listener(report)

@@ -1,41 +1,63 @@
-"""What each worker runs: load -> (step, step, …) -> validate -> checkpoint, epoch by epoch.
-
-The order of images and the batches are the same for any number of workers: a step's images are
-chosen for all workers together, and each takes its part of them.
-"""
+"""What each worker runs: resume -> (step, step, …) -> validate -> checkpoint, epoch by epoch."""
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Iterator
+import dataclasses
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from eagleray import storage
 from eagleray.datasets.labelled import LabelledImages
 from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture, build, find_head
 from eagleray.models.network import ImageNetwork
 from eagleray.models.tasks import Task
-from eagleray.training.augment import augment_batch
-from eagleray.training.checkpoint import Progress, load_training_state, save_checkpoint
-from eagleray.training.pixels import DecodedPixels, open_pixels
+from eagleray.training.augment import needs_margin
+from eagleray.training.batches import Batch, BatchFeeder, Part, StepPlan
+from eagleray.training.checkpoint import (
+    BestEpoch,
+    Checkpoint,
+    CheckpointStore,
+    CheckpointWriter,
+    Progress,
+    optimizer_tensors,
+    restore_optimizer,
+    with_prefix,
+)
+from eagleray.training.losses import make_losses
+from eagleray.training.optimizing import (
+    learning_rate,
+    make_average,
+    make_optimizer,
+    set_learning_rate,
+)
+from eagleray.training.pixels import open_pixels, with_margin
+from eagleray.training.reports import (
+    EpochDone,
+    LeftOut,
+    Report,
+    Started,
+    StepsDone,
+    Stopped,
+)
 from eagleray.training.spec import TrainSpec
+from eagleray.training.stages import frozen_after, set_frozen, stages_of
+from eagleray.training.team import Team, join_ray_team
 
-__all__ = ["SELECTION_METRIC", "EpochReport", "WorkerInput", "primary_metric", "train_worker"]
+__all__ = ["Trainer", "WorkerInput", "primary_metric", "train_as_ray_worker", "weights_to_keep"]
 
-
-SELECTION_METRIC = "selection"
-"""What the best epoch has most of: the task's first metric, ties going to the later epoch."""
+_TELL_EVERY = 0.5  # seconds between reports of steps
+_CHECK_EVERY = 20  # steps between looks at the losses of a GPU, which has to be waited for
 
 
 def primary_metric(task: Task) -> str:
@@ -56,8 +78,9 @@ class WorkerInput:
         validation: Images to choose the best epoch by.
         initial_weights: safetensors bytes that every worker starts from.
         cache_folder: Of decoded images.
+        checkpoint_folder: Reachable by every worker.
         run: Names the run.
-        mailbox: A `ray.util.queue.Queue` for `EpochReport`s.
+        s3: How S3 is reached.
     """
 
     spec: TrainSpec
@@ -68,209 +91,335 @@ class WorkerInput:
     validation: LabelledImages
     initial_weights: bytes
     cache_folder: str
+    checkpoint_folder: str
     run: str
-    mailbox: Any
+    s3: storage.S3Options
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What rank 0 tells the driver.
-
-    Attributes:
-        epoch: Epochs finished; 0 says that the images are decoded.
-        metrics: Of the epoch, by name.
-        bad_images: (location, reason, message) of images left out, with epoch 0.
-        stopped: Why training stopped before its last epoch, if it did.
-    """
-
-    epoch: int
-    metrics: dict[str, float]
-    bad_images: tuple[tuple[str, str, str], ...] = ()
-    stopped: str = ""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Decoded images of one part of the data with their encoded targets."""
-
-    decoded: DecodedPixels
-    targets: Tensor
-
-    def batch(self, rows: npt.NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Copy some images (uint8, NHWC) and their targets to a device."""
-        images = torch.from_numpy(self.decoded.pixels[rows])
-        return images.to(device, non_blocking=True), self.targets[rows].to(device)
-
-
-def train_worker(config: dict[str, Any]) -> None:
+def train_as_ray_worker(config: dict[str, Any]) -> None:
     """Train as one of several workers; started by Ray Train.
 
     Args:
-        config: `input`: object-store reference of a `WorkerInput`.
+        config: `input`: object-store reference of a `WorkerInput`; `mailbox`: a queue of `Report`s.
     """
     import ray
-    import ray.train.torch
 
     given: WorkerInput = ray.get(config["input"])
-    spec = given.spec
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    team = join_ray_team()
+    if team.device.type == "cpu":
+        torch.set_num_threads(team.num_cores)
+    Trainer(given, team, config["mailbox"].put).run()
 
-    train = _load(given, given.train)
-    validation = _load(given, given.validation)
-    if rank == 0:
-        bad = (*train.decoded.bad, *validation.decoded.bad)
-        given.mailbox.put(EpochReport(0, {}, bad))
 
-    module = build(given.architecture, initialize=False)
-    module.load_state_dict(safetensors.torch.load(given.initial_weights))
-    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
-    network = ImageNetwork(module, given.contract, autocast=autocast)
-    network = network.to(memory_format=torch.channels_last)
-    model = ray.train.torch.prepare_model(network)
-    optimizer = _make_optimizer(spec, model)
-    steps_per_epoch = _count_steps(len(train.decoded.good), spec.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, spec.learning_rate, total_steps=steps_per_epoch * spec.epochs, pct_start=0.2
-    )
+def weights_to_keep(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights of the best epoch so far."""
+    return checkpoint.part("best") or checkpoint.part("model")
 
-    progress = Progress(epoch=0)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            progress = load_training_state(Path(folder), module, optimizer, schedule)
 
-    for epoch in range(progress.epoch, spec.epochs):
-        torch.manual_seed(_seed_of(spec.seed, epoch, rank))
-        model.train()
-        loss_mean = MeanMetric().to(device)
-        for rows in _epoch_batches(train.decoded.good, spec, epoch, rank, num_workers):
-            images, targets = train.batch(rows, device)
-            changed = augment_batch(images, shift=spec.shift, flip=spec.flip)
-            loss = _loss(given, model(changed), targets)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            loss_mean.update(loss.detach(), len(rows))
-        metrics = {"train_loss": float(loss_mean.compute())}  # over all workers
-        if not math.isfinite(metrics["train_loss"]):
-            # Everybody stops alike and without an error: an error would start the workers again.
-            if rank == 0:
-                reason = f"the loss of epoch {epoch + 1} is {metrics['train_loss']}"
-                given.mailbox.put(EpochReport(epoch, {}, stopped=reason))
+class Trainer:
+    """One worker's part of a run.
+
+    Args:
+        given: What is trained on what.
+        team: The workers.
+        report: Hears how it goes, from the leader.
+    """
+
+    def __init__(self, given: WorkerInput, team: Team, report: Callable[[Report], None]) -> None:
+        self.given, self.team, self.spec = given, team, given.spec
+        self.report: Callable[[Report], None] = report if team.leads else lambda _: None
+        self._store = CheckpointStore(given.checkpoint_folder)
+
+    def run(self) -> None:
+        """Train to the end, from the newest checkpoint if there is one."""
+        self.prepare()
+        self._resume()
+        self.report(Started(self.progress.total_steps, self.plan.num_steps, self.team.size))
+        try:
+            while self.progress.epoch < self.spec.epochs and not self.progress.ended:
+                if not self._run_epoch():
+                    return
+        finally:
+            self._writer.close()
+
+    # --- before the first step ---
+
+    def prepare(self) -> None:
+        """Decode the images, and build the network as it is before the first step."""
+        storage.use_s3(self.given.s3)
+        self._load_data()
+        self._build()
+
+    def _load_data(self) -> None:
+        given = self.given
+        self.size = given.contract.size
+        margin = with_margin(given.contract) if needs_margin(self.spec) else given.contract
+        self.train = self._open(given.train, margin)
+        self.validation = self._open(given.validation, given.contract)
+        bad = (*self.train.decoded.bad, *self.validation.decoded.bad)
+        if bad:
+            self.report(LeftOut(bad))
+        self.plan = StepPlan(self.train.decoded.good, self.spec)
+        self.feeder = BatchFeeder(
+            self.train, self.plan, self.spec, self.size, self.team, task=given.task
+        )
+
+    def _open(self, images: LabelledImages, contract: ImageContract) -> Part:
+        given, team = self.given, self.team
+        decoded = open_pixels(
+            images,
+            contract,
+            Path(given.cache_folder) / "decoded",
+            run=given.run,
+            rank=team.local_rank,
+            num_ranks=team.local_size,
+            barrier=team.barrier,
+        )
+        targets = [given.task.encode(text) for text in images.texts]
+        return Part(decoded, torch.tensor(targets, dtype=getattr(torch, given.task.target_type)))
+
+    def _build(self) -> None:
+        given, spec = self.given, self.spec
+        self.module = build(given.architecture, initialize=False)
+        self.module.load_state_dict(safetensors.torch.load(given.initial_weights))
+        _drop_features(self.module, given.task.num_outputs, spec.dropout)
+        autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
+        network = ImageNetwork(self.module, given.contract, autocast=autocast)
+        self.network = network.to(self.team.device).to(memory_format=torch.channels_last)
+        self.stages = stages_of(self.module, given.task.num_outputs)
+        self.optimizer = make_optimizer(spec, self.module, self.stages)
+        self.average = make_average(self.module, spec.ema) if spec.ema else None
+        self.losses_of = make_losses(spec, given.task, given.train.texts)
+        self._writer = CheckpointWriter(self._store, keep=spec.keep_checkpoints)
+        self._wrapped: tuple[int, nn.Module] | None = None
+
+    def _resume(self) -> None:
+        self.progress = Progress()
+        self.losses: list[Tensor] = []  # of this epoch's steps
+        self._past = torch.empty(0)  # of the epochs before
+        self._best: dict[str, Tensor] = {}
+        names = self._store.names() if self.team.leads else []
+        name = self.team.agree(names[0] if names else None)
+        if name is None:
             return
-        metrics |= _validate(given, network, validation, rank, num_workers, device)
+        checkpoint = self._store.read(name)
+        self.progress = checkpoint.progress
+        self.module.load_state_dict(checkpoint.part("model"))
+        restore_optimizer(self.optimizer, self.module, checkpoint.part("optimizer"))
+        if self.average is not None:
+            self.average.module.load_state_dict(checkpoint.part("average"))
+            self.average.n_averaged.fill_(self.progress.num_averaged)
+        self._best = checkpoint.part("best")
+        finished = checkpoint.tensors["losses"]
+        self._past = finished[: len(finished) - self.progress.step]
+        self.losses = list(finished[len(self._past) :].to(self.team.device).unbind())
+
+    # --- an epoch ---
+
+    def _run_epoch(self) -> bool:
+        """Run what is left of an epoch; False when training cannot go on."""
+        epoch, first = self.progress.epoch, self.progress.step
+        clock = _Clock(self._writer)
+        model = self.set_going(epoch)
+        for step, batch in enumerate(self.feeder.epoch(epoch, first), start=first):
+            clock.waited += batch.waited
+            rate = learning_rate(self.spec, self.progress.total_steps, self.plan.num_steps)
+            self.losses.append(self.step(model, epoch, step, batch, rate))
+            self._advance(epoch, step + 1)
+            if not self._healthy(epoch, step):
+                return False
+            if self._is_due(step + 1):
+                self._checkpoint()
+        num_images = (self.plan.steps_per_epoch - first) * self.spec.batch_size
+        figures = {**clock.figures(num_images), **self._validate()}
+        self._finish_epoch(epoch, figures)
+        return True
+
+    def set_going(self, epoch: int) -> nn.Module:
+        """Put the network into training, with the stages frozen that are at this epoch."""
+        self.network.train()
+        frozen = frozen_after(self.spec, len(self.stages), epoch)
+        set_frozen(self.module, self.stages, frozen)
+        if self._wrapped is None or self._wrapped[0] != frozen:
+            self._wrapped = (frozen, self.team.wrap(self.network))
+        return self._wrapped[1]
+
+    def step(
+        self, model: nn.Module, epoch: int, step: int, batch: Batch, rate: float
+    ) -> Tensor:
+        """Take one step and return the mean loss of its images, over all workers."""
+        torch.manual_seed(_seed_of(self.spec.seed, epoch, step, self.team.rank))  # for dropout
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.team.device)
+        pieces = batch.images.chunk(self.spec.accumulate)
+        targets = batch.targets.chunk(self.spec.accumulate)
+        for number, (images, wanted) in enumerate(zip(pieces, targets, strict=True), start=1):
+            with _without_exchange(model, number < len(pieces)):
+                loss = self.losses_of(model(images), wanted).sum() / batch.num_images
+                # Workers' gradients are averaged, and a share of the images wants them added.
+                (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if self.spec.clip_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        return self.team.sum(total)
+
+    def _advance(self, epoch: int, step: int) -> None:
+        self.progress = dataclasses.replace(
+            self.progress,
+            epoch=epoch,
+            step=step,
+            total_steps=self.progress.total_steps + 1,
+            num_averaged=self.progress.num_averaged + (self.average is not None),
+        )
+
+    def _healthy(self, epoch: int, step: int) -> bool:
+        """Tell how it goes; False, at every worker alike, once a loss is not finite."""
+        last = step + 1 == self.plan.steps_per_epoch or self._is_due(step + 1)
+        if self.team.device.type == "cuda" and not last and (step + 1) % _CHECK_EVERY:
+            return True
+        recent = torch.stack(self.losses[-min(step + 1, _CHECK_EVERY) :]).cpu()
+        if bool(recent.isfinite().all()):
+            self._tell(float(recent[-1]))
+            return True
+        first_bad = step + 1 - len(recent) + int((~recent.isfinite()).nonzero()[0])
+        rows = self.plan.rows(epoch, first_bad)
+        self._writer.close()
+        names = self._store.names()
+        self.report(
+            Stopped(
+                epoch=epoch + 1,
+                step=first_bad + 1,
+                images=tuple(self.given.train.uris[row] for row in rows),
+                checkpoint=names[0] if names else None,
+            )
+        )
+        return False
+
+    _told = 0.0
+
+    def _tell(self, loss: float) -> None:
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY or self.progress.step == self.plan.steps_per_epoch:
+            self._told = now
+            self.report(StepsDone(self.progress.total_steps, loss))
+
+    def _is_due(self, step: int) -> bool:
+        every = self.spec.checkpoint_steps
+        return bool(every) and step % every == 0 and step < self.plan.steps_per_epoch
+
+    # --- between epochs ---
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Compute metrics over the validation part; every worker takes a share of it."""
+        given, team = self.given, self.team
+        team.average_buffers(self.module)
+        network = self.network
+        if self.average is not None:
+            team.average_buffers(self.average.module)
+            network = ImageNetwork(
+                self.average.module, given.contract, autocast=self.network.autocast
+            ).to(team.device)
+        network.eval()
+        rows = self.validation.decoded.good
+        if len(rows) >= team.size:  # else everybody computes all, which changes no mean
+            rows = rows[team.rank :: team.size]
+        metrics = make_metrics(given.task).to(team.device)
+        loss_mean = MeanMetric().to(team.device)
+        size = max(1, self.spec.batch_size // team.size // self.spec.accumulate)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            images = self.validation.plain(part, self.size).to(team.device)
+            targets = self.validation.targets[part].to(team.device)
+            logits = network(images)
+            loss_mean.update(given.task.loss(logits, targets), len(targets))
+            metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
+        values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
+        return {"validation_loss": float(loss_mean.compute()), **values}
+
+    def _finish_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        losses = torch.stack(self.losses).cpu()
+        self._past, self.losses = torch.cat([self._past, losses]), []
+        figures = {"train_loss": float(losses.mean()), **figures}
+        name = primary_metric(self.given.task)
+        best = self.progress.best
         # On small validation parts epochs often tie; the later one has seen more.
-        metrics[SELECTION_METRIC] = metrics[primary_metric(given.task)] + 1e-9 * epoch
-        _report(given, module, optimizer, schedule, Progress(epoch + 1), metrics, rank)
+        if best is None or not figures[name] < best.metrics[name]:
+            best = BestEpoch(epoch + 1, figures)
+            self._best = {key: value.clone() for key, value in self._kept_module().items()}
+        stale = epoch + 1 - best.epoch
+        self.progress = dataclasses.replace(
+            self.progress,
+            epoch=epoch + 1,
+            step=0,
+            epochs=(*self.progress.epochs, figures),
+            best=best,
+            ended=epoch + 1 == self.spec.epochs or 0 < self.spec.patience <= stale,
+        )
+        self._checkpoint()
+        self.report(EpochDone(epoch + 1, figures, ended_early=self._ended_early()))
+
+    def _ended_early(self) -> bool:
+        return self.progress.ended and self.progress.epoch < self.spec.epochs
+
+    def _kept_module(self) -> dict[str, Tensor]:
+        module = self.module if self.average is None else self.average.module
+        return dict(module.state_dict())
+
+    def _checkpoint(self) -> None:
+        """Save where the run stands; afterwards every worker has what a resumed one would."""
+        self.team.average_buffers(self.module)
+        if not self.team.leads:
+            return
+        tensors = {
+            **with_prefix("model", self.module.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer, self.module)),
+            **with_prefix("best", self._best),
+            "losses": torch.cat([self._past, *(loss.cpu().view(1) for loss in self.losses)]),
+        }
+        if self.average is not None:
+            tensors |= with_prefix("average", self.average.module.state_dict())
+        self._writer.save(self.progress, tensors)
 
 
-def _load(given: WorkerInput, images: LabelledImages) -> _Part:
-    import ray.train
+class _Clock:
+    """Where the time of an epoch goes."""
 
-    context = ray.train.get_context()
-    decoded = open_pixels(
-        images,
-        given.contract,
-        Path(given.cache_folder) / "decoded",
-        run=given.run,
-        rank=context.get_local_rank(),
-        num_ranks=context.get_local_world_size(),
-        barrier=_barrier,
-    )
-    targets = [given.task.encode(text) for text in images.texts]
-    return _Part(decoded, torch.tensor(targets, dtype=getattr(torch, given.task.target_type)))
+    def __init__(self, writer: CheckpointWriter) -> None:
+        self._writer = writer
+        self._began, self._stalled = time.perf_counter(), writer.stalled
+        self.waited = 0.0
+
+    def figures(self, num_images: int) -> dict[str, float]:
+        """Return images per second, and the shares that went into waiting."""
+        seconds = time.perf_counter() - self._began
+        return {
+            "images_per_second": num_images / seconds,
+            "waiting_for_data": self.waited / seconds,
+            "waiting_for_checkpoints": (self._writer.stalled - self._stalled) / seconds,
+        }
 
 
 def _seed_of(*parts: int) -> int:
-    """Mix numbers into a seed, so that no two epochs or workers draw alike."""
+    """Mix numbers into a seed, so that no two steps or workers draw alike."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-def _barrier() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def _make_optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            spec.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=spec.weight_decay,
+def _drop_features(module: nn.Module, num_outputs: int, share: float) -> None:
+    """Drop some of what the head sees; a hook, so that the weights keep their names."""
+    if share:
+        head = module.get_submodule(find_head(module, num_outputs))
+        head.register_forward_pre_hook(
+            lambda layer, inputs: nn.functional.dropout(inputs[0], share, layer.training)
         )
-    return torch.optim.AdamW(model.parameters(), spec.learning_rate, weight_decay=spec.weight_decay)
 
 
-def _loss(given: WorkerInput, logits: Tensor, targets: Tensor) -> Tensor:
-    if given.spec.label_smoothing:
-        return nn.functional.cross_entropy(
-            logits, targets, label_smoothing=given.spec.label_smoothing
-        )
-    return given.task.loss(logits, targets)
-
-
-def _count_steps(num_images: int, batch_size: int) -> int:
-    """Whole batches only: what is left over comes in another epoch's order."""
-    return max(1, num_images // batch_size)
-
-
-def _epoch_batches(
-    good: npt.NDArray[np.int64], spec: TrainSpec, epoch: int, rank: int, num_workers: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield this worker's rows of every step of an epoch."""
-    order = np.random.default_rng((spec.seed, epoch)).permutation(good)
-    for step in range(_count_steps(len(good), spec.batch_size)):
-        batch = order[step * spec.batch_size : (step + 1) * spec.batch_size]
-        yield batch[rank::num_workers]
-
-
-@torch.no_grad()
-def _validate(
-    given: WorkerInput,
-    network: ImageNetwork,
-    part: _Part,
-    rank: int,
-    num_workers: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """Compute metrics over the validation part; every worker takes a share of it."""
-    network.eval()
-    rows = part.decoded.good
-    if len(rows) >= num_workers:  # else everybody computes all, which changes no mean
-        rows = rows[rank::num_workers]
-    metrics = make_metrics(given.task).to(device)
-    loss_mean = MeanMetric().to(device)
-    size = max(1, given.spec.batch_size // num_workers)
-    for start in range(0, len(rows), size):
-        images, targets = part.batch(rows[start : start + size], device)
-        logits = network(images)
-        loss_mean.update(given.task.loss(logits, targets), len(targets))
-        metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
-    values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
-    return {"validation_loss": float(loss_mean.compute()), **values}
-
-
-def _report(
-    given: WorkerInput,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: Any,
-    progress: Progress,
-    metrics: dict[str, float],
-    rank: int,
-) -> None:
-    import ray.train
-
-    if rank != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-        save_checkpoint(Path(folder), module, optimizer, schedule, progress)
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint)
-    given.mailbox.put(EpochReport(progress.epoch, metrics))
+def _without_exchange(model: nn.Module, wanted: bool) -> Any:
+    """Keep gradients to oneself for a part of a step."""
+    if wanted and isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()

@@ -2,12 +2,15 @@
 
 Every worker decodes a part of the data by the image contract; from then on a batch is a memory
 copy, in every epoch and in every later run on the same data. Images that cannot be decoded are
-left out by everybody alike and reported with their reasons.
+left out by everybody alike and reported with their reasons. Data that would take more than half of
+the disk's free space are decoded anew in every epoch instead.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray.datasets.labelled import LabelledImages
-from eagleray.errors import BadImageError
+from eagleray.errors import BadImageError, JobFailedError
 from eagleray.fetch import fetch_image
-from eagleray.imaging import ImageContract, decode
+from eagleray.imaging import ImageContract, ShortestSide, decode
 from eagleray.tables import digest_table
 
-__all__ = ["DecodedPixels", "open_pixels"]
+__all__ = ["DecodedPixels", "centre", "open_pixels", "with_margin"]
 
 Barrier = Callable[[], None]
 
 _MOST_AT_ONCE = 256
+_MOST_OF_DISK = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,62 @@ class DecodedPixels:
     """The decoded part of a data set.
 
     Attributes:
-        pixels: uint8 array (N, H, W, C), memory-mapped; rows of bad images are zero.
+        images: The rows.
+        contract: That they are decoded by.
+        pixels: uint8 array (N, H, W, C), memory-mapped; rows of bad images are zero. None where
+            every read decodes.
         good: Indices of the rows that could be decoded, ascending.
         bad: (location, reason, message) of the others.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    images: LabelledImages
+    contract: ImageContract
+    pixels: npt.NDArray[np.uint8] | None
     good: npt.NDArray[np.int64]
     bad: tuple[tuple[str, str, str], ...]
+
+    def read_one(self, row: int) -> npt.NDArray[np.uint8]:
+        """Return the pixels of a row: uint8 array (H, W, C).
+
+        Raises:
+            JobFailedError: It could be decoded before, and cannot be now.
+        """
+        if self.pixels is not None:
+            pixels: npt.NDArray[np.uint8] = self.pixels[row]
+            return pixels
+        uri = self.images.uris[row]
+        decoded = _read(uri, self.contract)
+        if isinstance(decoded, BadImageError):
+            raise JobFailedError(
+                f"{uri} could be decoded when training began and cannot be any more "
+                f"({decoded.reason.value}: {decoded.message}); restore it and resume."
+            )
+        return decoded
+
+    def read(self, rows: npt.NDArray[np.int64], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Return the middle of some rows: uint8 array (N, *size, C)."""
+        if self.pixels is not None and self.contract.size == size:
+            return self.pixels[rows]
+        return np.stack([centre(self.read_one(int(row)), size) for row in rows])
+
+
+def centre(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Cut the middle of an image (H, W, C), where a contract's own crop cuts it."""
+    top, left = (round((have - want) / 2) for have, want in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def with_margin(contract: ImageContract) -> ImageContract:
+    """Return a contract that keeps what another one crops away, as a square around the middle.
+
+    Random crops are cut from it; its middle is what the other contract gives.
+    """
+    if not isinstance(contract.resize, ShortestSide) or contract.crop is None:
+        return contract
+    side = contract.resize.size
+    if side <= max(contract.crop):
+        return contract
+    return ImageContract.model_validate({**contract.model_dump(), "crop": (side, side)})
 
 
 def open_pixels(
@@ -69,6 +121,8 @@ def open_pixels(
     target = folder / f"{key}.npy"
     building = folder / f"{key}.{run}.npy"
     shape = (len(images), *contract.shape)
+    if not target.exists() and not _fits(folder, shape):
+        return DecodedPixels(images, contract, None, np.arange(len(images)), ())
     # Without versions a changed image could go unseen, so such a cache serves one run only.
     known = target.exists() and all(images.versions)
     barrier()  # everyone has looked before anyone builds
@@ -89,7 +143,13 @@ def open_pixels(
     rows = {int(row) for row in faults}
     good = np.asarray([row for row in range(len(images)) if row not in rows], np.int64)
     bad = tuple((images.uris[row], *faults[str(row)]) for row in sorted(rows))
-    return DecodedPixels(pixels, good, bad)
+    return DecodedPixels(images, contract, pixels, good, bad)
+
+
+def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
+    """Whether decoded images leave at least as much of the disk free as they take."""
+    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return math.prod(shape) <= shutil.disk_usage(present).free * _MOST_OF_DISK
 
 
 def _faults_file(building: Path, rank: int) -> Path:

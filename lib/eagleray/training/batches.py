@@ -1,0 +1,146 @@
+"""Which images make a step, and their tensors, made ready before they are wanted.
+
+The order of images and the steps are the same for any number of workers: a step's images are
+chosen for all workers together, and each takes its share of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from eagleray.models.tasks import Task
+from eagleray.training.augment import Draws
+from eagleray.training.losses import soft_targets
+from eagleray.training.pixels import DecodedPixels
+from eagleray.training.spec import TrainSpec
+from eagleray.training.team import Team
+
+__all__ = ["Batch", "BatchFeeder", "Part", "StepPlan"]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the data: its decoded images and encoded targets."""
+
+    decoded: DecodedPixels
+    targets: Tensor
+
+    def plain(self, rows: Rows, size: tuple[int, int]) -> Tensor:
+        """Return unchanged images: uint8 tensor (N, *size, C)."""
+        return torch.from_numpy(self.decoded.read(rows, size))
+
+
+class StepPlan:
+    """The rows of every step of a run."""
+
+    def __init__(self, good: Rows, spec: TrainSpec) -> None:
+        self._good, self._spec = good, spec
+        # Whole batches only: what is left over comes in another epoch's order.
+        self.steps_per_epoch = max(1, len(good) // spec.batch_size)
+        self.num_steps = self.steps_per_epoch * spec.epochs
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def rows(self, epoch: int, step: int) -> Rows:
+        """Return the rows of a step of an epoch, for all workers together."""
+        size = self._spec.batch_size
+        return self._order(epoch)[step * size : (step + 1) * size]
+
+    def _draw_order(self, epoch: int) -> Rows:
+        return np.random.default_rng((self._spec.seed, epoch)).permutation(self._good)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's share of a step.
+
+    Attributes:
+        images: uint8 tensor (N, H, W, C), changed, on the device.
+        targets: Of the images; mixed where the specification says so.
+        num_images: Of the step, over all workers.
+        waited: Seconds that the step stood still for it.
+    """
+
+    images: Tensor
+    targets: Tensor
+    num_images: int
+    waited: float
+
+
+class BatchFeeder:
+    """Makes a worker's batches in threads, a few steps ahead of training.
+
+    Args:
+        part: Of the data.
+        plan: The steps.
+        spec: What is changed.
+        size: (height, width) of the network's input.
+        team: Whose share is made.
+        task: What the targets are of.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        plan: StepPlan,
+        spec: TrainSpec,
+        size: tuple[int, int],
+        team: Team,
+        *,
+        task: Task,
+    ) -> None:
+        self._part, self._plan, self._spec = part, plan, spec
+        self._size, self._team, self._task = size, team, task
+        on_gpu = team.device.type == "cuda"
+        # On a CPU the network needs the cores: one thread stays ahead of it.
+        self._num_threads = max(1, team.num_cores - 1) if on_gpu else 1
+        self._pin = on_gpu
+
+    def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from a step on."""
+        steps = iter(range(first_step, self._plan.steps_per_epoch))
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            coming: deque[Future[tuple[Tensor, Tensor, Draws]]] = deque()
+            while True:
+                while (
+                    len(coming) < self._num_threads + 2 and (step := next(steps, None)) is not None
+                ):
+                    coming.append(pool.submit(self._make, epoch, step))
+                if not coming:
+                    return
+                began = time.perf_counter()
+                images, targets, draws = coming.popleft().result()
+                waited = time.perf_counter() - began
+                yield self._place(images, targets, draws, waited)
+
+    def _make(self, epoch: int, step: int) -> tuple[Tensor, Tensor, Draws]:
+        rows = self._plan.rows(epoch, step)
+        draws = Draws(self._spec, epoch, step, len(rows))
+        mine = range(self._team.rank, len(rows), self._team.size)
+        changed = [
+            draws.change(self._part.decoded.read_one(int(rows[place])), place, self._size)
+            for place in mine
+        ]
+        images = torch.from_numpy(np.stack(changed))
+        targets = self._part.targets[rows[mine.start :: mine.step]]
+        return (images.pin_memory() if self._pin else images), targets, draws
+
+    def _place(self, images: Tensor, targets: Tensor, draws: Draws, waited: float) -> Batch:
+        device = self._team.device
+        images = images.to(device, non_blocking=True)
+        targets = targets.to(device, non_blocking=True)
+        if self._spec.mixup or self._spec.cutmix:
+            images, targets = draws.mix(images, soft_targets(self._task, targets))
+        return Batch(images, targets, len(draws.unit), waited)

@@ -1,0 +1,202 @@
+"""From a specification to all that training needs, with everything checked that can be wrong.
+
+    data -> parts -> task -> network and where it starts
+
+Nothing here is expensive: an image is opened for the first time after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
+from eagleray.datasets.split import Split, read_split, require_parts, split_images
+from eagleray.errors import InputError, UnknownNameError
+from eagleray.imaging import ImageContract
+from eagleray.models.architectures import (
+    Architecture,
+    architecture_for,
+    build,
+    build_pretrained,
+    check_fits,
+    default_contract,
+    replace_head,
+    require_architecture,
+)
+from eagleray.models.package import ModelPackage
+from eagleray.models.sources import load_model
+from eagleray.models.tasks import Task, make_task
+from eagleray.settings import Settings
+from eagleray.training.spec import TrainSpec
+from eagleray.training.stages import require_possible_freeze, stages_of
+
+__all__ = ["TrainPlan", "groups_of", "is_stratified", "make_plan", "plan_network"]
+
+DEFAULT_ARCHITECTURE = "resnet18"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A specification with all that it names.
+
+    Attributes:
+        spec: What was asked.
+        images: All labelled images but those of a test set of its own.
+        split: Their parts.
+        task: What the model answers.
+        architecture: Of the network.
+        contract: How images become its input.
+        module: The network with the weights that training starts from.
+        parent: Digest of the package that they are from, if any.
+    """
+
+    spec: TrainSpec
+    images: LabelledImages
+    split: Split
+    task: Task
+    architecture: Architecture
+    contract: ImageContract
+    module: nn.Module
+    parent: str | None
+
+
+def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:
+    """Check everything that can be wrong before expensive work starts.
+
+    Args:
+        spec: What is asked.
+        settings: Where models are registered.
+        split_file: Of a run that goes on, instead of a new split.
+
+    Raises:
+        UserError: With what to mend.
+    """
+    if spec.architecture is not None:
+        require_architecture(spec.architecture)
+    images = _read_data(spec, spec.data)
+    split = _divide(spec, images, split_file or spec.split)
+    task = make_task(spec.task, images.texts)
+    for text in split.test.texts:
+        task.encode(text)
+    return plan_network(spec, settings, images, split, task)
+
+
+def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
+    """Read labelled images as a specification says.
+
+    Raises:
+        InputError: They are not there, or too few.
+    """
+    images = read_labelled(
+        location,
+        uri_column=spec.column,
+        label_column=spec.label_column,
+        label_columns=spec.label_columns,
+        separator=spec.separator,
+    )
+    require_enough(images, spec.task, location)
+    return images
+
+
+def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
+    """Return what stays together, row by row.
+
+    Raises:
+        UnknownNameError: There is no such column.
+    """
+    if spec.group_column is None:
+        return None
+    if spec.group_column not in images.attributes:
+        raise UnknownNameError("column to group by", spec.group_column, list(images.attributes))
+    return images.attributes[spec.group_column]
+
+
+def is_stratified(spec: TrainSpec) -> bool:
+    """Whether every class gets its share of each part."""
+    return spec.task in ("multiclass", "binary")
+
+
+def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
+    own_test = _read_data(spec, spec.test_data) if spec.test_data is not None else None
+    if split_file is not None:
+        split = read_split(split_file, images)
+    elif own_test is None and spec.test_fraction == 0:
+        raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
+    else:
+        split = split_images(
+            images,
+            stratify=is_stratified(spec),
+            validation_fraction=spec.validation_fraction,
+            test_fraction=0.0 if own_test else spec.test_fraction,
+            seed=spec.seed,
+            groups=groups_of(spec, images),
+        )
+    whole = Split(split.train, split.validation, own_test or split.test)
+    require_parts(whole, spec.task)
+    return whole
+
+
+def plan_network(
+    spec: TrainSpec, settings: Settings, images: LabelledImages, split: Split, task: Task
+) -> TrainPlan:
+    """Choose the network, its input and the weights that it starts from.
+
+    Raises:
+        UserError: It cannot be had, or does not fit the specification.
+    """
+    parent = load_model(spec.parent, settings).package if spec.parent is not None else None
+    name = _architecture_name(spec, parent)
+    contract = _contract(spec, name, parent)
+    architecture = architecture_for(name, contract, task.num_outputs)
+    check_fits(architecture, *contract.size)
+    torch.manual_seed(spec.seed)
+    if parent is not None:
+        module = _from_parent(parent, task)
+    elif spec.pretrained:
+        module, architecture = build_pretrained(
+            name, in_channels=contract.channels, num_outputs=task.num_outputs
+        )
+    else:
+        module = build(architecture)
+    require_possible_freeze(spec, stages_of(module, task.num_outputs))
+    return TrainPlan(
+        spec=spec,
+        images=images,
+        split=split,
+        task=task,
+        architecture=architecture,
+        contract=contract,
+        module=module,
+        parent=None if parent is None else parent.digest,
+    )
+
+
+def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
+    if parent is None:
+        return spec.architecture or DEFAULT_ARCHITECTURE
+    name = parent.manifest.architecture.name
+    if spec.architecture not in (None, name):
+        raise InputError(
+            f"architecture {spec.architecture}: the parent {spec.parent} is a {name}; leave the "
+            "architecture out."
+        )
+    return name
+
+
+def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageContract:
+    """Take the parent's contract, whose images its weights know, unless another one is named."""
+    if parent is not None and spec.contract is None and spec.image_size is None:
+        return parent.contract
+    return default_contract(name, spec.contract, size=spec.image_size)
+
+
+def _from_parent(parent: ModelPackage, task: Task) -> nn.Module:
+    """Build the parent's network; its head stays only where the labels are the same."""
+    module = parent.build_module().train()
+    if (parent.task.name, parent.task.labels) != (task.name, task.labels):
+        replace_head(module, parent.task.num_outputs, task.num_outputs)
+    return module

@@ -1,0 +1,98 @@
+"""Which learning rate: one that rises from step to step, until the loss does (Smith 2017).
+
+The suggestion is the rate at which the smoothed loss falls the fastest, well before it turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from eagleray.training.loop import Trainer, WorkerInput
+from eagleray.training.reports import RangeFound, Report, Started, StepsDone
+from eagleray.training.team import Team, join_ray_team
+
+__all__ = ["NUM_STEPS", "Suggestion", "find_as_ray_worker", "find_learning_rate", "suggest"]
+
+NUM_STEPS = 100
+_LOWEST, _HIGHEST = 1e-6, 1.0
+_MEMORY = 0.9  # of the smoothed loss
+_HOPELESS = 4.0  # times the lowest loss
+
+
+def find_as_ray_worker(config: dict[str, Any]) -> None:
+    """Try learning rates as one of several workers; started by Ray Train.
+
+    Args:
+        config: As for `train_as_ray_worker`.
+    """
+    import ray
+
+    given: WorkerInput = ray.get(config["input"])
+    team = join_ray_team()
+    if team.device.type == "cpu":
+        torch.set_num_threads(team.num_cores)
+    find_learning_rate(given, team, config["mailbox"].put)
+
+
+def find_learning_rate(given: WorkerInput, team: Team, report: Callable[[Report], None]) -> None:
+    """Take steps with rising learning rates and report rates and losses."""
+    trainer = Trainer(given, team, report if team.leads else lambda _: None)
+    trainer.prepare()
+    trainer.report(Started(0, NUM_STEPS, team.size))
+    found: list[tuple[float, float]] = []
+    lowest = math.inf
+    while len(found) < NUM_STEPS:
+        epoch = len(found) // trainer.plan.steps_per_epoch
+        model = trainer.set_going(epoch)
+        for step, batch in enumerate(trainer.feeder.epoch(epoch, 0)):
+            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(found) / (NUM_STEPS - 1))
+            loss = float(trainer.step(model, epoch, step, batch, rate))
+            lowest = min(lowest, loss)
+            hopeless = not math.isfinite(loss) or loss > _HOPELESS * lowest
+            if not hopeless:
+                found.append((rate, loss))
+                trainer.report(StepsDone(len(found), loss))
+            if hopeless or len(found) == NUM_STEPS:
+                trainer.report(RangeFound(tuple(found)))
+                return
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What came of trying learning rates.
+
+    Attributes:
+        learning_rate: To train with; None where the loss never fell.
+        rates: That were tried.
+        losses: Smoothed.
+    """
+
+    learning_rate: float | None
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def suggest(found: tuple[tuple[float, float], ...]) -> Suggestion:
+    """Choose the learning rate at which the loss falls the fastest, per factor of the rate.
+
+    Args:
+        found: (learning rate, loss) of each step.
+    """
+    smoothed, average = [], 0.0
+    for number, (_, loss) in enumerate(found, start=1):
+        average = _MEMORY * average + (1 - _MEMORY) * loss
+        smoothed.append(average / (1 - _MEMORY**number))
+    rates = tuple(rate for rate, _ in found)
+    best = None
+    if len(found) > 2:
+        lowest = int(np.argmin(smoothed))
+        slopes = np.gradient(np.asarray(smoothed[: lowest + 1])) if lowest > 1 else np.zeros(1)
+        if slopes.min() < 0:
+            best = rates[int(slopes.argmin())]
+    return Suggestion(best, rates, tuple(smoothed))

@@ -1,0 +1,128 @@
+"""A training run as it is kept: what was asked, how the data were divided, how far it has come.
+
+    RUN/run.json            its name, its MLflow run, the alias that its model gets
+    RUN/spec.yaml           the specification
+    RUN/split.parquet       which image is in which part
+    RUN/checkpoints/        see `checkpoint.py`
+    RUN/training.html       the page, with the pages of its data and its evaluation beside it
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eagleray import storage
+from eagleray.errors import InputError, UnknownNameError
+from eagleray.settings import Settings
+from eagleray.training.spec import TrainSpec, read_spec
+
+__all__ = ["Run", "RunRecord", "create_run", "find_run"]
+
+
+class RunRecord(BaseModel):
+    """`run.json`.
+
+    Attributes:
+        run: Its name.
+        created: UTC time in ISO 8601.
+        data_digest: Of the labelled images that it was begun with.
+        alias: Points to the model when it is registered.
+        mlflow_run: Where it is tracked.
+        version: The registered version, once there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: str
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    data_digest: str
+    alias: str
+    mlflow_run: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    name: str
+    folder: str
+
+    @property
+    def spec_file(self) -> str:
+        """The specification."""
+        return storage.join(self.folder, "spec.yaml")
+
+    @property
+    def split_file(self) -> str:
+        """Which image is in which part."""
+        return storage.join(self.folder, "split.parquet")
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the checkpoints."""
+        return storage.join(self.folder, "checkpoints")
+
+    @property
+    def ray_folder(self) -> str:
+        """Where Ray Train keeps its own notes."""
+        return storage.join(self.folder, "ray")
+
+    def page(self, name: str) -> str:
+        """Where a page of the run is."""
+        return storage.join(self.folder, f"{name}.html")
+
+    def write(self, record: RunRecord) -> None:
+        """Write `run.json`."""
+        storage.put_atomic(self._record_file, record.model_dump_json(indent=2).encode())
+
+    def read(self) -> RunRecord:
+        """Read `run.json`.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        try:
+            return RunRecord.model_validate_json(storage.read_bytes(self._record_file))
+        except (ValidationError, FileNotFoundError):
+            raise InputError(f"{self._record_file} is damaged; begin the run anew.") from None
+
+    def read_spec(self) -> TrainSpec:
+        """Read the specification that the run was begun with."""
+        return read_spec(self.spec_file, {})
+
+    @property
+    def _record_file(self) -> str:
+        return storage.join(self.folder, "run.json")
+
+
+def create_run(settings: Settings, spec: TrainSpec) -> Run:
+    """Make a folder for a new run, with its specification in it."""
+    name = f"{spec.name}-{secrets.token_hex(4)}"
+    run = Run(name, storage.join(settings.runs, name))
+    storage.put_atomic(run.spec_file, spec.to_yaml().encode())
+    return run
+
+
+def find_run(settings: Settings, name: str) -> Run:
+    """Find the folder of a run.
+
+    Raises:
+        UnknownNameError: There is no such run here.
+    """
+    run = Run(name, storage.join(settings.runs, name))
+    if not storage.exists(run.spec_file):
+        raise UnknownNameError("training run", name, _names(settings))
+    return run
+
+
+def _names(settings: Settings) -> list[str]:
+    if not storage.is_folder(settings.runs):
+        return []
+    root = storage.absolute(settings.runs).rstrip("/") + "/"
+    files = storage.list_files(root)
+    return sorted({file.uri.removeprefix(root).split("/")[0] for file in files})

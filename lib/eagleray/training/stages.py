@@ -1,0 +1,137 @@
+"""A network by depth: its stages from the input to the head, for freezing and learning rates.
+
+A stage is what the network's author gave a name of its own (a ResNet's `layer2`, one convolution of
+a VGG's `features`), with the normalisation that follows it. The head is the last stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from eagleray.errors import InputError
+from eagleray.models.architectures import find_head
+from eagleray.training.spec import TrainSpec
+
+__all__ = ["Stage", "frozen_after", "require_possible_freeze", "set_frozen", "stages_of"]
+
+_NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that is frozen, or learns, as one.
+
+    Attributes:
+        name: Of its first module.
+        modules: Names of its modules.
+        parameters: Names of its parameters.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+def stages_of(module: nn.Module, num_outputs: int) -> tuple[Stage, ...]:
+    """Divide a network by depth; its head, which gives `num_outputs`, is the last stage."""
+    head = find_head(module, num_outputs)
+    names = [name for name in _unfold(module, head) if name != head]
+    groups: list[list[str]] = []
+    for name in names:
+        if groups and _is_normalisation(module.get_submodule(name)):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    groups.append([head])
+    owners = {name: index for index, group in enumerate(groups) for name in group}
+    parameters: list[list[str]] = [[] for _ in groups]
+    for name, _ in module.named_parameters():
+        # What belongs to no part of the network, as a class token, goes with the first stage.
+        parameters[_owner(name, owners)].append(name)
+    return tuple(
+        Stage(group[0], tuple(group), tuple(names))
+        for group, names in zip(groups, parameters, strict=True)
+    )
+
+
+def _unfold(module: nn.Module, head: str) -> list[str]:
+    """Name the parts in order, opening what holds the head or most of the network."""
+    num_layers = _count_layers(module)
+    names = [name for name, child in module.named_children() if _count_layers(child)]
+    position = 0
+    while position < len(names):
+        name = names[position]
+        part = module.get_submodule(name)
+        inner = [f"{name}.{key}" for key, child in part.named_children() if _count_layers(child)]
+        holds_head = head.startswith(f"{name}.")
+        if inner and (holds_head or (_count_layers(part) > num_layers / 2 and len(inner) > 1)):
+            names[position : position + 1] = inner
+        else:
+            position += 1
+    return names
+
+
+def _count_layers(module: nn.Module) -> int:
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
+
+
+def _is_normalisation(module: nn.Module) -> bool:
+    return isinstance(module, _NORMALISATION)
+
+
+def _owner(parameter: str, owners: dict[str, int]) -> int:
+    path = parameter
+    while path:
+        path = path.rpartition(".")[0]
+        if path in owners:
+            return owners[path]
+    return 0
+
+
+def require_possible_freeze(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
+    """Refuse to freeze more stages than there are, or to thaw more than are frozen.
+
+    Raises:
+        InputError: With how many there are.
+    """
+    depth = len(stages) - 1
+    frozen = depth if spec.frozen_stages is None else spec.frozen_stages
+    if frozen > depth:
+        names = ", ".join(stage.name for stage in stages[:-1])
+        raise InputError(
+            f"freeze {frozen}: the network has {depth} stages before its head ({names}); name at "
+            "most so many, or backbone for all."
+        )
+    for thaw in spec.thaws:
+        if frozen == 0 or (thaw.stages or 0) > frozen:
+            raise InputError(
+                f"unfreeze {thaw.epoch}:{thaw.stages or 'all'}: only {frozen} stages are still "
+                "frozen at that time."
+            )
+        frozen = 0 if thaw.stages is None else frozen - thaw.stages
+
+
+def frozen_after(spec: TrainSpec, num_stages: int, epoch: int) -> int:
+    """Return how many of the first stages are frozen once `epoch` epochs are finished."""
+    frozen = num_stages - 1 if spec.frozen_stages is None else spec.frozen_stages
+    for thaw in spec.thaws:
+        if epoch >= thaw.epoch:
+            frozen = 0 if thaw.stages is None else frozen - thaw.stages
+    return frozen
+
+
+def set_frozen(module: nn.Module, stages: tuple[Stage, ...], num_frozen: int) -> None:
+    """Let the first stages stand still, their normalisation statistics too, and the others learn.
+
+    To be called after `module.train()`, which sets every part of it in motion.
+    """
+    parameters = dict(module.named_parameters())
+    for index, stage in enumerate(stages):
+        learns = index >= num_frozen
+        for name in stage.parameters:
+            parameters[name].requires_grad_(learns)
+        if not learns:
+            for name in stage.modules:
+                module.get_submodule(name).eval()

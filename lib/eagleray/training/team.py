@@ -1,0 +1,116 @@
+"""The workers that train together, as each of them sees the others.
+
+A team is what Ray Train started, or a process alone, as a trial of a tuning is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eagleray.training.spec import TrainSpec
+
+__all__ = ["Team", "alone", "join_ray_team"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """A worker's place among the others.
+
+    Attributes:
+        rank: From 0.
+        size: Workers.
+        local_rank: Among those of this node.
+        local_size: Workers of this node.
+        device: What this worker computes on.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one worker that writes and reports."""
+        return self.rank == 0
+
+    @property
+    def num_cores(self) -> int:
+        """Cores of the node that are this worker's share."""
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        return max(1, (usable or os.cpu_count() or 1) // self.local_size)
+
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add a tensor up over all workers, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def agree(self, value: Any) -> Any:
+        """Return what the leader has, at every worker."""
+        if self.size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Make the statistics of normalisation the mean over the workers, which drift apart."""
+        if self.size == 1:
+            return
+        buffers = [item for item in module.buffers() if item.is_floating_point()]
+        if not buffers:
+            return
+        flat = self.sum(torch.cat([item.flatten() for item in buffers])).div_(self.size)
+        means = torch.split(flat, [item.numel() for item in buffers])
+        for item, mean in zip(buffers, means, strict=True):
+            item.copy_(mean.view_as(item))
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return a network whose gradients are averaged over the workers.
+
+        Frozen parameters do not take part, so it is wrapped anew when that changes.
+        """
+        if self.size == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(
+            network,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are averaged where they are used
+            gradient_as_bucket_view=True,
+        )
+
+
+def join_ray_team() -> Team:
+    """Return this worker's place in the group that Ray Train has started."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Team(
+        context.get_world_rank(),
+        context.get_world_size(),
+        context.get_local_rank(),
+        context.get_local_world_size(),
+        device,
+    )
+
+
+def alone(spec: TrainSpec) -> Team:
+    """Return the team of one process."""
+    use_gpu = spec.device != "cpu" and torch.cuda.is_available()
+    return Team(0, 1, 0, 1, torch.device("cuda" if use_gpu else "cpu"))
