@@ -1,4 +1,4 @@
-"""Encoded images decoded in threads, batch by batch, ahead of the network that takes them."""
+"""Images decoded in threads, batch by batch, ahead of the network that takes them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ __all__ = ["DecodedBatch", "decode_ahead"]
 _BATCHES_AHEAD = 2
 
 Decoded = DecodedImage | Outcome
-Preprocess = Callable[[bytes], Decoded]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class DecodedBatch:
 
 
 def decode_ahead(
-    images: Sequence[bytes],
-    preprocess: Preprocess,
+    images: Sequence[T],
+    preprocess: Callable[[T], Decoded],
     *,
     shape: tuple[int, int, int],
     batch_size: int,
@@ -48,7 +49,7 @@ def decode_ahead(
     """Yield batches in order; while the reader has one, the next two are being decoded.
 
     Args:
-        images: Encoded images.
+        images: Encoded images, or whatever `preprocess` takes.
         preprocess: Decodes one of them; called from several threads, never raises for a bad image.
         shape: Of a decoded image: (height, width, channels).
         batch_size: Inputs in a batch; the last batch has what is left.
@@ -73,8 +74,8 @@ def decode_ahead(
 
 def _begin(
     pool: ThreadPoolExecutor,
-    inputs: Sequence[bytes],
-    preprocess: Preprocess,
+    inputs: Sequence[T],
+    preprocess: Callable[[T], Decoded],
     pixels: Tensor,
     num_threads: int,
 ) -> list[Future[list[Decoded]]]:
@@ -89,7 +90,7 @@ def _begin(
 
 
 def _decode_into(
-    rows: npt.NDArray[np.uint8], inputs: Sequence[bytes], preprocess: Preprocess
+    rows: npt.NDArray[np.uint8], inputs: Sequence[T], preprocess: Callable[[T], Decoded]
 ) -> list[Decoded]:
     """Decode inputs into the rows of a batch, here in the thread rather than in its reader."""
     results: list[Decoded] = []

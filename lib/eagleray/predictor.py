@@ -11,10 +11,11 @@ from __future__ import annotations
 import gc
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ from eagleray.outcome import Outcome
 from eagleray.settings import read_settings
 
 __all__ = ["GoldenCheck", "Predictor"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,8 @@ class Predictor:
         """
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images])
-        return [outcome for batch in self._predict_ahead(images) for outcome in batch]
+        batches = self.predict_ahead(images, self.preprocess, num_threads=self.decode_threads)
+        return [outcome for batch in batches for outcome in batch]
 
     def predict_decoded(self, images: Sequence[DecodedImage | Outcome]) -> list[Outcome]:
         """Predict what `preprocess` returned; outcomes that have failed already pass through."""
@@ -175,14 +179,22 @@ class Predictor:
 
     # --- the whole way, decoding beside the forward passes ---
 
-    def _predict_ahead(self, images: Sequence[bytes]) -> Iterator[list[Outcome]]:
-        """Predict batch by batch; one is read when the next is launched, so no device waits."""
+    def predict_ahead(
+        self, images: Sequence[T], read: Callable[[T], DecodedImage | Outcome], *, num_threads: int
+    ) -> Iterator[list[Outcome]]:
+        """Predict batch by batch; one is read when the next is launched, so no device waits.
+
+        Args:
+            images: Encoded images, locations, or whatever `read` takes.
+            read: What `preprocess` does, of one of them; called from several threads.
+            num_threads: That read ahead of the forward passes.
+        """
         batches = decode_ahead(
             images,
-            self.preprocess,
+            read,
             shape=self.package.contract.shape,
             batch_size=self._batch_size,
-            num_threads=self.decode_threads,
+            num_threads=num_threads,
             pin_memory=self._copies is not None,
         )
         launched: deque[tuple[list[DecodedImage | Outcome], list[_Pass]]] = deque()

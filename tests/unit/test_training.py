@@ -16,9 +16,7 @@ from pydantic import ValidationError
 from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
 from eagleray.datasets.split import split_images
 from eagleray.errors import InputError, UserError
-from eagleray.evaluation.metrics import compute_metrics
 from eagleray.imaging import decode, named_contract
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
 from eagleray.training.augment import augment_batch
 from eagleray.training.pixels import open_pixels
 from eagleray.training.spec import TrainSpec
@@ -221,29 +219,3 @@ def test_a_specification_that_cannot_be_names_its_field(
     fine: dict[str, object] = {"data": "d", "name": "n", "architecture": "lenet5"}
     with pytest.raises(ValidationError, match=sentence):
         TrainSpec.model_validate({**fine, **change})
-
-
-# --- metrics ----------------------------------------------------------------------------------
-
-
-def test_metrics_equal_hand_computed_values() -> None:
-    multiclass = Multiclass(labels=("a", "b"))
-    outputs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    values = compute_metrics(multiclass, outputs, torch.tensor([0, 1, 1, 0]))
-    assert values["accuracy"] == pytest.approx(3 / 4)
-    assert values["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2)
-
-    binary = Binary(labels=("no", "yes"), threshold=0.3)
-    outputs = torch.tensor([[0.6, 0.4], [0.8, 0.2]])
-    values = compute_metrics(binary, outputs, torch.tensor([1.0, 1.0]))
-    assert values == pytest.approx({"accuracy": 0.5, "f1": 2 / 3})
-
-    multilabel = Multilabel(labels=("a", "b"), thresholds=(0.2, 0.8))
-    outputs = torch.tensor([[0.3, 0.7], [0.1, 0.9]])
-    values = compute_metrics(multilabel, outputs, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    assert values == pytest.approx({"accuracy": 0.5, "f1_macro": 0.5})
-
-    regression = Regression(mean=10.0, std=2.0)
-    outputs, targets = torch.tensor([[10.0], [14.0]]), torch.tensor([0.0, 1.0])
-    values = compute_metrics(regression, outputs, targets)  # true values are 10 and 12
-    assert values == pytest.approx({"r2": -1.0, "mean_absolute_error": 1.0})

@@ -14,11 +14,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from eagleray.errors import InputError
 from eagleray.outcome import Prediction
@@ -40,6 +48,8 @@ __all__ = [
 Scores = npt.NDArray[np.float32]
 TaskName = Literal["binary", "multiclass", "multilabel", "regression"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
+"""What logits are divided by before they become probabilities: above 1 they get more modest."""
 
 LABEL_SEPARATOR = "|"
 
@@ -75,6 +85,16 @@ class _Task(BaseModel):
     def postprocess(self, outputs: Scores) -> Prediction:
         """Turn one image's activated outputs into its prediction."""
 
+    @model_serializer(mode="wrap")
+    def _without_what_older_packages_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out a temperature that changes nothing: packages made before had no such field."""
+        fields: dict[str, Any] = serialize(self)
+        if fields.get("temperature") == 1.0:
+            del fields["temperature"]
+        return fields
+
 
 class Multiclass(_Task):
     """Exactly one of several labels holds."""
@@ -84,6 +104,7 @@ class Multiclass(_Task):
 
     name: Literal["multiclass"] = "multiclass"
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -106,8 +127,8 @@ class Multiclass(_Task):
         return functional.cross_entropy(logits, targets)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Softmax."""
-        return logits.softmax(dim=1)
+        """Softmax, at the temperature."""
+        return (logits / self.temperature).softmax(dim=1)
 
     def postprocess(self, outputs: Scores) -> Prediction:
         """Take the likeliest label."""
@@ -124,6 +145,7 @@ class Binary(_Task):
     name: Literal["binary"] = "binary"
     labels: tuple[str, str]
     threshold: Probability = 0.5
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -146,10 +168,10 @@ class Binary(_Task):
         return functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of both labels (N, 2)."""
+        """Return the probabilities of both labels (N, 2), at the temperature."""
         import torch
 
-        positive = logits.sigmoid()
+        positive = (logits / self.temperature).sigmoid()
         return torch.cat([1 - positive, positive], dim=1)
 
     def postprocess(self, outputs: Scores) -> Prediction:
@@ -167,6 +189,7 @@ class Multilabel(_Task):
     name: Literal["multilabel"] = "multilabel"
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     thresholds: tuple[Probability, ...]
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -198,8 +221,8 @@ class Multilabel(_Task):
         return functional.binary_cross_entropy_with_logits(logits, targets)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Sigmoid of each logit."""
-        return logits.sigmoid()
+        """Sigmoid of each logit, at the temperature."""
+        return (logits / self.temperature).sigmoid()
 
     def postprocess(self, outputs: Scores) -> Prediction:
         """Take every label from its threshold on; `label` is the likeliest of them."""
