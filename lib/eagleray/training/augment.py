@@ -231,7 +231,7 @@ def _randaugmented(pixels: Pixels, row: int, seed: tuple[int, int, int], magnitu
 
 def _as_tensor(pixels: Pixels) -> Tensor:
     """View pixels (H, W, C) as an image (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels.copy(order="C")).permute(2, 0, 1)
 
 
 def _as_pixels(image: Tensor) -> Pixels:

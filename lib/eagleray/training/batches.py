@@ -6,7 +6,6 @@ chosen for all workers together, and each takes its share of them.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterator

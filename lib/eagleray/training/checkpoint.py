@@ -169,10 +169,8 @@ class CheckpointWriter:
         stalled: Seconds that training stood still for checkpoints so far.
     """
 
-    def __init__(
-        self, store: CheckpointStore, *, keep: int, written: Callable[[str], None]
-    ) -> None:
-        self._store, self._keep, self._written = store, keep, written
+    def __init__(self, store: CheckpointStore, *, keep: int) -> None:
+        self._store, self._keep = store, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
         self.stalled = 0.0

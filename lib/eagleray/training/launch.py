@@ -143,9 +143,7 @@ def _run_group(
         work,
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},
         scaling_config=ScalingConfig(
-            num_workers=most
-            if spec.least_workers == spec.most_workers
-            else (spec.least_workers, most),
+            num_workers=_num_workers(spec),
             use_gpu=_use_gpu(spec, cluster),
             resources_per_worker=_resources(spec, cluster),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -244,9 +245,7 @@ class Trainer:
             self._wrapped = (frozen, self.team.wrap(self.network))
         return self._wrapped[1]
 
-    def step(
-        self, model: nn.Module, epoch: int, step: int, batch: Batch, rate: float
-    ) -> Tensor:
+    def step(self, model: nn.Module, epoch: int, step: int, batch: Batch, rate: float) -> Tensor:
         """Take one step and return the mean loss of its images, over all workers."""
         torch.manual_seed(_seed_of(self.spec.seed, epoch, step, self.team.rank))  # for dropout
         set_learning_rate(self.optimizer, rate)

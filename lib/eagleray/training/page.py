@@ -77,9 +77,7 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
             title="Loss of each step",
             x_label="step",
         ),
-        curves(
-            [step for step, _ in steps], {"rate": rates}, title="Learning rate", x_label="step"
-        ),
+        curves([step for step, _ in steps], {"rate": rates}, title="Learning rate", x_label="step"),
     ]
     return render_page(
         "training.html.j2",
@@ -88,7 +86,8 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
         plots=plots,
         warning=overfit_warning(trained.epochs),
         epochs=[
-            {"epoch": number, **epoch} for number, epoch in zip(numbers, trained.epochs, strict=True)
+            {"epoch": number, **epoch}
+            for number, epoch in zip(numbers, trained.epochs, strict=True)
         ],
         columns=["train_loss", "validation_loss", *scores, *_SPEEDS],
         best=trained.best.epoch,

@@ -1,10 +1,10 @@
 """A training run as it is kept: what was asked, how the data were divided, how far it has come.
 
-    RUN/run.json            its name, its MLflow run, the alias that its model gets
-    RUN/spec.yaml           the specification
-    RUN/split.parquet       which image is in which part
-    RUN/checkpoints/        see `checkpoint.py`
-    RUN/training.html       the page, with the pages of its data and its evaluation beside it
+RUN/run.json            its name, its MLflow run, the alias that its model gets
+RUN/spec.yaml           the specification
+RUN/split.parquet       which image is in which part
+RUN/checkpoints/        see `checkpoint.py`
+RUN/training.html       the page, with the pages of its data and its evaluation beside it
 """
 
 from __future__ import annotations
