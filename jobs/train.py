@@ -91,6 +91,11 @@ class TrainJob:
     run: Run | None = None
 
     @property
+    def s3(self) -> storage.S3Options:
+        """How S3 is reached."""
+        return s3_options(self.settings)
+
+    @property
     def spec(self) -> TrainSpec:
         """What was asked."""
         return self.plan.spec
@@ -173,7 +178,7 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
         tracked.log_parameters(job.spec.model_dump())
         for file in (kept.spec_file, kept.split_file):
             tracked.log_file(file)
-        trained, left_out = _train(plan, kept, cluster, console, tracked.log_metrics)
+        trained, left_out = _train(job, plan, kept, cluster, console, tracked.log_metrics)
         page = render_training_page(job.spec, kept.name, trained)
         storage.put_atomic(kept.page("training"), page)
         with console.status("Testing and registering"):
@@ -181,15 +186,11 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
             page = render_evaluation_page(tested.evaluation, model=version.reference)
             storage.put_atomic(kept.page("evaluation"), page)
         kept.write(
-            record.model_copy(
-                update={"mlflow_run": tracked.run_id, "version": version.reference}
-            )
+            record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
     warning = overfit_warning(trained.epochs)
     warnings = (*report.warnings, *((warning,) if warning else ()))
-    return TrainSummary(
-        kept, version, tested, trained, (*report.unreadable, *left_out), warnings
-    )
+    return TrainSummary(kept, version, tested, trained, (*report.unreadable, *left_out), warnings)
 
 
 def look(job: TrainJob, cluster: Cluster, console: Console) -> tuple[TrainPlan, DataReport]:
@@ -208,7 +209,7 @@ def look(job: TrainJob, cluster: Cluster, console: Console) -> tuple[TrainPlan, 
             plan.contract,
             cluster=cluster,
             cache_folder=job.settings.cache_folder,
-            s3=storage.using_s3(),
+            s3=job.s3,
             progress=lambda count, failed: bar.advance(count, failed=failed),
         )
     require_readable(inspection, job.spec.most_unreadable)
@@ -240,6 +241,7 @@ def _open_run(job: TrainJob) -> tuple[Run, RunRecord]:
 
 
 def _train(
+    job: TrainJob,
     plan: TrainPlan,
     kept: Run,
     cluster: Cluster,
@@ -248,7 +250,7 @@ def _train(
 ) -> tuple[Trained, list[Fault]]:
     """Train to the end, showing how it goes, and put the best weights into the plan's network."""
     left_out: list[Fault] = []
-    given = worker_input(plan, kept, console)
+    given = worker_input(job, plan, kept, console)
     num_images = plan.spec.epochs * len(plan.split.train)
     with console.progress("Images", num_images) as bar:
         teller = _Teller(plan, bar, num_images)
@@ -264,7 +266,7 @@ def _train(
     return bring_home(given, plan.module), left_out
 
 
-def worker_input(plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
+def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
     """Return what every worker is given."""
     console.note(f"run {kept.name}, in {kept.folder}")
     weights = {key: value.contiguous() for key, value in plan.module.state_dict().items()}
@@ -276,10 +278,10 @@ def worker_input(plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
         train=plan.split.train,
         validation=plan.split.validation,
         initial_weights=safetensors.torch.save(weights),
-        cache_folder=str(read_settings().cache_folder),
+        cache_folder=str(job.settings.cache_folder),
         checkpoint_folder=kept.checkpoints,
         run=kept.name,
-        s3=storage.using_s3(),
+        s3=job.s3,
     )
 
 
@@ -329,7 +331,7 @@ def find_rate(job: TrainJob, cluster: Cluster, console: Console) -> tuple[Sugges
     """Try learning rates, and return the suggestion and its page."""
     plan, _ = look(job, cluster, console)
     kept = create_run(job.settings, job.spec)
-    given = worker_input(plan, kept, console)
+    given = worker_input(job, plan, kept, console)
     with console.progress("Learning rates", NUM_STEPS) as bar:
         shown = 0
 
@@ -347,9 +349,7 @@ def find_rate(job: TrainJob, cluster: Cluster, console: Console) -> tuple[Sugges
     return suggestion, page
 
 
-def cross_validate(
-    job: TrainJob, cluster: Cluster, console: Console
-) -> list[dict[str, float]]:
+def cross_validate(job: TrainJob, cluster: Cluster, console: Console) -> list[dict[str, float]]:
     """Train on all folds but one, for each of them, and return the metrics of what was left out.
 
     The test part plays no role, and nothing is registered.
@@ -378,7 +378,7 @@ def cross_validate(
         split = Split(inner.train, inner.validation, held_out)
         fold = plan_network(job.spec, job.settings, plan.images, split, plan.task)
         kept = create_run(job.settings, job.spec)
-        _train(fold, kept, cluster, console, lambda *_, **__: None)
+        _train(job, fold, kept, cluster, console, lambda *_, **__: None)
         with console.status("Testing"):
             cache = job.settings.cache_folder
             tested = test_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
