@@ -110,7 +110,7 @@ def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     images = read_labelled(spec.data, uri_column=spec.column, label_column=spec.label_column)
     require_enough(images, spec.task, spec.data)
     split = _split(spec, images)
-    task = make_task(spec.task, images.texts)
+    task = make_task(spec.task, images.texts, images.uris)
     for text in split.test.texts:
         task.encode(text)
     architecture = architecture_for(spec.architecture, contract, task.num_outputs)
