@@ -1,26 +1,41 @@
-"""Labelled images: where they are, what they show, and what else a table says of them."""
+"""Labelled images: where they are, what they show, and what else a table says of them.
+
+    flowers/rose/1.jpg      a tree: the first folder is the label
+    path,label,camera       a table (CSV, JSON lines, Parquet): a column of locations and one of
+    a.jpg,rose,north        labels; the others are attributes
+
+Labels stay the text that was written: a class, `a|b` where several hold, or a number.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from eagleray import storage
 from eagleray.errors import InputError
-from eagleray.models.tasks import TaskName
+from eagleray.fetch.source import packing_of
+from eagleray.models.tasks import LABEL_SEPARATOR, TaskName
 from eagleray.tables import (
+    TABLE_EXTENSIONS,
     URI_COLUMNS,
+    beside,
     digest_table,
-    read_csv_table,
+    open_table,
     require_column,
-    resolve_beside,
 )
 
 __all__ = [
     "LABEL_COLUMNS",
     "LabelledImages",
+    "join_images",
     "read_labelled",
     "require_enough",
 ]
@@ -29,6 +44,11 @@ LABEL_COLUMNS = ("label", "labels", "class", "target")
 """Column names that hold the label when the user names none, best first."""
 
 _LEAST_PER_CLASS = 3  # one each for training, validation and test
+_QUESTIONS_AT_A_TIME = 32
+_HOLDS = {
+    **dict.fromkeys(("1", "1.0", "true"), True),
+    **dict.fromkeys(("0", "0.0", "-0.0", "false"), False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +91,65 @@ class LabelledImages:
         )
 
 
+def join_images(images: LabelledImages, more: LabelledImages) -> LabelledImages:
+    """Return the rows of both; an attribute that one of them lacks is "" in its rows."""
+    names = sorted({*images.attributes, *more.attributes})
+    return LabelledImages(
+        images.uris + more.uris,
+        images.texts + more.texts,
+        images.versions + more.versions,
+        {
+            name: sum((rows.attributes.get(name, ("",) * len(rows)) for rows in (images, more)), ())
+            for name in names
+        },
+    )
+
+
 def read_labelled(
-    location: str, *, uri_column: str | None = None, label_column: str | None = None
+    location: str,
+    *,
+    uri_column: str | None = None,
+    label_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    separator: str | None = None,
 ) -> LabelledImages:
-    """Read an image-folder tree (one folder for each class) or a CSV of paths and labels.
+    """Read an image-folder tree (one folder for each class) or a table of locations and labels.
+
+    A table's images need not be there: a missing one has no version, and whoever reads it finds
+    out.
 
     Args:
-        location: A folder or a `.csv`; local or any URI that fsspec opens.
-        uri_column: CSV column of the locations; None looks for the usual names.
-        label_column: CSV column of the labels; None looks for the usual names.
+        location: A folder or a table; local or any URI that fsspec opens.
+        uri_column: Table column of the locations; None looks for the usual names.
+        label_column: Table column of the labels; None looks for the usual names.
+        label_columns: Columns of 0 and 1 instead, each named after the label that holds where it
+            is 1.
+        separator: What stands between several labels in the label column, if not `|`.
 
     Raises:
         InputError: It is not there, is empty, or has no labels.
     """
-    if location.lower().endswith(".csv") and not storage.is_folder(location):
-        return _read_csv(location, uri_column, label_column)
-    if not storage.is_folder(location):
-        raise InputError(f"There is no folder or CSV {location}; check the path.")
-    return _read_tree(location)
+    if storage.is_folder(location):
+        if uri_column or label_column or label_columns or separator:
+            raise InputError(
+                f"{location} is a folder, whose labels are the names of its folders; columns and "
+                "separators are for tables."
+            )
+        return _read_tree(location)
+    if not location.lower().endswith(TABLE_EXTENSIONS):
+        raise InputError(
+            f"There is no folder {location}, and tables end in {', '.join(TABLE_EXTENSIONS)}; "
+            "check the path."
+        )
+    if label_columns and (label_column or separator):
+        raise InputError(
+            "Labels are in one column (--label-column, --separator) or in a column of 0 and 1 for "
+            "each (--label-columns); name one kind of the two."
+        )
+    return _Table(location).read(uri_column, label_column, tuple(label_columns), separator)
 
 
-def _read_csv(location: str, uri_column: str | None, label_column: str | None) -> LabelledImages:
-    table = read_csv_table(location)
-    uris = require_column(table, uri_column, URI_COLUMNS, location, flag="--column")
-    labels = require_column(table, label_column, LABEL_COLUMNS, location, flag="--label-column")
-    files = [
-        storage.file_info(resolve_beside(location, name)) for name in table.column(uris).to_pylist()
-    ]
-    return LabelledImages(
-        uris=tuple(file.uri for file in files),
-        texts=tuple(table.column(labels).to_pylist()),
-        versions=tuple(file.version for file in files),
-    )
+# --- tree -------------------------------------------------------------------------------------
 
 
 def _read_tree(location: str) -> LabelledImages:
@@ -115,13 +162,144 @@ def _read_tree(location: str) -> LabelledImages:
         if len(parts) < 2:
             raise InputError(
                 f"{location} holds {parts[0]!r} beside its class folders: every image belongs into "
-                "a folder named after its class, or use a CSV of paths and labels."
+                "a folder named after its class, or use a table of paths and labels."
             )
         rows.append((file.uri, parts[0], file.version))
     if not rows:
         raise InputError(f"Folder {location} holds no images in class folders.")
     uris, texts, versions = zip(*rows, strict=True)
     return LabelledImages(uris, texts, versions)
+
+
+# --- table ------------------------------------------------------------------------------------
+
+
+class _Table:
+    """A table read whole, column by column as text; columns of bytes are left out."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        opened = open_table(location)
+        names = [column.name for column in opened.schema if not _holds_bytes(column.type)]
+        self._table = pa.concat_tables(opened.read(names))
+
+    def read(
+        self,
+        uri_column: str | None,
+        label_column: str | None,
+        label_columns: tuple[str, ...],
+        separator: str | None,
+    ) -> LabelledImages:
+        used = [self._require(uri_column, URI_COLUMNS, "--column")]
+        resolve = beside(self._location)
+        uris = tuple(resolve(name) if name else "" for name in _texts(self._table.column(used[0])))
+        if label_columns:
+            used += [self._require(name, (), "--label-columns") for name in label_columns]
+            texts = self._read_one_hot(used[1:], uris)
+        else:
+            used.append(self._require(label_column, LABEL_COLUMNS, "--label-column"))
+            texts = self._read_labels(used[1], separator, uris)
+        others = [name for name in self._table.column_names if name not in used]
+        return LabelledImages(
+            uris=uris,
+            texts=texts,
+            versions=_versions(uris),
+            attributes={name: _texts(self._table.column(name)) for name in others},
+        )
+
+    def _require(self, wanted: str | None, usual: Sequence[str], flag: str) -> str:
+        return require_column(self._table, wanted, usual, self._location, flag=flag)
+
+    def _read_labels(
+        self, column: str, separator: str | None, uris: Sequence[str]
+    ) -> tuple[str, ...]:
+        values = self._table.column(column)
+        if values.null_count:
+            row = values.is_null().index(True).as_py()
+            raise InputError(
+                f"{self._row(row, uris)} has no label in column {column!r}; give it one, or leave "
+                "the row out."
+            )
+        texts = _texts(values)
+        if separator is None:
+            return texts
+        return tuple(
+            self._with_our_separator(text, separator, row, uris) for row, text in enumerate(texts)
+        )
+
+    def _with_our_separator(self, text: str, separator: str, row: int, uris: Sequence[str]) -> str:
+        parts = [part.strip() for part in text.split(separator)]
+        if any(LABEL_SEPARATOR in part for part in parts):
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {text!r}: with {separator!r} between "
+                f"labels, none may contain {LABEL_SEPARATOR!r}."
+            )
+        return LABEL_SEPARATOR.join(dict.fromkeys(filter(None, parts)))
+
+    def _read_one_hot(self, columns: Sequence[str], uris: Sequence[str]) -> tuple[str, ...]:
+        for name in columns:
+            if LABEL_SEPARATOR in name:
+                raise InputError(
+                    f"Column {name!r} of {self._location} cannot name a label: "
+                    f"{LABEL_SEPARATOR!r} separates labels; rename it."
+                )
+        names: list[list[str]] = [[] for _ in uris]
+        for name in columns:
+            for row, text in enumerate(_texts(self._table.column(name))):
+                holds = _HOLDS.get(text.strip().lower())
+                if holds is None:
+                    raise InputError(
+                        f"{self._row(row, uris)} has {text!r} in column {name!r}, where 0 or 1 "
+                        "says whether the label holds."
+                    )
+                if holds:
+                    names[row].append(name)
+        return tuple(LABEL_SEPARATOR.join(row) for row in names)
+
+    def _row(self, row: int, uris: Sequence[str]) -> str:
+        """Name a row for people: counted from 1, a header not included."""
+        return f"Row {row + 1:,} of {self._location} ({uris[row] or 'no location'})"
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values are bytes, or have bytes in them as the images of other tools do."""
+    if any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary)):
+        return True
+    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _texts(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """Return values as text, "" where null; rows with the same text share one string."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    if pa.types.is_nested(kind):
+        values = column.to_pylist()
+        return tuple(
+            "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+            for value in values
+        )
+    encoded = pc.fill_null(column.cast(pa.string()), "").combine_chunks().dictionary_encode()
+    known = encoded.dictionary.to_pylist()
+    return tuple(known[index] for index in encoded.indices.to_pylist())
+
+
+def _versions(uris: Sequence[str]) -> tuple[str, ...]:
+    """Ask for every image's version: remote ones many at a time, as each costs a request."""
+    versions = dict.fromkeys(uris, "")
+    separate = [uri for uri in versions if uri and packing_of(uri) is None]
+    remote = [uri for uri in separate if storage.is_remote(uri)]
+    for uri in set(separate) - set(remote):
+        versions[uri] = storage.file_info(uri).version
+    if remote:
+        with ThreadPoolExecutor(_QUESTIONS_AT_A_TIME) as pool:
+            versions |= zip(remote, pool.map(storage.version_of, remote), strict=True)
+    return tuple(versions[uri] for uri in uris)
+
+
+# --- enough of them ---------------------------------------------------------------------------
 
 
 def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:

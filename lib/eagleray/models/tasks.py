@@ -303,12 +303,13 @@ def parse_number(text: str) -> float:
     return value
 
 
-def make_task(name: TaskName, texts: Sequence[str]) -> Task:
+def make_task(name: TaskName, texts: Sequence[str], uris: Sequence[str] = ()) -> Task:
     """Make the task of a kind that fits the labels of a training table.
 
     Args:
         name: The kind.
         texts: Every label of the table, as written.
+        uris: Of the image of each; with them an error names the image at fault.
 
     Raises:
         InputError: The labels do not fit the kind.
@@ -316,7 +317,7 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Task:
     if not texts:
         raise InputError("The data have no labels: there is nothing to learn.")
     if name == "regression":
-        return _make_regression(np.asarray([parse_number(text) for text in texts]))
+        return _make_regression(_parse_numbers(texts, uris))
     if name == "multilabel":
         labels = tuple(sorted({part for text in texts for part in split_labels(text)}))
         if not labels:
@@ -324,7 +325,8 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Task:
         return Multilabel(labels=labels, thresholds=(0.5,) * len(labels))
     labels = tuple(sorted(set(texts)))
     if "" in labels:
-        raise InputError("A row has an empty label; name its class, or leave the row out.")
+        which = f" ({uris[texts.index('')]})" if uris else ""
+        raise InputError(f"A row{which} has an empty label; name its class, or leave the row out.")
     if name == "binary":
         if len(labels) != 2:
             raise InputError(
@@ -337,6 +339,20 @@ def make_task(name: TaskName, texts: Sequence[str]) -> Task:
             f"The data have one class only ({labels[0]!r}); a classifier needs two or more."
         )
     return Multiclass(labels=labels)
+
+
+def _parse_numbers(texts: Sequence[str], uris: Sequence[str]) -> npt.NDArray[np.float64]:
+    values = []
+    for row, text in enumerate(texts):
+        try:
+            values.append(parse_number(text))
+        except InputError:
+            if not uris:
+                raise
+            raise InputError(
+                f"{text!r}, the label of {uris[row]}, is not a number, which a regression needs."
+            ) from None
+    return np.asarray(values)
 
 
 def _make_regression(values: npt.NDArray[np.float64]) -> Regression:

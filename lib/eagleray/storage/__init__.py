@@ -17,6 +17,7 @@ from eagleray.storage.listing import (
     glob_tables,
     list_files,
     list_tables,
+    version_of,
 )
 from eagleray.storage.locations import absolute, is_remote, join, name_of
 from eagleray.storage.looking import exists, is_folder, size_of
@@ -57,4 +58,5 @@ __all__ = [
     "size_of",
     "use_s3",
     "using_s3",
+    "version_of",
 ]

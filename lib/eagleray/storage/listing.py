@@ -31,6 +31,7 @@ __all__ = [
     "glob_tables",
     "list_files",
     "list_tables",
+    "version_of",
 ]
 
 LISTING_SCHEMA = pa.schema(
@@ -115,6 +116,28 @@ def file_info(location: str) -> FileInfo:
     if is_remote(location):
         return FileInfo(uri=location, size=None, version="")
     return _local_info(absolute(location))
+
+
+def version_of(location: str) -> str:
+    """Return a file's version; "" where nothing is there, or nothing that we may see or open.
+
+    A remote one costs a request.
+
+    Raises:
+        InputError: The storage does not answer.
+    """
+    if not is_remote(location):
+        return file_info(location).version
+    try:
+        remote = open_remote(location)
+    except InputError:  # a scheme that is not read; whoever fetches the file says why
+        return ""
+    with asking(location):
+        try:
+            info = remote.patiently(lambda: remote.filesystem.info(remote.name))
+        except (FileNotFoundError, PermissionError):
+            return ""
+    return _remote_info(location, info).version
 
 
 def glob_tables(pattern: str) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ from torch import nn
 from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
 from eagleray.datasets.split import Split, read_split, require_parts, split_images
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.evaluation.evaluate import encode_targets
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
     Architecture,
@@ -79,9 +80,8 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
     split = _divide(spec, images, split_file or spec.split)
-    task = make_task(spec.task, images.texts)
-    for text in split.test.texts:
-        task.encode(text)
+    task = make_task(spec.task, images.texts, images.uris)
+    encode_targets(task, split.test)  # a test set of its own may have labels that nobody learns
     return plan_network(spec, settings, images, split, task)
 
 
