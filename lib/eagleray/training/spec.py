@@ -9,6 +9,7 @@ Fields are listed in the order of the flow: data, model, optimisation, augmentat
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -300,9 +301,17 @@ class TrainSpec(BaseModel):
             if extra["panel"] != panel:
                 panel = str(extra["panel"])
                 lines += ["", f"# {panel}"]
-            value = yaml.safe_dump(values[name], default_flow_style=True).splitlines()[0]
-            lines.append(f"{name}: {value}  # {field.description}")
+            lines.append(f"{name}: {_on_one_line(values[name])}  # {field.description}")
         return "\n".join(lines[1:]) + "\n"
+
+
+def _on_one_line(value: object) -> str:
+    """Return a value as YAML; text that has lines of its own is quoted with escapes."""
+    layout: dict[str, Any] = {"default_flow_style": True, "width": math.inf}
+    plain = str(yaml.safe_dump(value, **layout)).removesuffix("...\n").strip()
+    return (
+        plain if "\n" not in plain else yaml.safe_dump(value, default_style='"', **layout).strip()
+    )
 
 
 def read_spec(location: str, changes: Mapping[str, Any]) -> TrainSpec:
