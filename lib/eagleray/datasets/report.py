@@ -337,7 +337,7 @@ def _warn_of_leaks(
                     f"{_images(number)} of the {part} part {'has' if number == 1 else 'have'} "
                     f"{what} in other parts, so that what is measured there is too good; the first "
                     f"is {late.uri}, as {early.uri} of the {early.part} part: keep copies together "
-                    "when you split."
+                    "when you split, or take them out."
                 )
 
 
@@ -346,10 +346,10 @@ def _warn_of_contradictions(same: Sequence[Copies]) -> Iterator[str]:
     if found:
         one = found[0].pictures[0]
         other = next(picture for picture in found[0].pictures if picture.label != one.label)
+        count = "1 picture has" if len(found) == 1 else f"{len(found):,} pictures have"
         yield (
-            f"{len(found):,} {'content has' if len(found) == 1 else 'contents have'} more than one "
-            f"label; the first is {one.uri} as {one.label!r} and {other.uri} as {other.label!r}: "
-            "correct the labels."
+            f"{count} more than one label, byte by byte the same; the first is {one.uri} as "
+            f"{one.label!r} and {other.uri} as {other.label!r}: correct the labels."
         )
 
 

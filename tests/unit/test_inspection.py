@@ -1,0 +1,277 @@
+"""What an inspection says of images, copies among them, and the report; no Ray."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from eagleray.datasets.copies import NEAR, find_near, group_copies
+from eagleray.datasets.inspection import (
+    INSPECTION_SCHEMA,
+    Inspection,
+    difference_hash,
+    require_readable,
+)
+from eagleray.datasets.labelled import LabelledImages
+from eagleray.datasets.report import DataReport, make_report, render_data_report
+from eagleray.datasets.split import Split
+from eagleray.errors import InputError
+from eagleray.imaging import decode, named_contract
+from tests.unit.images import encode, photo
+
+FAST = named_contract("fast")
+Change = Callable[[Image.Image], bytes]
+
+
+def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def hash_of(data: bytes) -> int | None:
+    return difference_hash(decode(data, FAST).pixels)
+
+
+# --- the hash ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda picture: jpeg(picture, 40),
+        lambda picture: jpeg(ImageEnhance.Brightness(picture).enhance(1.2)),
+        lambda picture: jpeg(picture.resize((picture.width // 2, picture.height // 2))),
+        lambda picture: encode(picture, "png"),
+    ],
+    ids=["quality", "brightness", "size", "format"],
+)
+def test_near_copies_have_near_hashes(change: Change) -> None:
+    picture = Image.fromarray(photo(400, 300))
+    before, after = hash_of(jpeg(picture)), hash_of(change(picture))
+    assert before is not None
+    assert after is not None
+    assert (before ^ after).bit_count() <= NEAR
+
+
+def test_the_bits_of_a_hash_are_the_comparisons_of_neighbours() -> None:
+    rising = np.repeat(np.arange(0, 216, 24, dtype=np.uint8)[None], 8, axis=0)[:, :, None]
+    assert difference_hash(np.ascontiguousarray(rising)) == 2**64 - 1
+    assert difference_hash(np.ascontiguousarray(rising[:, ::-1])) == 0
+    falling_below = np.concatenate([rising[:4], rising[:4, ::-1]])
+    assert difference_hash(np.ascontiguousarray(falling_below)) == (2**32 - 1) << 32
+
+
+def test_flat_pictures_have_no_hash() -> None:
+    white = np.full((64, 64, 3), 255, np.uint8)
+    assert difference_hash(white) is None
+    noise = np.random.default_rng(0).integers(250, 256, (64, 64, 3), dtype=np.uint8)
+    assert difference_hash(noise) is None
+    dot = white.copy()
+    dot[:8, :8] = 0
+    assert difference_hash(dot) is None
+
+
+# --- near hashes ------------------------------------------------------------------------------
+
+
+def by_comparing_all(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
+    distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
+    left, right = np.nonzero(np.triu(distances <= NEAR, k=1))
+    return set(zip(left.tolist(), right.tolist(), strict=True))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_near_hashes_are_found_as_by_comparing_all(data: st.DataObject) -> None:
+    bases = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
+    changes = st.sets(st.integers(0, 63), max_size=NEAR + 2)
+    flips = data.draw(st.lists(st.tuples(st.sampled_from(bases), changes), max_size=20))
+    values = {base ^ sum(1 << bit for bit in bits) for base, bits in flips}
+    hashes = np.array(sorted(values), np.uint64)
+    left, right = find_near(hashes)
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == by_comparing_all(hashes)
+    assert len(left) == len(set(zip(left.tolist(), right.tolist(), strict=True)))
+
+
+def test_many_equal_bands_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eagleray.datasets.copies._MOST_AT_ONCE", 100)
+    generator = np.random.default_rng(0)
+    hashes = np.unique(generator.integers(0, 2**12, 300, dtype=np.uint64))
+    left, right = find_near(hashes)
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == by_comparing_all(hashes)
+
+
+# --- inspections ------------------------------------------------------------------------------
+
+
+def row(name: str, **change: Any) -> dict[str, Any]:
+    """Return the row of a readable image whose content is named."""
+    seed = int.from_bytes(name.encode().ljust(8, b".")[:8], "big")
+    value = int(np.random.default_rng(seed).integers(0, 2**64, dtype=np.uint64))
+    fine = {"width": 40, "height": 30, "format": "jpeg", "num_bytes": 1000}
+    return {"reason": None, "message": None, **fine, "sha256": name, "dhash": value, **change}
+
+
+def broken(message: str = "the data end early") -> dict[str, Any]:
+    return {"reason": "truncated", "message": message}
+
+
+def inspection(rows: Sequence[dict[str, Any]]) -> Inspection:
+    uris = tuple(f"/{index}.jpg" for index in range(len(rows)))
+    return Inspection(uris, pa.Table.from_pylist(list(rows), INSPECTION_SCHEMA))
+
+
+def test_too_many_unreadable_images_are_refused_by_the_first() -> None:
+    seen = inspection([row("a"), broken(), row("b"), broken()])
+    require_readable(seen, 0.5)
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        require_readable(seen, 0.01)
+    for words in ("2 of 4 images (50.00%)", "limit is 1.00%", "/1.jpg: truncated: the data end"):
+        assert words in str(caught.value)
+    require_readable(inspection([]), 0.0)
+
+
+def test_copies_of_copies_share_a_key() -> None:
+    near = row("b", dhash=row("a")["dhash"] ^ 0b111)
+    farther = row("c", dhash=row("a")["dhash"] ^ 0b111111)
+    seen = inspection([row("a"), row("x", dhash=None), near, farther, row("d"), row("x"), broken()])
+    keys = group_copies(seen)
+    assert keys[0] == keys[2] == keys[3] != ""
+    assert keys[1] == keys[5] != keys[0]
+    assert (keys[4], keys[6]) == ("", "")
+
+
+# --- report -----------------------------------------------------------------------------------
+
+
+def report_of(
+    train: str, validation: str, test: str, rows: Sequence[dict[str, Any]], task: str = "multiclass"
+) -> DataReport:
+    """Report on images whose labels are letters, in the order of the parts."""
+    seen = inspection(rows)
+    parts, start = [], 0
+    for labels in (train, validation, test):
+        uris = seen.uris[start : start + len(labels)]
+        parts.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
+        start += len(labels)
+    return make_report(Split(*parts), seen, task)  # type: ignore[arg-type]
+
+
+def rows_named(names: str) -> list[dict[str, Any]]:
+    return [row(name) for name in names]
+
+
+def test_sound_data_have_no_warning() -> None:
+    report = report_of("aabb", "ab", "ab", rows_named("12345678"))
+    assert report.warnings == ()
+    assert report.parts == {"train": 4, "validation": 2, "test": 2}
+    assert report.classes["a"] == {"train": 2, "validation": 1, "test": 1}
+    assert (report.imbalance, report.formats) == (1.0, {"jpeg": 8})
+    assert report.sizes["width"].middle == 40
+
+
+def test_ten_times_as_many_images_are_an_imbalance() -> None:
+    names = "".join(chr(0x100 + index) for index in range(33))
+    report = report_of("a" * 28 + "b", "ab", "ab", rows_named(names))
+    assert report.imbalance == 10.0
+    (warning,) = report.warnings
+    assert "Class 'a' has 30 images and class 'b' 3, 10 times fewer" in warning
+    assert report_of("a" * 27 + "b", "ab", "ab", rows_named(names[:32])).warnings == ()
+
+
+def test_a_part_without_a_class_is_a_warning() -> None:
+    report = report_of("ab", "a", "ab", rows_named("12345"))
+    assert report.warnings == ("The validation part has no image of 1 of 2 classes ('b').",)
+
+
+def test_images_that_leak_are_counted_once_each() -> None:
+    same = [row("1"), row("2"), row("3"), row("4")]
+    near = row("5", dhash=row("2")["dhash"] ^ 0b1011)
+    report = report_of("abab", "ab", "ab", [*same, row("6"), row("7"), row("1"), near])
+    assert report.leaked == {"validation": (0, 0), "test": (1, 1)}
+    (copies,) = report.same
+    assert copies.are_apart
+    assert not copies.contradict
+    (pair,) = report.near
+    assert {picture.uri for picture in pair.pictures} == {"/1.jpg", "/7.jpg"}
+    exact, nearly = report.warnings
+    assert "1 image of the test part has the same bytes as images in other parts" in exact
+    assert "/6.jpg, as /0.jpg of the train part" in exact
+    assert "1 image of the test part has near copies in other parts" in nearly
+
+
+def test_copies_within_a_part_leak_nothing() -> None:
+    report = report_of("aabb", "ab", "ab", rows_named("11234567"))
+    assert report.leaked == {"validation": (0, 0), "test": (0, 0)}
+    assert [copies.are_apart for copies in report.same] == [False]
+    assert report.warnings == ()
+
+
+def test_flat_pictures_are_no_copies_of_each_other() -> None:
+    rows = [row(str(index), dhash=None) for index in range(8)]
+    assert report_of("aabb", "ab", "ab", rows).near == ()
+
+
+def test_the_same_bytes_under_two_labels_are_a_contradiction() -> None:
+    report = report_of("aabb", "ab", "ab", rows_named("12134567"))
+    (warning,) = report.warnings
+    assert "/0.jpg as 'a' and /2.jpg as 'b': correct the labels" in warning
+
+
+def test_labels_of_a_multilabel_task_are_counted_one_by_one() -> None:
+    parts = [
+        LabelledImages((f"/{row}.jpg",), (text,), ("",))
+        for row, text in enumerate(("a|b", "b", ""))
+    ]
+    report = make_report(Split(*parts), inspection(rows_named("123")), "multilabel")
+    assert report.classes["b"] == {"train": 1, "validation": 1, "test": 0}
+    assert report_of("12", "3", "4", rows_named("1234"), "regression").classes == {}
+
+
+def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.jpg" for name in ("one", "two", "three", "four<b>")]
+    for number, file in enumerate(files):
+        file.write_bytes(jpeg(Image.fromarray(photo(seed=number))))
+    uris = tuple(map(str, files))
+    near = row("2", dhash=row("1")["dhash"] ^ 1)
+    table = pa.Table.from_pylist([row("1"), near, row("3"), broken("<i>torn")], INSPECTION_SCHEMA)
+    parts = [
+        LabelledImages(uris[:1], ("<cat>",), ("",)),
+        LabelledImages(uris[1:2], ("<cat>",), ("",)),
+    ]
+    split = Split(*parts, LabelledImages(uris[2:], ("<cat>", "<cat>"), ("",) * 2))
+    report = make_report(split, Inspection(uris, table), "multiclass")
+    page = render_data_report(report, {"data": "cats/"}, title="cats").decode()
+    assert "Near copies in different parts" in page
+    assert page.count("data:image/jpeg") == 2
+    assert "&lt;i&gt;torn" in page
+    assert "<i>torn" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert "<cat>" not in page
+
+
+def test_a_report_on_nothing_readable_is_a_page() -> None:
+    report = report_of("ab", "ab", "ab", [broken()] * 6)
+    assert report.sizes == {}
+    assert b"6 of 6 images cannot be read" in render_data_report(report, {}, title="bad")
+
+
+def test_scripts_get_what_the_page_shows() -> None:
+    report = report_of("aab", "ab", "ab", [*rows_named("123145"), broken()])
+    told = report.as_json()
+    assert told["images"] == 7
+    assert told["unreadable"][0]["reason"] == "truncated"
+    assert [picture["part"] for picture in told["same_bytes"][0]] == ["train", "validation"]
+    assert told["leaked"]["validation"] == {"same_bytes": 1, "near_copies": 0}
