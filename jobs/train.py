@@ -184,7 +184,7 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
             package = _package(job, lineage, evaluation, golden=_golden_images(job))
             version = job.registry.register(package, run=tracked, alias=job.alias)
             tracked.log_metrics(
-                {f"test_{name}": value for name, value in evaluation.metrics.items()},
+                {f"test_{name}": value for name, value in evaluation.headline.items()},
                 step=job.spec.epochs,
             )
     bad_images = tuple(bad for report in reports for bad in report.bad_images)
@@ -232,7 +232,7 @@ def _test(job: TrainJob, lineage: Lineage) -> Evaluation:
 def _package(
     job: TrainJob, lineage: Lineage, evaluation: Evaluation | None, *, golden: list[bytes]
 ) -> ModelPackage:
-    metrics = {} if evaluation is None else evaluation.metrics
+    metrics = {} if evaluation is None else evaluation.headline
     return create_package(
         name=job.spec.name,
         task=job.task,
@@ -268,7 +268,7 @@ def show(summary: TrainSummary, console: Console) -> None:
         return
     evaluation = summary.evaluation
     facts: dict[str, object] = {
-        f"test {name}": f"{value:.4f}" for name, value in evaluation.metrics.items()
+        f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["left out of training"] = f"{len(summary.bad_images):,}"

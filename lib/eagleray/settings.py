@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         return self.home_folder / "logs" / "native.log"
 
     @property
+    def evaluations_folder(self) -> Path:
+        """Pages of evaluations."""
+        return self.home_folder / "evaluations"
+
+    @property
     def runs_folder(self) -> Path:
         """Training runs with their checkpoints."""
         return self.home_folder / "runs"
