@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def evaluation_of(
     outputs: Tensor,
     targets: Tensor,
     *,
-    attributes: dict[str, Sequence[str]] | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
     failures: tuple[FailedImage, ...] = (),
 ) -> Evaluation:
     """Make an evaluation in which the failed images stand behind the measured ones."""
