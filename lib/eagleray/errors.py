@@ -8,6 +8,7 @@
     │   ├── ContractError       an image contract that cannot be met   422
     │   └── PackageError        a model package that is refused        422
     ├── JobFailedError          a job started and could not finish     exit 3
+    ├── KpiMissedError          a model is not as good as it must be   exit 4
     └── BadImageError           one image; becomes a row, not an exit  400
 
 An image's own faults never leave the predictor as exceptions: they become an `Outcome` with a
@@ -28,6 +29,7 @@ __all__ = [
     "ExitCode",
     "InputError",
     "JobFailedError",
+    "KpiMissedError",
     "OutputExistsError",
     "PackageError",
     "Reason",
@@ -59,6 +61,7 @@ class ExitCode:
     BUG: ClassVar[int] = 1
     USER: ClassVar[int] = 2
     JOB_FAILED: ClassVar[int] = 3
+    KPI_MISSED: ClassVar[int] = 4
     INTERRUPTED: ClassVar[int] = 130
 
 
@@ -114,6 +117,13 @@ class JobFailedError(EaglerayError):
     """A job started and could not finish; the message says where its traces are."""
 
     exit_code = ExitCode.JOB_FAILED
+
+
+class KpiMissedError(EaglerayError):
+    """A model was measured and is not as good as it must be; the message says where it is not."""
+
+    http_status = 409
+    exit_code = ExitCode.KPI_MISSED
 
 
 class BadImageError(EaglerayError):

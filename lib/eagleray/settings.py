@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         return self.home_folder / "logs" / "native.log"
 
     @property
+    def evaluations_folder(self) -> Path:
+        """Pages of evaluations."""
+        return self.home_folder / "evaluations"
+
+    @property
     def runs(self) -> str:
         """Where training runs are kept, with their checkpoints."""
         return self.runs_root or str(self.home_folder / "runs")

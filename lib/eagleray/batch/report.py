@@ -10,7 +10,6 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eagleray.batch.worker import ShardSummary
-from eagleray.pages import histogram, horizontal_bars, line, render_page, thumbnail
+from eagleray.pages import histogram, horizontal_bars, line, render_page, thumbnails
 
 __all__ = [
     "REPORT_COLUMNS",
@@ -43,7 +42,6 @@ _MOST_CLASSES_SHOWN = 20
 _SCORE_BINS = 20
 _MOST_POINTS = 120
 _MOST_VALUES = 10_000
-_PICTURES_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +292,7 @@ def _worked_before(
 
 
 def _with_pictures(examples: Sequence[_Example]) -> list[dict[str, Any]]:
-    with ThreadPoolExecutor(_PICTURES_AT_A_TIME) as pool:
-        pictures = pool.map(thumbnail, [example.uri for example in examples])
+    pictures = thumbnails([example.uri for example in examples])
     return [
         {"uri": one.uri, "label": one.label, "score": one.score, "picture": picture}
         for one, picture in zip(examples, pictures, strict=True)

@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Image models at scale: batch, training and serving on one model.\n\n"
     "eagleray demo\n\n"
     "eagleray train flowers/ --name flowers --architecture resnet18 --workers 2\n\n"
+    "eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt\n\n"
     "eagleray predict photos/ --model flowers@candidate --output results/\n\n"
     "eagleray jobs list\n\n"
     "eagleray models list",
@@ -44,6 +45,7 @@ _PASS_EVERYTHING_ON = {
 _JOBS = {
     "inspect": "Look at labelled images before training: a split and a page.",
     "train": "Train a model on several workers and register it.",
+    "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
     "predict": "Classify images in batch: a table and a page.",
     "pack": "Many small files into few large ones, with a manifest.",
     "demo": "See it work: digits, good and broken, through the whole way.",

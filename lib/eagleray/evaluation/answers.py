@@ -41,7 +41,8 @@ def true_labels(task: Task, targets: Tensor) -> Integers:
         targets: Encoded targets (N, …).
     """
     assert not isinstance(task, Regression)
-    return np.asarray(targets.cpu().numpy(), np.int64)
+    truth: Integers = targets.cpu().numpy().astype(np.int64)
+    return truth
 
 
 def answered_labels(task: Task, outputs: Tensor) -> Integers:
@@ -49,7 +50,7 @@ def answered_labels(task: Task, outputs: Tensor) -> Integers:
     assert not isinstance(task, Regression)
     scores = outputs.cpu().numpy()
     if isinstance(task, Multiclass):
-        return scores.argmax(axis=1).astype(np.int64)
+        return np.asarray(scores.argmax(axis=1), np.int64)
     if isinstance(task, Binary):
         return (scores[:, 1] >= np.float32(task.threshold)).astype(np.int64)
     return (scores >= np.asarray(task.thresholds, np.float32)).astype(np.int64)

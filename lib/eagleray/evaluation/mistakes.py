@@ -187,14 +187,9 @@ def _contradicted_of_each(
         at, suggested = _contradicted(both, truth)
         scores = both[at, suggested], both[at, truth[at]]
         parts.append((at, 2 * label + truth[at], 2 * label + suggested, *scores))
-    at, given, suggested, confidence, given_score = zip(*parts, strict=True)
-    return (
-        np.concatenate(at),
-        np.concatenate(given),
-        np.concatenate(suggested),
-        np.concatenate(confidence),
-        np.concatenate(given_score),
-    )
+    first, *rest = zip(*parts, strict=True)
+    given, suggested, confidence, given_score = map(np.concatenate, rest)
+    return np.concatenate(first), given, suggested, confidence, given_score
 
 
 def _image(evaluation: Evaluation, position: int) -> tuple[int, str]:

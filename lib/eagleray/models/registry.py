@@ -14,6 +14,7 @@ from typing import Any
 
 from eagleray import storage
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import ModelPackage, read_package, write_package
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun, connect, explain_failures
@@ -26,6 +27,7 @@ TASK_TAG = "eagleray.task"
 ARCHITECTURE_TAG = "eagleray.architecture"
 METRIC_TAG_PREFIX = "eagleray.metric."
 PACKAGE_ARTIFACT = "package"
+EVALUATIONS_ARTIFACT = "evaluations"
 
 _MOST = 2**31 - 1  # the largest version number that every database can be asked for
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -202,6 +204,23 @@ class Registry:
         self.get(name, version=version)
         with explain_failures(self.settings):
             self.client.set_registered_model_alias(name, alias, str(version))
+
+    def record_evaluation(self, version: ModelVersion, record: EvaluationRecord) -> None:
+        """Keep an evaluation beside the version's package; the same data again replace it.
+
+        Raises:
+            InputError: No run made the version, so there is no place to keep it.
+        """
+        if version.run_id is None:
+            raise InputError(
+                f"{version.reference} has no MLflow run to keep its evaluation in; register its "
+                "package as a new version."
+            )
+        name = f"{record.data_digest}-{record.package_digest}.json"
+        with explain_failures(self.settings):
+            self.client.log_text(
+                version.run_id, record.model_dump_json(), f"{EVALUATIONS_ARTIFACT}/{name}"
+            )
 
     def _exists(self, name: str) -> bool:
         return name in self.names()

@@ -1,7 +1,18 @@
 """Pages that people look at: self-contained HTML with pictures and SVG plots inside."""
 
-from eagleray.pages.plots import curves, histogram, horizontal_bars, line
+from eagleray.pages.plots import confusion, curves, histogram, horizontal_bars, line, scatter, series
 from eagleray.pages.render import render_page
-from eagleray.pages.thumbnails import thumbnail
+from eagleray.pages.thumbnails import thumbnail, thumbnails
 
-__all__ = ["curves", "histogram", "horizontal_bars", "line", "render_page", "thumbnail"]
+__all__ = [
+    "confusion",
+    "curves",
+    "histogram",
+    "horizontal_bars",
+    "line",
+    "render_page",
+    "scatter",
+    "series",
+    "thumbnail",
+    "thumbnails",
+]

@@ -6,9 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["curves", "histogram", "horizontal_bars", "line"]
+import numpy as np
+import numpy.typing as npt
 
-INK, ACCENT = "#1f2a37", "#1f6f8b"
+__all__ = [
+    "confusion",
+    "curves",
+    "histogram",
+    "horizontal_bars",
+    "line",
+    "scatter",
+    "series",
+]
+
+INK, ACCENT, LINE = "#1f2a37", "#1f6f8b", "#a9b4c0"
 COLORS = (ACCENT, "#c8553d", "#588157", "#7a5195", "#b08900")
 
 
@@ -74,32 +85,106 @@ def line(x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_
 
 
 def curves(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    diagonal: bool = False,
+) -> str:
+    """Draw named lines of (name, x, y) in the unit square, the first one strongest.
+
+    Args:
+        lines: To draw.
+        title: Above.
+        x_label: Below.
+        y_label: Beside.
+        diagonal: Draw it, as what chance or perfect calibration gives.
+    """
+    figure, axes = _figure(6.0, 4.4)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle="--")
+    for place, (name, x, y) in enumerate(lines):
+        width, color = (2.0, ACCENT) if place == 0 else (1.0, None)
+        marker = {"marker": "o", "markersize": 3} if len(x) <= 20 else {}
+        axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:40]), **marker)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.legend(fontsize=7, frameon=False, loc="best")
+    return _svg(figure)
+
+
+def confusion(labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, title: str) -> str:
+    """Draw a confusion matrix: a row for each true label, coloured by the share of the row.
+
+    Args:
+        labels: Of rows and columns.
+        counts: (num_labels, num_labels), true label first.
+        title: Above.
+    """
+    size = 2.2 + 0.36 * len(labels)
+    figure, axes = _figure(max(size, 4.4), max(size, 3.6))
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [_plain(label[:20]) for label in labels]
+    axes.set_xticks(range(len(names)), labels=names, rotation=90)
+    axes.set_yticks(range(len(names)), labels=names)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        color = "white" if shares[row, column] > 0.5 else INK
+        text = f"{counts[row, column]:,}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    axes.set_xlabel("answered", fontsize=8, color=INK)
+    axes.set_ylabel("true", fontsize=8, color=INK)
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    return _svg(figure)
+
+
+def scatter(
+    x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_label: str
+) -> str:
+    """Draw points, with the diagonal on which both are equal."""
+    figure, axes = _figure(6.0, 4.4)
+    lowest, highest = min(*x, *y), max(*x, *y)
+    axes.plot([lowest, highest], [lowest, highest], color=LINE, linewidth=1, linestyle="--")
+    # Thousands of points are one picture, or the page would be slow to show.
+    axes.scatter(x, y, s=8, color=ACCENT, alpha=0.5, linewidths=0, rasterized=len(x) > 500)
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    return _svg(figure)
+
+
+def series(
     x: Sequence[float],
-    series: Mapping[str, Sequence[float]],
+    values: Mapping[str, Sequence[float]],
     *,
     title: str,
     x_label: str,
     logarithmic: bool = False,
     mark: float | None = None,
 ) -> str:
-    """Draw several lines over x, each with its name.
+    """Draw several lines over one x, each with its name.
 
     Args:
         x: Shared by all.
-        series: Values of each line by its name.
-        title: Of the plot.
-        x_label: What x is.
+        values: Of each line by its name.
+        title: Above.
+        x_label: Below.
         logarithmic: Scale x by powers of ten.
         mark: Place on x that is pointed out.
     """
     figure, axes = _figure(6.0, 2.6)
-    for index, (name, values) in enumerate(series.items()):
-        axes.plot(x, values, color=COLORS[index % len(COLORS)], linewidth=1.5, label=_plain(name))
+    for index, (name, y) in enumerate(values.items()):
+        axes.plot(x, y, color=COLORS[index % len(COLORS)], linewidth=1.5, label=_plain(name))
     if mark is not None:
         axes.axvline(mark, color=INK, linewidth=1, linestyle="--")
     if logarithmic:
         axes.set_xscale("log")
-    if len(series) > 1:
+    if len(values) > 1:
         axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_title(title, fontsize=10, loc="left", color=INK)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
@@ -11,9 +13,10 @@ from eagleray.errors import BadImageError
 from eagleray.fetch import fetch_image
 from eagleray.imaging import ImageContract, ShortestSide, decode
 
-__all__ = ["thumbnail"]
+__all__ = ["thumbnail", "thumbnails"]
 
 _SIDE = 96
+_AT_A_TIME = 8
 _CONTRACT = ImageContract(
     resize=ShortestSide(size=_SIDE),
     crop=(_SIDE, _SIDE),
@@ -32,3 +35,9 @@ def thumbnail(uri: str) -> str | None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnails(uris: Sequence[str]) -> list[str | None]:
+    """Return the pictures of several images, in order."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(thumbnail, uris))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eagleray.pages import curves, render_page
+from eagleray.pages import render_page, series
 from eagleray.training.launch import Trained
 from eagleray.training.optimizing import learning_rate
 from eagleray.training.range_finder import Suggestion
@@ -53,7 +53,7 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
     num_steps = len(trained.losses) * spec.epochs // len(trained.epochs)
     rates = [learning_rate(spec, step - 1, num_steps) for step, _ in steps]
     plots = [
-        curves(
+        series(
             numbers,
             {
                 name: [epoch[f"{key}_loss"] for epoch in trained.epochs]
@@ -62,7 +62,7 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
             title="Loss",
             x_label="epoch",
         ),
-        curves(
+        series(
             numbers,
             {
                 name.removeprefix("validation_"): [epoch[name] for epoch in trained.epochs]
@@ -71,13 +71,13 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
             title="On the validation part",
             x_label="epoch",
         ),
-        curves(
+        series(
             [step for step, _ in steps],
             {"loss": [loss for _, loss in steps]},
             title="Loss of each step",
             x_label="step",
         ),
-        curves([step for step, _ in steps], {"rate": rates}, title="Learning rate", x_label="step"),
+        series([step for step, _ in steps], {"rate": rates}, title="Learning rate", x_label="step"),
     ]
     return render_page(
         "training.html.j2",
@@ -109,7 +109,7 @@ def _facts(spec: TrainSpec, trained: Trained) -> dict[str, str]:
 
 def render_range_page(suggestion: Suggestion, title: str) -> bytes:
     """Make the page of learning rates that were tried."""
-    plot = curves(
+    plot = series(
         suggestion.rates,
         {"smoothed loss": suggestion.losses},
         title="Loss while the learning rate rises",
