@@ -22,8 +22,8 @@ def _home_of_its_own(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keep every test away from the registry and caches of whoever runs it."""
-    for name in ("EAGLERAY_TRACKING_URI", "EAGLERAY_ARTIFACT_ROOT", "EAGLERAY_RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("TRACKING_URI", "ARTIFACT_ROOT", "DATABASE_URL", "USER", "RAY_ADDRESS"):
+        monkeypatch.delenv(f"EAGLERAY_{name}", raising=False)
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path_factory.mktemp("home")))
 
 

@@ -5,6 +5,9 @@ Every field can be set as `EAGLERAY_<FIELD>`; command-line flags win over the en
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -53,6 +56,16 @@ class Settings(BaseSettings):
         description="Folder or URI of training runs with their checkpoints; on several machines "
         "one that all of them reach. Default: `runs` in the home folder.",
     )
+    database_url: str | None = Field(
+        default=None,
+        repr=False,  # it may hold a password
+        description="SQLite or PostgreSQL database of the history of aliases. Default: "
+        "`eagleray.db` in the home folder.",
+    )
+    user: str | None = Field(
+        default=None,
+        description="Who is written into the history. Default: the login and the machine.",
+    )
     ray_address: str | None = Field(
         default=None,
         description="Ray cluster to join. Default: a Ray of its own on this machine.",
@@ -93,6 +106,17 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """Where packages of the default registry are stored."""
         return self.artifact_root or str(self.home_folder / "artifacts")
+
+    @property
+    def who(self) -> str:
+        """Who is written into the history."""
+        if self.user:
+            return self.user
+        try:
+            login = getpass.getuser()
+        except (KeyError, OSError):  # containers run as numbers that nobody gave a name
+            login = str(os.getuid())
+        return f"{login}@{socket.gethostname()}"
 
     @property
     def cache_folder(self) -> Path:

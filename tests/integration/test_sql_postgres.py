@@ -14,7 +14,7 @@ import pytest
 
 from eagleray.batch.sql import SqlTarget
 from eagleray.batch.sql import target as target_module
-from eagleray.batch.sql.database import wait_for_turn
+from eagleray.database.connection import wait_for_turn
 from eagleray.errors import InputError, JobFailedError
 from tests.parts.postgres import PASSWORD, USER, PostgresServer
 from tests.parts.sql_contract import RESULTS, SqlContract, connect, execute, query, results
@@ -77,7 +77,7 @@ def test_a_database_that_is_not_reached_is_refused(
 
 
 def test_a_server_that_never_answers_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eagleray.batch.sql.database._ANSWER_SECONDS", 2)  # libpq's shortest
+    monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 2)  # libpq's shortest
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

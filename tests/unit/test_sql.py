@@ -145,7 +145,7 @@ def test_a_file_that_another_program_keeps_locked_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.0)
-    monkeypatch.setattr("eagleray.batch.sql.database._ANSWER_SECONDS", 0)
+    monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 0)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(InputError, match=r"\(database is locked\)"):

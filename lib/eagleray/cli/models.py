@@ -1,4 +1,7 @@
-"""`eagleray models …`: what models there are, what is in one, and whether it is healthy."""
+"""`eagleray models …`: what models there are, what is in one, and whether it is healthy.
+
+What changes and compares versions is in `versions.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,27 @@ from typing import Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.versions import AsJson, versions_app
 from eagleray.errors import InputError
 
 __all__ = ["models_app"]
 
 models_app = typer.Typer(
-    help="Models: list, show, verify, register, alias, export.\n\n"
+    help="Models and their versions: list, compare, promote, roll back, trace.\n\n"
     "eagleray models list\n\n"
-    "eagleray models list digits\n\n"
     "eagleray models show digits@production\n\n"
-    "eagleray models alias digits production 3\n\n"
+    "eagleray models compare digits/2 digits/3\n\n"
+    "eagleray models promote digits 3 --alias production --kpi kpi.txt\n\n"
+    "eagleray models rollback digits --alias production\n\n"
+    "eagleray models history digits\n\n"
     "eagleray models architectures resnet",
     no_args_is_help=True,
 )
+models_app.add_typer(versions_app)
 
 Reference = Annotated[
     str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @models_app.command("list")
@@ -40,12 +46,7 @@ def list_models(
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        names = [name] if name else registry.names()
-        versions = {model: registry.versions(model) for model in names}
-        if name is None:
-            shown = [found[0] for found in versions.values() if found]
-        else:
-            shown = versions[name]
+        shown = registry.newest() if name is None else registry.versions(name)
         if json_output:
             console.emit([_version_facts(version) for version in shown])
             return
@@ -157,24 +158,11 @@ def register_model(
         console.say(f"{model} is registered as {version.reference}.")
 
 
-@models_app.command("alias")
-def set_alias(
-    name: Annotated[str, typer.Argument(help="Of the model.")],
-    alias: Annotated[str, typer.Argument(help="Such as production.")],
-    version: Annotated[int, typer.Argument(help="Number of the version.")],
-) -> None:
-    """Point an alias to a version."""
-    from eagleray.models.registry import Registry
-
-    with command_errors():
-        Registry().set_alias(name, alias, version)
-        Console().say(f"{name}@{alias} is now {name}/{version}.")
-
-
 @models_app.command("export")
 def export_model(
     model: Reference,
     folder: Annotated[str, typer.Argument(help="Folder or URI that is new.")],
+    json_output: AsJson = False,
 ) -> None:
     """Write a model's package into a folder or under a URI."""
     from eagleray import storage
@@ -185,8 +173,13 @@ def export_model(
     with command_errors():
         if storage.exists(folder):
             raise OutputExistsError(f"{folder} exists already; name a folder that is new.")
-        write_package(load_model(model).package, folder)
-        Console().say(f"{model} is written to {folder}.")
+        package = load_model(model).package
+        write_package(package, folder)
+        console = Console(json_output=json_output)
+        if json_output:
+            console.emit({"model": model, "folder": folder, "digest": package.digest})
+            return
+        console.say(f"{model} is written to {folder}.")
 
 
 @models_app.command("architectures")

@@ -52,6 +52,7 @@ __all__ = [
     "ModelManifest",
     "ModelPackage",
     "create_package",
+    "read_manifest",
     "read_package",
     "write_package",
 ]
@@ -203,8 +204,7 @@ class ModelPackage:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical manifest, which names every file by digest."""
-        text = canonical_json(self.manifest.model_dump(mode="json"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.manifest)
 
     @property
     def task(self) -> Task:
@@ -346,13 +346,7 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
         PackageError: It is incomplete, altered, or holds something that no package may hold.
     """
     root = storage.absolute(folder)
-    try:
-        manifest_bytes = storage.read_bytes(storage.join(root, MANIFEST_FILE))
-    except (FileNotFoundError, NotADirectoryError):
-        raise PackageError(f"{folder} is no model package: it has no {MANIFEST_FILE}.") from None
-    except OSError as error:
-        raise _unreadable(folder, MANIFEST_FILE, error) from error
-    manifest = _parse(ModelManifest, manifest_bytes, f"{folder}: {MANIFEST_FILE}")
+    manifest = read_manifest(folder)
     _refuse_strangers(folder, root, manifest)
     files = {}
     for name, digest in manifest.files.items():
@@ -368,12 +362,43 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
         files[name] = content
     package = ModelPackage(manifest, MappingProxyType(files))
     _require_golden_fits(folder, package)
-    if expected_digest is not None and package.digest != expected_digest:
-        raise PackageError(
-            f"{folder} holds package {package.digest[:12]}, but {expected_digest[:12]} was "
-            "registered; restore the registered files or register this package as a new version."
-        )
+    _require_digest(folder, package.digest, expected_digest)
     return package
+
+
+def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelManifest:
+    """Read what a package says of itself, without its other files.
+
+    Args:
+        folder: Where the package is.
+        expected_digest: As for `read_package`.
+
+    Raises:
+        PackageError: It is not there, is not valid, or is of another package.
+    """
+    root = storage.absolute(folder)
+    try:
+        content = storage.read_bytes(storage.join(root, MANIFEST_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        raise PackageError(f"{folder} is no model package: it has no {MANIFEST_FILE}.") from None
+    except OSError as error:
+        raise _unreadable(folder, MANIFEST_FILE, error) from error
+    manifest = _parse(ModelManifest, content, f"{folder}: {MANIFEST_FILE}")
+    _require_digest(folder, _digest(manifest), expected_digest)
+    return manifest
+
+
+def _digest(manifest: ModelManifest) -> str:
+    text = canonical_json(manifest.model_dump(mode="json"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _require_digest(folder: str, digest: str, expected: str | None) -> None:
+    if expected is not None and digest != expected:
+        raise PackageError(
+            f"{folder} holds package {digest[:12]}, but {expected[:12]} was registered; restore "
+            "the registered files or register this package as a new version."
+        )
 
 
 def _unreadable(folder: str, name: str, error: OSError) -> PackageError:

@@ -1,7 +1,8 @@
 """Versions of models in MLflow: a package becomes a version, an alias points to one.
 
 Versions are immutable. The package's digest is recorded with the version, so that files altered
-behind the registry's back are refused when the version is loaded.
+behind the registry's back are refused when the version is loaded. Aliases move by way of the
+history alone (`history.py`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,24 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from eagleray import storage
+from pydantic import ValidationError
+
+from eagleray.database.store import open_database
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.models.package import ModelPackage, read_package, write_package
+from eagleray.models.artifacts import RunArtifacts
+from eagleray.models.history import Action, AliasChange, VersionHistory
+from eagleray.models.package import (
+    MANIFEST_FILE,
+    ModelManifest,
+    ModelPackage,
+    read_manifest,
+    read_package,
+    write_package,
+)
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun, connect, explain_failures
 
@@ -30,6 +43,8 @@ PACKAGE_ARTIFACT = "package"
 EVALUATIONS_ARTIFACT = "evaluations"
 
 _MOST = 2**31 - 1  # the largest version number that every database can be asked for
+_MOST_MODELS_AT_ONCE = 1000  # more a page no MLflow gives
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _LOOKS_LIKE_VERSION = re.compile(r"v\d+", re.IGNORECASE)
 
@@ -78,6 +93,16 @@ class Registry:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or read_settings()
         self.client: Any = connect(self.settings)
+        self.artifacts = RunArtifacts(self.settings, self.client)
+
+    @cached_property
+    def history(self) -> VersionHistory:
+        """Who moved which alias, when and why; its database is opened when it is first needed.
+
+        Raises:
+            UserError: The database does not answer.
+        """
+        return VersionHistory(open_database(self.settings), self)
 
     def start_run(self, name: str, *, run_id: str | None = None) -> TrackedRun:
         """Open an MLflow run beside the registry, or go on with one."""
@@ -118,7 +143,7 @@ class Registry:
                 tags=tags,
             )
         if alias is not None:
-            self.set_alias(manifest.name, alias, int(created.version))
+            self.set_alias(manifest.name, alias, int(created.version), action="register")
         return self.get(manifest.name, version=int(created.version))
 
     def get(
@@ -131,27 +156,23 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        self._require_model(name)
+        aliases = self._aliases(name)
+        if alias is not None:
+            if alias not in aliases:
+                raise UnknownNameError(f"alias of model {name!r}", alias, aliases)
+            version = aliases[alias]
         try:
-            if alias is not None:
-                found = self.client.get_model_version_by_alias(name, alias)
-            else:
-                found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
+            found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code not in _NOT_THERE:
                 with explain_failures(self.settings):
                     raise
             versions = self.versions(name)
-            if alias is not None:
-                aliases = [known for item in versions for known in item.aliases]
-                raise UnknownNameError(f"alias of model {name!r}", alias, aliases) from None
             newest = versions[0].version if versions else 0
             raise InputError(
                 f"Model {name!r} has no version {version}; the newest is {newest}."
             ) from None
-        # MLflow leaves the aliases out of this answer on some back ends.
-        found_version = int(found.version)
-        return _as_version(found, self._aliases(name).get(found_version, ()))
+        return _as_version(found, aliases)
 
     def load(self, version: ModelVersion) -> ModelPackage:
         """Fetch and verify a version's package.
@@ -159,27 +180,34 @@ class Registry:
         Raises:
             PackageError: It is not what was registered.
         """
-        if version.source.startswith(("mlflow-artifacts:", "runs:", "http:", "https:")):
-            import mlflow.artifacts
+        with self.artifacts.reachable(version.source) as location:
+            return read_package(location, expected_digest=version.digest or None)
 
-            with (
-                tempfile.TemporaryDirectory(prefix="eagleray-") as folder,
-                explain_failures(self.settings),
-            ):
-                local = mlflow.artifacts.download_artifacts(
-                    artifact_uri=version.source,
-                    dst_path=folder,
-                    tracking_uri=self.settings.mlflow_uri,
-                )
-                return read_package(local, expected_digest=version.digest or None)
-        return read_package(
-            storage.absolute(version.source), expected_digest=version.digest or None
-        )
+    def manifest(self, version: ModelVersion) -> ModelManifest:
+        """Fetch what a version's package says of itself, without its weights.
+
+        Raises:
+            PackageError: It is not what was registered.
+        """
+        with self.artifacts.reachable(f"{version.source}/{MANIFEST_FILE}") as file:
+            folder = file.removesuffix(f"/{MANIFEST_FILE}")
+            return read_manifest(folder, expected_digest=version.digest or None)
 
     def names(self) -> list[str]:
         """Return the names of all registered models, sorted."""
-        with explain_failures(self.settings):
-            return sorted(model.name for model in _all_pages(self.client.search_registered_models))
+        return sorted(model.name for model in self._models())
+
+    def newest(self) -> list[ModelVersion]:
+        """Return the newest version of each model, by name, in one question."""
+        newest = [
+            _as_version(
+                max(model.latest_versions, key=lambda item: int(item.version)),
+                _alias_numbers(model),
+            )
+            for model in self._models()
+            if model.latest_versions
+        ]
+        return sorted(newest, key=lambda item: item.name)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions of a model, newest first.
@@ -187,58 +215,197 @@ class Registry:
         Raises:
             UnknownNameError: No such model.
         """
-        self._require_model(name)
         aliases = self._aliases(name)
         with explain_failures(self.settings):
             found = _all_pages(self.client.search_model_versions, filter_string=f"name = '{name}'")
-        versions = [_as_version(item, aliases.get(int(item.version), ())) for item in found]
+        versions = [_as_version(item, aliases) for item in found]
         return sorted(versions, key=lambda item: -item.version)
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias to a version.
+    def all_versions(self, *, filter_string: str = "") -> list[ModelVersion]:
+        """Return the versions of all models, by name and newest first.
+
+        Args:
+            filter_string: As MLflow reads it; empty for all.
+        """
+        aliases = {model.name: _alias_numbers(model) for model in self._models()}
+        with explain_failures(self.settings):
+            found = _all_pages(self.client.search_model_versions, filter_string=filter_string)
+        versions = [_as_version(item, aliases.get(item.name, {})) for item in found]
+        return sorted(versions, key=lambda item: (item.name, -item.version))
+
+    # --- evaluations ---
+
+    def record_evaluation(self, version: ModelVersion, record: EvaluationRecord) -> None:
+        """Keep an evaluation with the version's run, in place of one on the same images.
+
+        Raises:
+            InputError: It is of another package, or the version came without a run.
+        """
+        if record.package_digest != version.digest:
+            raise InputError(
+                f"The evaluation is of package {record.package_digest[:12]}, and "
+                f"{version.reference} is {version.digest[:12]}; evaluate {version.reference}."
+            )
+        if version.run_id is None:
+            raise InputError(
+                f"{version.reference} has no MLflow run that could keep its evaluations; register "
+                "its package again."
+            )
+        name = f"{record.data_digest}-{record.package_digest}.json"
+        text = record.model_dump_json(indent=2)
+        self.artifacts.write(version.run_id, f"{EVALUATIONS_ARTIFACT}/{name}", text)
+
+    def evaluations(self, version: ModelVersion) -> list[EvaluationRecord]:
+        """Return the evaluations of a version, newest first.
+
+        Raises:
+            InputError: One cannot be read.
+        """
+        if version.run_id is None:
+            return []
+        records = []
+        for path in self.artifacts.names(version.run_id, EVALUATIONS_ARTIFACT):
+            if not path.endswith(f"-{version.digest}.json"):
+                continue
+            try:
+                content = self.artifacts.read(version.run_id, path)
+                records.append(EvaluationRecord.model_validate_json(content))
+            except ValidationError as error:
+                raise InputError(
+                    f"{path} of run {version.run_id} is no evaluation "
+                    f"({error.errors()[0]['msg']}); remove it and evaluate {version.reference} "
+                    "again."
+                ) from None
+        return sorted(records, key=lambda record: record.created, reverse=True)
+
+    # --- aliases and deletion, by way of the history ---
+
+    def set_alias(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        *,
+        action: Action = "set",
+        who: str | None = None,
+        why: str = "",
+    ) -> AliasChange:
+        """Point an alias to a version, whatever its figures are.
+
+        Args:
+            name: Of the model.
+            alias: Need not exist.
+            version: Number.
+            action: What the history calls it.
+            who: None takes the settings' user.
+            why: For the history.
 
         Raises:
             InputError: The alias is not a valid name, or the version is not there.
         """
         require_alias(alias)
         self.get(name, version=version)
+        who = who or self.settings.who
+        with self.history.turn(name) as turn:
+            return turn.move(alias, version, action=action, who=who, why=why)
+
+    def delete(
+        self, name: str, version: int, *, who: str | None = None, why: str = ""
+    ) -> AliasChange:
+        """Delete a version, and its package where it was registered by Eagleray.
+
+        Raises:
+            InputError: An alias points to it.
+        """
+        with self.history.turn(name) as turn:
+            found = self.get(name, version=version)
+            self.require_unused(found)
+            files = self._own_files(found)
+            return turn.delete(version, who=who or self.settings.who, why=why, files=files)
+
+    def require_unused(self, version: ModelVersion) -> None:
+        """Refuse a version that an alias points to.
+
+        Raises:
+            InputError: With the alias.
+        """
+        if version.aliases:
+            raise InputError(
+                f"{version.reference} is {version.name}@{version.aliases[0]} and stays; point that "
+                "elsewhere first."
+            )
+
+    def _own_files(self, version: ModelVersion) -> str | None:
+        """Return the run's folder that holds a version's package, if nobody else needs it."""
+        if version.run_id is None or not version.digest:
+            return None
+        folder, _, name = version.source.rpartition("/")
+        with explain_failures(self.settings):
+            run = self.client.get_run(version.run_id)
+            query = f"run_id = '{version.run_id}'"
+            users = _all_pages(self.client.search_model_versions, filter_string=query)
+        others = [item for item in users if item.source == version.source]
+        ours = folder == run.info.artifact_uri and name == PACKAGE_ARTIFACT and len(others) == 1
+        return folder if ours else None
+
+    # --- what the history asks of MLflow ---
+
+    def holder(self, name: str, alias: str) -> int | None:
+        """Return the version that an alias points to, if any."""
+        return self._aliases(name).get(alias)
+
+    def has_version(self, name: str, version: int) -> bool:
+        """Whether a version is there."""
+        from mlflow.exceptions import MlflowException
+
+        with explain_failures(self.settings):
+            try:
+                self.client.get_model_version(name, str(version))
+            except MlflowException as error:
+                if error.error_code not in _NOT_THERE:
+                    raise
+                return False
+        return True
+
+    def point_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias to a version; for the history alone, which knows of nothing else."""
         with explain_failures(self.settings):
             self.client.set_registered_model_alias(name, alias, str(version))
 
-    def record_evaluation(self, version: ModelVersion, record: EvaluationRecord) -> None:
-        """Keep an evaluation beside the version's package; the same data again replace it.
+    def remove_version(self, name: str, version: int, files: str | None) -> None:
+        """Remove a version, and its package from that folder; for the history alone."""
+        if self.has_version(name, version):
+            with explain_failures(self.settings):
+                self.client.delete_model_version(name, str(version))
+        if files is not None:
+            self.artifacts.remove(files, PACKAGE_ARTIFACT)
+
+    def _models(self) -> list[Any]:
+        with explain_failures(self.settings):
+            return _all_pages(
+                self.client.search_registered_models, max_results=_MOST_MODELS_AT_ONCE
+            )
+
+    def _aliases(self, name: str) -> dict[str, int]:
+        """Return the aliases of a model with their versions.
 
         Raises:
-            InputError: No run made the version, so there is no place to keep it.
+            UnknownNameError: No such model.
         """
-        if version.run_id is None:
-            raise InputError(
-                f"{version.reference} has no MLflow run to keep its evaluation in; register its "
-                "package as a new version."
-            )
-        name = f"{record.data_digest}-{record.package_digest}.json"
+        from mlflow.exceptions import MlflowException
+
         with explain_failures(self.settings):
-            self.client.log_text(
-                version.run_id, record.model_dump_json(), f"{EVALUATIONS_ARTIFACT}/{name}"
-            )
+            try:
+                return _alias_numbers(self.client.get_registered_model(name))
+            except MlflowException as error:
+                if error.error_code not in _NOT_THERE:
+                    raise
+        raise UnknownNameError(
+            "registered model", name, self.names(), hint="`eagleray models list` shows all."
+        )
 
     def _exists(self, name: str) -> bool:
         return name in self.names()
-
-    def _require_model(self, name: str) -> None:
-        names = self.names()
-        if name not in names:
-            raise UnknownNameError(
-                "registered model", name, names, hint="`eagleray models list` shows all."
-            )
-
-    def _aliases(self, name: str) -> dict[int, tuple[str, ...]]:
-        with explain_failures(self.settings):
-            model = self.client.get_registered_model(name)
-        by_version: dict[int, list[str]] = {}
-        for alias, version in dict(model.aliases).items():
-            by_version.setdefault(int(version), []).append(alias)
-        return {version: tuple(sorted(names)) for version, names in by_version.items()}
 
 
 def require_alias(alias: str) -> None:
@@ -282,12 +449,17 @@ def _tags(package: ModelPackage) -> dict[str, str]:
     }
 
 
-def _as_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
+def _alias_numbers(model: Any) -> dict[str, int]:
+    return {alias: int(version) for alias, version in dict(model.aliases).items()}
+
+
+def _as_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
+    """Make a version of what MLflow says; its answers often lack the aliases."""
     tags = dict(found.tags or {})
     return ModelVersion(
         name=found.name,
         version=int(found.version),
-        aliases=aliases,
+        aliases=tuple(sorted(name for name, held in aliases.items() if held == int(found.version))),
         created=int(found.creation_timestamp),
         source=found.source,
         run_id=found.run_id or None,

@@ -30,14 +30,14 @@ from eagleray.models.architectures import (
     require_architecture,
 )
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
-from eagleray.models.registry import Registry
+from eagleray.models.registry import ModelVersion, Registry
 from eagleray.models.tasks import Multiclass
 from eagleray.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "registered_version"]
 
 RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
 
@@ -78,18 +78,27 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         return LoadedModel(reference, _random(reference.removeprefix(RANDOM_PREFIX)))
     if reference.startswith(PRETRAINED_PREFIX):
         return LoadedModel(reference, _pretrained(reference.removeprefix(PRETRAINED_PREFIX)))
-    by_alias, by_version = _BY_ALIAS.fullmatch(reference), _BY_VERSION.fullmatch(reference)
-    if by_alias or by_version:
+    if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
         registry = Registry(settings)
-        if by_alias:
-            found = registry.get(by_alias[1], alias=by_alias[2])
-        else:
-            assert by_version is not None
-            found = registry.get(by_version[1], version=int(by_version[2]))
+        found = registered_version(reference, registry)
+        assert found is not None
         return LoadedModel(reference, registry.load(found), str(found.version))
     if storage.is_remote(reference) or storage.is_folder(reference):
         return LoadedModel(reference, read_package(reference))
     raise _nothing_named(reference, settings)
+
+
+def registered_version(reference: str, registry: Registry) -> ModelVersion | None:
+    """Look up NAME@ALIAS or NAME/VERSION; None where a reference is neither.
+
+    Raises:
+        UnknownNameError: No such model, version or alias.
+    """
+    if by_alias := _BY_ALIAS.fullmatch(reference):
+        return registry.get(by_alias[1], alias=by_alias[2])
+    if by_version := _BY_VERSION.fullmatch(reference):
+        return registry.get(by_version[1], version=int(by_version[2]))
+    return None
 
 
 def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNameError:

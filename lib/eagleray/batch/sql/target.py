@@ -17,7 +17,7 @@ import pyarrow.csv
 import sqlalchemy as sa
 
 from eagleray.batch.sql.columns import fits, plain_column, spelling, sql_type
-from eagleray.batch.sql.database import Database, wait_for_turn
+from eagleray.database.connection import Database, wait_for_turn
 from eagleray.errors import InputError, JobFailedError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import sqlalchemy.exc
 from eagleray import storage
 from eagleray.errors import EaglerayError, InputError
 
-__all__ = ["Database", "wait_for_turn"]
+__all__ = ["Database", "take_turn", "wait_for_turn"]
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -56,7 +56,7 @@ class Database:
         driver = _DRIVERS.get(parsed.drivername)
         if driver is None:
             raise InputError(
-                f"Results go into SQLite or PostgreSQL and not into {parsed.drivername!r}; name a "
+                f"Tables go into SQLite or PostgreSQL and not into {parsed.drivername!r}; name a "
                 f"database as {_EXAMPLES}."
             )
         if driver == "sqlite":
@@ -146,9 +146,21 @@ def wait_for_turn(connection: sa.Connection, purpose: str) -> None:
     SQLite has one writer at a time as it is, so there this does nothing.
     """
     if connection.dialect.name == "postgresql":
-        digest = hashlib.sha256(f"eagleray {purpose}".encode()).digest()
-        key = sa.literal(int.from_bytes(digest[:8], "big", signed=True), sa.BigInteger)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_turn_key(purpose))))
+
+
+def take_turn(connection: sa.Connection, purpose: str) -> None:
+    """Wait as `wait_for_turn` does, and keep the turn until the connection is closed.
+
+    SQLite has nothing of the kind, so there this does nothing.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_lock(_turn_key(purpose))))
+
+
+def _turn_key(purpose: str) -> sa.BindParameter[int]:
+    digest = hashlib.sha256(f"eagleray {purpose}".encode()).digest()
+    return sa.literal(int.from_bytes(digest[:8], "big", signed=True), sa.BigInteger)
 
 
 def _sqlite_path(url: sa.URL) -> str:

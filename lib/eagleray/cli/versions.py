@@ -1,0 +1,303 @@
+"""`eagleray models …` on versions: aliases and their history, comparison, lineage, deletion."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds to import
+    from eagleray.models.comparison import Comparison, MetricPair
+    from eagleray.models.history import AliasChange
+    from eagleray.models.lineage import Use
+    from eagleray.models.registry import ModelVersion, Registry
+
+__all__ = ["AsJson", "versions_app"]
+
+versions_app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Name = Annotated[str, typer.Argument(help="Of the model.")]
+Number = Annotated[int, typer.Argument(help="Of the version.")]
+Version = Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS.")]
+Alias = Annotated[str, typer.Option(help="That moves.")]
+Why = Annotated[str, typer.Option(help="A sentence for the history.")]
+
+
+@versions_app.command("promote")
+def promote_version(
+    name: Name,
+    version: Number,
+    alias: Alias = "production",
+    kpi: Annotated[
+        str | None, typer.Option(help="File of lines such as `recall[defect] >= 0.99`.")
+    ] = None,
+    why: Why = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Whatever the figures are; needs --why.")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Point an alias to a version that reaches its KPIs and answers its golden images."""
+    from eagleray.evaluation.kpi import read_kpis
+    from eagleray.models.promotion import promote
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        kpis = None if kpi is None else read_kpis(kpi)
+        promotion = promote(Registry(), name, version, alias=alias, kpis=kpis, why=why, force=force)
+        if json_output:
+            console.emit(promotion.change.as_json())
+            return
+        for verdict in promotion.verdicts:
+            console.say(str(verdict))
+        console.say(_moved(promotion.change))
+
+
+@versions_app.command("rollback")
+def roll_back(
+    name: Name, alias: Alias = "production", why: Why = "", json_output: AsJson = False
+) -> None:
+    """Point an alias back to the version that held it before; once more goes back further."""
+    from eagleray.models.promotion import rollback
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        change = rollback(Registry(), name, alias=alias, why=why)
+        if json_output:
+            console.emit(change.as_json())
+            return
+        console.say(_moved(change))
+
+
+@versions_app.command("alias")
+def set_alias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="Such as staging.")],
+    version: Number,
+    why: Why = "",
+    json_output: AsJson = False,
+) -> None:
+    """Point an alias to a version without asking for figures; the history keeps it too."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        change = Registry().set_alias(name, alias, version, why=why)
+        if json_output:
+            console.emit(change.as_json())
+            return
+        console.say(_moved(change))
+
+
+@versions_app.command("history")
+def show_history(
+    name: Name,
+    alias: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Show who moved which alias of a model, when and why."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        registry = Registry()
+        registry.versions(name)
+        changes = sorted(registry.history.changes(name, alias), key=lambda change: change.time)
+        for stray, (said, found) in registry.history.strays(name).items():
+            if alias in (None, stray):
+                now = "nothing" if found is None else f"{name}/{found}"
+                console.warn(
+                    f"{name}@{stray} points to {now}, the history says {name}/{said}: it was moved "
+                    "in MLflow itself."
+                )
+        if json_output:
+            console.emit([change.as_json() for change in changes])
+            return
+        if not changes:
+            console.say(f"Nothing has moved an alias of {name} yet.")
+            return
+        columns = ["alias", "number", "action", "from", "to", "who", "when", "why"]
+        console.table(f"History of {name}", columns, [_history_row(change) for change in changes])
+
+
+@versions_app.command("compare")
+def compare_versions(first: Version, second: Version, json_output: AsJson = False) -> None:
+    """Compare two versions: figures side by side, and whether they were measured alike."""
+    from eagleray.models.comparison import Side, compare
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        registry = Registry()
+        sides = [Side.read(registry, _find(registry, name)) for name in (first, second)]
+        comparison = compare(*sides)
+        if json_output:
+            console.emit(comparison.as_json())
+            return
+        _show_comparison(comparison, console)
+
+
+@versions_app.command("lineage")
+def show_lineage(version: Version, json_output: AsJson = False) -> None:
+    """Show where a version comes from: data, split, test set, parent, specification, run."""
+    from eagleray.models.lineage import trace
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        registry = Registry()
+        origin = asdict(trace(registry, _find(registry, version)))
+        if json_output:
+            console.emit(origin)
+            return
+        facts = {
+            key.replace("_", " "): value
+            for key, value in origin.items()
+            if value and key != "version"
+        }
+        console.facts(f"Lineage of {origin['version']}", facts)
+
+
+@versions_app.command("trained-on")
+def show_trained_on(
+    file: Annotated[str, typer.Argument(help="Path or URI of an image.")],
+    json_output: AsJson = False,
+) -> None:
+    """Show which versions an image was given to, and in which part: train, validation or test."""
+    from eagleray.models.lineage import trained_on
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        found = trained_on(Registry(), file)
+        if json_output:
+            console.emit(asdict(found))
+            return
+        if found.uses:
+            columns = ["model", "part", "label", "image"]
+            console.table(found.uri, columns, [_use_row(use) for use in found.uses])
+        else:
+            console.say(f"No version is known to have been given {found.uri}.")
+        if found.unknown:
+            console.say(
+                f"Unknown, as their runs kept no table of images: {', '.join(found.unknown)}."
+            )
+
+
+@versions_app.command("delete")
+def delete_version(
+    name: Name,
+    version: Number,
+    why: Why = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Delete a version that no alias points to, with its files; the history keeps that it was."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        registry = Registry()
+        found = registry.get(name, version=version)
+        registry.require_unused(found)
+        if not yes:
+            if not console.can_ask:
+                raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
+            if not typer.confirm(f"Delete {found.reference} and its files for good?"):
+                console.say(f"{found.reference} stays.")
+                return
+        change = registry.delete(name, version, why=why)
+        if json_output:
+            console.emit(change.as_json())
+            return
+        files = change.evidence["files"]
+        console.say(
+            f"{found.reference} is deleted"
+            + (", and its package with it." if files else f"; its files stay at {found.source}.")
+        )
+
+
+def _find(registry: Registry, reference: str) -> ModelVersion:
+    """Look up NAME/VERSION or NAME@ALIAS."""
+    from eagleray.models.sources import registered_version
+
+    found = registered_version(reference, registry)
+    if found is None:
+        raise InputError(f"{reference!r} names no version; write NAME/VERSION or NAME@ALIAS.")
+    return found
+
+
+def _moved(change: AliasChange) -> str:
+    now = f"{change.model}@{change.alias} is now {change.model}/{change.version}"
+    if change.previous is None:
+        return f"{now}, and nobody held it before (change {change.number})."
+    return f"{now}, after {change.model}/{change.previous} (change {change.number})."
+
+
+def _history_row(change: AliasChange) -> list[str]:
+    action = change.action + (" (forced)" if change.evidence.get("forced") else "")
+    return [
+        change.alias or "-",
+        str(change.number),
+        action if change.applied else f"{action}, broken off",
+        "-" if change.previous is None else str(change.previous),
+        "-" if change.action == "delete" else str(change.version),
+        change.who,
+        f"{change.time:%Y-%m-%d %H:%M UTC}",
+        change.why,
+    ]
+
+
+def _use_row(use: Use) -> list[str]:
+    state = {None: "", False: "as it was then", True: "changed since"}[use.changed]
+    return [use.version, use.part, use.label, state]
+
+
+def _show_comparison(comparison: Comparison, console: Console) -> None:
+    first, second = comparison.first, comparison.second
+    names = [first.version.reference, second.version.reference]
+    rows = [_metric_row(pair) for pair in comparison.metrics]
+    console.table(_title(comparison), ["metric", *names, "difference"], rows)
+    if not comparison.same_images:
+        console.warn(
+            "The figures do not compare: they were measured on different images."
+            if comparison.same_images is False
+            else "Nobody knows whether these figures were measured on the same images; evaluate "
+            "both on the same ones."
+        )
+    others = second.facts
+    facts = [
+        [name, _short(value), _short(others[name]), "" if value == others[name] else "differs"]
+        for name, value in first.facts.items()
+    ]
+    console.table("What they are", ["", *names, ""], facts)
+
+
+def _title(comparison: Comparison) -> str:
+    if comparison.measured_on:
+        return f"Measured on the same images: {comparison.measured_on}"
+    return "Measured on the same test set" if comparison.same_images else "As registered"
+
+
+def _metric_row(pair: MetricPair) -> list[str]:
+    difference = "" if pair.difference is None else f"{pair.difference:+.4f}"
+    return [pair.metric, _figure(pair.first), _figure(pair.second), difference]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _short(value: str | None) -> str:
+    """Digests by their beginning, as everywhere for people."""
+    if value is None:
+        return "-"
+    is_digest = len(value) == 64 and not value.strip("0123456789abcdef")
+    return value[:12] if is_digest else value

@@ -1,0 +1,9 @@
+"""What alembic runs for every upgrade, on the connection that it is handed."""
+
+from __future__ import annotations
+
+from alembic import context
+
+given = context.config.attributes
+context.configure(connection=given["connection"], version_table=given["version_table"])
+context.run_migrations()
