@@ -45,7 +45,9 @@ from eagleray.datasets.split import (
     write_split,
 )
 from eagleray.errors import InputError, Reason
-from eagleray.evaluation.report import render_evaluation_page
+from eagleray.evaluation.bootstrap import bootstrap
+from eagleray.evaluation.report import render_evaluation
+from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun
@@ -183,7 +185,7 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
         storage.put_atomic(kept.page("training"), page)
         with console.status("Testing and registering"):
             tested, version = _register(job, plan, tracked)
-            page = render_evaluation_page(tested.evaluation, model=version.reference)
+            page = _evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
         kept.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
@@ -322,6 +324,24 @@ def _register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Test
         step=job.spec.epochs,
     )
     return tested, version
+
+
+def _evaluation_page(tested: Tested, version: ModelVersion, kept: Run) -> bytes:
+    evaluation = tested.evaluation
+    return render_evaluation(
+        evaluation,
+        {
+            "model": f"{version.reference} (package {version.digest[:12]})",
+            "task": version.task,
+            "architecture": version.architecture,
+            "data": tested.record.data,
+            "data digest": tested.record.data_digest,
+            "run": kept.name,
+        },
+        model_name=version.reference,
+        intervals=bootstrap(evaluation.task, evaluation.outputs, evaluation.targets),
+        slices=slice_metrics(evaluation, choose_columns(evaluation.images)),
+    )
 
 
 # --- other answers than a model ---------------------------------------------------------------

@@ -67,17 +67,17 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
 ) -> None:
     (stripes / "vertical" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
     summary = train(cluster, spec(stripes))
-    assert summary.evaluation.metrics["accuracy"] >= 0.95
+    assert summary.tested.evaluation.metrics["accuracy"] >= 0.95
     assert summary.version.reference == "stripes/1"
     assert summary.version.aliases == ("candidate",)
-    bad = [uri for uri, _, _ in summary.bad_images]
-    failed = summary.evaluation.num_failed
+    bad = [fault.uri for fault in summary.left_out]
+    failed = summary.tested.evaluation.num_failed
     assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into
 
     loaded = load_model("stripes@candidate")
     manifest = loaded.package.manifest
     assert manifest.task.labels == ("horizontal", "vertical")
-    assert manifest.metrics["test_accuracy"] == summary.evaluation.metrics["accuracy"]
+    assert manifest.metrics["test_accuracy"] == summary.tested.evaluation.metrics["accuracy"]
     assert manifest.lineage.run == summary.version.run_id
     assert manifest.lineage.data_digest is not None
     predictor = Predictor(loaded.package, compile_mode="never")
@@ -122,12 +122,12 @@ def test_a_regression_learns_a_number_from_a_csv(cluster: Cluster, tmp_path: Pat
         epochs=15,
         workers=1,
     )
-    assert train(cluster, wanted).evaluation.metrics["r2"] > 0.9
+    assert train(cluster, wanted).tested.evaluation.metrics["r2"] > 0.9
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(cluster: Cluster, stripes: Path) -> None:
     wanted = spec(stripes, optimizer="sgd", learning_rate=1e30, epochs=3)
-    with pytest.raises(JobFailedError, match="lower --learning-rate") as caught:
+    with pytest.raises(JobFailedError, match="Lower --learning-rate") as caught:
         train(cluster, wanted)
     assert "\n" not in str(caught.value)
     runs = Registry().client.search_runs(

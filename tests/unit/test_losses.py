@@ -32,12 +32,13 @@ def logits_of(count: int, width: int) -> torch.Tensor:
 
 
 def test_the_plain_losses_are_the_tasks_own() -> None:
-    for task, texts, width in [
+    cases: list[tuple[Task, list[str], int]] = [
         (KINDS, ["a", "c", "c", "b"], 3),
         (BOTH, ["bad", "good", "good", "bad"], 1),
         (TAGS, ["x", "", "x|y", "y"], 2),
         (Regression(mean=2.0, std=3.0), ["1", "2.5", "-4", "8"], 1),
-    ]:
+    ]
+    for task, texts, width in cases:
         logits = logits_of(4, width)
         targets = torch.tensor(
             [task.encode(text) for text in texts], dtype=getattr(torch, task.target_type)

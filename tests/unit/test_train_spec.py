@@ -135,4 +135,4 @@ def test_every_field_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     for name, field in TrainSpec.model_fields.items():
         assert f"| `{name}` |" in page, name
-        assert field.description in page.replace("\\|", "|"), name
+        assert str(field.description) in page.replace("\\|", "|"), name

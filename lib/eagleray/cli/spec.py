@@ -43,7 +43,8 @@ def with_spec_options(spec: type[BaseModel], *, argument: str) -> Callable[[Comm
             _parameter(name, field, is_argument=name == argument)
             for name, field in spec.model_fields.items()
         ]
-        parameters = [*options, *own]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters = [*options, *(item.replace(kind=kind) for item in own)]
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_options.__annotations__ = {item.name: item.annotation for item in parameters}
         return with_options

@@ -9,9 +9,10 @@ Labels stay the text that was written: a class, `a|b` where several hold, or a n
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -72,11 +73,8 @@ class LabelledImages:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over locations, versions, labels and attributes."""
-        attributes = [
-            [(name, value) for value in values] for name, values in sorted(self.attributes.items())
-        ]
-        return digest_table([self.uris, self.versions, self.texts, *attributes])
+        """SHA-256 over locations, versions and labels: what is learned, or measured."""
+        return digest_table([self.uris, self.versions, self.texts])
 
     def take(self, indices: Sequence[int]) -> LabelledImages:
         """Return some of the rows."""
@@ -91,15 +89,19 @@ class LabelledImages:
         )
 
 
-def join_images(images: LabelledImages, more: LabelledImages) -> LabelledImages:
-    """Return the rows of both; an attribute that one of them lacks is "" in its rows."""
-    names = sorted({*images.attributes, *more.attributes})
+def join_images(*parts: LabelledImages) -> LabelledImages:
+    """Return the rows of all; an attribute that one of them lacks is "" in its rows."""
+    names = sorted({name for part in parts for name in part.attributes})
+
+    def joined(columns: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(itertools.chain.from_iterable(columns))
+
     return LabelledImages(
-        images.uris + more.uris,
-        images.texts + more.texts,
-        images.versions + more.versions,
+        joined(part.uris for part in parts),
+        joined(part.texts for part in parts),
+        joined(part.versions for part in parts),
         {
-            name: sum((rows.attributes.get(name, ("",) * len(rows)) for rows in (images, more)), ())
+            name: joined(part.attributes.get(name, ("",) * len(part)) for part in parts)
             for name in names
         },
     )

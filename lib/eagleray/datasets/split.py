@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from eagleray import storage
 from eagleray.datasets.labelled import LabelledImages
-from eagleray.errors import InputError, OutputExistsError
+from eagleray.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.models.tasks import TaskName, split_labels
 from eagleray.tables import digest_table, open_parquet
 
@@ -31,6 +31,7 @@ __all__ = [
     "Split",
     "fold_images",
     "merge_groups",
+    "read_part",
     "read_split",
     "require_parts",
     "split_images",
@@ -381,6 +382,29 @@ def read_split(location: str, images: LabelledImages) -> Split:
     for row, uri in enumerate(images.uris):
         rows[parts[uri]].append(row)
     return Split(*(images.take(rows[name]) for name in PART_NAMES))
+
+
+def read_part(location: str, part: str) -> LabelledImages:
+    """Read one part of a split file, as it was when the file was written.
+
+    Args:
+        location: Of a file that `write_split` made.
+        part: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: It is no such file, or the part has no images.
+        UnknownNameError: There is no such part.
+    """
+    if part not in PART_NAMES:
+        raise UnknownNameError("part", part, PART_NAMES)
+    table = _read_split_table(location)
+    rows = [row for row, name in enumerate(table["part"]) if name == part]
+    if not rows:
+        raise InputError(f"The {part} part of {location} has no images.")
+    uris, labels, versions = (
+        tuple(table[column][row] for row in rows) for column in ("uri", "label", "version")
+    )
+    return LabelledImages(uris, labels, versions)
 
 
 def _read_split_table(location: str) -> dict[str, list[str]]:

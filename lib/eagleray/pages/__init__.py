@@ -1,6 +1,14 @@
 """Pages that people look at: self-contained HTML with pictures and SVG plots inside."""
 
-from eagleray.pages.plots import confusion, curves, histogram, horizontal_bars, line, scatter, series
+from eagleray.pages.plots import (
+    confusion,
+    curves,
+    histogram,
+    horizontal_bars,
+    line,
+    scatter,
+    series,
+)
 from eagleray.pages.render import render_page
 from eagleray.pages.thumbnails import thumbnail, thumbnails
 
