@@ -247,11 +247,8 @@ def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path)
     uris = tuple(map(str, files))
     near = row("2", dhash=row("1")["dhash"] ^ 1)
     table = pa.Table.from_pylist([row("1"), near, row("3"), broken("<i>torn")], INSPECTION_SCHEMA)
-    parts = [
-        LabelledImages(uris[:1], ("<cat>",), ("",)),
-        LabelledImages(uris[1:2], ("<cat>",), ("",)),
-    ]
-    split = Split(*parts, LabelledImages(uris[2:], ("<cat>", "<cat>"), ("",) * 2))
+    images = LabelledImages(uris, ("<cat>",) * 4, ("",) * 4)
+    split = Split(images.take([0]), images.take([1]), images.take([2, 3]))
     report = make_report(split, Inspection(uris, table), "multiclass")
     page = render_data_report(report, {"data": "cats/"}, title="cats").decode()
     assert "Near copies in different parts" in page

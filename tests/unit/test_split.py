@@ -109,6 +109,13 @@ def test_groups_come_near_to_shares_and_classes() -> None:
             assert Counter(part.texts)[label] / count == pytest.approx(share, abs=0.02)
 
 
+def test_a_large_group_is_placed_first_and_small_ones_make_up_for_it() -> None:
+    groups = tuple("film" if row >= 60 else "" for row in range(160))
+    for seed in range(5):
+        split = divide(labelled(a=160), groups=groups, seed=seed)
+        assert [len(part) for part in split.parts.values()] == [112, 16, 32]
+
+
 def test_rows_of_one_image_stay_together_without_groups() -> None:
     uris = tuple(f"{row // 2}.png" for row in range(60))
     images = LabelledImages(uris, ("a", "b") * 30, ("",) * 60)
@@ -257,7 +264,7 @@ def test_a_split_of_other_data_says_what_differs(
     values = list(getattr(images, name))
     values[3] = value
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        read_split(kept, replace(images, **{name: tuple(values)}))
+        read_split(kept, replace(images, **{name: tuple(values)}))  # type: ignore[arg-type]
     assert sentence in str(caught.value)
 
 

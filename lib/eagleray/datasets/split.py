@@ -255,12 +255,13 @@ def fold_images(
         (True, True): StratifiedGroupKFold,
     }
     folder = kinds[stratify, together is not None](num_folds, shuffle=True, random_state=seed)
-    numbers = None if together is None else np.zeros(len(images), np.int64)
+    numbers = np.zeros(len(images), np.int64)
     for number, rows in enumerate(together or ()):
         numbers[rows] = number
+    keys = None if together is None else numbers
     return [
         (images.take(train.tolist()), images.take(validation.tolist()))
-        for train, validation in folder.split(np.zeros(len(images)), images.texts, numbers)
+        for train, validation in folder.split(numbers, images.texts, keys)
     ]
 
 
