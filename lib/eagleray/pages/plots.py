@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 INK, ACCENT, LINE = "#1f2a37", "#1f6f8b", "#a9b4c0"
-COLORS = (ACCENT, "#c8553d", "#588157", "#7a5195", "#b08900")
+COLORS = (ACCENT, "#c4762b", "#5b8c3a", "#8a5a9e", "#b3392f", "#6b7280", "#c9a227", "#3b6fb6")
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -105,9 +105,9 @@ def curves(
     if diagonal:
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle="--")
     for place, (name, x, y) in enumerate(lines):
-        width, color = (2.0, ACCENT) if place == 0 else (1.0, None)
+        width, color = 1.0 if place else 2.0, COLORS[place % len(COLORS)]
         marker = {"marker": "o", "markersize": 3} if len(x) <= 20 else {}
-        axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:40]), **marker)
+        axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:64]), **marker)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_xlabel(x_label, fontsize=8, color=INK)
