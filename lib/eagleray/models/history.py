@@ -204,7 +204,9 @@ class Turn:
         with self._session.begin():
             last = {change.alias: change for change in _read(self._session, self._model, None)}
         for change in last.values():
-            if not change.applied:
+            if change.applied:
+                continue
+            if change.action == "delete" or self._versions.has_version(self._model, change.version):
                 self._apply(change)
 
     def _do(
@@ -241,10 +243,8 @@ class Turn:
         if change.action == "delete":
             files = change.evidence.get("files")
             self._versions.remove_version(change.model, change.version, files)
-        elif self._versions.has_version(change.model, change.version):
-            self._versions.point_alias(change.model, change.alias, change.version)
         else:
-            return change
+            self._versions.point_alias(change.model, change.alias, change.version)
         with self._session.begin():
             key = (change.model, change.alias, change.number)
             row = self._session.get_one(AliasChangeRow, key)
