@@ -191,6 +191,8 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
     warning = overfit_warning(trained.epochs)
+    if warning is not None:
+        console.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
     return TrainSummary(kept, version, tested, trained, (*report.unreadable, *left_out), warnings)
 
@@ -427,8 +429,6 @@ def show(summary: TrainSummary, console: Console) -> None:
     console.facts(f"Model {summary.version.name}", facts)
     for fault in summary.left_out[:10]:
         console.warn(f"left out: {fault}")
-    for warning in summary.warnings:
-        console.warn(warning)
 
 
 def show_rate(suggestion: Suggestion, page: str, console: Console) -> None:

@@ -137,7 +137,8 @@ def _run_group(
     from ray.util.queue import Queue
 
     spec = given.spec
-    storage.remove_tree(ray_folder)
+    if storage.is_folder(ray_folder):
+        storage.remove_tree(ray_folder)  # of workers that died: Ray would go on from its notes
     mailbox = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         work,

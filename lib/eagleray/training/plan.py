@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from eagleray.datasets.labelled import LabelledImages, read_labelled, require_enough
+from eagleray.datasets.labelled import (
+    LabelledImages,
+    join_images,
+    read_labelled,
+    require_enough,
+)
 from eagleray.datasets.split import Split, read_split, require_parts, split_images
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.evaluation.evaluate import encode_targets
@@ -123,18 +128,20 @@ def is_stratified(spec: TrainSpec) -> bool:
 def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
     own_test = _read_data(spec, spec.test_data) if spec.test_data is not None else None
     if split_file is not None:
-        split = read_split(split_file, images)
-    elif own_test is None and spec.test_fraction == 0:
+        every = images if own_test is None else join_images(images, own_test)
+        split = read_split(split_file, every)
+        require_parts(split, spec.task)
+        return split
+    if own_test is None and spec.test_fraction == 0:
         raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
-    else:
-        split = split_images(
-            images,
-            stratify=is_stratified(spec),
-            validation_fraction=spec.validation_fraction,
-            test_fraction=0.0 if own_test else spec.test_fraction,
-            seed=spec.seed,
-            groups=groups_of(spec, images),
-        )
+    split = split_images(
+        images,
+        stratify=is_stratified(spec),
+        validation_fraction=spec.validation_fraction,
+        test_fraction=0.0 if own_test else spec.test_fraction,
+        seed=spec.seed,
+        groups=groups_of(spec, images),
+    )
     whole = Split(split.train, split.validation, own_test or split.test)
     require_parts(whole, spec.task)
     return whole
