@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -389,7 +390,7 @@ def test_a_parent_that_is_not_in_the_registry_is_named_by_its_digest(
     assert trace(registry, child).parent == "c" * 64
 
 
-def keep_split(registry: Registry, version: ModelVersion, rows: list[tuple[str, ...]]) -> None:
+def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[str, ...]]) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)]
     table = pa.table(columns, names=["uri", "version", "label", "part"])
     path = Path(version.source).parent / "split.parquet"
