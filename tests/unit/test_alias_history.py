@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def versions() -> FakeVersions:
 
 
 @pytest.fixture
-def history(tmp_path: Path, versions: FakeVersions) -> Iterator[VersionHistory]:
+def history(tmp_path: Path, versions: FakeVersions) -> VersionHistory:
     return VersionHistory(open_database(settings_in(tmp_path)), versions)
 
 

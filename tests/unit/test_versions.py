@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from eagleray.cli.models import models_app
 from eagleray.errors import InputError, PackageError, UnknownNameError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.evaluation.record import EvaluationRecord
@@ -386,7 +390,7 @@ def test_a_parent_that_is_not_in_the_registry_is_named_by_its_digest(
     assert trace(registry, child).parent == "c" * 64
 
 
-def keep_split(registry: Registry, version: ModelVersion, rows: list[tuple[str, ...]]) -> None:
+def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[str, ...]]) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)]
     table = pa.table(columns, names=["uri", "version", "label", "part"])
     path = Path(version.source).parent / "split.parquet"
@@ -432,3 +436,83 @@ def test_the_newest_of_each_model_comes_in_one_question(tmp_path: Path) -> None:
     assert newest == [registry.get("ant", version=1), registry.get("zebra", version=2)]
     assert newest[1].aliases == ("production",)
     assert [item.reference for item in registry.all_versions()] == ["ant/1", "zebra/2", "zebra/1"]
+
+
+# --- the commands -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(registry.settings.home))
+    monkeypatch.setenv("EAGLERAY_USER", "Ada")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*words: str, code: int = 0) -> str:
+    """Return what is shown, on one line."""
+    result = CliRunner().invoke(models_app, words)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join((result.stdout if "--json" in words else result.output).split())
+
+
+@pytest.mark.usefixtures("home")
+def test_the_commands_from_promotion_to_deletion(
+    registry: Registry, name: str, tmp_path: Path
+) -> None:
+    first, second, _ = register(registry, name, 3)
+    kpi = tmp_path / "kpi.txt"
+    kpi.write_text("accuracy >= 0.9\n")
+    evaluated(registry, first, 0.95)
+    evaluated(registry, second, 0.5)
+    said = run("promote", name, "1", "--kpi", str(kpi))
+    assert said == (
+        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and nobody held it "
+        "before (change 1)."
+    )
+    assert "missed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
+    assert "Name a file of KPIs with --kpi" in run("promote", name, "2", code=2)
+    forced = json.loads(run("promote", name, "2", "--force", "--why", "demo", "--json"))
+    assert (forced["from"], forced["to"], forced["who"]) == (1, 2, "Ada")
+    assert f"is now {name}/1, after {name}/2" in run("rollback", name, "--why", "slow")
+    assert "Nothing held" in run("rollback", name, code=2)
+    assert "is now" in run("alias", name, "staging", "3", "--why", "try it")
+
+    shown = json.loads(run("history", name, "--alias", "production", "--json"))
+    assert [(item["number"], item["action"], item["to"]) for item in shown] == [
+        (1, "promote", 1),
+        (2, "promote", 2),
+        (3, "rollback", 1),
+    ]
+    table = run("history", name)
+    assert "promote (forced)" in table
+    assert "try it" in table
+    registry.client.set_registered_model_alias(name, "staging", "2")
+    assert f"{name}@staging points to {name}/2, the history says {name}/3" in run("history", name)
+
+    assert f"{name}/2 is {name}@staging and stays" in run("delete", name, "2", "--yes", code=2)
+    assert f"delete {name}/3 by --yes" in run("delete", name, "3", code=2)
+    assert "its package with it" in run("delete", name, "3", "--yes", "--why", "old")
+    assert json.loads(run("history", name, "--json"))[-1]["action"] == "delete"
+
+
+@pytest.mark.usefixtures("home")
+def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Path) -> None:
+    first, second = register(registry, name, 2)
+    told = run("compare", f"{name}/1", f"{name}/2")
+    assert "Nobody knows whether these figures were measured on the same images" in told
+    assert "+0.0100" in told
+    for version, accuracy in ((first, 0.5), (second, 0.75)):
+        evaluated(registry, version, accuracy)
+    assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
+    assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
+    assert "names no version" in run("compare", f"{name}/1", name, code=2)
+    assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
+    assert first.run_id is not None
+    assert first.run_id in run("lineage", f"{name}/1")
+    keep_split(registry, first, [("/photos/1.png", "1", "cat", "train")])
+    told = run("trained-on", "/photos/1.png")
+    assert f"{name}/1" in told
+    assert f"{name}/2" in told.partition("Unknown, as their runs kept no table of images: ")[2]
+    assert "No version is known to have been given" in run("trained-on", "/photos/2.png")
+    assert json.loads(run("list", "--json"))
