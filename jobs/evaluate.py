@@ -20,6 +20,7 @@ from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
 from eagleray.datasets.labelled import LabelledImages, read_labelled
+from eagleray.datasets.split import read_part
 from eagleray.errors import InputError, KpiMissedError
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
@@ -92,8 +93,11 @@ def build(
     data: str,
     settings: Settings,
     *,
+    part: str | None = None,
     column: str | None = None,
     label_column: str | None = None,
+    label_columns: tuple[str, ...] = (),
+    separator: str | None = None,
     kpi: str | None = None,
     current: str | None = None,
     slices: tuple[str, ...] = (),
@@ -110,7 +114,16 @@ def build(
         )
     kpis = read_kpis(kpi) if kpi is not None else ()
     loaded = load_model(model, settings)
-    images = read_labelled(data, uri_column=column, label_column=label_column)
+    if part is not None:
+        images = read_part(data, part)
+    else:
+        images = read_labelled(
+            data,
+            uri_column=column,
+            label_column=label_column,
+            label_columns=label_columns,
+            separator=separator,
+        )
     task = loaded.package.task
     targets = encode_targets(task, images)
     if kpi is not None:
@@ -260,10 +273,21 @@ def main(
         ),
     ],
     data: Annotated[
-        str, typer.Argument(help="Folder with a folder for each class, or a CSV.", metavar="DATA")
+        str, typer.Argument(help="Folder with a folder for each class, or a table.", metavar="DATA")
     ],
-    column: Annotated[str | None, typer.Option(help="CSV column of the locations.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="CSV column of the labels.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="DATA is a run's split.parquet: train, validation or test of it."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the locations.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    label_columns: Annotated[
+        str | None,
+        typer.Option(help="Columns of 0 and 1, one for each label.", metavar="A,B,…"),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Between several labels in one column.")
+    ] = None,
     kpi: Annotated[
         str | None, typer.Option(help="File of what the model must reach.", metavar="FILE")
     ] = None,
@@ -289,8 +313,11 @@ def main(
             model,
             data,
             read_settings(),
+            part=part,
             column=column,
             label_column=label_column,
+            label_columns=tuple(filter(None, (label_columns or "").split(","))),
+            separator=separator,
             kpi=kpi,
             current=current,
             slices=tuple(slices or ()),

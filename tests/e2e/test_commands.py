@@ -107,7 +107,7 @@ def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
         (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
         (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
         (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
-        (["train", "nowhere", "--name", "x"], "There is no folder or CSV nowhere"),
+        (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
         (["train", "TABLE", "--name", "x"], "has no column named label"),
         (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
         (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),

@@ -71,12 +71,12 @@ def main() -> None:
         sampler.set_epoch(epoch)
         began, seen, total = time.perf_counter(), 0, 0.0
         for pixels, targets in loader:  # type: ignore[misc]
-            loss = nn.functional.cross_entropy(model(pixels), targets)  # type: ignore[has-type]
+            loss = nn.functional.cross_entropy(model(pixels), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            seen += len(targets) * size  # type: ignore[has-type]
-            total += float(loss) * len(targets) * size  # type: ignore[has-type]
+            seen += len(targets) * size
+            total += float(loss) * len(targets) * size
         seconds = time.perf_counter() - began
         epochs.append({"images_per_second": seen / seconds, "train_loss": total / seen})
     if rank == 0:
