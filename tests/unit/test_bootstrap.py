@@ -96,18 +96,18 @@ def test_each_value_of_a_column_is_measured_by_itself() -> None:
 
 
 def test_many_numbers_are_sliced_by_quartiles_and_few_by_value() -> None:
-    outputs, targets = answers_of(TAGS, 100)
+    outputs, targets = answers_of(TAGS, 101)
     attributes = {
-        "size": [str(row) for row in range(100)],
-        "floor": [str(row % 12) for row in range(100)],
+        "size": [str(row) for row in range(101)],
+        "floor": [str(row % 12) for row in range(101)],
     }
     evaluation = evaluation_of(TAGS, outputs, targets, attributes=attributes)
     quartiles = slice_metrics(evaluation, ["size"])
     assert [(one.value, one.num_images) for one in quartiles] == [
-        ("0 to 24.75", 25),
-        ("24.75 to 49.5", 25),
-        ("49.5 to 74.25", 25),
-        ("74.25 to 99", 25),
+        ("0 to 25", 25),
+        ("25 to 50", 25),
+        ("50 to 75", 25),
+        ("75 to 100", 26),
     ]
     floors = slice_metrics(evaluation, ["floor"])
     assert [one.value for one in floors] == [str(floor) for floor in range(12)]
