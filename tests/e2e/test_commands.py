@@ -107,13 +107,9 @@ def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
         (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
         (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
         (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
-<<<<<<< HEAD
-        (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
-=======
-        (["evaluate", "random:resnet18", "nowhere"], "There is no folder or CSV nowhere"),
+        (["evaluate", "random:resnet18", "nowhere"], "There is no folder nowhere"),
         (["evaluate", "random:resnet18", "TREE"], "'common' is not a label of this model"),
-        (["train", "nowhere", "--name", "x"], "There is no folder or CSV nowhere"),
->>>>>>> 91580e48ea868c330944e68b859d016dfea41095
+        (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
         (["train", "TABLE", "--name", "x"], "has no column named label"),
         (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
         (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
