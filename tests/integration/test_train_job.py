@@ -106,6 +106,15 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_weights_that_are_shared_out_learn_the_same(cluster: Cluster, stripes: Path) -> None:
+    curves = [
+        train(cluster, spec(stripes, sharding=sharding, epochs=3, accumulate=2)).trained.losses
+        for sharding in ("replicated", "sharded")
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert curves[1][-1] < curves[1][0]
+
+
 def test_a_regression_learns_a_number_from_a_csv(cluster: Cluster, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     rows = ["path,brightness"]

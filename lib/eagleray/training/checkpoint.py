@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from eagleray import storage
 from eagleray.errors import InputError
+from eagleray.training.sharding import placed_like
 
 __all__ = [
     "BestEpoch",
@@ -245,10 +246,13 @@ def restore_optimizer(
         memories.setdefault(name, {})[key] = tensor
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     state: dict[str, Any] = optimizer.state_dict()
-    places = [id(item) for group in optimizer.param_groups for item in group["params"]]
+    parameters = [item for group in optimizer.param_groups for item in group["params"]]
     state["state"] = {
-        index: memories[names[place]]
-        for index, place in enumerate(places)
-        if names[place] in memories
+        index: {
+            key: placed_like(tensor, parameter)
+            for key, tensor in memories[names[id(parameter)]].items()
+        }
+        for index, parameter in enumerate(parameters)
+        if names[id(parameter)] in memories
     }
     optimizer.load_state_dict(state)

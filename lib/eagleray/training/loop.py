@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from eagleray import storage
@@ -51,6 +52,7 @@ from eagleray.training.reports import (
     StepsDone,
     Stopped,
 )
+from eagleray.training.sharding import exchange_gradients, load_whole, shard, whole
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import frozen_after, set_frozen, stages_of
 from eagleray.training.team import Team, join_ray_team
@@ -186,8 +188,13 @@ class Trainer:
         _drop_features(self.module, given.task.num_outputs, spec.dropout)
         autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
         network = ImageNetwork(self.module, given.contract, autocast=autocast)
-        self.network = network.to(self.team.device).to(memory_format=torch.channels_last)
         self.stages = stages_of(self.module, given.task.num_outputs)
+        self.shards = spec.sharding == "sharded" and self.team.size > 1
+        if self.shards:
+            shard(network, self.module, self.stages, self.team)
+            self.network = network.to(self.team.device)
+        else:
+            self.network = network.to(self.team.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(spec, self.module, self.stages)
         self.average = make_average(self.module, spec.ema) if spec.ema else None
         self.losses_of = make_losses(spec, given.task, given.train.texts)
@@ -205,7 +212,7 @@ class Trainer:
             return
         checkpoint = self._store.read(name)
         self.progress = checkpoint.progress
-        self.module.load_state_dict(checkpoint.part("model"))
+        load_whole(self.module, checkpoint.part("model"))
         restore_optimizer(self.optimizer, self.module, checkpoint.part("optimizer"))
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint.part("average"))
@@ -242,7 +249,8 @@ class Trainer:
         frozen = frozen_after(self.spec, len(self.stages), epoch)
         set_frozen(self.module, self.stages, frozen)
         if self._wrapped is None or self._wrapped[0] != frozen:
-            self._wrapped = (frozen, self.team.wrap(self.network))
+            network = self.network if self.shards else self.team.wrap(self.network)
+            self._wrapped = (frozen, network)
         return self._wrapped[1]
 
     def step(self, model: nn.Module, epoch: int, step: int, batch: Batch, rate: float) -> Tensor:
@@ -254,7 +262,7 @@ class Trainer:
         pieces = batch.images.chunk(self.spec.accumulate)
         targets = batch.targets.chunk(self.spec.accumulate)
         for number, (images, wanted) in enumerate(zip(pieces, targets, strict=True), start=1):
-            with _without_exchange(model, number < len(pieces)):
+            with _exchanging(model, number == len(pieces)):
                 loss = self.losses_of(model(images), wanted).sum() / batch.num_images
                 # Workers' gradients are averaged, and a share of the images wants them added.
                 (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
@@ -325,13 +333,18 @@ class Trainer:
             ).to(team.device)
         network.eval()
         rows = self.validation.decoded.good
+        size = max(1, self.spec.batch_size // team.size // self.spec.accumulate)
+        num_passes = -(-len(rows) // size)
         if len(rows) >= team.size:  # else everybody computes all, which changes no mean
+            num_passes = -(-len(rows) // (team.size * size))
             rows = rows[team.rank :: team.size]
         metrics = make_metrics(given.task).to(team.device)
         loss_mean = MeanMetric().to(team.device)
-        size = max(1, self.spec.batch_size // team.size // self.spec.accumulate)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for number in range(num_passes):
+            part = rows[number * size : (number + 1) * size]
+            if not len(part):  # the others' pass needs this worker's share of the weights
+                network(self.validation.plain(rows[:1], self.size).to(team.device))
+                continue
             images = self.validation.plain(part, self.size).to(team.device)
             targets = self.validation.targets[part].to(team.device)
             logits = network(images)
@@ -372,7 +385,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Save where the run stands; afterwards every worker has what a resumed one would."""
         self.team.average_buffers(self.module)
-        if not self.team.leads:
+        if not (self.team.leads or self.shards):
             return
         tensors = {
             **with_prefix("model", self.module.state_dict()),
@@ -382,7 +395,9 @@ class Trainer:
         }
         if self.average is not None:
             tensors |= with_prefix("average", self.average.module.state_dict())
-        self._writer.save(self.progress, tensors)
+        tensors = {name: whole(tensor) for name, tensor in tensors.items()}
+        if self.team.leads:
+            self._writer.save(self.progress, tensors)
 
 
 class _Clock:
@@ -417,8 +432,10 @@ def _drop_features(module: nn.Module, num_outputs: int, share: float) -> None:
         )
 
 
-def _without_exchange(model: nn.Module, wanted: bool) -> Any:
-    """Keep gradients to oneself for a part of a step."""
-    if wanted and isinstance(model, nn.parallel.DistributedDataParallel):
+def _exchanging(model: nn.Module, wanted: bool) -> Any:
+    """Bring the workers' gradients together after a part of a step, or keep them for the next."""
+    if isinstance(model, FSDPModule):
+        exchange_gradients(model, wanted)
+    elif not wanted and isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()

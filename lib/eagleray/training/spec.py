@@ -225,6 +225,8 @@ class TrainSpec(BaseModel):
             raise ValueError(
                 "freeze keeps random weights as they are; name a parent, or pretrained weights"
             )
+        if self.sharding == "sharded" and (self.ema or self.freeze):
+            raise ValueError("sharding sharded goes with neither ema nor freeze")
         epochs = [thaw.epoch for thaw in self.thaws]
         if epochs != sorted(set(epochs)):
             raise ValueError("unfreeze must name epochs in rising order, each once")

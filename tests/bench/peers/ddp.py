@@ -53,7 +53,7 @@ def main() -> None:
     images = ImageFolder(options.data, transform)
     sampler: DistributedSampler[object] = DistributedSampler(images, drop_last=True)
     loader: DataLoader[object] = DataLoader(
-        images,  # type: ignore[arg-type]
+        images,
         options.batch_size // size,
         sampler=sampler,
         num_workers=LOADERS_PER_WORKER,
@@ -70,7 +70,7 @@ def main() -> None:
     for epoch in range(options.epochs):
         sampler.set_epoch(epoch)
         began, seen, total = time.perf_counter(), 0, 0.0
-        for pixels, targets in loader:  # type: ignore[misc]
+        for pixels, targets in loader:
             loss = nn.functional.cross_entropy(model(pixels), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
