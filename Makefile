@@ -61,6 +61,9 @@ bench-resume: setup  ## Time what a resume costs, and what being able to costs: 
 bench-listing: setup  ## Time listing a million keys against s3fs and Ray.
 	$(BIN)/python -m tests.bench.listing
 
+bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)
+
 chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.
 	$(BIN)/python -m tests.chaos
 

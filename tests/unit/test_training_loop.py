@@ -193,3 +193,25 @@ def test_data_too_large_for_the_disk_are_decoded_every_time(
     decoded, _ = train_alone(spec, tmp_path / "decoded")
     assert decoded.losses == kept.losses
     assert not (tmp_path / "decoded/cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("alexnet", 64),
+        ("zfnet", 64),
+        ("googlenet", 32),
+        ("vgg11", 32),
+        ("resnet18", 32),
+        ("mobilenet_v3_small", 32),
+    ],
+)
+def test_the_well_known_networks_take_a_few_steps(
+    stripes: Path, tmp_path: Path, architecture: str, size: int
+) -> None:
+    spec = small_spec(
+        stripes, architecture=architecture, image_size=size, epochs=1, learning_rate=1e-4
+    )
+    trained, _ = train_alone(spec, tmp_path)
+    assert len(trained.losses) == 4
+    assert all(math.isfinite(loss) for loss in trained.losses)
