@@ -14,6 +14,7 @@ specification has by itself, or what the space has nearest to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -188,6 +189,8 @@ def read_space(location: str, fields: Mapping[str, Any]) -> SearchSpace:
             f"{location} searches nothing; name a field, as in "
             "`search: {learning_rate: {log_uniform: [1e-4, 1e-1]}}`."
         )
+    for name in search:
+        _require_searchable(name, location)
     domains = {name: _domain(name, written, location) for name, written in search.items()}
     wanted = {name: domain for name, domain in domains.items() if name not in fields}
     return _checked({**fixed, **fields}, wanted, location)
@@ -232,6 +235,8 @@ def _range(kind: str, values: list[Any], place: str) -> Range:
         raise InputError(
             f"{place}: {kind} [{low:g}, {high:g}] is empty; the lower end comes first."
         )
+    if math.isinf(low) or math.isinf(high):
+        raise InputError(f"{place}: {kind} ends somewhere; infinity is no end.")
     if kind == "log_uniform" and low <= 0:
         raise InputError(f"{place}: log_uniform begins above 0, not at {low:g}.")
     if kind != "int":
@@ -248,8 +253,6 @@ def _checked(fixed: Mapping[str, Any], domains: Mapping[str, Domain], where: str
         UserError: One of them is not.
     """
     place = f"{where}: " if where else ""
-    for name in domains:
-        _require_searchable(name, place)
     if not domains:
         raise InputError(f"{place}nothing is left to search: every field of the space is given.")
     searched = {name: _typed(name, domain, fixed, place) for name, domain in domains.items()}
@@ -258,7 +261,7 @@ def _checked(fixed: Mapping[str, Any], domains: Mapping[str, Domain], where: str
     return space
 
 
-def _require_searchable(name: str, place: str) -> None:
+def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
         raise UnknownNameError("field of a specification", str(name), list(fields))
@@ -266,8 +269,8 @@ def _require_searchable(name: str, place: str) -> None:
     assert isinstance(extra, dict)
     if name in _NOT_SEARCHED or extra["panel"] in (DATA, RUN):
         raise InputError(
-            f"{place}search.{name}: all trials have the same {name}; put it under `fixed`, or give "
-            "it as an option."
+            f"{location}: search.{name}: all trials have the same {name}; put it under "
+            "`fixed`, or give it as an option."
         )
 
 

@@ -33,7 +33,7 @@ from eagleray.training.spec import TrainSpec
 from eagleray.training.team import alone
 from eagleray.training.trials import Ledger, Trial, Tuned, rank
 
-__all__ = ["Budget", "require_budget", "run_trials"]
+__all__ = ["Budget", "require_budget", "run_trials", "share_cluster"]
 
 _REDUCTION = 3  # ASHA lets a third of the trials go on at each look
 _MOST_RANDOM = 10  # trials before Optuna learns from them
@@ -122,7 +122,7 @@ def run_trials(
         JobFailedError: No trial has got through an epoch.
     """
     folder, ray_folder = storage.absolute(folder), storage.absolute(ray_folder)
-    at_once, share = _share(plan.spec, budget, cluster)
+    at_once, share = share_cluster(plan.spec, budget, cluster)
     given = _Given(
         space=space,
         images=plan.images,
@@ -148,8 +148,10 @@ def run_trials(
     return Tuned(trials, ranking, space, metric, folder)
 
 
-def _share(spec: TrainSpec, budget: Budget, cluster: Cluster) -> tuple[int, dict[str, float]]:
-    """Return how many trials run at once, and what of the cluster each of them gets."""
+def share_cluster(
+    spec: TrainSpec, budget: Budget, cluster: Cluster
+) -> tuple[int, dict[str, float]]:
+    """Return how many trials run at once, and what Ray resources each of them gets."""
     on_gpu = uses_gpu(spec, cluster)
     room = cluster.num_gpus if on_gpu else cluster.num_cpus
     at_once = min(budget.at_once or room, room, budget.trials)
