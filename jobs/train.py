@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import safetensors.torch
 import typer
 
 from eagleray import storage
@@ -55,6 +54,7 @@ from eagleray.training.finish import Tested, test_model
 from eagleray.training.launch import (
     Trained,
     bring_home,
+    make_worker_input,
     require_resources,
     run_range_finder,
     run_training,
@@ -171,7 +171,7 @@ def build_again(name: str, settings: Settings) -> TrainJob:
 def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
     """Look at the data, train, test once, register."""
     plan, report = look(job, cluster, console)
-    kept, record = _open_run(job)
+    kept, record = open_run(job)
     about = {"data": job.spec.data, "run": kept.name}
     page = render_data_report(report, about, title=f"Data of {kept.name}")
     storage.put_atomic(kept.page("data"), page)
@@ -184,8 +184,8 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
         page = render_training_page(job.spec, kept.name, trained)
         storage.put_atomic(kept.page("training"), page)
         with console.status("Testing and registering"):
-            tested, version = _register(job, plan, tracked)
-            page = _evaluation_page(tested, version, kept)
+            tested, version = register(job, plan, tracked)
+            page = evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
         kept.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
@@ -231,7 +231,7 @@ def look(job: TrainJob, cluster: Cluster, console: Console) -> tuple[TrainPlan, 
     return dataclasses.replace(plan, split=split), report
 
 
-def _open_run(job: TrainJob) -> tuple[Run, RunRecord]:
+def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     """Go on with a run, or begin one: its specification and its split are kept."""
     if job.run is not None:
         return job.run, job.run.read()
@@ -273,18 +273,11 @@ def _train(
 def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
     """Return what every worker is given."""
     console.note(f"run {kept.name}, in {kept.folder}")
-    weights = {key: value.contiguous() for key, value in plan.module.state_dict().items()}
-    return WorkerInput(
-        spec=plan.spec,
-        task=plan.task,
-        architecture=plan.architecture,
-        contract=plan.contract,
-        train=plan.split.train,
-        validation=plan.split.validation,
-        initial_weights=safetensors.torch.save(weights),
-        cache_folder=str(job.settings.cache_folder),
-        checkpoint_folder=kept.checkpoints,
+    return make_worker_input(
+        plan,
         run=kept.name,
+        checkpoints=kept.checkpoints,
+        cache_folder=job.settings.cache_folder,
         s3=job.s3,
     )
 
@@ -315,7 +308,8 @@ class _Teller:
         self._shown = max(self._shown, done)
 
 
-def _register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
+def register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
+    """Test the plan's network, and make it a version with the alias of the job."""
     tested = test_model(
         plan, plan.module, cache_folder=job.settings.cache_folder, mlflow_run=tracked.run_id
     )
@@ -328,7 +322,8 @@ def _register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Test
     return tested, version
 
 
-def _evaluation_page(tested: Tested, version: ModelVersion, kept: Run) -> bytes:
+def evaluation_page(tested: Tested, version: ModelVersion, kept: Run) -> bytes:
+    """Make the page of the test."""
     evaluation = tested.evaluation
     return render_evaluation(
         evaluation,

@@ -81,6 +81,11 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # An interrupted tuning ends; Ray Tune would return what it has, as if that were all.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one writes even when told not to
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay what they were
     # Workers inherit it. Without it each of a worker's many reading threads keeps freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     if not verbose:
@@ -133,4 +138,5 @@ def _quiet_ray_data(*, verbose: bool) -> None:
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials have rows of their own
     ray.data.DataContext.get_current().enable_progress_bars = False

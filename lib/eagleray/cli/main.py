@@ -45,6 +45,7 @@ _PASS_EVERYTHING_ON = {
 _JOBS = {
     "inspect": "Look at labelled images before training: a split and a page.",
     "train": "Train a model on several workers and register it.",
+    "tune": "Try many specifications, stop the poor ones early, register the best.",
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
     "predict": "Classify images in batch: a table and a page.",
     "pack": "Many small files into few large ones, with a manifest.",

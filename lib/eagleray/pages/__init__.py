@@ -3,9 +3,11 @@
 from eagleray.pages.plots import (
     confusion,
     curves,
+    dots,
     histogram,
     horizontal_bars,
     line,
+    progress,
     scatter,
     series,
 )
@@ -15,9 +17,11 @@ from eagleray.pages.thumbnails import thumbnail, thumbnails
 __all__ = [
     "confusion",
     "curves",
+    "dots",
     "histogram",
     "horizontal_bars",
     "line",
+    "progress",
     "render_page",
     "scatter",
     "series",

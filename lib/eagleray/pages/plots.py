@@ -12,9 +12,11 @@ import numpy.typing as npt
 __all__ = [
     "confusion",
     "curves",
+    "dots",
     "histogram",
     "horizontal_bars",
     "line",
+    "progress",
     "scatter",
     "series",
 ]
@@ -188,4 +190,68 @@ def series(
         axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
+    return _svg(figure)
+
+
+def progress(
+    lines: Sequence[tuple[Sequence[float], str | None, bool]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Draw lines of different lengths that all begin at 1.
+
+    Args:
+        lines: (values, name, whether it is gray) of each; those with a name are in the legend.
+        title: Above.
+        x_label: Below.
+        y_label: Beside.
+    """
+    figure, axes = _figure(6.0, 4.4)
+    named = 0
+    for values, name, gray in lines:
+        style: dict[str, Any] = {"color": LINE if gray else ACCENT, "linewidth": 1.0, "zorder": 1}
+        if name is not None:
+            style |= {"color": COLORS[named], "linewidth": 2.2, "label": _plain(name), "zorder": 3}
+            named += 1
+        elif not gray:
+            style |= {"alpha": 0.5, "zorder": 2}
+        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, **style)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if named:
+        axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    return _svg(figure)
+
+
+def dots(
+    points: Sequence[tuple[float, float, bool]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+) -> str:
+    """Draw points of (x, y, whether it is gray).
+
+    Args:
+        points: To draw.
+        title: Above.
+        x_label: Below.
+        y_label: Beside.
+        logarithmic: Scale x by powers of ten.
+    """
+    figure, axes = _figure(6.0, 2.6)
+    for gray in (True, False):
+        x = [place for place, _, is_gray in points if is_gray == gray]
+        y = [value for _, value, is_gray in points if is_gray == gray]
+        axes.scatter(x, y, s=26, color=LINE if gray else ACCENT, linewidths=0)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_title(_plain(title), fontsize=10, loc="left", color=INK)
     return _svg(figure)

@@ -183,7 +183,7 @@ class CheckpointWriter:
             OSError: The checkpoint before this one could not be written.
         """
         began = time.perf_counter()
-        self._wait()
+        self.wait()
         copies = {
             # A tensor that is new on the CPU anyway needs no second copy.
             name: tensor.detach().to("cpu", copy=True).contiguous()
@@ -198,10 +198,15 @@ class CheckpointWriter:
         Raises:
             OSError: The last checkpoint could not be written.
         """
-        self._wait()
+        self.wait()
         self._thread.shutdown()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            OSError: It could not be.
+        """
         if self._last is not None:
             self._last.result()
             self._last = None

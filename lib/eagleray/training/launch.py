@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import nn
 
 from eagleray import storage
@@ -14,11 +16,21 @@ from eagleray.cluster import Cluster
 from eagleray.errors import InputError, JobFailedError
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore
 from eagleray.training.loop import WorkerInput, train_as_ray_worker, weights_to_keep
+from eagleray.training.plan import TrainPlan
 from eagleray.training.range_finder import Suggestion, find_as_ray_worker, suggest
 from eagleray.training.reports import RangeFound, Report, Stopped
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Trained", "bring_home", "require_resources", "run_range_finder", "run_training"]
+__all__ = [
+    "Trained",
+    "bring_home",
+    "explain_stop",
+    "make_worker_input",
+    "require_resources",
+    "run_range_finder",
+    "run_training",
+    "uses_gpu",
+]
 
 _FAILURES_WITHOUT_PROGRESS = 3
 _MOST_WORKERS_PER_CORE = 4
@@ -58,7 +70,7 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
     """
     if spec.device == "gpu" and not cluster.num_gpus:
         raise InputError("--device gpu: there is no GPU here; leave the option out, or say cpu.")
-    on_gpu = _use_gpu(spec, cluster)
+    on_gpu = uses_gpu(spec, cluster)
     available = cluster.num_gpus if on_gpu else cluster.num_cpus * _MOST_WORKERS_PER_CORE
     if spec.least_workers > available:
         limit = (
@@ -69,8 +81,37 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
         raise InputError(f"--workers {spec.workers}: {limit}.")
 
 
-def _use_gpu(spec: TrainSpec, cluster: Cluster) -> bool:
+def uses_gpu(spec: TrainSpec, cluster: Cluster) -> bool:
+    """Whether workers train on GPUs."""
     return spec.device != "cpu" and cluster.num_gpus > 0
+
+
+def make_worker_input(
+    plan: TrainPlan, *, run: str, checkpoints: str, cache_folder: Path, s3: storage.S3Options
+) -> WorkerInput:
+    """Return what every worker is given.
+
+    Args:
+        plan: What is trained on what.
+        run: Names the run.
+        checkpoints: Their folder, reachable by every worker.
+        cache_folder: Of decoded images.
+        s3: How S3 is reached.
+    """
+    weights = {key: value.contiguous() for key, value in plan.module.state_dict().items()}
+    return WorkerInput(
+        spec=plan.spec,
+        task=plan.task,
+        architecture=plan.architecture,
+        contract=plan.contract,
+        train=plan.split.train,
+        validation=plan.split.validation,
+        initial_weights=safetensors.torch.save(weights),
+        cache_folder=str(cache_folder),
+        checkpoint_folder=checkpoints,
+        run=run,
+        s3=s3,
+    )
 
 
 def run_training(
@@ -94,7 +135,7 @@ def run_training(
         if stopped is None:
             return
         if isinstance(stopped, Stopped):
-            raise JobFailedError(_explain_stop(stopped, given))
+            raise JobFailedError(explain_stop(stopped, given))
         if store.names()[:1] == reached:
             raise JobFailedError(
                 f"Training stopped: {stopped} Run again with --verbose for the workers' output, "
@@ -145,7 +186,7 @@ def _run_group(
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=_num_workers(spec),
-            use_gpu=_use_gpu(spec, cluster),
+            use_gpu=uses_gpu(spec, cluster),
             resources_per_worker=_resources(spec, cluster),
         ),
         run_config=RunConfig(
@@ -172,12 +213,13 @@ def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
 
 def _resources(spec: TrainSpec, cluster: Cluster) -> dict[str, float]:
     """Give each worker a GPU, or a core; where there are more workers than cores, part of one."""
-    if _use_gpu(spec, cluster):
+    if uses_gpu(spec, cluster):
         return {"GPU": 1}
     return {"CPU": min(1.0, cluster.num_cpus / spec.least_workers)}
 
 
-def _explain_stop(stopped: Stopped, given: WorkerInput) -> str:
+def explain_stop(stopped: Stopped, given: WorkerInput) -> str:
+    """Say where the loss stopped being a number, and what to do."""
     shown = ", ".join(stopped.images[:4]) + (", …" if len(stopped.images) > 4 else "")
     kept = (
         f"the last good checkpoint is {storage.join(given.checkpoint_folder, stopped.checkpoint)}"

@@ -375,6 +375,10 @@ class Trainer:
         self._checkpoint()
         self.report(EpochDone(epoch + 1, figures, ended_early=self._ended_early()))
 
+    def settle(self) -> None:
+        """Wait until the newest checkpoint is written, as one must who may be stopped any time."""
+        self._writer.wait()
+
     def _ended_early(self) -> bool:
         return self.progress.ended and self.progress.epoch < self.spec.epochs
 

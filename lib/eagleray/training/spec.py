@@ -30,6 +30,7 @@ __all__ = [
     "TrainPrecision",
     "TrainSpec",
     "make_spec",
+    "read_fields",
     "read_spec",
 ]
 
@@ -326,10 +327,24 @@ def read_spec(location: str, changes: Mapping[str, Any]) -> TrainSpec:
     Raises:
         InputError: It is not there, is no YAML, or asks for what cannot be; with the field.
     """
+    fields = read_fields(location, "specification")
+    return make_spec({**fields, **changes}, where=location)
+
+
+def read_fields(location: str, kind: str) -> dict[str, Any]:
+    """Read a YAML file of fields.
+
+    Args:
+        location: Of the file.
+        kind: What it should be, for messages.
+
+    Raises:
+        InputError: It is not there, or is no YAML.
+    """
     try:
         fields = yaml.safe_load(storage.read_bytes(location))
     except FileNotFoundError:
-        raise InputError(f"There is no specification {location}; check the path.") from None
+        raise InputError(f"There is no {kind} {location}; check the path.") from None
     except OSError as error:
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -339,7 +354,7 @@ def read_spec(location: str, changes: Mapping[str, Any]) -> TrainSpec:
         raise InputError(f"{location}{place} is not YAML ({fault}).") from None
     if not isinstance(fields, dict):
         raise InputError(f"{location} must hold fields, as in `epochs: 20`.")
-    return make_spec({**fields, **changes}, where=location)
+    return fields
 
 
 def make_spec(fields: Mapping[str, Any], *, where: str = "") -> TrainSpec:
