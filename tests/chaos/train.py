@@ -102,6 +102,10 @@ class RunFolder:
         names = [file.name for file in self.checkpoints.glob("step-*.safetensors")]
         return max((int(found[1]) for name in names if (found := _STEP.fullmatch(name))), default=0)
 
+    def is_beyond(self, step: int) -> bool:
+        """Whether there is a checkpoint of a later step."""
+        return self.step() > step
+
     def is_writing(self) -> bool:
         """Whether a checkpoint is being written, or was when its writer died."""
         return any(self.checkpoints.glob(".step-*.tmp"))

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _kill_some(
             tally.counts["checkpoints broken off"] += run.is_writing()
             again = chance.random() < _AGAIN_AT_START and tally.kills < num_kills
             noticed = _await_others(tally, train, victims, chance if again else None)
-            if _wait(train, lambda at=reached: run.step() > at):  # type: ignore[misc]
+            if _wait(train, partial(run.is_beyond, reached)):
                 pauses.append((noticed - began, time.monotonic() - began))
 
 
