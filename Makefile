@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing chaos chaos-aliases clean
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing chaos chaos-train chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +66,9 @@ bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 
 chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.
 	$(BIN)/python -m tests.chaos
+
+chaos-train: setup  ## Kill workers and drivers of training runs, 40 times, and compare the curves.
+	$(BIN)/python -m tests.chaos.training
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases

@@ -50,7 +50,7 @@ from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun
-from eagleray.training.finish import Tested, test_model
+from eagleray.training.finish import Tested, test_again, test_model
 from eagleray.training.launch import (
     Trained,
     bring_home,
@@ -180,7 +180,7 @@ def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
         tracked.log_parameters(job.spec.model_dump())
         for file in (kept.spec_file, kept.split_file):
             tracked.log_file(file)
-        trained, left_out = _train(job, plan, kept, cluster, console, tracked.log_metrics)
+        trained, left_out = _train(job, plan, kept, cluster, console, _Diary(tracked).enter)
         page = render_training_page(job.spec, kept.name, trained)
         storage.put_atomic(kept.page("training"), page)
         with console.status("Testing and registering"):
@@ -250,7 +250,7 @@ def _train(
     kept: Run,
     cluster: Cluster,
     console: Console,
-    log_metrics: Callable[..., None],
+    epoch_done: Callable[[int, dict[str, float]], None],
 ) -> tuple[Trained, list[Fault]]:
     """Train to the end, showing how it goes, and put the best weights into the plan's network."""
     left_out: list[Fault] = []
@@ -262,12 +262,29 @@ def _train(
         def listen(report: Report) -> None:
             teller.tell(report)
             if isinstance(report, EpochDone):
-                log_metrics(report.metrics, step=report.epoch)
+                epoch_done(report.epoch, report.metrics)
             if isinstance(report, LeftOut):
                 left_out.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
 
         run_training(given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen)
-    return bring_home(given, plan.module), left_out
+    trained = bring_home(given, plan.module)
+    for epoch, metrics in enumerate(trained.epochs, start=1):
+        epoch_done(epoch, metrics)  # one that ended as its worker died was not told of
+    return trained, left_out
+
+
+class _Diary:
+    """Records each epoch once, however often its end is told, also by runs before this one."""
+
+    def __init__(self, tracked: TrackedRun) -> None:
+        self._tracked = tracked
+        self._entered = tracked.steps_of("train_loss")
+
+    def enter(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Record the figures of an epoch, unless that was done."""
+        if epoch not in self._entered:
+            self._tracked.log_metrics(metrics, step=epoch)
+            self._entered.add(epoch)
 
 
 def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
@@ -309,11 +326,16 @@ class _Teller:
 
 
 def register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
-    """Test the plan's network, and make it a version with the alias of the job."""
-    tested = test_model(
-        plan, plan.module, cache_folder=job.settings.cache_folder, mlflow_run=tracked.run_id
-    )
-    version = job.registry.register(tested.package, run=tracked, alias=job.alias)
+    """Test the model and make it a version; what a killed run had done of it is not done twice."""
+    cache = job.settings.cache_folder
+    # A run that was killed here has a version already, and makes no second one.
+    version = job.registry.made_by(tracked, job.spec.name)
+    if version is None:
+        tested = test_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
+        version = job.registry.register(tested.package, run=tracked, alias=job.alias)
+    else:
+        tested = test_again(plan, job.registry.load(version), cache_folder=cache)
+        version = job.registry.give_first_alias(version, job.alias)
     job.registry.record_evaluation(version, tested.record)
     tracked.log_metrics(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
@@ -395,7 +417,7 @@ def cross_validate(job: TrainJob, cluster: Cluster, console: Console) -> list[di
         split = Split(inner.train, inner.validation, held_out)
         fold = plan_network(job.spec, job.settings, plan.images, split, plan.task)
         kept = create_run(job.settings, job.spec)
-        _train(job, fold, kept, cluster, console, lambda *_, **__: None)
+        _train(job, fold, kept, cluster, console, lambda *_: None)
         with console.status("Testing"):
             cache = job.settings.cache_folder
             tested = test_model(fold, fold.module, cache_folder=cache, mlflow_run=None)

@@ -86,6 +86,10 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one writes even when told not to
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay what they were
+    # Seconds between looks at the workers of a training: one that died is noticed within them.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A group of workers that starts on a busy machine needs more than Ray's minute.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     # Workers inherit it. Without it each of a worker's many reading threads keeps freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     if not verbose:
@@ -98,6 +102,8 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         os.environ.setdefault("RAY_event_stats", "0")
+        # It watches for nodes that a cloud takes back; this machine is the only one.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:

@@ -100,6 +100,10 @@ class TrackedRun:
         entities = [Metric(key, value, now, step) for key, value in metrics.items()]
         self._client.log_batch(self.run_id, metrics=entities)
 
+    def steps_of(self, metric: str) -> set[int]:
+        """Return the steps that a figure has been recorded at."""
+        return {item.step for item in self._client.get_metric_history(self.run_id, metric)}
+
     def log_file(self, location: str) -> None:
         """Keep a copy of a file with the run."""
         with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:

@@ -7,8 +7,9 @@ from typing import Any
 
 from eagleray.storage import S3Options
 from tests.chaos.arena import Arena, tally_of
+from tests.chaos.command import Finished
 from tests.chaos.places import Place
-from tests.chaos.predict import Finished, Predict
+from tests.chaos.predict import Predict
 from tests.chaos.processes import in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally

@@ -200,6 +200,36 @@ def test_a_model_without_versions_says_so(registry: Registry) -> None:
         registry.get("hollow", version=1)
 
 
+# --- runs that are gone on with ---------------------------------------------------------------
+
+
+def test_a_run_knows_the_version_that_it_has_made(registry: Registry) -> None:
+    with registry.start_run("train kept") as run, registry.start_run("train lost") as other:
+        assert registry.made_by(run, "kept") is None
+        version = registry.register(small_package(name="kept"), run=run, alias="candidate")
+        assert registry.made_by(run, "kept") == version
+        assert registry.made_by(run, "other") is None
+        assert registry.made_by(other, "kept") is None
+
+
+def test_the_first_alias_is_given_once(registry: Registry) -> None:
+    with registry.start_run("train first") as run:
+        first = registry.register(small_package(name="first"), run=run)  # killed before its alias
+    assert registry.give_first_alias(first, "candidate").aliases == ("candidate",)
+    second = registry.register(small_package(name="first", **BETTER), alias="candidate")
+    assert registry.give_first_alias(first, "candidate").aliases == ()
+    assert registry.holder("first", "candidate") == second.version
+    changes = registry.history.changes("first", "candidate")
+    assert [(item.action, item.version) for item in changes] == [("register", 1), ("register", 2)]
+
+
+def test_the_steps_of_a_figure_are_known(registry: Registry) -> None:
+    with registry.start_run("train told") as run:
+        run.log_metrics({"train_loss": 0.5}, step=2)
+        assert run.steps_of("train_loss") == {2}
+        assert run.steps_of("accuracy") == set()
+
+
 # --- behind the registry's back ---------------------------------------------------------------
 
 

@@ -101,6 +101,19 @@ def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> 
     assert names == [f"step-{step:09d}.safetensors" for step in (24, 22, 20)]
 
 
+def test_what_a_killed_writer_began_is_swept_away(stripes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    begun = folder / ".step-000000002.safetensors.0123456789ab.tmp"
+    begun.write_bytes(b"half")
+    (folder / "notes.txt").touch()  # somebody else's
+    train_alone(small_spec(stripes, epochs=1), tmp_path)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "notes.txt",
+        "step-000000004.safetensors",
+    ]
+
+
 def test_the_best_epoch_comes_home_not_the_last(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=2, learning_rate=1e-2)
     plan, given = plan_for(spec, tmp_path)

@@ -146,6 +146,28 @@ class Registry:
             self.set_alias(manifest.name, alias, int(created.version), action="register")
         return self.get(manifest.name, version=int(created.version))
 
+    def made_by(self, run: TrackedRun, name: str) -> ModelVersion | None:
+        """Return the version of a model that a run has registered, if it came that far.
+
+        A run keeps one package. Whoever goes on with a run asks first: to register again would
+        write over the files of the version that is there.
+        """
+        found = self.all_versions(filter_string=f"run_id = '{run.run_id}'")
+        return next((version for version in found if version.name == name), None)
+
+    def give_first_alias(self, version: ModelVersion, alias: str) -> ModelVersion:
+        """Point an alias to a version as its registration does, unless that was done before.
+
+        An alias that somebody has moved on since then stays where it is.
+        """
+        changes = self.history.changes(version.name, alias)
+        done = any(
+            item.version == version.version and item.action == "register" for item in changes
+        )
+        if not done:
+            self.set_alias(version.name, alias, version.version, action="register")
+        return self.get(version.name, version=version.version)
+
     def get(
         self, name: str, *, version: int | None = None, alias: str | None = None
     ) -> ModelVersion:

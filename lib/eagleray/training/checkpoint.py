@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
+_BEGUN = re.compile(
+    r"\.step-\d{9}\.safetensors\.[0-9a-f]+\.tmp"
+)  # as `storage.put_atomic` names it
 _FORMAT = "1"
 
 
@@ -131,10 +134,17 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """Return the names of the checkpoints, newest first."""
+        return sorted(filter(_NAME.fullmatch, self._all_names()), reverse=True)
+
+    def sweep(self) -> None:
+        """Delete what processes that were killed had begun to write; for a run that starts."""
+        for name in filter(_BEGUN.fullmatch, self._all_names()):
+            storage.delete(storage.join(self.folder, name))
+
+    def _all_names(self) -> list[str]:
         if not storage.is_folder(self.folder):
             return []
-        names = [storage.name_of(file.uri) for file in storage.list_files(self.folder)]
-        return sorted((name for name in names if _NAME.fullmatch(name)), reverse=True)
+        return [storage.name_of(file.uri) for file in storage.list_files(self.folder)]
 
     def latest(self) -> Checkpoint | None:
         """Read the newest checkpoint; None where there is none."""

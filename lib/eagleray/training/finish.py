@@ -23,7 +23,7 @@ from eagleray.training.plan import TrainPlan
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Tested", "test_model"]
+__all__ = ["Tested", "test_again", "test_model"]
 
 NUM_GOLDEN = 4
 MOST_GOLDEN_BYTES = 2**20
@@ -75,7 +75,23 @@ def test_model(
         metrics=evaluation.headline,
         golden=_golden_images(plan),
     )
-    record = EvaluationRecord(
+    return Tested(package, evaluation, _record(plan, package, evaluation))
+
+
+def test_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) -> Tested:
+    """Measure a package that was registered by a run that was killed before it could say so.
+
+    Args:
+        plan: What was trained.
+        package: As the registry has it.
+        cache_folder: Of compiled networks.
+    """
+    evaluation = evaluate(_predictor(package, plan.split.test, cache_folder), plan.split.test)
+    return Tested(package, evaluation, _record(plan, package, evaluation))
+
+
+def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> EvaluationRecord:
+    return EvaluationRecord(
         data=plan.spec.test_data or f"the test part of {plan.spec.data}",
         data_digest=plan.split.test.digest,
         package_digest=package.digest,
@@ -83,7 +99,6 @@ def test_model(
         num_failed=evaluation.num_failed,
         metrics=evaluation.metrics,
     )
-    return Tested(package, evaluation, record)
 
 
 def _settled_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task:

@@ -129,6 +129,9 @@ def run_training(
         JobFailedError: The loss is not finite, or workers die without getting any farther.
     """
     store = CheckpointStore(given.checkpoint_folder)
+    latest = store.latest()
+    if latest is not None and latest.progress.ended:
+        return  # a run that was killed while it was tested
     while True:
         reached = store.names()[:1]
         stopped = _run_group(train_as_ray_worker, given, ray_folder, cluster, listener)
@@ -176,11 +179,14 @@ def _run_group(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     spec = given.spec
     if storage.is_folder(ray_folder):
         storage.remove_tree(ray_folder)  # of workers that died: Ray would go on from its notes
-    mailbox = Queue(actor_options={"num_cpus": 0})
+    # It stays with the driver: on another node it would die with a worker's.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = TorchTrainer(
         work,
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},

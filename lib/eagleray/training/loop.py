@@ -206,6 +206,8 @@ class Trainer:
         self.losses: list[Tensor] = []  # of this epoch's steps
         self._past = torch.empty(0)  # of the epochs before
         self._best: dict[str, Tensor] = {}
+        if self.team.leads:
+            self._store.sweep()
         names = self._store.names() if self.team.leads else []
         name = self.team.agree(names[0] if names else None)
         if name is None:

@@ -1,0 +1,119 @@
+"""What a finished training run has come to, and how far it is from an undisturbed one."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eagleray.models.registry import Registry
+from eagleray.settings import Settings
+from eagleray.training.checkpoint import CheckpointStore
+from tests.chaos.processes import in_child
+from tests.chaos.tally import Tally
+from tests.chaos.train import MODEL, RunFolder
+
+_OF_THE_CLOCK = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a run has come to.
+
+    Attributes:
+        losses: Of every step, float32 array.
+        epochs: Metrics of each, without those of the clock.
+        weights: All tensors of the last checkpoint but `losses`, end to end, float32 array.
+        test: Metrics on the test part.
+        versions: That the run has registered.
+        told: For each epoch how often MLflow has been told of it.
+    """
+
+    losses: Any
+    epochs: list[dict[str, float]]
+    weights: Any
+    test: dict[str, float]
+    versions: int
+    told: list[int]
+
+
+def read_curve(home: Path, run: RunFolder, file: Path) -> Curve:
+    """Read what a finished run has left; the file is needed on the way."""
+
+    def read() -> None:
+        file.write_bytes(pickle.dumps(_read(home, run)))
+
+    in_child(read)
+    curve: Curve = pickle.loads(file.read_bytes())
+    return curve
+
+
+def _read(home: Path, run: RunFolder) -> Curve:
+    checkpoint = CheckpointStore(str(run.checkpoints)).latest()
+    assert checkpoint is not None
+    registry = Registry(Settings(home=home))
+    tracked = run.record()["mlflow_run"]
+    versions = [item for item in registry.versions(MODEL) if item.run_id == tracked]
+    history = registry.client.get_metric_history(tracked, "validation_loss")
+    steps = [item.step for item in history]
+    values = [
+        checkpoint.tensors[name].numpy().ravel()
+        for name in sorted(checkpoint.tensors)
+        if name != "losses"
+    ]
+    registry.load(versions[0])  # verified by its digest
+    return Curve(
+        losses=checkpoint.tensors["losses"].numpy(),
+        epochs=[
+            {key: value for key, value in epoch.items() if key not in _OF_THE_CLOCK}
+            for epoch in checkpoint.progress.epochs
+        ],
+        weights=np.concatenate([value.astype(np.float32) for value in values]),
+        test=registry.evaluations(versions[0])[0].metrics,
+        versions=len(versions),
+        told=[steps.count(epoch + 1) for epoch in range(len(checkpoint.progress.epochs))],
+    )
+
+
+@dataclass
+class Worst:
+    """The largest differences over all runs so far."""
+
+    loss: float = 0.0
+    metric: float = 0.0
+    weight: float = 0.0
+    test: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference of a loss {self.loss:.3g}, of a validation metric "
+            f"{self.metric:.3g}, of a weight {self.weight:.3g}, of a test metric {self.test:.3g}"
+        )
+
+
+def compare(tally: Tally, worst: Worst, found: Curve, undisturbed: Curve) -> None:
+    """Compare a finished run with the undisturbed one, and add what is found to the counts."""
+    tally.outputs += 1
+    tally.rows += len(found.losses)
+    tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
+    tally.doubled += max(0, found.versions - 1)
+    shared = min(len(found.losses), len(undisturbed.losses))
+    apart = np.abs(found.losses[:shared] - undisturbed.losses[:shared])
+    tally.different += int((apart > 0).sum())
+    worst.loss = max(worst.loss, float(apart.max(initial=0.0)))
+    for epoch, expected in zip(found.epochs, undisturbed.epochs, strict=True):
+        worst.metric = max(worst.metric, _apart(epoch, expected))
+    worst.test = max(worst.test, _apart(found.test, undisturbed.test))
+    worst.weight = max(worst.weight, float(np.abs(found.weights - undisturbed.weights).max()))
+    if worst.metric or worst.test or worst.weight:
+        tally.faults.append(f"a run differs: {worst}")
+    if set(found.told) != {1}:
+        tally.faults.append(f"MLflow was told of the epochs so often: {found.told}")
+
+
+def _apart(found: dict[str, float], expected: dict[str, float]) -> float:
+    assert found.keys() == expected.keys()
+    return max(abs(found[name] - expected[name]) for name in expected)

@@ -1,0 +1,121 @@
+"""A training run that was started on two nodes and goes on with one, because the other one dies."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.chaos.arena import Arena, tally_of
+from tests.chaos.curves import Curve, read_curve
+from tests.chaos.processes import Child, end_orphans, family, titled
+from tests.chaos.tally import Tally
+from tests.chaos.train import EPOCHS, WORKERS, Train, begin, run_folders
+
+_SECONDS_TO_START = 120.0
+_SECONDS_TO_FINISH = 1200.0
+_STOP, _KILL, _KILLED = range(3)
+_NOISE = 0.15  # of an epoch's mean loss: workers draw their own dropout, and normalise their share
+
+
+def lose_node(arena: Arena, home: Path, data: Path, undisturbed: Curve) -> Tally:
+    """Train with `--workers 1..2` on two nodes, and kill the one without the driver.
+
+    Args:
+        arena: Where.
+        home: Of the runs.
+        data: Folder of images.
+        undisturbed: Of a run with two workers to the end.
+    """
+    board = np.frombuffer(mmap.mmap(-1, 24), np.int64)
+    address = arena.folder / "address-training"
+    keeper = Child(lambda: _keep_cluster(board, address))
+    known = {run.name for run in run_folders(home)}
+    with tally_of("train-node", arena.places["disk"]) as tally:
+        try:
+            _await(address.exists, _SECONDS_TO_START)
+            words = [*begin(data, workers="1..2"), "--cluster", address.read_text()]
+            train = Train(home, words)
+            _await(lambda: len(_begun(home, known)) == 1 or not train.is_running)
+            run = _begun(home, known)[0]
+            quarter = len(undisturbed.losses) // 4
+            _await(lambda: run.step() >= quarter or not train.is_running)
+            tally.counts["workers at first"] = _num_workers(keeper)
+            reached, began = run.step(), time.monotonic()
+            board[_KILL] = 1
+            _await(lambda: bool(board[_KILLED]))
+            tally.kills += 1
+            _await(lambda: run.step() > reached + 4 or not train.is_running)
+            tally.notes.append(
+                f"{time.monotonic() - began:.0f} s from the node's death at step {reached} to a "
+                "checkpoint farther than before"
+            )
+            tally.counts["workers afterwards"] = _num_workers(keeper)
+            code = train.wait(_SECONDS_TO_FINISH).code
+            if code:
+                tally.faults.append(f"the run ended with exit code {code}")
+            else:
+                found = read_curve(home, run, arena.folder / "curve")
+                _judge(tally, found, undisturbed, reached)
+        finally:
+            started = family(keeper.pid)
+            board[_STOP] = 1
+            keeper.wait(30)
+            end_orphans(started)
+    return tally
+
+
+def _judge(tally: Tally, found: Curve, undisturbed: Curve, reached: int) -> None:
+    tally.outputs += 1
+    tally.rows += len(found.losses)
+    tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
+    tally.doubled += max(0, found.versions - 1)
+    tally.different += int((found.losses[:reached] != undisturbed.losses[:reached]).sum())
+    means = [curve.losses.reshape(EPOCHS, -1).mean(axis=1) for curve in (found, undisturbed)]
+    apart = float(np.abs(means[0] - means[1]).max())
+    tally.notes.append(
+        f"largest difference of an epoch's mean loss {apart:.3f}; they fall from "
+        f"{means[1][0]:.3f} to {means[1][-1]:.3f}"
+    )
+    if apart > _NOISE:
+        tally.faults.append(f"the curve is {apart:.3f} off, and {_NOISE} is noise")
+    if (tally.counts["workers at first"], tally.counts["workers afterwards"]) != (2, 1):
+        tally.faults.append("it did not go from two workers to one")
+
+
+def _begun(home: Path, known: set[str]) -> list[Any]:
+    return [run for run in run_folders(home) if run.name not in known]
+
+
+def _num_workers(keeper: Child) -> int:
+    return len(titled(family(keeper.pid), *WORKERS))
+
+
+def _await(what: Any, seconds: float = 600.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
+
+
+def _keep_cluster(board: Any, address: Path) -> None:
+    """Hold two nodes, and kill the second one when that is asked for."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False},
+    )
+    other = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ready = address.with_suffix(".new")
+    ready.write_text(cluster.address)
+    ready.rename(address)
+    while not board[_STOP]:
+        time.sleep(0.05)
+        if board[_KILL] and not board[_KILLED]:
+            other.kill_raylet()  # SIGKILL
+            board[_KILLED] = 1

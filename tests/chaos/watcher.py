@@ -1,0 +1,73 @@
+"""Reads every checkpoint that becomes visible, in a process of its own, and counts torn ones."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import time
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eagleray.errors import InputError
+from eagleray.training.checkpoint import CheckpointStore
+from tests.chaos.processes import Child
+from tests.chaos.tally import Tally
+
+_SECONDS_BETWEEN_LOOKS = 0.02
+
+
+class Seen(IntEnum):
+    """What became of a file that was listed."""
+
+    WHOLE = 0
+    TORN = 1
+    DELETED = 2
+
+
+@contextlib.contextmanager
+def watching(tally: Tally, home: Path) -> Iterator[None]:
+    """Look at the checkpoints of all runs during the block, and count what is seen."""
+    board = np.frombuffer(mmap.mmap(-1, 8 * len(Seen)), np.int64)
+    child = Child(lambda: _watch(home, board))
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+        tally.reads += int(board.sum())
+        tally.partial += int(board[Seen.TORN])
+        tally.counts["checkpoints read"] += int(board[Seen.WHOLE])
+        tally.counts["checkpoints torn"] += int(board[Seen.TORN])
+        tally.counts["checkpoints deleted while they were read"] += int(board[Seen.DELETED])
+
+
+def _watch(home: Path, board: Any) -> None:
+    known: set[tuple[str, int, int]] = set()
+    while True:
+        for file in home.glob("runs/*/checkpoints/step-*.safetensors"):
+            try:
+                found = file.stat()
+            except FileNotFoundError:
+                continue
+            # One that is written again, by a run that went on, is another file.
+            key = (str(file), found.st_ino, found.st_mtime_ns)
+            if key not in known:
+                known.add(key)
+                board[_look(file)] += 1
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _look(file: Path) -> Seen:
+    try:
+        checkpoint = CheckpointStore(str(file.parent)).read(file.name)
+    except FileNotFoundError:
+        return Seen.DELETED
+    except InputError:
+        return Seen.TORN
+    steps = checkpoint.progress.total_steps
+    named = file.name == f"step-{steps:09d}.safetensors"
+    return Seen.WHOLE if named and len(checkpoint.tensors["losses"]) == steps else Seen.TORN
