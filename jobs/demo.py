@@ -27,6 +27,8 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
 from eagleray.errors import OutputExistsError
 from eagleray.settings import Settings, read_settings
+from eagleray.training.job import open_job as open_train_job
+from eagleray.training.job import run_job as run_train_job
 from eagleray.training.spec import TrainSpec
 from jobs import predict, train
 
@@ -153,8 +155,8 @@ def main(
                 batch_size=BATCH_SIZE,
                 shift=SHIFT,
             )
-            job = train.build(spec, settings, alias="candidate")
-            trained = train.run(job, session, console)
+            job = open_train_job(spec, settings, alias="candidate")
+            trained = run_train_job(job, session, console)
             if not json_output:
                 train.show(trained, console)
             request = JobRequest(

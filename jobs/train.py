@@ -13,16 +13,13 @@ Reads from top to bottom: the request, build, run, report, and last the words of
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from eagleray import storage
-from eagleray.cli.console import Console, ProgressBar, command_errors
+from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
     JsonOption,
@@ -32,398 +29,19 @@ from eagleray.cli.job import (
     s3_options,
 )
 from eagleray.cli.spec import with_spec_options
-from eagleray.cluster import Cluster
-from eagleray.datasets.inspection import Fault, inspect_images, require_readable
-from eagleray.datasets.labelled import join_images
-from eagleray.datasets.report import DataReport, make_report, render_data_report
-from eagleray.datasets.split import (
-    Split,
-    fold_images,
-    require_parts,
-    split_images,
-    write_split,
-)
-from eagleray.errors import InputError, Reason
-from eagleray.evaluation.bootstrap import bootstrap
-from eagleray.evaluation.report import render_evaluation
-from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.models.registry import ModelVersion, Registry, require_alias
+from eagleray.errors import InputError
 from eagleray.settings import Settings, read_settings
-from eagleray.tracking import TrackedRun
-from eagleray.training.finish import Tested, test_again, test_model
-from eagleray.training.launch import (
-    Trained,
-    bring_home,
-    make_worker_input,
-    require_resources,
-    run_range_finder,
-    run_training,
+from eagleray.training.job import (
+    TrainSummary,
+    cross_validate,
+    find_rate,
+    open_job,
+    reopen_job,
+    run_job,
 )
-from eagleray.training.loop import WorkerInput, primary_metric
-from eagleray.training.page import overfit_warning, render_range_page, render_training_page
-from eagleray.training.plan import (
-    TrainPlan,
-    groups_of,
-    is_stratified,
-    make_plan,
-    plan_network,
-)
-from eagleray.training.range_finder import NUM_STEPS, Suggestion
-from eagleray.training.reports import EpochDone, LeftOut, Report, Started, StepsDone
-from eagleray.training.runs import Run, RunRecord, create_run, find_run
+from eagleray.training.range_finder import Suggestion
+from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec, make_spec, read_spec
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """A specification with all that it needs, checked.
-
-    Attributes:
-        plan: What is trained on what.
-        registry: Gets the model.
-        settings: Of this process.
-        alias: Points to the new version.
-        run: That goes on; None for a new one.
-    """
-
-    plan: TrainPlan
-    registry: Registry
-    settings: Settings
-    alias: str
-    run: Run | None = None
-
-    @property
-    def s3(self) -> storage.S3Options:
-        """How S3 is reached."""
-        return s3_options(self.settings)
-
-    @property
-    def spec(self) -> TrainSpec:
-        """What was asked."""
-        return self.plan.spec
-
-
-@dataclass(frozen=True)
-class TrainSummary:
-    """What became of the run."""
-
-    run: Run
-    version: ModelVersion
-    tested: Tested
-    trained: Trained
-    left_out: tuple[Fault, ...]
-    warnings: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        evaluation = self.tested.evaluation
-        return {
-            "model": self.version.reference,
-            "aliases": list(self.version.aliases),
-            "package_digest": self.version.digest,
-            "test": evaluation.metrics,
-            "test_images": evaluation.num_images,
-            "test_images_failed": evaluation.num_failed,
-            "validation": self.trained.metrics,
-            "best_epoch": self.trained.best.epoch,
-            "epochs": list(self.trained.epochs),
-            "left_out": [
-                {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
-                for fault in self.left_out
-            ],
-            "warnings": list(self.warnings),
-            "run": self.run.name,
-            "folder": self.run.folder,
-            "mlflow_run": self.version.run_id,
-        }
-
-
-# --- build ------------------------------------------------------------------------------------
-
-
-def build(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
-    """Check everything that can be wrong before expensive work starts.
-
-    Raises:
-        UserError: With what to mend.
-    """
-    require_alias(alias)
-    return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias)
-
-
-def build_again(name: str, settings: Settings) -> TrainJob:
-    """Build a run that was begun before, to go on with it.
-
-    Raises:
-        UserError: There is none, it has ended, or its data have changed.
-    """
-    run = find_run(settings, name)
-    record = run.read()
-    if record.version is not None:
-        raise InputError(f"Run {name} has ended: it made {record.version}.")
-    plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
-    return TrainJob(plan, Registry(settings), settings, record.alias, run)
-
-
-# --- run --------------------------------------------------------------------------------------
-
-
-def run(job: TrainJob, cluster: Cluster, console: Console) -> TrainSummary:
-    """Look at the data, train, test once, register."""
-    plan, report = look(job, cluster, console)
-    kept, record = open_run(job)
-    about = {"data": job.spec.data, "run": kept.name}
-    page = render_data_report(report, about, title=f"Data of {kept.name}")
-    storage.put_atomic(kept.page("data"), page)
-    with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
-        kept.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
-        tracked.log_parameters(job.spec.model_dump())
-        for file in (kept.spec_file, kept.split_file):
-            tracked.log_file(file)
-        trained, left_out = _train(job, plan, kept, cluster, console, _Diary(tracked).enter)
-        page = render_training_page(job.spec, kept.name, trained)
-        storage.put_atomic(kept.page("training"), page)
-        with console.status("Testing and registering"):
-            tested, version = register(job, plan, tracked)
-            page = evaluation_page(tested, version, kept)
-            storage.put_atomic(kept.page("evaluation"), page)
-        kept.write(
-            record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
-        )
-    warning = overfit_warning(trained.epochs)
-    if warning is not None:
-        console.warn(warning)
-    warnings = (*report.warnings, *((warning,) if warning else ()))
-    return TrainSummary(kept, version, tested, trained, (*report.unreadable, *left_out), warnings)
-
-
-def look(job: TrainJob, cluster: Cluster, console: Console) -> tuple[TrainPlan, DataReport]:
-    """Decode every image once, and leave those out that cannot be.
-
-    Raises:
-        InputError: Too many cannot be.
-    """
-    require_resources(job.spec, cluster)
-    plan = job.plan
-    parts = plan.split.parts
-    images = join_images(*parts.values())
-    with console.progress("Images looked at", len(images)) as bar:
-        inspection = inspect_images(
-            images,
-            plan.contract,
-            cluster=cluster,
-            cache_folder=job.settings.cache_folder,
-            s3=job.s3,
-            progress=lambda count, failed: bar.advance(count, failed=failed),
-        )
-    require_readable(inspection, job.spec.most_unreadable)
-    report = make_report(plan.split, inspection, job.spec.task)
-    for warning in report.warnings:
-        console.warn(warning)
-    bad = {fault.uri for fault in inspection.faults}
-    readable = {
-        name: part.take([row for row, uri in enumerate(part.uris) if uri not in bad])
-        for name, part in parts.items()
-    }
-    # The test part stays whole: its unreadable images are counted by the evaluation.
-    split = Split(readable["train"], readable["validation"], plan.split.test)
-    require_parts(split, job.spec.task)
-    return dataclasses.replace(plan, split=split), report
-
-
-def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
-    """Go on with a run, or begin one: its specification and its split are kept."""
-    if job.run is not None:
-        return job.run, job.run.read()
-    kept = create_run(job.settings, job.spec)
-    write_split(
-        job.plan.split, kept.split_file, data_digest=job.plan.images.digest, seed=job.spec.seed
-    )
-    record = RunRecord(run=kept.name, data_digest=job.plan.images.digest, alias=job.alias)
-    kept.write(record)
-    return kept, record
-
-
-def _train(
-    job: TrainJob,
-    plan: TrainPlan,
-    kept: Run,
-    cluster: Cluster,
-    console: Console,
-    epoch_done: Callable[[int, dict[str, float]], None],
-) -> tuple[Trained, list[Fault]]:
-    """Train to the end, showing how it goes, and put the best weights into the plan's network."""
-    left_out: list[Fault] = []
-    given = worker_input(job, plan, kept, console)
-    num_images = plan.spec.epochs * len(plan.split.train)
-    with console.progress("Images", num_images) as bar:
-        teller = _Teller(plan, bar, num_images)
-
-        def listen(report: Report) -> None:
-            teller.tell(report)
-            if isinstance(report, EpochDone):
-                epoch_done(report.epoch, report.metrics)
-            if isinstance(report, LeftOut):
-                left_out.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
-
-        run_training(given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen)
-    trained = bring_home(given, plan.module)
-    for epoch, metrics in enumerate(trained.epochs, start=1):
-        epoch_done(epoch, metrics)  # one that ended as its worker died was not told of
-    return trained, left_out
-
-
-class _Diary:
-    """Records each epoch once, however often its end is told, also by runs before this one."""
-
-    def __init__(self, tracked: TrackedRun) -> None:
-        self._tracked = tracked
-        self._entered = tracked.steps_of("train_loss")
-
-    def enter(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Record the figures of an epoch, unless that was done."""
-        if epoch not in self._entered:
-            self._tracked.log_metrics(metrics, step=epoch)
-            self._entered.add(epoch)
-
-
-def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, console: Console) -> WorkerInput:
-    """Return what every worker is given."""
-    console.note(f"run {kept.name}, in {kept.folder}")
-    return make_worker_input(
-        plan,
-        run=kept.name,
-        checkpoints=kept.checkpoints,
-        cache_folder=job.settings.cache_folder,
-        s3=job.s3,
-    )
-
-
-class _Teller:
-    """Shows on a bar of images how training goes."""
-
-    def __init__(self, plan: TrainPlan, bar: ProgressBar, num_images: int) -> None:
-        self._bar, self._num_images = bar, num_images
-        self._metric = primary_metric(plan.task)
-        self._shown, self._num_steps, self._score = 0, 1, ""
-
-    def tell(self, report: Report) -> None:
-        """Show what a report says."""
-        if isinstance(report, Started):
-            self._num_steps = report.num_steps
-            self._show(report.total_steps, f"{report.num_workers} workers")
-        elif isinstance(report, StepsDone):
-            self._show(report.total_steps, f"loss {report.loss:.3f}{self._score}")
-        elif isinstance(report, EpochDone):
-            name = self._metric.removeprefix("validation_")
-            self._score = f"  epoch {report.epoch}: {name} {report.metrics[self._metric]:.4f}"
-            self._bar.advance(0, note=f"loss {report.metrics['train_loss']:.3f}{self._score}")
-
-    def _show(self, total_steps: int, note: str) -> None:
-        done = self._num_images * total_steps // self._num_steps
-        self._bar.advance(max(0, done - self._shown), note=note)
-        self._shown = max(self._shown, done)
-
-
-def register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
-    """Test the model and make it a version; what a killed run had done of it is not done twice."""
-    cache = job.settings.cache_folder
-    # A run that was killed here has a version already, and makes no second one.
-    version = job.registry.made_by(tracked, job.spec.name)
-    if version is None:
-        tested = test_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
-        version = job.registry.register(tested.package, run=tracked, alias=job.alias)
-    else:
-        tested = test_again(plan, job.registry.load(version), cache_folder=cache)
-        version = job.registry.give_first_alias(version, job.alias)
-    job.registry.record_evaluation(version, tested.record)
-    tracked.log_metrics(
-        {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
-        step=job.spec.epochs,
-    )
-    return tested, version
-
-
-def evaluation_page(tested: Tested, version: ModelVersion, kept: Run) -> bytes:
-    """Make the page of the test."""
-    evaluation = tested.evaluation
-    return render_evaluation(
-        evaluation,
-        {
-            "model": f"{version.reference} (package {version.digest[:12]})",
-            "task": version.task,
-            "architecture": version.architecture,
-            "data": tested.record.data,
-            "data digest": tested.record.data_digest,
-            "run": kept.name,
-        },
-        model_name=version.reference,
-        intervals=bootstrap(evaluation.task, evaluation.outputs, evaluation.targets),
-        slices=slice_metrics(evaluation, choose_columns(evaluation.images)),
-    )
-
-
-# --- other answers than a model ---------------------------------------------------------------
-
-
-def find_rate(job: TrainJob, cluster: Cluster, console: Console) -> tuple[Suggestion, str]:
-    """Try learning rates, and return the suggestion and its page."""
-    plan, _ = look(job, cluster, console)
-    kept = create_run(job.settings, job.spec)
-    given = worker_input(job, plan, kept, console)
-    with console.progress("Learning rates", NUM_STEPS) as bar:
-        shown = 0
-
-        def listen(report: Report) -> None:
-            nonlocal shown
-            if isinstance(report, StepsDone):
-                bar.advance(report.total_steps - shown, note=f"loss {report.loss:.3f}")
-                shown = report.total_steps
-
-        suggestion = run_range_finder(
-            given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen
-        )
-    page = kept.page("learning-rate")
-    storage.put_atomic(page, render_range_page(suggestion, f"Learning rates of {kept.name}"))
-    return suggestion, page
-
-
-def cross_validate(job: TrainJob, cluster: Cluster, console: Console) -> list[dict[str, float]]:
-    """Train on all folds but one, for each of them, and return the metrics of what was left out.
-
-    The test part plays no role, and nothing is registered.
-    """
-    plan, _ = look(job, cluster, console)
-    learned = join_images(plan.split.train, plan.split.validation)
-    folds = fold_images(
-        learned,
-        job.spec.folds,
-        stratify=is_stratified(job.spec),
-        seed=job.spec.seed,
-        groups=groups_of(job.spec, learned),
-    )
-    figures = []
-    for number, (train, held_out) in enumerate(folds, start=1):
-        console.note(f"fold {number} of {len(folds)}: {len(held_out):,} images are held out")
-        # The best epoch is chosen on images of its own: those held out are for the figures.
-        inner = split_images(
-            train,
-            stratify=is_stratified(job.spec),
-            validation_fraction=job.spec.validation_fraction,
-            test_fraction=0.0,
-            seed=job.spec.seed,
-            groups=groups_of(job.spec, train),
-        )
-        split = Split(inner.train, inner.validation, held_out)
-        fold = plan_network(job.spec, job.settings, plan.images, split, plan.task)
-        kept = create_run(job.settings, job.spec)
-        _train(job, fold, kept, cluster, console, lambda *_: None)
-        with console.status("Testing"):
-            cache = job.settings.cache_folder
-            tested = test_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
-        figures.append(tested.evaluation.headline)
-    return figures
-
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -505,13 +123,15 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = read_settings()
-        storage.use_s3(s3_options(settings))
+        s3 = s3_options(settings)
+        storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:
                 raise InputError("--resume goes on with a run as it was begun; leave the rest out.")
-            job = build_again(resume, settings)
+            job = reopen_job(resume, settings, s3=s3)
         else:
-            job = build(_read_request(fields, spec, from_run, settings), settings, alias=alias)
+            request = _read_request(fields, spec, from_run, settings)
+            job = open_job(request, settings, alias=alias, s3=s3)
         parts = job.plan.split
         console.note(
             f"{len(parts.train):,} images to learn, {len(parts.validation):,} to choose by, "
@@ -523,7 +143,7 @@ def main(
             elif job.spec.folds:
                 figures = cross_validate(job, session, console)
             else:
-                summary = run(job, session, console)
+                summary = run_job(job, session, console)
         if find_learning_rate:
             show_rate(suggestion, page, console)
         elif job.spec.folds:

@@ -33,6 +33,14 @@ from eagleray.models.registry import ModelVersion
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun
 from eagleray.training.finish import Tested
+from eagleray.training.job import (
+    TrainJob,
+    evaluation_page,
+    look,
+    open_job,
+    open_run,
+    register,
+)
 from eagleray.training.launch import Trained, bring_home, make_worker_input
 from eagleray.training.page import render_training_page
 from eagleray.training.plan import TrainPlan, plan_network
@@ -42,8 +50,6 @@ from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, Tuned
 from eagleray.training.tune_page import metric_name, ranking_rows, render_tune_page, verdict
 from eagleray.training.tuning import Budget, require_budget, run_trials
-from jobs import train
-from jobs.train import TrainJob
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
@@ -125,7 +131,7 @@ def build(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str)
     """
     spec = space.spec(space.default())
     require_budget(budget, spec)
-    return TuneJob(train.build(spec, settings, alias=alias), space, budget)
+    return TuneJob(open_job(spec, settings, alias=alias), space, budget)
 
 
 # --- run --------------------------------------------------------------------------------------
@@ -134,8 +140,8 @@ def build(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str)
 def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
     """Look at the data once, try, and finish the best trial as a training is finished."""
     default = job.default
-    plan, report = train.look(default, cluster, console)
-    kept, record = train.open_run(default)
+    plan, report = look(default, cluster, console)
+    kept, record = open_run(default)
     console.note(f"run {kept.name}, in {kept.folder}")
     about = {"data": default.spec.data, "run": kept.name}
     page = render_data_report(report, about, title=f"Data of {kept.name}")
@@ -154,8 +160,8 @@ def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
         ):
             storage.put_atomic(kept.page(name), page)
         with console.status("Testing and registering"):
-            tested, version = train.register(default, best, tracked)
-            page = train.evaluation_page(tested, version, kept)
+            tested, version = register(default, best, tracked)
+            page = evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
         kept.write(record.model_copy(update=ended))

@@ -17,8 +17,8 @@ from eagleray.models.registry import Registry
 from eagleray.models.sources import load_model
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
+from eagleray.training.job import TrainSummary, open_job, run_job
 from eagleray.training.spec import TrainSpec
-from jobs.train import TrainSummary, build, run
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 
@@ -58,8 +58,8 @@ def spec(folder: Path, **change: object) -> TrainSpec:
 
 
 def train(cluster: Cluster, wanted: TrainSpec) -> TrainSummary:
-    job = build(wanted, Settings(), alias="candidate")
-    return run(job, cluster, Console(json_output=True))
+    job = open_job(wanted, Settings(), alias="candidate")
+    return run_job(job, cluster, Console(json_output=True))
 
 
 def test_two_workers_learn_and_the_best_epoch_is_registered(
@@ -162,14 +162,14 @@ def test_mistakes_are_said_before_any_work(
     stripes: Path, change: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
-        build(spec(stripes, **change), Settings(), alias="candidate")
+        open_job(spec(stripes, **change), Settings(), alias="candidate")
     assert sentence in str(caught.value)
 
 
 def test_a_test_set_with_an_unknown_class_is_refused(stripes: Path, tmp_path: Path) -> None:
     write_class(tmp_path / "other/diagonal", horizontal, 3, seed=5)
     with pytest.raises(InputError, match="'diagonal' is not a label of this model"):
-        build(spec(stripes, test_data=str(tmp_path / "other")), Settings(), alias="candidate")
+        open_job(spec(stripes, test_data=str(tmp_path / "other")), Settings(), alias="candidate")
 
 
 def test_more_workers_than_cores_are_refused(cluster: Cluster, stripes: Path) -> None:

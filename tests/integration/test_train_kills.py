@@ -17,9 +17,9 @@ from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
+from eagleray.training.job import TrainSummary, open_job, reopen_job, run_job
 from eagleray.training.runs import Run, RunRecord
 from eagleray.training.spec import TrainSpec
-from jobs.train import TrainSummary, build, build_again, run
 from tests.unit.training_kit import small_spec, write_stripes
 
 SECONDS = 120.0
@@ -38,11 +38,12 @@ def rich_spec(data: Path, **changes: object) -> TrainSpec:
 
 
 def train(cluster: Cluster, spec: TrainSpec) -> TrainSummary:
-    return run(build(spec, Settings(), alias="candidate"), cluster, Console(json_output=True))
+    job = open_job(spec, Settings(), alias="candidate")
+    return run_job(job, cluster, Console(json_output=True))
 
 
 def go_on(cluster: Cluster, name: str) -> TrainSummary:
-    return run(build_again(name, Settings()), cluster, Console(json_output=True))
+    return run_job(reopen_job(name, Settings()), cluster, Console(json_output=True))
 
 
 @pytest.fixture(scope="module")

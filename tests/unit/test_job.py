@@ -17,7 +17,7 @@ import pytest
 from eagleray import storage
 from eagleray.batch.earlier import read_results
 from eagleray.batch.history import list_jobs
-from eagleray.batch.job import Bar, Job, JobSummary, finish_job, open_job, run_job
+from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
 from eagleray.batch.layout import OutputFormat, OutputLayout
 from eagleray.batch.progress import JobMonitor, read_progress
 from eagleray.batch.request import FailureLimit, JobRequest
@@ -25,6 +25,7 @@ from eagleray.batch.sql import SqlTarget
 from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.cluster import Cluster
 from eagleray.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
+from eagleray.listener import Bar
 from eagleray.models.package import write_package
 from tests.unit.batch_kit import Killed, Output, dies_at
 from tests.unit.images import encode, photo

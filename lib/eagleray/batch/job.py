@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,32 +42,16 @@ from eagleray.batch.results import result_schema, score_columns
 from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
 from eagleray.cluster import Cluster
 from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.listener import Listener
 from eagleray.models.sources import LoadedModel, load_model
 from eagleray.settings import Settings
 
-__all__ = ["Job", "JobSummary", "Listener", "finish_job", "open_job", "run_job"]
+__all__ = ["Job", "JobSummary", "finish_job", "open_job", "run_job"]
 
 _BYTES_PER_PART = 128 * 2**20
 _MOST_ROWS_PER_PART = 250_000
 _LEAST_ROWS_PER_PART = 1_000
 _BYTES_OF_OURS = 250  # that a result row has in memory beside the user's columns and labels
-
-
-class Listener(Protocol):
-    """Who is told what happens: a terminal, or nobody."""
-
-    def note(self, text: str) -> None:
-        """Hear a sentence."""
-
-    def progress(self, description: str, total: int) -> contextlib.AbstractContextManager[Bar]:
-        """Show a bar."""
-
-
-class Bar(Protocol):
-    """Shows how far a job is."""
-
-    def advance(self, count: int, *, failed: int = 0) -> None:
-        """Move by so many inputs."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from eagleray.packing.sizes import ExpectedSizes
 from eagleray.packing.worker import PackContext
 
 if TYPE_CHECKING:
-    from eagleray.batch.job import Listener
+    from eagleray.listener import Listener
 
 __all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "run_pack"]
 
