@@ -35,6 +35,23 @@ NUM_VERSIONS = 4
 FORK = multiprocessing.get_context("fork")
 
 
+class Signalling(Registry):
+    """Says where a change is: about to be written down, or written down and not applied."""
+
+    about_to_write: Any = None
+    written: Any = None
+
+    def has_version(self, name: str, version: int) -> bool:
+        if self.about_to_write is not None:
+            self.about_to_write.set()
+        return super().has_version(name, version)
+
+    def point_alias(self, name: str, alias: str, version: int) -> None:
+        if self.written is not None:
+            self.written.set()
+        super().point_alias(name, alias, version)
+
+
 def prepare(settings: Settings) -> None:
     registry = Registry(settings)
     for number in range(NUM_VERSIONS):
@@ -47,11 +64,13 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
     """Make so many changes, or go on until killed."""
     torch.set_num_threads(1)
     choose = random.Random(seed)
-    registry = Registry(settings)
+    registry = Signalling(settings)
+    if seed % 2:
+        registry.written = begun
+    else:
+        registry.about_to_write = begun
     done = 0
     while count is None or done < count:
-        if begun is not None:
-            begun.set()
         try:
             if choose.random() < 0.4:
                 rollback(registry, "digits", alias="live", who=str(seed))
@@ -86,7 +105,7 @@ def kill(settings: Settings, num_victims: int, count: int) -> None:
         begun = FORK.Event()
         victim = start(change, settings, seed, None, begun)
         assert begun.wait(60)
-        time.sleep(choose.uniform(0, 0.4))  # anywhere in a change
+        time.sleep(choose.uniform(0, 0.2))  # anywhere from the first write to the last and beyond
         victim.kill()
         victim.join()
     survivor.join()
