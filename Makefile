@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
+DATA ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing chaos chaos-train chaos-aliases clean
@@ -60,6 +61,9 @@ bench-resume: setup  ## Time what a resume costs, and what being able to costs: 
 
 bench-listing: setup  ## Time listing a million keys against s3fs and Ray.
 	$(BIN)/python -m tests.bench.listing
+
+bench-learning: setup  ## What training learns, by workers and from a parent: DATA=folder.
+	$(BIN)/python -m tests.bench.learning --data $(DATA)
 
 bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)

@@ -3,10 +3,10 @@
     python -m tests.bench.learning --data cifar10/
     python -m tests.bench.learning --data cifar10/ --only transfer
 
-The folder has `train/` and `test/`, each with a folder for each class. `workers`: the same accuracy
-on 1, 2 and 4 workers, three seeds each, and the same curve twice. `transfer`: a backbone learns half
-of the classes; the other half, with few images each, is learned from scratch, on the frozen backbone,
-and by tuning all of it.
+The folder has `train/` and `test/`, each with a folder for each class. `workers`: the same
+accuracy on 1, 2 and 4 workers, three seeds each, and the same curve twice. `transfer`: a backbone
+learns half of the classes; the other half, with few images each, is learned from scratch, on the
+frozen backbone, and by tuning all of it.
 """
 
 from __future__ import annotations
@@ -80,24 +80,13 @@ class Bench:
         return sorted(folder.name for folder in (self.data / "train").iterdir())
 
     def compare_workers(self) -> None:
-        data = self.choose("all", "train", self.classes(), 200)
-        words = [
-            "--name",
-            "workers",
-            "--epochs",
-            "8",
-            "--batch-size",
-            "64",
-            "--learning-rate",
-            "0.1",
-        ]
+        data, test = self.choose("all", "train", self.classes(), 200), self.data / "test"
+        words = ["--name", "workers", "--epochs", "8", "--learning-rate", "0.1"]
         curves: dict[tuple[int, int], list[float]] = {}
-        print(f"{'workers':10}{'accuracy of each seed':32}{'mean':8}{'sd':8}loss of the last epoch")
+        print(f"{'workers':10}{'accuracy of each seed':32}{'mean':8}{'sd':8}last epoch's loss")
         for workers in (1, 2, 4):
             runs = [
-                self.train(
-                    data, self.data / "test", *words, "--workers", str(workers), "--seed", str(seed)
-                )
+                self.train(data, test, *words, "--workers", str(workers), "--seed", str(seed))
                 for seed in SEEDS
             ]
             scores = [run["test"]["accuracy"] for run in runs]
@@ -109,10 +98,8 @@ class Bench:
             )
             for seed, run in zip(SEEDS, runs, strict=True):
                 curves[workers, seed] = curve(run)
-        again = self.train(data, self.data / "test", *words, "--workers", "2", "--seed", "0")
-        print(
-            f"the same run twice: largest difference {difference(curves[2, 0], curve(again)):.3g}"
-        )
+        again = curve(self.train(data, test, *words, "--workers", "2", "--seed", "0"))
+        print(f"the same run twice: largest difference {difference(curves[2, 0], again):.3g}")
         first = [abs(curves[1, 0][0] - curves[workers, 0][0]) for workers in (2, 4)]
         print(f"first step on 2 and 4 workers against 1: {first[0]:.2g}, {first[1]:.2g}")
 
@@ -122,10 +109,8 @@ class Bench:
         known_test = self.choose("known", "test", known, 100)
         few = self.choose("new", "train", new, 56)  # a tenth of them chooses the epoch
         test = self.choose("new", "test", new, 100)
-        words = ["--epochs", "30", "--batch-size", "64", "--workers", "2"]
-        backbone = self.train(
-            many, known_test, "--name", "backbone", "--learning-rate", "0.1", *words
-        )
+        words = ["--name", "backbone", "--epochs", "15", "--learning-rate", "0.1"]
+        backbone = self.train(many, known_test, *words, "--workers", "2")
         print(f"backbone on {', '.join(known)}: accuracy {backbone['test']['accuracy']:.3f}")
         print(f"50 images a class of {', '.join(new)}:")
         for name, recipe in RECIPES.items():
