@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing chaos chaos-train chaos-aliases clean
+.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-train bench-learning chaos chaos-train chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
