@@ -100,7 +100,7 @@ def test_the_run_keeps_what_repeats_it_and_nothing_of_the_poor(summary: TuneSumm
     assert spec.learning_rate == LEARNS
     assert spec.keep_checkpoints == 2  # a trial keeps one; the specification is the user's
     folder = Path(summary.run.folder)
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == [summary.tuned.best.key]
+    assert [path.name for path in (folder / "trials").iterdir()] == [summary.tuned.best.key]
     assert not (folder / "ray").exists()
     assert "best: trial" in (folder / "tune.html").read_text()
     assert {"data.html", "training.html", "evaluation.html", "space.yaml"} <= {
