@@ -177,7 +177,7 @@ def _try(job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, console: Co
             job.space,
             job.budget,
             run=kept.name,
-            folder=kept.checkpoints,
+            folder=storage.join(kept.folder, "trials"),
             ray_folder=kept.ray_folder,
             settings=job.default.settings,
             s3=job.default.s3,

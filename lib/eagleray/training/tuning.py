@@ -171,7 +171,6 @@ def _tune(
     """Run Ray Tune to the end; whatever a trial does, it ends up in the ledger."""
     import optuna
     import ray.tune
-    from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     default = given.space.default()
@@ -182,7 +181,7 @@ def _tune(
         # Trials that still run count as poor, or those at once would all try the same place.
         constant_liar=True,
     )
-    search = OptunaSearch(
+    search = _search(
         given.space.distributions(),
         metric=ledger.metric,
         mode="max",
@@ -208,6 +207,17 @@ def _tune(
         if result.error is not None:  # known only now: Tune writes it into its folder first
             ledger.explain(storage.name_of(result.path), result.error)
     storage.remove_tree(ray_folder)
+
+
+def _search(*arguments: Any, **options: Any) -> Any:
+    """Return Optuna's search, which takes what failed for poor; it would suggest it again."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Learns(OptunaSearch):  # type: ignore[misc]
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            super().on_trial_complete(trial_id, None if error else result)
+
+    return Learns(*arguments, **options)
 
 
 def _scheduler(ledger: Ledger, budget: Budget, epochs: int) -> Any:
