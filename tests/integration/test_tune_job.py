@@ -68,7 +68,7 @@ def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary)
 def test_what_a_trial_cannot_be_is_refused_and_not_a_failure(cluster: Cluster) -> None:
     import ray
 
-    @ray.remote
+    @ray.remote  # type: ignore[untyped-decorator]
     def plan() -> None:
         raise InputError("lenet5 cannot take images of 1 x 1 pixels.")
 
