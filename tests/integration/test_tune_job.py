@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from eagleray.settings import Settings
 from eagleray.training.search import Choice, SearchSpace
 from eagleray.training.spec import read_spec
 from eagleray.training.trials import Ledger
-from eagleray.training.tuning import Budget
+from eagleray.training.tuning import Budget, make_scheduler
 from jobs.tune import TuneSummary, best_file, build, run
 from tests.unit.training_kit import small_spec, write_stripes
 
@@ -63,6 +64,22 @@ def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary)
     assert tuned.gain > 0.1
     scores = [trial.score or 0.0 for trial in tuned.ranking]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
+    scheduler = make_scheduler("score", Budget(3, 2, 1), 3)
+    trials = {name: SimpleNamespace(trial_id=name) for name in ("default", "good", "poor")}
+    for trial in trials.values():
+        scheduler.on_trial_add(None, trial)
+
+    def told(name: str, epoch: int, score: float) -> str:
+        result = {"epoch": epoch, "score": score}
+        return str(scheduler.on_trial_result(None, trials[name], result))
+
+    assert told("good", 1, 0.9) == "CONTINUE"
+    assert told("default", 1, 0.1) == "CONTINUE"
+    assert told("poor", 1, 0.2) == "STOP"
+    assert told("default", 3, 0.1) == "STOP"  # the last epoch is the end for everybody
 
 
 def test_what_a_trial_cannot_be_is_refused_and_not_a_failure(cluster: Cluster) -> None:

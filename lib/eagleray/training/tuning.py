@@ -33,7 +33,7 @@ from eagleray.training.spec import TrainSpec
 from eagleray.training.team import alone
 from eagleray.training.trials import Ledger, Trial, Tuned, rank
 
-__all__ = ["Budget", "require_budget", "run_trials", "share_cluster"]
+__all__ = ["Budget", "make_scheduler", "require_budget", "run_trials", "share_cluster"]
 
 _REDUCTION = 3  # ASHA lets a third of the trials go on at each look
 _MOST_RANDOM = 10  # trials before Optuna learns from them
@@ -193,7 +193,7 @@ def _tune(
         trial,
         tune_config=ray.tune.TuneConfig(
             search_alg=search,
-            scheduler=_scheduler(ledger, budget, spec.epochs),
+            scheduler=make_scheduler(ledger.metric, budget, spec.epochs),
             num_samples=budget.trials,
             max_concurrent_trials=at_once,
             reuse_actors=True,  # a process takes seconds to start
@@ -220,7 +220,7 @@ def _search(*arguments: Any, **options: Any) -> Any:
     return Learns(*arguments, **options)
 
 
-def _scheduler(ledger: Ledger, budget: Budget, epochs: int) -> Any:
+def make_scheduler(metric: str, budget: Budget, epochs: int) -> Any:
     """Return ASHA (Li et al. 2020), which lets the default run to its end."""
     from ray.tune.schedulers import ASHAScheduler
 
@@ -238,7 +238,7 @@ def _scheduler(ledger: Ledger, budget: Budget, epochs: int) -> Any:
     first: dict[str, str] = {}
     return SparesTheDefault(
         time_attr="epoch",
-        metric=ledger.metric,
+        metric=metric,
         mode="max",
         max_t=epochs,
         grace_period=budget.grace,
