@@ -27,8 +27,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup  ## Train on handwritten digits and classify a folder of them, good and broken.
 	@$(BIN)/eagleray demo
 
-test: setup  ## Run every test.
-	$(BIN)/python -m pytest
+test: setup  ## Run every test: those without Ray side by side, the others one after another.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest tests/integration tests/e2e
 
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .

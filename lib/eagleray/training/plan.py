@@ -87,6 +87,7 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
     split = _divide(spec, images, split_file or spec.split)
     task = make_task(spec.task, images.texts, images.uris)
     encode_targets(task, split.test)  # a test set of its own may have labels that nobody learns
+    require_parts(split, spec.task)
     return plan_network(spec, settings, images, split, task)
 
 
@@ -129,9 +130,7 @@ def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> 
     own_test = _read_data(spec, spec.test_data) if spec.test_data is not None else None
     if split_file is not None:
         every = images if own_test is None else join_images(images, own_test)
-        split = read_split(split_file, every)
-        require_parts(split, spec.task)
-        return split
+        return read_split(split_file, every)
     if own_test is None and spec.test_fraction == 0:
         raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
     split = split_images(
@@ -142,9 +141,7 @@ def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> 
         seed=spec.seed,
         groups=groups_of(spec, images),
     )
-    whole = Split(split.train, split.validation, own_test or split.test)
-    require_parts(whole, spec.task)
-    return whole
+    return Split(split.train, split.validation, own_test or split.test)
 
 
 def plan_network(
@@ -162,6 +159,7 @@ def plan_network(
     check_fits(architecture, *contract.size)
     torch.manual_seed(spec.seed)
     if parent is not None:
+        task = _in_order_of(parent.task, task)
         module = _from_parent(parent, task)
     elif spec.pretrained:
         module, architecture = build_pretrained(
@@ -199,6 +197,13 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
     if parent is not None and spec.contract is None and spec.image_size is None:
         return parent.contract
     return default_contract(name, spec.contract, size=spec.image_size)
+
+
+def _in_order_of(parents: Task, task: Task) -> Task:
+    """Order the labels as the parent has them, so that its head knows them."""
+    if parents.name == task.name and set(parents.labels) == set(task.labels):
+        return task.model_copy(update={"labels": parents.labels} if task.labels else {})
+    return task
 
 
 def _from_parent(parent: ModelPackage, task: Task) -> nn.Module:
