@@ -292,6 +292,15 @@ def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentenc
 
 
 @pytest.mark.parametrize(
+    ("grace", "epochs", "expected"), [(None, 1, 1), (None, 6, 2), (None, 20, 5), (3, 20, 3)]
+)
+def test_a_trial_is_left_alone_while_its_learning_rate_rises(
+    grace: int | None, epochs: int, expected: int
+) -> None:
+    assert Budget(4, None, grace).grace_of(epochs) == expected
+
+
+@pytest.mark.parametrize(
     ("cluster", "at_once", "expected"),
     [
         (Cluster(8, 0, True), None, (8, {"cpu": 1})),
