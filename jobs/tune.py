@@ -48,7 +48,7 @@ from eagleray.training.runs import Run
 from eagleray.training.search import SearchSpace, default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, Tuned
-from eagleray.training.tune_page import metric_name, ranking_rows, render_tune_page, verdict
+from eagleray.training.tune_page import Row, metric_name, ranking_rows, render_tune_page, verdict
 from eagleray.training.tuning import Budget, require_budget, run_trials
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
@@ -245,18 +245,11 @@ def show(summary: TuneSummary, console: Console) -> None:
     tuned = summary.tuned
     names = list(tuned.space.searched)
     rows = [
-        [
-            row.rank,
-            row.name,
-            row.score,
-            row.epochs,
-            "\n".join(f"{name} {value}" for name, value in zip(names, row.values, strict=True)),
-            row.state,
-        ]
+        [row.rank, row.name, row.score, row.epochs, row.state, _settings(names, row)]
         for row in ranking_rows(tuned)
     ]
-    columns = ["rank", "trial", metric_name(tuned), "epochs", "settings", "state"]
-    console.table(f"Trials of {summary.run.name}", columns, rows[:_SHOWN])
+    columns = ["rank", "trial", "metric", "epochs", "state", "settings"]
+    console.table(f"Trials of {summary.run.name} by {metric_name(tuned)}", columns, rows[:_SHOWN])
     if len(rows) > _SHOWN:
         console.say(f"{len(rows) - _SHOWN} more trials are on the page.")
     for trial in tuned.trials:
@@ -276,6 +269,10 @@ def show(summary: TuneSummary, console: Console) -> None:
     console.say(f"At scale: eagleray train --spec {best_file(summary.run)} --workers 8")
 
 
+def _settings(names: list[str], row: Row) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(names, row.values, strict=True))
+
+
 # --- the command line -------------------------------------------------------------------------
 
 
@@ -289,7 +286,10 @@ def main(
     at_once: Annotated[
         int | None, typer.Option(help="Trials side by side; default: all cores, or GPUs.", min=1)
     ] = None,
-    grace: Annotated[int, typer.Option(help="Epochs before a trial may be stopped.", min=1)] = 1,
+    grace: Annotated[
+        int | None,
+        typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
+    ] = None,
     alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
     cluster: ClusterOption = None,
     json_output: JsonOption = False,

@@ -85,14 +85,13 @@ def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
 def test_what_a_trial_cannot_be_is_refused_and_not_a_failure(cluster: Cluster) -> None:
     import ray
 
-    @ray.remote  # type: ignore[untyped-decorator]
     def plan() -> None:
         raise InputError("lenet5 cannot take images of 1 x 1 pixels.")
 
     ledger = Ledger("validation_accuracy", "nowhere")
     ledger.begin("a", 1, {})
     with pytest.raises(InputError) as caught:
-        ray.get(plan.remote())
+        ray.get(ray.remote(plan).remote())
     ledger.explain("a", caught.value)
     trial = ledger.trials["a"]
     assert trial.state == "refused"

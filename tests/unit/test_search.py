@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.cluster import Cluster
@@ -154,6 +154,7 @@ def test_a_combination_that_a_specification_refuses_is_for_the_trial_to_say() ->
 finite = st.floats(1e-6, 0.4, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -289,6 +290,15 @@ def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentenc
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         require_budget(Budget(4, None, 3), make_spec({**GIVEN, **fields}))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("grace", "epochs", "expected"), [(None, 1, 1), (None, 6, 2), (None, 20, 5), (3, 20, 3)]
+)
+def test_a_trial_is_left_alone_while_its_learning_rate_rises(
+    grace: int | None, epochs: int, expected: int
+) -> None:
+    assert Budget(4, None, grace).grace_of(epochs) == expected
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def render_tune_page(tuned: Tuned, spec: TrainSpec, run: str) -> bytes:
 
 
 def _epochs_plot(tuned: Tuned) -> str:
-    names = {tuned.best.key: f"best: trial {tuned.best.number}"}
+    best = "the default" if tuned.best == tuned.default else f"trial {tuned.best.number}"
+    names = {tuned.best.key: f"best: {best}"}
     names.setdefault(tuned.default.key, "the default")
     # The named ones are drawn first, so that they have the same colours on every page.
     trials = sorted(

@@ -48,12 +48,19 @@ class Budget:
     Attributes:
         trials: How many specifications are tried.
         at_once: Trials that run side by side; None for as many as there is room for.
-        grace: Epochs before a trial may be stopped.
+        grace: Epochs before a trial may be stopped; None for a quarter of them.
     """
 
     trials: int
     at_once: int | None
-    grace: int
+    grace: int | None
+
+    def grace_of(self, epochs: int) -> int:
+        """Return how many of a trial's epochs go by before it may be stopped.
+
+        In the first fifth the learning rate rises, and nobody can be told from anybody.
+        """
+        return self.grace or max(1, round(epochs / 4))
 
 
 def require_budget(budget: Budget, spec: TrainSpec) -> None:
@@ -69,7 +76,7 @@ def require_budget(budget: Budget, spec: TrainSpec) -> None:
         )
     if spec.folds:
         raise InputError("folds: trials are compared on one split; leave it out.")
-    if budget.grace > spec.epochs:
+    if budget.grace is not None and budget.grace > spec.epochs:
         raise InputError(
             f"--grace {budget.grace} is more than the {spec.epochs} epochs of a trial; nothing "
             "could be stopped."
@@ -241,7 +248,7 @@ def make_scheduler(metric: str, budget: Budget, epochs: int) -> Any:
         metric=metric,
         mode="max",
         max_t=epochs,
-        grace_period=budget.grace,
+        grace_period=budget.grace_of(epochs),
         reduction_factor=_REDUCTION,
     )
 
