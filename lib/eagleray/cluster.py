@@ -88,8 +88,9 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay what they were
     # Seconds between looks at the workers of a training: one that died is noticed within them.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # A group of workers that starts on a busy machine needs more than Ray's minute.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    # Seconds that a group waits for its places. A node that has just died still counts when they
+    # are chosen, and they are chosen anew only when this is over.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     # Workers inherit it. Without it each of a worker's many reading threads keeps freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     if not verbose:

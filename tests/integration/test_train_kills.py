@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
@@ -119,6 +118,8 @@ def test_a_worker_that_is_killed_changes_nothing(
 def test_a_driver_that_is_killed_is_gone_on_with(
     cluster: Cluster, stripes: Path, undisturbed: TrainSummary, tmp_path: Path
 ) -> None:
+    import ray  # not before the fixture has said how it is guarded
+
     home = Settings().home_folder
     file = tmp_path / "spec.yaml"
     file.write_text(rich_spec(stripes).to_yaml())
