@@ -32,7 +32,7 @@ from eagleray.datasets.report import render_data_report
 from eagleray.models.registry import ModelVersion
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun
-from eagleray.training.finish import Tested
+from eagleray.training.finish import FinishedModel
 from eagleray.training.job import (
     TrainJob,
     evaluation_page,
@@ -77,7 +77,7 @@ class TuneSummary:
     spec: TrainSpec
     tuned: Tuned
     version: ModelVersion
-    tested: Tested
+    tested: FinishedModel
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:

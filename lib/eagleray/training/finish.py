@@ -23,14 +23,14 @@ from eagleray.training.plan import TrainPlan
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Tested", "test_again", "test_model"]
+__all__ = ["FinishedModel", "finish_again", "finish_model"]
 
 NUM_GOLDEN = 4
 MOST_GOLDEN_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Tested:
+class FinishedModel:
     """A trained model, tested.
 
     Attributes:
@@ -44,9 +44,9 @@ class Tested:
     record: EvaluationRecord
 
 
-def test_model(
+def finish_model(
     plan: TrainPlan, module: nn.Module, *, cache_folder: Path, mlflow_run: str | None
-) -> Tested:
+) -> FinishedModel:
     """Calibrate on the validation part, measure on the test part, and make the package.
 
     Everything goes through the predictor that batch jobs and services use.
@@ -75,10 +75,10 @@ def test_model(
         metrics=evaluation.headline,
         golden=_golden_images(plan),
     )
-    return Tested(package, evaluation, _record(plan, package, evaluation))
+    return FinishedModel(package, evaluation, _record(plan, package, evaluation))
 
 
-def test_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) -> Tested:
+def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) -> FinishedModel:
     """Measure a package that was registered by a run that was killed before it could say so.
 
     Args:
@@ -87,7 +87,7 @@ def test_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) ->
         cache_folder: Of compiled networks.
     """
     evaluation = evaluate(_predictor(package, plan.split.test, cache_folder), plan.split.test)
-    return Tested(package, evaluation, _record(plan, package, evaluation))
+    return FinishedModel(package, evaluation, _record(plan, package, evaluation))
 
 
 def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> EvaluationRecord:

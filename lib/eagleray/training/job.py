@@ -27,7 +27,7 @@ from eagleray.listener import Audience, NotedBar
 from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.settings import Settings
 from eagleray.tracking import TrackedRun
-from eagleray.training.finish import Tested, test_again, test_model
+from eagleray.training.finish import FinishedModel, finish_again, finish_model
 from eagleray.training.launch import (
     Trained,
     bring_home,
@@ -99,7 +99,7 @@ class TrainSummary:
 
     run: Run
     version: ModelVersion
-    tested: Tested
+    tested: FinishedModel
     trained: Trained
     left_out: tuple[Fault, ...]
     warnings: tuple[str, ...]
@@ -317,16 +317,18 @@ class _Teller:
         self._shown = max(self._shown, done)
 
 
-def register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Tested, ModelVersion]:
+def register(
+    job: TrainJob, plan: TrainPlan, tracked: TrackedRun
+) -> tuple[FinishedModel, ModelVersion]:
     """Test the model and make it a version; what a killed run had done of it is not done twice."""
     cache = job.settings.cache_folder
     # A run that was killed here has a version already, and makes no second one.
     version = job.registry.made_by(tracked, job.spec.name)
     if version is None:
-        tested = test_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
+        tested = finish_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
         version = job.registry.register(tested.package, run=tracked, alias=job.alias)
     else:
-        tested = test_again(plan, job.registry.load(version), cache_folder=cache)
+        tested = finish_again(plan, job.registry.load(version), cache_folder=cache)
         version = job.registry.give_first_alias(version, job.alias)
     job.registry.record_evaluation(version, tested.record)
     tracked.log_metrics(
@@ -336,7 +338,7 @@ def register(job: TrainJob, plan: TrainPlan, tracked: TrackedRun) -> tuple[Teste
     return tested, version
 
 
-def evaluation_page(tested: Tested, version: ModelVersion, kept: Run) -> bytes:
+def evaluation_page(tested: FinishedModel, version: ModelVersion, kept: Run) -> bytes:
     """Make the page of the test."""
     evaluation = tested.evaluation
     return render_evaluation(
@@ -412,6 +414,6 @@ def cross_validate(job: TrainJob, cluster: Cluster, audience: Audience) -> list[
         _train(job, fold, kept, cluster, audience, lambda *_: None)
         with audience.status("Testing"):
             cache = job.settings.cache_folder
-            tested = test_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
+            tested = finish_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
         figures.append(tested.evaluation.headline)
     return figures
