@@ -149,7 +149,13 @@ def test_a_test_set_with_an_unknown_class_is_refused(stripes: Path, tmp_path: Pa
         open_job(spec(stripes, test_data=str(tmp_path / "other")), Settings(), alias="candidate")
 
 
-def test_more_workers_than_cores_are_refused(cluster: Cluster, stripes: Path) -> None:
+def test_more_workers_than_cores_can_take_are_refused(cluster: Cluster, stripes: Path) -> None:
     few = replace(cluster, num_cpus=1, num_gpus=0)
-    with pytest.raises(InputError, match="needs 2 CPU cores, there are 1"):
-        train(few, spec(stripes))
+    with pytest.raises(InputError, match="--workers 5: the 1 CPU cores here take 4"):
+        train(few, spec(stripes, workers=5))
+
+
+def test_a_gpu_that_is_not_there_is_said(cluster: Cluster, stripes: Path) -> None:
+    without = replace(cluster, num_gpus=0)
+    with pytest.raises(InputError, match="--device gpu: there is no GPU here"):
+        train(without, spec(stripes, device="gpu"))

@@ -76,7 +76,7 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
         limit = (
             f"there are {cluster.num_gpus} GPUs"
             if on_gpu
-            else f"{cluster.num_cpus} CPU cores take {available}"
+            else f"the {cluster.num_cpus} CPU cores here take {available}"
         )
         raise InputError(f"--workers {spec.workers}: {limit}.")
 
