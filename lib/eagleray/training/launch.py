@@ -34,6 +34,7 @@ __all__ = [
 
 _FAILURES_WITHOUT_PROGRESS = 3
 _MOST_WORKERS_PER_CORE = 4
+_IDLE_HELPERS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 Listener = Callable[[Report], None]
 
@@ -177,7 +178,6 @@ def _run_group(
     """Run workers until they end, and return why they stopped before the end, if they did."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -187,7 +187,7 @@ def _run_group(
     # It stays with the driver: on another node it would die with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = TorchTrainer(
+    trainer = _trainer_class(embedded=cluster.embedded)(
         work,
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},
         scaling_config=ScalingConfig(
@@ -208,6 +208,23 @@ def _run_group(
         except ray.train.TrainingFailedError as error:
             return _cause(error)
     return listening.stopped
+
+
+def _trainer_class(*, embedded: bool) -> Any:
+    """Return Ray's trainer; in a Ray of our own, without helpers that have nothing to do there.
+
+    One cleans up after a driver that died, which takes such a Ray with it, and at the end of every
+    training waits ten seconds for a dashboard that is not there. The other hands out Ray Data's
+    datasets, of which there are none. Each is a process that takes seconds to start.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class LeanTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            return [one for one in callbacks if type(one).__name__ not in _IDLE_HELPERS]
+
+    return LeanTrainer if embedded else TorchTrainer
 
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
