@@ -71,7 +71,6 @@ class Progress:
         total_steps: Steps finished since the run began.
         epochs: Metrics of the finished epochs.
         best: The best of them.
-        num_averaged: Steps in the average of weights.
         ended: Whether there is nothing left to do.
     """
 
@@ -80,7 +79,6 @@ class Progress:
     total_steps: int = 0
     epochs: tuple[dict[str, float], ...] = ()
     best: BestEpoch | None = None
-    num_averaged: int = 0
     ended: bool = False
 
     def to_json(self) -> str:

@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from eagleray import storage
 from eagleray.datasets.labelled import LabelledImages
+from eagleray.evaluation.evaluate import encode_targets
 from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import Architecture, build, find_head
@@ -52,7 +53,7 @@ from eagleray.training.reports import (
     StepsDone,
     Stopped,
 )
-from eagleray.training.sharding import exchange_gradients, load_whole, shard, whole
+from eagleray.training.sharding import load_whole, shard, whole
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import frozen_after, set_frozen, stages_of
 from eagleray.training.team import Team, join_ray_team
@@ -109,8 +110,6 @@ def train_as_ray_worker(config: dict[str, Any]) -> None:
 
     given: WorkerInput = ray.get(config["input"])
     team = join_ray_team()
-    if team.device.type == "cpu":
-        torch.set_num_threads(team.num_cores)
     Trainer(given, team, config["mailbox"].put).run()
 
 
@@ -178,8 +177,7 @@ class Trainer:
             num_ranks=team.local_size,
             barrier=team.barrier,
         )
-        targets = [given.task.encode(text) for text in images.texts]
-        return Part(decoded, torch.tensor(targets, dtype=getattr(torch, given.task.target_type)))
+        return Part(decoded, encode_targets(given.task, images))
 
     def _build(self) -> None:
         given, spec = self.given, self.spec
@@ -218,7 +216,7 @@ class Trainer:
         restore_optimizer(self.optimizer, self.module, checkpoint.part("optimizer"))
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint.part("average"))
-            self.average.n_averaged.fill_(self.progress.num_averaged)
+            self.average.n_averaged.fill_(self.progress.total_steps)
         self._best = checkpoint.part("best")
         finished = checkpoint.tensors["losses"]
         self._past = finished[: len(finished) - self.progress.step]
@@ -282,7 +280,6 @@ class Trainer:
             epoch=epoch,
             step=step,
             total_steps=self.progress.total_steps + 1,
-            num_averaged=self.progress.num_averaged + (self.average is not None),
         )
 
     def _healthy(self, epoch: int, step: int) -> bool:
@@ -441,7 +438,7 @@ def _drop_features(module: nn.Module, num_outputs: int, share: float) -> None:
 def _exchanging(model: nn.Module, wanted: bool) -> Any:
     """Bring the workers' gradients together after a part of a step, or keep them for the next."""
     if isinstance(model, FSDPModule):
-        exchange_gradients(model, wanted)
+        model.set_requires_gradient_sync(wanted)
     elif not wanted and isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()

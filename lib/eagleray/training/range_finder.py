@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from eagleray.training.loop import Trainer, WorkerInput
 from eagleray.training.reports import RangeFound, Report, Started, StepsDone
@@ -35,8 +34,6 @@ def find_as_ray_worker(config: dict[str, Any]) -> None:
 
     given: WorkerInput = ray.get(config["input"])
     team = join_ray_team()
-    if team.device.type == "cpu":
-        torch.set_num_threads(team.num_cores)
     find_learning_rate(given, team, config["mailbox"].put)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from eagleray.training.stages import Stage
 from eagleray.training.team import Team
 
-__all__ = ["exchange_gradients", "load_whole", "placed_like", "shard", "whole"]
+__all__ = ["load_whole", "placed_like", "shard", "whole"]
 
 
 def shard(network: nn.Module, module: nn.Module, stages: Sequence[Stage], team: Team) -> None:
@@ -34,12 +34,6 @@ def shard(network: nn.Module, module: nn.Module, stages: Sequence[Stage], team: 
     for stage in stages:
         fully_shard([module.get_submodule(name) for name in stage.modules], mesh=mesh)
     fully_shard(network, mesh=mesh)
-
-
-def exchange_gradients(network: nn.Module, wanted: bool) -> None:
-    """Say whether the next backward pass brings gradients together."""
-    assert isinstance(network, FSDPModule)
-    network.set_requires_gradient_sync(wanted)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class Team:
 
 
 def join_ray_team() -> Team:
-    """Return this worker's place in the group that Ray Train has started."""
+    """Take this worker's place in the group that Ray Train has started, with its share of cores."""
     import ray.train
     import ray.train.torch
 
@@ -101,13 +101,16 @@ def join_ray_team() -> Team:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Team(
+    team = Team(
         context.get_world_rank(),
         context.get_world_size(),
         context.get_local_rank(),
         context.get_local_world_size(),
         device,
     )
+    if device.type == "cpu":
+        torch.set_num_threads(team.num_cores)
+    return team
 
 
 def alone(spec: TrainSpec) -> Team:
