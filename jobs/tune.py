@@ -37,6 +37,7 @@ from eagleray.training.job import (
     TrainJob,
     evaluation_page,
     look,
+    model_facts,
     open_job,
     open_run,
     register,
@@ -82,14 +83,8 @@ class TuneSummary:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        evaluation = self.tested.evaluation
         return {
-            "model": self.version.reference,
-            "aliases": list(self.version.aliases),
-            "package_digest": self.version.digest,
-            "test": evaluation.metrics,
-            "test_images": evaluation.num_images,
-            "test_images_failed": evaluation.num_failed,
+            **model_facts(self.version, self.tested),
             "metric": self.tuned.metric,
             "best": self.tuned.best.number,
             "default": self.tuned.default.number,

@@ -32,11 +32,8 @@ class NotedBar(Protocol):
         """Move by so many units, some of them failures, and show a note."""
 
 
-class Audience(Protocol):
+class Audience(Listener, Protocol):
     """Who hears of a job that has more to say: warnings, and what is waited for."""
-
-    def note(self, text: str) -> None:
-        """Hear what is happening."""
 
     def warn(self, text: str) -> None:
         """Hear what the user should know."""

@@ -57,6 +57,7 @@ __all__ = [
     "evaluation_page",
     "find_rate",
     "look",
+    "model_facts",
     "open_job",
     "open_run",
     "register",
@@ -106,14 +107,8 @@ class TrainSummary:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
-        evaluation = self.tested.evaluation
         return {
-            "model": self.version.reference,
-            "aliases": list(self.version.aliases),
-            "package_digest": self.version.digest,
-            "test": evaluation.metrics,
-            "test_images": evaluation.num_images,
-            "test_images_failed": evaluation.num_failed,
+            **model_facts(self.version, self.tested),
             "validation": self.trained.metrics,
             "best_epoch": self.trained.best.epoch,
             "epochs": list(self.trained.epochs),
@@ -126,6 +121,18 @@ class TrainSummary:
             "folder": self.run.folder,
             "mlflow_run": self.version.run_id,
         }
+
+
+def model_facts(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
+    """Say for scripts which version was made, and how good it is."""
+    return {
+        "model": version.reference,
+        "aliases": list(version.aliases),
+        "package_digest": version.digest,
+        "test": tested.evaluation.metrics,
+        "test_images": tested.evaluation.num_images,
+        "test_images_failed": tested.evaluation.num_failed,
+    }
 
 
 # --- open -------------------------------------------------------------------------------------
