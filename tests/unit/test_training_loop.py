@@ -99,6 +99,8 @@ def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> 
     train_alone(spec, tmp_path)
     names = CheckpointStore(str(tmp_path / "checkpoints")).names()
     assert names == [f"step-{step:09d}.safetensors" for step in (24, 22, 20)]
+    progress, latest = CheckpointStore(str(tmp_path / "checkpoints")).progress(), names[0]
+    assert progress == CheckpointStore(str(tmp_path / "checkpoints")).read(latest).progress
 
 
 def test_what_a_killed_writer_began_is_swept_away(stripes: Path, tmp_path: Path) -> None:

@@ -149,6 +149,19 @@ class CheckpointStore:
         names = self.names()
         return self.read(names[0]) if names else None
 
+    def progress(self) -> Progress | None:
+        """Read how far the newest checkpoint is, without its tensors; None where there is none."""
+        names = self.names()
+        if not names:
+            return None
+        location = storage.join(self.folder, names[0])
+        try:
+            (length,) = struct.unpack("<Q", storage.read_range(location, 0, 8))
+            header = json.loads(storage.read_range(location, 8, length))
+            return Progress.from_json(header["__metadata__"]["progress"])
+        except (ValueError, KeyError, TypeError, struct.error):
+            return self.read(names[0]).progress  # which says what is wrong with it
+
     def read(self, name: str) -> Checkpoint:
         """Read a checkpoint.
 

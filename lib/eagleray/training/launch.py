@@ -130,8 +130,8 @@ def run_training(
         JobFailedError: The loss is not finite, or workers die without getting any farther.
     """
     store = CheckpointStore(given.checkpoint_folder)
-    latest = store.latest()
-    if latest is not None and latest.progress.ended:
+    progress = store.progress()
+    if progress is not None and progress.ended:
         return  # a run that was killed while it was tested
     while True:
         reached = store.names()[:1]
