@@ -4,6 +4,7 @@
     ├── UserError               something that the caller can mend     exit 2
     │   ├── InputError          a path, a table or a value is wrong    400
     │   ├── UnknownNameError    no such thing; carries near names      404
+    │   ├── UnknownVersionError a model has no version of that number  404
     │   ├── OutputExistsError   results are never overwritten          409
     │   ├── ContractError       an image contract that cannot be met   422
     │   └── PackageError        a model package that is refused        422
@@ -34,6 +35,7 @@ __all__ = [
     "PackageError",
     "Reason",
     "UnknownNameError",
+    "UnknownVersionError",
     "UserError",
     "nearest_names",
 ]
@@ -93,6 +95,12 @@ class UnknownNameError(UserError):
         self.nearest = nearest_names(name, known)
         near = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
         super().__init__(f"No {kind} is named {name!r}.{near}{' ' + hint if hint else ''}")
+
+
+class UnknownVersionError(InputError):
+    """A model has no version of that number."""
+
+    http_status = 404
 
 
 class OutputExistsError(UserError):

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,6 +85,9 @@ class Predictor:
         precision: `auto` takes bfloat16 where the hardware has it.
         compile_mode: `auto` compiles when it pays for `expected_images`.
         batch_size: Images in a forward pass; None chooses for the device.
+        smaller_batches: Sizes below `batch_size` that a pass may have too, so that few images need
+            no padding. An image's answer then depends on the size of its pass, by as much as
+            rounding does.
         num_threads: Threads of a forward pass on a CPU; None leaves PyTorch's choice.
         decode_threads: Threads that decode in `predict`, beside the forward passes if there are
             more than one; None takes 1 on a CPU, where both want the same cores, and as many as
@@ -107,6 +110,7 @@ class Predictor:
         precision: Precision = "auto",
         compile_mode: CompileMode = "auto",
         batch_size: int | None = None,
+        smaller_batches: Sequence[int] = (),
         num_threads: int | None = None,
         decode_threads: int | None = None,
         expected_images: int = 0,
@@ -125,15 +129,20 @@ class Predictor:
         self.plan = ExecutionPlan.choose(
             device=device, precision=precision, batch_size=batch_size, num_threads=num_threads
         )
-        self._run: Run
-        self._run, self.compiled = prepare(
-            package,
-            self.plan,
-            compile_mode=compile_mode,
-            expected_images=expected_images,
-            cache_folder=cache_folder or read_settings().cache_folder,
-        )
-        self._batch_size = self.plan.batch_size
+        sizes = sorted({self.plan.batch_size, *smaller_batches}, reverse=True)
+        self._runs: dict[int, Run] = {}  # by the size of a pass, the largest first
+        compiled = True
+        for size in sizes:
+            if compiled:  # otherwise the one before is eager, and takes any size
+                run, compiled = prepare(
+                    package,
+                    replace(self.plan, batch_size=size),
+                    compile_mode=compile_mode,
+                    expected_images=expected_images,
+                    cache_folder=cache_folder or read_settings().cache_folder,
+                )
+            self._runs[size] = run
+        self.compiled = compiled
         self.decode_threads = decode_threads or (
             1 if self.plan.device == "cpu" else _num_usable_cores()
         )
@@ -193,7 +202,7 @@ class Predictor:
             images,
             read,
             shape=self.package.contract.shape,
-            batch_size=self._batch_size,
+            batch_size=max(self._runs),
             num_threads=num_threads,
             pin_memory=self._copies is not None,
         )
@@ -258,7 +267,7 @@ class Predictor:
         """Launch passes over uint8 images (N, H, W, C), in order, each when it is asked for."""
         position = 0
         while position < len(pixels):
-            size = self._batch_size
+            size = self._size_for(len(pixels) - position)
             try:
                 launched = self._launch(pixels[position : position + size], size)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -269,10 +278,14 @@ class Predictor:
                 yield launched
                 position += size
 
+    def _size_for(self, num_images: int) -> int:
+        """Return the largest size of a pass that these images fill, else the smallest there is."""
+        return next((size for size in self._runs if size <= num_images), min(self._runs))
+
     def _launch(self, pixels: Tensor, size: int) -> _Pass:
         with torch.inference_mode():
             images = self._upload(pixels, size)
-            outputs = self.task.activate(self._run(images)[: len(pixels)])
+            outputs = self.task.activate(self._runs[size](images)[: len(pixels)])
             if self._copies is None:
                 return _Pass(outputs.cpu())
             # The way back is queued here too: later it would stand behind the next pass.
@@ -302,21 +315,24 @@ class Predictor:
 
     def _halve_batch(self, error: BaseException) -> None:
         """Make room after running out of memory; a compiled network has one shape, so drop it."""
-        if self._batch_size == 1:
+        largest = max(self._runs)
+        if largest == 1:
             raise BadImageError(
                 Reason.OUT_OF_MEMORY, "one image does not fit into the device's memory"
             ) from error
-        self._batch_size //= 2
         if self._copies is not None:
             torch.cuda.synchronize(self.plan.device)  # the pass before may still run
+        run = self._runs[largest]
         if self.compiled:
-            self._run, self.compiled = prepare(
+            run, self.compiled = prepare(
                 self.package,
                 self.plan,
                 compile_mode="never",
                 expected_images=0,
                 cache_folder=Path(),
             )
+        smaller = {largest // 2, *(size for size in self._runs if size < largest)}
+        self._runs = dict.fromkeys(sorted(smaller, reverse=True), run)
         gc.collect()
         if self._copies is not None:
             torch.cuda.empty_cache()

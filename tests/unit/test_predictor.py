@@ -17,7 +17,7 @@ from PIL import Image
 
 from eagleray.compiled import load_compiled
 from eagleray.errors import ContractError, InputError, PackageError, Reason
-from eagleray.execution import ExecutionPlan, compiled_path
+from eagleray.execution import ExecutionPlan, Run, compiled_path
 from eagleray.imaging import DecodedImage, named_contract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
@@ -59,6 +59,17 @@ def pets() -> ModelPackage:
     return package()
 
 
+@pytest.fixture(scope="module")
+def small() -> ModelPackage:
+    """A network that compiles quickly."""
+    return package(architecture="lenet5")
+
+
+@pytest.fixture(scope="module")
+def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 def eager(pets: ModelPackage, **options: object) -> Predictor:
     defaults: dict[str, object] = {
         "compile_mode": "never",
@@ -67,6 +78,14 @@ def eager(pets: ModelPackage, **options: object) -> Predictor:
         "cache_folder": Path("/nonexistent"),
     }
     return Predictor(pets, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def first_run(predictor: Predictor) -> Run:
+    return predictor._runs[max(predictor._runs)]
+
+
+def replace_run(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, run: Run) -> None:
+    monkeypatch.setattr(predictor, "_runs", dict.fromkeys(predictor._runs, run))
 
 
 def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
@@ -124,7 +143,7 @@ def test_decoding_stays_two_batches_ahead_of_the_network(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets, batch_size=4, decode_threads=3)
-    preprocess, run = predictor.preprocess, predictor._run
+    preprocess, run = predictor.preprocess, first_run(predictor)
     begun: list[bytes] = []
     begun_by_then: list[int] = []
 
@@ -143,7 +162,7 @@ def test_decoding_stays_two_batches_ahead_of_the_network(
         return run(images)
 
     monkeypatch.setattr(predictor, "preprocess", counted)
-    monkeypatch.setattr(predictor, "_run", slow)
+    replace_run(monkeypatch, predictor, slow)
     assert all(outcome.ok for outcome in predictor.predict([png(seed) for seed in range(38)]))
     assert begun_by_then == [12, 16, 20, 24, 28, 32, 36, 38, 38, 38]
 
@@ -152,7 +171,7 @@ def test_the_next_batch_is_launched_before_one_is_read(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets, batch_size=4, decode_threads=2)
-    run, read = predictor._run, predictor._read_batch
+    run, read = first_run(predictor), predictor._read_batch
     steps: list[str] = []
 
     def launched(images: torch.Tensor) -> torch.Tensor:
@@ -163,7 +182,7 @@ def test_the_next_batch_is_launched_before_one_is_read(
         steps.append("read")
         return read(*batch)
 
-    monkeypatch.setattr(predictor, "_run", launched)
+    replace_run(monkeypatch, predictor, launched)
     monkeypatch.setattr(predictor, "_read_batch", read_one)
     predictor.predict([png(seed) for seed in range(14)])
     assert steps == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
@@ -221,7 +240,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(
     predictor = eager(pets, batch_size=16)
     pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
     expected = predictor.forward(pixels)
-    run, sizes = predictor._run, []
+    run, sizes = first_run(predictor), []
 
     def small_device(images: torch.Tensor) -> torch.Tensor:
         sizes.append(len(images))
@@ -229,7 +248,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(images)
 
-    monkeypatch.setattr(predictor, "_run", small_device)
+    replace_run(monkeypatch, predictor, small_device)
     np.testing.assert_allclose(predictor.forward(pixels), expected, atol=FLOAT32_TOLERANCE)
     assert sizes[:3] == [16, 8, 4]
     assert set(sizes[3:]) == {4}
@@ -244,7 +263,7 @@ def test_when_not_even_one_image_fits_every_image_gets_the_reason(
     def no_memory(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate")
 
-    monkeypatch.setattr(predictor, "_run", no_memory)
+    replace_run(monkeypatch, predictor, no_memory)
     outcomes = predictor.predict([png(1), b"", png(2)])
     reasons = [outcome.failure.reason for outcome in outcomes if outcome.failure]
     assert reasons == [Reason.OUT_OF_MEMORY, Reason.TRUNCATED, Reason.OUT_OF_MEMORY]
@@ -256,7 +275,7 @@ def test_running_out_of_memory_while_others_are_decoded_halves_the_batch(
     images = [png(seed) for seed in range(50)]
     expected = eager(pets, batch_size=5).predict(images)
     predictor = eager(pets, batch_size=11, decode_threads=4)
-    run, sizes = predictor._run, []
+    run, sizes = first_run(predictor), []
 
     def small_device(images: torch.Tensor) -> torch.Tensor:
         sizes.append(len(images))
@@ -264,7 +283,7 @@ def test_running_out_of_memory_while_others_are_decoded_halves_the_batch(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(images)
 
-    monkeypatch.setattr(predictor, "_run", small_device)
+    replace_run(monkeypatch, predictor, small_device)
     for outcome, alike in zip(predictor.predict(images), expected, strict=True):
         assert outcome.prediction is not None
         assert alike.prediction is not None
@@ -283,7 +302,7 @@ def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
     def defect(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(predictor, "_run", defect)
+    replace_run(monkeypatch, predictor, defect)
     with pytest.raises(RuntimeError, match="multiplied"):
         predictor.predict([png(1), png(2)])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
@@ -291,11 +310,12 @@ def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
 
 @pytest.mark.parametrize("compile_mode", ["never", "always"])
 def test_threads_that_share_a_predictor_get_the_answers_of_one(
-    pets: ModelPackage, tmp_path: Path, compile_mode: str
+    small: ModelPackage, compiled_cache: Path, compile_mode: str
 ) -> None:
-    predictor = eager(pets, compile_mode=compile_mode, batch_size=4, cache_folder=tmp_path)
-    random = np.random.default_rng(0)
-    batches = [random.integers(0, 256, (11, 32, 32, 3), dtype=np.uint8) for _ in range(24)]
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    predictor = eager(small, compile_mode=compile_mode, **options)
+    random, shape = np.random.default_rng(0), small.contract.shape
+    batches = [random.integers(0, 256, (11, *shape), dtype=np.uint8) for _ in range(24)]
     expected = [predictor.forward(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for outputs, alone in zip(pool.map(predictor.forward, batches), expected, strict=True):
@@ -323,19 +343,19 @@ def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None
 
 
 def test_a_compiled_network_is_cached_and_agrees_with_eager(
-    pets: ModelPackage, tmp_path: Path
+    small: ModelPackage, compiled_cache: Path
 ) -> None:
-    options: dict[str, object] = {"batch_size": 4, "cache_folder": tmp_path}
-    compiled = eager(pets, compile_mode="always", **options)
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    compiled = eager(small, compile_mode="always", **options)
     assert compiled.compiled
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
-    difference = np.abs(compiled.forward(pixels) - eager(pets, batch_size=4).forward(pixels))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, *small.contract.shape), dtype=np.uint8)
+    difference = np.abs(compiled.forward(pixels) - eager(small, batch_size=4).forward(pixels))
     assert difference.max() <= 1e-4
-    files = list((tmp_path / "compiled").glob("*.pt2"))
+    files = list((compiled_cache / "compiled").glob("*.pt2"))
     stamp = files[0].stat().st_mtime_ns
-    again = eager(pets, compile_mode="auto", **options)  # the cache is used, though 0 are expected
+    again = eager(small, compile_mode="auto", **options)  # the cache is used, though 0 are expected
     assert again.compiled
-    assert [file.stat().st_mtime_ns for file in (tmp_path / "compiled").glob("*.pt2")] == [stamp]
+    assert [file.stat().st_mtime_ns for file in files] == [stamp]
     assert again.require_healthy().num_images == 2
 
 
@@ -362,11 +382,11 @@ def test_golden_images_tell_a_healthy_model_from_a_broken_one(
 ) -> None:
     predictor = eager(pets)
     assert predictor.require_healthy().largest_difference < 1e-4
-    run = predictor._run
-    monkeypatch.setattr(predictor, "_run", lambda images: -run(images))
+    run = first_run(predictor)
+    replace_run(monkeypatch, predictor, lambda images: -run(images))
     with pytest.raises(PackageError, match="fails its golden images"):
         predictor.require_healthy()
-    monkeypatch.setattr(predictor, "_run", lambda images: run(images) * float("nan"))
+    replace_run(monkeypatch, predictor, lambda images: run(images) * float("nan"))
     with pytest.raises(PackageError, match="fails its golden images"):
         predictor.require_healthy()
 

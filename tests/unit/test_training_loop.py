@@ -224,9 +224,9 @@ def test_data_too_large_for_the_disk_are_decoded_every_time(
 def test_the_well_known_networks_take_a_few_steps(
     stripes: Path, tmp_path: Path, architecture: str, size: int
 ) -> None:
-    spec = small_spec(
-        stripes, architecture=architecture, image_size=size, epochs=1, learning_rate=1e-4
-    )
+    # Plain SGD: the state of another optimizer is gigabytes here, and written with each checkpoint.
+    changes = {"optimizer": "sgd", "momentum": 0.0, "batch_size": 16, "learning_rate": 1e-4}
+    spec = small_spec(stripes, architecture=architecture, image_size=size, epochs=1, **changes)
     trained, _ = train_alone(spec, tmp_path)
-    assert len(trained.losses) == 4
+    assert len(trained.losses) == 2
     assert all(math.isfinite(loss) for loss in trained.losses)

@@ -11,7 +11,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["AliasChangeRow", "Base"]
+__all__ = [
+    "AliasChangeRow",
+    "ApiKeyRow",
+    "ApplicationRow",
+    "Base",
+    "ModelRouteRow",
+    "PinRow",
+    "ServedRow",
+    "ServingChangeRow",
+]
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
@@ -55,3 +64,84 @@ class AliasChangeRow(Base):
     why: Mapped[str] = mapped_column(sa.Text())
     evidence: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
     applied: Mapped[bool]
+
+
+# --- the service: who may ask, and which version answers ------------------------------------------
+
+
+class ApplicationRow(Base):
+    """A caller of the service."""
+
+    __tablename__ = "applications"
+
+    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    created: Mapped[datetime] = mapped_column(UtcTime())
+    images_per_second: Mapped[float | None]
+    disabled: Mapped[bool]
+
+
+class ApiKeyRow(Base):
+    """A key of an application: its SHA-256, and the first characters to know it again by."""
+
+    __tablename__ = "api_keys"
+
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    application: Mapped[str] = mapped_column(
+        sa.ForeignKey("applications.name", ondelete="CASCADE"), index=True
+    )
+    prefix: Mapped[str] = mapped_column(sa.String(16))
+    created: Mapped[datetime] = mapped_column(UtcTime())
+    expires: Mapped[datetime | None] = mapped_column(UtcTime())
+    revoked: Mapped[datetime | None] = mapped_column(UtcTime())
+
+
+class PinRow(Base):
+    """The version of a model that one application gets: a number, or an alias."""
+
+    __tablename__ = "pins"
+
+    application: Mapped[str] = mapped_column(
+        sa.ForeignKey("applications.name", ondelete="CASCADE"), primary_key=True
+    )
+    model: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    target: Mapped[str] = mapped_column(sa.String(64))
+
+
+class ModelRouteRow(Base):
+    """Which versions of a model everybody else gets. Targets are numbers or aliases."""
+
+    __tablename__ = "model_routes"
+
+    model: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    default: Mapped[str] = mapped_column(sa.String(64))
+    canary: Mapped[str | None] = mapped_column(sa.String(64))
+    canary_share: Mapped[float]
+    shadow: Mapped[str | None] = mapped_column(sa.String(64))
+    shadow_share: Mapped[float]
+    keep: Mapped[bool]
+
+
+class ServingChangeRow(Base):
+    """One change of the tables above: who, when, what."""
+
+    __tablename__ = "serving_changes"
+
+    number: Mapped[int] = mapped_column(
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True
+    )
+    subject: Mapped[str] = mapped_column(sa.String(320), index=True)
+    what: Mapped[str] = mapped_column(sa.Text())
+    who: Mapped[str] = mapped_column(sa.Text())
+    time: Mapped[datetime] = mapped_column(UtcTime())
+
+
+class ServedRow(Base):
+    """The last version that answered in a role: what a new process falls back on."""
+
+    __tablename__ = "served_versions"
+
+    model: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    via: Mapped[str] = mapped_column(sa.String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    version: Mapped[int]
+    time: Mapped[datetime] = mapped_column(UtcTime())

@@ -103,7 +103,7 @@ class VersionHistory:
     """
 
     def __init__(self, database: OpenDatabase, versions: Versions) -> None:
-        self._database, self._versions = database, versions
+        self.database, self._versions = database, versions
 
     @contextlib.contextmanager
     def turn(self, model: str) -> Iterator[Turn]:
@@ -112,14 +112,14 @@ class VersionHistory:
         Raises:
             UserError: The database or MLflow does not answer.
         """
-        with self._database.turn(f"change model {model}") as session:
+        with self.database.turn(f"change model {model}") as session:
             turn = Turn(session, self._versions, model)
             turn.finish_what_was_broken_off()
             yield turn
 
     def changes(self, model: str, alias: str | None = None) -> list[AliasChange]:
         """Return the changes of a model, or of one alias of it, by alias and number."""
-        with self._database.session() as session:
+        with self.database.session() as session:
             return _read(session, model, alias)
 
     def strays(self, model: str) -> dict[str, tuple[int, int | None]]:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from eagleray.database.store import open_database
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.errors import InputError, UnknownNameError, UnknownVersionError
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.artifacts import RunArtifacts
 from eagleray.models.history import Action, AliasChange, VersionHistory
@@ -191,7 +191,7 @@ class Registry:
                     raise
             versions = self.versions(name)
             newest = versions[0].version if versions else 0
-            raise InputError(
+            raise UnknownVersionError(
                 f"Model {name!r} has no version {version}; the newest is {newest}."
             ) from None
         return _as_version(found, aliases)
@@ -218,6 +218,19 @@ class Registry:
     def names(self) -> list[str]:
         """Return the names of all registered models, sorted."""
         return sorted(model.name for model in self._models())
+
+    def aliases(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+        """Ask for all models at once.
+
+        Returns:
+            The version that each alias of each model points to, and each model's newest version.
+        """
+        aliases, newest = {}, {}
+        for model in self._models():
+            aliases[model.name] = _alias_numbers(model)
+            numbers = [int(version.version) for version in model.latest_versions]
+            newest[model.name] = max([*numbers, *aliases[model.name].values()], default=0)
+        return aliases, newest
 
     def newest(self) -> list[ModelVersion]:
         """Return the newest version of each model, by name, in one question."""
@@ -323,7 +336,8 @@ class Registry:
             why: For the history.
 
         Raises:
-            InputError: The alias is not a valid name, or the version is not there.
+            InputError: The alias is not a valid name.
+            UnknownVersionError: The version is not there.
         """
         require_alias(alias)
         self.get(name, version=version)

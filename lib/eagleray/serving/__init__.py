@@ -1,0 +1,15 @@
+"""The service without its web server: who may ask, which version answers, and the answer.
+
+    schemas.py       what goes over the wire
+    applications.py  callers, their keys, quotas and pins; kept in the database
+    routes.py        which versions of a model answer by default, as canary, as shadow
+    watch.py         the registry and the database, read again every second: a Snapshot
+    routing.py       Snapshot + request -> the version that answers; a pure function
+    fleet.py         versions in memory: loaded beside the old, checked, then given traffic
+    lanes.py         a bounded queue, and the threads that decode and predict what it holds
+    gate.py          bytes in flight and quotas: who is let in
+    telemetry.py     counters and times, as Prometheus reads them
+    service.py       the way of a request through all of these
+
+It knows neither Ray nor HTTP; `serve/` puts both around it.
+"""

@@ -1,0 +1,179 @@
+"""A version of a model, from the registry into memory, checked before anyone gets an answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eagleray.imaging import DecodedImage, judge
+from eagleray.models.package import ModelManifest
+from eagleray.models.registry import Registry
+from eagleray.outcome import Outcome
+from eagleray.predictor import Predictor
+from eagleray.serving.config import ServiceConfig
+
+__all__ = ["LoadedVersion", "Loader"]
+
+log = logging.getLogger(__name__)
+
+_NICEST = 19
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A predictor that was found healthy, and what is said of it.
+
+    Attributes:
+        model: Name in the registry.
+        version: Number.
+        manifest: Of its package.
+        package_digest: Of its package.
+        predictor: That answers.
+        decoders: Threads that decode, beside a GPU; None where the lane itself does.
+    """
+
+    model: str
+    version: int
+    manifest: ModelManifest
+    package_digest: str
+    predictor: Predictor
+    decoders: ThreadPoolExecutor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights, for each of them as often as the predictor holds them."""
+        return sum(len(content) for content in self.predictor.package.files.values())
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is compiled."""
+        return self.predictor.compiled
+
+    def judge(self, image: bytes | DecodedImage) -> int:
+        """Return the pixels of an image by its header, before anything is allocated for it.
+
+        Raises:
+            BadImageError: It is not to be decoded.
+        """
+        if isinstance(image, DecodedImage):
+            return 0  # nothing is left to decode
+        header = judge(image, self.manifest.contract)
+        return header.width * header.height
+
+    def decode(self, images: Sequence[bytes | DecodedImage]) -> Sequence[DecodedImage | Outcome]:
+        """Prepare images by the contract, those that are not yet."""
+        if self.decoders is None:
+            return [self._decode(image) for image in images]
+        return list(self.decoders.map(self._decode, images))
+
+    def _decode(self, image: bytes | DecodedImage) -> DecodedImage | Outcome:
+        return image if isinstance(image, DecodedImage) else self.predictor.preprocess(image)
+
+    def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
+        """Answer prepared images, in order."""
+        return self.predictor.predict_decoded(decoded)
+
+
+class Loader:
+    """Loads versions of models.
+
+    Args:
+        registry: Where they are.
+        config: How they run.
+        lane_threads: Threads inside a forward pass.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(
+        self, registry: Registry, config: ServiceConfig, *, lane_threads: int, device: str
+    ) -> None:
+        self._registry, self._config = registry, config
+        self._lane_threads, self._device = lane_threads, device
+        self._decoders: ThreadPoolExecutor | None = None
+        if device != "cpu":
+            cores = len(os.sched_getaffinity(0))
+            self._decoders = ThreadPoolExecutor(cores, thread_name_prefix="decoder")
+
+    def load(self, model: str, version: int) -> LoadedVersion:
+        """Fetch a version, verify its digest, and check it on its golden images.
+
+        Raises:
+            UnknownNameError: No such model.
+            InputError: No such version.
+            PackageError: It is not what was registered, or does not answer as it did.
+        """
+        found = self._registry.get(model, version=version)
+        package = self._registry.load(found)
+        predictor = Predictor(
+            package,
+            device=self._device,
+            precision=self._config.precision,
+            compile_mode=self._config.compile,
+            batch_size=self._config.batch_images,
+            smaller_batches=_halves(self._config.batch_images),
+            num_threads=self._lane_threads if self._device == "cpu" else None,
+        )
+        predictor.require_healthy()
+        for size in (1, self._config.batch_images):  # first passes allocate
+            predictor.forward(np.zeros((size, *package.contract.shape), np.uint8))
+        return LoadedVersion(
+            model, found.version, package.manifest, package.digest, predictor, self._decoders
+        )
+
+    def compile_beside(self, loaded: LoadedVersion) -> LoadedVersion | None:
+        """Compile a version in a process that takes what the cores have left, and load that.
+
+        Returns:
+            The compiled version, checked like the one before; None where it cannot be compiled.
+        """
+        words = ["--model", loaded.model, "--version", str(loaded.version)]
+        words += ["--config", self._config.model_dump_json(), "--device", self._device]
+        words += ["--lane-threads", str(self._lane_threads)]
+        command = [sys.executable, "-m", "eagleray.serving.loading", *words]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: os.nice(_NICEST),
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            log.warning("%s/%d is not compiled: %s", loaded.model, loaded.version, last)
+            return None
+        return self.load(loaded.model, loaded.version)  # which finds it in the cache
+
+
+def _halves(size: int) -> tuple[int, ...]:
+    """Return the powers of two below a size."""
+    return tuple(2**power for power in range(size.bit_length()) if 2**power < size)
+
+
+def _compile(arguments: Sequence[str]) -> None:
+    """Fill the cache of compiled networks with one version."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    for name in ("--model", "--version", "--config", "--device", "--lane-threads"):
+        parser.add_argument(name, required=True)
+    options = parser.parse_args(arguments)
+    config = ServiceConfig.model_validate_json(options.config)
+    loader = Loader(
+        Registry(),
+        config.model_copy(update={"compile": "always"}),
+        lane_threads=int(options.lane_threads),
+        device=options.device,
+    )
+    loader.load(options.model, int(options.version))
+
+
+if __name__ == "__main__":
+    _compile(sys.argv[1:])

@@ -1,0 +1,417 @@
+"""The Open Inference Protocol, version 2: tensors in and out, in JSON and in its binary extension.
+
+A model takes either of two inputs:
+
+    image    BYTES (N) or (N, 1)      encoded images, as files hold them
+    pixels   UINT8 (N, H, W, C)       images that were decoded under the model's contract
+
+and gives
+
+    status         BYTES (N)          `ok`, or the reason code of an image that cannot be used
+    label          BYTES (N)          classifiers: the answer in one word; empty where none holds
+    score          FP32 (N)           classifiers: its probability
+    probabilities  FP32 (N, labels)   classifiers: of every label, in the model's order
+    value          FP32 (N)           regressions
+
+Numbers of an image that cannot be used are NaN. Clients of other servers work unchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eagleray.errors import InputError
+from eagleray.imaging import DecodedImage, ImageContract
+from eagleray.models.tasks import Task
+from eagleray.outcome import Outcome
+
+__all__ = [
+    "InferRequest",
+    "TensorIn",
+    "TensorOut",
+    "WantedOutput",
+    "as_json",
+    "as_raw",
+    "images_of",
+    "metadata",
+    "outputs_of",
+    "parse_http",
+    "raw_elements",
+]
+
+_MOST_ELEMENTS = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class TensorIn:
+    """An input.
+
+    Attributes:
+        name: `image` or `pixels`.
+        datatype: `BYTES` or `UINT8`.
+        shape: As sent.
+        elements: BYTES as a list, else a flat array.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: list[bytes] | npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """An output that is asked for.
+
+    Attributes:
+        name: Its own.
+        binary: Whether as raw bytes.
+        classes: How many of the likeliest, as `score:index:label`; 0 for the tensor itself.
+    """
+
+    name: str
+    binary: bool = False
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOut:
+    """An output: strings as a list, numbers as an array."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: list[bytes] | npt.NDArray[Any]
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request, however it came.
+
+    Attributes:
+        id: The caller's.
+        inputs: By their order.
+        wanted: Outputs asked for; empty for all.
+        all_binary: Whether outputs are raw unless they say otherwise.
+        parameters: The others.
+    """
+
+    id: str
+    inputs: Sequence[TensorIn]
+    wanted: Sequence[WantedOutput] = ()
+    all_binary: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- from HTTP -----------------------------------------------------------------------------------
+
+
+def parse_http(body: bytes, header_length: int | None) -> InferRequest:
+    """Read a request of the REST protocol.
+
+    Args:
+        body: JSON, followed by the raw tensors.
+        header_length: Bytes of the JSON; None for all.
+
+    Raises:
+        InputError: It is not one.
+    """
+    length = len(body) if header_length is None else header_length
+    if not 0 <= length <= len(body):
+        raise InputError(
+            f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes."
+        )
+    try:
+        head = json.loads(body[:length])
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"The request is no JSON ({error}).") from None
+    if not isinstance(head, dict):
+        raise InputError("The request is no JSON object.")
+    rest = memoryview(body)[length:]
+    inputs = []
+    for item in _list_of_objects(head, "inputs"):
+        tensor, used = _input(item, rest)
+        inputs.append(tensor)
+        rest = rest[used:]
+    if len(rest):
+        raise InputError(f"{len(rest)} bytes follow the last tensor.")
+    parameters = head.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InputError("parameters is no JSON object.")
+    return InferRequest(
+        id=str(head.get("id", "")),
+        inputs=inputs,
+        wanted=[_wanted(item) for item in _list_of_objects(head, "outputs")],
+        all_binary=parameters.get("binary_data_output") is True,
+        parameters=parameters,
+    )
+
+
+def _list_of_objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = head.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise InputError(f"{name} is no list of JSON objects.")
+    return found
+
+
+def _wanted(item: dict[str, Any]) -> WantedOutput:
+    parameters = item.get("parameters") or {}
+    classes = parameters.get("classification", 0) if isinstance(parameters, dict) else None
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+        raise InputError("classification is a number of classes.")
+    return WantedOutput(str(item.get("name")), parameters.get("binary_data") is True, classes)
+
+
+def _input(item: dict[str, Any], rest: memoryview) -> tuple[TensorIn, int]:
+    """Read an input, and how many of the raw bytes are its own."""
+    name, datatype = str(item.get("name")), str(item.get("datatype"))
+    shape = _shape(name, item.get("shape"))
+    parameters = item.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is not None:
+        if not isinstance(size, int) or not 0 <= size <= len(rest):
+            raise InputError(f"Input {name}: the body does not hold its {size} raw bytes.")
+        return TensorIn(name, datatype, shape, raw_elements(name, datatype, rest[:size])), size
+    return TensorIn(name, datatype, shape, _json_elements(name, datatype, item.get("data"))), 0
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    good = isinstance(shape, list) and 0 < len(shape) <= 8
+    if not good or not all(type(side) is int and 0 <= side < _MOST_ELEMENTS for side in shape):
+        raise InputError(f"Input {name}: shape is a list of whole numbers.")
+    return tuple(shape)
+
+
+def raw_elements(
+    name: str, datatype: str, raw: memoryview | bytes
+) -> list[bytes] | npt.NDArray[Any]:
+    """Read the elements of a raw tensor.
+
+    Raises:
+        InputError: They are not of the type.
+    """
+    if datatype == "BYTES":
+        return _raw_strings(name, raw)
+    if datatype != "UINT8":
+        raise _not_taken(name, datatype)
+    return np.frombuffer(raw, np.uint8)
+
+
+def _not_taken(name: str, datatype: str) -> InputError:
+    return InputError(f"Input {name}: datatype {datatype} is not taken; use BYTES or UINT8.")
+
+
+def _raw_strings(name: str, raw: memoryview | bytes) -> list[bytes]:
+    """Read strings that each come after their length, four bytes with the lowest first."""
+    found, position = [], 0
+    while position < len(raw):
+        if position + 4 > len(raw):
+            raise InputError(f"Input {name}: its last element has no length.")
+        (length,) = struct.unpack_from("<I", raw, position)
+        position += 4
+        if position + length > len(raw):
+            raise InputError(f"Input {name}: an element is longer than the tensor.")
+        found.append(bytes(raw[position : position + length]))
+        position += length
+    return found
+
+
+def _json_elements(name: str, datatype: str, data: Any) -> list[bytes] | npt.NDArray[Any]:
+    if not isinstance(data, list):
+        raise InputError(f"Input {name} has neither data nor binary_data_size.")
+    flat = _flatten(data)
+    if datatype == "BYTES":
+        if not all(isinstance(value, str) for value in flat):
+            raise InputError(f"Input {name}: in JSON an element of BYTES is a string in base64.")
+        try:
+            return [base64.b64decode(value, validate=True) for value in flat]
+        except ValueError:
+            raise InputError(f"Input {name}: an element is no base64.") from None
+    if datatype != "UINT8":
+        raise _not_taken(name, datatype)
+    if not all(type(value) is int and 0 <= value < 256 for value in flat):
+        raise InputError(f"Input {name}: an element of UINT8 is a whole number from 0 to 255.")
+    return np.asarray(flat, np.uint8)
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    """Return the leaves of nested lists, in order."""
+    while any(isinstance(item, list) for item in data):
+        data = [leaf for item in data for leaf in (item if isinstance(item, list) else [item])]
+    return data
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+def images_of(request: InferRequest, contract: ImageContract) -> list[bytes | DecodedImage]:
+    """Return the images of a request.
+
+    Raises:
+        InputError: Its input is not what the model takes.
+    """
+    if len(request.inputs) != 1:
+        raise InputError(f"The request has {len(request.inputs)} inputs; send image or pixels.")
+    tensor = request.inputs[0]
+    if math.prod(tensor.shape) != len(tensor.elements):
+        raise InputError(
+            f"Input {tensor.name}: shape {list(tensor.shape)} is not that of "
+            f"{len(tensor.elements):,} elements."
+        )
+    if isinstance(tensor.elements, list):
+        if tensor.name != "image" or len(tensor.shape) > 2 or tensor.shape[1:] not in ((), (1,)):
+            raise InputError("Encoded images are the input image, BYTES of shape [N] or [N, 1].")
+        return list(tensor.elements)
+    height, width, channels = contract.shape
+    if tensor.name != "pixels" or tensor.datatype != "UINT8" or tensor.shape[1:] != contract.shape:
+        raise InputError(
+            "Decoded images are the input pixels, UINT8 of shape "
+            f"[N, {height}, {width}, {channels}]."
+        )
+    pixels = tensor.elements.reshape(tensor.shape)
+    return [DecodedImage(image, width, height) for image in pixels]
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def metadata(
+    name: str, versions: Sequence[int], task: Task, contract: ImageContract
+) -> dict[str, Any]:
+    """Describe a model as the protocol does."""
+    outputs = [_describe("status", "BYTES", [-1])]
+    if task.labels:
+        outputs += [
+            _describe("label", "BYTES", [-1]),
+            _describe("score", "FP32", [-1]),
+            _describe("probabilities", "FP32", [-1, len(task.labels)]),
+        ]
+    else:
+        outputs.append(_describe("value", "FP32", [-1]))
+    return {
+        "name": name,
+        "versions": [str(version) for version in versions],
+        "platform": "eagleray",
+        "inputs": [
+            _describe("image", "BYTES", [-1]),
+            _describe("pixels", "UINT8", [-1, *contract.shape]),
+        ],
+        "outputs": outputs,
+    }
+
+
+def _describe(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape}
+
+
+def outputs_of(outcomes: Sequence[Outcome], task: Task, request: InferRequest) -> list[TensorOut]:
+    """Return the outputs that a request asks for.
+
+    Raises:
+        InputError: The model has no such output.
+    """
+    given = {tensor.name: tensor for tensor in _all_outputs(outcomes, task)}
+    wanted = request.wanted or [WantedOutput(name) for name in given]
+    outputs = []
+    for item in wanted:
+        if item.name not in given:
+            raise InputError(f"There is no output {item.name}; there are {', '.join(given)}.")
+        tensor = given[item.name]
+        if item.classes:
+            tensor = _classes(tensor, task, item.classes)
+        binary = item.binary or request.all_binary
+        outputs.append(
+            TensorOut(tensor.name, tensor.datatype, tensor.shape, tensor.elements, binary)
+        )
+    return outputs
+
+
+def _all_outputs(outcomes: Sequence[Outcome], task: Task) -> list[TensorOut]:
+    count = len(outcomes)
+    predictions = [outcome.prediction for outcome in outcomes]
+    status = [
+        b"ok" if outcome.failure is None else outcome.failure.reason.value.encode()
+        for outcome in outcomes
+    ]
+    outputs = [TensorOut("status", "BYTES", (count,), status)]
+    if not task.labels:
+        values = [math.nan if item is None else item.value for item in predictions]
+        return [*outputs, TensorOut("value", "FP32", (count,), np.asarray(values, np.float32))]
+    labels = [("" if item is None else item.label or "").encode() for item in predictions]
+    scores = [math.nan if item is None else item.score for item in predictions]
+    unknown = np.full(len(task.labels), np.nan, np.float32)
+    rows = [unknown if item is None else item.probabilities for item in predictions]
+    return [
+        *outputs,
+        TensorOut("label", "BYTES", (count,), labels),
+        TensorOut("score", "FP32", (count,), np.asarray(scores, np.float32)),
+        TensorOut("probabilities", "FP32", (count, len(task.labels)), np.stack(rows)),
+    ]
+
+
+def _classes(tensor: TensorOut, task: Task, count: int) -> TensorOut:
+    """Return the likeliest labels of each image as `score:index:label`."""
+    if tensor.name != "probabilities" or isinstance(tensor.elements, list):
+        raise InputError("classification is for the output probabilities.")
+    count = min(count, len(task.labels))
+    order = np.argsort(-tensor.elements, axis=1, kind="stable")[:, :count]
+    elements = [
+        f"{row[index]:f}:{index}:{task.labels[index]}".encode()
+        for row, best in zip(tensor.elements, order, strict=True)
+        for index in best
+    ]
+    return TensorOut(tensor.name, "BYTES", (len(order), count), elements)
+
+
+def as_json(
+    outputs: Sequence[TensorOut], *, model: str, version: int, request_id: str, parameters: Any
+) -> tuple[bytes, int | None]:
+    """Write a response of the REST protocol.
+
+    Returns:
+        The body, and the length of its JSON where raw tensors follow.
+    """
+    described, raw = [], []
+    for tensor in outputs:
+        item = _describe(tensor.name, tensor.datatype, list(tensor.shape))
+        if tensor.binary:
+            content = as_raw(tensor)
+            item["parameters"] = {"binary_data_size": len(content)}
+            raw.append(content)
+        else:
+            item["data"] = _json_data(tensor)
+        described.append(item)
+    head = {
+        "model_name": model,
+        "model_version": str(version),
+        "id": request_id,
+        "parameters": parameters,
+        "outputs": described,
+    }
+    text = json.dumps(head).encode()
+    return text + b"".join(raw), len(text) if raw else None
+
+
+def as_raw(tensor: TensorOut) -> bytes:
+    """Return the raw bytes of an output."""
+    if isinstance(tensor.elements, list):
+        return b"".join(struct.pack("<I", len(item)) + item for item in tensor.elements)
+    return np.ascontiguousarray(tensor.elements).tobytes()
+
+
+def _json_data(tensor: TensorOut) -> list[Any]:
+    """Return elements for JSON, which has no NaN: null stands for it."""
+    if isinstance(tensor.elements, list):
+        return [item.decode() for item in tensor.elements]
+    values = tensor.elements.ravel().tolist()
+    return [None if math.isnan(value) else value for value in values]

@@ -1,0 +1,495 @@
+"""The way of a request: who asks, which version, is there room, decode, predict, answer.
+
+One `ImageService` lives in each replica, inside its event loop; `serve/` hands it what comes over
+HTTP and gRPC. It owns the parts that the other files of this folder describe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from eagleray.errors import BadImageError, EaglerayError, InputError
+from eagleray.fetch import ImageReader, ImageSource
+from eagleray.imaging import DecodedImage
+from eagleray.models.registry import Registry
+from eagleray.outcome import Outcome
+from eagleray.serving.answers import answer_of
+from eagleray.serving.config import ServiceConfig
+from eagleray.serving.fleet import Event, Fleet, FleetOptions
+from eagleray.serving.gate import ByteGate, Quotas
+from eagleray.serving.lanes import Answered, LaneOptions, Lanes
+from eagleray.serving.loading import LoadedVersion, Loader
+from eagleray.serving.logs import log_event
+from eagleray.serving.problems import ForbiddenError, TooLargeError
+from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
+from eagleray.serving.routes import Routes
+from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
+from eagleray.serving.telemetry import Telemetry
+from eagleray.serving.watch import Watcher, read_snapshot
+from eagleray.urls import UrlPolicy
+
+__all__ = ["Answers", "ImageLink", "ImageService", "PredictRequest", "ShadowDifference"]
+
+log = logging.getLogger(__name__)
+
+_SHADOW_DIFFERENCES = 50  # that are kept to be looked at
+_FETCHERS = 16
+_HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLink:
+    """An image that is not in the request: an http(s) URL, or a storage location."""
+
+    uri: str
+
+
+ImageInRequest = bytes | DecodedImage | ImageLink
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What a caller wants to know.
+
+    Attributes:
+        model: Name.
+        images: Encoded, decoded under the model's contract, or where they are.
+        application: Of the caller.
+        asked: Version number or alias; None for what the route says.
+        request_id: The caller's, or ours.
+        deadline: On the monotonic clock.
+    """
+
+    model: str
+    images: Sequence[ImageInRequest]
+    application: str
+    request_id: str
+    deadline: float
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a version answered, one for each image of the request.
+
+    Attributes:
+        loaded: The version.
+        via: Why this one.
+        answered: In the order of the images.
+        seconds: From the request to its last answer.
+    """
+
+    loaded: LoadedVersion
+    via: str
+    answered: Sequence[Answered]
+    seconds: float
+
+    def as_json(self, *, request_id: str, top_k: int, threshold: float | None) -> dict[str, Any]:
+        """Return the members of an `Answer`."""
+        manifest = self.loaded.manifest
+        return {
+            "model": self.loaded.model,
+            "version": self.loaded.version,
+            "via": self.via,
+            "contract_digest": manifest.contract_digest,
+            "package_digest": self.loaded.package_digest,
+            "request_id": request_id,
+            "results": [
+                answer_of(item.outcome, manifest, top_k=top_k, threshold=threshold)
+                for item in self.answered
+            ],
+            "timings": self.timings(),
+        }
+
+    def timings(self) -> dict[str, float]:
+        """Return the members of `Timings`."""
+        return {
+            "queue_ms": _milliseconds(max(item.queued for item in self.answered)),
+            "decode_ms": _milliseconds(max(item.decoding for item in self.answered)),
+            "forward_ms": _milliseconds(max(item.forward for item in self.answered)),
+            "total_ms": _milliseconds(self.seconds),
+            "batch_images": max(item.batch_images for item in self.answered),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowDifference:
+    """A request that a shadow answered with another label."""
+
+    request_id: str
+    version: int
+    label: str | None
+    shadow_version: int
+    shadow_label: str | None
+
+
+@dataclass(slots=True)
+class ShadowTally:
+    """How a shadow's answers compare with those that were given.
+
+    Attributes:
+        same: Images with the same label.
+        different: Images with another one.
+        skipped: Requests that it did not see, because there was other work.
+        examples: The last differences.
+    """
+
+    same: int = 0
+    different: int = 0
+    skipped: int = 0
+    examples: deque[ShadowDifference] = field(
+        default_factory=lambda: deque(maxlen=_SHADOW_DIFFERENCES)
+    )
+
+
+class ImageService:
+    """Answers requests.
+
+    Args:
+        registry: With the models.
+        config: How.
+        device: `cpu` or `cuda`.
+        num_cores: That this replica may use.
+    """
+
+    def __init__(
+        self, registry: Registry, config: ServiceConfig, *, device: str, num_cores: int
+    ) -> None:
+        self.registry, self.config = registry, config
+        num_lanes = config.lanes or (num_cores if device == "cpu" else 2)
+        self.telemetry = Telemetry()
+        self.quotas = Quotas(share=1 / config.replicas)
+        self.bytes = ByteGate(config.max_flight_bytes, config.max_body_bytes)
+        self.lanes = Lanes(
+            LaneOptions(
+                num_lanes=num_lanes,
+                max_queued=config.max_queued,
+                max_wait=config.max_wait_s,
+                batch_images=config.batch_images,
+                batch_pixels=config.batch_pixels,
+            ),
+            observe=self.telemetry.batches.observe,
+        )
+        self._loader = Loader(
+            registry, config, lane_threads=max(1, num_cores // num_lanes), device=device
+        )
+        self.fleet: Fleet[LoadedVersion] = Fleet(
+            self._loader.load,
+            FleetOptions(
+                keep=frozenset(config.models) if config.models else None,
+                memory=config.memory_bytes,
+            ),
+            happened=self._happened,
+        )
+        self.shadows: dict[str, ShadowTally] = {}
+        self._urls = UrlPolicy(hosts=config.allow_urls, private_networks=config.private_networks)
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.snapshot = Snapshot(aliases={})
+        self._routes: Routes
+        self._watcher: Watcher | None = None
+        self._watch_gauges()
+
+    def _watch_gauges(self) -> None:
+        watch = self.telemetry.watch
+        watch("queued_images", "Images that wait for a lane.", lambda: self.lanes.num_queued)
+        watch("busy_images", "Images that lanes work on.", lambda: self.lanes.num_busy)
+        watch("bytes_in_flight", "Of requests being answered.", lambda: self.bytes.in_flight)
+        watch("snapshot_age_seconds", "Since registry and database answered.", self._snapshot_age)
+
+    def _snapshot_age(self) -> float:
+        return 0.0 if self._watcher is None else self._watcher.age
+
+    # --- beginning and end ---
+
+    async def start(self) -> None:
+        """Read the registry for the first time, begin to load, and watch from now on.
+
+        Raises:
+            UserError: The registry or the database does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        snapshot = await asyncio.to_thread(read_snapshot, self.registry)
+        self._routes = Routes(self.registry.history.database, who=self.registry.settings.who)
+        self.fleet.served |= await asyncio.to_thread(self._routes.served)
+        for model in self.config.models:
+            snapshot.require_model(model)
+        self._apply(snapshot)
+
+        def changed(snapshot: Snapshot) -> None:
+            loop.call_soon_threadsafe(self._apply, snapshot)
+
+        self._watcher = Watcher(
+            lambda: read_snapshot(self.registry), changed, seconds=self.config.watch_s
+        )
+        self._watcher.start(snapshot)
+        self._spawn(self._keep_house())
+
+    async def settled(self, *, patience: float) -> None:
+        """Wait until everything that is to be kept is loaded, or has failed to."""
+        end = time.monotonic() + patience
+        while self.fleet.is_loading and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+
+    def require_alive(self) -> None:
+        """Tell whoever watches the process that it still does its work.
+
+        Raises:
+            RuntimeError: A thread that it needs has ended.
+        """
+        if not self.lanes.alive:
+            raise RuntimeError("a lane has ended")
+
+    async def stop(self) -> None:
+        """End; what was let in is answered first."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.stop)
+        await self.fleet.close()
+        await asyncio.to_thread(self.lanes.close)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._compiler.shutdown(wait=False, cancel_futures=True)
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.fleet.apply(snapshot)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING)
+            self.fleet.settle()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _happened(self, event: Event) -> None:
+        self.telemetry.saw_event(event)
+        words = {"what": event.what, "model": event.model, "version": event.version}
+        words |= {"detail": event.detail, "seconds": round(event.seconds, 3)}
+        log_event(logging.ERROR if event.what == "failed" else logging.INFO, **words)
+        if event.role is not None:
+            self._spawn(self._note_served(event.role, event.version))
+            if self.config.compile == "auto":
+                self._spawn(self._compile(event.model, event.version))
+
+    async def _note_served(self, role: Role, version: int) -> None:
+        try:
+            await asyncio.to_thread(self._routes.note_served, role, version)
+        except EaglerayError as error:  # it is of use only when this process ends
+            log.warning("what serves is not noted: %s", error)
+
+    async def _compile(self, model: str, version: int) -> None:
+        """Put a compiled copy into the place of an eager version that answers."""
+        loaded = self.fleet.loaded(model, version)
+        if loaded is None or loaded.compiled:
+            return
+        loop = asyncio.get_running_loop()
+        compiled = await loop.run_in_executor(self._compiler, self._loader.compile_beside, loaded)
+        if compiled is not None:
+            self.fleet.replace(model, version, compiled)
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """Why the service is not ready; empty when it is."""
+        return self.fleet.waiting_for
+
+    # --- a request ---
+
+    async def predict(self, request: PredictRequest) -> Answers:
+        """Answer a request.
+
+        Raises:
+            UserError: There is no such model, version or alias; or there are no images.
+            ServiceError: It is not let in, or not answered in time.
+        """
+        began = time.monotonic()
+        self._require_count(len(request.images))
+        self._let_in(request, len(request.images))
+        async with self._version_for(request) as (via, loaded):
+            answered = await self._answer_all(loaded, request.images, request.deadline)
+        answers = Answers(loaded, via, answered, time.monotonic() - began)
+        self._count(request, answers)
+        self._mind_shadow(request, answers)
+        return answers
+
+    async def infer(
+        self, tensors: InferRequest, request: PredictRequest
+    ) -> tuple[Answers, list[TensorOut]]:
+        """Answer a request of the Open Inference Protocol.
+
+        Args:
+            tensors: The images, and which outputs are wanted.
+            request: The rest; it holds no images.
+
+        Raises:
+            UserError: As for `predict`, or the tensors are not what the model takes.
+            BadImageError: The only image of the request cannot be used.
+            ServiceError: As for `predict`.
+        """
+        began = time.monotonic()
+        async with self._version_for(request) as (via, loaded):
+            images = images_of(tensors, loaded.manifest.contract)
+            self._require_count(len(images))
+            self._let_in(request, len(images))
+            answered = await self._answer_all(loaded, images, request.deadline)
+        answers = Answers(loaded, via, answered, time.monotonic() - began)
+        self._count(request, answers)
+        outcomes = [item.outcome for item in answered]
+        if len(outcomes) == 1 and outcomes[0].failure is not None:
+            raise BadImageError(outcomes[0].failure.reason, outcomes[0].failure.message)
+        self._mind_shadow(replace(request, images=images), answers)
+        return answers, outputs_of(outcomes, loaded.manifest.task, tensors)
+
+    def _let_in(self, request: PredictRequest, num_images: int) -> None:
+        """Refuse what there is no room for, before any of it is begun.
+
+        Raises:
+            FullError: The queue is full, or the quota is used up.
+        """
+        self.lanes.require_room(num_images, request.deadline)
+        self.quotas.take(self.snapshot, request.application, num_images)
+
+    @contextlib.asynccontextmanager
+    async def _version_for(
+        self, request: PredictRequest
+    ) -> AsyncIterator[tuple[str, LoadedVersion]]:
+        """Hold the version that answers a request, and say why it is this one."""
+        choice = choose(
+            self.snapshot,
+            request.model,
+            application=request.application,
+            asked=request.asked,
+            request_id=request.request_id,
+        )
+        patience = request.deadline - time.monotonic()
+        version, loaded = await self.fleet.acquire(choice, patience=patience)
+        try:
+            yield choice.role.via, loaded
+        finally:
+            self.fleet.release(request.model, version)
+
+    def _mind_shadow(self, request: PredictRequest, answers: Answers) -> None:
+        shadow = shadow_of(self.snapshot, request.model, request_id=request.request_id)
+        if shadow is not None and shadow.version != answers.loaded.version:
+            self._spawn(self._ask_shadow(request, answers))
+
+    def _require_count(self, num_images: int) -> None:
+        if num_images == 0:
+            raise InputError("The request holds no image.")
+        if num_images > self.config.max_images:
+            raise TooLargeError(
+                f"The request holds {num_images} images, {self.config.max_images} are taken at "
+                "once; send several requests, or start a batch job."
+            )
+
+    async def _answer_all(
+        self, loaded: LoadedVersion, images: Sequence[ImageInRequest], deadline: float
+    ) -> Sequence[Answered]:
+        """Answer all images; when one of them is refused, the others are no longer wanted."""
+        if len(images) == 1:
+            return [await self._answer(loaded, images[0], deadline)]
+        tasks = [asyncio.ensure_future(self._answer(loaded, image, deadline)) for image in images]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(
+        self, loaded: LoadedVersion, image: ImageInRequest, deadline: float
+    ) -> Answered:
+        try:
+            content = await self._fetch(loaded, image) if isinstance(image, ImageLink) else image
+            pixels = loaded.judge(content)
+        except BadImageError as error:
+            return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
+        answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+        self.telemetry.saw_answer(loaded.model, loaded.version, answered)
+        return answered
+
+    async def _fetch(self, loaded: LoadedVersion, link: ImageLink) -> bytes:
+        """Read an image that the request only names.
+
+        Raises:
+            ForbiddenError: It is at no place that the service reads from.
+            BadImageError: It cannot be read.
+        """
+        scheme = link.uri.partition("://")[0].lower()
+        if scheme in ("http", "https"):
+            if not self._urls.hosts:
+                raise ForbiddenError(
+                    "This service fetches no URLs; send the image itself, or ask its operator to "
+                    "allow the host."
+                )
+        elif not link.uri.startswith(self.config.allow_storage) or ".." in link.uri:
+            raise ForbiddenError(
+                "This service does not read images from there; send the image itself, or ask its "
+                "operator to allow the location."
+            )
+        reader = ImageReader(loaded.manifest.contract.max_bytes, self._urls)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._fetchers, reader.read, ImageSource(link.uri))
+
+    def _count(self, request: PredictRequest, answers: Answers) -> None:
+        model, version = answers.loaded.model, answers.loaded.version
+        application = request.application or "nobody"
+        self.telemetry.latency.labels(model, version).observe(answers.seconds)
+        for item in answers.answered:
+            failure = item.outcome.failure
+            result = "ok" if failure is None else failure.reason.value
+            self.telemetry.images.labels(model, version, application, result).inc()
+
+    # --- shadows ---
+
+    async def _ask_shadow(self, request: PredictRequest, given: Answers) -> None:
+        """Let a shadow answer too, when there is nothing else to do, and compare."""
+        tally = self.shadows.setdefault(request.model, ShadowTally())
+        choice = shadow_of(self.snapshot, request.model, request_id=request.request_id)
+        busy = self.lanes.num_queued > 0 or self.lanes.num_busy >= self.lanes.options.num_lanes
+        if choice is None or busy or self.fleet.serving(choice.role) is None:
+            tally.skipped += 1
+            return
+        version, loaded = await self.fleet.acquire(choice, patience=0)
+        deadline = time.monotonic() + self.config.timeout_s
+        try:
+            answered = await self._answer_all(loaded, request.images, deadline)
+        finally:
+            self.fleet.release(request.model, version)
+        for ours, theirs in zip(given.answered, answered, strict=True):
+            same = _label(ours.outcome) == _label(theirs.outcome)
+            self.telemetry.shadows.labels(request.model, "same" if same else "different").inc()
+            if same:
+                tally.same += 1
+                continue
+            tally.different += 1
+            difference = ShadowDifference(
+                request.request_id,
+                given.loaded.version,
+                _label(ours.outcome),
+                version,
+                _label(theirs.outcome),
+            )
+            tally.examples.append(difference)
+
+
+def _label(outcome: Outcome) -> str | None:
+    if outcome.prediction is None:
+        assert outcome.failure is not None
+        return f"failed: {outcome.failure.reason.value}"
+    return "|".join(outcome.prediction.labels) if outcome.prediction.labels else None
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

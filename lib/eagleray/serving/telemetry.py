@@ -1,0 +1,80 @@
+"""Counters and times of one replica, as Prometheus reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from eagleray.serving.fleet import Event
+from eagleray.serving.lanes import Answered
+
+__all__ = ["CONTENT_TYPE", "Telemetry"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Telemetry:
+    """What a replica counts."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        asked = ["model", "version", "application"]
+        self.requests = self._counter("requests", "Requests by their status.", [*asked, "status"])
+        self.images = self._counter("images", "Images by their result.", [*asked, "result"])
+        self.rejections = self._counter("rejections", "Requests let in by nobody.", ["kind"])
+        self.predictions = self._counter(
+            "predictions", "Answers by label.", ["model", "version", "label"]
+        )
+        self.shadows = self._counter(
+            "shadow_answers", "Answers of a shadow, against the one given.", ["model", "agreement"]
+        )
+        self.versions = self._counter(
+            "version_events", "Versions loaded, failed, switched, unloaded.", ["model", "what"]
+        )
+        self.stages = Histogram(
+            "eagleray_stage_seconds",
+            "Time of an image by stage.",
+            ["model", "stage"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.latency = Histogram(
+            "eagleray_request_seconds",
+            "Time of a request, from its last byte to its answer.",
+            ["model", "version"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.batches = Histogram(
+            "eagleray_batch_images", "Images in a batch.", buckets=_SIZES, registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(f"eagleray_{name}", text, labels, registry=self._registry)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Show a value that is asked for whenever somebody looks."""
+        gauge = Gauge(f"eagleray_{name}", text, registry=self._registry)
+        gauge.set_function(value)
+
+    def saw_answer(self, model: str, version: int, answered: Answered) -> None:
+        """Count an image that a lane answered."""
+        self.stages.labels(model, "queue").observe(answered.queued)
+        self.stages.labels(model, "decode").observe(answered.decoding)
+        self.stages.labels(model, "forward").observe(answered.forward)
+        prediction = answered.outcome.prediction
+        if prediction is not None and prediction.label is not None:
+            self.predictions.labels(model, version, prediction.label).inc()
+
+    def saw_event(self, event: Event) -> None:
+        """Count what happened to a version."""
+        self.versions.labels(event.model, event.what).inc()
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)

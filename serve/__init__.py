@@ -1,0 +1,1 @@
+"""The service: Ray Serve around `eagleray.serving`, and its interfaces over HTTP and gRPC."""

@@ -1,0 +1,100 @@
+"""The Ray Serve application.
+
+    serve deploy serve/config.yaml              on a cluster
+    serve run serve.app:build max_body_mb=16    on a Ray that runs
+
+`eagleray serve` starts it in a Ray of its own.
+
+A replica holds all the models that are needed, so a request takes one hop from the proxy to the
+model. Ray Serve starts, watches and replaces replicas, and spreads requests over them; which
+version answers is decided inside, where a change takes no restart.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from eagleray.errors import InputError
+from eagleray.serving.config import ServiceConfig
+
+__all__ = ["APP_NAME", "ImageServer", "build"]
+
+APP_NAME = "eagleray"
+
+_MOST_ONGOING = 10_000  # the service has limits of its own, and refuses in milliseconds
+_GRACE = 20.0  # seconds in which a replica that is to end answers what it has let in
+
+
+@serve.ingress()
+class ImageServer:
+    """A replica: an `ImageService`, and its interfaces.
+
+    Args:
+        config: As JSON.
+        num_cores: That it may use.
+    """
+
+    def __init__(self, config: str, num_cores: int) -> None:
+        from eagleray.models.registry import Registry
+        from eagleray.serving.logs import log_to_stdout
+        from eagleray.serving.service import ImageService
+
+        log_to_stdout()
+        parsed = ServiceConfig.model_validate_json(config)
+        self._service = ImageService(
+            Registry(),
+            parsed,
+            device="cuda" if parsed.gpus_per_replica else "cpu",
+            num_cores=num_cores,
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Return the HTTP application; Ray Serve calls this once."""
+        from serve.http import build_http
+
+        return build_http(self._service)
+
+    async def check_health(self) -> None:
+        """Tell Ray Serve whether this replica is to be replaced."""
+        self._service.require_alive()
+
+
+def build(arguments: dict[str, Any]) -> Application:
+    """Build the application from the fields of a `ServiceConfig`.
+
+    Raises:
+        InputError: A field is not valid.
+    """
+    from pydantic import ValidationError
+
+    from eagleray.imaging.contract import first_fault
+
+    try:
+        config = ServiceConfig.model_validate(arguments)
+    except ValidationError as error:
+        raise InputError(f"Service configuration: {first_fault(error)}.") from None
+    num_cores = max(1, _usable_cores() // config.replicas)
+    deployment = serve.deployment(
+        ImageServer,
+        name="ImageServer",
+        num_replicas=config.replicas,
+        max_ongoing_requests=_MOST_ONGOING,
+        graceful_shutdown_timeout_s=_GRACE,
+        health_check_period_s=2,
+        ray_actor_options={
+            # A service shares its machine with nothing that Ray schedules by cores.
+            "num_cpus": 0 if config.gpus_per_replica == 0 else 1,
+            "num_gpus": config.gpus_per_replica,
+        },
+    )
+    return deployment.bind(config.model_dump_json(), num_cores)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

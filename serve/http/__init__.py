@@ -1,0 +1,14 @@
+"""The service over HTTP.
+
+app.py        all of it put together
+guard.py      before any handler: request id, key, bytes, log; after it: problem documents
+bodies.py     from a request's body to images
+predict.py    POST /v1/models/{name}/predict, and MLflow's /invocations
+models.py     what there is: models, labels, versions, routes
+protocol.py   the Open Inference Protocol, version 2
+health.py     liveness, readiness, metrics
+"""
+
+from serve.http.app import build_http
+
+__all__ = ["build_http"]

@@ -1,0 +1,129 @@
+"""The HTTP application, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from importlib.metadata import version as version_of
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from eagleray.errors import EaglerayError
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serving.service import ImageService
+from serve.http.bodies import JsonBody
+from serve.http.guard import Guard, problem_response, request_id_of
+from serve.http.health import health_routes
+from serve.http.models import model_routes
+from serve.http.predict import predict_routes
+from serve.http.protocol import protocol_routes
+
+__all__ = ["build_http"]
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 300.0  # seconds for the models that are kept
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "reason": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+    "required": ["type", "title", "status", "detail", "request_id"],
+}
+_PROBLEM_ANSWER = {
+    "description": "A refusal, as RFC 9457 describes them.",
+    "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+def build_http(service: ImageService) -> FastAPI:
+    """Return the application of a service, which starts and ends with it."""
+    app = FastAPI(
+        title="Eagleray",
+        summary="Image models, always in the right version.",
+        version=version_of("eagleray"),
+        redoc_url=None,
+        lifespan=lambda _: _alive(service),
+        responses={"4XX": _PROBLEM_ANSWER, "5XX": _PROBLEM_ANSWER},
+    )
+    for routes in (predict_routes, model_routes, protocol_routes, health_routes):
+        app.include_router(routes(service))
+    app.add_middleware(Guard, service=service)
+    app.add_exception_handler(EaglerayError, _refused)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _no_such_thing)
+    app.add_exception_handler(Exception, _defect)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _alive(service: ImageService) -> AsyncIterator[None]:
+    """Start a service with its interface; nothing is asked of it before its models are there."""
+    await service.start()
+    await service.settled(patience=_PATIENCE)
+    try:
+        yield
+    finally:
+        await service.stop()
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, with the schemas that routes name without using them."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            routes=app.routes,
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        body = JsonBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= body.pop("$defs")
+        schemas |= {"JsonBody": body, "Problem": _PROBLEM_SCHEMA}
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EaglerayError)
+    return problem_response(problem_of(error), request_id_of(request.scope))
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    place = " ".join(str(part) for part in fault["loc"])
+    detail = f"Parameter {place}: {fault['msg']}."
+    problem = Problem(422, "parameter", "Unprocessable Content", detail)
+    return problem_response(problem, request_id_of(request.scope))
+
+
+async def _no_such_thing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = f"{request.method} {request.url.path}"
+    detail = f"{path}: {error.detail}; /docs lists what there is."
+    problem = Problem(error.status_code, "http", str(error.detail), detail)
+    response = problem_response(problem, request_id_of(request.scope))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    """Answer a defect of ours: the traceback goes to the log, the request id to the caller."""
+    request_id = request_id_of(request.scope)
+    log.error("request %s failed", request_id, exc_info=error)
+    detail = "The service has a defect; its log has the details under this request id."
+    return problem_response(Problem(500, "defect", "Internal error", detail), request_id)

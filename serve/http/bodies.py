@@ -1,0 +1,182 @@
+"""From a request's body to images: multipart forms, raw bodies, JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from eagleray.errors import InputError
+from eagleray.imaging.contract import first_fault
+from eagleray.serving.problems import UnsupportedError
+from eagleray.serving.service import ImageLink
+
+__all__ = ["BODIES", "Asked", "ImageInJson", "JsonBody", "read_asked", "read_images"]
+
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
+_MOST_PARTS = 1000
+
+
+class ImageInJson(BaseModel):
+    """An image in JSON: its bytes in base64, or where it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base64: str | None = Field(default=None, description="The encoded file, in base64.")
+    url: str | None = Field(
+        default=None, description="An http(s) address that the service may fetch."
+    )
+    uri: str | None = Field(
+        default=None, description="A storage location that the service may read."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> ImageInJson:
+        if sum(value is not None for value in (self.base64, self.url, self.uri)) != 1:
+            raise ValueError("an image has one of base64, url and uri")
+        return self
+
+    def content(self) -> bytes | ImageLink:
+        """Return the bytes, or where they are.
+
+        Raises:
+            InputError: The text is no base64.
+        """
+        if self.base64 is None:
+            return ImageLink(self.url or self.uri or "")
+        text = self.base64
+        if text.startswith("data:"):
+            text = text.partition(",")[2]
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise InputError("An image in the JSON body is no base64.") from None
+
+
+class Asked(BaseModel):
+    """What a caller may say besides the images."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    top_k: int = Field(default=5, ge=1, le=1000, description="Labels listed at most.")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Lowest probability of a label that is listed."
+    )
+    version: str | None = Field(
+        default=None, min_length=1, max_length=64, description="A version number, or an alias."
+    )
+    timeout_ms: float | None = Field(
+        default=None, gt=0, le=600_000, description="After it no answer is wanted any more."
+    )
+
+
+class JsonBody(Asked):
+    """A JSON body: one image or several, and what else is asked."""
+
+    image: ImageInJson | None = None
+    images: list[ImageInJson] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> JsonBody:
+        if (self.image is None) == (self.images is None):
+            raise ValueError("the body has one of image and images")
+        return self
+
+
+BODIES: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                },
+                "required": ["image"],
+            }
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {"schema": {"$ref": "#/components/schemas/JsonBody"}},
+    },
+}
+"""The bodies that are taken, for the OpenAPI document."""
+
+
+async def read_images(request: Request) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
+    """Read the images of a request.
+
+    Returns:
+        The images; whether the request is about one image alone; and what a JSON body asks
+        besides.
+
+    Raises:
+        InputError: The body is not what its content type says.
+        UnsupportedError: It is of a content type that is not taken.
+    """
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
+    kind = kind.strip().lower()
+    if kind == "multipart/form-data":
+        images = await _read_form(request)
+        return images, len(images) == 1, {}
+    if kind == "application/json":
+        return _read_json(await request.body())
+    if kind in _RAW or kind.startswith("image/"):
+        return [await request.body()], True, {}
+    raise UnsupportedError(
+        f"A body of {kind or 'no'} content type is not taken; send image/*, "
+        "application/octet-stream, multipart/form-data or application/json."
+    )
+
+
+async def _read_form(request: Request) -> list[bytes | ImageLink]:
+    try:
+        async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS) as form:
+            files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+            return [await part.read() for part in files]
+    except HTTPException as error:
+        raise InputError(f"The multipart form cannot be read ({error.detail}).") from None
+
+
+def _read_json(body: bytes) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
+    try:
+        parsed = JsonBody.model_validate(json.loads(body))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"The body is no JSON ({error}).") from None
+    except ValidationError as error:
+        raise InputError(f"JSON body: {first_fault(error)}.") from None
+    asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)
+    if parsed.image is not None:
+        return [parsed.image.content()], True, asked
+    assert parsed.images is not None
+    return [image.content() for image in parsed.images], False, asked
+
+
+def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
+    """Read what is asked, from the query and the body; the body wins.
+
+    Raises:
+        InputError: With the parameter at fault.
+    """
+    try:
+        return Asked.model_validate_strings(
+            {
+                **dict(request.query_params),
+                **{name: str(value) for name, value in from_body.items() if value is not None},
+            }
+        )
+    except ValidationError as error:
+        raise ParameterError(f"Parameter {first_fault(error)}.") from None
+
+
+class ParameterError(InputError):
+    """A parameter of the query or the body is not valid."""
+
+    http_status = 422

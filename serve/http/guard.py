@@ -1,0 +1,155 @@
+"""What happens to every request before a handler sees it, and to every error after one.
+
+As plain ASGI, because it must act while the body is still on its way: a request without a key, or
+with more bytes than there is room for, is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+
+from eagleray.errors import EaglerayError
+from eagleray.serving.gate import identify
+from eagleray.serving.logs import log_access
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serving.service import ImageService
+
+__all__ = ["CLIENT", "Guard", "problem_response", "request_id_of"]
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+CLIENT = "eagleray.client"
+"""Where the guard leaves who asks, in the scope of the request."""
+
+_OPEN = frozenset({"/v2/health/live", "/live"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class Guard:
+    """Lets requests in.
+
+    Args:
+        app: Behind it.
+        service: Knows keys and limits.
+    """
+
+    def __init__(self, app: Any, service: ImageService) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        status = 500
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                marks = [(b"x-request-id", request_id.encode()), *_SAFE_HEADERS]
+                message["headers"] = [*message.get("headers", ()), *marks]
+            await send(message)
+
+        client = {"request_id": request_id, "application": "", "model": "", "version": ""}
+        scope[CLIENT] = client
+        try:
+            await self._let_in(scope, headers, receive, send_marked)
+        except EaglerayError as error:
+            problem = problem_of(error)
+            self._service.telemetry.rejections.labels(problem.kind).inc()
+            await problem_response(problem, request_id)(scope, receive, send_marked)
+        finally:
+            self._log(scope, client, status, time.monotonic() - began)
+
+    async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        if scope["path"] not in _OPEN:
+            address = scope["client"][0] if scope.get("client") else None
+            scope[CLIENT]["application"] = identify(
+                self._service.snapshot, _key_of(headers), address
+            )
+        with self._service.bytes.hold(_declared_length(headers)) as grow:
+            total = 0
+
+            async def receive_counted() -> Message:
+                nonlocal total
+                message = await receive()
+                total += len(message.get("body", b""))
+                grow(total)
+                return message
+
+            await self._app(scope, receive_counted, send)
+
+    def _log(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
+        if client["model"]:
+            labels = (client["model"], client["version"], client["application"] or "nobody")
+            self._service.telemetry.requests.labels(*labels, status).inc()
+        log_access(
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            milliseconds=round(seconds * 1000, 2),
+            **client,
+        )
+
+
+_SAFE_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+
+
+def _request_id(headers: Headers) -> str:
+    """Return the caller's id where it is one, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the id that the guard gave a request."""
+    return str(scope[CLIENT]["request_id"])
+
+
+def _key_of(headers: Headers) -> str | None:
+    """Return the key that a request brings: as a bearer, a header of its own, or a password."""
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            text = base64.b64decode(value, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+        return text.partition(":")[2]
+    return headers.get("x-api-key")
+
+
+def _declared_length(headers: Headers) -> int:
+    text = headers.get("content-length", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """Return a problem as a response."""
+    return JSONResponse(
+        problem.as_json(request_id=request_id),
+        status_code=problem.status,
+        headers=problem.headers(),
+        media_type=PROBLEM_TYPE,
+    )

@@ -1,0 +1,34 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from eagleray.serving.problems import NotReadyError
+from eagleray.serving.service import ImageService
+from eagleray.serving.telemetry import CONTENT_TYPE
+
+__all__ = ["health_routes"]
+
+
+def health_routes(service: ImageService) -> APIRouter:
+    """Return the routes for those who watch the service."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/live", summary="Whether the process answers; needs no key.")
+    async def live() -> Response:
+        return JSONResponse({"live": True})
+
+    @router.get("/ready", summary="Whether every kept model has a version that is healthy.")
+    async def ready() -> Response:
+        waiting = service.waiting_for
+        if waiting:
+            raise NotReadyError("Not ready: " + "; ".join(waiting[:5]) + ".")
+        return JSONResponse({"ready": True})
+
+    @router.get("/metrics", summary="Counters and times of this replica, for Prometheus.")
+    async def metrics() -> Response:
+        return Response(service.telemetry.text(), media_type=CONTENT_TYPE)
+
+    return router

@@ -1,0 +1,176 @@
+"""Predictions: our own interface, and MLflow's."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from eagleray.errors import BadImageError, InputError
+from eagleray.serving.answers import Answer
+from eagleray.serving.service import Answers, ImageLink, ImageService, PredictRequest
+from serve.http.bodies import BODIES, Asked, ImageInJson, JsonBody, read_asked, read_images
+from serve.http.guard import CLIENT, request_id_of
+
+__all__ = ["predict_routes"]
+
+_MLFLOW_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "inputs": {"type": "array", "items": {"type": "string", "format": "byte"}},
+                    "instances": {"type": "array", "items": {"type": "string", "format": "byte"}},
+                    "dataframe_split": {"type": "object"},
+                    "dataframe_records": {"type": "array", "items": {"type": "object"}},
+                },
+            }
+        }
+    },
+}
+
+
+def predict_routes(service: ImageService) -> APIRouter:
+    """Return the routes that answer images."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/models/{name}/predict",
+        response_model=Answer,
+        openapi_extra={"requestBody": BODIES},
+        tags=["predict"],
+        summary="Predict one image or several.",
+    )
+    async def predict(
+        request: Request,
+        name: str,
+        _asked: Annotated[Asked, Query()],
+    ) -> Response:
+        """Answer the images of the body.
+
+        A single image that cannot be used is an error of its own; of several, each has its result.
+        """
+        images, alone, from_body = await read_images(request)
+        asked = read_asked(request, from_body)
+        answers = await _ask(service, request, name, images, asked)
+        if alone:
+            _require_used(answers)
+        body = answers.as_json(
+            request_id=request_id_of(request.scope),
+            top_k=asked.top_k,
+            threshold=asked.threshold,
+        )
+        return JSONResponse(body)
+
+    @router.post(
+        "/v1/models/{name}/invocations",
+        openapi_extra={"requestBody": _MLFLOW_BODY},
+        tags=["predict"],
+        summary="Predict images in the form that MLflow's servers take.",
+    )
+    async def invocations_of_model(request: Request, name: str) -> Response:
+        images = _read_mlflow(await request.body())
+        answers = await _ask(service, request, name, images, Asked())
+        rows = answers.as_json(request_id="", top_k=5, threshold=None)["results"]
+        return JSONResponse({"predictions": rows})
+
+    @router.post(
+        "/invocations",
+        openapi_extra={"requestBody": _MLFLOW_BODY},
+        tags=["predict"],
+        summary="As the above, of the service's only model.",
+    )
+    async def invocations(request: Request) -> Response:
+        names = service.config.models or tuple(service.snapshot.aliases)
+        if len(names) != 1:
+            raise InputError(
+                f"This service has {len(names)} models; ask /v1/models/NAME/invocations."
+            )
+        return await invocations_of_model(request, names[0])
+
+    return router
+
+
+async def _ask(
+    service: ImageService,
+    request: Request,
+    model: str,
+    images: Any,
+    asked: Asked,
+) -> Answers:
+    client = request.scope[CLIENT]
+    limit = service.config.timeout_s
+    seconds = limit if asked.timeout_ms is None else min(limit, asked.timeout_ms / 1000)
+    client["model"] = model if model in service.snapshot.aliases else ""
+    answers = await service.predict(
+        PredictRequest(
+            model=model,
+            images=images,
+            application=client["application"],
+            request_id=client["request_id"],
+            deadline=time.monotonic() + seconds,
+            asked=asked.version,
+        )
+    )
+    client["version"] = str(answers.loaded.version)
+    return answers
+
+
+def _require_used(answers: Answers) -> None:
+    """Refuse a request about one image that cannot be used.
+
+    Raises:
+        BadImageError: With its reason.
+    """
+    failure = answers.answered[0].outcome.failure
+    if failure is not None:
+        raise BadImageError(failure.reason, failure.message)
+
+
+def _read_mlflow(body: bytes) -> list[bytes | ImageLink]:
+    """Read the images of a body for MLflow's `/invocations`, each in base64.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        parsed = json.loads(body)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"The body is no JSON ({error}).") from None
+    cells = _cells(parsed) if isinstance(parsed, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
+        raise InputError(
+            "The body has one of inputs, instances, dataframe_split and dataframe_records, with "
+            "one image in base64 for each row."
+        )
+    return [ImageInJson(base64=cell).content() for cell in cells]
+
+
+def _cells(body: dict[str, Any]) -> Any:
+    """Return what stands where the images belong; it may be anything."""
+    for name in ("inputs", "instances"):
+        if name in body:
+            found = body[name]
+            if isinstance(found, dict) and len(found) == 1:
+                found = next(iter(found.values()))
+            return [_only(row) for row in found] if isinstance(found, list) else found
+    split = body.get("dataframe_split")
+    rows = split.get("data") if isinstance(split, dict) else body.get("dataframe_records")
+    return [_only(row) for row in rows] if isinstance(rows, list) else None
+
+
+def _only(row: Any) -> Any:
+    """Return the one cell of a row, however rows are written."""
+    if isinstance(row, dict):
+        row = list(row.values())
+    if isinstance(row, list) and len(row) == 1:
+        return row[0]
+    return row
+
+
+_ = JsonBody  # in the OpenAPI document by its name

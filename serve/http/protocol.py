@@ -1,0 +1,145 @@
+"""The Open Inference Protocol, version 2, over REST with its binary extension."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version as version_of
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from eagleray.errors import InputError
+from eagleray.serving import protocol
+from eagleray.serving.problems import NotReadyError, UnsupportedError
+from eagleray.serving.routing import choose
+from eagleray.serving.service import ImageService, PredictRequest
+from serve.http.guard import CLIENT
+
+__all__ = ["protocol_routes"]
+
+_HEADER_LENGTH = "inference-header-content-length"
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "inputs": {"type": "array", "items": {"type": "object"}},
+                    "outputs": {"type": "array", "items": {"type": "object"}},
+                },
+                "required": ["inputs"],
+            }
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+def protocol_routes(service: ImageService) -> APIRouter:
+    """Return the routes of the protocol."""
+    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+    @router.get("", summary="The server.")
+    async def describe_server() -> Response:
+        extensions = ["binary_tensor_data", "classification"]
+        return JSONResponse(
+            {"name": "eagleray", "version": version_of("eagleray"), "extensions": extensions}
+        )
+
+    @router.get("/health/live", summary="Whether the process answers; needs no key.")
+    async def live() -> Response:
+        return JSONResponse({"live": True})
+
+    @router.get("/health/ready", summary="Whether every kept model has a healthy version.")
+    async def ready() -> Response:
+        if service.waiting_for:
+            raise NotReadyError("Not ready: " + "; ".join(service.waiting_for[:5]) + ".")
+        return JSONResponse({"ready": True})
+
+    @router.get("/models/{name}", summary="A model's inputs and outputs.")
+    @router.get("/models/{name}/versions/{version}", summary="A version's inputs and outputs.")
+    async def describe(name: str, version: str | None = None) -> Response:
+        loaded = await _loaded(service, name, version)
+        found = await asyncio.to_thread(service.registry.versions, name)
+        numbers = sorted(item.version for item in found)
+        manifest = loaded.manifest
+        return JSONResponse(protocol.metadata(name, numbers, manifest.task, manifest.contract))
+
+    @router.get("/models/{name}/ready", summary="Whether a model answers.")
+    @router.get("/models/{name}/versions/{version}/ready", summary="Whether a version answers.")
+    async def model_ready(name: str, version: str | None = None) -> Response:
+        await _loaded(service, name, version)
+        return JSONResponse({"name": name, "ready": True})
+
+    @router.post(
+        "/models/{name}/infer",
+        openapi_extra={"requestBody": _BODY},
+        summary="Predict encoded or decoded images.",
+    )
+    @router.post(
+        "/models/{name}/versions/{version}/infer",
+        openapi_extra={"requestBody": _BODY},
+        summary="Predict encoded or decoded images by one version.",
+    )
+    async def infer(request: Request, name: str, version: str | None = None) -> Response:
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedError("A compressed body is not taken; images are compressed already.")
+        parsed = protocol.parse_http(await request.body(), _header_length(request))
+        return await _infer(service, request, name, version, parsed)
+
+    return router
+
+
+def _header_length(request: Request) -> int | None:
+    text = request.headers.get(_HEADER_LENGTH)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise InputError("Inference-Header-Content-Length is no number.")
+    return int(text)
+
+
+async def _loaded(service: ImageService, name: str, version: str | None) -> Any:
+    choice = choose(service.snapshot, name, asked=version)
+    number, loaded = await service.fleet.acquire(choice, patience=service.config.timeout_s)
+    service.fleet.release(name, number)
+    return loaded
+
+
+async def _infer(
+    service: ImageService,
+    request: Request,
+    name: str,
+    version: str | None,
+    parsed: protocol.InferRequest,
+) -> Response:
+    client = request.scope[CLIENT]
+    client["model"] = name if name in service.snapshot.aliases else ""
+    answers, outputs = await service.infer(
+        parsed,
+        PredictRequest(
+            model=name,
+            images=(),
+            application=client["application"],
+            request_id=client["request_id"],
+            deadline=time.monotonic() + service.config.timeout_s,
+            asked=version,
+        ),
+    )
+    client["version"] = str(answers.loaded.version)
+    body, length = protocol.as_json(
+        outputs,
+        model=name,
+        version=answers.loaded.version,
+        request_id=parsed.id or client["request_id"],
+        parameters={"contract_digest": answers.loaded.manifest.contract_digest},
+    )
+    if length is None:
+        return Response(body, media_type="application/json")
+    return Response(
+        body, media_type="application/octet-stream", headers={_HEADER_LENGTH: str(length)}
+    )

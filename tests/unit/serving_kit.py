@@ -1,0 +1,75 @@
+"""A service on a real registry, asked over HTTP without a network: what tests of it share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from eagleray.models.registry import Registry
+from eagleray.serving.config import ServiceConfig
+from eagleray.serving.service import ImageService
+from serve.http import build_http
+from tests.unit.models_kit import golden_png, settings_in, small_package
+
+Ask = Callable[["Asked"], Awaitable[None]]
+
+
+class Asked:
+    """A service that runs, and a client of it."""
+
+    def __init__(self, service: ImageService, client: httpx.AsyncClient) -> None:
+        self.service, self.client = service, client
+
+    async def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+        """Wait for something to come about."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:
+    """Make a registry of models with versions that differ, the first one in production."""
+    registry = Registry(settings_in(folder))
+    for name in names:
+        add_versions(registry, name, versions)
+        registry.set_alias(name, "production", 1)
+    return registry
+
+
+def add_versions(registry: Registry, name: str, count: int) -> None:
+    """Register versions that answer differently."""
+    from tests.unit.models_kit import lenet_module
+
+    for _ in range(count):
+        number = len(registry.versions(name)) if name in registry.names() else 0
+        module = lenet_module(seed=number)
+        given = {"name": name, "module": module, "golden_images": [golden_png(0)]}
+        registry.register(small_package(**given))
+
+
+@contextlib.asynccontextmanager
+async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[Asked]:
+    config = ServiceConfig(**{"compile": "never", "watch_s": 0.05, **fields})
+    service = ImageService(registry, config, device="cpu", num_cores=2)
+    app = build_http(service)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app, client=(address, 4000), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            yield Asked(service, client)
+
+
+def with_service(
+    registry: Registry, test: Ask, *, address: str = "127.0.0.1", **fields: Any
+) -> None:
+    """Run a test against a service, from its first request to its orderly end."""
+
+    async def main() -> None:
+        async with _running(registry, address, **fields) as asked:
+            await test(asked)
+
+    asyncio.run(main())

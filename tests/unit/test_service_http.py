@@ -1,0 +1,297 @@
+"""The service over HTTP: every way to send an image, every refusal, versions that change."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eagleray.models.registry import Registry
+from eagleray.predictor import Predictor
+from eagleray.serving.applications import Applications
+from eagleray.serving.routes import Routes
+from tests.unit.images import encode, photo
+from tests.unit.models_kit import golden_png
+from tests.unit.serving_kit import Asked, add_versions, registry_with, with_service
+
+PREDICT = "/v1/models/digits/predict"
+JSON, HTML, FORM = (
+    {"headers": {"content-type": kind}}
+    for kind in ("application/json", "text/html", "multipart/form-data")
+)
+IMAGE = golden_png(7)
+TEXT = base64.b64encode(IMAGE).decode()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return registry_with(tmp_path_factory.mktemp("service"), "digits", versions=2)
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Registry:
+    return registry_with(tmp_path, "digits")
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "raw": {"content": IMAGE},
+    "image": {"content": IMAGE, "headers": {"content-type": "image/png"}},
+    "multipart": {"files": {"image": ("a.png", IMAGE, "image/png")}},
+    "base64": {"json": {"image": {"base64": TEXT}}},
+    "data URL": {"json": {"image": {"base64": f"data:image/png;base64,{TEXT}"}}},
+}
+
+
+def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
+    package = registry.load(registry.get("digits", version=1))
+    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1, "batch_size": 1}
+    expected = Predictor(package, **options).predict([IMAGE])[0].prediction
+    assert expected is not None
+
+    async def test(asked: Asked) -> None:
+        for way in WAYS.values():
+            answer = (await asked.client.post(PREDICT, **way)).json()
+            (result,) = answer["results"]
+            assert result["label"] == expected.label
+            assert result["score"] == pytest.approx(expected.score, abs=1e-6)
+            assert (result["width"], result["height"]) == (40, 40)
+            assert result["top"][0]["label"] == expected.label
+            assert (answer["version"], answer["via"]) == (1, "default")
+            assert answer["contract_digest"] == package.contract.digest
+            assert answer["package_digest"] == package.digest
+            assert answer["timings"]["total_ms"] > 0
+
+    with_service(registry, test)
+
+
+def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        images = [golden_png(1), b"no image", golden_png(2), encode(photo())[:200]]
+        files = [("image", (f"{n}.png", content)) for n, content in enumerate(images)]
+        by_form = (await asked.client.post(PREDICT, files=files)).json()["results"]
+        body = {"images": [{"base64": base64.b64encode(item).decode()} for item in images]}
+        by_json = (await asked.client.post(PREDICT, json=body)).json()["results"]
+        assert by_form == by_json
+        assert [item["status"] for item in by_form] == ["ok", "failed", "ok", "failed"]
+        assert [item["reason"] for item in by_form[1::2]] == ["not_an_image", "truncated"]
+
+    with_service(registry, test)
+
+
+def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        query = {"top_k": 2, "version": "2"}
+        answer = (await asked.client.post(PREDICT, params=query, content=IMAGE)).json()
+        assert (answer["version"], answer["via"]) == (2, "asked")
+        assert len(answer["results"][0]["top"]) == 2
+        body = {"image": {"base64": TEXT}, "top_k": 3, "version": 2, "threshold": 0.99}
+        answer = (await asked.client.post(PREDICT, params=query, json=body)).json()
+        assert answer["version"] == 2
+        assert answer["results"][0]["top"] == []
+
+    with_service(registry, test)
+
+
+REFUSALS = [
+    (PREDICT, {"content": b""}, 400, "image", "truncated"),
+    (PREDICT, {"content": b"no image"}, 400, "image", "not_an_image"),
+    (PREDICT, {"content": encode(photo())[:200]}, 400, "image", "truncated"),
+    (PREDICT, {"content": b"<svg xmlns='x'/>"}, 415, "image", "unsupported_format"),
+    (PREDICT, {"content": b"x" * 2_000_000}, 413, "toolarge", None),
+    (PREDICT, {"content": IMAGE, **HTML}, 415, "unsupported", None),
+    (PREDICT, {"content": b"{", **JSON}, 400, "input", None),
+    (PREDICT, {"json": {"image": {"base64": "?"}}}, 400, "input", None),
+    (PREDICT, {"json": {"images": []}}, 400, "input", None),
+    (PREDICT, {"json": {"images": [{"base64": ""}] * 5}}, 413, "toolarge", None),
+    (PREDICT, {"json": {"image": {}}}, 400, "input", None),
+    (PREDICT, {"json": {"image": {"url": "http://127.0.0.1/a.png"}}}, 403, "forbidden", None),
+    (PREDICT, {"json": {"image": {"uri": "/etc/passwd"}}}, 403, "forbidden", None),
+    (PREDICT, {"content": b"", **FORM}, 400, "input", None),
+    (PREDICT + "?top_k=0", {"content": IMAGE}, 422, "parameter", None),
+    (PREDICT + "?top_k=many", {"content": IMAGE}, 422, "parameter", None),
+    (PREDICT + "?topk=3", {"content": IMAGE}, 422, "parameter", None),
+    (PREDICT + "?version=9", {"content": IMAGE}, 404, "unknownversion", None),
+    (PREDICT + "?version=stagin", {"content": IMAGE}, 404, "unknownname", None),
+    ("/v1/models/digit/predict", {"content": IMAGE}, 404, "unknownname", None),
+    ("/v1/nothing", {"content": IMAGE}, 404, "http", None),
+    ("/v1/models", {"content": IMAGE}, 405, "http", None),
+    (PREDICT + "?timeout_ms=0.001", {"content": IMAGE}, 504, "deadline", None),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(registry: Registry) -> list[Any]:
+    """Ask all of it of one service."""
+    found = []
+
+    async def test(asked: Asked) -> None:
+        for path, body, *_ in REFUSALS:
+            found.append(await asked.client.post(path, **body))
+        good = await asked.client.post(PREDICT, content=IMAGE)
+        assert good.status_code == 200, good.text
+
+    with_service(registry, test, max_images=4, max_body_mb=1)
+    return found
+
+
+@pytest.mark.parametrize("number", range(len(REFUSALS)))
+def test_what_is_refused_is_a_problem_document(refused: list[Any], number: int) -> None:
+    _, _, status, kind, reason = REFUSALS[number]
+    answer = refused[number]
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (status, f"/problems/{kind}"), problem
+    assert problem["status"] == status
+    assert problem.get("reason") == reason
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+
+
+def test_a_version_that_is_not_there_says_so(refused: list[Any]) -> None:
+    texts = [answer.json()["detail"] for answer in refused]
+    assert any("has no version 9" in text for text in texts)
+    assert any("Nearest: digits" in text for text in texts)
+
+
+def test_a_promotion_and_a_rollback_reach_the_service_without_restart(
+    own_registry: Registry,
+) -> None:
+    add_versions(own_registry, "digits", 1)
+
+    async def test(asked: Asked) -> None:
+        async def serving() -> int:
+            return int((await asked.client.post(PREDICT, content=IMAGE)).json()["version"])
+
+        assert await serving() == 1
+        for version in (2, 1):
+            own_registry.set_alias("digits", "production", version)
+            async with asyncio.timeout(20):
+                while await serving() != version:
+                    await asyncio.sleep(0.01)
+        described = (await asked.client.get("/v1/models/digits")).json()
+        assert described["serving"] == 1
+        assert [item["serving"] for item in described["roles"]] == [1]
+
+    with_service(own_registry, test)
+
+
+def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> None:
+    add_versions(own_registry, "digits", 2)
+    database = own_registry.history.database
+    applications = Applications(database, who="tester")
+    shop, web = applications.create("shop").key, applications.create("web").key
+    applications.pin("shop", "digits", "2")
+    Routes(database, who="tester").set(
+        "digits", canary="3", canary_share=0.5, shadow="2", shadow_share=1.0
+    )
+
+    async def test(asked: Asked) -> None:
+        async def version(key: str, request_id: str) -> int:
+            headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
+            answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
+            assert answer.headers["x-request-id"] == request_id
+            return int(answer.json()["version"])
+
+        assert {await version(shop, f"r{number}") for number in range(20)} == {2}
+        mixed = [await version(web, f"r{number}") for number in range(40)]
+        assert set(mixed) == {1, 3}
+        assert mixed == [await version(web, f"r{number}") for number in range(40)]
+        tally = asked.service.shadows["digits"]
+        await asked.until(lambda: tally.same + tally.different > 0)
+        shadow = await asked.client.get("/v1/models/digits/shadow", headers={"x-api-key": web})
+        assert shadow.json()["same"] + shadow.json()["different"] > 0
+
+    with_service(own_registry, test)
+
+
+def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -> None:
+    made = Applications(own_registry.history.database, who="tester").create("shop")
+
+    async def test(asked: Asked) -> None:
+        paths = asked.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
+        for path, methods in paths.items():
+            for method in methods:
+                url = path.replace("{name}", "digits").replace("{version}", "1")
+                answer = await asked.client.request(method, url)
+                open_to_all = path in ("/live", "/v2/health/live")
+                assert answer.status_code == (200 if open_to_all else 401), path
+        for headers in (
+            {"authorization": f"Bearer {made.key}"},
+            {"x-api-key": made.key},
+            {"authorization": "Basic " + base64.b64encode(f"shop:{made.key}".encode()).decode()},
+        ):
+            assert (await asked.client.get("/v1/models", headers=headers)).status_code == 200
+        refused = await asked.client.get("/v1/models", headers={"authorization": "Bearer wrong"})
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+
+    with_service(own_registry, test, address="192.0.2.7")
+
+
+def test_without_keys_other_machines_are_refused(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        answer = await asked.client.post(PREDICT, content=IMAGE)
+        assert answer.status_code == 401
+        assert "eagleray apps create NAME" in answer.json()["detail"]
+
+    with_service(registry, test, address="192.0.2.7")
+
+
+def test_a_quota_that_is_used_up_is_429_with_a_time_to_come_again(own_registry: Registry) -> None:
+    made = Applications(own_registry.history.database, who="tester").create(
+        "shop", images_per_second=0.5
+    )
+
+    async def test(asked: Asked) -> None:
+        headers = {"authorization": f"Bearer {made.key}"}
+        assert (await asked.client.post(PREDICT, content=IMAGE, headers=headers)).status_code == 200
+        answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+
+    with_service(own_registry, test)
+
+
+def test_health_and_metrics(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        assert (await asked.client.get("/live")).json() == {"live": True}
+        assert (await asked.client.get("/ready")).json() == {"ready": True}
+        await asked.client.post(PREDICT, content=IMAGE)
+        await asked.client.post(PREDICT, content=b"no image")
+        text = (await asked.client.get("/metrics")).text
+        labels = 'application="nobody",model="digits"'
+        assert f'eagleray_requests_total{{{labels},status="200",version="1"}} 1.0' in text
+        assert f'eagleray_images_total{{{labels},result="not_an_image",version="1"}} 1.0' in text
+        assert 'eagleray_stage_seconds_count{model="digits",stage="forward"} 1.0' in text
+
+    with_service(registry, test)
+
+
+def test_mlflows_interface_takes_each_of_its_forms(registry: Registry) -> None:
+    forms: list[dict[str, Any]] = [
+        {"inputs": [TEXT]},
+        {"instances": [TEXT]},
+        {"inputs": {"image": [TEXT]}},
+        {"dataframe_split": {"columns": ["image"], "data": [[TEXT]]}},
+        {"dataframe_records": [{"image": TEXT}]},
+    ]
+
+    async def test(asked: Asked) -> None:
+        answers = [(await asked.client.post("/invocations", json=form)).json() for form in forms]
+        assert all(answer == answers[0] for answer in answers)
+        assert answers[0]["predictions"][0]["status"] == "ok"
+        for bad in (
+            [],
+            {},
+            {"inputs": 3},
+            {"inputs": [3]},
+            {"dataframe_split": {"data": [[1, 2]]}},
+        ):
+            answer = await asked.client.post("/invocations", content=json.dumps(bad))
+            assert answer.status_code == 400, bad
+
+    with_service(registry, test)
