@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-train bench-learning chaos chaos-train chaos-aliases clean
+.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-train bench-learning chaos chaos-train chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,9 +27,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup  ## Train on handwritten digits and classify a folder of them, good and broken.
 	@$(BIN)/eagleray demo
 
-test: setup  ## Run every test: those without Ray side by side, the others one after another.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit
-	$(BIN)/python -m pytest tests/integration tests/e2e
+test: setup  ## Run the tests: those without Ray side by side, the others one after another.
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal tests/unit
+	$(BIN)/python -m pytest -m "not long" tests/integration tests/e2e
+
+test-long: setup  ## Run the tests that take a minute or more each.
+	$(BIN)/python -m pytest -m long tests/integration
 
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -4,20 +4,30 @@
     eagleray demo --folder /tmp/digits
 
 Writes the 1,797 handwritten digits that scikit-learn ships as PNG files, and a dozen broken files
-beside them; trains LeNet-5 on two workers; registers it; classifies the folder with it.
+beside them; trains LeNet-5 on two workers; registers it; classifies the folder with it; starts the
+service and asks it about one of the digits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
+import socket
 import struct
+import subprocess
+import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
@@ -25,7 +35,9 @@ from eagleray.batch.job import open_job, run_job
 from eagleray.batch.request import JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
-from eagleray.errors import OutputExistsError
+from eagleray.client import Client
+from eagleray.errors import JobFailedError, OutputExistsError
+from eagleray.models.registry import ModelVersion, Registry
 from eagleray.settings import Settings, read_settings
 from eagleray.training.job import open_job as open_train_job
 from eagleray.training.job import run_job as run_train_job
@@ -36,6 +48,7 @@ WORKERS = 2
 EPOCHS = 30
 BATCH_SIZE = 32
 SHIFT = 0.0625
+ASKED = "digit-0007-is-7.png"
 
 BROKEN_FILES = {
     "broken-01-empty.png": "truncated",
@@ -52,6 +65,9 @@ BROKEN_FILES = {
     "broken-12-missing.png": "missing",
 }
 """What each broken file must be recorded as."""
+
+SAME_SCORE = 0.01
+"""Largest difference of a score between batch and service, whose passes have other sizes."""
 
 
 def write_digits(folder: Path) -> Path:
@@ -133,7 +149,7 @@ def main(
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """See it work: digits, good and broken, through training, registry and batch."""
+    """See it work: digits, good and broken, through training, registry, batch and service."""
     with command_errors():
         console = Console(json_output=json_output)
         settings = read_settings()
@@ -169,10 +185,76 @@ def main(
                 f"--output {request.output}"
             )
             predicted = run_job(open_job(request, settings, console), lambda: session, console)
-        if json_output:
-            console.emit({"train": trained.as_json(), "predict": predict.as_json(predicted)})
-        else:
+        if not json_output:
             predict.show(predicted, console)
+        served = ask_service(trained.version, place, settings, console)
+        if json_output:
+            batch = predict.as_json(predicted)
+            console.emit({"train": trained.as_json(), "predict": batch, "serve": served})
+
+
+def ask_service(
+    version: ModelVersion, place: Path, settings: Settings, console: Console
+) -> dict[str, object]:
+    """Put a version into production, start the service, and compare one answer with its row.
+
+    Raises:
+        JobFailedError: The service does not start, or answers otherwise than the batch job did.
+    """
+    name = version.name
+    console.note(f"$ eagleray models alias {name} production {version.version}")
+    Registry(settings).set_alias(name, "production", version.version, why="the demo")
+    image = place / "images" / ASKED
+    with running_service(name, console) as url:
+        console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")
+        with Client(url) as client:
+            answer = client.ask(name, [image])
+    (result,) = answer.results
+    rows = pq.read_table(place / "results", columns=["uri", "label", "score"])
+    row = rows.filter(pc.match_substring(rows["uri"], ASKED)).to_pylist()[0]
+    same = result.label == row["label"] and abs((result.score or 0) - row["score"]) <= SAME_SCORE
+    console.say(
+        f"{ASKED}: the service says {result.label!r} ({result.score:.4f}) by version "
+        f"{answer.version}, the batch row {row['label']!r} ({row['score']:.4f})."
+    )
+    if not same:
+        raise JobFailedError("The service answers otherwise than the batch job.")
+    return {"label": result.label, "score": result.score, "version": answer.version, "row": row}
+
+
+@contextlib.contextmanager
+def running_service(model: str, console: Console) -> Iterator[str]:
+    """Run the service in a process of its own, and give its address.
+
+    Raises:
+        JobFailedError: It does not start.
+    """
+    port = _free_port()
+    console.note(f"$ eagleray serve {model} --port {port}")
+    command = [sys.executable, "-m", "serve.run", model, "--port", str(port), "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(
+        [*command, "--compile", "never", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if not said:
+                assert process.stderr is not None
+                raise JobFailedError(f"The service does not start: {process.stderr.read()[-500:]}")
+            yield json.loads(said)["url"]
+        finally:
+            process.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _free_folder(folder: Path | None, settings: Settings) -> Path:

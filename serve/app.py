@@ -18,8 +18,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from eagleray.errors import InputError
-from eagleray.serving.config import ServiceConfig
+from eagleray.serving.config import ServiceConfig, make_config
 
 __all__ = ["APP_NAME", "ImageServer", "build"]
 
@@ -42,6 +41,7 @@ class ImageServer:
         from eagleray.models.registry import Registry
         from eagleray.serving.logs import log_to_stdout
         from eagleray.serving.service import ImageService
+        from serve.grpc import GrpcInterface
 
         log_to_stdout()
         parsed = ServiceConfig.model_validate_json(config)
@@ -51,12 +51,32 @@ class ImageServer:
             device="cuda" if parsed.gpus_per_replica else "cpu",
             num_cores=num_cores,
         )
+        self._grpc = GrpcInterface(self._service)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the HTTP application; Ray Serve calls this once."""
         from serve.http import build_http
 
         return build_http(self._service)
+
+    async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
+        """Answer the protocol's call of this name, as the next methods do theirs."""
+        return await self._grpc.call("ServerLive", request, grpc_context)
+
+    async def ServerReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
+        return await self._grpc.call("ServerReady", request, grpc_context)
+
+    async def ModelReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
+        return await self._grpc.call("ModelReady", request, grpc_context)
+
+    async def ServerMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
+        return await self._grpc.call("ServerMetadata", request, grpc_context)
+
+    async def ModelMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
+        return await self._grpc.call("ModelMetadata", request, grpc_context)
+
+    async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
+        return await self._grpc.call("ModelInfer", request, grpc_context)
 
     async def check_health(self) -> None:
         """Tell Ray Serve whether this replica is to be replaced."""
@@ -69,14 +89,7 @@ def build(arguments: dict[str, Any]) -> Application:
     Raises:
         InputError: A field is not valid.
     """
-    from pydantic import ValidationError
-
-    from eagleray.imaging.contract import first_fault
-
-    try:
-        config = ServiceConfig.model_validate(arguments)
-    except ValidationError as error:
-        raise InputError(f"Service configuration: {first_fault(error)}.") from None
+    config = make_config(arguments)
     num_cores = max(1, _usable_cores() // config.replicas)
     deployment = serve.deployment(
         ImageServer,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eagleray.batch.earlier import read_results
+    from eagleray.client import AsyncClient, Client, RequestRefusedError
     from eagleray.errors import BadImageError, EaglerayError, Reason, UserError
     from eagleray.imaging import ImageContract, named_contract
     from eagleray.models.package import ModelPackage, read_package, write_package
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from eagleray.settings import Settings
 
 _HOMES = {
+    "AsyncClient": "client",
     "BadImageError": "errors",
+    "Client": "client",
     "EaglerayError": "errors",
     "Failure": "outcome",
     "ImageContract": "imaging",
@@ -31,6 +34,7 @@ _HOMES = {
     "Predictor": "predictor",
     "Reason": "errors",
     "Registry": "models.registry",
+    "RequestRefusedError": "client",
     "Settings": "settings",
     "UserError": "errors",
     "load_model": "models.sources",
@@ -41,7 +45,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "BadImageError",
+    "Client",
     "EaglerayError",
     "Failure",
     "ImageContract",
@@ -51,6 +57,7 @@ __all__ = [
     "Predictor",
     "Reason",
     "Registry",
+    "RequestRefusedError",
     "Settings",
     "UserError",
     "load_model",

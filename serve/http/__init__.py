@@ -7,6 +7,7 @@ predict.py    POST /v1/models/{name}/predict, and MLflow's /invocations
 models.py     what there is: models, labels, versions, routes
 protocol.py   the Open Inference Protocol, version 2
 health.py     liveness, readiness, metrics
+page.py       a page to try it on
 """
 
 from serve.http.app import build_http

@@ -21,6 +21,7 @@ from serve.http.bodies import JsonBody
 from serve.http.guard import Guard, problem_response, request_id_of
 from serve.http.health import health_routes
 from serve.http.models import model_routes
+from serve.http.page import page_routes
 from serve.http.predict import predict_routes
 from serve.http.protocol import protocol_routes
 
@@ -58,7 +59,7 @@ def build_http(service: ImageService) -> FastAPI:
         lifespan=lambda _: _alive(service),
         responses={"4XX": _PROBLEM_ANSWER, "5XX": _PROBLEM_ANSWER},
     )
-    for routes in (predict_routes, model_routes, protocol_routes, health_routes):
+    for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(EaglerayError, _refused)

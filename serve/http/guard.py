@@ -33,6 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 CLIENT = "eagleray.client"
 """Where the guard leaves who asks, in the scope of the request."""
 
+_ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -73,7 +74,10 @@ class Guard:
         except EaglerayError as error:
             problem = problem_of(error)
             self._service.telemetry.rejections.labels(problem.kind).inc()
-            await problem_response(problem, request_id)(scope, receive, send_marked)
+            response = problem_response(problem, request_id)
+            if problem.status == 401 and "text/html" in headers.get("accept", ""):
+                response.headers["www-authenticate"] = _ASK_A_PERSON
+            await response(scope, receive, send_marked)
         finally:
             self._log(scope, client, status, time.monotonic() - began)
 

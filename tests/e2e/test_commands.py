@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet
@@ -99,42 +100,58 @@ def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
     assert f"page:  {tmp_path}/out/_eagleray/report.html" in answer.stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["predict", "nowhere/", "--model", "random:resnet18"], "There is no folder or file"),
-        (["predict", "EMPTY", "--model", "random:resnet18"], "holds no files"),
-        (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
-        (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
-        (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
-        (["evaluate", "random:resnet18", "nowhere"], "There is no folder nowhere"),
-        (["evaluate", "random:resnet18", "TREE"], "'common' is not a label of this model"),
-        (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
-        (["train", "TABLE", "--name", "x"], "has no column named label"),
-        (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
-        (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
-        (["train", "TREE", "--name", "x", "--epochs", "0"], "epochs: "),
-    ],
-)
-def test_a_users_mistake_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, words: list[str], sentence: str
-) -> None:
-    (tmp_path / "EMPTY").mkdir()
+MISTAKES: list[tuple[list[str], str]] = [
+    (["predict", "nowhere/", "--model", "random:resnet18"], "There is no folder or file"),
+    (["predict", "EMPTY", "--model", "random:resnet18"], "holds no files"),
+    (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
+    (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
+    (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
+    (["evaluate", "random:resnet18", "nowhere"], "There is no folder nowhere"),
+    (["evaluate", "random:resnet18", "TREE"], "'common' is not a label of this model"),
+    (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
+    (["train", "TABLE", "--name", "x"], "has no column named label"),
+    (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
+    (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
+    (["train", "TREE", "--name", "x", "--epochs", "0"], "epochs: "),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[subprocess.CompletedProcess[str]]:
+    """Make every mistake in a process of its own, a few of them at a time."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "EMPTY").mkdir()
     for name in ("IMAGES/1.png", "TREE/common/1.png", "TREE/rare/2.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8)).save(tmp_path / name)
-    (tmp_path / "TABLE.csv").write_text("path,kind\na.png,b\n")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(folder / name)
+    (folder / "TABLE.csv").write_text("path,kind\na.png,b\n")
     places = {"EMPTY": "EMPTY", "IMAGES": "IMAGES", "TREE": "TREE", "TABLE": "TABLE.csv"}
-    words = [str(tmp_path / places[word]) if word in places else word for word in words]
-    if words[0] == "predict":
-        words += ["--output", str(tmp_path / "out")]
-    answer = eagleray(*words, home=tmp_path / "home")
+
+    def make(number: int) -> subprocess.CompletedProcess[str]:
+        words = MISTAKES[number][0]
+        words = [str(folder / places[word]) if word in places else word for word in words]
+        if words[0] == "predict":
+            words += ["--output", str(folder / f"out-{number}")]
+        answer = eagleray(*words, home=folder / f"home-{number}")
+        assert not (folder / f"out-{number}").exists()
+        return answer
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(make, range(len(MISTAKES))))
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)))
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(
+    refusals: list[subprocess.CompletedProcess[str]], number: int
+) -> None:
+    answer = refusals[number]
     assert answer.returncode == 2
-    assert sentence in answer.stderr
+    assert MISTAKES[number][1] in answer.stderr
     assert answer.stderr.startswith("error: ")
     assert len(answer.stderr.strip().splitlines()) == 1
     assert answer.stdout == ""
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_complete_output_is_told_and_one_of_another_plan_is_refused(demo: Demo) -> None:

@@ -27,7 +27,7 @@ def run(home: Path, *words: str, **settings: str) -> dict[str, dict[str, int]]:
     return counted
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def test_changes_of_many_processes_some_of_them_killed(
     tmp_path: Path, database: str, request: pytest.FixtureRequest
 ) -> None:

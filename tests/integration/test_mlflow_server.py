@@ -101,6 +101,7 @@ def test_versions_live_on_the_server(server: str, tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "mlflow.db").exists()
 
 
+@pytest.mark.long
 def test_versions_live_in_production(production: Settings, tmp_path: Path) -> None:
     """Registered, evaluated, promoted, taken back, traced, deleted, through PostgreSQL and S3."""
     registry = Registry(production)

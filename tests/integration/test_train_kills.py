@@ -94,6 +94,7 @@ def train_workers() -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_changes_nothing(
     cluster: Cluster, stripes: Path, undisturbed: TrainSummary
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     assert_one_version(found)
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_is_gone_on_with(
     cluster: Cluster, stripes: Path, undisturbed: TrainSummary, tmp_path: Path
 ) -> None:

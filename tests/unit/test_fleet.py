@@ -48,7 +48,8 @@ def production(version: int, **more: Any) -> Snapshot:
 
 def run(test: Callable[[Shelf, Fleet[Version], list[Event]], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        shelf, events = Shelf(), []
+        shelf = Shelf()
+        events: list[Event] = []
         options = FleetOptions(keep=frozenset({"digits"}), memory=250, unload_after=0)
         fleet = Fleet(shelf.load, options, happened=events.append)
         await test(shelf, fleet, events)
@@ -62,6 +63,13 @@ def run(test: Callable[[Shelf, Fleet[Version], list[Event]], Coroutine[Any, Any,
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def settled(fleet: Fleet[Version], condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            fleet.settle()
             await asyncio.sleep(0.002)
 
 
@@ -85,7 +93,7 @@ def test_the_old_version_answers_until_the_new_one_is_there() -> None:
         shelf.gates[2].set()
         await until(lambda: fleet.serving(DEFAULT) == 2)
         assert await answering(fleet, production(2)) == 2
-        await until(lambda: fleet.settle() or len(fleet.reports()) == 1)
+        await settled(fleet, lambda: len(fleet.reports()) == 1)
         assert [event.what for event in events] == [
             "loaded",
             "switched",
@@ -127,7 +135,7 @@ def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(NotReadyError, match="the storage is away"):
             await answering(fleet, production(1))
         shelf.broken.clear()
-        await until(lambda: fleet.settle() or fleet.serving(DEFAULT) == 1)
+        await settled(fleet, lambda: fleet.serving(DEFAULT) == 1)
 
     run(test)
 
@@ -172,7 +180,7 @@ def test_pins_and_canaries_are_kept_beside_the_default() -> None:
         await until(lambda: len([item for item in fleet.reports() if item.roles]) == 3)
         assert await answering(fleet, snapshot, application="shop") == 2
         fleet.apply(production(3))
-        await until(lambda: fleet.settle() or len(fleet.reports()) == 1)
+        await settled(fleet, lambda: len(fleet.reports()) == 1)
         assert fleet.reports()[0].roles == ("default",)
 
     run(test)
@@ -206,6 +214,6 @@ def test_a_version_that_is_in_use_stays() -> None:
         fleet.settle()
         assert [item.version for item in fleet.reports()] == [1, 2]
         fleet.release("digits", version)
-        await until(lambda: fleet.settle() or len(fleet.reports()) == 1)
+        await settled(fleet, lambda: len(fleet.reports()) == 1)
 
     run(test)

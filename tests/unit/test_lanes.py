@@ -54,9 +54,11 @@ def open_lanes() -> Iterator[Callable[..., Lanes]]:
         lanes.close()
 
 
-def ask(lanes: Lanes, version: Echo, image: object, *, pixels: int = 1, seconds: float = 5) -> Any:
+async def ask(
+    lanes: Lanes, version: Echo, image: object, *, pixels: int = 1, seconds: float = 5
+) -> Answered:
     deadline = time.monotonic() + seconds
-    return lanes.answer(version, image, pixels=pixels, deadline=deadline)
+    return await lanes.answer(version, image, pixels=pixels, deadline=deadline)
 
 
 def label(answered: Answered) -> str | None:

@@ -84,7 +84,7 @@ def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
 
 def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry) -> None:
     async def test(asked: Asked) -> None:
-        query = {"top_k": 2, "version": "2"}
+        query: dict[str, str | int] = {"top_k": 2, "version": "2"}
         answer = (await asked.client.post(PREDICT, params=query, content=IMAGE)).json()
         assert (answer["version"], answer["via"]) == (2, "asked")
         assert len(answer["results"][0]["top"]) == 2
@@ -96,7 +96,7 @@ def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry
     with_service(registry, test)
 
 
-REFUSALS = [
+REFUSALS: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     (PREDICT, {"content": b""}, 400, "image", "truncated"),
     (PREDICT, {"content": b"no image"}, 400, "image", "not_an_image"),
     (PREDICT, {"content": encode(photo())[:200]}, 400, "image", "truncated"),
@@ -284,13 +284,9 @@ def test_mlflows_interface_takes_each_of_its_forms(registry: Registry) -> None:
         answers = [(await asked.client.post("/invocations", json=form)).json() for form in forms]
         assert all(answer == answers[0] for answer in answers)
         assert answers[0]["predictions"][0]["status"] == "ok"
-        for bad in (
-            [],
-            {},
-            {"inputs": 3},
-            {"inputs": [3]},
-            {"dataframe_split": {"data": [[1, 2]]}},
-        ):
+        table = {"dataframe_split": {"data": [[1, 2]]}}
+        bodies: list[Any] = [[], {}, {"inputs": 3}, {"inputs": [3]}, table]
+        for bad in bodies:
             answer = await asked.client.post("/invocations", content=json.dumps(bad))
             assert answer.status_code == 400, bad
 

@@ -143,6 +143,11 @@ class Console:
         """Print a value as JSON for scripts."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
+    def emit_line(self, value: Any) -> None:
+        """Print a value as one line of JSON at once, for scripts that read while we go on."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.flush()
+
 
 class _QuietBar(ProgressBar):
     def __init__(self, console: Console, description: str, total: int) -> None:

@@ -1,8 +1,8 @@
 """The `eagleray` command.
 
 It is a front door: a job is a program of its own under `jobs/`, and `eagleray train …` becomes
-`python -m jobs.train …` with the same words, on this machine or wherever the checkout is. So a
-job's options are written once, in the job.
+`python -m jobs.train …` with the same words, on this machine or wherever the checkout is; so is the
+service, under `serve/`. So a program's options are written once, in the program.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from eagleray.cli.apps import apps_app
 from eagleray.cli.console import command_errors
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
@@ -27,12 +28,14 @@ app = typer.Typer(
     "eagleray train flowers/ --name flowers --architecture resnet18 --workers 2\n\n"
     "eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt\n\n"
     "eagleray predict photos/ --model flowers@candidate --output results/\n\n"
+    "eagleray serve flowers\n\n"
     "eagleray jobs list\n\n"
     "eagleray models list",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(apps_app, name="apps")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 
@@ -70,24 +73,25 @@ def jobs_root() -> Path:
     )
 
 
-def _launch(job: str, arguments: list[str]) -> None:
-    """Become the job: signals, terminal and exit code are then its own."""
+def _launch(module: str, arguments: list[str]) -> None:
+    """Become the program: signals, terminal and exit code are then its own."""
     with command_errors():
         root = jobs_root()
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", f"jobs.{job}", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     sys.stdout.flush()
     os.execvpe(command[0], command, {**os.environ, "PYTHONPATH": path})  # noqa: S606
 
 
-def _add_job(name: str, summary: str) -> None:
+def _add_program(name: str, module: str, summary: str) -> None:
     @app.command(name, help=summary, context_settings=_PASS_EVERYTHING_ON)
     def launch(context: typer.Context) -> None:
-        _launch(name, context.args)
+        _launch(module, context.args)
 
 
 for _name, _summary in _JOBS.items():
-    _add_job(_name, _summary)
+    _add_program(_name, f"jobs.{_name}", _summary)
+_add_program("serve", "serve.run", "Answer requests for registered models: HTTP, gRPC and a page.")
 
 
 def main() -> None:

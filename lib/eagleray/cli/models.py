@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import AsJson, versions_app
 from eagleray.errors import InputError
 
@@ -29,6 +30,7 @@ models_app = typer.Typer(
     no_args_is_help=True,
 )
 models_app.add_typer(versions_app)
+models_app.add_typer(routes_app)
 
 Reference = Annotated[
     str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.")

@@ -1,67 +1,89 @@
-"""What a service is told when it starts: a frozen value, with a field for each option."""
+"""What a service is told when it starts: a frozen value, with a flag for each field."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Any, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eagleray import storage
 from eagleray.choices import CompileMode, Precision
+from eagleray.errors import InputError
+from eagleray.imaging.contract import first_fault
 
-__all__ = ["ServiceConfig"]
+__all__ = ["ServiceConfig", "make_config", "read_config"]
 
 _MEGABYTE = 1_000_000
 
+MODELS = "Models"
+SPEED = "Speed"
+LIMITS = "Limits"
+SOURCES = "Where images may come from"
+
+
+def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+
 
 class ServiceConfig(BaseModel):
-    """How a service answers; `serve/config.yaml` and the flags of `eagleray serve` have these.
-
-    Attributes:
-        models: Kept in memory from the start. Empty for every model that has a version in
-            production, as far as `memory_mb` goes; the others are loaded when they are asked for.
-        replicas: Processes that answer; each has its own copy of the models.
-        gpus_per_replica: GPUs of each; 0 for the CPU.
-        lanes: Threads of a replica that decode and predict; None for one for each core that it
-            has, or two beside a GPU.
-        precision: Of the forward pass.
-        compile: `auto` answers at once, compiles beside it with what the cores have left, and then
-            answers with that; `always` compiles before a version takes traffic; `never` does not.
-        batch_images: Most images in one forward pass.
-        batch_pixels: Most source pixels decoded for one.
-        max_queued: Images that wait in a replica; more are refused.
-        max_wait_s: Seconds that an image may be expected to wait; more are refused.
-        timeout_s: For a request that brings no deadline of its own.
-        max_body_mb: Of one request.
-        max_flight_mb: Of all requests in a replica together.
-        max_images: In one request.
-        memory_mb: For versions that nobody needs at present.
-        watch_s: Seconds between two looks at the registry and the database.
-        allow_urls: Hosts that images may be fetched from, as for batch jobs; none by default.
-        private_networks: Networks of such hosts that are not the public internet.
-        allow_storage: Prefixes of storage locations that images may be read from.
-    """
+    """How a service answers; the description of each field is the help of its flag."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[str, ...] = ()
-    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    gpus_per_replica: Annotated[float, Field(ge=0, le=8)] = 0
-    lanes: Annotated[int | None, Field(ge=1, le=256)] = None
-    precision: Precision = "auto"
-    compile: CompileMode = "auto"
-    batch_images: Annotated[int, Field(ge=1, le=1024)] = 8
-    batch_pixels: Annotated[int, Field(ge=1)] = 8_000_000
-    max_queued: Annotated[int, Field(ge=1)] = 256
-    max_wait_s: Annotated[float, Field(gt=0)] = 1.0
-    timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    max_body_mb: Annotated[float, Field(gt=0)] = 64
-    max_flight_mb: Annotated[float, Field(gt=0)] = 512
-    max_images: Annotated[int, Field(ge=1)] = 64
-    memory_mb: Annotated[float, Field(ge=0)] = 2000
-    watch_s: Annotated[float, Field(gt=0)] = 1.0
-    allow_urls: tuple[str, ...] = ()
-    private_networks: tuple[str, ...] = ()
-    allow_storage: tuple[str, ...] = ()
+    models: tuple[str, ...] = _field(
+        (),
+        MODELS,
+        "Kept in memory from the start, as A,B,…; default: every model with a version in "
+        "production, as far as --memory-mb goes. All others are loaded when they are asked for.",
+    )
+    memory_mb: float = _field(
+        2000, MODELS, "For versions that nobody needs at present; the least used go first.", ge=0
+    )
+    watch_s: float = _field(
+        1.0, MODELS, "Seconds between two looks at the registry and the database.", gt=0
+    )
+    replicas: int = _field(
+        1, SPEED, "Processes that answer, each with its own copy of the models.", ge=1, le=1000
+    )
+    gpus_per_replica: float = _field(0, SPEED, "GPUs of each; 0 for the CPU.", ge=0, le=8)
+    lanes: int | None = _field(
+        None,
+        SPEED,
+        "Threads of a replica that decode and predict; default: one for each of its cores, or "
+        "two beside a GPU.",
+        ge=1,
+        le=256,
+    )
+    precision: Precision = _field("auto", SPEED, "Of the forward pass.")
+    compile: CompileMode = _field(
+        "auto",
+        SPEED,
+        "auto answers at once, compiles with what the cores have left, and goes on compiled; "
+        "always compiles before a version takes traffic.",
+    )
+    batch_images: int = _field(8, SPEED, "Most images in one forward pass.", ge=1, le=1024)
+    batch_pixels: int = _field(8_000_000, SPEED, "Most source pixels decoded for one.", ge=1)
+    max_queued: int = _field(256, LIMITS, "Images that wait in a replica; more are refused.", ge=1)
+    max_wait_s: float = _field(
+        1.0, LIMITS, "Seconds that an image may be expected to wait; more are refused.", gt=0
+    )
+    timeout_s: float = _field(
+        10.0, LIMITS, "Seconds for a request that brings no shorter deadline.", gt=0
+    )
+    max_body_mb: float = _field(64, LIMITS, "Of one request.", gt=0)
+    max_flight_mb: float = _field(512, LIMITS, "Of all requests in a replica together.", gt=0)
+    max_images: int = _field(64, LIMITS, "In one request.", ge=1)
+    allow_urls: tuple[str, ...] = _field(
+        (), SOURCES, "Hosts that images may be fetched from, as A,B,…; default: none."
+    )
+    private_networks: tuple[str, ...] = _field(
+        (), SOURCES, "Networks of such hosts that are not the public internet."
+    )
+    allow_storage: tuple[str, ...] = _field(
+        (), SOURCES, "Prefixes of storage locations that images may be read from."
+    )
 
     @property
     def max_body_bytes(self) -> int:
@@ -77,3 +99,34 @@ class ServiceConfig(BaseModel):
     def memory_bytes(self) -> int:
         """For versions that nobody needs at present."""
         return int(self.memory_mb * _MEGABYTE)
+
+
+def make_config(fields: Mapping[str, Any]) -> ServiceConfig:
+    """Make a configuration of values, or of text as a command line gives it.
+
+    Raises:
+        InputError: Naming the field at fault.
+    """
+    values = dict(fields)
+    for name, field in ServiceConfig.model_fields.items():
+        if isinstance(values.get(name), str) and get_origin(field.annotation) is tuple:
+            values[name] = [part.strip() for part in values[name].split(",") if part.strip()]
+    try:
+        return ServiceConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"Service configuration, {first_fault(error)}.") from None
+
+
+def read_config(location: str) -> dict[str, Any]:
+    """Read the fields of a configuration from a YAML file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        fields = yaml.safe_load(storage.read_bytes(location))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{location} cannot be read as YAML ({error}).") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{location} holds no fields; write lines such as `replicas: 2`.")
+    return fields

@@ -1,0 +1,212 @@
+"""`eagleray apps …`: the callers of the service, their keys, quotas and pins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.settings import Settings, read_settings
+
+if TYPE_CHECKING:  # it takes a second to import
+    from eagleray.serving.applications import Applications, NewKey
+
+__all__ = ["apps_app"]
+
+apps_app = typer.Typer(
+    help="Callers of the service: keys, quotas, and the versions they are pinned to.",
+    no_args_is_help=True,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Name = Annotated[str, typer.Argument(help="Of the application.")]
+Model = Annotated[str, typer.Argument(help="Name of the model.")]
+Quota = Annotated[
+    float | None, typer.Option("--images-per-second", help="Most images; default: any number.")
+]
+
+
+def _open(settings: Settings | None = None) -> Applications:
+    from eagleray.database.store import open_database
+    from eagleray.serving.applications import Applications
+
+    settings = settings or read_settings()
+    return Applications(open_database(settings), who=settings.who)
+
+
+def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
+    if json_output:
+        console.emit({"application": made.application, "key": made.key})
+        return
+    console.say(made.key)
+    console.note("This is the only time that the key is shown; the database keeps its digest.")
+
+
+@apps_app.command("create")
+def create_application(name: Name, quota: Quota = None, json_output: AsJson = False) -> None:
+    """Create an application and print its first key."""
+    with command_errors():
+        made = _open().create(name, images_per_second=quota)
+        _show_key(Console(json_output=json_output), made, json_output)
+
+
+@apps_app.command("rotate")
+def rotate_key(
+    name: Name,
+    keep_old: Annotated[
+        float, typer.Option("--keep-old", help="Hours in which the older keys still hold.")
+    ] = 24.0,
+    json_output: AsJson = False,
+) -> None:
+    """Print a new key; the older ones end after a while."""
+    with command_errors():
+        made = _open().rotate(name, keep_old=timedelta(hours=max(0.0, keep_old)))
+        _show_key(Console(json_output=json_output), made, json_output)
+
+
+@apps_app.command("revoke")
+def revoke_key(
+    name: Name, prefix: Annotated[str, typer.Argument(help="First characters of the key.")]
+) -> None:
+    """Refuse a key from now on."""
+    with command_errors():
+        _open().revoke(name, prefix)
+        Console().say(f"Key {prefix} of {name} is refused within seconds.")
+
+
+@apps_app.command("quota")
+def set_quota(name: Name, quota: Quota = None) -> None:
+    """Change how many images a second an application may send."""
+    with command_errors():
+        _open().set_quota(name, quota)
+        words = "has no quota" if quota is None else f"may send {quota:g} images a second"
+        Console().say(f"{name} {words}.")
+
+
+@apps_app.command("disable")
+def disable_application(name: Name) -> None:
+    """Refuse all keys of an application."""
+    with command_errors():
+        _open().disable(name)
+        Console().say(f"{name} is refused within seconds.")
+
+
+@apps_app.command("enable")
+def enable_application(name: Name) -> None:
+    """Accept the keys of an application again."""
+    with command_errors():
+        _open().disable(name, disabled=False)
+        Console().say(f"{name} is let in within seconds.")
+
+
+@apps_app.command("delete")
+def delete_application(name: Name) -> None:
+    """Remove an application with its keys and pins."""
+    with command_errors():
+        _open().delete(name)
+        Console().say(f"{name} is gone.")
+
+
+@apps_app.command("pin")
+def pin_application(
+    name: Name,
+    model: Model,
+    target: Annotated[str, typer.Argument(help="Version number, or an alias.")],
+) -> None:
+    """Give an application a version of its own, whatever is promoted for the others."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        registry = Registry()
+        version = (
+            registry.get(model, version=int(target))
+            if target.isdecimal()
+            else registry.get(model, alias=target)
+        )
+        _open(registry.settings).pin(name, model, target)
+        Console().say(f"{name} gets {version.reference} within seconds.")
+
+
+@apps_app.command("unpin")
+def unpin_application(name: Name, model: Model) -> None:
+    """Give an application what everybody gets."""
+    with command_errors():
+        _open().unpin(name, model)
+        Console().say(f"{name} gets the default of {model} within seconds.")
+
+
+@apps_app.command("list")
+def list_applications(json_output: AsJson = False) -> None:
+    """List all applications."""
+    with command_errors():
+        console, book = Console(json_output=json_output), _open()
+        entries = [_entry(book, name) for name in book.names()]
+        if json_output:
+            console.emit(entries)
+            return
+        if not entries:
+            console.say("There are no applications; `eagleray apps create NAME` makes one.")
+            return
+        rows = [
+            [
+                entry["name"],
+                "any" if entry["images_per_second"] is None else f"{entry['images_per_second']:g}",
+                ", ".join(f"{model} {target}" for model, target in entry["pins"].items()),
+                str(sum(key["holds"] for key in entry["keys"])),
+                "disabled" if entry["disabled"] else "",
+            ]
+            for entry in entries
+        ]
+        console.table("Applications", ["name", "images/s", "pinned to", "keys", ""], rows)
+
+
+@apps_app.command("show")
+def show_application(name: Name, json_output: AsJson = False) -> None:
+    """Show an application: its keys, pins and changes."""
+    with command_errors():
+        console, book = Console(json_output=json_output), _open()
+        entry = _entry(book, name)
+        changes = book.changes(name)
+        if json_output:
+            told = [
+                {"when": f"{when:%FT%TZ}", "who": who, "what": what} for when, who, what in changes
+            ]
+            console.emit({**entry, "changes": told})
+            return
+        keys = [[key["prefix"] + "…", key["created"], _state(key)] for key in entry["keys"]]
+        console.table(f"Keys of {name}", ["key", "created", ""], keys)
+        pins = [[model, target] for model, target in entry["pins"].items()]
+        if pins:
+            console.table("Pinned to", ["model", "target"], pins)
+        rows = [[f"{when:%Y-%m-%d %H:%M}", who, what] for when, who, what in changes]
+        console.table("Changes", ["when", "who", "what"], rows)
+
+
+def _entry(book: Applications, name: str) -> dict[str, Any]:
+    found, now = book.get(name), datetime.now(UTC)
+    return {
+        "name": name,
+        "images_per_second": found.images_per_second,
+        "pins": dict(found.pins),
+        "disabled": name in book.disabled(),
+        "keys": [
+            {
+                "prefix": key.prefix,
+                "created": f"{key.created:%Y-%m-%d %H:%M}",
+                "expires": None if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}",
+                "revoked": key.revoked is not None,
+                "holds": key.holds(now),
+            }
+            for key in book.keys(name)
+        ],
+    }
+
+
+def _state(key: dict[str, Any]) -> str:
+    if key["revoked"]:
+        return "revoked"
+    if key["expires"] is not None:
+        return f"ends {key['expires']}" if key["holds"] else "ended"
+    return "holds"

@@ -1,0 +1,134 @@
+"""`eagleray models …` on the service: canary, shadow, default, and who uses a version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.errors import InputError
+
+if TYPE_CHECKING:  # these take seconds to import
+    from eagleray.models.registry import Registry
+    from eagleray.serving.routes import Routes
+    from eagleray.serving.routing import Route
+
+__all__ = ["routes_app"]
+
+routes_app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Name = Annotated[str, typer.Argument(help="Of the model.")]
+Share = Annotated[float, typer.Option(help="Of the requests, from 0 to 1.")]
+Off = Annotated[bool, typer.Option("--off", help="End it.")]
+
+
+def _open(registry: Registry) -> Routes:
+    from eagleray.serving.routes import Routes
+
+    return Routes(registry.history.database, who=registry.settings.who)
+
+
+def _require_target(registry: Registry, name: str, target: str) -> None:
+    if target.isdecimal():
+        registry.get(name, version=int(target))
+    else:
+        registry.get(name, alias=target)
+
+
+@routes_app.command("canary")
+def set_canary(
+    name: Name,
+    target: Annotated[str | None, typer.Argument(help="Version number, or an alias.")] = None,
+    share: Share = 0.05,
+    off: Off = False,
+) -> None:
+    """Let a version answer a share of the requests that ask for none."""
+    _set_part("canary", name, target, share, off)
+
+
+@routes_app.command("shadow")
+def set_shadow(
+    name: Name,
+    target: Annotated[str | None, typer.Argument(help="Version number, or an alias.")] = None,
+    share: Share = 1.0,
+    off: Off = False,
+) -> None:
+    """Let a version see a share of the requests; its answers are only compared."""
+    _set_part("shadow", name, target, share, off)
+
+
+def _set_part(part: str, name: str, target: str | None, share: float, off: bool) -> None:
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        if (target is None) != off:
+            raise InputError(f"Name the version for the {part}, or write --off.")
+        registry = Registry()
+        registry.versions(name)
+        if target is not None:
+            _require_target(registry, name, target)
+        changes: dict[str, Any] = {part: target, f"{part}_share": 0.0 if off else share}
+        _open(registry).set(name, **changes)
+        words = "ends" if off else f"is {name} {target} for {share:.1%} of its requests"
+        Console().say(f"The {part} of {name} {words} within seconds.")
+
+
+@routes_app.command("keep")
+def keep_in_memory(name: Name, off: Off = False) -> None:
+    """Keep the versions of a model in memory although nobody asks for them."""
+    from eagleray.models.registry import Registry
+
+    with command_errors():
+        registry = Registry()
+        registry.versions(name)
+        _open(registry).set(name, keep=not off)
+        Console().say(f"{name} is {'loaded when it is asked for' if off else 'kept in memory'}.")
+
+
+@routes_app.command("users")
+def show_users(
+    name: Name,
+    version: Annotated[int | None, typer.Option(help="Only this one.")] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Say who uses which version of a model: applications, canary, shadow."""
+    from eagleray.models.registry import Registry
+    from eagleray.serving.watch import read_snapshot
+
+    with command_errors():
+        console, registry = Console(json_output=json_output), Registry()
+        snapshot = read_snapshot(registry)
+        snapshot.require_model(name)
+        uses = _uses(snapshot, name)
+        found = [use for use in uses if version is None or use["version"] == version]
+        if json_output:
+            console.emit(found)
+            return
+        if not found:
+            console.say(f"Nobody uses {name}" + (f"/{version}." if version else "."))
+            return
+        rows = [[str(use["version"]), use["user"], use["by"]] for use in found]
+        console.table(f"Users of {name}", ["version", "user", "by"], rows)
+
+
+def _uses(snapshot: Any, name: str) -> list[dict[str, Any]]:
+    """Return who uses which version, by version."""
+    route: Route = snapshot.route(name)
+    pinned = [app for app in snapshot.applications.values() if name in app.pins]
+    others = [app.name for app in snapshot.applications.values() if name not in app.pins]
+    everybody = ", ".join(sorted(others)) or "everybody without a key"
+    uses = [(app.pins[name], app.name, f"pinned to {app.pins[name]}") for app in pinned]
+    uses.append((route.default, everybody, f"default {route.default}"))
+    if route.canary is not None and route.canary_share:
+        uses.append((route.canary, everybody, f"canary, {route.canary_share:.1%}"))
+    if route.shadow is not None and route.shadow_share:
+        uses.append((route.shadow, "nobody sees it", f"shadow, {route.shadow_share:.1%}"))
+    found = [
+        {"version": snapshot.version(name, target), "user": user, "by": by}
+        for target, user, by in uses
+    ]
+    return sorted(
+        (use for use in found if use["version"] is not None), key=lambda use: -use["version"]
+    )

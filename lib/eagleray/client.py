@@ -1,0 +1,288 @@
+"""A client of the service, synchronous and asynchronous, with the same methods.
+
+    client = Client("http://127.0.0.1:8000", key="er_…")
+    client.predict("digits", Path("seven.png")).label          # "7"
+    client.predict_many("digits", [first, second], top_k=3)
+
+    async with AsyncClient(url) as client:
+        await client.predict("digits", image)
+
+Any client of the Open Inference Protocol works too.
+
+A busy service says when to come again; both clients wait that long and ask again, a few times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydantic import ValidationError
+
+from eagleray.errors import BadImageError, EaglerayError, Reason
+from eagleray.serving.answers import Answer, ImageAnswer
+
+__all__ = ["AsyncClient", "Client", "RequestRefusedError"]
+
+Image = bytes | Path | str
+"""Encoded bytes, a file, or the address (`https://…`, `s3://…`) that the service reads."""
+
+_PASSING = frozenset({429, 503})
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 30.0
+
+
+class RequestRefusedError(EaglerayError):
+    """The service did not answer.
+
+    Attributes:
+        status: Of HTTP; 0 where nothing came back.
+        problem: The problem document.
+        retry_after: Seconds after which the service wants to be asked again.
+    """
+
+    def __init__(
+        self, status: int, problem: dict[str, Any], retry_after: float | None = None
+    ) -> None:
+        super().__init__(str(problem.get("detail") or f"the service answered {status}"))
+        self.status, self.problem, self.retry_after = status, problem, retry_after
+
+
+class _Asking:
+    """What both clients share: how a question is put, and how an answer is read."""
+
+    def __init__(self, url: str, *, key: str | None, timeout: float, attempts: int) -> None:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._attempts, self._timeout = attempts, timeout
+        self._options: dict[str, Any] = {
+            "base_url": url.rstrip("/"),
+            "headers": headers,
+            "timeout": timeout,
+        }
+
+    @staticmethod
+    def _question(images: Sequence[Image], asked: dict[str, Any]) -> dict[str, Any]:
+        """Return what is posted: a form of files, or JSON where the service reads them."""
+        params = {name: value for name, value in asked.items() if value is not None}
+        links = [image for image in images if isinstance(image, str)]
+        if links and len(links) < len(images):
+            raise ValueError("images are either addresses or bytes and files, in one request")
+        if links:
+            described = [
+                {"url" if link.startswith(("http://", "https://")) else "uri": link}
+                for link in links
+            ]
+            body = {"image": described[0]} if len(links) == 1 else {"images": described}
+            return {"json": {**body, **params}}
+        contents = [item.read_bytes() if isinstance(item, Path) else item for item in images]
+        if len(contents) == 1:
+            return {"params": params, "content": contents[0]}
+        files = [("image", (str(number), item)) for number, item in enumerate(contents)]
+        return {"params": params, "files": files}
+
+    def _wait_before(self, attempt: int, refused: RequestRefusedError, deadline: float) -> float:
+        """Return how long to wait before asking again.
+
+        Raises:
+            RequestRefusedError: There is no use in it, or no time.
+        """
+        if refused.status not in _PASSING or attempt + 1 >= self._attempts:
+            raise refused
+        wait = refused.retry_after
+        if wait is None:
+            wait = _FIRST_WAIT * 2**attempt
+        wait = min(wait, _LONGEST_WAIT) * random.uniform(1.0, 1.25)  # noqa: S311 — not a secret
+        if time.monotonic() + wait > deadline:
+            raise refused
+        return wait
+
+    @staticmethod
+    def _read(response: httpx.Response) -> Any:
+        """Return what a response holds.
+
+        Raises:
+            BadImageError: The only image of the request cannot be used.
+            RequestRefusedError: The service refuses the request.
+        """
+        if response.is_success:
+            return response.json()
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = {}
+        if not isinstance(problem, dict):
+            problem = {}
+        if problem.get("reason") in Reason.__members__.values():
+            raise BadImageError(Reason(problem["reason"]), str(problem.get("detail")))
+        text = response.headers.get("retry-after", "")
+        raise RequestRefusedError(
+            response.status_code, problem, float(text) if text.isdecimal() else None
+        )
+
+    @staticmethod
+    def _answer(body: Any) -> Answer:
+        try:
+            return Answer.model_validate(body)
+        except ValidationError as error:
+            text = f"the service's answer cannot be read ({error.error_count()} faults)"
+            raise RequestRefusedError(200, {"detail": text}) from error
+
+
+def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
+    return RequestRefusedError(0, {"detail": f"the service does not answer ({error})"})
+
+
+class Client(_Asking):
+    """Asks a service, and waits for its answer.
+
+    Args:
+        url: Of the service.
+        key: Of the application.
+        timeout: Seconds for a request with its repetitions.
+        attempts: At most, where the service is busy or not ready.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout: float = 30.0,
+        attempts: int = 5,
+    ) -> None:
+        super().__init__(url, key=key, timeout=timeout, attempts=attempts)
+        self._http = httpx.Client(**self._options)
+
+    def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
+        """Predict one image.
+
+        Args:
+            model: Name.
+            image: Its bytes, its file, or its address.
+            asked: `top_k`, `threshold`, `version`, `timeout_ms`.
+
+        Raises:
+            BadImageError: The image cannot be used.
+            RequestRefusedError: The service refuses, or does not answer.
+        """
+        return self.ask(model, [image], **asked).results[0]
+
+    def predict_many(self, model: str, images: Sequence[Image], **asked: Any) -> list[ImageAnswer]:
+        """Predict several images in one request; each has its result, `ok` or `failed`."""
+        return self.ask(model, images, **asked).results
+
+    def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
+        """Predict images and return all that the service says."""
+        question = self._question(images, asked)
+        return self._answer(self._request("POST", f"/v1/models/{model}/predict", **question))
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models, with what answers for each now."""
+        found: list[dict[str, Any]] = self._request("GET", "/v1/models")["models"]
+        return found
+
+    def ready(self) -> bool:
+        """Whether the service answers for all the models that it keeps."""
+        try:
+            return self._http.get("/ready").is_success
+        except httpx.HTTPError:
+            return False
+
+    def _request(self, method: str, path: str, **question: Any) -> Any:
+        deadline = time.monotonic() + self._timeout
+        for attempt in range(self._attempts):
+            try:
+                return self._read(self._http.request(method, path, **question))
+            except httpx.HTTPError as error:
+                raise _nothing_came(error) from error
+            except RequestRefusedError as refused:
+                time.sleep(self._wait_before(attempt, refused, deadline))
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Asking):
+    """Asks a service without holding up the event loop; its methods are those of `Client`."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout: float = 30.0,
+        attempts: int = 5,
+    ) -> None:
+        super().__init__(url, key=key, timeout=timeout, attempts=attempts)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
+        """Predict one image, as `Client.predict` does."""
+        return (await self.ask(model, [image], **asked)).results[0]
+
+    async def predict_many(
+        self, model: str, images: Sequence[Image], **asked: Any
+    ) -> list[ImageAnswer]:
+        """Predict several images in one request, as `Client.predict_many` does."""
+        return (await self.ask(model, images, **asked)).results
+
+    async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
+        """Predict images and return all that the service says."""
+        question = self._question(images, asked)
+        return self._answer(await self._request("POST", f"/v1/models/{model}/predict", **question))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models, with what answers for each now."""
+        found: list[dict[str, Any]] = (await self._request("GET", "/v1/models"))["models"]
+        return found
+
+    async def ready(self) -> bool:
+        """Whether the service answers for all the models that it keeps."""
+        try:
+            return (await self._http.get("/ready")).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def _request(self, method: str, path: str, **question: Any) -> Any:
+        deadline = time.monotonic() + self._timeout
+        for attempt in range(self._attempts):
+            try:
+                return self._read(await self._http.request(method, path, **question))
+            except httpx.HTTPError as error:
+                raise _nothing_came(error) from error
+            except RequestRefusedError as refused:
+                await asyncio.sleep(self._wait_before(attempt, refused, deadline))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

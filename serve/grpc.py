@@ -1,0 +1,202 @@
+"""The Open Inference Protocol, version 2, over gRPC: methods that the replica answers."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from typing import Any
+
+import grpc
+import numpy as np
+
+from eagleray.errors import EaglerayError, InputError
+from eagleray.serving import protocol
+from eagleray.serving.gate import identify
+from eagleray.serving.logs import log_access
+from eagleray.serving.problems import problem_of
+from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
+from eagleray.serving.routing import choose
+from eagleray.serving.service import ImageService, PredictRequest
+from serve.messages import PACKAGE, SERVICE, message
+
+__all__ = ["METHODS", "GrpcInterface", "add_to_server"]
+
+METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+)
+
+_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_PEER = re.compile(r"ipv[46]:(?:\[([^\]]+)\]|%5B(.+)%5D|([0-9.]+)):\d+")
+
+
+def add_to_server(servicer: Any, server: Any) -> None:
+    """Register the protocol's methods with a gRPC server; Ray Serve calls this by its name."""
+    handlers = {
+        method: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, method),
+            request_deserializer=message(f"{method}Request").FromString,
+            response_serializer=message(f"{method}Response").SerializeToString,
+        )
+        for method in METHODS
+    }
+    service = grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", handlers)
+    server.add_generic_rpc_handlers((service,))
+
+
+class GrpcInterface:
+    """Answers calls; `context` is Ray Serve's, with metadata, peer and a place for the status.
+
+    Args:
+        service: That is asked.
+    """
+
+    def __init__(self, service: ImageService) -> None:
+        self._service = service
+
+    async def call(self, method: str, request: Any, context: Any) -> Any:
+        """Answer one call, whatever becomes of it."""
+        began = time.monotonic()
+        metadata = {key.lower(): value for key, value in context.invocation_metadata()}
+        request_id = str(metadata.get("x-request-id") or uuid.uuid4().hex)
+        code, model = grpc.StatusCode.OK, ""
+        try:
+            application = "" if method == "ServerLive" else self._caller(metadata, context)
+            model = getattr(request, "name", "") or getattr(request, "model_name", "")
+            return await self._answer(method, request, application, request_id, context)
+        except EaglerayError as error:
+            problem = problem_of(error)
+            code = _STATUS.get(problem.status, grpc.StatusCode.INTERNAL)
+            self._service.telemetry.rejections.labels(problem.kind).inc()
+            context.set_code(code)
+            reason = f"{problem.reason}: " if problem.reason else ""
+            context.set_details(reason + problem.detail)
+            raise
+        finally:
+            milliseconds = round((time.monotonic() - began) * 1000, 2)
+            log_access(
+                method=f"gRPC {method}",
+                status=code.name,
+                milliseconds=milliseconds,
+                request_id=request_id,
+                model=model,
+            )
+
+    def _caller(self, metadata: dict[str, Any], context: Any) -> str:
+        kind, _, key = str(metadata.get("authorization", "")).partition(" ")
+        given = key.strip() if kind.lower() == "bearer" else metadata.get("x-api-key")
+        return identify(self._service.snapshot, given, _address(context.peer()))
+
+    async def _answer(
+        self, method: str, request: Any, application: str, request_id: str, context: Any
+    ) -> Any:
+        response = message(f"{method}Response")
+        service = self._service
+        if method == "ServerLive":
+            return response(live=True)
+        if method == "ServerReady":
+            return response(ready=not service.waiting_for)
+        if method == "ServerMetadata":
+            extensions = ["classification"]
+            return response(name="eagleray", version=version_of("eagleray"), extensions=extensions)
+        if method == "ModelInfer":
+            return await self._infer(request, application, request_id, context)
+        loaded = await self._loaded(request.name, request.version)
+        if method == "ModelReady":
+            return response(ready=True)
+        manifest = loaded.manifest
+        known = [loaded.version]
+        return response(**protocol.metadata(request.name, known, manifest.task, manifest.contract))
+
+    async def _loaded(self, name: str, version: str) -> Any:
+        service = self._service
+        choice = choose(service.snapshot, name, asked=version or None)
+        number, loaded = await service.fleet.acquire(choice, patience=service.config.timeout_s)
+        service.fleet.release(name, number)
+        return loaded
+
+    async def _infer(self, request: Any, application: str, request_id: str, context: Any) -> Any:
+        service = self._service
+        size = sum(len(raw) for raw in request.raw_input_contents)
+        limit = service.config.timeout_s
+        left = context.time_remaining() if hasattr(context, "time_remaining") else None
+        seconds = limit if left is None else min(limit, left)
+        with service.bytes.hold(size):
+            answers, outputs = await service.infer(
+                _read(request),
+                PredictRequest(
+                    model=request.model_name,
+                    images=(),
+                    application=application,
+                    request_id=request_id,
+                    deadline=time.monotonic() + seconds,
+                    asked=request.model_version or None,
+                ),
+            )
+        response = message("ModelInferResponse")(
+            model_name=request.model_name,
+            model_version=str(answers.loaded.version),
+            id=request.id or request_id,
+            outputs=[
+                {"name": item.name, "datatype": item.datatype, "shape": item.shape}
+                for item in outputs
+            ],
+            raw_output_contents=[protocol.as_raw(item) for item in outputs],
+        )
+        digest = answers.loaded.manifest.contract_digest
+        response.parameters["contract_digest"].string_param = digest
+        return response
+
+
+def _address(peer: str) -> str | None:
+    """Return the address in gRPC's name of a peer, `ipv4:127.0.0.1:4000`."""
+    match = _PEER.fullmatch(peer)
+    return next(filter(None, match.groups()), None) if match else None
+
+
+def _read(request: Any) -> InferRequest:
+    """Read a request's tensors.
+
+    Raises:
+        InputError: They are not what the protocol says.
+    """
+    raw: Sequence[bytes] = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InputError(f"{len(request.inputs)} inputs have {len(raw)} raw contents.")
+    inputs = []
+    for number, item in enumerate(request.inputs):
+        if raw:
+            elements = protocol.raw_elements(item.name, item.datatype, raw[number])
+        elif item.datatype == "BYTES":
+            elements = list(item.contents.bytes_contents)
+        else:
+            values = np.asarray(item.contents.uint_contents, np.int64)
+            if item.datatype != "UINT8" or (values.size and values.max() > 255):
+                raise InputError(f"Input {item.name}: send BYTES, or UINT8 from 0 to 255.")
+            elements = values.astype(np.uint8)
+        inputs.append(TensorIn(item.name, item.datatype, tuple(item.shape), elements))
+    wanted = [
+        WantedOutput(item.name, classes=int(item.parameters["classification"].int64_param))
+        if "classification" in item.parameters
+        else WantedOutput(item.name)
+        for item in request.outputs
+    ]
+    return InferRequest(request.id, inputs, wanted)

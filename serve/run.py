@@ -1,0 +1,209 @@
+"""Serve models in a Ray of one's own, or start the service on a cluster.
+
+    python -m serve.run digits --port 8000
+    eagleray serve
+    eagleray serve digits,flowers --replicas 2
+    eagleray serve --config service.yaml --host 0.0.0.0
+    eagleray serve digits --cluster auto
+
+Reads from top to bottom: the request, start, report, wait for the end, and last the words of the
+command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
+from eagleray.cli.spec import with_spec_options
+from eagleray.database.store import open_database
+from eagleray.errors import InputError, JobFailedError
+from eagleray.serving.applications import Applications
+from eagleray.serving.config import ServiceConfig, make_config, read_config
+from eagleray.serving.gate import is_loopback
+from eagleray.settings import Settings, read_settings
+
+_SECONDS_TO_START = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the service listens.
+
+    Attributes:
+        host: Address.
+        port: Of HTTP.
+        grpc_port: Of gRPC; 0 for none.
+    """
+
+    host: str
+    port: int
+    grpc_port: int
+
+    @property
+    def url(self) -> str:
+        """Of HTTP, from this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        return f"http://{host}:{self.port}"
+
+
+# --- request ----------------------------------------------------------------------------------
+
+
+def require_guarded(place: Place, settings: Settings) -> None:
+    """Refuse to listen to other machines where nothing tells callers apart.
+
+    Raises:
+        InputError: There is no application.
+    """
+    if is_loopback(place.host):
+        return
+    if not Applications(open_database(settings), who=settings.who).names():
+        raise InputError(
+            f"{place.host} is reached from other machines, and no application is configured that "
+            "callers could be known by; make one with `eagleray apps create NAME`, or leave "
+            "--host out."
+        )
+
+
+def require_free(place: Place) -> None:
+    """Refuse ports that somebody listens on.
+
+    Raises:
+        InputError: With the port.
+    """
+    for port in filter(None, (place.port, place.grpc_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((place.host, port))
+            except OSError as error:
+                raise InputError(
+                    f"Port {port} of {place.host} cannot be used ({error.strerror}); choose "
+                    "another --port or --grpc-port."
+                ) from None
+
+
+# --- start ------------------------------------------------------------------------------------
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Set what Ray Serve reads from the environment when it is imported, here and in replicas."""
+    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # Replicas may stand in another folder than the command.
+    os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def start(config: ServiceConfig, place: Place) -> None:
+    """Start the service, and return when it is ready.
+
+    Raises:
+        JobFailedError: It does not become ready.
+    """
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+
+    from serve.app import APP_NAME, build
+
+    functions = ["serve.grpc.add_to_server"] if place.grpc_port else []
+    serve.start(
+        proxy_location=ProxyLocation.EveryNode,
+        http_options=HTTPOptions(host=place.host, port=place.port),
+        grpc_options=gRPCOptions(port=place.grpc_port or 9000, grpc_servicer_functions=functions),
+    )
+    application = build(config.model_dump(mode="json"))
+    try:
+        serve.run(application, name=APP_NAME, route_prefix="/", blocking=False)
+    except RuntimeError as error:
+        message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0]
+        raise JobFailedError(f"The service does not start: {message}") from None
+
+
+def _why_it_does_not_start(name: str) -> str:
+    """Return the last line of what a replica said when it died."""
+    from ray import serve
+
+    status = serve.status().applications.get(name)
+    messages = [] if status is None else [status.message]
+    messages += [item.message for item in (status.deployments.values() if status else ())]
+    lines = [line.strip() for text in messages for line in text.splitlines() if "Error: " in line]
+    return lines[-1].partition("Error: ")[2] if lines else ""
+
+
+def wait_for_the_end() -> None:
+    """Wait until somebody ends the command."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+@with_spec_options(ServiceConfig, argument="models")
+def main(
+    fields: dict[str, str],
+    config: Annotated[
+        str | None, typer.Option(help="YAML file of the fields below; flags win.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of HTTP.", min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Of gRPC; 0 for none.", min=0, max=65535)] = 8001,
+    cluster: ClusterOption = None,
+    verbose: VerboseOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Answer requests for registered models, always in the right version."""
+    with command_errors():
+        console = Console(json_output=json_output)
+        settings = read_settings()
+        from_file = read_config(config) if config else {}
+        parsed = make_config({**from_file, **fields})
+        place = Place(host, port, grpc_port)
+        require_guarded(place, settings)
+        require_free(place)
+        prepare_environment(settings)
+        with job_session(settings, address=cluster, verbose=verbose):
+            with console.status("Starting; the models are loaded and checked …"):
+                start(parsed, place)
+            report(place, settings, console)
+            if cluster is None:
+                wait_for_the_end()
+                console.note("Ending; what was let in is answered …")
+                from ray import serve
+
+                serve.shutdown()
+
+
+def report(place: Place, settings: Settings, console: Console) -> None:
+    """Say where the service is, and who may ask it."""
+    names = Applications(open_database(settings), who=settings.who).names()
+    if console.for_scripts:
+        console.emit_line({"url": place.url, "grpc_port": place.grpc_port, "applications": names})
+        return
+    console.say(f"Serving on {place.url} (its page), {place.url}/docs (its interface).")
+    if place.grpc_port:
+        console.say(f"gRPC on port {place.grpc_port}.")
+    if names:
+        console.say(f"Callers need the key of an application: {', '.join(names)}.")
+    else:
+        console.say("No application is configured, so only this machine is let in, without a key.")
+
+
+if __name__ == "__main__":
+    run_command(main, module_docstring=__doc__)

@@ -1,0 +1,274 @@
+"""The service as it is started by its command: Ray Serve, HTTP, gRPC, independent clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from eagleray import AsyncClient, BadImageError, Client, RequestRefusedError
+from eagleray.imaging import decode
+from eagleray.models.package import ModelPackage
+from eagleray.models.registry import Registry
+from eagleray.outcome import Prediction
+from eagleray.predictor import Predictor
+from eagleray.serving.applications import Applications
+from eagleray.settings import Settings
+from tests.parts.ports import free_port
+from tests.unit.models_kit import golden_png
+from tests.unit.serving_kit import add_versions, registry_with
+
+ROOT = Path(__file__).parents[2]
+IMAGES = [golden_png(seed) for seed in range(6)]
+SAME = 0.01  # a pass of another size rounds otherwise, in bfloat16
+
+
+@dataclass
+class Running:
+    url: str
+    grpc: str
+    home: Path
+    registry: Registry
+    process: subprocess.Popen[str]
+
+
+def start(home: Path, *words: str) -> tuple[subprocess.Popen[str], str, int]:
+    http, grpc = free_port(), free_port()
+    command = [sys.executable, "-m", "serve.run", "digits", "--port", str(http), "--json"]
+    command += ["--grpc-port", str(grpc), "--compile", "never", "--watch-s", "0.2", *words]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    if not said:
+        assert process.stderr is not None
+        raise AssertionError(process.stderr.read())
+    return process, json.loads(said)["url"], grpc
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("service")
+    registry = registry_with(folder, "digits", versions=2)
+    process, url, grpc = start(folder / "home")
+    yield Running(url, f"127.0.0.1:{grpc}", folder / "home", registry, process)
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def package(service: Running) -> ModelPackage:
+    return service.registry.load(service.registry.get("digits", version=1))
+
+
+@pytest.fixture(scope="module")
+def expected(package: ModelPackage) -> list[Prediction]:
+    outcomes = Predictor(package, compile_mode="never").predict(IMAGES)
+    return [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
+
+
+def test_the_clients_get_the_predictors_answers(
+    service: Running, expected: list[Prediction], tmp_path: Path
+) -> None:
+    with Client(service.url) as client:
+        assert client.ready()
+        assert [model["serving"] for model in client.models()] == [1]
+        many = client.predict_many("digits", [*IMAGES, b"no image"])
+        (tmp_path / "a.png").write_bytes(IMAGES[0])
+        one = client.predict("digits", tmp_path / "a.png", top_k=1)
+        with pytest.raises(BadImageError, match="not_an_image"):
+            client.predict("digits", b"no image")
+        with pytest.raises(RequestRefusedError, match="Nearest: digits") as refused:
+            client.predict("digit", IMAGES[0])
+        assert refused.value.status == 404
+    assert [item.label for item in many] == [item.label for item in expected] + [None]
+    assert many[-1].reason == "not_an_image"
+    assert (one.label, len(one.top)) == (expected[0].label, 1)
+    for item, prediction in zip(many, expected, strict=False):
+        assert item.score == pytest.approx(prediction.score, abs=SAME)
+
+    async def ask() -> list[str | None]:
+        async with AsyncClient(service.url) as client:
+            answers = await asyncio.gather(*(client.predict("digits", item) for item in IMAGES))
+            return [answer.label for answer in answers]
+
+    assert asyncio.run(ask()) == [item.label for item in expected]
+
+
+def encoded(module: Any) -> Any:
+    tensor = module.InferInput("image", [len(IMAGES)], "BYTES")
+    return tensor, np.asarray(IMAGES, dtype=object)
+
+
+def decoded(module: Any, package: ModelPackage) -> Any:
+    pixels = np.stack([decode(image, package.contract).pixels for image in IMAGES])
+    return module.InferInput("pixels", list(pixels.shape), "UINT8"), pixels
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("kind", ["image", "pixels"])
+def test_tritons_http_client_works_unchanged(
+    service: Running, package: ModelPackage, expected: list[Prediction], kind: str, binary: bool
+) -> None:
+    module = tritonclient.http
+    with module.InferenceServerClient(service.url.removeprefix("http://")) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("digits")
+        assert client.is_model_ready("digits", "2")
+        assert not client.is_model_ready("digit")
+        assert client.get_server_metadata()["name"] == "eagleray"
+        described = client.get_model_metadata("digits")
+        assert described["versions"] == ["1", "2"]
+        assert [item["name"] for item in described["inputs"]] == ["image", "pixels"]
+        tensor, values = encoded(module) if kind == "image" else decoded(module, package)
+        if kind == "image" and not binary:
+            pytest.skip("the client writes bytes of images as text, which they are not")
+        tensor.set_data_from_numpy(values, binary_data=binary)
+        outputs = [
+            module.InferRequestedOutput("label", binary_data=binary),
+            module.InferRequestedOutput("probabilities", binary_data=binary),
+        ]
+        answer = client.infer("digits", [tensor], outputs=outputs)
+        as_classes = module.InferRequestedOutput("probabilities", class_count=2)
+        classes = client.infer("digits", [tensor], outputs=[as_classes])
+        check(answer, classes, expected)
+        with pytest.raises(InferenceServerException, match="no version 9"):
+            client.infer("digits", [tensor], model_version="9")
+
+
+@pytest.mark.parametrize("kind", ["image", "pixels"])
+def test_tritons_grpc_client_works_unchanged(
+    service: Running, package: ModelPackage, expected: list[Prediction], kind: str
+) -> None:
+    module = tritonclient.grpc
+    with module.InferenceServerClient(service.grpc) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("digits")
+        assert client.get_server_metadata().name == "eagleray"
+        described = client.get_model_metadata("digits")
+        assert [item.name for item in described.outputs] == [
+            "status",
+            "label",
+            "score",
+            "probabilities",
+        ]
+        tensor, values = encoded(module) if kind == "image" else decoded(module, package)
+        tensor.set_data_from_numpy(values)
+        answer = client.infer("digits", [tensor])
+        as_classes = module.InferRequestedOutput("probabilities", class_count=2)
+        classes = client.infer("digits", [tensor], outputs=[as_classes])
+        check(answer, classes, expected)
+        with pytest.raises(InferenceServerException, match="Nearest: digits") as refused:
+            client.infer("digit", [tensor])
+        assert "NOT_FOUND" in str(refused.value.status())
+        bad = module.InferInput("image", [1], "BYTES")
+        bad.set_data_from_numpy(np.asarray([b"no image"], dtype=object))
+        with pytest.raises(InferenceServerException, match="not_an_image"):
+            client.infer("digits", [bad])
+
+
+def check(answer: Any, classes: Any, expected: list[Prediction]) -> None:
+    labels = [label.decode() for label in answer.as_numpy("label")]
+    assert labels == [item.label for item in expected]
+    given = np.stack([item.probabilities for item in expected])
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), given, atol=SAME)
+    best = [row[0].decode().split(":")[2] for row in classes.as_numpy("probabilities")]
+    assert best == labels
+
+
+def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Running) -> None:
+    registry = service.registry
+    with Client(service.url) as client:
+        seen = []
+        registry.set_alias("digits", "production", 2)
+        deadline = time.monotonic() + 60
+        while (not seen or seen[-1] != 2) and time.monotonic() < deadline:
+            seen.append(client.ask("digits", [IMAGES[0]]).version)
+        assert seen[-1] == 2
+        registry.set_alias("digits", "production", 1)
+        while seen[-1] != 1 and time.monotonic() < deadline:
+            seen.append(client.ask("digits", [IMAGES[0]]).version)
+        assert seen[-1] == 1
+        assert set(seen) == {1, 2}
+
+
+def test_every_port_answers_only_those_it_may(service: Running) -> None:
+    """No application is configured: this machine alone is let in, on every port."""
+    import psutil
+
+    ours = {process.pid for process in psutil.Process(service.process.pid).children(True)}
+    open_to_others = {
+        connection.laddr.port
+        for connection in psutil.net_connections("tcp")
+        if connection.status == "LISTEN"
+        and connection.pid in ours
+        and connection.laddr.ip not in ("127.0.0.1", "::1")
+    }
+    for port in open_to_others:
+        assert_refused(port)
+
+
+def assert_refused(port: int) -> None:
+    """A port that is reached from elsewhere refuses whoever has no key, in HTTP and in gRPC."""
+    address = next(iter(outer_addresses()), None)
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    try:
+        answer = httpx.get(f"http://{address}:{port}/v1/models", timeout=5)
+    except httpx.HTTPError:
+        return  # not HTTP: Ray's own ports ask for its token
+    assert answer.status_code in (401, 403, 404), (port, answer.text)
+
+
+def outer_addresses() -> list[str]:
+    import socket
+
+    import psutil
+
+    found = psutil.net_if_addrs().values()
+    inet = [item.address for items in found for item in items if item.family is socket.AF_INET]
+    return [address for address in inet if not address.startswith("127.")]
+
+
+def test_keys_come_into_force_while_the_service_runs(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, "digits")
+    process, url, _ = start(tmp_path / "home", "--grpc-port", "0")
+    try:
+        with Client(url) as client:
+            client.predict("digits", IMAGES[0])
+        settings = Settings(home=tmp_path / "home")
+        made = Applications(registry.history.database, who=settings.who).create("shop")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(url + "/live", timeout=5) as live:
+                assert live.status == 200
+            if httpx.get(url + "/v1/models").status_code == 401:
+                break
+        with Client(url) as client, pytest.raises(RequestRefusedError) as refused:
+            client.predict("digits", IMAGES[0])
+        assert refused.value.status == 401
+        with Client(url, key=made.key) as client:
+            assert client.predict("digits", IMAGES[0]).status == "ok"
+        add_versions(registry, "digits", 1)
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
