@@ -3,9 +3,9 @@
     python -m tests.bench.train --photos FOLDER
     python -m tests.bench.train --photos FOLDER --rounds 3 --precision bfloat16
 
-Images per second after the first epoch, which for ours decodes, as medians over rounds that take
-turns; the share of time that ours waits for data and for checkpoints; and the loss that each
-reaches.
+On GPUs where there are any, one for each worker. Images per second after the first epoch, which
+for ours decodes, as medians over rounds that take turns; the share of time that ours waits for data
+and for checkpoints; and the loss that each reaches.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch-size", default="32")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--precision", default="float32", help="Of ours.")
+    parser.add_argument("--peer-precision", default="float32", help="Of the plain DDP script.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -64,7 +65,8 @@ def run_peer(options: argparse.Namespace, data: Path, output: Path) -> list[dict
     command += ["--nproc-per-node", options.workers, "-m", "tests.bench.peers.ddp"]
     command += ["--data", str(data), "--architecture", options.architecture]
     command += ["--epochs", str(EPOCHS), "--batch-size", options.batch_size]
-    command += ["--crop", CROP, "--learning-rate", RATE, "--output", str(output)]
+    command += ["--crop", CROP, "--learning-rate", RATE, "--precision", options.peer_precision]
+    command += ["--output", str(output)]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=quiet, stderr=subprocess.DEVNULL)
     epochs: list[dict[str, float]] = json.loads(output.read_text())

@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 
 from eagleray.batch.job import Job, JobSummary, open_job, run_job
+from eagleray.batch.journal import ShardJournal
+from eagleray.batch.pipeline import Crew, _dataset
+from eagleray.batch.plan import new_id
 from eagleray.batch.request import JobRequest
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
@@ -212,3 +215,17 @@ def test_more_workers_than_cores_can_wait_for_nothing(
     assert ray.available_resources().get("CPU", 0) >= 1
     request = JobRequest((str(images),) * 10, model, str(tmp_path / "out"))
     assert predict(cluster, request).totals.num_rows == 10 * (NUM_GOOD + 4)
+
+
+@pytest.mark.parametrize("num_decoders", [0, 2])
+def test_ray_data_takes_whole_shards_on_gpus(cluster: Cluster, num_decoders: int) -> None:
+    crew = Crew(
+        num_workers=1,
+        most_workers=1,
+        per_process=1,
+        num_decoders=num_decoders,
+        threads=1,
+        per_node=1,
+        uses_gpu=True,
+    )
+    _dataset([0, 1], None, ShardJournal(new_id()), crew)  # lazy: there may be no GPU here

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.execution import ExecutionPlan, _settled, prepare
+from eagleray.execution import ExecutionPlan, _compiling_pays, _settled, prepare
 from eagleray.imaging import ImageContract, named_contract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
@@ -87,3 +87,9 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is() -> None:
     module = LooksAtItsImages().eval()
     images = torch.ones(1, 3, 8, 8)
     assert torch.equal(_settled(module, None)(images), module(images))
+
+
+def test_compiling_never_pays_on_a_gpu_which_waits_for_decoded_images() -> None:
+    package, many = package_of("resnet18"), 10**12
+    assert _compiling_pays(package, ExecutionPlan("cpu", "bfloat16", 16, 1), many)
+    assert not _compiling_pays(package, ExecutionPlan("cuda", "bfloat16", 128), many)

@@ -160,6 +160,17 @@ def _run_until_done(
 def _run_once(
     shards: list[int], context: Any, journal: ShardJournal, crew: Crew
 ) -> Iterator[ShardSummary]:
+    import ray
+
+    # Batches would come by way of four threads; blocks cost the cores of the workers less.
+    for bundle in _dataset(shards, context, journal, crew).iter_internal_ref_bundles():
+        for block in ray.get(bundle.block_refs):
+            for record in block.to_pylist():
+                yield ShardSummary(**record)
+
+
+def _dataset(shards: list[int], context: Any, journal: ShardJournal, crew: Crew) -> Any:
+    """Return the dataset whose blocks are the summaries; nothing runs until they are asked for."""
     import ray.data
 
     # A block is one shard, from end to end: it is neither cut nor merged on its way.
@@ -180,6 +191,8 @@ def _run_once(
     share = 0.25 if crew.num_decoders else 0.5 * crew.per_process
     claim = {"num_gpus": 1} if crew.uses_gpu else {"num_cpus": share}
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
+    # Beside GPUs `map_batches` wants a number of rows for a batch; without that check it is
+    # `map_batches_internal`, which Ray Data's own `map_groups` calls for the same reason.
     if crew.num_decoders:
         dataset = dataset.map_batches(
             DecodeWorker,
@@ -188,22 +201,12 @@ def _run_once(
             num_cpus=0.5,
             **whole_blocks,
         )
-        dataset = dataset.map_batches(
+        return dataset.map_batches_internal(
             PredictWorker, fn_constructor_args=(context,), compute=pool, **claim, **whole_blocks
         )
-    else:
-        dataset = dataset.map_batches(
-            ShardWorker,
-            fn_constructor_args=(context, journal),
-            compute=pool,
-            **claim,
-            **whole_blocks,
-        )
-    # Batches would come by way of four threads; blocks cost the cores of the workers less.
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in ray.get(bundle.block_refs):
-            for record in block.to_pylist():
-                yield ShardSummary(**record)
+    return dataset.map_batches_internal(
+        ShardWorker, fn_constructor_args=(context, journal), compute=pool, **claim, **whole_blocks
+    )
 
 
 def _is_hopeless(error: BaseException) -> bool:

@@ -1,5 +1,7 @@
 """A plain PyTorch loop: a DataLoader with two workers, and the eager float32 network.
 
+Where there is a GPU the network is on it, and every core has a worker.
+
     python -m tests.bench.peers.dataloader --images FOLDER --weights FILE --output FOLDER
 
 Its answers are the reference that everybody's are compared with: Pillow's decode, torchvision's
@@ -8,6 +10,7 @@ reference transform, float32 throughout.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +24,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from tests.bench.peers import PeerArguments, parse_arguments
 
 BATCH_SIZE = 32
-NUM_WORKERS = 2
+WORKERS_BESIDE_A_CPU = 2
 WEIGHTS = ResNet18_Weights.DEFAULT
 
 
@@ -42,14 +45,23 @@ class Photos(Dataset[tuple[torch.Tensor, str]]):
 
 
 def main(arguments: PeerArguments) -> None:
+    on_gpu = torch.cuda.is_available()
+    torch.backends.cudnn.allow_tf32 = False  # float32 throughout
+    device = torch.device("cuda" if on_gpu else "cpu")
     model = resnet18()
     model.load_state_dict(safetensors.torch.load_file(arguments.weights))
-    model.eval()
-    loader = DataLoader(Photos(arguments.images), batch_size=BATCH_SIZE, num_workers=NUM_WORKERS)
+    model.eval().to(device)
+    loader = DataLoader(
+        Photos(arguments.images),
+        batch_size=BATCH_SIZE,
+        num_workers=os.cpu_count() or 1 if on_gpu else WORKERS_BESIDE_A_CPU,
+        pin_memory=on_gpu,
+    )
     rows: dict[str, list[object]] = {"path": [], "label": [], "score": []}
     with torch.inference_mode():
         for images, paths in loader:
-            scores, classes = model(images).softmax(dim=1).max(dim=1)
+            outputs = model(images.to(device, non_blocking=True))
+            scores, classes = outputs.softmax(dim=1).max(dim=1)
             rows["path"] += paths
             rows["label"] += [WEIGHTS.meta["categories"][index] for index in classes]
             rows["score"] += scores.tolist()

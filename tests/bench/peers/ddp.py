@@ -2,14 +2,15 @@
 
     torchrun --nproc-per-node 2 -m tests.bench.peers.ddp --data FOLDER --epochs 3 --output FILE
 
-Written as PyTorch's tutorials write it. The output has the images per second of every epoch and
-the loss that the last one reached.
+Written as PyTorch's tutorials write it; on GPUs where there are any, one for each process. The
+output has the images per second of every epoch and the loss that the last one reached.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import get_model
 from torchvision.transforms import v2
 
-LOADERS_PER_WORKER = 1  # two cores, two processes: more of them are slower here
+LOADERS_BESIDE_A_CPU = 1  # two cores, two processes: more of them are slower here
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,10 +36,15 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--crop", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    torch.distributed.init_process_group("gloo")
+    on_gpu = torch.cuda.is_available()
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transform = v2.Compose(
@@ -56,12 +62,14 @@ def main() -> None:
         images,
         options.batch_size // size,
         sampler=sampler,
-        num_workers=LOADERS_PER_WORKER,
+        num_workers=max(1, (os.cpu_count() or 1) // size) if on_gpu else LOADERS_BESIDE_A_CPU,
+        pin_memory=on_gpu,
         drop_last=True,
         persistent_workers=True,
     )
     model = DistributedDataParallel(
-        get_model(options.architecture, weights=None, num_classes=len(images.classes))
+        get_model(options.architecture, weights=None, num_classes=len(images.classes)).to(device),
+        device_ids=[device] if on_gpu else None,
     )
     optimizer = torch.optim.SGD(
         model.parameters(), options.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
@@ -69,16 +77,19 @@ def main() -> None:
     epochs = []
     for epoch in range(options.epochs):
         sampler.set_epoch(epoch)
-        began, seen, total = time.perf_counter(), 0, 0.0
+        began, seen, total = time.perf_counter(), 0, torch.zeros((), device=device)
         for pixels, targets in loader:
-            loss = nn.functional.cross_entropy(model(pixels), targets)
+            with torch.autocast(device.type, torch.bfloat16, options.precision == "bfloat16"):
+                outputs = model(pixels.to(device, non_blocking=True))
+                loss = nn.functional.cross_entropy(outputs, targets.to(device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += len(targets) * size
-            total += float(loss) * len(targets) * size
+            total += loss.detach() * len(targets) * size
+        train_loss = float(total) / seen  # which waits for the last step
         seconds = time.perf_counter() - began
-        epochs.append({"images_per_second": seen / seconds, "train_loss": total / seen})
+        epochs.append({"images_per_second": seen / seconds, "train_loss": train_loss})
     if rank == 0:
         options.output.write_text(json.dumps(epochs))
     torch.distributed.destroy_process_group()
