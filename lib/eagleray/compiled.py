@@ -2,10 +2,9 @@
 
 What `torch._inductor.aoti_load_package` does would import the compiler, which takes a worker more
 than a second and a hundred megabytes. PyTorch's own loader does not, but its calls hold the GIL, so
-that threads with a core each would wait for one another. On a CPU the library inside the file is
-therefore called by its C interface (`torch/csrc/inductor/aoti_runtime/interface.h`), which is kept
-stable for programs without Python. PyTorch's loader still runs networks on a GPU, where one
-thread launches all that the device can do.
+that threads with a core each would wait for one another. The library inside the file is therefore
+called by its C interface (`torch/csrc/inductor/aoti_runtime/interface.h`), which is kept
+stable for programs without Python.
 """
 
 from __future__ import annotations
@@ -26,28 +25,19 @@ __all__ = ["load_compiled"]
 _NUM_RUNNERS = 16  # calls at a time, over the same weights; more than these wait
 
 
-def load_compiled(path: Path, device: str) -> Callable[[Tensor], Tensor]:
+def load_compiled(path: Path) -> Callable[[Tensor], Tensor]:
     """Load a network of one tensor in and one tensor out.
 
     Args:
         path: A `.pt2` file, as `aoti_compile_and_package` makes it, with the weights inside.
-        device: That it was compiled for.
 
     Returns:
-        The network; on a CPU, threads may call it side by side.
+        The network, which threads may call side by side.
 
     Raises:
         RuntimeError: The file does not load.
     """
-    if device == "cpu":
-        return _Library(path)
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 2, -1)
-
-    def run(images: Tensor) -> Tensor:
-        outputs: list[Tensor] = loader.boxed_run([images])
-        return outputs[0]
-
-    return run
+    return _Library(path)
 
 
 class _Library:

@@ -121,23 +121,30 @@ def prepare(
     Args:
         package: The model.
         plan: Where and how.
-        compile_mode: `auto` compiles on a CPU when the time saved on `expected_images` exceeds its
-            cost; a compiled network in the cache is always used.
+        compile_mode: On a CPU `auto` compiles when the time saved on `expected_images` exceeds its
+            cost, and a compiled network in the cache is always used. On other devices nothing is.
         expected_images: How many images `plan.num_threads` threads will see.
         cache_folder: Where compiled networks are kept.
 
     Returns:
         The function from uint8 images (batch_size, H, W, C) to float32 logits, and whether it is
         compiled.
+
+    Raises:
+        InputError: To compile was asked for on a GPU.
     """
+    if compile_mode == "always" and plan.device != "cpu":
+        # Its eager passes are several times as fast as cores decode for them; and a network that
+        # was compiled for one ended the process that loaded it (PyTorch 2.11, H200).
+        raise InputError("Networks are compiled for CPUs only; leave `always` out on a GPU.")
     cached = compiled_path(package, plan, cache_folder)
-    if compile_mode != "never":
+    if compile_mode != "never" and plan.device == "cpu":
         if not cached.exists() and (
             compile_mode == "always" or _compiling_pays(package, plan, expected_images)
         ):
             _compile_once(package, plan, cached)
         if cached.exists():
-            return _with_threads(load_compiled(cached, plan.device), plan), True
+            return _with_threads(load_compiled(cached), plan), True
     module = _settled(package.build_module(), plan.dtype)
     return _with_threads(_network(module, package, plan), plan), False
 
@@ -187,8 +194,6 @@ def _folded(module: nn.Module) -> nn.Module:
 def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
     from torch.utils.flop_counter import FlopCounterMode
 
-    if plan.device.startswith("cuda"):
-        return False  # its eager passes are several times as fast as cores decode for them
     module = build_on_meta(package.manifest.architecture)
     images = torch.empty(1, package.contract.channels, *package.contract.size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -205,20 +210,14 @@ def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path
         manifest.files[WEIGHTS_FILE],
         manifest.architecture.model_dump_json(),
         manifest.contract_digest,
-        plan.device,
         plan.precision,
         str(plan.batch_size),
         torch.__version__,
-        _machine(plan.device),
+        platform.machine(),
+        str(sorted(_cpu_capabilities().items())),
     )
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_folder / "compiled" / f"{key}.pt2"
-
-
-def _machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {sorted(_cpu_capabilities().items())}"
 
 
 def _compile_once(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:

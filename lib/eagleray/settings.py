@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         default=None,
         repr=False,  # it may hold a password
-        description="SQLite or PostgreSQL database of the history of aliases. Default: "
+        description="SQLite or PostgreSQL database of the history of aliases, of "
+        "applications and of routes. Default: "
         "`eagleray.db` in the home folder.",
     )
     user: str | None = Field(

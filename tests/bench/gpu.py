@@ -159,7 +159,7 @@ def parse_options() -> tuple[Options, Path, str]:
     add("--images", type=int, help="Images in memory: photographs, repeated.")
     add("--rounds", type=int, default=5, help="Rounds that are timed.")
     add("--batch-size", type=int, help="Images in a forward pass; the predictor's choice if left.")
-    add("--compile", choices=("auto", "always", "never"), default="always")
+    add("--compile", choices=("auto", "always", "never"), default="auto")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--decode-threads", type=int, help="The predictor's choice if left.")
     values = vars(parser.parse_args())

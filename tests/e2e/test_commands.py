@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -57,6 +58,13 @@ def test_the_demo_accounts_for_every_file(demo: Demo) -> None:
     assert failed == BROKEN_FILES
     answers = [row["label"] == Path(row["uri"]).stem[-1] for row in rows if row["status"] == "ok"]
     assert sum(answers) / NUM_DIGITS >= 0.97
+
+
+def test_the_service_answers_as_the_batch_job_did(demo: Demo) -> None:
+    served: dict[str, Any] = demo[1]["serve"]
+    assert served["label"] == served["row"]["label"] == "7"
+    assert abs(served["score"] - served["row"]["score"]) <= 0.01
+    assert served["version"] == 1
 
 
 def test_the_demos_page_shows_pictures_and_reasons(demo: Demo) -> None:

@@ -198,7 +198,7 @@ def check(answer: Any, classes: Any, expected: list[Prediction]) -> None:
 def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Running) -> None:
     registry = service.registry
     with Client(service.url) as client:
-        seen = []
+        seen: list[int] = []
         registry.set_alias("digits", "production", 2)
         deadline = time.monotonic() + 60
         while (not seen or seen[-1] != 2) and time.monotonic() < deadline:

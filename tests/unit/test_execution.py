@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.errors import InputError
 from eagleray.execution import ExecutionPlan, _compiling_pays, _settled, prepare
 from eagleray.imaging import ImageContract, named_contract
 from eagleray.models.architectures import Architecture, build
@@ -89,7 +90,13 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is() -> None:
     assert torch.equal(_settled(module, None)(images), module(images))
 
 
-def test_compiling_never_pays_on_a_gpu_which_waits_for_decoded_images() -> None:
-    package, many = package_of("resnet18"), 10**12
-    assert _compiling_pays(package, ExecutionPlan("cpu", "bfloat16", 16, 1), many)
-    assert not _compiling_pays(package, ExecutionPlan("cuda", "bfloat16", 128), many)
+def test_compiling_pays_for_many_images() -> None:
+    package, plan = package_of("resnet18"), ExecutionPlan("cpu", "bfloat16", 16, 1)
+    assert _compiling_pays(package, plan, 10**12)
+    assert not _compiling_pays(package, plan, 100)
+
+
+def test_nothing_is_compiled_for_a_gpu(tmp_path: Path) -> None:
+    package, plan = package_of("resnet18"), ExecutionPlan("cuda", "bfloat16", 128)
+    with pytest.raises(InputError, match="compiled for CPUs only"):
+        prepare(package, plan, compile_mode="always", expected_images=1, cache_folder=tmp_path)

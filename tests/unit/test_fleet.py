@@ -23,6 +23,7 @@ DEFAULT = Role("digits", Via.DEFAULT)
 class Version:
     number: int
     num_bytes: int = 100
+    compiled: bool = False
 
 
 class Shelf:

@@ -339,7 +339,7 @@ def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("model/readme.txt", "nothing")
     with pytest.raises(RuntimeError, match="holds 0 libraries where one belongs"):
-        load_compiled(empty, "cpu")
+        load_compiled(empty)
 
 
 def test_a_compiled_network_is_cached_and_agrees_with_eager(

@@ -80,7 +80,13 @@ class Job:
         return ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
 
     def context(self, crew: Crew) -> JobContext:
-        """Return what the workers need to know."""
+        """Return what the workers need to know.
+
+        Raises:
+            InputError: The network is to be compiled, and would run on GPUs.
+        """
+        if crew.uses_gpu and self.request.compile_mode == "always":
+            raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
         options = WorkerOptions(
             top_k=self.request.top_k,
             device="cuda" if crew.uses_gpu else "cpu",

@@ -40,6 +40,10 @@ class Sized(Protocol):
     def num_bytes(self) -> int:
         """Memory that it takes, roughly."""
 
+    @property
+    def compiled(self) -> bool:
+        """Whether its network is compiled."""
+
 
 V = TypeVar("V", bound=Sized)
 
@@ -100,6 +104,7 @@ class SlotReport:
     load_seconds: float
     num_bytes: int
     num_requests: int
+    compiled: bool
     roles: tuple[str, ...]
 
 
@@ -396,6 +401,7 @@ class Fleet(Generic[V]):
                 load_seconds=slot.load_seconds,
                 num_bytes=0 if slot.loaded is None else slot.loaded.num_bytes,
                 num_requests=slot.num_requests,
+                compiled=slot.loaded is not None and slot.loaded.compiled,
                 roles=tuple(sorted(roles.get(key, []))),
             )
             for key, slot in sorted(self._slots.items())
