@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-train bench-learning chaos chaos-train chaos-aliases clean
+.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,6 +80,9 @@ chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of tim
 
 chaos-train: setup  ## Kill workers and drivers of training runs, 40 times, and compare the curves.
 	$(BIN)/python -m tests.chaos.training
+
+chaos-serve: setup  ## Switch, roll back, break and kill under steady load, and count who notices.
+	$(BIN)/python -m tests.chaos.serving
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases

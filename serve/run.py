@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import is_loopback
 from eagleray.settings import Settings, read_settings
 
-_SECONDS_TO_START = 600
+_HELD_BYTES = 256 * 1024  # of a request, in HAProxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,8 @@ def prepare_environment(settings: Settings) -> None:
     """Set what Ray Serve reads from the environment when it is imported, here and in replicas."""
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     prepare_haproxy()
+    # Seconds that a replica which is to end goes on listening; HAProxy knows within one.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
     # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     root = str(Path(__file__).resolve().parents[1])
@@ -118,19 +119,14 @@ def prepare_haproxy() -> None:
     os.environ["EAGLERAY_HAPROXY"] = get_haproxy_binary()
     guarded = Path(__file__).with_name("haproxy")
     os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(guarded)
-    # The usual places and ports are one service's; there may be several on a machine.
-    folder = Path(tempfile.mkdtemp(prefix="eagleray-haproxy-"))
-    for name, file in {
-        "CONFIG_FILE_LOC": "haproxy.cfg",
-        "SOCKET_PATH": "admin.sock",
-        "METRICS_SOCKET_PATH": "metrics.sock",
-        "SERVER_STATE_BASE": "",
-        "SERVER_STATE_FILE": "server-state",
-    }.items():
-        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(folder / file))
+    # The usual ports are one service's; there may be several on a machine.
     for name in ("STATS_PORT", "METRICS_PORT"):
         os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(_free_port()))
     os.environ.setdefault("RAY_SERVE_HAPROXY_NBTHREAD", "1")
+    # A request whose replica dies is put to another, as long as HAProxy still holds all of it.
+    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
+    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
+    os.environ.setdefault("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", str(_HELD_BYTES))
 
 
 def _free_port() -> int:

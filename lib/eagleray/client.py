@@ -10,6 +10,7 @@
 Any client of the Open Inference Protocol works too.
 
 A busy service says when to come again; both clients wait that long and ask again, a few times.
+They do the same when a connection breaks: to predict an image twice does no harm.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["AsyncClient", "Client", "RequestRefusedError"]
 Image = bytes | Path | str
 """Encoded bytes, a file, or the address (`https://…`, `s3://…`) that the service reads."""
 
-_PASSING = frozenset({429, 503})
+_PASSING = frozenset({0, 429, 502, 503})  # 0: the connection broke
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 30.0
 
 
@@ -144,7 +145,7 @@ class Client(_Asking):
         url: Of the service.
         key: Of the application.
         timeout: Seconds for a request with its repetitions.
-        attempts: At most, where the service is busy or not ready.
+        attempts: At most, where the service is busy, not ready, or out of reach.
     """
 
     def __init__(
@@ -199,9 +200,10 @@ class Client(_Asking):
             try:
                 return self._read(self._http.request(method, path, **question))
             except httpx.HTTPError as error:
-                raise _nothing_came(error) from error
-            except RequestRefusedError as refused:
-                time.sleep(self._wait_before(attempt, refused, deadline))
+                refused = _nothing_came(error)
+            except RequestRefusedError as error:
+                refused = error
+            time.sleep(self._wait_before(attempt, refused, deadline))
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
@@ -267,9 +269,10 @@ class AsyncClient(_Asking):
             try:
                 return self._read(await self._http.request(method, path, **question))
             except httpx.HTTPError as error:
-                raise _nothing_came(error) from error
-            except RequestRefusedError as refused:
-                await asyncio.sleep(self._wait_before(attempt, refused, deadline))
+                refused = _nothing_came(error)
+            except RequestRefusedError as error:
+                refused = error
+            await asyncio.sleep(self._wait_before(attempt, refused, deadline))
         raise AssertionError("the last attempt returns or raises")
 
     async def close(self) -> None:

@@ -105,6 +105,9 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         os.environ.setdefault("RAY_event_stats", "0")
         # It watches for nodes that a cloud takes back; this machine is the only one.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Everything on loopback. Ray has this switch for the firewalls of other systems; here it
+        # keeps a Ray of one's own off the network, which an address of 127.0.0.1 alone does not.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:

@@ -10,10 +10,11 @@ stable for programs without Python.
 from __future__ import annotations
 
 import ctypes
+import functools
 import tempfile
 import zipfile
 from collections.abc import Callable
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p, py_object
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p, py_object
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,6 @@ def _extract_library(path: Path, folder: str) -> str:
 _get_pointer = ctypes.PYFUNCTYPE(c_void_p, py_object, c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
-_new_capsule = ctypes.PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
 
 
 def _lend(tensor: Tensor) -> int:
@@ -97,7 +95,28 @@ def _lend(tensor: Tensor) -> int:
     return int(pointer)
 
 
+@functools.cache
+def _tensors() -> ctypes.CDLL:
+    """PyTorch's C functions on handles of tensors, which programs without Python use too."""
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    for name in ("get_data_ptr", "get_sizes", "get_dim"):
+        getattr(library, f"aoti_torch_{name}").argtypes = (c_void_p, c_void_p)
+    library.aoti_torch_delete_tensor_object.argtypes = (c_void_p,)
+    return library
+
+
 def _take(handle: int | None) -> Tensor:
-    capsule = _new_capsule(handle, None, None)
-    tensor: Tensor = torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(capsule)
+    """Copy a float32 tensor out of its handle, and let go of the handle.
+
+    What PyTorch has for this in Python keeps a reference for ever: each pass would leak its output.
+    """
+    library = _tensors()
+    data, sizes, dimensions = c_void_p(), POINTER(c_int64)(), c_int64()
+    library.aoti_torch_get_data_ptr(handle, ctypes.byref(data))
+    library.aoti_torch_get_sizes(handle, ctypes.byref(sizes))
+    library.aoti_torch_get_dim(handle, ctypes.byref(dimensions))
+    assert data.value is not None
+    tensor = torch.empty(sizes[: dimensions.value], dtype=torch.float32)
+    ctypes.memmove(tensor.data_ptr(), data.value, tensor.nbytes)
+    library.aoti_torch_delete_tensor_object(handle)
     return tensor

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -357,6 +358,21 @@ def test_a_compiled_network_is_cached_and_agrees_with_eager(
     assert again.compiled
     assert [file.stat().st_mtime_ns for file in files] == [stamp]
     assert again.require_healthy().num_images == 2
+
+
+def test_passes_of_a_compiled_network_take_no_memory(
+    small: ModelPackage, compiled_cache: Path
+) -> None:
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    compiled = eager(small, compile_mode="always", **options)
+    images = torch.zeros((4, *small.contract.shape), dtype=torch.uint8)
+    run, process = first_run(compiled), psutil.Process()
+    for _ in range(500):
+        run(images)
+    before = process.memory_info().rss
+    for _ in range(4000):
+        run(images)
+    assert process.memory_info().rss - before < 300_000  # a pass that kept anything would be above
 
 
 def test_the_cache_knows_weights_precision_and_shape_apart(pets: ModelPackage) -> None:

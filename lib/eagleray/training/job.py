@@ -203,6 +203,11 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
         InputError: Too many cannot be.
     """
     require_resources(job.spec, cluster)
+    if job.spec.precision == "bfloat16" and (job.spec.device == "cpu" or not cluster.num_gpus):
+        audience.warn(
+            "Training in bfloat16 on CPUs: where they have no matrix units (AMX), backward passes "
+            "take about ten times as long as in float32."
+        )
     plan = job.plan
     parts = plan.split.parts
     images = join_images(*parts.values())

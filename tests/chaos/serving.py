@@ -1,0 +1,256 @@
+"""A service under steady load while its versions change and its replicas die: who notices?
+
+    make chaos-serve
+    python -m tests.chaos.serving --switches 50 --rollbacks 10 --broken 10 --kills 10 --rate 20
+
+Requests arrive at a fixed rate, whether earlier ones are answered or not. Meanwhile versions are
+promoted and rolled back; versions are promoted that cannot serve (altered files, golden images that
+they do not answer, weights that are not there); replicas are killed. Every answer must be right for
+the version that it names, and that version must be one that could serve. Printed are the requests
+that failed, by what was being done, and latencies with and without a change under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+
+from eagleray.models.package import MANIFEST_FILE, WEIGHTS_FILE
+from eagleray.models.registry import ModelVersion, Registry
+from eagleray.predictor import Predictor
+from eagleray.settings import Settings
+from tests.parts.ports import free_port
+from tests.unit.models_kit import golden_png, lenet_module, small_package
+
+MODEL, IMAGE = "digits", golden_png(7)
+NUM_GOOD = 4
+SAME_SCORE = 0.01
+
+
+@dataclass
+class Seen:
+    """What came of the requests.
+
+    Attributes:
+        latencies: Seconds and what was being done, of each that was answered well.
+        failures: What went wrong, and what was being done.
+        wrong: Answers that were not those of the version they name.
+        doing: What is being done now.
+    """
+
+    latencies: list[tuple[str, float]] = field(default_factory=list)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    doing: str = "nothing"
+
+
+def main() -> None:
+    options = parse_options()
+    with tempfile.TemporaryDirectory(prefix="chaos-serve-") as name:
+        home = Path(name) / "home"
+        registry = Registry(Settings(home=home))
+        expected = register_good(registry)
+        broken = register_broken(registry)
+        with running(home, options.replicas) as (url, process):
+            seen = asyncio.run(ordeal(options, registry, url, process, expected, broken))
+    sys.exit(0 if show(seen) else 1)
+
+
+def register_good(registry: Registry) -> dict[int, tuple[str, float]]:
+    """Register versions that differ; return the answer of each to the image."""
+    expected = {}
+    for seed in range(NUM_GOOD):
+        package = small_package(module=lenet_module(seed=seed), golden_images=[golden_png(0)])
+        version = registry.register(package)
+        prediction = Predictor(package, compile_mode="never").predict([IMAGE])[0].prediction
+        assert prediction is not None
+        assert prediction.label is not None
+        assert prediction.score is not None
+        expected[version.version] = (prediction.label, prediction.score)
+    registry.set_alias(MODEL, "production", 1)
+    return expected
+
+
+def register_broken(registry: Registry) -> list[int]:
+    """Register versions that cannot serve, each for another reason."""
+    good = small_package(module=lenet_module(seed=9), golden_images=[golden_png(0)])
+    altered = registry.register(good)
+    manifest = folder_of(altered) / MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace('"accuracy": 0.5', '"accuracy": 0.9'))
+    lost = registry.register(good)
+    (folder_of(lost) / WEIGHTS_FILE).unlink()
+    # Golden images whose expected outputs are another network's.
+    other = small_package(module=lenet_module(seed=3), golden_images=[golden_png(0)])
+    files = {**other.files, WEIGHTS_FILE: good.files[WEIGHTS_FILE]}
+    digests = {**other.manifest.files, WEIGHTS_FILE: good.manifest.files[WEIGHTS_FILE]}
+    ill = replace(other, manifest=other.manifest.model_copy(update={"files": digests}), files=files)
+    return [altered.version, lost.version, registry.register(ill).version]
+
+
+def folder_of(version: ModelVersion) -> Path:
+    """Return the folder of a version's package, in a registry on this disk."""
+    return Path(version.source.removeprefix("file://"))
+
+
+@contextmanager
+def running(home: Path, replicas: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run the service."""
+    port = free_port()
+    command = [sys.executable, "-m", "serve.run", MODEL, "--port", str(port), "--grpc-port", "0"]
+    command += ["--replicas", str(replicas), "--lanes", "1", "--compile", "never", "--json"]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        try:
+            yield json.loads(said)["url"], process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
+
+
+async def ordeal(
+    options: argparse.Namespace,
+    registry: Registry,
+    url: str,
+    process: subprocess.Popen[str],
+    expected: dict[int, tuple[str, float]],
+    broken: list[int],
+) -> Seen:
+    """Do everything to the service, in random order, while it is being asked."""
+    seen, chance = Seen(), random.Random(options.seed)
+    deeds: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+
+    async def move(version: int) -> None:
+        await asyncio.to_thread(registry.set_alias, MODEL, "production", version)
+        await asyncio.sleep(options.pause)
+
+    async def kill() -> None:
+        victims = replicas_of(process)
+        if victims:
+            chance.choice(victims).kill()
+        await asyncio.sleep(options.pause_after_kill)
+
+    good = list(expected)
+    deeds += [("switch", lambda: move(chance.choice(good))) for _ in range(options.switches)]
+    deeds += [("rollback", lambda: move(good[0])) for _ in range(options.rollbacks)]
+    deeds += [("broken", lambda: move(chance.choice(broken))) for _ in range(options.broken)]
+    deeds += [("kill", kill) for _ in range(options.kills)]
+    chance.shuffle(deeds)
+    stop = asyncio.Event()
+    asking = asyncio.create_task(ask_steadily(url, options.rate, expected, seen, stop))
+    await asyncio.sleep(options.quiet)
+    for number, (name, deed) in enumerate(deeds):
+        seen.doing = name
+        await deed()
+        seen.doing = "nothing"
+        await asyncio.sleep(options.quiet / 5)
+        if number % 10 == 9:
+            count = len(seen.latencies)
+            print(
+                f"{number + 1} of {len(deeds)}: {count} answered, {dict(seen.failures)}", flush=True
+            )
+    stop.set()
+    await asking
+    return seen
+
+
+def replicas_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes of the service's replicas."""
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "ServeReplica" in " ".join(child.cmdline()[:1])
+    ]
+
+
+async def ask_steadily(
+    url: str, rate: float, expected: dict[int, tuple[str, float]], seen: Seen, stop: asyncio.Event
+) -> None:
+    """Send requests at a fixed rate, and note what comes of each."""
+    pending: set[asyncio.Task[None]] = set()
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+        due = time.monotonic()
+        while not stop.is_set():
+            task = asyncio.create_task(ask(client, expected, seen))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+            due += 1 / rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await asyncio.gather(*pending)
+
+
+async def ask(
+    client: httpx.AsyncClient, expected: dict[int, tuple[str, float]], seen: Seen
+) -> None:
+    doing, began = seen.doing, time.monotonic()
+    try:
+        answer = await client.post(f"/v1/models/{MODEL}/predict", content=IMAGE)
+    except httpx.HTTPError as error:
+        seen.failures[type(error).__name__, doing] += 1
+        return
+    if answer.status_code != 200:
+        seen.failures[str(answer.status_code), doing] += 1
+        return
+    seen.latencies.append((doing, time.monotonic() - began))
+    body = answer.json()
+    label, score = expected.get(body["version"], ("no version that can serve", 0.0))
+    result = body["results"][0]
+    if result["label"] != label or abs(result["score"] - score) > SAME_SCORE:
+        seen.wrong.append(f"version {body['version']} answered {result['label']}, not {label}")
+
+
+def show(seen: Seen) -> bool:
+    """Print what was seen; return whether nobody noticed anything."""
+    total = len(seen.latencies) + sum(seen.failures.values())
+    print(f"{total:,} requests, {sum(seen.failures.values())} failed: {dict(seen.failures)}")
+    print(f"{len(seen.wrong)} wrong answers {seen.wrong[:3]}")
+    for doing in ("nothing", "switch", "rollback", "broken", "kill"):
+        times = [1000 * seconds for name, seconds in seen.latencies if name == doing]
+        if times:
+            p99 = float(np.percentile(times, 99))
+            print(
+                f"{doing}: {len(times):,}, p50 {statistics.median(times):.0f} ms, p99 {p99:.0f} ms"
+            )
+    return not seen.failures and not seen.wrong
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--switches", type=int, default=50)
+    add("--rollbacks", type=int, default=10)
+    add("--broken", type=int, default=10)
+    add("--kills", type=int, default=10)
+    add("--replicas", type=int, default=2)
+    add("--rate", type=float, default=20, help="Requests a second.")
+    add("--pause", type=float, default=3, help="Seconds that a change has.")
+    add("--pause-after-kill", type=float, default=20, help="Seconds that a new replica has.")
+    add("--quiet", type=float, default=5, help="Seconds before the first deed.")
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
