@@ -34,7 +34,7 @@ from eagleray.models.architectures import build_on_meta
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
-__all__ = ["ExecutionPlan", "Run", "compiled_path", "prepare"]
+__all__ = ["ExecutionPlan", "Run", "compiled_path", "has_bfloat16", "prepare"]
 
 Run = Callable[[Tensor], Tensor]
 

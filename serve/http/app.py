@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
@@ -65,6 +66,7 @@ def build_http(service: ImageService) -> FastAPI:
     app.add_exception_handler(EaglerayError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _no_such_thing)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _defect)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
@@ -120,6 +122,12 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
     response = problem_response(problem, request_id_of(request.scope))
     response.headers.update(error.headers or {})
     return response
+
+
+async def _gone(request: Request, _: Exception) -> Response:
+    """Note that the caller went away before it had sent everything."""
+    problem = Problem(499, "gone", "Caller gone", "The connection ended inside the request.")
+    return problem_response(problem, request_id_of(request.scope))
 
 
 async def _defect(request: Request, error: Exception) -> Response:

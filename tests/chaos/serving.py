@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -26,14 +27,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 
-from eagleray.models.package import MANIFEST_FILE, WEIGHTS_FILE
+from eagleray.models.package import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, ModelPackage
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
@@ -97,11 +98,12 @@ def register_broken(registry: Registry) -> list[int]:
     manifest.write_text(manifest.read_text().replace('"accuracy": 0.5', '"accuracy": 0.9'))
     lost = registry.register(good)
     (folder_of(lost) / WEIGHTS_FILE).unlink()
-    # Golden images whose expected outputs are another network's.
-    other = small_package(module=lenet_module(seed=3), golden_images=[golden_png(0)])
-    files = {**other.files, WEIGHTS_FILE: good.files[WEIGHTS_FILE]}
-    digests = {**other.manifest.files, WEIGHTS_FILE: good.manifest.files[WEIGHTS_FILE]}
-    ill = replace(other, manifest=other.manifest.model_copy(update={"files": digests}), files=files)
+    # A golden image whose expected outputs are not the network's.
+    golden = json.loads(good.files[GOLDEN_FILE])
+    golden["images"][0]["outputs"] = [1.0, 0.0, 0.0]
+    files = {**good.files, GOLDEN_FILE: json.dumps(golden).encode()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    ill = ModelPackage(good.manifest.model_copy(update={"files": digests}), files)
     return [altered.version, lost.version, registry.register(ill).version]
 
 
@@ -209,7 +211,7 @@ async def ask(
         seen.failures[type(error).__name__, doing] += 1
         return
     if answer.status_code != 200:
-        seen.failures[str(answer.status_code), doing] += 1
+        seen.failures[f"{answer.status_code} {answer.text[:80]!r}", doing] += 1
         return
     seen.latencies.append((doing, time.monotonic() - began))
     body = answer.json()

@@ -9,8 +9,7 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
 from tests.parts.ports import free_port
 from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import add_versions, registry_with
+from tests.unit.serving_kit import registry_with
 
 ROOT = Path(__file__).parents[2]
 IMAGES = [golden_png(seed) for seed in range(6)]
@@ -254,26 +253,30 @@ def outer_addresses() -> list[str]:
     return [address for address in inet if not address.startswith("127.")]
 
 
-def test_keys_come_into_force_while_the_service_runs(tmp_path: Path) -> None:
-    registry = registry_with(tmp_path, "digits")
-    process, url, _ = start(tmp_path / "home", "--grpc-port", "0")
+def test_keys_come_into_force_while_the_service_runs(service: Running) -> None:
+    settings = Settings(home=service.home)
+    applications = Applications(service.registry.history.database, who=settings.who)
+    made = applications.create("shop")
     try:
-        with Client(url) as client:
-            client.predict("digits", IMAGES[0])
-        settings = Settings(home=tmp_path / "home")
-        made = Applications(registry.history.database, who=settings.who).create("shop")
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with urllib.request.urlopen(url + "/live", timeout=5) as live:
-                assert live.status == 200
-            if httpx.get(url + "/v1/models").status_code == 401:
-                break
-        with Client(url) as client, pytest.raises(RequestRefusedError) as refused:
+        until(lambda: httpx.get(service.url + "/v1/models").status_code == 401)
+        assert httpx.get(service.url + "/live").status_code == 200
+        with Client(service.url) as client, pytest.raises(RequestRefusedError) as refused:
             client.predict("digits", IMAGES[0])
         assert refused.value.status == 401
-        with Client(url, key=made.key) as client:
+        with Client(service.url, key=made.key) as client:
             assert client.predict("digits", IMAGES[0]).status == "ok"
-        add_versions(registry, "digits", 1)
+        with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
+            assert client.is_server_live()
+            with pytest.raises(InferenceServerException, match="Bearer"):
+                client.is_model_ready("digits")
+            assert client.is_model_ready("digits", headers={"authorization": f"Bearer {made.key}"})
     finally:
-        process.terminate()
-        assert process.wait(60) == 0
+        applications.delete("shop")
+    until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

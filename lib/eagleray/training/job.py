@@ -23,6 +23,7 @@ from eagleray.errors import InputError, Reason
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
+from eagleray.execution import has_bfloat16
 from eagleray.listener import Audience, NotedBar
 from eagleray.models.registry import ModelVersion, Registry, require_alias
 from eagleray.settings import Settings
@@ -203,10 +204,11 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
         InputError: Too many cannot be.
     """
     require_resources(job.spec, cluster)
-    if job.spec.precision == "bfloat16" and (job.spec.device == "cpu" or not cluster.num_gpus):
+    on_cpu = job.spec.device == "cpu" or not cluster.num_gpus
+    if job.spec.precision == "bfloat16" and on_cpu and not has_bfloat16("cpu"):
         audience.warn(
-            "Training in bfloat16 on CPUs: where they have no matrix units (AMX), backward passes "
-            "take about ten times as long as in float32."
+            "This machine's CPUs have no bfloat16, so training in it takes about ten times as long "
+            "as in float32."
         )
     plan = job.plan
     parts = plan.split.parts
