@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -145,8 +146,14 @@ def prepare(
             _compile_once(package, plan, cached)
         if cached.exists():
             return _with_threads(load_compiled(cached), plan), True
-    module = _settled(package.build_module(), plan.dtype)
-    return _with_threads(_network(module, package, plan), plan), False
+    network = _network(_settled(package.build_module(), plan.dtype), package, plan)
+
+    def run(images: Tensor) -> Tensor:
+        with _turns.one_pass():
+            logits: Tensor = network(images)
+        return logits
+
+    return _with_threads(run, plan), False
 
 
 def _with_threads(run: Run, plan: ExecutionPlan) -> Run:
@@ -181,11 +188,54 @@ def _settled(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return module
 
 
+class _PassesAndTraces:
+    """Passes may run side by side; a trace runs alone.
+
+    torch.fx traces by replacing what the call of any module does, in every thread of the process: a
+    pass that runs meanwhile would be taken for a part of what is traced, and fail.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_passes, self._tracing = 0, False
+
+    @contextlib.contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Run a pass in the block, once nobody traces."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._tracing)
+            self._num_passes += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_passes -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def trace(self) -> Iterator[None]:
+        """Trace in the block, once the passes that run have ended; new ones wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._tracing)
+            self._tracing = True
+            self._changed.wait_for(lambda: self._num_passes == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tracing = False
+                self._changed.notify_all()
+
+
+_turns = _PassesAndTraces()
+
+
 def _folded(module: nn.Module) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
 
     try:
-        folded: nn.Module = fuse(module)
+        with _turns.trace():
+            folded: nn.Module = fuse(module)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return module  # its forward pass depends on more than shapes; it runs as it is
     return folded

@@ -335,6 +335,26 @@ def test_every_thread_that_predicts_has_the_threads_of_the_plan(
     assert seen == [num_threads] * 2
 
 
+def test_other_predictors_may_be_made_while_one_predicts(pets: ModelPackage) -> None:
+    predictor = eager(pets)
+    images = np.zeros((4, *pets.contract.shape), np.uint8)
+    made = threading.Event()
+
+    def predict_until_made() -> int:
+        count = 0
+        while not made.is_set():
+            predictor.forward(images)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = [pool.submit(predict_until_made) for _ in range(2)]
+        for _ in range(10):
+            eager(pets)
+        made.set()
+        assert all(count.result() > 0 for count in counts)
+
+
 def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pt2"
     with zipfile.ZipFile(empty, "w") as archive:

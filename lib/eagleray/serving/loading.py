@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from eagleray.choices import CompileMode
 from eagleray.imaging import DecodedImage, judge
 from eagleray.models.package import ModelManifest
 from eagleray.models.registry import Registry
@@ -90,13 +91,21 @@ class Loader:
         config: How they run.
         lane_threads: Threads inside a forward pass.
         device: `cpu` or `cuda`.
+        is_compiler: Whether this process is there to compile.
     """
 
     def __init__(
-        self, registry: Registry, config: ServiceConfig, *, lane_threads: int, device: str
+        self,
+        registry: Registry,
+        config: ServiceConfig,
+        *,
+        lane_threads: int,
+        device: str,
+        is_compiler: bool = False,
     ) -> None:
         self._registry, self._config = registry, config
         self._lane_threads, self._device = lane_threads, device
+        self._is_compiler = is_compiler
         self._decoders: ThreadPoolExecutor | None = None
         if device != "cpu":
             cores = len(os.sched_getaffinity(0))
@@ -110,13 +119,15 @@ class Loader:
             InputError: No such version.
             PackageError: It is not what was registered, or does not answer as it did.
         """
+        if self._config.compile == "always" and not self._is_compiler:
+            self._compile_apart(model, version)  # beside the passes of other versions
         found = self._registry.get(model, version=version)
         package = self._registry.load(found)
         predictor = Predictor(
             package,
             device=self._device,
             precision=self._config.precision,
-            compile_mode=self._config.compile,
+            compile_mode=self._compile_mode,
             batch_size=self._config.batch_images,
             smaller_batches=_halves(self._config.batch_images),
             num_threads=self._lane_threads if self._device == "cpu" else None,
@@ -128,13 +139,26 @@ class Loader:
             model, found.version, package.manifest, package.digest, predictor, self._decoders
         )
 
+    @property
+    def _compile_mode(self) -> CompileMode:
+        """What a predictor is told: in a process that serves, to take what the cache has."""
+        return (
+            self._config.compile if self._is_compiler or self._config.compile == "never" else "auto"
+        )
+
     def compile_beside(self, loaded: LoadedVersion) -> LoadedVersion | None:
         """Compile a version in a process that takes what the cores have left, and load that.
 
         Returns:
             The compiled version, checked like the one before; None where it cannot be compiled.
         """
-        words = ["--model", loaded.model, "--version", str(loaded.version)]
+        if not self._compile_apart(loaded.model, loaded.version):
+            return None
+        return self.load(loaded.model, loaded.version)  # which finds it in the cache
+
+    def _compile_apart(self, model: str, version: int) -> bool:
+        """Compile in a process of its own; return whether that went well."""
+        words = ["--model", model, "--version", str(version)]
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
         words += ["--lane-threads", str(self._lane_threads)]
         command = [sys.executable, "-m", "eagleray.serving.loading", *words]
@@ -147,9 +171,8 @@ class Loader:
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            log.warning("%s/%d is not compiled: %s", loaded.model, loaded.version, last)
-            return None
-        return self.load(loaded.model, loaded.version)  # which finds it in the cache
+            log.warning("%s/%d is not compiled: %s", model, version, last)
+        return done.returncode == 0
 
 
 def _halves(size: int) -> tuple[int, ...]:
@@ -171,6 +194,7 @@ def _compile(arguments: Sequence[str]) -> None:
         config.model_copy(update={"compile": "always"}),
         lane_threads=int(options.lane_threads),
         device=options.device,
+        is_compiler=True,
     )
     loader.load(options.model, int(options.version))
 
