@@ -1,0 +1,172 @@
+"""The same photographs through every way in: are the answers the same?
+
+    make same-answers PHOTOS=folder
+    python -m tests.bench.same_answers --photos FOLDER --images 500
+
+A batch job, REST (multipart, base64, raw), the Open Inference Protocol over REST and gRPC by
+Triton's client, and our own client answer the same photographs by one version. Printed are, for
+each way, the labels that differ from the batch job's, the largest difference of a score, and the
+contract's digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow.parquet as pq
+import tritonclient.grpc
+import tritonclient.http
+
+from eagleray.client import Client
+from eagleray.models.package import read_package
+from eagleray.models.registry import Registry
+from eagleray.settings import Settings
+from tests.bench.folders import photos_of
+from tests.bench.peers.weights import write_weights
+from tests.parts.ports import free_port
+
+MODEL = "resnet18"
+TOLERANCE = 0.01
+Answers = list[tuple[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=500)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="same-answers-") as name:
+        folder = Path(name)
+        photos = photos_of(options.photos)[: options.images]
+        (folder / "photos").mkdir()
+        for index, photo in enumerate(photos):
+            (folder / "photos" / f"{index:05d}.jpg").symlink_to(photo.resolve())
+        home = folder / "home"
+        package = read_package(str(write_weights(photos, folder / "package").package))
+        Registry(Settings(home=home)).register(package, alias="production")
+        batch, digests = by_batch(folder / "photos", folder / "results", home)
+        print(f"batch: {len(batch)} photographs, contract {digests}")
+        contents = [photo.read_bytes() for photo in photos]
+        good = True
+        with running(home) as (url, grpc):
+            for way, ask in ways(url, grpc).items():
+                answers, digest = ask(contents)
+                good = show(way, answers, digest, batch) and digest in digests and good
+    sys.exit(0 if good else 1)
+
+
+def by_batch(photos: Path, output: Path, home: Path) -> tuple[Answers, set[str]]:
+    """Return what a batch job answers, in the order of names, and the digests that it notes."""
+    command = [sys.executable, "-m", "jobs.predict", str(photos), "--model", f"{MODEL}/1"]
+    command += ["--output", str(output), "--compile", "never"]
+    subprocess.run(command, env={**os.environ, "EAGLERAY_HOME": str(home)}, check=True)
+    table = pq.read_table(output).sort_by("uri")
+    answers = list(zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True))
+    return answers, set(table["contract_digest"].to_pylist())
+
+
+@contextmanager
+def running(home: Path) -> Iterator[tuple[str, str]]:
+    """Run the service, and give its addresses for HTTP and gRPC."""
+    http, grpc = free_port(), free_port()
+    command = [sys.executable, "-m", "serve.run", MODEL, "--port", str(http), "--json"]
+    command += ["--grpc-port", str(grpc), "--compile", "never"]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        try:
+            yield url, f"127.0.0.1:{grpc}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
+
+
+def ways(url: str, grpc: str) -> dict[str, Callable[[Sequence[bytes]], tuple[Answers, str]]]:
+    """Return every way to ask."""
+    path = f"{url}/v1/models/{MODEL}/predict"
+
+    def posts(body: Callable[[bytes], dict[str, object]]) -> Callable[..., tuple[Answers, str]]:
+        def ask(images: Sequence[bytes]) -> tuple[Answers, str]:
+            with httpx.Client(timeout=60) as client:
+                told = [client.post(path, **body(image)).json() for image in images]  # type: ignore[arg-type]
+            results = [item["results"][0] for item in told]
+            return [(item["label"], item["score"]) for item in results], told[0]["contract_digest"]
+
+        return ask
+
+    def by_client(images: Sequence[bytes]) -> tuple[Answers, str]:
+        with Client(url, timeout=120) as client:
+            told = [client.ask(MODEL, images[at : at + 20]) for at in range(0, len(images), 20)]
+        results = [item for answer in told for item in answer.results]
+        return [(item.label or "", item.score or 0.0) for item in results], told[0].contract_digest
+
+    return {
+        "multipart": posts(lambda image: {"files": {"image": ("a.jpg", image)}}),
+        "base64": posts(lambda image: {"json": {"image": {"base64": as_text(image)}}}),
+        "raw": posts(lambda image: {"content": image}),
+        "protocol, REST": lambda images: by_rest(url, images),
+        "protocol, gRPC": lambda images: by_grpc(grpc, images),
+        "client, 20 at once": by_client,
+    }
+
+
+def as_text(image: bytes) -> str:
+    return base64.b64encode(image).decode()
+
+
+def by_rest(url: str, images: Sequence[bytes]) -> tuple[Answers, str]:
+    module = tritonclient.http
+    answers: Answers = []
+    with module.InferenceServerClient(url.removeprefix("http://")) as client:
+        for image in images:
+            tensor = module.InferInput("image", [1], "BYTES")
+            tensor.set_data_from_numpy(np.asarray([image], dtype=object))
+            answer = client.infer(MODEL, [tensor])
+            answers.append((as_label(answer), float(answer.as_numpy("score")[0])))
+        digest = answer.get_response()["parameters"]["contract_digest"]
+    return answers, digest
+
+
+def by_grpc(address: str, images: Sequence[bytes]) -> tuple[Answers, str]:
+    module = tritonclient.grpc
+    answers: Answers = []
+    with module.InferenceServerClient(address) as client:
+        for image in images:
+            tensor = module.InferInput("image", [1], "BYTES")
+            tensor.set_data_from_numpy(np.asarray([image], dtype=object))
+            answer = client.infer(MODEL, [tensor])
+            answers.append((as_label(answer), float(answer.as_numpy("score")[0])))
+        digest = answer.get_response().parameters["contract_digest"].string_param
+    return answers, digest
+
+
+def as_label(answer: object) -> str:
+    label = answer.as_numpy("label")[0]  # type: ignore[attr-defined]
+    return label.decode() if isinstance(label, bytes) else str(label)
+
+
+def show(way: str, answers: Answers, digest: str, batch: Answers) -> bool:
+    """Print how a way's answers differ from the batch job's; return whether they are the same."""
+    pairs = list(zip(answers, batch, strict=True))
+    other = sum(ours[0] != theirs[0] for ours, theirs in pairs)
+    largest = max(abs(ours[1] - theirs[1]) for ours, theirs in pairs)
+    told = f"{other} other labels, scores differ by up to {largest:.2g}"
+    print(f"{way}: {told}, contract {digest[:12]}", flush=True)
+    return other == 0 and largest <= TOLERANCE
+
+
+if __name__ == "__main__":
+    main()
