@@ -213,10 +213,11 @@ def ask_service(
     rows = pq.read_table(place / "results", columns=["uri", "label", "score"])
     row = rows.filter(pc.match_substring(rows["uri"], ASKED)).to_pylist()[0]
     same = result.label == row["label"] and abs((result.score or 0) - row["score"]) <= SAME_SCORE
-    console.say(
-        f"{ASKED}: the service says {result.label!r} ({result.score:.4f}) by version "
-        f"{answer.version}, the batch row {row['label']!r} ({row['score']:.4f})."
-    )
+    if not console.for_scripts:
+        console.say(
+            f"{ASKED}: the service says {result.label!r} ({result.score:.4f}) by version "
+            f"{answer.version}, the batch row {row['label']!r} ({row['score']:.4f})."
+        )
     if not same:
         raise JobFailedError("The service answers otherwise than the batch job.")
     return {"label": result.label, "score": result.score, "version": answer.version, "row": row}
