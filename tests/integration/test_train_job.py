@@ -100,6 +100,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     )
 
 
+@pytest.mark.long
 def test_the_number_of_workers_does_not_change_what_is_learned(
     cluster: Cluster, stripes: Path, tmp_path: Path
 ) -> None:
