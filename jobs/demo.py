@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
 from eagleray.client import Client
 from eagleray.errors import JobFailedError, OutputExistsError
+from eagleray.machine import free_port
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.settings import Settings, read_settings
 from eagleray.training.job import open_job as open_train_job
@@ -230,7 +230,7 @@ def running_service(model: str, console: Console) -> Iterator[str]:
     Raises:
         JobFailedError: It does not start.
     """
-    port = _free_port()
+    port = free_port()
     console.note(f"$ eagleray serve {model} --port {port}")
     command = [sys.executable, "-m", "serve.run", model, "--port", str(port), "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
@@ -250,12 +250,6 @@ def running_service(model: str, console: Console) -> Iterator[str]:
             yield json.loads(said)["url"]
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _free_folder(folder: Path | None, settings: Settings) -> Path:

@@ -12,12 +12,12 @@ version answers is decided inside, where a change takes no restart.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
+from eagleray.machine import num_usable_cores
 from eagleray.serving.config import ServiceConfig, make_config
 
 __all__ = ["APP_NAME", "ImageServer", "build"]
@@ -90,7 +90,7 @@ def build(arguments: dict[str, Any]) -> Application:
         InputError: A field is not valid.
     """
     config = make_config(arguments)
-    num_cores = max(1, _usable_cores() // config.replicas)
+    num_cores = max(1, num_usable_cores() // config.replicas)
     deployment = serve.deployment(
         ImageServer,
         name="ImageServer",
@@ -105,9 +105,3 @@ def build(arguments: dict[str, Any]) -> Application:
         },
     )
     return deployment.bind(config.model_dump_json(), num_cores)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

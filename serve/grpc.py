@@ -18,7 +18,6 @@ from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_of
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
-from eagleray.serving.routing import choose
 from eagleray.serving.service import ImageService, PredictRequest
 from serve.messages import PACKAGE, SERVICE, message
 
@@ -119,19 +118,12 @@ class GrpcInterface:
             return response(name="eagleray", version=version_of("eagleray"), extensions=extensions)
         if method == "ModelInfer":
             return await self._infer(request, application, request_id, context)
-        loaded = await self._loaded(request.name, request.version)
+        loaded = await service.version_of(request.name, request.version or None)
         if method == "ModelReady":
             return response(ready=True)
         manifest = loaded.manifest
         known = [loaded.version]
         return response(**protocol.metadata(request.name, known, manifest.task, manifest.contract))
-
-    async def _loaded(self, name: str, version: str) -> Any:
-        service = self._service
-        choice = choose(service.snapshot, name, asked=version or None)
-        number, loaded = await service.fleet.acquire(choice, patience=service.config.timeout_s)
-        service.fleet.release(name, number)
-        return loaded
 
     async def _infer(self, request: Any, application: str, request_id: str, context: Any) -> Any:
         service = self._service

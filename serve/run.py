@@ -27,6 +27,7 @@ from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_sessi
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
 from eagleray.errors import InputError, JobFailedError
+from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import is_loopback
@@ -121,7 +122,7 @@ def prepare_haproxy() -> None:
     os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(guarded)
     # The usual ports are one service's; there may be several on a machine.
     for name in ("STATS_PORT", "METRICS_PORT"):
-        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(_free_port()))
+        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(free_port()))
     os.environ.setdefault("RAY_SERVE_HAPROXY_NBTHREAD", "1")
     # A request whose replica dies is put to another, as long as HAProxy still holds all of it.
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
@@ -130,12 +131,6 @@ def prepare_haproxy() -> None:
     # new connection with its next answer, instead of closing it under a request that is on its way.
     os.environ.setdefault("RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S", "60")
     os.environ.setdefault("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", str(_HELD_BYTES))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(config: ServiceConfig, place: Place) -> None:

@@ -9,7 +9,6 @@ The same object serves a batch actor, a service replica, an evaluation and a not
 from __future__ import annotations
 
 import gc
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -27,6 +26,7 @@ from eagleray.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.errors import BadImageError, ContractError, InputError, PackageError, Reason
 from eagleray.execution import ExecutionPlan, Run, prepare
 from eagleray.imaging import DecodedImage, ImageContract, decode
+from eagleray.machine import num_usable_cores
 from eagleray.models.package import ModelPackage
 from eagleray.outcome import Outcome
 from eagleray.settings import read_settings
@@ -144,7 +144,7 @@ class Predictor:
             self._runs[size] = run
         self.compiled = compiled
         self.decode_threads = decode_threads or (
-            1 if self.plan.device == "cpu" else _num_usable_cores()
+            1 if self.plan.device == "cpu" else num_usable_cores()
         )
         self._copies: torch.cuda.Stream | None = None
         if self.plan.device.startswith("cuda"):
@@ -376,12 +376,6 @@ class Predictor:
                 "it on this machine."
             )
         return check
-
-
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # knows of a container's or a job's share
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

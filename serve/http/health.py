@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from eagleray.serving.problems import NotReadyError
 from eagleray.serving.service import ImageService
 from eagleray.serving.telemetry import CONTENT_TYPE
 
@@ -22,9 +21,7 @@ def health_routes(service: ImageService) -> APIRouter:
 
     @router.get("/ready", summary="Whether every kept model has a version that is healthy.")
     async def ready() -> Response:
-        waiting = service.waiting_for
-        if waiting:
-            raise NotReadyError("Not ready: " + "; ".join(waiting[:5]) + ".")
+        service.require_ready()
         return JSONResponse({"ready": True})
 
     @router.get("/metrics", summary="Counters and times of this replica, for Prometheus.")

@@ -11,12 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
 from eagleray.models.registry import ModelVersion
-from eagleray.serving.routing import Role, Via, choose, roles_of
+from eagleray.serving.routing import Role, Via, roles_of
 from eagleray.serving.service import ImageService
 
 __all__ = ["model_routes"]
-
-_PATIENCE = 10.0
 
 
 def model_routes(service: ImageService) -> APIRouter:
@@ -25,7 +23,9 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get("", summary="All models, with what answers for each now.")
     async def list_models() -> Response:
-        return JSONResponse({"models": [_brief(service, name) for name in sorted(_names())]})
+        return JSONResponse(
+            {"models": [_brief(service, name) for name in sorted(service.snapshot.aliases)]}
+        )
 
     @router.get("/{name}", summary="One model: its routes, its versions in memory, its contract.")
     async def describe(name: str) -> Response:
@@ -34,11 +34,9 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get("/{name}/labels", summary="The labels of the version that answers by default.")
     async def labels(name: str) -> Response:
-        choice = choose(service.snapshot, name)
-        version, loaded = await service.fleet.acquire(choice, patience=_PATIENCE)
-        service.fleet.release(name, version)
+        loaded = await service.version_of(name)
         manifest = loaded.manifest
-        body = {"model": name, "version": version, "task": manifest.task.name}
+        body = {"model": name, "version": loaded.version, "task": manifest.task.name}
         return JSONResponse(
             {
                 **body,
@@ -70,9 +68,6 @@ def model_routes(service: ImageService) -> APIRouter:
                 "examples": [dataclasses.asdict(item) for item in tally.examples],
             }
         )
-
-    def _names() -> set[str]:
-        return set(service.snapshot.aliases)
 
     return router
 

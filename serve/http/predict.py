@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from eagleray.errors import BadImageError, InputError
 from eagleray.serving.answers import Answer
 from eagleray.serving.service import Answers, ImageLink, ImageService, PredictRequest
-from serve.http.bodies import BODIES, Asked, ImageInJson, JsonBody, read_asked, read_images
+from serve.http.bodies import BODIES, Asked, ImageInJson, read_asked, read_images
 from serve.http.guard import CLIENT, request_id_of
 
 __all__ = ["predict_routes"]
@@ -171,6 +171,3 @@ def _only(row: Any) -> Any:
     if isinstance(row, list) and len(row) == 1:
         return row[0]
     return row
-
-
-_ = JsonBody  # in the OpenAPI document by its name

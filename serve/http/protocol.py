@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib.metadata import version as version_of
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
 from eagleray.serving import protocol
-from eagleray.serving.problems import NotReadyError, UnsupportedError
-from eagleray.serving.routing import choose
+from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageService, PredictRequest
 from serve.http.guard import CLIENT
 
@@ -56,14 +54,13 @@ def protocol_routes(service: ImageService) -> APIRouter:
 
     @router.get("/health/ready", summary="Whether every kept model has a healthy version.")
     async def ready() -> Response:
-        if service.waiting_for:
-            raise NotReadyError("Not ready: " + "; ".join(service.waiting_for[:5]) + ".")
+        service.require_ready()
         return JSONResponse({"ready": True})
 
     @router.get("/models/{name}", summary="A model's inputs and outputs.")
     @router.get("/models/{name}/versions/{version}", summary="A version's inputs and outputs.")
     async def describe(name: str, version: str | None = None) -> Response:
-        loaded = await _loaded(service, name, version)
+        loaded = await service.version_of(name, version)
         found = await asyncio.to_thread(service.registry.versions, name)
         numbers = sorted(item.version for item in found)
         manifest = loaded.manifest
@@ -72,7 +69,7 @@ def protocol_routes(service: ImageService) -> APIRouter:
     @router.get("/models/{name}/ready", summary="Whether a model answers.")
     @router.get("/models/{name}/versions/{version}/ready", summary="Whether a version answers.")
     async def model_ready(name: str, version: str | None = None) -> Response:
-        await _loaded(service, name, version)
+        await service.version_of(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     @router.post(
@@ -101,13 +98,6 @@ def _header_length(request: Request) -> int | None:
     if not text.isdecimal():
         raise InputError("Inference-Header-Content-Length is no number.")
     return int(text)
-
-
-async def _loaded(service: ImageService, name: str, version: str | None) -> Any:
-    choice = choose(service.snapshot, name, asked=version)
-    number, loaded = await service.fleet.acquire(choice, patience=service.config.timeout_s)
-    service.fleet.release(name, number)
-    return loaded
 
 
 async def _infer(

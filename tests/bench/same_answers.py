@@ -30,12 +30,12 @@ import tritonclient.grpc
 import tritonclient.http
 
 from eagleray.client import Client
+from eagleray.machine import free_port
 from eagleray.models.package import read_package
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
 from tests.bench.folders import photos_of
 from tests.bench.peers.weights import write_weights
-from tests.parts.ports import free_port
 
 MODEL = "resnet18"
 TOLERANCE = 0.01

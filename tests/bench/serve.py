@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eagleray.machine import free_port
 from eagleray.models.package import read_package
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
@@ -36,7 +37,6 @@ from tests.bench.batch import machine
 from tests.bench.folders import photos_of
 from tests.bench.peers.environment import peers_python
 from tests.bench.peers.weights import write_weights
-from tests.parts.ports import free_port
 
 MODEL = "resnet18"
 SECONDS_TO_START = 180

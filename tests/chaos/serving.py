@@ -34,11 +34,11 @@ import httpx
 import numpy as np
 import psutil
 
+from eagleray.machine import free_port
 from eagleray.models.package import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, ModelPackage
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
-from tests.parts.ports import free_port
 from tests.unit.models_kit import golden_png, lenet_module, small_package
 
 MODEL, IMAGE = "digits", golden_png(7)

@@ -23,13 +23,13 @@ from tritonclient.utils import InferenceServerException
 
 from eagleray import AsyncClient, BadImageError, Client, RequestRefusedError
 from eagleray.imaging import decode
+from eagleray.machine import free_port
 from eagleray.models.package import ModelPackage
 from eagleray.models.registry import Registry
 from eagleray.outcome import Prediction
 from eagleray.predictor import Predictor
 from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
-from tests.parts.ports import free_port
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from eagleray.machine import free_port
 
 USER = "eagle"
 PASSWORD = "Wing-Beat_7"
@@ -73,12 +74,6 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": "nobody", "group": "nogroup", "extra_groups": []}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     import psycopg
 
@@ -122,7 +117,7 @@ def running_postgres(programs: Path) -> Iterator[PostgresServer]:
             capture_output=True,
             **identity,
         )
-        port = _free_port()
+        port = free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": port,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -172,10 +172,7 @@ class Fleet(Generic[V]):
         """Switch roles to targets that are ready, load those that are not, let go of the rest."""
         for model in self._snapshot.aliases:
             keep = self._keeps(model)
-            for role, target in roles_of(self._snapshot, model):
-                version = self._snapshot.version(model, target)
-                if version is None:
-                    continue
+            for role, version in self._targets(model):
                 slot = self._slots.get((model, version))
                 if slot is not None and slot.loaded is not None:
                     self._switch(role, version)
@@ -184,6 +181,13 @@ class Fleet(Generic[V]):
                     self._fall_back(role, version)
         self._drop_roles()
         self._unload()
+
+    def _targets(self, model: str) -> Iterator[tuple[Role, int]]:
+        """Yield every standing role of a model with the version that it should have."""
+        for role, target in roles_of(self._snapshot, model):
+            version = self._snapshot.version(model, target)
+            if version is not None:
+                yield role, version
 
     def _fall_back(self, role: Role, target: int) -> None:
         """Where nothing answers in a role and its target fails, turn to what answered last."""
@@ -214,12 +218,7 @@ class Fleet(Generic[V]):
         log.info("%s of %s: version %s -> %d", role.via, role.model, before, version)
 
     def _drop_roles(self) -> None:
-        standing = {
-            role
-            for model in self._snapshot.aliases
-            for role, target in roles_of(self._snapshot, model)
-            if self._snapshot.version(model, target) is not None
-        }
+        standing = {role for model in self._snapshot.aliases for role, _ in self._targets(model)}
         for role in [role for role in self._serving if role not in standing]:
             del self._serving[role]
 
@@ -227,10 +226,7 @@ class Fleet(Generic[V]):
         """Let go of versions without a role: after a while, or at once where memory is short."""
         needed = {(role.model, version) for role, version in self._serving.items()}
         for model in self._snapshot.aliases:
-            for _, target in roles_of(self._snapshot, model):
-                version = self._snapshot.version(model, target)
-                if version is not None:
-                    needed.add((model, version))
+            needed |= {(model, version) for _, version in self._targets(model)}
         now = time.monotonic()
         free = sorted(
             (
@@ -368,9 +364,8 @@ class Fleet(Generic[V]):
         for model in sorted(self._snapshot.aliases):
             if not self._keeps(model):
                 continue
-            for role, target in roles_of(self._snapshot, model):
-                version = self._snapshot.version(model, target)
-                if version is None or role in self._serving:
+            for role, version in self._targets(model):
+                if role in self._serving:
                     continue
                 slot = self._slots.get((model, version))
                 fault = slot.fault if slot is not None else None

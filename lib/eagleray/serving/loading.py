@@ -15,6 +15,7 @@ import numpy as np
 
 from eagleray.choices import CompileMode
 from eagleray.imaging import DecodedImage, judge
+from eagleray.machine import num_usable_cores
 from eagleray.models.package import ModelManifest
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
@@ -108,7 +109,7 @@ class Loader:
         self._is_compiler = is_compiler
         self._decoders: ThreadPoolExecutor | None = None
         if device != "cpu":
-            cores = len(os.sched_getaffinity(0))
+            cores = num_usable_cores()
             self._decoders = ThreadPoolExecutor(cores, thread_name_prefix="decoder")
 
     def load(self, model: str, version: int) -> LoadedVersion:

@@ -28,7 +28,7 @@ from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
 from eagleray.serving.loading import LoadedVersion, Loader
 from eagleray.serving.logs import log_event
-from eagleray.serving.problems import ForbiddenError, TooLargeError
+from eagleray.serving.problems import ForbiddenError, NotReadyError, TooLargeError
 from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
@@ -304,6 +304,28 @@ class ImageService:
     def waiting_for(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
         return self.fleet.waiting_for
+
+    def require_ready(self) -> None:
+        """Refuse as long as a kept model has no version that answers.
+
+        Raises:
+            NotReadyError: With the reasons.
+        """
+        waiting = self.waiting_for
+        if waiting:
+            raise NotReadyError("Not ready: " + "; ".join(waiting[:5]) + ".")
+
+    async def version_of(self, model: str, asked: str | None = None) -> LoadedVersion:
+        """Return the version that answers, to be described; it is loaded where it is not there.
+
+        Raises:
+            UserError: There is no such model, version or alias.
+            NotReadyError: It does not load.
+        """
+        choice = choose(self.snapshot, model, asked=asked)
+        number, loaded = await self.fleet.acquire(choice, patience=self.config.timeout_s)
+        self.fleet.release(model, number)
+        return loaded
 
     # --- a request ---
 
