@@ -25,6 +25,7 @@ __all__ = ["APP_NAME", "ImageServer", "build"]
 APP_NAME = "eagleray"
 
 _MOST_ONGOING = 10_000  # the service has limits of its own, and refuses in milliseconds
+_SURGE = 25  # percent of new replicas, but at least one, that start before old ones end
 _GRACE = 20.0  # seconds in which a replica that is to end answers what it has let in
 
 
@@ -96,6 +97,7 @@ def build(arguments: dict[str, Any]) -> Application:
         name="ImageServer",
         num_replicas=config.replicas,
         max_ongoing_requests=_MOST_ONGOING,
+        max_surge_percent=_SURGE,
         graceful_shutdown_timeout_s=_GRACE,
         health_check_period_s=2,
         ray_actor_options={

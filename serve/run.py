@@ -6,6 +6,9 @@
     eagleray serve --config service.yaml --host 0.0.0.0
     eagleray serve digits --cluster auto
 
+SIGHUP has it read its configuration again: new replicas take the places of the old ones, one by
+one, and no request is lost.
+
 Reads from top to bottom: the request, start, report, wait for the end, and last the words of the
 command line.
 """
@@ -13,9 +16,10 @@ command line.
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
-import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +30,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
-from eagleray.errors import InputError, JobFailedError
+from eagleray.errors import EaglerayError, InputError, JobFailedError
 from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
@@ -58,6 +62,15 @@ class Place:
 
 
 # --- request ----------------------------------------------------------------------------------
+
+
+def read_request(location: str | None, fields: Mapping[str, str]) -> ServiceConfig:
+    """Return what is asked: the fields of a file, if there is one, and those that win over them.
+
+    Raises:
+        InputError: It cannot be read, or is not valid.
+    """
+    return make_config({**(read_config(location) if location else {}), **fields})
 
 
 def require_guarded(place: Place, settings: Settings) -> None:
@@ -169,12 +182,25 @@ def _why_it_does_not_start(name: str) -> str:
     return lines[-1].partition("Error: ")[2] if lines else ""
 
 
-def wait_for_the_end() -> None:
-    """Wait until somebody ends the command."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+def wishes_to_start_anew() -> Iterator[None]:
+    """Yield for each SIGHUP, until somebody ends the command."""
+    heard: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wanted, lambda number, _: heard.put(number))
+    while heard.get() == signal.SIGHUP:
+        yield
+
+
+def start_anew(
+    location: str | None, fields: Mapping[str, str], place: Place, console: Console
+) -> None:
+    """Read the configuration again and replace the replicas; a fault leaves them as they are."""
+    try:
+        start(read_request(location, fields), place)
+    except EaglerayError as error:
+        console.warn(f"The service goes on as it was: {error}")
+    else:
+        console.note("The configuration was read again, and the replicas are new.")
 
 
 # --- the command line -------------------------------------------------------------------------
@@ -197,8 +223,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = read_settings()
-        from_file = read_config(config) if config else {}
-        parsed = make_config({**from_file, **fields})
+        parsed = read_request(config, fields)
         place = Place(host, port, grpc_port)
         require_guarded(place, settings)
         require_free(place)
@@ -208,7 +233,8 @@ def main(
                 start(parsed, place)
             report(place, settings, console)
             if cluster is None:
-                wait_for_the_end()
+                for _ in wishes_to_start_anew():
+                    start_anew(config, fields, place, console)
                 console.note("Ending; what was let in is answered …")
                 from ray import serve
 

@@ -35,6 +35,7 @@ CLIENT = "eagleray.client"
 
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
+_PREDICTIONS = ("/predict", "/infer", "/invocations")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -87,6 +88,8 @@ class Guard:
             scope[CLIENT]["application"] = identify(
                 self._service.snapshot, _key_of(headers), address
             )
+        if scope["path"].endswith(_PREDICTIONS):
+            self._service.lanes.require_room(1)  # before anything of the images is read
         with self._service.bytes.hold(_declared_length(headers)) as grow:
             total = 0
 

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -30,12 +27,12 @@ import tritonclient.grpc
 import tritonclient.http
 
 from eagleray.client import Client
-from eagleray.machine import free_port
 from eagleray.models.package import read_package
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
 from tests.bench.folders import photos_of
 from tests.bench.peers.weights import write_weights
+from tests.parts.service import running_service
 
 MODEL = "resnet18"
 TOLERANCE = 0.01
@@ -60,8 +57,8 @@ def main() -> None:
         print(f"batch: {len(batch)} photographs, contract {digests}")
         contents = [photo.read_bytes() for photo in photos]
         good = True
-        with running(home) as (url, grpc):
-            for way, ask in ways(url, grpc).items():
+        with running_service(home, MODEL, "--compile", "never") as service:
+            for way, ask in ways(service.url, service.grpc).items():
                 answers, digest = ask(contents)
                 good = show(way, answers, digest, batch) and digest in digests and good
     sys.exit(0 if good else 1)
@@ -75,23 +72,6 @@ def by_batch(photos: Path, output: Path, home: Path) -> tuple[Answers, set[str]]
     table = pq.read_table(output).sort_by("uri")
     answers = list(zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True))
     return answers, set(table["contract_digest"].to_pylist())
-
-
-@contextmanager
-def running(home: Path) -> Iterator[tuple[str, str]]:
-    """Run the service, and give its addresses for HTTP and gRPC."""
-    http, grpc = free_port(), free_port()
-    command = [sys.executable, "-m", "serve.run", MODEL, "--port", str(http), "--json"]
-    command += ["--grpc-port", str(grpc), "--compile", "never"]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
-        try:
-            yield url, f"127.0.0.1:{grpc}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(120)
 
 
 def ways(url: str, grpc: str) -> dict[str, Callable[[Sequence[bytes]], tuple[Answers, str]]]:

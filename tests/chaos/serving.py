@@ -1,11 +1,12 @@
 """A service under steady load while its versions change and its replicas die: who notices?
 
     make chaos-serve
-    python -m tests.chaos.serving --switches 50 --rollbacks 10 --broken 10 --kills 10 --rate 20
+    python -m tests.chaos.serving --switches 50 --rollbacks 10 --broken 10 --kills 10 --redeploys 5
 
 Requests arrive at a fixed rate, whether earlier ones are answered or not. Meanwhile versions are
 promoted and rolled back; versions are promoted that cannot serve (altered files, golden images that
-they do not answer, weights that are not there); replicas are killed. Every answer must be right for
+they do not answer, weights that are not there); replicas are killed, and replaced one by one by
+those of another configuration. Every answer must be right for
 the version that it names, and that version must be one that could serve. Printed are the requests
 that failed, by what was being done, and latencies with and without a change under way.
 """
@@ -15,30 +16,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import itertools
 import json
-import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 
-from eagleray.machine import free_port
 from eagleray.models.package import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, ModelPackage
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
+from tests.parts.service import RunningService, running_service
 from tests.unit.models_kit import golden_png, lenet_module, small_package
 
 MODEL, IMAGE = "digits", golden_png(7)
@@ -70,9 +68,17 @@ def main() -> None:
         registry = Registry(Settings(home=home))
         expected = register_good(registry)
         broken = register_broken(registry)
-        with running(home, options.replicas) as (url, process):
-            seen = asyncio.run(ordeal(options, registry, url, process, expected, broken))
+        config = Path(name) / "service.yaml"
+        write_config(config, number=0)
+        words = ["--config", str(config), "--replicas", str(options.replicas), "--lanes", "1"]
+        with running_service(home, MODEL, *words, "--compile", "never") as service:
+            seen = asyncio.run(ordeal(options, registry, service, config, expected, broken))
     sys.exit(0 if show(seen) else 1)
+
+
+def write_config(path: Path, *, number: int) -> None:
+    """Write a configuration that differs from others in nothing that a caller would notice."""
+    path.write_text(f"max_queued: {256 + number}\n")
 
 
 def register_good(registry: Registry) -> dict[int, tuple[str, float]]:
@@ -112,33 +118,16 @@ def folder_of(version: ModelVersion) -> Path:
     return Path(version.source.removeprefix("file://"))
 
 
-@contextmanager
-def running(home: Path, replicas: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the service."""
-    port = free_port()
-    command = [sys.executable, "-m", "serve.run", MODEL, "--port", str(port), "--grpc-port", "0"]
-    command += ["--replicas", str(replicas), "--lanes", "1", "--compile", "never", "--json"]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        try:
-            yield json.loads(said)["url"], process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(120)
-
-
 async def ordeal(
     options: argparse.Namespace,
     registry: Registry,
-    url: str,
-    process: subprocess.Popen[str],
+    service: RunningService,
+    config: Path,
     expected: dict[int, tuple[str, float]],
     broken: list[int],
 ) -> Seen:
     """Do everything to the service, in random order, while it is being asked."""
-    seen, chance = Seen(), random.Random(options.seed)
+    seen, chance, numbers = Seen(), random.Random(options.seed), itertools.count(1)
     deeds: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
     async def move(version: int) -> None:
@@ -146,19 +135,26 @@ async def ordeal(
         await asyncio.sleep(options.pause)
 
     async def kill() -> None:
-        victims = replicas_of(process)
-        if victims:
-            chance.choice(victims).kill()
+        victims = service.replicas()
+        chance.choice(victims).kill()
         await asyncio.sleep(options.pause_after_kill)
+
+    async def redeploy() -> None:
+        write_config(config, number=next(numbers))
+        old = {replica.pid for replica in service.replicas()}
+        service.process.send_signal(signal.SIGHUP)
+        while old & {replica.pid for replica in service.replicas()}:
+            await asyncio.sleep(0.5)
 
     good = list(expected)
     deeds += [("switch", lambda: move(chance.choice(good))) for _ in range(options.switches)]
     deeds += [("rollback", lambda: move(good[0])) for _ in range(options.rollbacks)]
     deeds += [("broken", lambda: move(chance.choice(broken))) for _ in range(options.broken)]
     deeds += [("kill", kill) for _ in range(options.kills)]
+    deeds += [("redeploy", redeploy) for _ in range(options.redeploys)]
     chance.shuffle(deeds)
     stop = asyncio.Event()
-    asking = asyncio.create_task(ask_steadily(url, options.rate, expected, seen, stop))
+    asking = asyncio.create_task(ask_steadily(service.url, options.rate, expected, seen, stop))
     await asyncio.sleep(options.quiet)
     for number, (name, deed) in enumerate(deeds):
         seen.doing = name
@@ -173,15 +169,6 @@ async def ordeal(
     stop.set()
     await asking
     return seen
-
-
-def replicas_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the processes of the service's replicas."""
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "ServeReplica" in " ".join(child.cmdline()[:1])
-    ]
 
 
 async def ask_steadily(
@@ -226,7 +213,7 @@ def show(seen: Seen) -> bool:
     total = len(seen.latencies) + sum(seen.failures.values())
     print(f"{total:,} requests, {sum(seen.failures.values())} failed: {dict(seen.failures)}")
     print(f"{len(seen.wrong)} wrong answers {seen.wrong[:3]}")
-    for doing in ("nothing", "switch", "rollback", "broken", "kill"):
+    for doing in ("nothing", "switch", "rollback", "broken", "kill", "redeploy"):
         times = [1000 * seconds for name, seconds in seen.latencies if name == doing]
         if times:
             p99 = float(np.percentile(times, 99))
@@ -245,10 +232,11 @@ def parse_options() -> argparse.Namespace:
     add("--rollbacks", type=int, default=10)
     add("--broken", type=int, default=10)
     add("--kills", type=int, default=10)
+    add("--redeploys", type=int, default=5)
     add("--replicas", type=int, default=2)
     add("--rate", type=float, default=20, help="Requests a second.")
     add("--pause", type=float, default=3, help="Seconds that a change has.")
-    add("--pause-after-kill", type=float, default=20, help="Seconds that a new replica has.")
+    add("--pause-after-kill", type=float, default=30, help="Seconds that a new replica has.")
     add("--quiet", type=float, default=5, help="Seconds before the first deed.")
     add("--seed", type=int, default=0)
     return parser.parse_args()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eagleray.errors import Reason
 from eagleray.models.registry import Registry
+from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
 from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
@@ -254,6 +259,48 @@ def test_a_quota_that_is_used_up_is_429_with_a_time_to_come_again(own_registry: 
         assert int(answer.headers["retry-after"]) >= 1
 
     with_service(own_registry, test)
+
+
+class Held:
+    """A version that answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def decode(self, images: Sequence[Any]) -> Sequence[Any]:
+        self.go.wait(20)
+        return images
+
+    def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
+        return [Outcome.failed(Reason.MISSING, "") for _ in decoded]
+
+
+def test_a_full_service_refuses_before_it_reads_the_body(registry: Registry) -> None:
+    read = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(1)
+        yield IMAGE
+
+    async def test(asked: Asked) -> None:
+        lanes, held = asked.service.lanes, Held()
+
+        async def wait() -> None:
+            await lanes.answer(held, None, pixels=0, deadline=time.monotonic() + 20)
+
+        waiting = [asyncio.create_task(wait())]
+        await asked.until(lambda: lanes.num_busy == 1)
+        waiting.append(asyncio.create_task(wait()))
+        await asked.until(lambda: lanes.num_queued == 1)
+        answer = await asked.client.post(PREDICT, content=body())
+        assert (answer.status_code, read) == (429, [])
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await asked.client.get("/ready")).status_code == 200
+        held.go.set()
+        await asyncio.gather(*waiting)
+        assert (await asked.client.post(PREDICT, content=body())).status_code == 200
+
+    with_service(registry, test, lanes=1, max_queued=1, batch_images=1)
 
 
 def test_health_and_metrics(registry: Registry) -> None:

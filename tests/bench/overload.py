@@ -1,0 +1,207 @@
+"""A service that is asked for more than it can: what it still answers, how soon, how it refuses.
+
+    make bench-overload PHOTOS=folder
+    python -m tests.bench.overload --photos FOLDER --seconds 120 --plot overload.png
+
+First the most that it answers is measured, with as many callers as keep it busy, and its latency
+with few requests. Then requests arrive at three and at ten times that rate, whether earlier ones
+are answered or not. Printed are, for each, the good answers a second, their latency, the latency of
+refusals, and the memory of the service at the start and the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from eagleray.models.package import read_package
+from eagleray.models.registry import Registry
+from eagleray.settings import Settings
+from tests.bench.batch import machine
+from tests.bench.folders import photos_of
+from tests.bench.open_loop import Asked, ask_at_rate, ask_in_turn, in_front
+from tests.bench.peers.weights import write_weights
+from tests.bench.serve import wait_until_compiled
+from tests.parts.service import RunningService, running_service
+
+MODEL = "resnet18"
+CALLERS = 16
+UNLOADED = 0.3  # of the peak
+OVERLOADS = (3, 10)
+MEGABYTE = 2**20
+
+
+@dataclass
+class Phase:
+    """A stretch of time with one load.
+
+    Attributes:
+        name: For people.
+        began: Seconds since the bench began.
+        seconds: It was meant to take.
+        asked: Its requests.
+        memory: (seconds since the bench began, bytes of the service).
+    """
+
+    name: str
+    began: float
+    seconds: float
+    asked: list[Asked] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def goodput(self) -> float:
+        """Good answers a second."""
+        return len(self.latencies(200)) / self.seconds
+
+    def latencies(self, *statuses: int) -> list[float]:
+        """Return the milliseconds of the requests that ended with a status."""
+        return [1000 * item.seconds for item in self.asked if item.status in statuses]
+
+
+def main() -> None:
+    options = parse_options()
+    photos = photos_of(options.photos)[:200]
+    bodies = [photo.read_bytes() for photo in photos]
+    with tempfile.TemporaryDirectory(prefix="bench-overload-") as name:
+        home = Path(name) / "home"
+        package = write_weights(photos, Path(name) / "package", "fast").package
+        Registry(Settings(home=home)).register(read_package(str(package)), alias="production")
+        with running_service(home, MODEL, *options.ours) as service:
+            if "never" not in options.ours:
+                wait_until_compiled(service.url)
+            in_front()
+            phases = asyncio.run(go_through(service, bodies, options.seconds))
+    show(phases)
+    if options.plot:
+        plot(phases, options.plot)
+
+
+async def go_through(
+    service: RunningService, bodies: Sequence[bytes], seconds: float
+) -> list[Phase]:
+    """Load the service more and more."""
+    url = f"{service.url}/v1/models/{MODEL}/predict"
+    start = time.monotonic()
+    brief = min(seconds, 30.0)
+    await ask_in_turn(url, bodies, connections=CALLERS, seconds=5)
+
+    async def phase(name: str, seconds: float, asking: object) -> Phase:
+        found = Phase(name, time.monotonic() - start, seconds)
+        watching = asyncio.create_task(watch(service, found.memory, start))
+        found.asked = await asking  # type: ignore[misc]
+        watching.cancel()
+        print(f"{name}: {found.goodput:.1f}/s", flush=True)
+        await asyncio.sleep(3)  # what waits is answered
+        return found
+
+    turns = ask_in_turn(url, bodies, connections=CALLERS, seconds=brief)
+    peak = await phase(f"{CALLERS} callers in turn", brief, turns)
+    few = ask_at_rate(url, bodies, rate=UNLOADED * peak.goodput, seconds=brief)
+    phases = [peak, await phase(f"{UNLOADED:.0%} of the peak", brief, few)]
+    for times in OVERLOADS:
+        many = ask_at_rate(url, bodies, rate=times * peak.goodput, seconds=seconds)
+        phases.append(await phase(f"{times} times the peak", seconds, many))
+    return phases
+
+
+async def watch(service: RunningService, memory: list[tuple[float, int]], start: float) -> None:
+    """Note the memory of the service every second."""
+    while True:
+        memory.append((time.monotonic() - start, await asyncio.to_thread(service.memory)))
+        await asyncio.sleep(1)
+
+
+def show(phases: Sequence[Phase]) -> None:
+    """Print the table."""
+    columns = ["load", "asked/s", "good/s", "of the peak", "p50 ms", "p99 ms", "refused"]
+    columns += ["refused p99 ms", "otherwise", "client late p99 ms", "MB at start", "MB at end"]
+    print(f"\n{machine()}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for phase in phases:
+        good, refused = phase.latencies(200), phase.latencies(429)
+        others = Counter(item.status for item in phase.asked if item.status not in (200, 429))
+        late = percentile([1000 * item.late for item in phase.asked], 99)
+        cells = [
+            phase.name,
+            f"{len(phase.asked) / phase.seconds:.0f}",
+            f"{phase.goodput:.1f}",
+            f"{phase.goodput / phases[0].goodput:.2f}",
+            percentile(good, 50),
+            percentile(good, 99),
+            f"{len(refused):,}",
+            percentile(refused, 99),
+            str(dict(others) or ""),
+            late,
+            *(f"{phase.memory[at][1] / MEGABYTE:.0f}" for at in (0, -1)),
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def percentile(values: Sequence[float], which: float) -> str:
+    return f"{np.percentile(values, which):.0f}" if values else ""
+
+
+def plot(phases: Sequence[Phase], path: Path) -> None:
+    """Draw what was asked, answered and refused, how soon, and the memory, second by second."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        rates, times, memory = figure.subplots(3, 1, sharex=True)
+        for number, phase in enumerate(phases):
+            due = np.asarray([item.due for item in phase.asked]).astype(int)
+            seconds = np.arange(int(phase.seconds))
+            at = phase.began + seconds
+            first = number == 0
+            for status, colour, label in (
+                (429, "#c0392b", "refused"),
+                (200, "#2471a3", "answered"),
+            ):
+                chosen = np.asarray([item.status == status for item in phase.asked])
+                counts = np.bincount(due[chosen], minlength=len(seconds))[: len(seconds)]
+                rates.plot(at, counts, color=colour, label=label if first else None)
+                spent = np.asarray([1000 * item.seconds for item in phase.asked])
+                worst = [
+                    np.percentile(spent[chosen & (due == second)], 99)
+                    if (chosen & (due == second)).any()
+                    else np.nan
+                    for second in seconds
+                ]
+                times.plot(at, worst, color=colour, lw=1)
+            memory.plot(*zip(*((t, size / MEGABYTE) for t, size in phase.memory), strict=True))
+            memory.lines[-1].set_color("#555555")
+            rates.text(phase.began, 1.02, phase.name, transform=rates.get_xaxis_transform())
+            for axis in (rates, times, memory):
+                axis.axvline(phase.began, color="#dddddd", lw=1, zorder=0)
+        rates.set_ylabel("requests a second")
+        rates.legend(frameon=False, loc="upper left")
+        times.set_ylabel("p99, milliseconds")
+        times.set_yscale("log")
+        memory.set_ylabel("service, MB")
+        memory.set_ylim(bottom=0)
+        memory.set_xlabel("seconds")
+        figure.savefig(path, dpi=110)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--photos", type=Path, required=True)
+    add("--seconds", type=float, default=120, help="Of each overload.")
+    add("--plot", type=Path, help="Picture to write.")
+    add("--ours", nargs="*", default=[], help="Further flags of the service.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

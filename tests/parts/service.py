@@ -1,0 +1,96 @@
+"""The service as its command starts it, in a process of its own, on free ports of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from eagleray.machine import free_port
+
+__all__ = ["RunningService", "running_service"]
+
+ROOT = Path(__file__).parents[2]
+_SECONDS_TO_END = 120
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service that is ready.
+
+    Attributes:
+        url: Of HTTP.
+        grpc: Address of gRPC.
+        process: Of the command.
+    """
+
+    url: str
+    grpc: str
+    process: subprocess.Popen[str]
+
+    def replicas(self) -> list[psutil.Process]:
+        """Return the processes that answer."""
+        return self._named("ServeReplica")
+
+    def memory(self) -> int:
+        """Return the resident bytes of the replicas and of the proxies before them."""
+        total = 0
+        for process in (*self.replicas(), *self._named("haproxy")):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total
+
+    def _named(self, word: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in " ".join(child.cmdline()[:1]):
+                    found.append(child)
+        return found
+
+
+@contextlib.contextmanager
+def running_service(home: Path, *words: str) -> Iterator[RunningService]:
+    """Run `eagleray serve` until the end of the block.
+
+    Args:
+        home: Folder with its registry and database.
+        words: Of its command line: models and flags.
+
+    Raises:
+        RuntimeError: It does not start; with what it said.
+    """
+    http, grpc = free_port(), free_port()
+    command = [sys.executable, "-m", "serve.run", "--port", str(http), "--grpc-port", str(grpc)]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": _paths()}
+    with (home / "serve.log").open("a+") as log:
+        process = subprocess.Popen(
+            [*command, "--json", *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if not said:
+                log.seek(0)
+                raise RuntimeError(f"The service does not start: {log.read()[-2000:]}")
+            yield RunningService(json.loads(said)["url"], f"127.0.0.1:{grpc}", process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(_SECONDS_TO_END)
+
+
+def _paths() -> str:
+    """Put the checkout first, so that its programs are found from any folder."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
