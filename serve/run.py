@@ -140,9 +140,6 @@ def prepare_haproxy() -> None:
     # A request whose replica dies is put to another, as long as HAProxy still holds all of it.
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
-    # Whenever replicas change a new HAProxy takes over. The old one asks callers to come back on a
-    # new connection with its next answer, instead of closing it under a request that is on its way.
-    os.environ.setdefault("RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S", "60")
     os.environ.setdefault("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", str(_HELD_BYTES))
 
 

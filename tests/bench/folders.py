@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-__all__ = ["fill_folder", "photos_of", "write_small_images"]
+__all__ = ["fill_folder", "photos_of", "vary_photos", "write_small_images"]
 
 
 def photos_of(folder: Path) -> list[Path]:
@@ -35,6 +35,42 @@ def fill_folder(folder: Path, photos: Sequence[Path], num_images: int) -> None:
         except OSError:
             shutil.copy(source, target)
             sources[index % len(sources)] = target
+
+
+def vary_photos(folder: Path, photos: Sequence[Path], num_images: int) -> list[Path]:
+    """Make a folder of images that all differ: the photographs, then others made of them.
+
+    Those are smaller, mirrored, gray, turned by their EXIF, or cut, each in a format of its own.
+    """
+    folder.mkdir(parents=True)
+    paths = []
+    for index in range(num_images):
+        photo = photos[index % len(photos)]
+        if index < len(photos):
+            paths.append(folder / f"{index:05d}{photo.suffix}")
+            paths[-1].symlink_to(photo.resolve())
+            continue
+        kind, change = _VARIATIONS[index % len(_VARIATIONS)]
+        paths.append(folder / f"{index:05d}.{kind}")
+        with Image.open(photo) as image:
+            exif = image.getexif()
+            exif[_ORIENTATION] = 1 + index % 8
+            change(image.convert("RGB")).save(
+                paths[-1], **({"exif": exif} if kind == "jpg" else {})
+            )
+    return paths
+
+
+_ORIENTATION = 0x0112  # of EXIF
+_VARIATIONS: list[tuple[str, Callable[[Image.Image], Image.Image]]] = [
+    ("jpg", lambda image: image),
+    ("png", lambda image: image.reduce(2)),
+    ("webp", ImageOps.mirror),
+    ("jpg", ImageOps.grayscale),
+    ("bmp", lambda image: image.crop((8, 8, image.width - 40, image.height - 8))),
+    ("gif", lambda image: image.quantize(64)),
+    ("tiff", lambda image: image.convert("CMYK")),
+]
 
 
 def write_small_images(folder: Path, *, num_images: int, side: int = 64) -> list[Path]:

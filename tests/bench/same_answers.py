@@ -3,10 +3,10 @@
     make same-answers PHOTOS=folder
     python -m tests.bench.same_answers --photos FOLDER --images 500
 
-A batch job, REST (multipart, base64, raw), the Open Inference Protocol over REST and gRPC by
-Triton's client, and our own client answer the same photographs by one version. Printed are, for
-each way, the labels that differ from the batch job's, the largest difference of a score, and the
-contract's digest.
+One version answers photographs, and images of other formats made of them, in every way: a batch
+job, REST (multipart, base64, raw), the Open Inference Protocol over REST and gRPC by Triton's
+client, and our own client. Printed are, for each way, the labels that differ from the batch job's,
+the largest difference of a score, and the contract's digest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from eagleray.client import Client
 from eagleray.models.package import read_package
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
-from tests.bench.folders import photos_of
+from tests.bench.folders import photos_of, vary_photos
 from tests.bench.peers.weights import write_weights
 from tests.parts.service import running_service
 
@@ -46,10 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="same-answers-") as name:
         folder = Path(name)
-        photos = photos_of(options.photos)[: options.images]
-        (folder / "photos").mkdir()
-        for index, photo in enumerate(photos):
-            (folder / "photos" / f"{index:05d}.jpg").symlink_to(photo.resolve())
+        photos = vary_photos(folder / "photos", photos_of(options.photos), options.images)
         home = folder / "home"
         package = read_package(str(write_weights(photos, folder / "package").package))
         Registry(Settings(home=home)).register(package, alias="production")

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ class Running:
     url: str
     grpc: str
     home: Path
+    config: Path
     registry: Registry
     process: subprocess.Popen[str]
 
@@ -67,8 +69,10 @@ def start(home: Path, *words: str) -> tuple[subprocess.Popen[str], str, int]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("service")
     registry = registry_with(folder, "digits", versions=2)
-    process, url, grpc = start(folder / "home")
-    yield Running(url, f"127.0.0.1:{grpc}", folder / "home", registry, process)
+    config = folder / "service.yaml"
+    config.write_text("max_images: 64\n")
+    process, url, grpc = start(folder / "home", "--config", str(config))
+    yield Running(url, f"127.0.0.1:{grpc}", folder / "home", config, registry, process)
     process.terminate()
     assert process.wait(60) == 0
 
@@ -273,6 +277,27 @@ def test_keys_come_into_force_while_the_service_runs(service: Running) -> None:
     finally:
         applications.delete("shop")
     until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
+
+
+def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
+    service.config.write_text("max_imagers: 2\n")  # at first with a fault
+    service.process.send_signal(signal.SIGHUP)
+    assert service.process.stderr is not None
+    said = next(line for line in service.process.stderr if "goes on as it was" in line)
+    assert "max_imagers" in said
+
+    service.config.write_text("max_images: 2\n")
+    service.process.send_signal(signal.SIGHUP)
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+
+        def refuses_three() -> bool:
+            assert client.post("/v1/models/digits/predict", content=IMAGES[0]).status_code == 200
+            files = [("image", ("a.png", image)) for image in IMAGES[:3]]
+            answer = client.post("/v1/models/digits/predict", files=files)
+            assert answer.status_code in (200, 413)
+            return answer.status_code == 413
+
+        until(refuses_three, seconds=120)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
