@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
 from eagleray.models.registry import ModelVersion
-from eagleray.serving.routing import Role, Via, roles_of
+from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
 
 __all__ = ["model_routes"]
@@ -80,7 +80,7 @@ def _brief(service: ImageService, name: str) -> dict[str, Any]:
 def _describe(service: ImageService, name: str) -> dict[str, Any]:
     snapshot, fleet = service.snapshot, service.fleet
     roles = []
-    for role, target in roles_of(snapshot, name):
+    for role, target in snapshot.roles[name].items():
         wanted = snapshot.version(name, target)
         roles.append(
             {
