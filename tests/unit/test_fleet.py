@@ -183,7 +183,7 @@ def test_pins_and_canaries_are_kept_beside_the_default() -> None:
         assert await answering(fleet, snapshot, application="shop") == 2
         fleet.apply(production(3))
         await settled(fleet, lambda: len(fleet.reports()) == 1)
-        assert fleet.reports()[0].roles == ("default",)
+        assert fleet.reports()[0].roles == (DEFAULT,)
 
     run(test)
 

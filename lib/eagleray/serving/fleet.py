@@ -79,7 +79,7 @@ class SlotReport:
     num_bytes: int
     num_requests: int
     compiled: bool
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
 
 
 class Fleet(Generic[V]):
@@ -155,8 +155,7 @@ class Fleet(Generic[V]):
             return
         self._serving[role] = version
         self.served[role] = version
-        words = f"{role.via} {role.name}".strip()
-        self._happened(Event("switched", role.model, version, words, role=role))
+        self._happened(Event("switched", role.model, version, role.words, role=role))
         log.info("%s of %s: version %s -> %d", role.via, role.model, before, version)
 
     def _unload(self) -> None:
@@ -270,10 +269,9 @@ class Fleet(Generic[V]):
 
     def reports(self) -> list[SlotReport]:
         """Return how the versions in memory are doing, by model and version."""
-        roles: dict[tuple[str, int], list[str]] = {}
+        roles: dict[tuple[str, int], list[Role]] = {}
         for role, version in self._serving.items():
-            words = f"{role.via} {role.name}".strip()
-            roles.setdefault((role.model, version), []).append(words)
+            roles.setdefault((role.model, version), []).append(role)
         return [
             SlotReport(
                 model=slot.model,
@@ -284,7 +282,9 @@ class Fleet(Generic[V]):
                 num_bytes=slot.num_bytes,
                 num_requests=slot.num_requests,
                 compiled=slot.loaded is not None and slot.loaded.compiled,
-                roles=tuple(sorted(roles.get((slot.model, slot.version), []))),
+                roles=tuple(
+                    sorted(roles.get((slot.model, slot.version), []), key=lambda role: role.words)
+                ),
             )
             for slot in sorted(self._slots, key=lambda slot: (slot.model, slot.version))
         ]

@@ -159,6 +159,11 @@ class Role:
     via: Via
     name: str = ""
 
+    @property
+    def words(self) -> str:
+        """For a person, without the model."""
+        return f"{self.via} {self.name}".strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -33,6 +33,7 @@ from eagleray.serving.protocol import InferRequest, TensorOut, images_of, output
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
 from eagleray.serving.telemetry import Telemetry
+from eagleray.serving.usage import UsageBook, UsageCounter
 from eagleray.serving.watch import Watcher, read_snapshot
 from eagleray.urls import UrlPolicy
 
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _SHADOW_DIFFERENCES = 50  # that are kept to be looked at
 _FETCHERS = 16
 _HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
+_COUNTING = 5.0  # seconds between two additions of counts to the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ class ImageService:
         self._tasks: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(aliases={})
         self._routes: Routes
+        self.usage: UsageBook
+        self._used: UsageCounter
         self._watcher: Watcher | None = None
         self._watch_gauges()
 
@@ -220,6 +224,8 @@ class ImageService:
         loop = asyncio.get_running_loop()
         snapshot = await asyncio.to_thread(read_snapshot, self.registry)
         self._routes = Routes(self.registry.history.database, who=self.registry.settings.who)
+        self.usage = UsageBook(self.registry.history.database)
+        self._used = UsageCounter(self.usage.add)
         self.fleet.served |= await asyncio.to_thread(self._routes.served)
         for model in self.config.models:
             snapshot.require_model(model)
@@ -233,6 +239,7 @@ class ImageService:
         )
         self._watcher.start(snapshot)
         self._spawn(self._keep_house())
+        self._spawn(self._keep_counts())
 
     async def settled(self, *, patience: float) -> None:
         """Wait until everything that is to be kept is loaded, or has failed to."""
@@ -257,6 +264,8 @@ class ImageService:
             await asyncio.to_thread(self._watcher.stop)
         await self.fleet.close()
         await asyncio.to_thread(self.lanes.close)
+        if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
+            log.error("%d requests stay out of the counts of usage", self._used.num_kept)
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._compiler.shutdown(wait=False, cancel_futures=True)
 
@@ -268,6 +277,11 @@ class ImageService:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             self.fleet.settle()
+
+    async def _keep_counts(self) -> None:
+        while True:
+            await asyncio.sleep(_COUNTING)
+            await asyncio.to_thread(self._used.flush)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -467,6 +481,7 @@ class ImageService:
     def _count(self, request: PredictRequest, answers: Answers) -> None:
         model, version = answers.loaded.model, answers.loaded.version
         application = request.application or "nobody"
+        self._used.count(request.application, model, version)
         self.telemetry.latency.labels(model, version).observe(answers.seconds)
         for item in answers.answered:
             failure = item.outcome.failure
