@@ -10,6 +10,7 @@
     lanes.py         a bounded queue, and the threads that decode and predict what it holds
     gate.py          bytes in flight and quotas: who is let in
     telemetry.py     counters and times, as Prometheus reads them
+    tracing.py       a span for each request and its stages, to an OpenTelemetry collector
     usage.py         who sends how many requests to which version, by day
     service.py       the way of a request through all of these
 
