@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve same-answers bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-many-models same-answers bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -71,6 +71,9 @@ bench-learning: setup  ## What training learns, by workers and from a parent: DA
 
 bench-serve: setup  ## Time the service against LitServe, FastAPI and Ray Serve: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.serve --photos $(PHOTOS)
+
+bench-many-models: setup  ## Ask 20 models of 12 versions from 10 applications; count wrong versions.
+	$(BIN)/python -m tests.bench.many_models
 
 same-answers: setup  ## Ask the same photographs in every way, and compare: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.same_answers --photos $(PHOTOS)

@@ -93,8 +93,8 @@ class Guard:
             self._log(scope, client, status, time.monotonic() - began)
             if trace.is_recording:
                 trace.note(request_id=request_id, application=client["application"])
-                error = str(status) if status >= 500 else None
-                trace.end(_span_name(scope), _attributes(scope, headers, status), error=error)
+                fault = str(status) if status >= 500 else None
+                trace.end(_span_name(scope), _attributes(scope, headers, status), error=fault)
 
     async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         if scope["path"] not in _OPEN:

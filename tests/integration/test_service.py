@@ -35,6 +35,7 @@ from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join((str(ROOT / "lib"), str(ROOT)))
 IMAGES = [golden_png(seed) for seed in range(6)]
 SAME = 0.01  # a pass of another size rounds otherwise, in bfloat16
 
@@ -53,7 +54,7 @@ def start(home: Path, *words: str, **variables: str) -> tuple[subprocess.Popen[s
     http, grpc = free_port(), free_port()
     command = [sys.executable, "-m", "serve.run", "digits", "--port", str(http), "--json"]
     command += ["--grpc-port", str(grpc), "--compile", "never", "--watch-s", "0.2", *words]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": str(ROOT), **variables}
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": PATHS, **variables}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -211,7 +212,8 @@ def test_a_collector_gets_the_trace_of_a_request(service: Running, way: str) -> 
     if way == "http":
         path = "/v1/models/digits/predict"
         httpx.post(service.url + path, content=IMAGES[0], headers=headers).raise_for_status()
-        name, status = "POST /v1/models/{name}/predict", ("http.response.status_code", 200)
+        name = "POST /v1/models/{name}/predict"
+        status: tuple[str, object] = ("http.response.status_code", 200)
     else:
         tensor = tritonclient.grpc.InferInput("image", [1], "BYTES")
         tensor.set_data_from_numpy(np.asarray(IMAGES[:1], dtype=object))

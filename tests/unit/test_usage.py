@@ -161,8 +161,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     assert [item["by"] for item in told["routes"]] == ["pinned to 2"]
     shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
     assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
-    for words in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):
-        answer = CliRunner().invoke(app, words)
+    for command in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):
+        answer = CliRunner().invoke(app, command)
         assert answer.exit_code == 0, answer.output
         assert "7 days" in answer.output
     wrong = CliRunner().invoke(app, ["models", "users", "digits/two"])
