@@ -19,6 +19,7 @@ from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_of
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
 from eagleray.serving.service import ImageService, PredictRequest
+from eagleray.serving.tracing import Trace
 from serve.messages import PACKAGE, SERVICE, message
 
 __all__ = ["METHODS", "GrpcInterface", "add_to_server"]
@@ -44,6 +45,18 @@ _STATUS = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_OUR_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""What OpenTelemetry counts as an error of a server."""
+
 _PEER = re.compile(r"ipv[46]:(?:\[([^\]]+)\]|%5B(.+)%5D|([0-9.]+)):\d+")
 
 
@@ -76,11 +89,12 @@ class GrpcInterface:
         began = time.monotonic()
         metadata = {key.lower(): value for key, value in context.invocation_metadata()}
         request_id = str(metadata.get("x-request-id") or uuid.uuid4().hex)
-        code, model = grpc.StatusCode.OK, ""
+        code, model, application = grpc.StatusCode.OK, "", ""
+        trace = self._service.tracing.begin(metadata)
         try:
             application = "" if method == "ServerLive" else self._caller(metadata, context)
             model = getattr(request, "name", "") or getattr(request, "model_name", "")
-            return await self._answer(method, request, application, request_id, context)
+            return await self._answer(method, request, application, request_id, context, trace)
         except EaglerayError as error:
             problem = problem_of(error)
             code = _STATUS.get(problem.status, grpc.StatusCode.INTERNAL)
@@ -88,6 +102,9 @@ class GrpcInterface:
             context.set_code(code)
             reason = f"{problem.reason}: " if problem.reason else ""
             context.set_details(reason + problem.detail)
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
             raise
         finally:
             milliseconds = round((time.monotonic() - began) * 1000, 2)
@@ -97,7 +114,11 @@ class GrpcInterface:
                 milliseconds=milliseconds,
                 request_id=request_id,
                 model=model,
+                **({"trace_id": trace.trace_id} if trace.trace_id else {}),
             )
+            if trace.is_recording:
+                trace.note(request_id=request_id, application=application)
+                _end(trace, method, code)
 
     def _caller(self, metadata: dict[str, Any], context: Any) -> str:
         kind, _, key = str(metadata.get("authorization", "")).partition(" ")
@@ -105,7 +126,13 @@ class GrpcInterface:
         return identify(self._service.snapshot, given, _address(context.peer()))
 
     async def _answer(
-        self, method: str, request: Any, application: str, request_id: str, context: Any
+        self,
+        method: str,
+        request: Any,
+        application: str,
+        request_id: str,
+        context: Any,
+        trace: Trace,
     ) -> Any:
         response = message(f"{method}Response")
         service = self._service
@@ -117,7 +144,7 @@ class GrpcInterface:
             extensions = ["classification"]
             return response(name="eagleray", version=version_of("eagleray"), extensions=extensions)
         if method == "ModelInfer":
-            return await self._infer(request, application, request_id, context)
+            return await self._infer(request, application, request_id, context, trace)
         loaded = await service.version_of(request.name, request.version or None)
         if method == "ModelReady":
             return response(ready=True)
@@ -125,7 +152,9 @@ class GrpcInterface:
         known = [loaded.version]
         return response(**protocol.metadata(request.name, known, manifest.task, manifest.contract))
 
-    async def _infer(self, request: Any, application: str, request_id: str, context: Any) -> Any:
+    async def _infer(
+        self, request: Any, application: str, request_id: str, context: Any, trace: Trace
+    ) -> Any:
         service = self._service
         size = sum(len(raw) for raw in request.raw_input_contents)
         limit = service.config.timeout_s
@@ -141,6 +170,7 @@ class GrpcInterface:
                     request_id=request_id,
                     deadline=time.monotonic() + seconds,
                     asked=request.model_version or None,
+                    trace=trace,
                 ),
             )
         response = message("ModelInferResponse")(
@@ -156,6 +186,17 @@ class GrpcInterface:
         digest = answers.loaded.manifest.contract_digest
         response.parameters["contract_digest"].string_param = digest
         return response
+
+
+def _end(trace: Trace, method: str, code: grpc.StatusCode) -> None:
+    """End a trace by OpenTelemetry's conventions for RPC servers."""
+    name = f"{PACKAGE}.{SERVICE}/{method}"
+    attributes = {
+        "rpc.system.name": "grpc",
+        "rpc.method": name,
+        "rpc.response.status_code": code.name,
+    }
+    trace.end(name, attributes, error=code.name if code in _OUR_FAULTS else None)
 
 
 def _address(peer: str) -> str | None:

@@ -1,6 +1,7 @@
 """Where things live and what to connect to: the one place that reads the environment.
 
-Every field can be set as `EAGLERAY_<FIELD>`; command-line flags win over the environment.
+Every field can be set as `EAGLERAY_<FIELD>`; command-line flags win over the environment. Two of
+OpenTelemetry's own variables are honoured beside ours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eagleray.errors import InputError
@@ -28,7 +29,8 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         fault = error.errors()[0]
-        variable = f"EAGLERAY_{'_'.join(map(str, fault['loc']))}".upper()
+        name = "_".join(map(str, fault["loc"])).upper()
+        variable = name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
         message = fault["msg"].removeprefix("Value error, ")
         raise InputError(f"{variable}: {message}.") from None
 
@@ -36,7 +38,9 @@ def read_settings() -> Settings:
 class Settings(BaseSettings):
     """Settings of one process, read when made and never changed."""
 
-    model_config = SettingsConfigDict(env_prefix="EAGLERAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EAGLERAY_", frozen=True, extra="ignore", populate_by_name=True
+    )
 
     home: Path = Field(
         default=Path(".eagleray"),
@@ -72,6 +76,18 @@ class Settings(BaseSettings):
         description="Ray cluster to join. Default: a Ray of its own on this machine.",
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("EAGLERAY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces of requests go to, over OTLP/HTTP; such "
+        "as `http://collector:4318`. Default: no traces.",
+    )
+    otel_service_name: str = Field(
+        default="eagleray",
+        validation_alias=AliasChoices("EAGLERAY_OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME"),
+        description="Name of the service in its traces.",
+    )
+
     s3_endpoint: str | None = Field(
         default=None, description="Address of an S3 server that is not Amazon's."
     )
@@ -92,6 +108,13 @@ class Settings(BaseSettings):
         if any(character in resolved for character in "?%"):
             raise ValueError(f"{resolved!r} must not contain '?' or '%'")
         return home
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, endpoint: str | None) -> str | None:
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"{endpoint!r} must begin with http:// or https://")
+        return endpoint or None
 
     @property
     def home_folder(self) -> Path:

@@ -22,8 +22,9 @@ from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
+from eagleray.serving.tracing import NO_TRACE
 
-__all__ = ["CLIENT", "Guard", "problem_response", "request_id_of"]
+__all__ = ["CLIENT", "TRACE", "Guard", "problem_response", "request_id_of"]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -33,9 +34,14 @@ Send = Callable[[Message], Awaitable[None]]
 CLIENT = "eagleray.client"
 """Where the guard leaves who asks, in the scope of the request."""
 
+TRACE = "eagleray.trace"
+"""Where it leaves the request's trace."""
+
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
 _PREDICTIONS = ("/predict", "/infer", "/invocations")
+_PROBES = _OPEN | {"/v2/health/ready", "/ready", "/metrics"}  # they are not worth a trace
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -70,6 +76,9 @@ class Guard:
 
         client = {"request_id": request_id, "application": "", "model": "", "version": ""}
         scope[CLIENT] = client
+        probing = scope["path"] in _PROBES
+        trace = NO_TRACE if probing else self._service.tracing.begin(headers)
+        scope[TRACE] = trace
         try:
             await self._let_in(scope, headers, receive, send_marked)
         except EaglerayError as error:
@@ -80,7 +89,13 @@ class Guard:
                 response.headers["www-authenticate"] = _ASK_A_PERSON
             await response(scope, receive, send_marked)
         finally:
+            if trace.trace_id:
+                client["trace_id"] = trace.trace_id
             self._log(scope, client, status, time.monotonic() - began)
+            if trace.is_recording:
+                trace.note(request_id=request_id, application=client["application"])
+                fault = str(status) if status >= 500 else None
+                trace.end(_span_name(scope), _attributes(scope, headers, status), error=fault)
 
     async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         if scope["path"] not in _OPEN:
@@ -113,6 +128,34 @@ class Guard:
             milliseconds=round(seconds * 1000, 2),
             **client,
         )
+
+
+def _span_name(scope: Scope) -> str:
+    """Name a request as OpenTelemetry does: its method and its route, which are few."""
+    method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+    return f"{method} {_route(scope)}".strip()
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", ""))
+
+
+def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
+    """Describe a request by OpenTelemetry's conventions for HTTP servers."""
+    client, server = scope.get("client") or ("", 0), scope.get("server") or ("", None)
+    found = {
+        "http.request.method": scope["method"] if scope["method"] in _METHODS else "_OTHER",
+        "http.route": _route(scope),
+        "http.response.status_code": status,
+        "url.scheme": scope.get("scheme", "http"),
+        "url.path": scope["path"],
+        "network.protocol.version": scope.get("http_version", ""),
+        "client.address": client[0],
+        "server.address": server[0],
+        "server.port": server[1],
+        "user_agent.original": headers.get("user-agent", ""),
+    }
+    return {name: value for name, value in found.items() if value not in ("", None)}
 
 
 _SAFE_HEADERS = [

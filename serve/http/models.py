@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from eagleray.errors import InputError
+from eagleray.errors import EaglerayError, InputError
 from eagleray.models.registry import ModelVersion
-from eagleray.serving.routing import Role, Via, roles_of
+from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
+from serve.http.guard import CLIENT
 
 __all__ = ["model_routes"]
+
+log = logging.getLogger(__name__)
 
 
 def model_routes(service: ImageService) -> APIRouter:
@@ -28,9 +33,11 @@ def model_routes(service: ImageService) -> APIRouter:
         )
 
     @router.get("/{name}", summary="One model: its routes, its versions in memory, its contract.")
-    async def describe(name: str) -> Response:
+    async def describe(request: Request, name: str) -> Response:
         service.snapshot.require_model(name)
-        return JSONResponse(_describe(service, name))
+        application = request.scope[CLIENT]["application"]
+        usage = await _usage(service, name, application)
+        return JSONResponse({**_describe(service, name, application), "usage": usage})
 
     @router.get("/{name}/labels", summary="The labels of the version that answers by default.")
     async def labels(name: str) -> Response:
@@ -77,10 +84,23 @@ def _brief(service: ImageService, name: str) -> dict[str, Any]:
     return {"name": name, "serving": serving, "aliases": dict(service.snapshot.aliases[name])}
 
 
-def _describe(service: ImageService, name: str) -> dict[str, Any]:
+async def _usage(service: ImageService, name: str, application: str) -> list[dict[str, Any]] | None:
+    """Return what the caller itself used lately; None while the database does not answer."""
+    try:
+        used = await asyncio.to_thread(service.usage.recent, model=name, application=application)
+    except EaglerayError as error:
+        log.warning("no usage is shown: %s", error)
+        return None
+    return [item.as_json() for item in used]
+
+
+def _describe(service: ImageService, name: str, application: str) -> dict[str, Any]:
+    """Describe a model; the pins of other applications are nobody's business."""
     snapshot, fleet = service.snapshot, service.fleet
     roles = []
-    for role, target in roles_of(snapshot, name):
+    for role, target in snapshot.roles[name].items():
+        if role.via is Via.PINNED and role.name != application:
+            continue
         wanted = snapshot.version(name, target)
         roles.append(
             {
@@ -92,13 +112,25 @@ def _describe(service: ImageService, name: str) -> dict[str, Any]:
                 "fault": None if wanted is None else fleet.fault(name, wanted),
             }
         )
-    reports = [dataclasses.asdict(item) for item in fleet.reports() if item.model == name]
+    reports = [
+        dataclasses.asdict(item) | {"roles": _visible(item.roles, application)}
+        for item in fleet.reports()
+        if item.model == name
+    ]
     return {
         **_brief(service, name),
         "route": dataclasses.asdict(snapshot.route(name)),
         "roles": roles,
         "in_memory": reports,
     }
+
+
+def _visible(roles: Sequence[Role], application: str) -> list[str]:
+    """Return the roles in words, without the names of other applications."""
+    return [
+        role.via.value if role.via is Via.PINNED and role.name != application else role.words
+        for role in roles
+    ]
 
 
 def _version(item: ModelVersion) -> dict[str, Any]:

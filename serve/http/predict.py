@@ -13,7 +13,7 @@ from eagleray.errors import BadImageError, InputError
 from eagleray.serving.answers import Answer
 from eagleray.serving.service import Answers, ImageLink, ImageService, PredictRequest
 from serve.http.bodies import BODIES, Asked, ImageInJson, read_asked, read_images
-from serve.http.guard import CLIENT, request_id_of
+from serve.http.guard import CLIENT, TRACE, request_id_of
 
 __all__ = ["predict_routes"]
 
@@ -115,6 +115,7 @@ async def _ask(
             request_id=client["request_id"],
             deadline=time.monotonic() + seconds,
             asked=asked.version,
+            trace=request.scope[TRACE],
         )
     )
     client["version"] = str(answers.loaded.version)

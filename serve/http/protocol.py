@@ -13,7 +13,7 @@ from eagleray.errors import InputError
 from eagleray.serving import protocol
 from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageService, PredictRequest
-from serve.http.guard import CLIENT
+from serve.http.guard import CLIENT, TRACE
 
 __all__ = ["protocol_routes"]
 
@@ -118,6 +118,7 @@ async def _infer(
             request_id=client["request_id"],
             deadline=time.monotonic() + service.config.timeout_s,
             asked=version,
+            trace=request.scope[TRACE],
         ),
     )
     client["version"] = str(answers.loaded.version)

@@ -31,10 +31,12 @@ from eagleray.outcome import Prediction
 from eagleray.predictor import Predictor
 from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
+from tests.parts.otlp import SERVER, Collector, running_collector
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join((str(ROOT / "lib"), str(ROOT)))
 IMAGES = [golden_png(seed) for seed in range(6)]
 SAME = 0.01  # a pass of another size rounds otherwise, in bfloat16
 
@@ -47,13 +49,14 @@ class Running:
     config: Path
     registry: Registry
     process: subprocess.Popen[str]
+    collector: Collector
 
 
-def start(home: Path, *words: str) -> tuple[subprocess.Popen[str], str, int]:
+def start(home: Path, *words: str, **variables: str) -> tuple[subprocess.Popen[str], str, int]:
     http, grpc = free_port(), free_port()
     command = [sys.executable, "-m", "serve.run", "digits", "--port", str(http), "--json"]
     command += ["--grpc-port", str(grpc), "--compile", "never", "--watch-s", "0.2", *words]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": PATHS, **variables}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -71,10 +74,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     registry = registry_with(folder, "digits", versions=2)
     config = folder / "service.yaml"
     config.write_text("max_images: 64\n")
-    process, url, grpc = start(folder / "home", "--config", str(config))
-    yield Running(url, f"127.0.0.1:{grpc}", folder / "home", config, registry, process)
-    process.terminate()
-    assert process.wait(60) == 0
+    with running_collector() as collector:
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        process, url, grpc = start(folder / "home", "--config", str(config), **traced)
+        grpc_url = f"127.0.0.1:{grpc}"
+        yield Running(url, grpc_url, folder / "home", config, registry, process, collector)
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +207,37 @@ def check(answer: Any, classes: Any, expected: list[Prediction]) -> None:
     np.testing.assert_allclose(answer.as_numpy("probabilities"), given, atol=SAME)
     best = [text(row[0]).split(":")[2] for row in classes.as_numpy("probabilities")]
     assert best == labels
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_a_collector_gets_the_trace_of_a_request(service: Running, way: str) -> None:
+    caller = "b7ad6b7169203331"
+    trace = os.urandom(16).hex()
+    headers = {"traceparent": f"00-{trace}-{caller}-01", "x-request-id": f"r-{way}"}
+    if way == "http":
+        path = "/v1/models/digits/predict"
+        httpx.post(service.url + path, content=IMAGES[0], headers=headers).raise_for_status()
+        name = "POST /v1/models/{name}/predict"
+        status: tuple[str, object] = ("http.response.status_code", 200)
+    else:
+        tensor = tritonclient.grpc.InferInput("image", [1], "BYTES")
+        tensor.set_data_from_numpy(np.asarray(IMAGES[:1], dtype=object))
+        with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
+            client.infer("digits", [tensor], headers=headers)
+        name = "inference.GRPCInferenceService/ModelInfer"
+        status = ("rpc.response.status_code", "OK")
+    stages = {"queue", "decode", "forward"}
+    service.collector.wait_for(lambda: {name, *stages} <= set(service.collector.of(trace)))
+    spans = service.collector.of(trace)
+    root = spans.pop(name)
+    assert (root.kind, root.parent) == (SERVER, caller)
+    assert (root.attributes[status[0]], root.resource["service.name"]) == (status[1], "eagleray")
+    assert root.attributes["eagleray.request_id"] == f"r-{way}"
+    assert (root.attributes["eagleray.model"], root.attributes["eagleray.version"]) == ("digits", 1)
+    assert set(spans) == stages
+    for span in spans.values():
+        assert span.parent == root.id
+        assert root.began <= span.began <= span.ended <= root.ended
 
 
 def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Running) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from eagleray.errors import PackageError
-from eagleray.serving import fleet as fleet_module
-from eagleray.serving.fleet import Event, Fleet, FleetOptions, State
+from eagleray.serving import slots as slots_module
+from eagleray.serving.fleet import Event, Fleet, FleetOptions
 from eagleray.serving.problems import NotReadyError
 from eagleray.serving.routing import Application, Choice, Role, Route, Snapshot, Via, choose
+from eagleray.serving.slots import State
 
 DEFAULT = Role("digits", Via.DEFAULT)
 
@@ -127,7 +128,7 @@ def test_a_version_that_fails_changes_nothing_and_shows(fault: Exception) -> Non
 
 
 def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_module, "_FIRST_RETRY", 0.05)
+    monkeypatch.setattr(slots_module, "_FIRST_RETRY", 0.05)
 
     async def test(shelf: Shelf, fleet: Fleet[Version], events: list[Event]) -> None:
         shelf.broken[1] = PackageError("the storage is away")
@@ -182,7 +183,7 @@ def test_pins_and_canaries_are_kept_beside_the_default() -> None:
         assert await answering(fleet, snapshot, application="shop") == 2
         fleet.apply(production(3))
         await settled(fleet, lambda: len(fleet.reports()) == 1)
-        assert fleet.reports()[0].roles == ("default",)
+        assert fleet.reports()[0].roles == (DEFAULT,)
 
     run(test)
 
@@ -200,7 +201,7 @@ def test_memory_goes_to_those_that_were_used_last() -> None:
             version, _loaded = await fleet.acquire(choice, patience=5)
             fleet.release(name, version)
         fleet.settle()
-        assert {item.model for item in fleet.reports()} == {"digits", "d"}
+        assert {item.model for item in fleet.reports()} == {"digits", "c", "d"}
 
     run(test)
 

@@ -12,7 +12,6 @@ from eagleray.serving.routing import (
     Snapshot,
     Via,
     choose,
-    roles_of,
     shadow_of,
 )
 
@@ -82,11 +81,31 @@ def test_what_cannot_be_chosen_is_one_sentence(
 
 
 def test_every_standing_role_has_its_target() -> None:
-    assert dict(roles_of(SNAPSHOT, "digits")) == {
+    assert SNAPSHOT.roles["digits"] == {
         Role("digits", Via.DEFAULT): "production",
         Role("digits", Via.CANARY): "candidate",
         Role("digits", Via.SHADOW): "7",
         Role("digits", Via.PINNED, "shop"): "2",
         Role("digits", Via.PINNED, "lab"): "candidate",
     }
-    assert dict(roles_of(SNAPSHOT, "new")) == {Role("new", Via.DEFAULT): "production"}
+    assert SNAPSHOT.roles["new"] == {Role("new", Via.DEFAULT): "production"}
+    assert SNAPSHOT.standing == {
+        Role("digits", Via.DEFAULT): 3,
+        Role("digits", Via.CANARY): 5,
+        Role("digits", Via.SHADOW): 7,
+        Role("digits", Via.PINNED, "shop"): 2,
+        Role("digits", Via.PINNED, "lab"): 5,
+    }
+
+
+def test_what_follows_from_a_snapshot_does_not_make_it_another() -> None:
+    one, other = Snapshot(aliases={"new": {}}), Snapshot(aliases={"new": {}})
+    assert one.roles is one.roles
+    assert one == other
+
+
+def test_a_pin_on_a_model_that_is_gone_has_no_role() -> None:
+    applications = {"shop": Application("shop", pins={"gone": "2"})}
+    snapshot = Snapshot(aliases={"new": {}}, applications=applications)
+    assert snapshot.roles == {"new": {Role("new", Via.DEFAULT): "production"}}
+    assert snapshot.standing == {}

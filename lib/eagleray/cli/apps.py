@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from eagleray.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
+    from eagleray.serving.usage import UsageBook, Used
 
 __all__ = ["apps_app"]
 
@@ -34,6 +36,13 @@ def _open(settings: Settings | None = None) -> Applications:
 
     settings = settings or read_settings()
     return Applications(open_database(settings), who=settings.who)
+
+
+def _open_usage() -> UsageBook:
+    from eagleray.database.store import open_database
+    from eagleray.serving.usage import UsageBook
+
+    return UsageBook(open_database(read_settings()))
 
 
 def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
@@ -142,7 +151,8 @@ def list_applications(json_output: AsJson = False) -> None:
     """List all applications."""
     with command_errors():
         console, book = Console(json_output=json_output), _open()
-        entries = [_entry(book, name) for name in book.names()]
+        used = _open_usage().recent()
+        entries = [_entry(book, name, used) for name in book.names()]
         if json_output:
             console.emit(entries)
             return
@@ -155,19 +165,22 @@ def list_applications(json_output: AsJson = False) -> None:
                 "any" if entry["images_per_second"] is None else f"{entry['images_per_second']:g}",
                 ", ".join(f"{model} {target}" for model, target in entry["pins"].items()),
                 str(sum(key["holds"] for key in entry["keys"])),
+                f"{sum(item['last_7_days'] for item in entry['usage']):,}",
+                max((item["last"] for item in entry["usage"]), default=""),
                 "disabled" if entry["disabled"] else "",
             ]
             for entry in entries
         ]
-        console.table("Applications", ["name", "images/s", "pinned to", "keys", ""], rows)
+        columns = ["name", "images/s", "pinned to", "keys", "requests, 7 days", "last", ""]
+        console.table("Applications", columns, rows)
 
 
 @apps_app.command("show")
 def show_application(name: Name, json_output: AsJson = False) -> None:
-    """Show an application: its keys, pins and changes."""
+    """Show an application: its keys, pins, requests and changes."""
     with command_errors():
         console, book = Console(json_output=json_output), _open()
-        entry = _entry(book, name)
+        entry = _entry(book, name, _open_usage().recent(application=name))
         changes = book.changes(name)
         if json_output:
             told = [
@@ -180,11 +193,24 @@ def show_application(name: Name, json_output: AsJson = False) -> None:
         pins = [[model, target] for model, target in entry["pins"].items()]
         if pins:
             console.table("Pinned to", ["model", "target"], pins)
+        requests = [
+            [
+                f"{item['model']}/{item['version']}",
+                f"{item['today']:,}",
+                f"{item['last_7_days']:,}",
+                item["last"],
+            ]
+            for item in entry["usage"]
+        ]
+        if requests:
+            console.table("Requests", ["version", "today", "7 days", "last"], requests)
+        else:
+            console.say("No request was answered in the last 7 days.")
         rows = [[f"{when:%Y-%m-%d %H:%M}", who, what] for when, who, what in changes]
         console.table("Changes", ["when", "who", "what"], rows)
 
 
-def _entry(book: Applications, name: str) -> dict[str, Any]:
+def _entry(book: Applications, name: str, used: Sequence[Used]) -> dict[str, Any]:
     found, now = book.get(name), datetime.now(UTC)
     return {
         "name": name,
@@ -201,6 +227,7 @@ def _entry(book: Applications, name: str) -> dict[str, Any]:
             }
             for key in book.keys(name)
         ],
+        "usage": [item.as_json() for item in used if item.application == name],
     }
 
 

@@ -89,28 +89,65 @@ def keep_in_memory(name: Name, off: Off = False) -> None:
 
 @routes_app.command("users")
 def show_users(
-    name: Name,
+    name: Annotated[str, typer.Argument(help="Of the model, or NAME/VERSION.")],
     version: Annotated[int | None, typer.Option(help="Only this one.")] = None,
     json_output: AsJson = False,
 ) -> None:
-    """Say who uses which version of a model: applications, canary, shadow."""
+    """Say who is meant to use which version of a model, and who sends it requests."""
     from eagleray.models.registry import Registry
+    from eagleray.serving.usage import UsageBook
     from eagleray.serving.watch import read_snapshot
 
     with command_errors():
         console, registry = Console(json_output=json_output), Registry()
+        name, version = _model_and_version(name, version)
         snapshot = read_snapshot(registry)
         snapshot.require_model(name)
-        uses = _uses(snapshot, name)
-        found = [use for use in uses if version is None or use["version"] == version]
+        found = [use for use in _uses(snapshot, name) if version in (None, use["version"])]
+        used = UsageBook(registry.history.database).recent(model=name)
+        seen = [item.as_json() for item in used if version in (None, item.version)]
         if json_output:
-            console.emit(found)
+            console.emit({"routes": found, "requests": seen})
             return
-        if not found:
-            console.say(f"Nobody uses {name}" + (f"/{version}." if version else "."))
-            return
-        rows = [[str(use["version"]), use["user"], use["by"]] for use in found]
-        console.table(f"Users of {name}", ["version", "user", "by"], rows)
+        which = name if version is None else f"{name}/{version}"
+        if found:
+            rows = [[str(use["version"]), use["user"], use["by"]] for use in found]
+            console.table(f"Users of {which}", ["version", "user", "by"], rows)
+        else:
+            console.say(f"No route leads to {which}.")
+        _show_requests(console, which, seen)
+
+
+def _model_and_version(text: str, version: int | None) -> tuple[str, int | None]:
+    """Read NAME or NAME/VERSION.
+
+    Raises:
+        InputError: The version is no number, or is named twice.
+    """
+    name, slash, number = text.partition("/")
+    if not slash:
+        return name, version
+    if not number.isdecimal() or version not in (None, int(number)):
+        raise InputError(f"{text!r} names no version; write NAME or NAME/VERSION.")
+    return name, int(number)
+
+
+def _show_requests(console: Console, which: str, seen: list[dict[str, Any]]) -> None:
+    if not seen:
+        console.say(f"No request to {which} was answered in the last 7 days.")
+        return
+    rows = [
+        [
+            str(item["version"]),
+            item["application"] or "without a key",
+            f"{item['today']:,}",
+            f"{item['last_7_days']:,}",
+            item["last"],
+        ]
+        for item in seen
+    ]
+    columns = ["version", "application", "today", "7 days", "last"]
+    console.table(f"Requests that {which} answered", columns, rows)
 
 
 def _uses(snapshot: Any, name: str) -> list[dict[str, Any]]:

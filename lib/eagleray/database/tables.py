@@ -5,7 +5,7 @@ A table that joins them needs a step in `migrations/`; a test compares the two.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ __all__ = [
     "PinRow",
     "ServedRow",
     "ServingChangeRow",
+    "UsageRow",
 ]
 
 
@@ -145,3 +146,16 @@ class ServedRow(Base):
     name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     version: Mapped[int]
     time: Mapped[datetime] = mapped_column(UtcTime())
+
+
+class UsageRow(Base):
+    """Requests of one application that a version answered on one day, in UTC."""
+
+    __tablename__ = "usage_by_day"
+
+    model: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    application: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    requests: Mapped[int] = mapped_column(sa.BigInteger())
+    last: Mapped[datetime] = mapped_column(UtcTime())

@@ -5,10 +5,13 @@
     routes.py        which versions of a model answer by default, as canary, as shadow
     watch.py         the registry and the database, read again every second: a Snapshot
     routing.py       Snapshot + request -> the version that answers; a pure function
-    fleet.py         versions in memory: loaded beside the old, checked, then given traffic
+    fleet.py         which versions are needed: loaded beside the old, checked, then given traffic
+    slots.py         the versions in memory, each loaded once
     lanes.py         a bounded queue, and the threads that decode and predict what it holds
     gate.py          bytes in flight and quotas: who is let in
     telemetry.py     counters and times, as Prometheus reads them
+    tracing.py       a span for each request and its stages, to an OpenTelemetry collector
+    usage.py         who sends how many requests to which version, by day
     service.py       the way of a request through all of these
 
 It knows neither Ray nor HTTP; `serve/` puts both around it.

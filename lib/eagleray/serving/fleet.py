@@ -7,7 +7,8 @@ answering; it takes over when it is ready, and when it fails the old one stays a
 there to be seen. Failed loads are tried again, at longer and longer intervals. A process that has
 just begun has no old version; it falls back on the one that answered last, in whatever process.
 
-Everything here runs in one event loop, except the loading itself, which has a thread.
+Loading is `slots.py`; here is who needs which version, and what may leave. All of it runs in one
+event loop.
 """
 
 from __future__ import annotations
@@ -15,45 +16,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
 
-from eagleray.errors import EaglerayError, UnknownVersionError
+from eagleray.errors import UnknownVersionError
 from eagleray.serving.problems import NotReadyError
-from eagleray.serving.routing import Choice, Role, Snapshot, roles_of
+from eagleray.serving.routing import Choice, Role, Snapshot
+from eagleray.serving.slots import Slot, Slots, State, V
 
 __all__ = ["Event", "Fleet", "FleetOptions", "SlotReport", "State"]
 
 log = logging.getLogger(__name__)
-
-_FIRST_RETRY = 5.0
-_LAST_RETRY = 300.0
-
-
-class Sized(Protocol):
-    """What the fleet needs of a loaded version."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that it takes, roughly."""
-
-    @property
-    def compiled(self) -> bool:
-        """Whether its network is compiled."""
-
-
-V = TypeVar("V", bound=Sized)
-
-
-class State(StrEnum):
-    """Of a version in memory."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +79,7 @@ class SlotReport:
     num_bytes: int
     num_requests: int
     compiled: bool
-    roles: tuple[str, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Slot(Generic[V]):
-    model: str
-    version: int
-    loading: asyncio.Task[None] | None = None
-    loaded: V | None = None
-    error: Exception | None = None
-    retry_at: float = 0.0
-    failures: int = 0
-    load_seconds: float = 0.0
-    last_used: float = field(default_factory=time.monotonic)
-    in_use: int = 0
-    num_requests: int = 0
-
-    @property
-    def fault(self) -> str | None:
-        """Why it does not load."""
-        if self.error is None or isinstance(self.error, EaglerayError):
-            return None if self.error is None else str(self.error)
-        text = (str(self.error).splitlines() or ["no message"])[0]
-        return f"{type(self.error).__name__}: {text}"
-
-    @property
-    def state(self) -> State:
-        if self.loaded is not None:
-            return State.READY
-        return State.LOADING if self.loading is not None else State.FAILED
+    roles: tuple[Role, ...]
 
 
 class Fleet(Generic[V]):
@@ -153,13 +98,11 @@ class Fleet(Generic[V]):
         *,
         happened: Callable[[Event], None] = lambda _: None,
     ) -> None:
-        self._load, self._options, self._happened = load, options, happened
+        self._options, self._happened = options, happened
         self._snapshot = Snapshot(aliases={})
-        self._slots: dict[tuple[str, int], _Slot[V]] = {}
+        self._slots = Slots(load, ended=self._load_ended)
         self._serving: dict[Role, int] = {}
         self.served: dict[Role, int] = {}  # the version that answered last, in whatever process
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what should be there ---
 
@@ -170,42 +113,41 @@ class Fleet(Generic[V]):
 
     def settle(self) -> None:
         """Switch roles to targets that are ready, load those that are not, let go of the rest."""
-        for model in self._snapshot.aliases:
-            keep = self._keeps(model)
-            for role, version in self._targets(model):
-                slot = self._slots.get((model, version))
-                if slot is not None and slot.loaded is not None:
-                    self._switch(role, version)
-                elif keep or role in self._serving:
-                    self._begin(model, version)
-                    self._fall_back(role, version)
-        self._drop_roles()
+        keeps = self._kept_models()
+        for role, version in self._snapshot.standing.items():
+            if self._slots.loaded(role.model, version) is not None:
+                self._switch(role, version)
+            elif role.model in keeps or role in self._serving:
+                self._slots.begin(role.model, version)
+                self._fall_back(role, version)
+        for role in [role for role in self._serving if role not in self._snapshot.standing]:
+            del self._serving[role]
         self._unload()
 
-    def _targets(self, model: str) -> Iterator[tuple[Role, int]]:
-        """Yield every standing role of a model with the version that it should have."""
-        for role, target in roles_of(self._snapshot, model):
-            version = self._snapshot.version(model, target)
-            if version is not None:
-                yield role, version
+    def _load_ended(self, slot: Slot[V]) -> None:
+        what = "failed" if slot.loaded is None else "loaded"
+        detail = slot.fault or ""
+        self._happened(Event(what, slot.model, slot.version, detail, slot.load_seconds))
+        self.settle()
 
     def _fall_back(self, role: Role, target: int) -> None:
         """Where nothing answers in a role and its target fails, turn to what answered last."""
-        slot, last = self._slots[role.model, target], self.served.get(role)
-        if slot.error is None or role in self._serving or last in (None, target):
+        slot, last = self._slots.get(role.model, target), self.served.get(role)
+        if slot is None or slot.error is None or role in self._serving or last in (None, target):
             return
         assert last is not None
-        old = self._begin(role.model, last)
-        if old.loaded is not None:
+        if self._slots.begin(role.model, last).loaded is not None:
             self._switch(role, last)
 
-    def _keeps(self, model: str) -> bool:
-        if self._snapshot.route(model).keep:
-            return True
+    def _kept_models(self) -> set[str]:
+        """Return the models whose standing roles are loaded before anyone asks."""
+        snapshot = self._snapshot
+        kept = {model for model, route in snapshot.routes.items() if route.keep}
         if self._options.keep is not None:
-            return model in self._options.keep
-        used = sum(slot.loaded.num_bytes for slot in self._slots.values() if slot.loaded)
-        return used < self._options.memory or any(name == model for name, _ in self._slots)
+            return kept | self._options.keep
+        if sum(slot.num_bytes for slot in self._slots) < self._options.memory:
+            return set(snapshot.aliases)
+        return kept | {slot.model for slot in self._slots}
 
     def _switch(self, role: Role, version: int) -> None:
         before = self._serving.get(role)
@@ -213,36 +155,22 @@ class Fleet(Generic[V]):
             return
         self._serving[role] = version
         self.served[role] = version
-        words = f"{role.via} {role.name}".strip()
-        self._happened(Event("switched", role.model, version, words, role=role))
+        self._happened(Event("switched", role.model, version, role.words, role=role))
         log.info("%s of %s: version %s -> %d", role.via, role.model, before, version)
-
-    def _drop_roles(self) -> None:
-        standing = {role for model in self._snapshot.aliases for role, _ in self._targets(model)}
-        for role in [role for role in self._serving if role not in standing]:
-            del self._serving[role]
 
     def _unload(self) -> None:
         """Let go of versions without a role: after a while, or at once where memory is short."""
         needed = {(role.model, version) for role, version in self._serving.items()}
-        for model in self._snapshot.aliases:
-            needed |= {(model, version) for _, version in self._targets(model)}
+        needed |= {(role.model, version) for role, version in self._snapshot.standing.items()}
+        free = [slot for slot in self._slots if (slot.model, slot.version) not in needed]
+        used = sum(slot.num_bytes for slot in free)
         now = time.monotonic()
-        free = sorted(
-            (
-                slot
-                for key, slot in self._slots.items()
-                if key not in needed and slot.in_use == 0 and slot.loading is None
-            ),
-            key=lambda slot: slot.last_used,
-        )
-        used = sum(slot.loaded.num_bytes for slot in self._slots.values() if slot.loaded)
-        for slot in free:
+        for slot in sorted(free, key=lambda slot: slot.last_used):
             idle = now - slot.last_used > self._options.unload_after
             gone = slot.model not in self._snapshot.aliases
-            if idle or gone or used > self._options.memory:
-                used -= 0 if slot.loaded is None else slot.loaded.num_bytes
-                del self._slots[slot.model, slot.version]
+            if slot.is_idle and (idle or gone or used > self._options.memory):
+                used -= slot.num_bytes
+                self._slots.drop(slot)
                 self._happened(Event("unloaded", slot.model, slot.version))
 
     # --- requests ---
@@ -261,12 +189,12 @@ class Fleet(Generic[V]):
             NotReadyError: The version fails to load, or does not come in time.
             UnknownVersionError: There is none of that number.
         """
-        slot = self._slots.get((choice.role.model, choice.version))
+        slot = self._slots.get(choice.role.model, choice.version)
         if slot is None or slot.loaded is None:
             serving = self._serving.get(choice.role, self.served.get(choice.role))
-            old = None if serving is None else self._slots.get((choice.role.model, serving))
+            old = None if serving is None else self._slots.get(choice.role.model, serving)
             if old is not None and old.loaded is not None:
-                self._begin(choice.role.model, choice.version)
+                self._slots.begin(choice.role.model, choice.version)
                 slot = old
             else:
                 slot = await self._wait_for(choice, patience)
@@ -278,14 +206,14 @@ class Fleet(Generic[V]):
 
     def release(self, model: str, version: int) -> None:
         """Count a use as ended."""
-        slot = self._slots.get((model, version))
+        slot = self._slots.get(model, version)
         if slot is not None:
             slot.in_use -= 1
             slot.last_used = time.monotonic()
 
-    async def _wait_for(self, choice: Choice, patience: float) -> _Slot[V]:
+    async def _wait_for(self, choice: Choice, patience: float) -> Slot[V]:
         model, version = choice.role.model, choice.version
-        slot = self._begin(model, version)
+        slot = self._slots.begin(model, version)
         if slot.loading is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(slot.loading), patience)
@@ -303,74 +231,32 @@ class Fleet(Generic[V]):
             )
         return slot
 
-    # --- loading ---
-
-    def _begin(self, model: str, version: int) -> _Slot[V]:
-        """Begin to load a version, unless it is there, on its way, or has just failed."""
-        slot = self._slots.setdefault((model, version), _Slot(model, version))
-        waits = slot.error is not None and time.monotonic() < slot.retry_at
-        if slot.loaded is None and slot.loading is None and not waits:
-            slot.loading = asyncio.get_running_loop().create_task(self._run_load(slot))
-            self._tasks.add(slot.loading)
-            slot.loading.add_done_callback(self._tasks.discard)
-        return slot
-
-    async def _run_load(self, slot: _Slot[V]) -> None:
-        loop, began = asyncio.get_running_loop(), time.monotonic()
-        try:
-            slot.loaded = await loop.run_in_executor(
-                self._loader, self._load, slot.model, slot.version
-            )
-        except Exception as error:
-            slot.failures += 1
-            pause = min(_FIRST_RETRY * 2 ** (slot.failures - 1), _LAST_RETRY)
-            slot.retry_at = time.monotonic() + pause
-            slot.error = error
-            known = isinstance(error, EaglerayError)
-            words = ("version %d of %s does not load: %s", slot.version, slot.model, slot.fault)
-            log.error(*words, exc_info=None if known else error)
-            what = "failed"
-        else:
-            slot.error, slot.failures = None, 0
-            what = "loaded"
-        slot.loading = None
-        slot.load_seconds = time.monotonic() - began
-        detail = slot.fault or ""
-        self._happened(Event(what, slot.model, slot.version, detail, slot.load_seconds))
-        self.settle()
+    # --- looking ---
 
     def loaded(self, model: str, version: int) -> V | None:
         """Return a version that is in memory and ready."""
-        slot = self._slots.get((model, version))
-        return None if slot is None else slot.loaded
+        return self._slots.loaded(model, version)
 
     def replace(self, model: str, version: int, loaded: V) -> None:
         """Put a faster copy of a version in the place of the one that answers now."""
-        slot = self._slots.get((model, version))
+        slot = self._slots.get(model, version)
         if slot is not None and slot.loaded is not None:
             slot.loaded = loaded
-
-    # --- looking ---
 
     @property
     def is_loading(self) -> bool:
         """Whether any version is on its way."""
-        return any(slot.loading is not None for slot in self._slots.values())
+        return self._slots.is_loading
 
     @property
     def waiting_for(self) -> list[str]:
         """Why the service is not ready: kept versions without anything that answers for them."""
-        reasons = []
-        for model in sorted(self._snapshot.aliases):
-            if not self._keeps(model):
-                continue
-            for role, version in self._targets(model):
-                if role in self._serving:
-                    continue
-                slot = self._slots.get((model, version))
-                fault = slot.fault if slot is not None else None
-                reasons.append(f"{model}/{version} " + (fault or "is being loaded"))
-        return reasons
+        keeps, reasons = self._kept_models(), []
+        for role, version in self._snapshot.standing.items():
+            if role.model in keeps and role not in self._serving:
+                fault = self.fault(role.model, version)
+                reasons.append(f"{role.model}/{version} " + (fault or "is being loaded"))
+        return sorted(reasons)
 
     def serving(self, role: Role) -> int | None:
         """Return the version that answers in a role now."""
@@ -378,15 +264,14 @@ class Fleet(Generic[V]):
 
     def fault(self, model: str, version: int) -> str | None:
         """Return why a version does not load."""
-        slot = self._slots.get((model, version))
+        slot = self._slots.get(model, version)
         return None if slot is None else slot.fault
 
     def reports(self) -> list[SlotReport]:
         """Return how the versions in memory are doing, by model and version."""
-        roles: dict[tuple[str, int], list[str]] = {}
+        roles: dict[tuple[str, int], list[Role]] = {}
         for role, version in self._serving.items():
-            words = f"{role.via} {role.name}".strip()
-            roles.setdefault((role.model, version), []).append(words)
+            roles.setdefault((role.model, version), []).append(role)
         return [
             SlotReport(
                 model=slot.model,
@@ -394,15 +279,16 @@ class Fleet(Generic[V]):
                 state=slot.state,
                 fault=slot.fault,
                 load_seconds=slot.load_seconds,
-                num_bytes=0 if slot.loaded is None else slot.loaded.num_bytes,
+                num_bytes=slot.num_bytes,
                 num_requests=slot.num_requests,
                 compiled=slot.loaded is not None and slot.loaded.compiled,
-                roles=tuple(sorted(roles.get(key, []))),
+                roles=tuple(
+                    sorted(roles.get((slot.model, slot.version), []), key=lambda role: role.words)
+                ),
             )
-            for key, slot in sorted(self._slots.items())
+            for slot in sorted(self._slots, key=lambda slot: (slot.model, slot.version))
         ]
 
     async def close(self) -> None:
         """Wait for what is being loaded, and end."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._loader.shutdown()
+        await self._slots.close()

@@ -68,6 +68,7 @@ class Answered:
         decoding: Seconds for the whole batch.
         forward: Seconds for the whole batch.
         batch_images: How many shared the batch.
+        began: When a lane took it, on the monotonic clock.
     """
 
     outcome: Outcome
@@ -75,6 +76,7 @@ class Answered:
     decoding: float
     forward: float
     batch_images: int
+    began: float = 0.0
 
 
 @dataclass(slots=True)
@@ -250,7 +252,7 @@ class Lanes:
         self._seconds_per_image = mean + _SMOOTHING * (seconds - mean)
         self._observe(len(batch))
         answers = [
-            Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch))
+            Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch), began)
             for work, outcome in zip(batch, outcomes, strict=True)
         ]
         _hand_over(batch, answers)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 
 from eagleray.errors import InputError, UnknownNameError, UnknownVersionError
@@ -26,7 +27,6 @@ __all__ = [
     "Snapshot",
     "Via",
     "choose",
-    "roles_of",
     "shadow_of",
 ]
 
@@ -87,9 +87,9 @@ class Key:
     expires: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
-    """What the registry and the database say at one moment.
+    """What the registry and the database say at one moment; what follows from it is kept with it.
 
     Attributes:
         aliases: Version that each alias of each registered model points to.
@@ -115,6 +115,26 @@ class Snapshot:
             return int(target)
         return self.aliases[model].get(target)
 
+    @cached_property
+    def roles(self) -> Mapping[str, Mapping[Role, str]]:
+        """The standing roles of each registered model, with the target of each."""
+        roles = {model: dict(_roles_of(model, self.route(model))) for model in self.aliases}
+        for application in self.applications.values():
+            for model, target in application.pins.items():
+                if model in roles:
+                    roles[model][Role(model, Via.PINNED, application.name)] = target
+        return roles
+
+    @cached_property
+    def standing(self) -> Mapping[Role, int]:
+        """The standing roles of all models, with the version that each should have."""
+        return {
+            role: version
+            for model in sorted(self.roles)
+            for role, target in self.roles[model].items()
+            if (version := self.version(model, target)) is not None
+        }
+
     def require_model(self, model: str) -> None:
         """Refuse a model that is not registered.
 
@@ -138,6 +158,11 @@ class Role:
     model: str
     via: Via
     name: str = ""
+
+    @property
+    def words(self) -> str:
+        """For a person, without the model."""
+        return f"{self.via} {self.name}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +218,13 @@ def shadow_of(snapshot: Snapshot, model: str, *, request_id: str) -> Choice | No
     return None if version is None else Choice(Role(model, Via.SHADOW), version)
 
 
-def roles_of(snapshot: Snapshot, model: str) -> Iterable[tuple[Role, str]]:
-    """Yield every standing role of a model with its target."""
-    route = snapshot.route(model)
+def _roles_of(model: str, route: Route) -> Iterable[tuple[Role, str]]:
+    """Yield the roles that a route gives its model, with their targets."""
     yield Role(model, Via.DEFAULT), route.default
     if route.canary is not None and route.canary_share > 0:
         yield Role(model, Via.CANARY), route.canary
     if route.shadow is not None and route.shadow_share > 0:
         yield Role(model, Via.SHADOW), route.shadow
-    for application in snapshot.applications.values():
-        if model in application.pins:
-            yield Role(model, Via.PINNED, application.name), application.pins[model]
 
 
 def _require_version(snapshot: Snapshot, model: str, target: str) -> int:

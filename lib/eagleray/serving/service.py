@@ -33,6 +33,8 @@ from eagleray.serving.protocol import InferRequest, TensorOut, images_of, output
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
 from eagleray.serving.telemetry import Telemetry
+from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, Trace, open_tracing
+from eagleray.serving.usage import UsageBook, UsageCounter
 from eagleray.serving.watch import Watcher, read_snapshot
 from eagleray.urls import UrlPolicy
 
@@ -43,6 +45,8 @@ log = logging.getLogger(__name__)
 _SHADOW_DIFFERENCES = 50  # that are kept to be looked at
 _FETCHERS = 16
 _HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
+_LONG_WAIT = 0.001  # seconds for a version, from which on a trace shows it
+_COUNTING = 5.0  # seconds between two additions of counts to the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class PredictRequest:
         asked: Version number or alias; None for what the route says.
         request_id: The caller's, or ours.
         deadline: On the monotonic clock.
+        trace: Is told where the time goes.
     """
 
     model: str
@@ -74,6 +79,7 @@ class PredictRequest:
     request_id: str
     deadline: float
     asked: str | None = None
+    trace: Trace = NO_TRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,7 @@ class ImageService:
         self.registry, self.config = registry, config
         num_lanes = config.lanes or (num_cores if device == "cpu" else 2)
         self.telemetry = Telemetry()
+        self.tracing = open_tracing(registry.settings)
         self.quotas = Quotas(share=1 / config.replicas)
         self.bytes = ByteGate(config.max_flight_bytes, config.max_body_bytes)
         self.lanes = Lanes(
@@ -196,6 +203,8 @@ class ImageService:
         self._tasks: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(aliases={})
         self._routes: Routes
+        self.usage: UsageBook
+        self._used: UsageCounter
         self._watcher: Watcher | None = None
         self._watch_gauges()
 
@@ -220,6 +229,8 @@ class ImageService:
         loop = asyncio.get_running_loop()
         snapshot = await asyncio.to_thread(read_snapshot, self.registry)
         self._routes = Routes(self.registry.history.database, who=self.registry.settings.who)
+        self.usage = UsageBook(self.registry.history.database)
+        self._used = UsageCounter(self.usage.add)
         self.fleet.served |= await asyncio.to_thread(self._routes.served)
         for model in self.config.models:
             snapshot.require_model(model)
@@ -233,6 +244,7 @@ class ImageService:
         )
         self._watcher.start(snapshot)
         self._spawn(self._keep_house())
+        self._spawn(self._keep_counts())
 
     async def settled(self, *, patience: float) -> None:
         """Wait until everything that is to be kept is loaded, or has failed to."""
@@ -257,6 +269,9 @@ class ImageService:
             await asyncio.to_thread(self._watcher.stop)
         await self.fleet.close()
         await asyncio.to_thread(self.lanes.close)
+        if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
+            log.error("%d requests stay out of the counts of usage", self._used.num_kept)
+        await asyncio.to_thread(self.tracing.close)
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._compiler.shutdown(wait=False, cancel_futures=True)
 
@@ -268,6 +283,11 @@ class ImageService:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             self.fleet.settle()
+
+    async def _keep_counts(self) -> None:
+        while True:
+            await asyncio.sleep(_COUNTING)
+            await asyncio.to_thread(self._used.flush)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -340,7 +360,9 @@ class ImageService:
         self._require_count(len(request.images))
         self._let_in(request, len(request.images))
         async with self._version_for(request) as (via, loaded):
-            answered = await self._answer_all(loaded, request.images, request.deadline)
+            answered = await self._answer_all(
+                loaded, request.images, request.deadline, request.trace
+            )
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
         self._mind_shadow(request, answers)
@@ -365,7 +387,7 @@ class ImageService:
             images = images_of(tensors, loaded.manifest.contract)
             self._require_count(len(images))
             self._let_in(request, len(images))
-            answered = await self._answer_all(loaded, images, request.deadline)
+            answered = await self._answer_all(loaded, images, request.deadline, request.trace)
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
         outcomes = [item.outcome for item in answered]
@@ -396,7 +418,9 @@ class ImageService:
             request_id=request.request_id,
         )
         patience = request.deadline - time.monotonic()
-        version, loaded = await self.fleet.acquire(choice, patience=patience)
+        with request.trace.stage("load", least=_LONG_WAIT):
+            version, loaded = await self.fleet.acquire(choice, patience=patience)
+        request.trace.note(model=request.model, version=version, via=choice.role.via.value)
         try:
             yield choice.role.via, loaded
         finally:
@@ -417,12 +441,19 @@ class ImageService:
             )
 
     async def _answer_all(
-        self, loaded: LoadedVersion, images: Sequence[ImageInRequest], deadline: float
+        self,
+        loaded: LoadedVersion,
+        images: Sequence[ImageInRequest],
+        deadline: float,
+        trace: Trace = NO_TRACE,
     ) -> Sequence[Answered]:
         """Answer all images; when one of them is refused, the others are no longer wanted."""
         if len(images) == 1:
-            return [await self._answer(loaded, images[0], deadline)]
-        tasks = [asyncio.ensure_future(self._answer(loaded, image, deadline)) for image in images]
+            return [await self._answer(loaded, images[0], deadline, trace, 0)]
+        tasks = [
+            asyncio.ensure_future(self._answer(loaded, image, deadline, trace, number))
+            for number, image in enumerate(images)
+        ]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -430,14 +461,25 @@ class ImageService:
                 task.cancel()
 
     async def _answer(
-        self, loaded: LoadedVersion, image: ImageInRequest, deadline: float
+        self,
+        loaded: LoadedVersion,
+        image: ImageInRequest,
+        deadline: float,
+        trace: Trace,
+        number: int,
     ) -> Answered:
         try:
-            content = await self._fetch(loaded, image) if isinstance(image, ImageLink) else image
+            if isinstance(image, ImageLink):
+                with trace.stage("fetch", image=number):
+                    content: bytes | DecodedImage = await self._fetch(loaded, image)
+            else:
+                content = image
             pixels = loaded.judge(content)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
-        answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+        with trace.stage("lanes", image=number, least=ONLY_FAILURES):
+            answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+        trace.saw_answer(number, answered)
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
 
@@ -467,6 +509,7 @@ class ImageService:
     def _count(self, request: PredictRequest, answers: Answers) -> None:
         model, version = answers.loaded.model, answers.loaded.version
         application = request.application or "nobody"
+        self._used.count(request.application, model, version)
         self.telemetry.latency.labels(model, version).observe(answers.seconds)
         for item in answers.answered:
             failure = item.outcome.failure

@@ -1,0 +1,26 @@
+"""Counts of requests on PostgreSQL: as on SQLite, and with many replicas at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eagleray.database.store import OpenDatabase, open_database
+from eagleray.settings import Settings
+from tests.parts.postgres import PostgresServer
+from tests.unit.test_usage import check_nobody_is_overwritten, check_sums
+
+
+def opened(server: PostgresServer, folder: Path) -> OpenDatabase:
+    url = server.url(server.new_database())
+    return open_database(Settings(home=folder / "home", database_url=url))
+
+
+def test_replicas_add_to_the_same_rows(postgres: PostgresServer, tmp_path: Path) -> None:
+    check_sums(opened(postgres, tmp_path))
+
+
+def test_additions_at_the_same_time_all_count(
+    postgres: PostgresServer,
+    tmp_path: Path,
+) -> None:
+    check_nobody_is_overwritten(opened(postgres, tmp_path))
