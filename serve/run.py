@@ -37,6 +37,8 @@ from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import is_loopback
 from eagleray.settings import Settings, read_settings
 
+_LAST_PORT = 65_000
+_GRPC_PORTS = 1000  # of replicas, on one machine
 _HELD_BYTES = 256 * 1024  # of a request, in HAProxy
 
 
@@ -136,6 +138,11 @@ def prepare_haproxy() -> None:
     # The usual ports are one service's; there may be several on a machine.
     for name in ("STATS_PORT", "METRICS_PORT"):
         os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(free_port()))
+    # Ray forbids gRPC to share ports, but in text where gRPC reads a number, so it does share them:
+    # replicas of two services would have the same first port, and get each other's calls.
+    first = min(free_port(), _LAST_PORT - _GRPC_PORTS)
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", str(first))
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT", str(first + _GRPC_PORTS))
     os.environ.setdefault("RAY_SERVE_HAPROXY_NBTHREAD", "1")
     # A request whose replica dies is put to another, as long as HAProxy still holds all of it.
     os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from eagleray.errors import InputError
+from eagleray.errors import InputError, UnknownNameError
 from eagleray.models.registry import Registry
 from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
 from eagleray.settings import Settings, read_settings
+from serve.grpc import GrpcInterface
+from serve.messages import message
 from tests.parts.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, registry_with, with_service
@@ -209,3 +211,51 @@ def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(name, "collector:4317")
     with pytest.raises(InputError, match="OTLP_ENDPOINT: 'collector:4317' must begin with http"):
         read_settings()
+
+
+class Context:
+    """What Ray Serve hands to a gRPC method."""
+
+    def __init__(self, **metadata: str) -> None:
+        self._metadata = list(metadata.items())
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self._metadata
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:4000"
+
+    def set_code(self, code: object) -> None:
+        pass
+
+    def set_details(self, details: str) -> None:
+        pass
+
+
+def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> None:
+    request = message("ModelInferRequest")(
+        model_name="digits",
+        inputs=[{"name": "image", "datatype": "BYTES", "shape": [1]}],
+        raw_input_contents=[len(IMAGE).to_bytes(4, "little") + IMAGE],
+    )
+
+    async def test(asked: Asked) -> None:
+        grpc = GrpcInterface(asked.service)
+        answer = await grpc.call("ModelInfer", request, Context(traceparent=PARENT["traceparent"]))
+        assert answer.model_version == "1"
+        with pytest.raises(UnknownNameError):
+            await grpc.call("ModelReady", message("ModelReadyRequest")(name="no"), Context())
+
+    with_service(registry, test)
+    spans = collector.of(TRACE)
+    root = spans.pop("inference.GRPCInferenceService/ModelInfer")
+    assert (root.kind, root.parent) == (SERVER, CALLER)
+    assert root.attributes["rpc.system.name"] == "grpc"
+    assert root.attributes["rpc.response.status_code"] == "OK"
+    assert root.attributes["eagleray.version"] == 1
+    assert set(spans) == {"queue", "decode", "forward"}
+    for span in spans.values():
+        check_inside(span, root)
+    (other,) = [span for span in collector.spans if span.name.endswith("ModelReady")]
+    assert other.attributes["rpc.response.status_code"] == "NOT_FOUND"
+    assert other.status != ERROR
