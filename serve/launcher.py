@@ -49,8 +49,8 @@ class RayJobs:
 
     def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a job."""
-        # It gives way to the service. Ray would have the workers of a job that waits for a resource
-        # go before those of all others; they are as nice as the program that starts them.
+        # It gives way to the service, and its workers do as their program does. Ray would have the
+        # workers of a job that waited for a resource go before all others.
         words = shlex.join(["nice", "-n", "19", *command])
         slot = {BATCH_SLOT: 1.0} if self.room().waits else None
         paths = [str(_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,7 @@ class Job:
             seconds_per_image=self.request.seconds_per_image,
             expected_images=self.plan.num_rows // crew.num_workers,
             cache_folder=str(self.settings.cache_folder),
+            niceness=os.nice(0),
         )
         return JobContext(
             model=self.model,
