@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from eagleray import Client
+from eagleray.errors import JobFailedError
 from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
 from tests.unit.models_kit import golden_png
@@ -158,3 +160,39 @@ def test_a_batch_answers_what_the_service_answers(place: Place, service: Service
             assert bakery.get(f"{PATH}/{batch}{path}").status_code == 404
         assert bakery.delete(f"{PATH}/{batch}").status_code == 404
         assert httpx.get(f"{service.url}{PATH}").status_code == 401
+
+
+def test_a_batch_is_cancelled_gone_on_with_and_outlives_the_service(
+    place: Place, service: Service
+) -> None:
+    asked = place.asked("shop", "second")
+    with service.of("shop") as shop:
+        began = [shop.post(PATH, json=place.asked("shop", name)) for name in ("second", "third")]
+        second, third = (answer.json()["id"] for answer in began)
+        until(lambda: shop.get(f"{PATH}/{second}").json()["state"] == "running")
+        assert shop.get(f"{PATH}/{third}").json()["state"] == "queued"  # one at a time
+        assert shop.delete(f"{PATH}/{third}").json()["state"] == "cancelled"
+        cancelled = shop.delete(f"{PATH}/{second}")
+        assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+        assert not (Path(asked["output"]) / "_manifest.json").exists()
+
+        began_again = shop.post(PATH, json=asked)
+        assert (began_again.status_code, began_again.json()["id"]) == (202, second)
+        until(lambda: shop.get(f"{PATH}/{second}").json()["state"] == "running")
+    service.end()
+
+    another = Service(place)
+    try:
+        with Client(another.url, key=place.keys["shop"]) as client:
+            lost = client.batches.status(second)
+            assert lost.state == "failed"
+            assert "post the same body again" in lost.message
+            again = client.batches.start(asked["input"], asked["output"], asked["model"])
+            assert again.id == second
+            done = client.batches.wait(second, timeout=300)
+            assert (done.total, done.failed) == (31, 1)
+            assert [row["row"] for row in client.batches.rows(second)] == list(range(31))
+            with pytest.raises(JobFailedError, match="cancelled"):
+                client.batches.wait(third)
+    finally:
+        another.end()

@@ -183,6 +183,7 @@ class ShardWorker:
 
         loaded: JobContext = ray.get(context)
         storage.use_s3(loaded.s3)
+        give_way(loaded.options.niceness)
         self._journal = journal
         self._answering = _Answering(loaded)
         self._decoding = _Decoding(loaded)  # knows what memory the model has left it

@@ -7,6 +7,7 @@
     routing.py       Snapshot + request -> the version that answers; a pure function
     fleet.py         versions in memory: loaded beside the old, checked, then given traffic
     lanes.py         a bounded queue, and the threads that decode and predict what it holds
+    batches/         batch jobs of callers: started, watched, cancelled, handed out
     gate.py          bytes in flight and quotas: who is let in
     telemetry.py     counters and times, as Prometheus reads them
     service.py       the way of a request through all of these
