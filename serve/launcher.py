@@ -54,12 +54,14 @@ class RayJobs:
         words = shlex.join(["nice", "-n", "19", *command])
         slot = {BATCH_SLOT: 1.0} if self.room().waits else None
         paths = [str(_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        path = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+        # Ray tells a job the address of some Ray of the machine, which may be another one's.
+        here = {"EAGLERAY_RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        here["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         self._ask(
             lambda client: client.submit_job(
                 entrypoint=f"cd {shlex.quote(str(_ROOT))} && exec {words}",
                 submission_id=name,
-                runtime_env={"env_vars": {**path, **environment}},
+                runtime_env={"env_vars": {**environment, **here}},
                 entrypoint_resources=slot,
             )
         )

@@ -153,7 +153,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = str(error).strip().splitlines()[0]
+        text = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
             f"The Ray cluster at {address!r} does not answer ({text}); check the address, and "
             "that RAY_AUTH_TOKEN holds the cluster's token."

@@ -133,7 +133,6 @@ class BatchAsked(BaseModel):
             "top-k": str(self.top_k),
             "max-failures": self.max_failures,
             "workers": str(workers),
-            "cluster": "auto",
         }
         if self.column is not None:
             options["column"] = self.column

@@ -65,7 +65,6 @@ class BatchDesk:
         self._database = registry.history.database
         settings = registry.settings
         self._environment = settings.as_environment()
-        self._environment.pop("EAGLERAY_RAY_ADDRESS", None)
         self._environment["EAGLERAY_URL_PRIVATE_NETWORKS"] = ",".join(config.private_networks)
 
     # --- start ---
@@ -89,7 +88,8 @@ class BatchDesk:
                 row = self._new_row(asked, application, snapshot)
             else:
                 status = self._status(row)
-                if status.state not in _ENDED or status.state == "succeeded":
+                there = read_commit(OutputLayout(row.output)) is not None
+                if status.state not in _ENDED or (status.state == "succeeded" and there):
                     self._keep(session, row)
                     return status
             self._require_room_for(session, application)
@@ -107,14 +107,14 @@ class BatchDesk:
         with session.begin():
             row = session.scalars(query.order_by(BatchRow.created.desc()).limit(1)).first()
             session.expunge_all()
-        if row is None or (row.state in _ENDED and read_plan(OutputLayout(asked.output)) is None):
-            return None  # nothing there is worth going on with
-        if row.application != application or row.request != _as_stored(asked):
+        if row is None or (row.application == application and row.request == _as_stored(asked)):
+            return row
+        if row.state not in _ENDED or read_plan(OutputLayout(asked.output)) is not None:
             raise OutputExistsError(
                 f"Output {asked.output} belongs to another batch; ask for the same, or name "
                 "another folder."
             )
-        return row
+        return None
 
     def _new_row(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchRow:
         """Check what the job itself would find at once, as far as that is cheap."""
