@@ -43,7 +43,7 @@ _NO_TRACE = (
     "what is done."
 )
 _OF_RUNS: dict[str, tuple[BatchState, str]] = {
-    "queued": ("queued", "It waits for other batches to end."),
+    "queued": ("queued", "It waits for its turn."),
     "running": ("running", ""),
     "stopped": ("cancelled", ""),
 }
