@@ -198,6 +198,13 @@ def main(
         list[str] | None,
         typer.Option(help="Host that images may be fetched from by http(s). Repeatable."),
     ] = None,
+    within: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prefix of the locations that may be read, also of those that a table names; "
+            "default: any. Repeatable."
+        ),
+    ] = None,
     workers: Annotated[
         str | None, typer.Option(help="4, or 4..16 on a cluster that grows; default: all cores.")
     ] = None,
@@ -243,6 +250,7 @@ def main(
             precision=precision,
             compile_mode=compile_mode,
             urls=url_policy(settings, allow_urls),
+            within=tuple(within or ()),
             s3=s3_options(
                 settings,
                 endpoint=s3_endpoint,

@@ -57,8 +57,9 @@ class ImageServer:
     def __serve_build_asgi_app__(self) -> Any:
         """Return the HTTP application; Ray Serve calls this once."""
         from serve.http import build_http
+        from serve.launcher import RayJobs
 
-        return build_http(self._service)
+        return build_http(self._service, RayJobs())
 
     async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
         """Answer the protocol's call of this name, as the next methods do theirs."""

@@ -232,7 +232,8 @@ def main(
         require_guarded(place, settings)
         require_free(place)
         prepare_environment(settings)
-        with job_session(settings, address=cluster, verbose=verbose):
+        slots = parsed.batches_at_once if parsed.batch_outputs else 0
+        with job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots):
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, place)
             report(place, settings, console)

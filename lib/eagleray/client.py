@@ -3,6 +3,7 @@
     client = Client("http://127.0.0.1:8000", key="er_…")
     client.predict("digits", Path("seven.png")).label          # "7"
     client.predict_many("digits", [first, second], top_k=3)
+    client.batches.start("s3://photos/2026/", "s3://results/2026/", "digits")
 
     async with AsyncClient(url) as client:
         await client.predict("digits", image)
@@ -16,6 +17,7 @@ They do the same when a connection breaks: to predict an image twice does no har
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
+from eagleray.client_batches import AsyncBatches, Batches
 from eagleray.errors import BadImageError, EaglerayError, Reason
 from eagleray.serving.answers import Answer, ImageAnswer
 
@@ -35,6 +38,7 @@ Image = bytes | Path | str
 """Encoded bytes, a file, or the address (`https://…`, `s3://…`) that the service reads."""
 
 _PASSING = frozenset({0, 429, 502, 503})  # 0: the connection broke
+_JSON_LINES = "application/jsonl"
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 30.0
 
 
@@ -111,6 +115,8 @@ class _Asking:
             RequestRefusedError: The service refuses the request.
         """
         if response.is_success:
+            if response.headers.get("content-type", "").startswith(_JSON_LINES):
+                return [json.loads(line) for line in response.text.split("\n") if line]
             return response.json()
         try:
             problem = response.json()
@@ -139,7 +145,7 @@ def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
 
 
 class Client(_Asking):
-    """Asks a service, and waits for its answer.
+    """Asks a service, and waits for its answer; `batches` are its batch jobs.
 
     Args:
         url: Of the service.
@@ -158,6 +164,7 @@ class Client(_Asking):
     ) -> None:
         super().__init__(url, key=key, timeout=timeout, attempts=attempts)
         self._http = httpx.Client(**self._options)
+        self.batches = Batches(self._request)
 
     def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
         """Predict one image.
@@ -235,6 +242,7 @@ class AsyncClient(_Asking):
     ) -> None:
         super().__init__(url, key=key, timeout=timeout, attempts=attempts)
         self._http = httpx.AsyncClient(**self._options)
+        self.batches = AsyncBatches(self._request)
 
     async def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
         """Predict one image, as `Client.predict` does."""

@@ -7,6 +7,7 @@ it, silent unless asked, and stopped when the command ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -14,9 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eagleray.errors import UserError
+from eagleray.machine import free_port
 from eagleray.settings import Settings
 
-__all__ = ["Cluster", "ray_session"]
+__all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
+
+BATCH_SLOT = "eagleray_batch"
+"""The resource of Ray that a batch job of the service holds while it runs."""
+
+_A_YEAR = 365 * 24 * 3600  # in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,11 @@ class Cluster:
 
 @contextlib.contextmanager
 def ray_session(
-    settings: Settings, *, address: str | None = None, verbose: bool = False
+    settings: Settings,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    batches_at_once: int = 0,
 ) -> Iterator[Cluster]:
     """Join a named cluster, or start a Ray for the time of the `with` block.
 
@@ -51,6 +62,8 @@ def ray_session(
         settings: Names the cluster when `address` does not.
         address: A Ray address such as `auto` or `ray://head:10001`.
         verbose: Let Ray and its workers write to the terminal.
+        batches_at_once: Of a Ray of one's own: have it take jobs too (Ray's Jobs API, on loopback
+            and with the token), and run so many that claim a `BATCH_SLOT` at a time; 0 for none.
 
     Raises:
         UserError: The named cluster does not answer.
@@ -61,7 +74,7 @@ def ray_session(
 
     already_there = ray.is_initialized()
     if not already_there:
-        _start(address, verbose=verbose)
+        _start(address, verbose=verbose, batches_at_once=batches_at_once)
     _quiet_ray_data(verbose=verbose)
     try:
         resources = ray.cluster_resources()
@@ -114,7 +127,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(address: str | None, *, verbose: bool) -> None:
+def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -124,9 +137,15 @@ def _start(address: str | None, *, verbose: bool) -> None:
         "configure_logging": verbose,
     }
     if address is None:
+        if batches_at_once:
+            # A job waits for its slot as long as it takes; Ray gives up after 15 minutes.
+            os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_A_YEAR))
+            _take_jobs_beside_others()
         ray.init(
             address="local",
-            include_dashboard=False,
+            include_dashboard=bool(batches_at_once),  # the server of jobs lives in it
+            dashboard_host="127.0.0.1",
+            resources={BATCH_SLOT: batches_at_once} if batches_at_once else None,
             _node_ip_address="127.0.0.1",
             **common,
         )
@@ -134,11 +153,23 @@ def _start(address: str | None, *, verbose: bool) -> None:
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = str(error).strip().splitlines()[0]
+        text = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
             f"The Ray cluster at {address!r} does not answer ({text}); check the address, and "
             "that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
+
+
+def _take_jobs_beside_others() -> None:
+    """Have what starts jobs listen on a port of its own.
+
+    `ray start` has an option for it and `ray.init` has none; with the usual port only the first Ray
+    of a machine would take jobs.
+    """
+    from ray._private.parameter import RayParams
+
+    made = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=free_port())
+    RayParams.__init__ = made
 
 
 def _quiet_ray_data(*, verbose: bool) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from pathlib import Path
 
-__all__ = ["free_port", "num_usable_cores"]
+__all__ = ["free_port", "give_way", "num_usable_cores"]
 
 
 def num_usable_cores() -> int:
@@ -13,6 +15,21 @@ def num_usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # knows of a container's or a job's share
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def give_way(niceness: int) -> None:
+    """Let this process go after others, at least as far as a niceness says.
+
+    Args:
+        niceness: 0 to 19; a process that is nicer already stays so.
+    """
+    if niceness <= os.nice(0):
+        return
+    threads = Path("/proc/self/task")  # Linux knows the niceness of threads, not of processes
+    for thread in threads.iterdir() if threads.is_dir() else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 def free_port() -> int:

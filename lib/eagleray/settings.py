@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         """The home folder as an absolute path (it need not exist yet)."""
         return self.home.expanduser().resolve()
 
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables that give another process the same settings."""
+        values = {**self.model_dump(exclude_none=True), "home": self.home_folder}
+        return {f"EAGLERAY_{name.upper()}": str(value) for name, value in values.items()}
+
     @property
     def mlflow_uri(self) -> str:
         """The MLflow tracking URI in force."""

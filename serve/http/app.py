@@ -16,8 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
+from eagleray.serving.batches import Launcher
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
+from serve.http.batches import batch_routes
 from serve.http.bodies import JsonBody
 from serve.http.guard import Guard, problem_response, request_id_of
 from serve.http.health import health_routes
@@ -50,8 +52,13 @@ _PROBLEM_ANSWER = {
 }
 
 
-def build_http(service: ImageService) -> FastAPI:
-    """Return the application of a service, which starts and ends with it."""
+def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
+    """Return the application of a service, which starts and ends with it.
+
+    Args:
+        service: Answers.
+        launcher: Runs batch jobs.
+    """
     app = FastAPI(
         title="Eagleray",
         summary="Image models, always in the right version.",
@@ -62,6 +69,7 @@ def build_http(service: ImageService) -> FastAPI:
     )
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
+    app.include_router(batch_routes(service, launcher))
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(EaglerayError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)

@@ -16,7 +16,7 @@ from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from serve.http import build_http
 from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.unit.serving_kit import NotedLauncher, registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -32,7 +32,9 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     service = ImageService(registry, config, device="cpu", num_cores=1)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(build_http(service), log_level="error"))
+        server = uvicorn.Server(
+            uvicorn.Config(build_http(service, NotedLauncher()), log_level="error")
+        )
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

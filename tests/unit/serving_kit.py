@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from eagleray.models.registry import Registry
+from eagleray.serving.batches import Launched, Room
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from serve.http import build_http
@@ -19,11 +21,40 @@ from tests.unit.models_kit import golden_png, settings_in, small_package
 Ask = Callable[["Asked"], Awaitable[None]]
 
 
+@dataclass
+class NotedLauncher:
+    """Notes what it is to run, and says of each run what a test has it say."""
+
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    runs: dict[str, Launched] = field(default_factory=dict)
+    has: Room = field(default_factory=lambda: Room(2, 0, waits=True))
+
+    def room(self) -> Room:
+        """Say what there is for jobs."""
+        return self.has
+
+    def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Note a run."""
+        assert environment["EAGLERAY_HOME"]
+        self.commands[name] = list(command)
+        self.runs[name] = Launched("queued")
+
+    def look(self, name: str) -> Launched | None:
+        """Say where a run is."""
+        return self.runs.get(name)
+
+    def stop(self, name: str) -> None:
+        """End a run."""
+        self.runs[name] = Launched("stopped")
+
+
 class Asked:
     """A service that runs, and a client of it."""
 
-    def __init__(self, service: ImageService, client: httpx.AsyncClient) -> None:
-        self.service, self.client = service, client
+    def __init__(
+        self, service: ImageService, client: httpx.AsyncClient, launcher: NotedLauncher
+    ) -> None:
+        self.service, self.client, self.launcher = service, client, launcher
 
     async def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
         """Wait for something to come about."""
@@ -56,11 +87,12 @@ def add_versions(registry: Registry, name: str, count: int) -> None:
 async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[Asked]:
     config = ServiceConfig(**{"compile": "never", "watch_s": 0.05, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
-    app = build_http(service)
+    launcher = NotedLauncher()
+    app = build_http(service, launcher)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, client=(address, 4000), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-            yield Asked(service, client)
+            yield Asked(service, client, launcher)
 
 
 def with_service(

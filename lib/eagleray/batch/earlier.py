@@ -24,8 +24,15 @@ _DIGEST_BYTES = 16
 _URI_AND_VERSION = tuple(LISTING_SCHEMA.get_field_index(name) for name in ("uri", "version"))
 
 
-def read_results(output: str, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def read_results(
+    output: str, *, columns: list[str] | None = None, first_row: int = 0
+) -> Iterator[pa.Table]:
     """Yield the committed parts of an output, in order; nothing that is not committed.
+
+    Args:
+        output: Of a finished job.
+        columns: To be read; None for all.
+        first_row: That is wanted: parts that end before it are left out.
 
     Raises:
         InputError: There is no commit.
@@ -35,6 +42,8 @@ def read_results(output: str, *, columns: list[str] | None = None) -> Iterator[p
     manifest = ManifestReader(layout.manifest(plan.manifest), plan.num_shards)
     user_schema = user_columns(manifest.schema) if columns is None else pa.schema([])
     for part in committed.parts:
+        if part.first_row + part.num_rows <= first_row:
+            continue
         content = storage.read_bytes(storage.join(layout.location, part.name))
         yield read_columns(content, plan.work.format, columns, user_schema=user_schema)
 

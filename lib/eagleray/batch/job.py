@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from eagleray import storage
 from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.history import record_job
-from eagleray.batch.inputs import InputSpec, Listing, open_inputs
+from eagleray.batch.inputs import InputSpec, Listing, keep_within, open_inputs
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader, write_manifest
 from eagleray.batch.pipeline import Crew, run_shards
@@ -46,7 +47,15 @@ from eagleray.listener import Listener
 from eagleray.models.sources import LoadedModel, load_model
 from eagleray.settings import Settings
 
-__all__ = ["Job", "JobSummary", "finish_job", "open_job", "run_job"]
+__all__ = [
+    "Job",
+    "JobSummary",
+    "finish_job",
+    "open_job",
+    "require_free",
+    "require_writable",
+    "run_job",
+]
 
 _BYTES_PER_PART = 128 * 2**20
 _MOST_ROWS_PER_PART = 250_000
@@ -98,6 +107,7 @@ class Job:
             seconds_per_image=self.request.seconds_per_image,
             expected_images=self.plan.num_rows // crew.num_workers,
             cache_folder=str(self.settings.cache_folder),
+            niceness=os.nice(0),
         )
         return JobContext(
             model=self.model,
@@ -160,7 +170,7 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     work = request.work(model)
     plan = read_plan(layout)
     if plan is None:
-        _require_free(layout)
+        require_free(layout)
         listing = _list_inputs(request)
         _require_sql(request, model, listing.user_schema)
         plan = _new_plan(layout, work, model, listing, listener)
@@ -173,8 +183,12 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     return job
 
 
-def _require_free(layout: OutputLayout) -> None:
-    """Refuse an output that holds anything of others, or cannot be written."""
+def require_free(layout: OutputLayout) -> None:
+    """Refuse an output that holds anything of others.
+
+    Raises:
+        OutputExistsError: It does.
+    """
     if storage.exists(layout.location) and _is_file(layout.location):
         raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
     # With a plan in it by now, another run of this job has begun since we looked.
@@ -199,6 +213,8 @@ def _list_inputs(request: JobRequest) -> Listing:
         listing = failures_of(request.failed_of)
     else:
         listing = open_inputs(InputSpec(locations=request.inputs, column=request.column))
+    if request.within:
+        listing = keep_within(listing, request.within)
     if not request.since:
         return listing
     return Listing(listing.user_schema, leave_out_known(listing.tables, request.since))
@@ -222,10 +238,8 @@ def _new_plan(
             last_note = time.monotonic()
             listener.note(f"{num_rows:,} images listed so far")
 
+    require_writable(layout)
     with _writing(layout):
-        probe = storage.join(layout.private, f"probe-{new_id()}")
-        storage.put_atomic(probe, b"")
-        storage.delete(probe)
         manifest = write_manifest(
             listing.tables, listing.user_schema, layout.manifest(name), on_rows=on_rows
         )
@@ -248,6 +262,18 @@ def _new_plan(
         layout.remove_folder(layout.manifest(name))
         listener.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
     return claimed
+
+
+def require_writable(layout: OutputLayout) -> None:
+    """Refuse an output that cannot be written.
+
+    Raises:
+        InputError: Whatever the storage raises.
+    """
+    with _writing(layout):
+        probe = storage.join(layout.private, f"probe-{new_id()}")
+        storage.put_atomic(probe, b"")
+        storage.delete(probe)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,8 @@ class JobRequest:
         split: Whether decoding has actors of its own; None: beside GPUs.
         sql: Where the results go as well.
         urls: Which addresses images may be fetched from.
+        within: Prefixes of the locations that may be read, also of those that tables name; empty
+            for any.
         s3: How S3 is reached.
     """
 
@@ -96,6 +98,7 @@ class JobRequest:
     split: bool | None = None
     sql: SqlTarget | None = None
     urls: UrlPolicy = field(default_factory=UrlPolicy)
+    within: tuple[str, ...] = ()
     s3: storage.S3Options = field(default_factory=storage.S3Options)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ from eagleray.errors import Reason
 from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
+from eagleray.machine import give_way
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
 from eagleray.urls import UrlPolicy
@@ -81,6 +82,7 @@ class WorkerOptions:
         seconds_per_image: Time limit of one decode.
         expected_images: That one of the job's workers will see.
         cache_folder: Of compiled networks.
+        niceness: Of the program that started the job: its workers give way as it does.
     """
 
     top_k: int
@@ -93,6 +95,7 @@ class WorkerOptions:
     seconds_per_image: float
     expected_images: int
     cache_folder: str
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ class ShardWorker:
 
         loaded: JobContext = ray.get(context)
         storage.use_s3(loaded.s3)
+        give_way(loaded.options.niceness)
         self._journal = journal
         self._answering = _Answering(loaded)
         self._decoding = _Decoding(loaded)  # knows what memory the model has left it
@@ -296,6 +300,7 @@ def _settle(context: JobContext) -> None:
 
     cv2.setNumThreads(1)
     storage.use_s3(context.s3)
+    give_way(context.options.niceness)
 
 
 class _Decoding:

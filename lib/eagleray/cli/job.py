@@ -100,15 +100,21 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
 
 @contextlib.contextmanager
 def job_session(
-    settings: Settings, *, address: str | None = None, verbose: bool = False
+    settings: Settings,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    batches_at_once: int = 0,
 ) -> Iterator[Cluster]:
-    """Give a job its Ray, and keep the terminal for the job.
+    """Give a job its Ray, as `ray_session` does, and keep the terminal for the job.
 
     Raises:
         UserError: The named cluster does not answer.
     """
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
-        ray_session(settings, address=address, verbose=verbose) as cluster,
+        ray_session(
+            settings, address=address, verbose=verbose, batches_at_once=batches_at_once
+        ) as cluster,
     ):
         yield cluster

@@ -16,6 +16,7 @@ __all__ = [
     "ApiKeyRow",
     "ApplicationRow",
     "Base",
+    "BatchRow",
     "ModelRouteRow",
     "PinRow",
     "ServedRow",
@@ -159,3 +160,23 @@ class UsageRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     requests: Mapped[int] = mapped_column(sa.BigInteger())
     last: Mapped[datetime] = mapped_column(UtcTime())
+
+
+class BatchRow(Base):
+    """A batch job that a caller of the service started; all else about it is in its output.
+
+    `request` is what was asked for, `model` the version that was meant then, `submission` the name
+    of its last run as a Ray job, `state` what was known last.
+    """
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    application: Mapped[str] = mapped_column(sa.String(64), index=True)
+    created: Mapped[datetime] = mapped_column(UtcTime())
+    output: Mapped[str] = mapped_column(sa.Text())
+    request: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
+    model: Mapped[str] = mapped_column(sa.String(320))
+    submission: Mapped[str] = mapped_column(sa.String(64))
+    state: Mapped[str] = mapped_column(sa.String(16))
+    message: Mapped[str] = mapped_column(sa.Text())

@@ -8,6 +8,7 @@
     fleet.py         which versions are needed: loaded beside the old, checked, then given traffic
     slots.py         the versions in memory, each loaded once
     lanes.py         a bounded queue, and the threads that decode and predict what it holds
+    batches/         batch jobs of callers: started, watched, cancelled, handed out
     gate.py          bytes in flight and quotas: who is let in
     telemetry.py     counters and times, as Prometheus reads them
     tracing.py       a span for each request and its stages, to an OpenTelemetry collector

@@ -21,6 +21,7 @@ MODELS = "Models"
 SPEED = "Speed"
 LIMITS = "Limits"
 SOURCES = "Where images may come from"
+BATCHES = "Batch jobs"
 
 
 def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
@@ -84,6 +85,24 @@ class ServiceConfig(BaseModel):
     allow_storage: tuple[str, ...] = _field(
         (), SOURCES, "Prefixes of storage locations that images may be read from."
     )
+    batch_inputs: tuple[str, ...] = _field(
+        (),
+        BATCHES,
+        "Prefixes of storage locations that batch jobs of callers may read, as A,B,…; "
+        "{application} in one stands for the caller. Default: none.",
+    )
+    batch_outputs: tuple[str, ...] = _field(
+        (),
+        BATCHES,
+        "Prefixes of storage locations that they may write to, and read earlier results from; "
+        "default: none, and no batch jobs.",
+    )
+    batches_at_once: int = _field(
+        1, BATCHES, "Batch jobs that run at a time; others wait.", ge=1, le=1000
+    )
+    max_batches: int = _field(
+        20, BATCHES, "Of an application, running and waiting; more are refused.", ge=1
+    )
 
     @property
     def max_body_bytes(self) -> int:
@@ -94,6 +113,16 @@ class ServiceConfig(BaseModel):
     def max_flight_bytes(self) -> int:
         """Of all requests together."""
         return int(self.max_flight_mb * _MEGABYTE)
+
+    @property
+    def claim(self) -> tuple[float, float]:
+        """CPU cores and GPUs that all replicas claim of Ray.
+
+        On CPUs they claim none: a batch job shares the cores with them, and goes on where they have
+        nothing to do.
+        """
+        gpus = self.gpus_per_replica
+        return (float(self.replicas) if gpus else 0.0, self.replicas * gpus)
 
     @property
     def memory_bytes(self) -> int:

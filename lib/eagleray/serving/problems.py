@@ -3,6 +3,7 @@
     ServiceError
     ├── NotAllowedError      no key, or one that does not hold       401
     ├── ForbiddenError       what this caller may not do             403
+    ├── NotFinishedError     what is asked for is not there yet      409
     ├── TooLargeError        a body or a list above its limit        413
     ├── UnsupportedError     a content type that is not taken        415
     ├── FullError            no room, or above the quota             429
@@ -29,6 +30,7 @@ __all__ = [
     "ForbiddenError",
     "FullError",
     "NotAllowedError",
+    "NotFinishedError",
     "NotReadyError",
     "Problem",
     "ServiceError",
@@ -71,6 +73,13 @@ class ForbiddenError(ServiceError):
 
     http_status = 403
     title = "Not allowed"
+
+
+class NotFinishedError(ServiceError):
+    """What is asked for is there only later."""
+
+    http_status = 409
+    title = "Not finished"
 
 
 class TooLargeError(ServiceError):

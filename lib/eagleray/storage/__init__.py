@@ -23,6 +23,7 @@ from eagleray.storage.locations import absolute, is_remote, join, name_of
 from eagleray.storage.looking import exists, is_folder, size_of
 from eagleray.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.storage.remote import S3Options, use_s3, using_s3
+from eagleray.storage.within import is_within
 from eagleray.storage.writing import (
     delete,
     make_folder,
@@ -44,6 +45,7 @@ __all__ = [
     "glob_tables",
     "is_folder",
     "is_remote",
+    "is_within",
     "join",
     "list_files",
     "list_tables",

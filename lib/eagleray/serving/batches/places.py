@@ -1,0 +1,86 @@
+"""Which locations a caller may have a batch job read and write: none that no setting names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eagleray import storage
+from eagleray.errors import InputError
+from eagleray.serving.config import ServiceConfig
+from eagleray.serving.problems import ForbiddenError
+from eagleray.urls import UrlPolicy
+
+__all__ = ["BatchPlaces"]
+
+_FETCHED = ("http://", "https://")
+_CALLER = "{application}"
+_NOBODY = "nobody"  # in the place of a caller where no application is configured
+
+
+class BatchPlaces:
+    """The locations of one caller.
+
+    Args:
+        config: Of the service.
+        application: Of the caller.
+    """
+
+    def __init__(self, config: ServiceConfig, application: str) -> None:
+        name = application or _NOBODY
+        self._outputs = [place.replace(_CALLER, name) for place in config.batch_outputs]
+        self._inputs = [place.replace(_CALLER, name) for place in config.batch_inputs]
+        self._urls = UrlPolicy(hosts=config.allow_urls, private_networks=config.private_networks)
+
+    @property
+    def readable(self) -> list[str]:
+        """Prefixes that a job may read from."""
+        return [*self._inputs, *self._outputs]
+
+    def require_any(self) -> None:
+        """Refuse where no batch jobs are meant to be.
+
+        Raises:
+            ForbiddenError: They are not.
+        """
+        if not self._outputs:
+            raise ForbiddenError(
+                "This service starts no batch jobs; its operator allows them with --batch-outputs "
+                "and --batch-inputs, which name where they may write and read."
+            )
+
+    def require_output(self, location: str) -> None:
+        """Refuse an output elsewhere.
+
+        Raises:
+            ForbiddenError: It is.
+        """
+        if not storage.is_within(location, self._outputs):
+            raise ForbiddenError(
+                f"Batch jobs do not write to {location}; this service's --batch-outputs allows "
+                f"{_listed(self._outputs)}."
+            )
+
+    def require_inputs(self, locations: Sequence[str]) -> None:
+        """Refuse inputs from elsewhere, and URLs that the service does not fetch.
+
+        Raises:
+            ForbiddenError: One of them is.
+        """
+        for location in locations:
+            if location.lower().startswith(_FETCHED):
+                self._require_url(location)
+            elif not storage.is_within(location, self.readable):
+                raise ForbiddenError(
+                    f"Batch jobs do not read {location}; this service's --batch-inputs allows "
+                    f"{_listed(self._inputs)}."
+                )
+
+    def _require_url(self, location: str) -> None:
+        try:
+            self._urls.target(location)
+        except InputError as error:
+            raise ForbiddenError(f"{location} is not fetched: {error}") from None
+
+
+def _listed(places: Sequence[str]) -> str:
+    return ", ".join(places) or "nothing"

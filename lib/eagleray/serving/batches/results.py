@@ -1,0 +1,59 @@
+"""What came of a batch: its files and counts, and its rows as JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from eagleray import storage
+from eagleray.batch.commit import Commit
+from eagleray.batch.earlier import read_results
+from eagleray.batch.formats import encode_table
+
+__all__ = ["described", "json_lines"]
+
+_ROWS_AT_ONCE = 4096
+
+
+def described(output: str, committed: Commit) -> dict[str, Any]:
+    """Describe the results of an output."""
+    return {
+        "output": output,
+        "format": committed.format,
+        "rows": committed.num_rows,
+        "ok": committed.num_rows - committed.num_failed,
+        "failed": committed.num_failed,
+        "reasons": dict(committed.reasons.most_common()),
+        "files": [
+            {
+                "location": storage.join(output, part.name),
+                "rows": part.num_rows,
+                "failed": part.num_failed,
+                "bytes": part.num_bytes,
+                "sha256": part.sha256,
+            }
+            for part in committed.parts
+        ],
+    }
+
+
+def json_lines(output: str, committed: Commit, offset: int, limit: int) -> Iterator[bytes]:
+    """Yield some rows of an output, a few thousand lines at a time.
+
+    Args:
+        output: Location.
+        committed: Its commit.
+        offset: Number of the first row.
+        limit: Rows at most.
+    """
+    stop = min(offset + limit, committed.num_rows)
+    if offset >= stop:
+        return
+    parts = iter(part for part in committed.parts if part.first_row + part.num_rows > offset)
+    for table, part in zip(read_results(output, first_row=offset), parts, strict=True):
+        start = max(0, offset - part.first_row)
+        wanted = table.slice(start, max(0, stop - part.first_row - start))
+        for begin in range(0, wanted.num_rows, _ROWS_AT_ONCE):
+            yield encode_table(wanted.slice(begin, _ROWS_AT_ONCE), "jsonl")
+        if part.first_row + part.num_rows >= stop:
+            return

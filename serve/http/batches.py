@@ -1,0 +1,83 @@
+"""Batch jobs: started, listed, watched, cancelled; their results and their page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
+from eagleray.serving.service import ImageService
+from serve.http.guard import CLIENT
+
+__all__ = ["batch_routes"]
+
+_PATH = "/v1/batches"
+_MOST_LISTED = 100
+_SAFE_PAGE = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+}
+
+Offset = Annotated[int, Query(ge=0, description="Of the first row.")]
+Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
+
+
+def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
+    """Return the routes of batch jobs."""
+    router = APIRouter(prefix=_PATH, tags=["batches"])
+    desk = BatchDesk(service.registry, service.config, launcher)
+
+    @router.post("", status_code=202, summary="Start a batch job, or go on with one.")
+    async def start(asked: BatchAsked, request: Request) -> Response:
+        status = await asyncio.to_thread(desk.start, asked, _caller(request), service.snapshot)
+        return JSONResponse(
+            status.as_json(),
+            status_code=200 if status.state == "succeeded" else 202,
+            headers={"location": f"{_PATH}/{status.id}"},
+        )
+
+    @router.get("", summary="The caller's batch jobs, newest first.")
+    async def list_batches(
+        request: Request, limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20
+    ) -> Response:
+        found = await asyncio.to_thread(desk.list, _caller(request), limit=limit)
+        return JSONResponse({"batches": [status.as_json() for status in found]})
+
+    @router.get("/{batch}", summary="How far a batch job is.")
+    async def status(batch: str, request: Request) -> Response:
+        found = await asyncio.to_thread(desk.status, batch, _caller(request))
+        return JSONResponse(found.as_json())
+
+    @router.get("/{batch}/results", summary="What came of it: its files and counts, or its rows.")
+    async def results(
+        batch: str,
+        request: Request,
+        format: Literal["json", "jsonl"] = "json",  # noqa: A002 — as callers write it
+        offset: Offset = 0,
+        limit: Limit = 1000,
+    ) -> Response:
+        caller = _caller(request)
+        if format == "json":
+            return JSONResponse(await asyncio.to_thread(desk.results, batch, caller))
+        rows = await asyncio.to_thread(desk.rows, batch, caller, offset=offset, limit=limit)
+        return StreamingResponse(rows, media_type="application/jsonl")
+
+    @router.get("/{batch}/report", summary="Its page.")
+    async def report(batch: str, request: Request) -> Response:
+        page = await asyncio.to_thread(desk.report, batch, _caller(request))
+        return HTMLResponse(page, headers=_SAFE_PAGE)
+
+    @router.delete("/{batch}", status_code=202, summary="Cancel it; what is done is kept.")
+    @router.post("/{batch}/cancel", status_code=202, summary="Cancel it; what is done is kept.")
+    async def cancel(batch: str, request: Request) -> Response:
+        ended = await asyncio.to_thread(desk.cancel, batch, _caller(request))
+        return JSONResponse(ended.as_json(), status_code=202)
+
+    return router
+
+
+def _caller(request: Request) -> str:
+    return str(request.scope[CLIENT]["application"])
