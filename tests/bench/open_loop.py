@@ -73,7 +73,7 @@ async def ask_in_turn(
     began = time.monotonic()
 
     async def ask_on(place: int) -> list[Asked]:
-        asked = []
+        asked: list[Asked] = []
         while (now := time.monotonic() - began) < seconds:
             asked.append(await client.ask(place + connections * len(asked), now, began))
         return asked
