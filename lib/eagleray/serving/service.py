@@ -11,14 +11,15 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eagleray.errors import BadImageError, EaglerayError, InputError
+from eagleray.errors import AttributeValueError, BadImageError, EaglerayError, InputError
 from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
+from eagleray.models.attributes import Features
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.serving.answers import answer_of
@@ -26,7 +27,7 @@ from eagleray.serving.config import ServiceConfig
 from eagleray.serving.fleet import Event, Fleet, FleetOptions
 from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
-from eagleray.serving.loading import LoadedVersion, Loader
+from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
 from eagleray.serving.problems import ForbiddenError, NotReadyError, TooLargeError
 from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
@@ -64,6 +65,7 @@ class PredictRequest:
         images: Encoded, decoded under the model's contract, or where they are.
         application: Of the caller.
         asked: Version number or alias; None for what the route says.
+        attributes: For each image what is known of it besides; None where nothing is said.
         request_id: The caller's, or ours.
         deadline: On the monotonic clock.
     """
@@ -74,6 +76,7 @@ class PredictRequest:
     request_id: str
     deadline: float
     asked: str | None = None
+    attributes: Sequence[Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +343,9 @@ class ImageService:
         self._require_count(len(request.images))
         self._let_in(request, len(request.images))
         async with self._version_for(request) as (via, loaded):
-            answered = await self._answer_all(loaded, request.images, request.deadline)
+            answered = await self._answer_all(
+                loaded, request.images, request.deadline, request.attributes
+            )
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
         self._mind_shadow(request, answers)
@@ -362,6 +367,11 @@ class ImageService:
         """
         began = time.monotonic()
         async with self._version_for(request) as (via, loaded):
+            if loaded.manifest.attributes:
+                raise AttributeValueError(
+                    f"Model {request.model!r} takes attributes beside images, and this protocol "
+                    f"has no place for them; ask /v1/models/{request.model}/predict."
+                )
             images = images_of(tensors, loaded.manifest.contract)
             self._require_count(len(images))
             self._let_in(request, len(images))
@@ -417,12 +427,24 @@ class ImageService:
             )
 
     async def _answer_all(
-        self, loaded: LoadedVersion, images: Sequence[ImageInRequest], deadline: float
+        self,
+        loaded: LoadedVersion,
+        images: Sequence[ImageInRequest],
+        deadline: float,
+        attributes: Sequence[Mapping[str, object]] | None = None,
     ) -> Sequence[Answered]:
-        """Answer all images; when one of them is refused, the others are no longer wanted."""
+        """Answer all images; when one of them is refused, the others are no longer wanted.
+
+        Raises:
+            AttributeValueError: The version takes attributes, and they are not there.
+        """
+        encoded = loaded.encode_attributes(attributes, len(images))
         if len(images) == 1:
-            return [await self._answer(loaded, images[0], deadline)]
-        tasks = [asyncio.ensure_future(self._answer(loaded, image, deadline)) for image in images]
+            return [await self._answer(loaded, images[0], deadline, encoded[0])]
+        tasks = [
+            asyncio.ensure_future(self._answer(loaded, image, deadline, row))
+            for image, row in zip(images, encoded, strict=True)
+        ]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -430,14 +452,19 @@ class ImageService:
                 task.cancel()
 
     async def _answer(
-        self, loaded: LoadedVersion, image: ImageInRequest, deadline: float
+        self,
+        loaded: LoadedVersion,
+        image: ImageInRequest,
+        deadline: float,
+        attributes: Features | None,
     ) -> Answered:
         try:
             content = await self._fetch(loaded, image) if isinstance(image, ImageLink) else image
             pixels = loaded.judge(content)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
-        answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+        wanted = content if attributes is None else ImageWithAttributes(content, attributes)
+        answered = await self.lanes.answer(loaded, wanted, pixels=pixels, deadline=deadline)
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
 
@@ -486,7 +513,10 @@ class ImageService:
         version, loaded = await self.fleet.acquire(choice, patience=0)
         deadline = time.monotonic() + self.config.timeout_s
         try:
-            answered = await self._answer_all(loaded, request.images, deadline)
+            answered = await self._answer_all(loaded, request.images, deadline, request.attributes)
+        except AttributeValueError:  # the version that answered takes others, or none
+            tally.skipped += 1
+            return
         finally:
             self.fleet.release(request.model, version)
         for ours, theirs in zip(given.answered, answered, strict=True):
