@@ -32,7 +32,9 @@ def model_routes(service: ImageService) -> APIRouter:
         service.snapshot.require_model(name)
         return JSONResponse(_describe(service, name))
 
-    @router.get("/{name}/labels", summary="The labels of the version that answers by default.")
+    @router.get(
+        "/{name}/labels", summary="What the version that answers by default says and takes."
+    )
     async def labels(name: str) -> Response:
         loaded = await service.version_of(name)
         manifest = loaded.manifest
@@ -42,6 +44,7 @@ def model_routes(service: ImageService) -> APIRouter:
                 **body,
                 "labels": list(manifest.task.labels),
                 "hierarchy": manifest.hierarchy,
+                "attributes": [one.model_dump(mode="json") for one in manifest.attributes],
                 "contract_digest": manifest.contract_digest,
                 "contract": manifest.contract.model_dump(mode="json"),
             }

@@ -34,7 +34,7 @@ from eagleray.models.attributes import (
     learn_attributes,
 )
 from eagleray.models.head import NetworkWithAttributes
-from eagleray.models.package import ModelManifest, read_package, write_package
+from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from eagleray.training.finish import finish_model
@@ -214,6 +214,33 @@ def test_packages_and_networks_without_attributes_say_nothing_of_them(tmp_path: 
     assert compiled_path(package, plan, tmp_path) != compiled_path(
         package_with_attributes(), plan, tmp_path
     )
+
+
+# `model.json` of a LeNet-5 as it was written before there were attributes.
+EARLIER = (
+    '{"format": 1, "name": "digits", "task": {"name": "multiclass", "labels": ["zero", "one",'
+    ' "two"]}, "architecture": {"name": "lenet5", "in_channels": 1, "num_outputs": 3, "transf'
+    'orm_input": false, "image_size": null}, "hierarchy": {}, "contract": {"version": 1, "col'
+    'or": "gray", "orientation": "exif", "alpha": "drop", "resize": {"mode": "exact", "height'
+    '": 32, "width": 32}, "crop": null, "resampler": "pillow_bilinear", "jpeg": "exact", "max'
+    '_bytes": 134217728, "max_pixels": 134217728, "mean": [0.5], "std": [0.5], "dtype": "uint'
+    '8", "layout": "HWC"}, "contract_digest": "c6a787e59619adcae938f59fcad922855530b94ab254cb'
+    '47fc3a83ed2462d7de", "metrics": {"accuracy": 0.5}, "lineage": {"data_digest": null, "run'
+    '": null, "parent": null, "created": "2026-01-01T00:00:00+00:00", "eagleray": "0.1.0", "t'
+    'orch": "2.11.0", "note": ""}, "files": {"model.safetensors": "c59f657e5a0727e88a95c2c995'
+    '94195849f76587a8ba7e96a69294217c40c347", "golden.json": "1baa3fd3d64c8c74d4ac7528d9f8542'
+    'db58fb8a6ef666aabb540a840656e4f23", "golden/00.png": "7d60ad54797687a395ca672144f11dbc55'
+    '505b514794a4b5d5aa65dba2cea7fd", "golden/01.png": "fc75b6f2c88dfceea2e17263014849f11e95d'
+    'b6d7226aa71c7add4d6f63f6be4", "golden/02.png": "7c9c10a83578ff764371d353deadfcc4247c3fe8'
+    '19bb222bea8fd99ce5515f1e"}}'
+)
+
+
+def test_an_earlier_package_keeps_its_digest() -> None:
+    manifest = ModelManifest.model_validate_json(EARLIER)
+    assert manifest.attributes == ()
+    digest = "7a5012906b262651cdf0ff66dea6b2f0b918facce4a95b635bbc6325fd443e42"
+    assert ModelPackage(manifest, {}).digest == digest
 
 
 def test_a_manifest_has_as_many_attributes_as_its_network() -> None:

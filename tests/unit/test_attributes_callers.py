@@ -150,7 +150,8 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
         records = [{"image": TEXT, **one} for one in KNOWN]
         split = {"columns": [*records[0]], "data": [list(record.values()) for record in records]}
-        for body in ({"dataframe_records": records}, {"dataframe_split": split}):
+        bodies: list[Any] = [{"dataframe_records": records}, {"dataframe_split": split}]
+        for body in bodies:
             rows = (await asked.client.post("/invocations", json=body)).json()["predictions"]
             scores = [row["score"] for row in rows]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
@@ -204,7 +205,8 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
 
     async def test(asked: Asked) -> None:
         for version in ("1", "2"):
-            form = {"content": IMAGE, "params": {"attributes": JSON, "version": version}}
+            form: dict[str, Any] = {"content": IMAGE}
+            form["params"] = {"attributes": JSON, "version": version}
             answer = (await asked.client.post(PATH, **form)).json()
             assert answer["version"] == int(version)
             assert answer["results"][0]["status"] == "ok"

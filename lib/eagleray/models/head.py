@@ -64,7 +64,8 @@ class NetworkWithAttributes(nn.Module):
     def place(self) -> str:
         """Name of the layer of the backbone in whose place the head was."""
         layers = dict(self.backbone.named_modules())
-        return next(path for path, layer in layers.items() if isinstance(layer, MovedHead))
+        (path,) = (str(name) for name, layer in layers.items() if isinstance(layer, MovedHead))
+        return path
 
     def forward(self, images: Tensor, attributes: Tensor) -> Tensor:
         """Map images (N, C, H, W) and attributes (N, A) to outputs (N, num_outputs)."""
