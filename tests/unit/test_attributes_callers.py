@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import json
@@ -23,6 +24,8 @@ from eagleray.errors import InputError
 from eagleray.models.package import write_package
 from eagleray.models.registry import Registry
 from eagleray.predictor import Predictor
+from eagleray.serving.routes import Routes
+from eagleray.serving.service import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
 from tests.unit.attributes_kit import package_with_attributes
@@ -201,7 +204,8 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())
-    registry.set_alias("digits", "shadow", 2)
+    routes = Routes(registry.history.database, who="tester")
+    routes.set("digits", shadow="2", shadow_share=1.0)
 
     async def test(asked: Asked) -> None:
         for version in ("1", "2"):
@@ -210,6 +214,16 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
             answer = (await asked.client.post(PATH, **form)).json()
             assert answer["version"] == int(version)
             assert answer["results"][0]["status"] == "ok"
+
+        await asked.service.settled(patience=20)
+        tally = asked.service.shadows.setdefault("digits", ShadowTally())
+        async with asyncio.timeout(20):
+            while not tally.same + tally.different:  # it looks at nothing while there is work
+                await asked.client.post(PATH, content=IMAGE, params={"attributes": JSON})
+                await asyncio.sleep(0.05)
+        before = tally.skipped
+        assert (await asked.client.post(PATH, content=IMAGE)).is_success
+        await asked.until(lambda: tally.skipped > before)  # it cannot answer that
 
     with_service(registry, test)
 
