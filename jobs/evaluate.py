@@ -24,7 +24,7 @@ from eagleray.datasets.split import read_part
 from eagleray.errors import InputError, KpiMissedError
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
-from eagleray.evaluation.evaluate import Evaluation, encode_targets, evaluate
+from eagleray.evaluation.evaluate import Evaluation, encode_attributes, encode_targets, evaluate
 from eagleray.evaluation.kpi import Kpi, Verdict, judge, read_kpis, require_known
 from eagleray.evaluation.metrics import metric_names
 from eagleray.evaluation.record import EvaluationRecord
@@ -132,8 +132,10 @@ def build(
     for one in kpis:
         if one.from_current and holder is None:
             raise InputError(f"{kpi} asks for `{one}`; say which model is current by --current.")
+    encode_attributes(loaded.package.attributes, images)
     if holder is not None:
         encode_targets(holder.package.task, images)
+        encode_attributes(holder.package.attributes, images)
     name = f"{loaded.name}-{loaded.package.digest[:12]}-on-{images.digest[:12]}.html"
     return EvaluationJob(
         model=loaded,

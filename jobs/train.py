@@ -137,6 +137,8 @@ def main(
             f"{len(parts.train):,} images to learn, {len(parts.validation):,} to choose by, "
             f"{len(parts.test):,} to test on; {job.spec.task}, {job.plan.architecture.name}"
         )
+        for attribute in job.plan.attributes:
+            console.note(f"beside each image {attribute.in_words}")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             if find_learning_rate:
                 suggestion, page = find_rate(job, session, console)

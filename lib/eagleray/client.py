@@ -3,6 +3,7 @@
     client = Client("http://127.0.0.1:8000", key="er_…")
     client.predict("digits", Path("seven.png")).label          # "7"
     client.predict_many("digits", [first, second], top_k=3)
+    client.predict("lungs", scan, attributes={"age": 41, "site": "north"})
     client.batches.start("s3://photos/2026/", "s3://results/2026/", "digits")
 
     async with AsyncClient(url) as client:
@@ -20,7 +21,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,21 +75,32 @@ class _Asking:
     def _question(images: Sequence[Image], asked: dict[str, Any]) -> dict[str, Any]:
         """Return what is posted: a form of files, or JSON where the service reads them."""
         params = {name: value for name, value in asked.items() if value is not None}
+        attributes = params.pop("attributes", None)
+        known = [attributes] if isinstance(attributes, Mapping) else attributes
+        if known is not None and len(known) != len(images):
+            raise ValueError(f"{len(images)} images have {len(known)} attributes; one is for each")
         links = [image for image in images if isinstance(image, str)]
         if links and len(links) < len(images):
             raise ValueError("images are either addresses or bytes and files, in one request")
         if links:
-            described = [
+            described: list[dict[str, Any]] = [
                 {"url" if link.startswith(("http://", "https://")) else "uri": link}
                 for link in links
             ]
+            if known is not None:
+                described = [
+                    {**link, "attributes": dict(one)}
+                    for link, one in zip(described, known, strict=True)
+                ]
             body = {"image": described[0]} if len(links) == 1 else {"images": described}
             return {"json": {**body, **params}}
         contents = [item.read_bytes() if isinstance(item, Path) else item for item in images]
-        if len(contents) == 1:
+        if len(contents) == 1 and known is None:
             return {"params": params, "content": contents[0]}
         files = [("image", (str(number), item)) for number, item in enumerate(contents)]
-        return {"params": params, "files": files}
+        # In the body, where no log of addresses shows what is known of somebody.
+        data = {} if known is None else {"attributes": json.dumps([dict(one) for one in known])}
+        return {"params": params, "files": files, "data": data}
 
     def _wait_before(self, attempt: int, refused: RequestRefusedError, deadline: float) -> float:
         """Return how long to wait before asking again.
@@ -172,7 +184,8 @@ class Client(_Asking):
         Args:
             model: Name.
             image: Its bytes, its file, or its address.
-            asked: `top_k`, `threshold`, `version`, `timeout_ms`.
+            asked: `top_k`, `threshold`, `version`, `timeout_ms`; and `attributes`, by name, for a
+                model that takes them (of several images, a list).
 
         Raises:
             BadImageError: The image cannot be used.

@@ -26,8 +26,8 @@ __all__ = ["load_compiled"]
 _NUM_RUNNERS = 16  # calls at a time, over the same weights; more than these wait
 
 
-def load_compiled(path: Path) -> Callable[[Tensor], Tensor]:
-    """Load a network of one tensor in and one tensor out.
+def load_compiled(path: Path) -> Callable[..., Tensor]:
+    """Load a network of tensors in and one tensor out.
 
     Args:
         path: A `.pt2` file, as `aoti_compile_and_package` makes it, with the weights inside.
@@ -65,11 +65,11 @@ class _Library:
             c_void_p,  # proxy executor, for operators without a C interface; ours need none
         )
 
-    def __call__(self, images: Tensor) -> Tensor:
-        inputs = (c_void_p * 1)(_lend(images))
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        inputs = (c_void_p * len(tensors))(*map(_lend, tensors))
         outputs = (c_void_p * 1)()
         # The call takes over what `inputs` points to, and gives away what `outputs` does.
-        if self._run(self._model, inputs, 1, outputs, 1, None, None) != 0:
+        if self._run(self._model, inputs, len(tensors), outputs, 1, None, None) != 0:
             raise RuntimeError("a compiled network failed; its message is on standard error")
         return _take(outputs[0])
 

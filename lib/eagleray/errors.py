@@ -85,6 +85,12 @@ class InputError(UserError):
     """A path, a table, a column or a value is not what the command needs."""
 
 
+class AttributeValueError(InputError):
+    """What is said of an image is missing, or is not what its model learned."""
+
+    http_status = 422
+
+
 class UnknownNameError(UserError):
     """A name that is not known here, with the nearest known ones in the message."""
 

@@ -3,6 +3,8 @@
     plan = ExecutionPlan.choose(device="auto", precision="auto", …)
     run = prepare(package, plan)         # uint8 (N, H, W, C) -> float32 logits (N, outputs)
 
+A network of images and attributes takes these too: float32 (N, A).
+
 A compiled network is made once per machine by ahead-of-time compilation and cached as a file, so
 that the workers of a job load it in half a second instead of compiling it each. The cache holds
 machine code: it is made here, for this machine, and never comes with a package.
@@ -32,12 +34,13 @@ from eagleray.choices import CompileMode, Precision
 from eagleray.compiled import load_compiled
 from eagleray.errors import InputError
 from eagleray.models.architectures import build_on_meta
+from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["ExecutionPlan", "Run", "compiled_path", "has_bfloat16", "prepare"]
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[..., Tensor]
 
 COMPILE_SECONDS = 25.0
 """What compilation costs on a cold cache, roughly, whatever the network."""
@@ -128,8 +131,8 @@ def prepare(
         cache_folder: Where compiled networks are kept.
 
     Returns:
-        The function from uint8 images (batch_size, H, W, C) to float32 logits, and whether it is
-        compiled.
+        The function from uint8 images (batch_size, H, W, C), and float32 attributes (batch_size, A)
+        where the model has any, to float32 logits, and whether it is compiled.
 
     Raises:
         InputError: To compile was asked for on a GPU.
@@ -148,9 +151,9 @@ def prepare(
             return _with_threads(load_compiled(cached), plan), True
     network = _network(_settled(package.build_module(), plan.dtype), package, plan)
 
-    def run(images: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> Tensor:
         with _turns.one_pass():
-            logits: Tensor = network(images)
+            logits: Tensor = network(*inputs)
         return logits
 
     return _with_threads(run, plan), False
@@ -162,9 +165,9 @@ def _with_threads(run: Run, plan: ExecutionPlan) -> Run:
         return run
     num_threads = plan.num_threads
 
-    def on_threads(images: Tensor) -> Tensor:
+    def on_threads(*inputs: Tensor) -> Tensor:
         torch.set_num_threads(num_threads)  # which holds for the thread that says it, no other
-        return run(images)
+        return run(*inputs)
 
     return on_threads
 
@@ -245,9 +248,11 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
     from torch.utils.flop_counter import FlopCounterMode
 
     module = build_on_meta(package.manifest.architecture)
-    images = torch.empty(1, package.contract.channels, *package.contract.size, device="meta")
+    inputs = [torch.empty(1, package.contract.channels, *package.contract.size, device="meta")]
+    if package.attributes:
+        inputs.append(torch.empty(1, num_features(package.attributes), device="meta"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(images)
+        module(*inputs)
     speed = EAGER_FLOPS_PER_CORE * (plan.num_threads or torch.get_num_threads())
     eager_seconds = expected_images * counter.get_total_flops() / speed
     return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)
@@ -285,10 +290,12 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
 
     network = _network(package.build_module(), package, plan)
     shape = (plan.batch_size, *package.contract.shape)
-    images = torch.zeros(shape, dtype=torch.uint8, device=plan.device)
+    inputs = [torch.zeros(shape, dtype=torch.uint8, device=plan.device)]
+    if package.attributes:
+        inputs.append(torch.zeros(plan.batch_size, num_features(package.attributes)))
     beside = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
     with _quiet_compiler(), torch.no_grad():
-        exported = torch.export.export(network, (images,))
+        exported = torch.export.export(network, tuple(inputs))
         aoti_compile_and_package(
             exported,
             package_path=str(beside),

@@ -2,6 +2,7 @@
 
     predictor = Predictor(package)
     outcomes = predictor.predict([image_bytes, …])      # never raises for a bad image
+    outcomes = predictor.predict([image_bytes, …], [{"age": 41, "site": "north"}, …])
 
 The same object serves a batch actor, a service replica, an evaluation and a notebook.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,18 @@ from torch import Tensor
 
 from eagleray.choices import CompileMode, Precision
 from eagleray.decode_ahead import DecodedBatch, decode_ahead
-from eagleray.errors import BadImageError, ContractError, InputError, PackageError, Reason
+from eagleray.errors import (
+    AttributeValueError,
+    BadImageError,
+    ContractError,
+    InputError,
+    PackageError,
+    Reason,
+)
 from eagleray.execution import ExecutionPlan, Run, prepare
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.machine import num_usable_cores
+from eagleray.models.attributes import Features, encode_mappings
 from eagleray.models.package import ModelPackage
 from eagleray.outcome import Outcome
 from eagleray.settings import read_settings
@@ -152,31 +161,95 @@ class Predictor:
 
     # --- the whole way ---
 
-    def predict(self, images: Sequence[bytes]) -> list[Outcome]:
+    def predict(
+        self,
+        images: Sequence[bytes],
+        attributes: Sequence[Mapping[str, object]] | None = None,
+    ) -> list[Outcome]:
         """Predict encoded images.
 
         Args:
             images: Encoded images, as read from storage.
+            attributes: For each image what the model wants to know of it beside its pixels, by
+                name: a text, a number, or None where it is not known.
 
         Returns:
             One outcome for each input, in order. A bad image is a failed outcome.
+
+        Raises:
+            AttributeValueError: The model takes attributes, and they are not there, or are no
+                values that it can take.
         """
+        encoded = self.encode_attributes(attributes, len(images))
         if self.decode_threads == 1:
-            return self.predict_decoded([self.preprocess(image) for image in images])
-        batches = self.predict_ahead(images, self.preprocess, num_threads=self.decode_threads)
+            return self.predict_decoded([self.preprocess(image) for image in images], encoded)
+        batches = self.predict_ahead(
+            images, self.preprocess, num_threads=self.decode_threads, attributes=encoded
+        )
         return [outcome for batch in batches for outcome in batch]
 
-    def predict_decoded(self, images: Sequence[DecodedImage | Outcome]) -> list[Outcome]:
-        """Predict what `preprocess` returned; outcomes that have failed already pass through."""
+    def encode_attributes(
+        self, attributes: Sequence[Mapping[str, object]] | None, num_images: int
+    ) -> Features | None:
+        """Return what the network sees of images' attributes.
+
+        Args:
+            attributes: As for `predict`.
+            num_images: Whose attributes they are.
+
+        Returns:
+            float32 array (N, num_features); None where the model takes none.
+
+        Raises:
+            AttributeValueError: As for `predict`.
+        """
+        if not self.package.attributes:
+            return None
+        given = self._required(attributes)
+        if len(given) != num_images:
+            raise AttributeValueError(
+                f"There are attributes of {len(given)} images, and {num_images} images; give those "
+                "of each, in the same order."
+            )
+        return encode_mappings(self.package.attributes, given)
+
+    def _required(self, attributes: T | None) -> T:
+        """Refuse to go on without attributes.
+
+        Raises:
+            AttributeValueError: Naming them.
+        """
+        if attributes is None:
+            names = ", ".join(one.name for one in self.package.attributes)
+            raise AttributeValueError(
+                f"Model {self.package.manifest.name!r} wants to know of every image, beside its "
+                f"pixels, the attributes {names}, and they are not given."
+            )
+        return attributes
+
+    def predict_decoded(
+        self, images: Sequence[DecodedImage | Outcome], attributes: Features | None = None
+    ) -> list[Outcome]:
+        """Predict what `preprocess` returned; outcomes that have failed already pass through.
+
+        Args:
+            images: Decoded, or failed.
+            attributes: Of all of them, as `encode_attributes` returns them.
+
+        Raises:
+            AttributeValueError: The model takes attributes, and there are none.
+        """
         good = [image for image in images if isinstance(image, DecodedImage)]
-        answers = iter(self._answer(good))
+        if attributes is not None and len(good) < len(images):
+            attributes = attributes[[isinstance(image, DecodedImage) for image in images]]
+        answers = iter(self._answer(good, attributes))
         return [next(answers) if isinstance(image, DecodedImage) else image for image in images]
 
-    def _answer(self, images: Sequence[DecodedImage]) -> list[Outcome]:
+    def _answer(self, images: Sequence[DecodedImage], attributes: Features | None) -> list[Outcome]:
         if not images:
             return []
         try:
-            outputs = self.forward(np.stack([image.pixels for image in images]))
+            outputs = self.forward(np.stack([image.pixels for image in images]), attributes)
         except BadImageError as error:
             return [Outcome.failed(error.reason, error.message) for _ in images]
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
@@ -189,7 +262,12 @@ class Predictor:
     # --- the whole way, decoding beside the forward passes ---
 
     def predict_ahead(
-        self, images: Sequence[T], read: Callable[[T], DecodedImage | Outcome], *, num_threads: int
+        self,
+        images: Sequence[T],
+        read: Callable[[T], DecodedImage | Outcome],
+        *,
+        num_threads: int,
+        attributes: Features | None = None,
     ) -> Iterator[list[Outcome]]:
         """Predict batch by batch; one is read when the next is launched, so no device waits.
 
@@ -197,7 +275,13 @@ class Predictor:
             images: Encoded images, locations, or whatever `read` takes.
             read: What `preprocess` does, of one of them; called from several threads.
             num_threads: That read ahead of the forward passes.
+            attributes: Of all images, as `encode_attributes` returns them.
+
+        Raises:
+            AttributeValueError: The model takes attributes, and there are none.
         """
+        if self.package.attributes:
+            attributes = self._required(attributes)
         batches = decode_ahead(
             images,
             read,
@@ -207,22 +291,26 @@ class Predictor:
             pin_memory=self._copies is not None,
         )
         launched: deque[tuple[list[DecodedImage | Outcome], list[_Pass]]] = deque()
+        done = 0
         with closing(batches):
             for batch in batches:
-                launched.append(self._launch_batch(batch))
+                end = done + len(batch.images)
+                known = None if attributes is None else attributes[done:end]
+                launched.append(self._launch_batch(batch, known))
+                done = end
                 if len(launched) > 1:
                     yield self._read_batch(*launched.popleft())
         while launched:
             yield self._read_batch(*launched.popleft())
 
     def _launch_batch(
-        self, batch: DecodedBatch
+        self, batch: DecodedBatch, attributes: Features | None
     ) -> tuple[list[DecodedImage | Outcome], list[_Pass]]:
         """Launch the passes of a batch, none where no image is left to answer."""
         if not any(isinstance(image, DecodedImage) for image in batch.images):
             return batch.images, []
         try:
-            return batch.images, list(self._passes(batch.pixels))
+            return batch.images, list(self._passes(batch.pixels, attributes))
         except BadImageError as error:
             failed = Outcome.failed(error.reason, error.message)
             return [failed if isinstance(i, DecodedImage) else i for i in batch.images], []
@@ -248,28 +336,36 @@ class Predictor:
         except BadImageError as error:
             return Outcome.failed(error.reason, error.message)
 
-    def forward(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def forward(
+        self, pixels: npt.NDArray[np.uint8], attributes: Features | None = None
+    ) -> npt.NDArray[np.float32]:
         """Run the network over decoded images, in passes of one fixed shape.
 
         Args:
             pixels: uint8 array (N, H, W, C) of the contract's shape.
+            attributes: Of the images, as `encode_attributes` returns them.
 
         Returns:
             float32 array (N, num_labels) of probabilities, or (N, 1) of regression values.
 
         Raises:
             BadImageError: `out_of_memory`, when not even one image fits.
+            AttributeValueError: The model takes attributes, and there are none.
         """
-        passes = self._passes(torch.from_numpy(pixels))
+        if self.package.attributes:
+            attributes = self._required(attributes)
+        passes = self._passes(torch.from_numpy(pixels), attributes)
         return np.concatenate([launched.read() for launched in passes])
 
-    def _passes(self, pixels: Tensor) -> Iterator[_Pass]:
+    def _passes(self, pixels: Tensor, attributes: Features | None) -> Iterator[_Pass]:
         """Launch passes over uint8 images (N, H, W, C), in order, each when it is asked for."""
+        inputs = [pixels] if attributes is None else [pixels, torch.from_numpy(attributes)]
         position = 0
         while position < len(pixels):
             size = self._size_for(len(pixels) - position)
             try:
-                launched = self._launch(pixels[position : position + size], size)
+                part = [tensor[position : position + size] for tensor in inputs]
+                launched = self._launch(part, size)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -282,10 +378,10 @@ class Predictor:
         """Return the largest size of a pass that these images fill, else the smallest there is."""
         return next((size for size in self._runs if size <= num_images), min(self._runs))
 
-    def _launch(self, pixels: Tensor, size: int) -> _Pass:
+    def _launch(self, inputs: Sequence[Tensor], size: int) -> _Pass:
         with torch.inference_mode():
-            images = self._upload(pixels, size)
-            outputs = self.task.activate(self._runs[size](images)[: len(pixels)])
+            padded = [self._upload(tensor, size) for tensor in inputs]
+            outputs = self.task.activate(self._runs[size](*padded)[: len(inputs[0])])
             if self._copies is None:
                 return _Pass(outputs.cpu())
             # The way back is queued here too: later it would stand behind the next pass.
@@ -295,23 +391,23 @@ class Predictor:
             done.record(torch.cuda.current_stream(self.plan.device))
         return _Pass(on_host, done)
 
-    def _upload(self, pixels: Tensor, size: int) -> Tensor:
-        """Bring images to the device, and their number to `size` with black ones."""
+    def _upload(self, rows: Tensor, size: int) -> Tensor:
+        """Bring images or attributes to the device, and their number to `size` with zeros."""
         if self._copies is None:
-            return self._padded(pixels, size)
+            return self._padded(rows, size)
         with torch.cuda.stream(self._copies):  # beside the pass that is under way
-            images = self._padded(pixels, size)
+            padded = self._padded(rows, size)
         computing = torch.cuda.current_stream(self.plan.device)
         computing.wait_stream(self._copies)
-        images.record_stream(computing)  # or the next copy could take its memory too early
-        return images
+        padded.record_stream(computing)  # or the next copy could take its memory too early
+        return padded
 
-    def _padded(self, pixels: Tensor, size: int) -> Tensor:
-        if len(pixels) == size:
-            return pixels.to(self.plan.device, non_blocking=True)
-        images = pixels.new_zeros((size, *pixels.shape[1:]), device=self.plan.device)
-        images[: len(pixels)].copy_(pixels, non_blocking=True)
-        return images
+    def _padded(self, rows: Tensor, size: int) -> Tensor:
+        if len(rows) == size:
+            return rows.to(self.plan.device, non_blocking=True)
+        padded = rows.new_zeros((size, *rows.shape[1:]), device=self.plan.device)
+        padded[: len(rows)].copy_(rows, non_blocking=True)
+        return padded
 
     def _halve_batch(self, error: BaseException) -> None:
         """Make room after running out of memory; a compiled network has one shape, so drop it."""
@@ -358,8 +454,10 @@ class Predictor:
                 f"Model {self.package.manifest.name!r} has a golden image that cannot be decoded "
                 f"({error.message})."
             ) from error
+        known = [item.attributes for item in golden.images]
+        attributes = self.encode_attributes(known, len(known))
         expected = np.asarray([item.outputs for item in golden.images])
-        difference = np.abs(self.forward(np.stack(pixels)) - expected).max()
+        difference = np.abs(self.forward(np.stack(pixels), attributes) - expected).max()
         return GoldenCheck(len(pixels), float(difference), golden.tolerance)
 
     def require_healthy(self) -> GoldenCheck:

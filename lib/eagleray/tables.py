@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -29,6 +30,7 @@ __all__ = [
     "read_csv_table",
     "require_column",
     "resolve_beside",
+    "texts_of",
 ]
 
 URI_COLUMNS = ("uri", "path", "file", "filename", "image", "url")
@@ -320,6 +322,22 @@ def require_column(
         f"{where} has no column named {' or '.join(usual)}; it has {', '.join(names)}. Name the "
         f"right one with {flag}."
     )
+
+
+def texts_of(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """Return values as text, "" where null; rows with the same text share one string."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    if pa.types.is_nested(kind):
+        values = column.to_pylist()
+        return tuple(
+            "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+            for value in values
+        )
+    encoded = pc.fill_null(column.cast(pa.string()), "").combine_chunks().dictionary_encode()
+    known = encoded.dictionary.to_pylist()
+    return tuple(known[index] for index in encoded.indices.to_pylist())
 
 
 def resolve_beside(table_location: str, location: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,15 +14,27 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from eagleray.errors import InputError
+from eagleray.errors import AttributeValueError, InputError
 from eagleray.imaging.contract import first_fault
 from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageLink
 
-__all__ = ["BODIES", "Asked", "ImageInJson", "JsonBody", "read_asked", "read_images"]
+__all__ = [
+    "BODIES",
+    "Asked",
+    "AskedInQuery",
+    "ImageInJson",
+    "ImagesAsked",
+    "JsonBody",
+    "read_asked",
+    "read_images",
+]
 
 _RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
 _MOST_PARTS = 1000
+
+
+AttributeInJson = bool | int | float | str | None
 
 
 class ImageInJson(BaseModel):
@@ -35,6 +48,9 @@ class ImageInJson(BaseModel):
     )
     uri: str | None = Field(
         default=None, description="A storage location that the service may read."
+    )
+    attributes: dict[str, AttributeInJson] | None = Field(
+        default=None, description="What is known of the image, for models that take attributes."
     )
 
     @model_validator(mode="after")
@@ -77,6 +93,16 @@ class Asked(BaseModel):
     )
 
 
+class AskedInQuery(Asked):
+    """What a caller may say in the query."""
+
+    attributes: str | None = Field(
+        default=None,
+        description="What is known of the image, as JSON; of several images, a list. A multipart "
+        "form has it as a field.",
+    )
+
+
 class JsonBody(Asked):
     """A JSON body: one image or several, and what else is asked."""
 
@@ -97,7 +123,8 @@ BODIES: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    "attributes": {"type": "string"},
                 },
                 "required": ["image"],
             }
@@ -110,12 +137,25 @@ BODIES: dict[str, Any] = {
 """The bodies that are taken, for the OpenAPI document."""
 
 
-async def read_images(request: Request) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
-    """Read the images of a request.
+@dataclass(frozen=True, slots=True)
+class ImagesAsked:
+    """The images of a request.
 
-    Returns:
-        The images; whether the request is about one image alone; and what a JSON body asks
-        besides.
+    Attributes:
+        images: In their order.
+        alone: Whether the request is about one image alone.
+        asked: What a JSON body asks besides.
+        attributes: What is known of each image; None where nothing is said.
+    """
+
+    images: Sequence[bytes | ImageLink]
+    alone: bool
+    asked: dict[str, Any] = field(default_factory=dict)
+    attributes: Sequence[Mapping[str, object]] | None = None
+
+
+async def read_images(request: Request) -> ImagesAsked:
+    """Read the images of a request.
 
     Raises:
         InputError: The body is not what its content type says.
@@ -124,28 +164,55 @@ async def read_images(request: Request) -> tuple[Sequence[bytes | ImageLink], bo
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
     kind = kind.strip().lower()
     if kind == "multipart/form-data":
-        images = await _read_form(request)
-        return images, len(images) == 1, {}
+        return await _read_form(request)
     if kind == "application/json":
         return _read_json(await request.body())
     if kind in _RAW or kind.startswith("image/"):
-        return [await request.body()], True, {}
+        return ImagesAsked(
+            [await request.body()], alone=True, attributes=_attributes_in_query(request)
+        )
     raise UnsupportedError(
         f"A body of {kind or 'no'} content type is not taken; send image/*, "
         "application/octet-stream, multipart/form-data or application/json."
     )
 
 
-async def _read_form(request: Request) -> list[bytes | ImageLink]:
+async def _read_form(request: Request) -> ImagesAsked:
     try:
         async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS) as form:
             files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-            return [await part.read() for part in files]
+            images = [await part.read() for part in files]
+            text = form.get("attributes")
     except HTTPException as error:
         raise InputError(f"The multipart form cannot be read ({error.detail}).") from None
+    attributes = _parse_attributes(text) if isinstance(text, str) else _attributes_in_query(request)
+    return ImagesAsked(images, alone=len(images) == 1, attributes=attributes)
 
 
-def _read_json(body: bytes) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
+def _attributes_in_query(request: Request) -> Sequence[Mapping[str, object]] | None:
+    text = request.query_params.get("attributes")
+    return None if text is None else _parse_attributes(text)
+
+
+def _parse_attributes(text: str) -> Sequence[Mapping[str, object]]:
+    """Read what is known of one image, or of each of several.
+
+    Raises:
+        AttributeValueError: It is no such JSON.
+    """
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise AttributeValueError(f"The attributes are no JSON ({error}).") from None
+    several = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, dict) for one in several):
+        raise AttributeValueError(
+            'The attributes are an object, as in {"age": 41}, or a list with one for each image.'
+        )
+    return several
+
+
+def _read_json(body: bytes) -> ImagesAsked:
     try:
         parsed = JsonBody.model_validate(json.loads(body))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -153,10 +220,15 @@ def _read_json(body: bytes) -> tuple[Sequence[bytes | ImageLink], bool, dict[str
     except ValidationError as error:
         raise InputError(f"JSON body: {first_fault(error)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)
-    if parsed.image is not None:
-        return [parsed.image.content()], True, asked
-    assert parsed.images is not None
-    return [image.content() for image in parsed.images], False, asked
+    alone = parsed.image is not None
+    images = [parsed.image] if parsed.image is not None else parsed.images or []
+    said = any(image.attributes is not None for image in images)
+    return ImagesAsked(
+        [image.content() for image in images],
+        alone=alone,
+        asked=asked,
+        attributes=[image.attributes or {} for image in images] if said else None,
+    )
 
 
 def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
@@ -166,7 +238,7 @@ def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
         InputError: With the parameter at fault.
     """
     try:
-        return Asked.model_validate_strings(
+        return AskedInQuery.model_validate_strings(
             {
                 **dict(request.query_params),
                 **{name: str(value) for name, value in from_body.items() if value is not None},

@@ -39,7 +39,9 @@ def model_routes(service: ImageService) -> APIRouter:
         usage = await _usage(service, name, application)
         return JSONResponse({**_describe(service, name, application), "usage": usage})
 
-    @router.get("/{name}/labels", summary="The labels of the version that answers by default.")
+    @router.get(
+        "/{name}/labels", summary="What the version that answers by default says and takes."
+    )
     async def labels(name: str) -> Response:
         loaded = await service.version_of(name)
         manifest = loaded.manifest
@@ -49,6 +51,7 @@ def model_routes(service: ImageService) -> APIRouter:
                 **body,
                 "labels": list(manifest.task.labels),
                 "hierarchy": manifest.hierarchy,
+                "attributes": [one.model_dump(mode="json") for one in manifest.attributes],
                 "contract_digest": manifest.contract_digest,
                 "contract": manifest.contract.model_dump(mode="json"),
             }

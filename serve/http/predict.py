@@ -11,8 +11,16 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import BadImageError, InputError
 from eagleray.serving.answers import Answer
-from eagleray.serving.service import Answers, ImageLink, ImageService, PredictRequest
-from serve.http.bodies import BODIES, Asked, ImageInJson, read_asked, read_images
+from eagleray.serving.service import Answers, ImageService, PredictRequest
+from serve.http.bodies import (
+    BODIES,
+    Asked,
+    AskedInQuery,
+    ImageInJson,
+    ImagesAsked,
+    read_asked,
+    read_images,
+)
 from serve.http.guard import CLIENT, TRACE, request_id_of
 
 __all__ = ["predict_routes"]
@@ -49,16 +57,16 @@ def predict_routes(service: ImageService) -> APIRouter:
     async def predict(
         request: Request,
         name: str,
-        _asked: Annotated[Asked, Query()],
+        _asked: Annotated[AskedInQuery, Query()],
     ) -> Response:
         """Answer the images of the body.
 
         A single image that cannot be used is an error of its own; of several, each has its result.
         """
-        images, alone, from_body = await read_images(request)
-        asked = read_asked(request, from_body)
-        answers = await _ask(service, request, name, images, asked)
-        if alone:
+        given = await read_images(request)
+        asked = read_asked(request, given.asked)
+        answers = await _ask(service, request, name, given, asked)
+        if given.alone:
             _require_used(answers)
         body = answers.as_json(
             request_id=request_id_of(request.scope),
@@ -74,8 +82,8 @@ def predict_routes(service: ImageService) -> APIRouter:
         summary="Predict images in the form that MLflow's servers take.",
     )
     async def invocations_of_model(request: Request, name: str) -> Response:
-        images = _read_mlflow(await request.body())
-        answers = await _ask(service, request, name, images, Asked())
+        given = _read_mlflow(await request.body())
+        answers = await _ask(service, request, name, given, Asked())
         rows = answers.as_json(request_id="", top_k=5, threshold=None)["results"]
         return JSONResponse({"predictions": rows})
 
@@ -100,7 +108,7 @@ async def _ask(
     service: ImageService,
     request: Request,
     model: str,
-    images: Any,
+    given: ImagesAsked,
     asked: Asked,
 ) -> Answers:
     client = request.scope[CLIENT]
@@ -110,7 +118,8 @@ async def _ask(
     answers = await service.predict(
         PredictRequest(
             model=model,
-            images=images,
+            images=given.images,
+            attributes=given.attributes,
             application=client["application"],
             request_id=client["request_id"],
             deadline=time.monotonic() + seconds,
@@ -133,8 +142,11 @@ def _require_used(answers: Answers) -> None:
         raise BadImageError(failure.reason, failure.message)
 
 
-def _read_mlflow(body: bytes) -> list[bytes | ImageLink]:
+def _read_mlflow(body: bytes) -> ImagesAsked:
     """Read the images of a body for MLflow's `/invocations`, each in base64.
+
+    A row of one cell is an image. In a row of several the column `image` is, and the others are
+    attributes.
 
     Raises:
         InputError: It is none.
@@ -143,30 +155,49 @@ def _read_mlflow(body: bytes) -> list[bytes | ImageLink]:
         parsed = json.loads(body)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"The body is no JSON ({error}).") from None
-    cells = _cells(parsed) if isinstance(parsed, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
+    rows = _rows(parsed) if isinstance(parsed, dict) else None
+    cells = [_image_of(row) for row in rows] if isinstance(rows, list) else None
+    if cells is None or not all(isinstance(cell, str) for cell in cells):
         raise InputError(
             "The body has one of inputs, instances, dataframe_split and dataframe_records, with "
-            "one image in base64 for each row."
+            "one image in base64 for each row; where a row has attributes too, the image's column "
+            "is named image."
         )
-    return [ImageInJson(base64=cell).content() for cell in cells]
+    assert isinstance(rows, list)
+    return ImagesAsked(
+        [ImageInJson(base64=cell).content() for cell in cells],
+        alone=False,
+        attributes=rows if all(isinstance(row, dict) for row in rows) else None,
+    )
 
 
-def _cells(body: dict[str, Any]) -> Any:
-    """Return what stands where the images belong; it may be anything."""
+def _rows(body: dict[str, Any]) -> Any:
+    """Return what stands where the rows belong; it may be anything."""
     for name in ("inputs", "instances"):
         if name in body:
             found = body[name]
             if isinstance(found, dict) and len(found) == 1:
                 found = next(iter(found.values()))
-            return [_only(row) for row in found] if isinstance(found, list) else found
+            return found
     split = body.get("dataframe_split")
-    rows = split.get("data") if isinstance(split, dict) else body.get("dataframe_records")
-    return [_only(row) for row in rows] if isinstance(rows, list) else None
+    if not isinstance(split, dict):
+        return body.get("dataframe_records")
+    rows, columns = split.get("data"), split.get("columns")
+    if not isinstance(rows, list) or not isinstance(columns, list) or len(columns) < 2:
+        return rows
+    return [_named(row, columns) for row in rows]
 
 
-def _only(row: Any) -> Any:
-    """Return the one cell of a row, however rows are written."""
+def _named(row: Any, columns: list[Any]) -> Any:
+    if not isinstance(row, list) or len(row) != len(columns):
+        return None
+    return {str(column): cell for column, cell in zip(columns, row, strict=True)}
+
+
+def _image_of(row: Any) -> Any:
+    """Return the cell of a row that is its image, however rows are written."""
+    if isinstance(row, dict) and "image" in row:
+        return row["image"]
     if isinstance(row, dict):
         row = list(row.values())
     if isinstance(row, list) and len(row) == 1:

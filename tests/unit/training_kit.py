@@ -62,13 +62,17 @@ def plan_for(spec: TrainSpec, home: Path) -> tuple[TrainPlan, WorkerInput]:
         checkpoint_folder=str(home / "checkpoints"),
         run="run",
         s3=storage.S3Options(),
+        attributes=plan.attributes,
     )
     return plan, given
 
 
-def train_alone(spec: TrainSpec, home: Path) -> tuple[Trained, list[Report]]:
-    """Train in this process, as a trial of a tuning does."""
-    plan, given = plan_for(spec, home)
+def train_alone(
+    spec: TrainSpec, home: Path, *, plan: TrainPlan | None = None
+) -> tuple[Trained, list[Report]]:
+    """Train in this process, as a trial of a tuning does; the weights go into a plan's network."""
+    mine, given = plan_for(spec, home)
+    plan = plan or mine
     reports: list[Report] = []
     Trainer(given, alone(spec), reports.append).run()
     return bring_home(given, plan.module), reports

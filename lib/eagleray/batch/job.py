@@ -25,7 +25,13 @@ from eagleray import storage
 from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.history import record_job
-from eagleray.batch.inputs import InputSpec, Listing, keep_within, open_inputs
+from eagleray.batch.inputs import (
+    LISTING_SCHEMA,
+    InputSpec,
+    Listing,
+    keep_within,
+    open_inputs,
+)
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader, write_manifest
 from eagleray.batch.pipeline import Crew, run_shards
@@ -44,8 +50,10 @@ from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
 from eagleray.cluster import Cluster
 from eagleray.errors import InputError, JobFailedError, OutputExistsError
 from eagleray.listener import Listener
+from eagleray.models.attributes import encode_columns, require_columns
 from eagleray.models.sources import LoadedModel, load_model
 from eagleray.settings import Settings
+from eagleray.tables import texts_of
 
 __all__ = [
     "Job",
@@ -171,7 +179,7 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     plan = read_plan(layout)
     if plan is None:
         require_free(layout)
-        listing = _list_inputs(request)
+        listing = _with_attributes(_list_inputs(request), model)
         _require_sql(request, model, listing.user_schema)
         plan = _new_plan(layout, work, model, listing, listener)
     else:
@@ -218,6 +226,33 @@ def _list_inputs(request: JobRequest) -> Listing:
     if not request.since:
         return listing
     return Listing(listing.user_schema, leave_out_known(listing.tables, request.since))
+
+
+def _with_attributes(listing: Listing, model: LoadedModel) -> Listing:
+    """See, while the inputs are listed, that the model finds its attributes in them.
+
+    Raises:
+        InputError: A column is not there; what it holds is looked at as the list is read.
+    """
+    attributes = model.package.attributes
+    if not attributes:
+        return listing
+    names = listing.user_schema.names
+    require_columns([attribute.name for attribute in attributes], names, "The list of inputs")
+
+    def tables() -> Iterator[pa.Table]:
+        for table in listing.tables:
+            own = dict(zip(names, table.columns[len(LISTING_SCHEMA) :], strict=True))
+            try:
+                columns = {one.name: texts_of(own[one.name]) for one in attributes}
+            except pa.ArrowException as error:
+                raise InputError(
+                    f"A column that the model takes cannot be read as text ({error})."
+                ) from None
+            encode_columns(attributes, columns, table.column(0).to_pylist())
+            yield table
+
+    return Listing(listing.user_schema, tables())
 
 
 def _require_sql(request: JobRequest, model: LoadedModel, user_schema: pa.Schema) -> None:

@@ -31,7 +31,7 @@ from eagleray.batch.feeder import Budget, Fed, Feeder, feed_carefully
 from eagleray.batch.formats import encode_table
 from eagleray.batch.journal import ShardJournal
 from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader
+from eagleray.batch.manifest import USER_PREFIX, ManifestReader
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.watchdog import Watchdog, worker_memory_budget
 from eagleray.choices import CompileMode, Precision
@@ -40,8 +40,10 @@ from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.machine import give_way
+from eagleray.models.attributes import Attribute, Features, encode_columns
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
+from eagleray.tables import texts_of
 from eagleray.urls import UrlPolicy
 
 __all__ = [
@@ -396,9 +398,13 @@ class _Answering:
     ) -> ShardSummary:
         outcomes: list[Outcome | None] = [None] * rows.num_rows
         milliseconds = [0.0] * rows.num_rows
+        attributes = _attributes_of(rows, self._predictor.package.attributes)
         for group in _groups(fed, self._predictor.plan.batch_size):
             before = time.perf_counter()
-            answers = self._predictor.predict_decoded([one.image for one in group])
+            answers = self._predictor.predict_decoded(
+                [one.image for one in group],
+                None if attributes is None else attributes[[one.index for one in group]],
+            )
             share = 1000 * (time.perf_counter() - before) / len(group)
             for one, outcome in zip(group, answers, strict=True):
                 outcomes[one.index] = outcome
@@ -415,6 +421,14 @@ class _Answering:
         summary = ShardSummary(number, num_ok, len(outcomes) - num_ok, started, time.time())
         storage.put_atomic(self._layout.shard(number), encode_shard(table, summary))
         return summary
+
+
+def _attributes_of(rows: pa.Table, attributes: Sequence[Attribute]) -> Features | None:
+    """Return what the network sees of the user's own columns; None where it takes none."""
+    if not attributes:
+        return None
+    columns = {one.name: texts_of(rows.column(USER_PREFIX + one.name)) for one in attributes}
+    return encode_columns(attributes, columns)
 
 
 def _groups(fed: Iterator[Fed], size: int) -> Iterator[list[Fed]]:

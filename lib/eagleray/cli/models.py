@@ -102,6 +102,8 @@ def show_model(model: Reference, json_output: AsJson = False) -> None:
             "weights": f"{len(loaded.package.files['model.safetensors']):,} bytes",
             "golden images": len(loaded.package.golden.images),
         }
+        if manifest.attributes:
+            facts["attributes"] = "; ".join(one.in_words for one in manifest.attributes)
         facts |= {name: f"{value:.4f}" for name, value in sorted(manifest.metrics.items())}
         facts |= {
             name: value

@@ -10,7 +10,6 @@ Labels stay the text that was written: a class, `a|b` where several hold, or a n
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eagleray import storage
 from eagleray.errors import InputError
@@ -31,6 +29,7 @@ from eagleray.tables import (
     digest_table,
     open_table,
     require_column,
+    texts_of,
 )
 
 __all__ = [
@@ -194,7 +193,9 @@ class _Table:
     ) -> LabelledImages:
         used = [self._require(uri_column, URI_COLUMNS, "--column")]
         resolve = beside(self._location)
-        uris = tuple(resolve(name) if name else "" for name in _texts(self._table.column(used[0])))
+        uris = tuple(
+            resolve(name) if name else "" for name in texts_of(self._table.column(used[0]))
+        )
         if label_columns:
             used += [self._require(name, (), "--label-columns") for name in label_columns]
             texts = self._read_one_hot(used[1:], uris)
@@ -206,7 +207,7 @@ class _Table:
             uris=uris,
             texts=texts,
             versions=_versions(uris),
-            attributes={name: _texts(self._table.column(name)) for name in others},
+            attributes={name: texts_of(self._table.column(name)) for name in others},
         )
 
     def _require(self, wanted: str | None, usual: Sequence[str], flag: str) -> str:
@@ -222,7 +223,7 @@ class _Table:
                 f"{self._row(row, uris)} has no label in column {column!r}; give it one, or leave "
                 "the row out."
             )
-        texts = _texts(values)
+        texts = texts_of(values)
         if separator is None:
             return texts
         return tuple(
@@ -247,7 +248,7 @@ class _Table:
                 )
         names: list[list[str]] = [[] for _ in uris]
         for name in columns:
-            for row, text in enumerate(_texts(self._table.column(name))):
+            for row, text in enumerate(texts_of(self._table.column(name))):
                 holds = _HOLDS.get(text.strip().lower())
                 if holds is None:
                     raise InputError(
@@ -270,22 +271,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
         return True
     return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
-
-
-def _texts(column: pa.ChunkedArray) -> tuple[str, ...]:
-    """Return values as text, "" where null; rows with the same text share one string."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    if pa.types.is_nested(kind):
-        values = column.to_pylist()
-        return tuple(
-            "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-            for value in values
-        )
-    encoded = pc.fill_null(column.cast(pa.string()), "").combine_chunks().dictionary_encode()
-    known = encoded.dictionary.to_pylist()
-    return tuple(known[index] for index in encoded.indices.to_pylist())
 
 
 def _versions(uris: Sequence[str]) -> tuple[str, ...]:

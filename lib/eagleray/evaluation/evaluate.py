@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +16,12 @@ from eagleray.errors import BadImageError, InputError, PackageError, Reason
 from eagleray.evaluation.metrics import headline_names, measure
 from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
+from eagleray.models.attributes import Attribute, Features, encode_columns, require_columns
 from eagleray.models.tasks import Regression, Task
 from eagleray.outcome import Outcome, Prediction
 from eagleray.predictor import Predictor
 
-__all__ = ["Evaluation", "FailedImage", "encode_targets", "evaluate"]
+__all__ = ["Evaluation", "FailedImage", "encode_attributes", "encode_targets", "evaluate"]
 
 _LEAST_READERS = 4  # storage answers several as quickly as one
 
@@ -92,6 +93,19 @@ def encode_targets(task: Task, images: LabelledImages) -> Tensor:
     return torch.tensor(encoded, dtype=getattr(torch, task.target_type))
 
 
+def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -> Features | None:
+    """Return all images' attributes: float32 array (N, num_features); None where there are none.
+
+    Raises:
+        InputError: A column is missing, or has what the model cannot take.
+    """
+    if not attributes:
+        return None
+    names = [attribute.name for attribute in attributes]
+    require_columns(names, images.attributes, "The table of labelled images")
+    return encode_columns(attributes, images.attributes, images.uris)
+
+
 def evaluate(
     predictor: Predictor,
     images: LabelledImages,
@@ -108,11 +122,13 @@ def evaluate(
         progress: Called with the number of images that were done now, and of those that failed.
 
     Raises:
-        InputError: None of the images can be decoded, or a label is not one of the model's.
+        InputError: None of the images can be decoded, a label is not one of the model's, or
+            attributes that it takes are not there.
         PackageError: The model answers an image with what is no number.
     """
     task = predictor.task
     targets = encode_targets(task, images)
+    attributes = encode_attributes(predictor.package.attributes, images)
 
     def read(uri: str) -> DecodedImage | Outcome:
         try:
@@ -125,7 +141,10 @@ def evaluate(
     failures: list[FailedImage] = []
     num_threads = max(_LEAST_READERS, predictor.decode_threads)
     done = 0
-    for batch in predictor.predict_ahead(images.uris, read, num_threads=num_threads):
+    batches = predictor.predict_ahead(
+        images.uris, read, num_threads=num_threads, attributes=attributes
+    )
+    for batch in batches:
         known = len(failures)
         for row, outcome in enumerate(batch, start=done):
             if outcome.failure is not None:

@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract, named_contract
@@ -32,9 +38,11 @@ __all__ = [
     "build_pretrained",
     "check_fits",
     "default_contract",
+    "drop_attributes",
     "find_head",
     "has_published",
     "imagenet_labels",
+    "join_attributes",
     "replace_head",
     "require_architecture",
 ]
@@ -53,6 +61,7 @@ class Architecture(BaseModel):
             published weights expect.
         image_size: torchvision's vision transformers only, whose weights depend on it: side of the
             input in pixels.
+        num_attributes: Numbers that an image's attributes make; 0 for a network of images alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -62,6 +71,17 @@ class Architecture(BaseModel):
     num_outputs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     transform_input: bool = False
     image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
+    num_attributes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_packages_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave unset what came later, so that packages made before keep their digests."""
+        fields: dict[str, Any] = serialize(self)
+        if fields.get("num_attributes") == 0:
+            del fields["num_attributes"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +152,15 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
 
     Raises:
         UnknownNameError: No such architecture.
+        InputError: Attributes cannot join its head.
     """
+    module = _build_of_images(architecture, initialize=initialize)
+    if architecture.num_attributes:
+        return join_attributes(module, architecture)
+    return module
+
+
+def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Module:
     name = architecture.name
     require_architecture(name)
     if name in _CLASSIC:
@@ -226,13 +254,16 @@ def build_pretrained(
     )
 
 
-def architecture_for(name: str, contract: ImageContract, num_outputs: int) -> Architecture:
-    """Describe the network of a name that takes a contract's images."""
+def architecture_for(
+    name: str, contract: ImageContract, num_outputs: int, num_attributes: int = 0
+) -> Architecture:
+    """Describe the network of a name that takes a contract's images, and attributes if need be."""
     return Architecture(
         name=name,
         in_channels=contract.channels,
         num_outputs=num_outputs,
         image_size=_image_size(name, contract.size[0]),
+        num_attributes=num_attributes,
     )
 
 
@@ -341,6 +372,10 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
     """Return the name of the last layer that gives `num_outputs` outputs."""
     from torch import nn
 
+    from eagleray.models.head import NetworkWithAttributes
+
+    if isinstance(module, NetworkWithAttributes):
+        return "head"
     found = ""
     for path, layer in module.named_modules():
         is_linear = isinstance(layer, nn.Linear) and layer.out_features == num_outputs
@@ -355,13 +390,62 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     """Replace the last layer that gives `present` outputs by a new one."""
     from torch import nn
 
+    from eagleray.models.head import HeadWithAttributes
+
     path = find_head(module, present)
     head = module.get_submodule(path)
     if isinstance(head, nn.Linear):
-        _replace(module, path, nn.Linear(head.in_features, num_outputs, head.bias is not None))
+        _replace(module, path, _linear_like(head, num_outputs))
+    elif isinstance(head, HeadWithAttributes):
+        linear = _linear_like(head.linear, num_outputs)
+        _replace(module, path, HeadWithAttributes(linear, head.attributes.in_features))
     else:
         assert isinstance(head, nn.Conv2d)  # SqueezeNet
         _replace(module, path, nn.Conv2d(head.in_channels, num_outputs, kernel_size=1))
+
+
+def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:
+    from torch import nn
+
+    return nn.Linear(head.in_features, num_outputs, head.bias is not None)
+
+
+def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
+    """Let attributes join the head of a network of images, which keeps what it knows.
+
+    Args:
+        module: Of images alone; it becomes a part of the result.
+        architecture: Of the result.
+
+    Raises:
+        InputError: The head is no linear layer.
+    """
+    from torch import nn
+
+    from eagleray.models.head import HeadWithAttributes, MovedHead, NetworkWithAttributes
+
+    path = find_head(module, architecture.num_outputs)
+    head = module.get_submodule(path)
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"Attributes join a linear head, and {architecture.name} ends in a convolution; choose "
+            "another architecture, or leave attributes out."
+        )
+    _replace(module, path, MovedHead())
+    return NetworkWithAttributes(module, HeadWithAttributes(head, architecture.num_attributes))
+
+
+def drop_attributes(module: nn.Module) -> nn.Module:
+    """Take attributes out of a network, which keeps the linear part of its head.
+
+    Args:
+        module: Of images and attributes; its backbone becomes the result.
+    """
+    from eagleray.models.head import NetworkWithAttributes
+
+    assert isinstance(module, NetworkWithAttributes)
+    _replace(module.backbone, module.place, module.head.linear)
+    return module.backbone
 
 
 # --- what a name implies ---------------------------------------------------------------------
@@ -463,12 +547,14 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
     import torch
 
     module = build_on_meta(architecture)
-    images = torch.empty(2, architecture.in_channels, height, width, device="meta")
+    inputs = [torch.empty(2, architecture.in_channels, height, width, device="meta")]
+    if architecture.num_attributes:
+        inputs.append(torch.empty(2, architecture.num_attributes, device="meta"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with torch.no_grad():
-                module(images)
+                module(*inputs)
         except (RuntimeError, ValueError, AssertionError) as error:
             raise InputError(
                 f"{architecture.name} cannot take images of {height} x {width} pixels "

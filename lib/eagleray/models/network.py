@@ -1,5 +1,7 @@
 """The network as its callers see it: decoded uint8 images in, float32 logits out.
 
+A network of images and attributes takes these as a second tensor.
+
 Normalisation is part of the graph, so that uint8 crosses every bus and a compiler can fuse it.
 Training and prediction use this one module.
 """
@@ -18,7 +20,8 @@ class ImageNetwork(nn.Module):
     """A network together with the normalisation of its image contract.
 
     Args:
-        module: Maps normalised images (N, C, H, W) to logits (N, num_outputs).
+        module: Maps normalised images (N, C, H, W), and attributes (N, A) if it takes any, to
+            logits (N, num_outputs).
         contract: Gives mean and std for each channel, in units of full scale.
         autocast: Type that convolutions and matrix products run in; None for the weights' own.
     """
@@ -37,10 +40,22 @@ class ImageNetwork(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images: uint8 tensor (N, H, W, C) to logits: float32 tensor (N, num_outputs)."""
+    def forward(self, images: Tensor, attributes: Tensor | None = None) -> Tensor:
+        """Map images to logits.
+
+        Args:
+            images: uint8 tensor (N, H, W, C).
+            attributes: float32 tensor (N, A), where the module takes them.
+
+        Returns:
+            float32 tensor (N, num_outputs).
+        """
         # Permuting NHWC gives NCHW in channels_last memory order without a copy.
         normalized = images.permute(0, 3, 1, 2).float() * self.scale + self.offset
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            logits: Tensor = self.module(normalized)
+            logits: Tensor = (
+                self.module(normalized)
+                if attributes is None
+                else self.module(normalized, attributes)
+            )
         return logits.float()

@@ -41,6 +41,7 @@ from eagleray.errors import PackageError
 from eagleray.imaging import ImageContract, decode, probe
 from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
+from eagleray.models.attributes import Attribute, encode_mappings, num_features
 from eagleray.models.tasks import Regression, Task
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
@@ -138,10 +139,24 @@ class Lineage(_Frozen):
 
 
 class GoldenImage(_Frozen):
-    """One golden image: its file and the outputs expected of it (labels' order, or the value)."""
+    """One golden image.
+
+    Attributes:
+        file: Of the image.
+        outputs: Expected of it, in the labels' order, or the value.
+        attributes: Its values by name, as text, where the model takes any.
+    """
 
     file: str
     outputs: tuple[FiniteFloat, ...]
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_packages_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave empty what came later, so that the same model has the same digest."""
+        return _without_empty(serialize(self), "attributes")
 
 
 class GoldenSet(_Frozen):
@@ -161,9 +176,17 @@ class ModelManifest(_Frozen):
     hierarchy: dict[str, str] = Field(default_factory=dict, description="label -> parent label")
     contract: ImageContract
     contract_digest: Digest
+    attributes: tuple[Attribute, ...] = ()
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     lineage: Lineage
     files: dict[str, Digest]
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_packages_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave empty what came later, so that packages made before keep their digests."""
+        return _without_empty(serialize(self), "attributes")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -179,7 +202,22 @@ class ModelManifest(_Frozen):
                 f"the architecture takes {self.architecture.in_channels} channels, the contract "
                 f"gives {self.contract.channels}"
             )
+        length = num_features(self.attributes)
+        if self.architecture.num_attributes != length:
+            raise ValueError(
+                f"the architecture takes {self.architecture.num_attributes} numbers of attributes, "
+                f"the attributes give {length}"
+            )
+        names = [attribute.name for attribute in self.attributes]
+        if len(set(names)) < len(names):
+            raise ValueError("two attributes have the same name")
         return self
+
+
+def _without_empty(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    if not fields.get(name):
+        fields.pop(name, None)
+    return fields
 
 
 @dataclass(frozen=True)
@@ -215,6 +253,11 @@ class ModelPackage:
     def contract(self) -> ImageContract:
         """How images become the model's input."""
         return self.manifest.contract
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What the model wants to know of an image besides its pixels."""
+        return self.manifest.attributes
 
     @property
     def golden(self) -> GoldenSet:
@@ -257,6 +300,8 @@ def create_package(
     metrics: Mapping[str, float] = MappingProxyType({}),
     hierarchy: Mapping[str, str] = MappingProxyType({}),
     golden_images: Sequence[bytes] = (),
+    attributes: Sequence[Attribute] = (),
+    golden_attributes: Sequence[Mapping[str, str]] = (),
 ) -> ModelPackage:
     """Make a package from a network and what belongs to it.
 
@@ -270,6 +315,8 @@ def create_package(
         metrics: Figures of its evaluation.
         hierarchy: Parent label for each label that has one.
         golden_images: Encoded images; their outputs are computed here, in float32.
+        attributes: That it wants to know of an image.
+        golden_attributes: Their values for each golden image.
 
     Raises:
         PackageError: The parts do not fit each other.
@@ -279,7 +326,7 @@ def create_package(
     weights = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
     files = {WEIGHTS_FILE: save(weights)}
     if golden_images:
-        files |= _golden_files(golden_images, module, contract, task)
+        files |= _golden_files(golden_images, golden_attributes, module, contract, task, attributes)
     try:
         manifest = ModelManifest(
             name=name,
@@ -288,6 +335,7 @@ def create_package(
             hierarchy=dict(hierarchy),
             contract=contract,
             contract_digest=contract.digest,
+            attributes=tuple(attributes),
             metrics=dict(metrics),
             lineage=lineage,
             files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
@@ -299,9 +347,11 @@ def create_package(
 
 def _golden_files(
     images: Sequence[bytes],
+    values: Sequence[Mapping[str, str]],
     module: nn.Module,
     contract: ImageContract,
     task: Task,
+    attributes: Sequence[Attribute],
 ) -> dict[str, bytes]:
     import torch
 
@@ -309,15 +359,18 @@ def _golden_files(
 
     network = ImageNetwork(module, contract).float().eval()
     pixels = np.stack([decode(image, contract).pixels for image in images])
+    inputs = [torch.from_numpy(pixels)]
+    if attributes:
+        inputs.append(torch.from_numpy(encode_mappings(attributes, values)))
     with torch.inference_mode():
-        outputs = task.activate(network(torch.from_numpy(pixels))).tolist()
+        outputs = task.activate(network(*inputs)).tolist()
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
     unit = task.std if isinstance(task, Regression) else 1.0
     golden = GoldenSet(
         tolerance=GOLDEN_TOLERANCE * unit,
         images=tuple(
-            GoldenImage(file=name, outputs=tuple(row))
-            for name, row in zip(names, outputs, strict=True)
+            GoldenImage(file=name, outputs=tuple(row), attributes=dict(known))
+            for name, row, known in zip(names, outputs, values or [{}] * len(names), strict=True)
         ),
     )
     text = canonical_json(golden.model_dump(mode="json"))
@@ -411,6 +464,11 @@ def _require_golden_fits(folder: str, package: ModelPackage) -> None:
     for image in package.golden.images:
         if not image.file.startswith("golden/") or image.file not in package.files:
             raise PackageError(f"{folder}: {GOLDEN_FILE} names {image.file!r}, which is not there.")
+        for attribute in package.attributes:
+            if attribute.name not in image.attributes:
+                raise PackageError(
+                    f"{folder}: {GOLDEN_FILE} says nothing of {attribute.name!r} of {image.file}."
+                )
         if len(image.outputs) != num_outputs:
             raise PackageError(
                 f"{folder}: {GOLDEN_FILE} expects {len(image.outputs)} outputs of {image.file}, "

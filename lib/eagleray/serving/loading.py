@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,29 @@ import numpy as np
 from eagleray.choices import CompileMode
 from eagleray.imaging import DecodedImage, judge
 from eagleray.machine import num_usable_cores
+from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
 from eagleray.serving.config import ServiceConfig
 
-__all__ = ["LoadedVersion", "Loader"]
+__all__ = ["ImageWithAttributes", "LoadedVersion", "Loader"]
 
 log = logging.getLogger(__name__)
 
 _NICEST = 19
+
+
+@dataclass(frozen=True, slots=True)
+class ImageWithAttributes:
+    """An image in a lane, and what the network sees beside it: float32 array (num_features,)."""
+
+    image: bytes | DecodedImage
+    attributes: Features
+
+
+ImageInLane = bytes | DecodedImage | ImageWithAttributes
 
 
 @dataclass(frozen=True)
@@ -70,18 +82,34 @@ class LoadedVersion:
         header = judge(image, self.manifest.contract)
         return header.width * header.height
 
-    def decode(self, images: Sequence[bytes | DecodedImage]) -> Sequence[DecodedImage | Outcome]:
-        """Prepare images by the contract, those that are not yet."""
+    def encode_attributes(
+        self, attributes: Sequence[Mapping[str, object]] | None, num_images: int
+    ) -> Sequence[Features | None]:
+        """Return what the network sees of each image's attributes; None where it takes none.
+
+        Raises:
+            AttributeValueError: They are not there, or are no values that it can take.
+        """
+        encoded = self.predictor.encode_attributes(attributes, num_images)
+        return [None] * num_images if encoded is None else list(encoded)
+
+    def decode(self, images: Sequence[ImageInLane]) -> Sequence[Any]:
+        """Prepare images by the contract, those that are not yet, for `predict`."""
         if self.decoders is None:
             return [self._decode(image) for image in images]
         return list(self.decoders.map(self._decode, images))
 
-    def _decode(self, image: bytes | DecodedImage) -> DecodedImage | Outcome:
+    def _decode(self, image: ImageInLane) -> Any:
+        if isinstance(image, ImageWithAttributes):
+            return self._decode(image.image), image.attributes
         return image if isinstance(image, DecodedImage) else self.predictor.preprocess(image)
 
     def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
         """Answer prepared images, in order."""
-        return self.predictor.predict_decoded(decoded)
+        if not self.manifest.attributes:
+            return self.predictor.predict_decoded(decoded)
+        images, attributes = zip(*decoded, strict=True)
+        return self.predictor.predict_decoded(images, np.stack(attributes))
 
 
 class Loader:
@@ -134,8 +162,12 @@ class Loader:
             num_threads=self._lane_threads if self._device == "cpu" else None,
         )
         predictor.require_healthy()
+        length = num_features(package.attributes)
         for size in (1, self._config.batch_images):  # first passes allocate
-            predictor.forward(np.zeros((size, *package.contract.shape), np.uint8))
+            predictor.forward(
+                np.zeros((size, *package.contract.shape), np.uint8),
+                np.zeros((size, length), np.float32) if length else None,
+            )
         return LoadedVersion(
             model, found.version, package.manifest, package.digest, predictor, self._decoders
         )

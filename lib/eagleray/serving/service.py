@@ -11,14 +11,15 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eagleray.errors import BadImageError, EaglerayError, InputError
+from eagleray.errors import AttributeValueError, BadImageError, EaglerayError, InputError
 from eagleray.fetch import ImageReader, ImageSource
 from eagleray.imaging import DecodedImage
+from eagleray.models.attributes import Features
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.serving.answers import answer_of
@@ -26,7 +27,7 @@ from eagleray.serving.config import ServiceConfig
 from eagleray.serving.fleet import Event, Fleet, FleetOptions
 from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
-from eagleray.serving.loading import LoadedVersion, Loader
+from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
 from eagleray.serving.problems import ForbiddenError, NotReadyError, TooLargeError
 from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
@@ -68,6 +69,7 @@ class PredictRequest:
         images: Encoded, decoded under the model's contract, or where they are.
         application: Of the caller.
         asked: Version number or alias; None for what the route says.
+        attributes: For each image what is known of it besides; None where nothing is said.
         request_id: The caller's, or ours.
         deadline: On the monotonic clock.
         trace: Is told where the time goes.
@@ -80,6 +82,7 @@ class PredictRequest:
     deadline: float
     asked: str | None = None
     trace: Trace = NO_TRACE
+    attributes: Sequence[Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +363,7 @@ class ImageService:
         self._require_count(len(request.images))
         self._let_in(request, len(request.images))
         async with self._version_for(request) as (via, loaded):
-            answered = await self._answer_all(
-                loaded, request.images, request.deadline, request.trace
-            )
+            answered = await self._answer_all(loaded, request)
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
         self._mind_shadow(request, answers)
@@ -384,16 +385,22 @@ class ImageService:
         """
         began = time.monotonic()
         async with self._version_for(request) as (via, loaded):
+            if loaded.manifest.attributes:
+                raise AttributeValueError(
+                    f"Model {request.model!r} takes attributes beside images, and this protocol "
+                    f"has no place for them; ask /v1/models/{request.model}/predict."
+                )
             images = images_of(tensors, loaded.manifest.contract)
             self._require_count(len(images))
             self._let_in(request, len(images))
-            answered = await self._answer_all(loaded, images, request.deadline, request.trace)
+            request = replace(request, images=images)
+            answered = await self._answer_all(loaded, request)
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
         outcomes = [item.outcome for item in answered]
         if len(outcomes) == 1 and outcomes[0].failure is not None:
             raise BadImageError(outcomes[0].failure.reason, outcomes[0].failure.message)
-        self._mind_shadow(replace(request, images=images), answers)
+        self._mind_shadow(request, answers)
         return answers, outputs_of(outcomes, loaded.manifest.task, tensors)
 
     def _let_in(self, request: PredictRequest, num_images: int) -> None:
@@ -441,18 +448,19 @@ class ImageService:
             )
 
     async def _answer_all(
-        self,
-        loaded: LoadedVersion,
-        images: Sequence[ImageInRequest],
-        deadline: float,
-        trace: Trace = NO_TRACE,
+        self, loaded: LoadedVersion, request: PredictRequest
     ) -> Sequence[Answered]:
-        """Answer all images; when one of them is refused, the others are no longer wanted."""
-        if len(images) == 1:
-            return [await self._answer(loaded, images[0], deadline, trace, 0)]
+        """Answer all images; when one of them is refused, the others are no longer wanted.
+
+        Raises:
+            AttributeValueError: The version takes attributes, and they are not there.
+        """
+        encoded = loaded.encode_attributes(request.attributes, len(request.images))
+        if len(request.images) == 1:
+            return [await self._answer(loaded, request, 0, encoded[0])]
         tasks = [
-            asyncio.ensure_future(self._answer(loaded, image, deadline, trace, number))
-            for number, image in enumerate(images)
+            asyncio.ensure_future(self._answer(loaded, request, number, row))
+            for number, row in enumerate(encoded)
         ]
         try:
             return await asyncio.gather(*tasks)
@@ -463,22 +471,23 @@ class ImageService:
     async def _answer(
         self,
         loaded: LoadedVersion,
-        image: ImageInRequest,
-        deadline: float,
-        trace: Trace,
+        request: PredictRequest,
         number: int,
+        attributes: Features | None,
     ) -> Answered:
+        image, trace = request.images[number], request.trace
         try:
             if isinstance(image, ImageLink):
                 with trace.stage("fetch", image=number):
-                    content: bytes | DecodedImage = await self._fetch(loaded, image)
-            else:
-                content = image
-            pixels = loaded.judge(content)
+                    image = await self._fetch(loaded, image)
+            pixels = loaded.judge(image)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
+        wanted = image if attributes is None else ImageWithAttributes(image, attributes)
         with trace.stage("lanes", image=number, least=ONLY_FAILURES):
-            answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+            answered = await self.lanes.answer(
+                loaded, wanted, pixels=pixels, deadline=request.deadline
+            )
         trace.saw_answer(number, answered)
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
@@ -528,8 +537,12 @@ class ImageService:
             return
         version, loaded = await self.fleet.acquire(choice, patience=0)
         deadline = time.monotonic() + self.config.timeout_s
+        unhurried = replace(request, deadline=deadline, trace=NO_TRACE)
         try:
-            answered = await self._answer_all(loaded, request.images, deadline)
+            answered = await self._answer_all(loaded, unhurried)
+        except AttributeValueError:  # the version that answered takes others, or none
+            tally.skipped += 1
+            return
         finally:
             self.fleet.release(request.model, version)
         for ours, theirs in zip(given.answered, answered, strict=True):

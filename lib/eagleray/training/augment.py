@@ -5,7 +5,7 @@ together: it does not depend on how many there are, on threads, or on a stop in 
 
     draws = Draws(spec, epoch, step, count)       all of a step's randomness
     draws.change(pixels, row, size)               one image, by any thread
-    draws.mix(images, targets)                    a batch, on its device
+    draws.mix(images, targets, …)                 a batch, on its device
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Draws:
             pixels = _erased(pixels, unit[12:16])
         return pixels
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Mix every image of a batch with its neighbour, where the specification says so.
 
         Mixup (Zhang et al. 2018) blends them, cutmix (Yun et al. 2019) pastes a rectangle; where
@@ -92,27 +92,28 @@ class Draws:
 
         Args:
             images: uint8 tensor (N, H, W, C), whole or a worker's share.
-            targets: Float targets that can be mixed, (N, …).
+            others: What goes with the images, (N, …): float targets, and attributes where there are
+                any; mixed by the images' shares.
         """
         spec = self.spec
         if not (spec.mixup or spec.cutmix) or len(images) < 2:
-            return images, targets
+            return images, *others
         rng = np.random.default_rng((*self._seed, 1))
         cuts = bool(spec.cutmix) and (not spec.mixup or rng.random() < 0.5)
         alpha = spec.cutmix if cuts else spec.mixup
         share = float(rng.beta(alpha, alpha))
-        others, other_targets = images.roll(1, 0), targets.roll(1, 0)
+        neighbours = images.roll(1, 0)
         if cuts:
             height, width = images.shape[1:3]
             top, left, tall, wide = _rectangle(rng.random(2), 1 - share, 1.0, (height, width))
             images = images.clone()
-            images[:, top : top + tall, left : left + wide] = others[
+            images[:, top : top + tall, left : left + wide] = neighbours[
                 :, top : top + tall, left : left + wide
             ]
             share = 1 - tall * wide / (height * width)
         else:
-            images = images.float().lerp(others.float(), 1 - share).round().to(torch.uint8)
-        return images, targets * share + other_targets * (1 - share)
+            images = images.float().lerp(neighbours.float(), 1 - share).round().to(torch.uint8)
+        return images, *(other * share + other.roll(1, 0) * (1 - share) for other in others)
 
 
 # --- geometry ---------------------------------------------------------------------------------

@@ -32,14 +32,22 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data: its decoded images and encoded targets."""
+    """One part of the data: its decoded images, encoded targets and, if any, attributes."""
 
     decoded: DecodedPixels
     targets: Tensor
+    attributes: Tensor | None = None
 
     def plain(self, rows: Rows, size: tuple[int, int]) -> Tensor:
         """Return unchanged images: uint8 tensor (N, *size, C)."""
         return torch.from_numpy(self.decoded.read(rows, size))
+
+    def inputs(self, rows: Rows, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+        """Return what a network takes of unchanged images: these, and attributes if it has any."""
+        images = self.plain(rows, size).to(device)
+        if self.attributes is None:
+            return [images]
+        return [images, self.attributes[rows].to(device)]
 
 
 class StepPlan:
@@ -66,16 +74,27 @@ class Batch:
     """A worker's share of a step.
 
     Attributes:
-        images: uint8 tensor (N, H, W, C), changed, on the device.
+        inputs: What the network takes, on the device: uint8 images (N, H, W, C), changed, and
+            float32 attributes (N, A) where the model has any.
         targets: Of the images; mixed where the specification says so.
         num_images: Of the step, over all workers.
         waited: Seconds that the step stood still for it.
     """
 
-    images: Tensor
+    inputs: tuple[Tensor, ...]
     targets: Tensor
     num_images: int
     waited: float
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A worker's share of a step as a thread has made it; `attributes` has one tensor, or none."""
+
+    images: Tensor
+    targets: Tensor
+    attributes: tuple[Tensor, ...]
+    draws: Draws
 
 
 class BatchFeeder:
@@ -111,7 +130,7 @@ class BatchFeeder:
         """Yield the batches of an epoch from a step on."""
         steps = iter(range(first_step, self._plan.steps_per_epoch))
         with ThreadPoolExecutor(self._num_threads) as pool:
-            coming: deque[Future[tuple[Tensor, Tensor, Draws]]] = deque()
+            coming: deque[Future[_Made]] = deque()
             while True:
                 while (
                     len(coming) < self._num_threads + 2 and (step := next(steps, None)) is not None
@@ -120,11 +139,11 @@ class BatchFeeder:
                 if not coming:
                     return
                 began = time.perf_counter()
-                images, targets, draws = coming.popleft().result()
+                made = coming.popleft().result()
                 waited = time.perf_counter() - began
-                yield self._place(images, targets, draws, waited)
+                yield self._place(made, waited)
 
-    def _make(self, epoch: int, step: int) -> tuple[Tensor, Tensor, Draws]:
+    def _make(self, epoch: int, step: int) -> _Made:
         rows = self._plan.rows(epoch, step)
         draws = Draws(self._spec, epoch, step, len(rows))
         mine = range(self._team.rank, len(rows), self._team.size)
@@ -133,13 +152,22 @@ class BatchFeeder:
             for place in mine
         ]
         images = torch.from_numpy(np.stack(changed))
-        targets = self._part.targets[rows[mine.start :: mine.step]]
-        return (images.pin_memory() if self._pin else images), targets, draws
+        share = rows[mine.start :: mine.step]
+        attributes = self._part.attributes
+        return _Made(
+            images.pin_memory() if self._pin else images,
+            self._part.targets[share],
+            () if attributes is None else (attributes[share],),
+            draws,
+        )
 
-    def _place(self, images: Tensor, targets: Tensor, draws: Draws, waited: float) -> Batch:
+    def _place(self, made: _Made, waited: float) -> Batch:
         device = self._team.device
-        images = images.to(device, non_blocking=True)
-        targets = targets.to(device, non_blocking=True)
+        images = made.images.to(device, non_blocking=True)
+        targets = made.targets.to(device, non_blocking=True)
+        attributes = [tensor.to(device, non_blocking=True) for tensor in made.attributes]
         if self._spec.mixup or self._spec.cutmix:
-            images, targets = draws.mix(images, soft_targets(self._task, targets))
-        return Batch(images, targets, len(draws.unit), waited)
+            images, targets, *attributes = made.draws.mix(
+                images, soft_targets(self._task, targets), *attributes
+            )
+        return Batch((images, *attributes), targets, len(made.draws.unit), waited)

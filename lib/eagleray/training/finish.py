@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,7 @@ def _package(
     lineage: Lineage,
     *,
     metrics: dict[str, float] | None = None,
-    golden: list[bytes] | None = None,
+    golden: Sequence[tuple[bytes, dict[str, str]]] = (),
 ) -> ModelPackage:
     return create_package(
         name=plan.spec.name,
@@ -146,21 +147,28 @@ def _package(
         module=module.eval(),
         lineage=lineage,
         metrics={f"test_{name}": value for name, value in (metrics or {}).items()},
-        golden_images=golden or [],
+        golden_images=[image for image, _ in golden],
+        attributes=plan.attributes,
+        golden_attributes=[values for _, values in golden] if plan.attributes else (),
     )
 
 
-def _golden_images(plan: TrainPlan) -> list[bytes]:
-    """Return a few good images of the validation part, small enough to travel with the model."""
-    found: list[bytes] = []
-    for uri in plan.split.validation.uris:
+def _golden_images(plan: TrainPlan) -> list[tuple[bytes, dict[str, str]]]:
+    """Return a few good images of the validation part, small enough to travel with the model.
+
+    With each of them are its attributes, those that the model takes.
+    """
+    found: list[tuple[bytes, dict[str, str]]] = []
+    part = plan.split.validation
+    for row, uri in enumerate(part.uris):
         try:
             data = storage.read_bytes(uri, limit=MOST_GOLDEN_BYTES + 1)
             decode(data, plan.contract)
         except (OSError, BadImageError):
             continue
         if len(data) <= MOST_GOLDEN_BYTES:
-            found.append(data)
+            values = {one.name: part.attributes[one.name][row] for one in plan.attributes}
+            found.append((data, values))
         if len(found) == NUM_GOLDEN:
             break
     return found

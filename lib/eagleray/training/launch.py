@@ -112,6 +112,7 @@ def make_worker_input(
         checkpoint_folder=checkpoints,
         run=run,
         s3=s3,
+        attributes=plan.attributes,
     )
 
 

@@ -19,10 +19,11 @@ from torchmetrics import MeanMetric
 
 from eagleray import storage
 from eagleray.datasets.labelled import LabelledImages
-from eagleray.evaluation.evaluate import encode_targets
+from eagleray.evaluation.evaluate import encode_attributes, encode_targets
 from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import Architecture, build, find_head
+from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
 from eagleray.models.tasks import Task
 from eagleray.training.augment import needs_margin
@@ -85,6 +86,7 @@ class WorkerInput:
         checkpoint_folder: Reachable by every worker.
         run: Names the run.
         s3: How S3 is reached.
+        attributes: That the network takes beside images.
     """
 
     spec: TrainSpec
@@ -98,6 +100,7 @@ class WorkerInput:
     checkpoint_folder: str
     run: str
     s3: storage.S3Options
+    attributes: tuple[Attribute, ...] = ()
 
 
 def train_as_ray_worker(config: dict[str, Any]) -> None:
@@ -177,7 +180,12 @@ class Trainer:
             num_ranks=team.local_size,
             barrier=team.barrier,
         )
-        return Part(decoded, encode_targets(given.task, images))
+        attributes = encode_attributes(given.attributes, images)
+        return Part(
+            decoded,
+            encode_targets(given.task, images),
+            None if attributes is None else torch.from_numpy(attributes),
+        )
 
     def _build(self) -> None:
         given, spec = self.given, self.spec
@@ -259,11 +267,12 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.team.device)
-        pieces = batch.images.chunk(self.spec.accumulate)
-        targets = batch.targets.chunk(self.spec.accumulate)
-        for number, (images, wanted) in enumerate(zip(pieces, targets, strict=True), start=1):
+        count = self.spec.accumulate
+        pieces = list(zip(*(tensor.chunk(count) for tensor in batch.inputs), strict=True))
+        targets = batch.targets.chunk(count)
+        for number, (inputs, wanted) in enumerate(zip(pieces, targets, strict=True), start=1):
             with _exchanging(model, number == len(pieces)):
-                loss = self.losses_of(model(images), wanted).sum() / batch.num_images
+                loss = self.losses_of(model(*inputs), wanted).sum() / batch.num_images
                 # Workers' gradients are averaged, and a share of the images wants them added.
                 (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -342,11 +351,10 @@ class Trainer:
         for number in range(num_passes):
             part = rows[number * size : (number + 1) * size]
             if not len(part):  # the others' pass needs this worker's share of the weights
-                network(self.validation.plain(rows[:1], self.size).to(team.device))
+                network(*self.validation.inputs(rows[:1], self.size, team.device))
                 continue
-            images = self.validation.plain(part, self.size).to(team.device)
             targets = self.validation.targets[part].to(team.device)
-            logits = network(images)
+            logits = network(*self.validation.inputs(part, self.size, team.device))
             loss_mean.update(given.task.loss(logits, targets), len(targets))
             metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
         values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
@@ -431,7 +439,11 @@ def _drop_features(module: nn.Module, num_outputs: int, share: float) -> None:
     if share:
         head = module.get_submodule(find_head(module, num_outputs))
         head.register_forward_pre_hook(
-            lambda layer, inputs: nn.functional.dropout(inputs[0], share, layer.training)
+            # The first are the features; attributes may follow.
+            lambda layer, inputs: (
+                nn.functional.dropout(inputs[0], share, layer.training),
+                *inputs[1:],
+            )
         )
 
 

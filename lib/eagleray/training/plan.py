@@ -21,7 +21,7 @@ from eagleray.datasets.labelled import (
 )
 from eagleray.datasets.split import Split, read_split, require_parts, split_images
 from eagleray.errors import InputError, UnknownNameError
-from eagleray.evaluation.evaluate import encode_targets
+from eagleray.evaluation.evaluate import encode_attributes, encode_targets
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
     Architecture,
@@ -30,8 +30,16 @@ from eagleray.models.architectures import (
     build_pretrained,
     check_fits,
     default_contract,
+    drop_attributes,
+    join_attributes,
     replace_head,
     require_architecture,
+)
+from eagleray.models.attributes import (
+    Attribute,
+    learn_attributes,
+    num_features,
+    require_columns,
 )
 from eagleray.models.package import ModelPackage
 from eagleray.models.sources import load_model
@@ -58,6 +66,7 @@ class TrainPlan:
         contract: How images become its input.
         module: The network with the weights that training starts from.
         parent: Digest of the package that they are from, if any.
+        attributes: That the network takes beside images, as the training part has them.
     """
 
     spec: TrainSpec
@@ -68,6 +77,7 @@ class TrainPlan:
     contract: ImageContract
     module: nn.Module
     parent: str | None
+    attributes: tuple[Attribute, ...] = ()
 
 
 def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:
@@ -105,6 +115,7 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         separator=spec.separator,
     )
     require_enough(images, spec.task, location)
+    require_columns(spec.attributes, images.attributes, location)
     return images
 
 
@@ -155,16 +166,20 @@ def plan_network(
     parent = load_model(spec.parent, settings).package if spec.parent is not None else None
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
-    architecture = architecture_for(name, contract, task.num_outputs)
+    attributes = _learn_attributes(spec, split, parent)
+    length = num_features(attributes)
+    architecture = architecture_for(name, contract, task.num_outputs, length)
     check_fits(architecture, *contract.size)
     torch.manual_seed(spec.seed)
     if parent is not None:
         task = _in_order_of(parent.task, task)
-        module = _from_parent(parent, task)
+        module = _from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
-        module, architecture = build_pretrained(
+        module, plain = build_pretrained(
             name, in_channels=contract.channels, num_outputs=task.num_outputs
         )
+        architecture = plain.model_copy(update={"num_attributes": length})
+        module = join_attributes(module, architecture) if attributes else module
     else:
         module = build(architecture)
     require_possible_freeze(spec, stages_of(module, task.num_outputs))
@@ -177,7 +192,19 @@ def plan_network(
         contract=contract,
         module=module,
         parent=None if parent is None else parent.digest,
+        attributes=attributes,
     )
+
+
+def _learn_attributes(
+    spec: TrainSpec, split: Split, parent: ModelPackage | None
+) -> tuple[Attribute, ...]:
+    """Learn the attributes of the training part, and see that they suit the other parts."""
+    known = () if parent is None else parent.attributes
+    attributes = learn_attributes(spec.attributes, split.train.attributes, parents=known)
+    for part in (split.validation, split.test):
+        encode_attributes(attributes, part)
+    return attributes
 
 
 def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
@@ -206,9 +233,19 @@ def _in_order_of(parents: Task, task: Task) -> Task:
     return task
 
 
-def _from_parent(parent: ModelPackage, task: Task) -> nn.Module:
-    """Build the parent's network; its head stays only where the labels are the same."""
+def _from_parent(
+    parent: ModelPackage, task: Task, attributes: Sequence[Attribute], architecture: Architecture
+) -> nn.Module:
+    """Build the parent's network; its head stays only where the labels are the same.
+
+    What it knows of attributes stays only where these are the same.
+    """
     module = parent.build_module().train()
+    others = parent.attributes != tuple(attributes)
+    if others and parent.attributes:
+        module = drop_attributes(module)
     if (parent.task.name, parent.task.labels) != (task.name, task.labels):
         replace_head(module, parent.task.num_outputs, task.num_outputs)
+    if others and attributes:
+        module = join_attributes(module, architecture)
     return module

@@ -89,6 +89,9 @@ class TrainSpec(BaseModel):
     group_column: str | None = _field(
         None, DATA, "Column whose equal values stay in one part, as near-copies must."
     )
+    attributes: tuple[str, ...] = _field(
+        (), DATA, "Columns that the network sees beside the image: numbers, or categories."
+    )
     test_data: str | None = _field(None, DATA, "A test set of its own, in the form of the data.")
     split: str | None = _field(None, DATA, "Split file to use again, instead of a new split.")
     validation_fraction: Fraction = _field(0.1, DATA, "Of the data, to choose the best epoch by.")
@@ -183,7 +186,7 @@ class TrainSpec(BaseModel):
     keep_checkpoints: int = _field(2, RUN, "Newest checkpoints that are kept.", ge=1)
     seed: int = _field(0, RUN, "Of all that is random.", ge=0)
 
-    @field_validator("label_columns", "unfreeze", mode="before")
+    @field_validator("label_columns", "attributes", "unfreeze", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -212,6 +215,9 @@ class TrainSpec(BaseModel):
                 raise ValueError("validation_fraction and test_fraction leave nothing to train on")
         if self.label_columns and self.label_column:
             raise ValueError("label_column and label_columns exclude each other; name one of them")
+        twice = [name for name in self.attributes if self.attributes.count(name) > 1]
+        if twice:
+            raise ValueError(f"attributes must name each column once, and names {twice[0]} twice")
         if self.folds == 1:
             raise ValueError("folds must be 2 or more, or 0 for none")
 

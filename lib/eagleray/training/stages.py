@@ -12,6 +12,7 @@ from torch import nn
 
 from eagleray.errors import InputError
 from eagleray.models.architectures import find_head
+from eagleray.models.head import NetworkWithAttributes
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["Stage", "frozen_after", "require_possible_freeze", "set_frozen", "stages_of"]
@@ -58,15 +59,22 @@ def stages_of(module: nn.Module, num_outputs: int) -> tuple[Stage, ...]:
 
 def _unfold(module: nn.Module, head: str) -> list[str]:
     """Name the parts in order, opening what holds the head or most of the network."""
-    num_layers = _count_layers(module)
+    places = [head]
+    if isinstance(module, NetworkWithAttributes):
+        places.append(f"backbone.{module.place}")
+    num_layers = _count_layers(module) - _count_layers(module.get_submodule(head)) + 1
     names = [name for name, child in module.named_children() if _count_layers(child)]
     position = 0
     while position < len(names):
         name = names[position]
         part = module.get_submodule(name)
         inner = [f"{name}.{key}" for key, child in part.named_children() if _count_layers(child)]
-        holds_head = head.startswith(f"{name}.")
-        if inner and (holds_head or (_count_layers(part) > num_layers / 2 and len(inner) > 1)):
+        holds_head = any(place.startswith(f"{name}.") for place in places)
+        if (
+            name != head
+            and inner
+            and (holds_head or (_count_layers(part) > num_layers / 2 and len(inner) > 1))
+        ):
             names[position : position + 1] = inner
         else:
             position += 1

@@ -1,0 +1,55 @@
+"""Attributes from the table to the answer, on a real Ray: train, register, evaluate, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from eagleray.batch.job import open_job as open_batch
+from eagleray.batch.job import run_job as run_batch
+from eagleray.batch.request import JobRequest
+from eagleray.cli.console import Console
+from eagleray.cluster import Cluster
+from eagleray.datasets.labelled import read_labelled
+from eagleray.evaluation.evaluate import evaluate
+from eagleray.models.sources import load_model
+from eagleray.predictor import Predictor
+from eagleray.settings import Settings
+from eagleray.training.job import open_job, run_job
+from tests.unit.attributes_kit import write_sites
+from tests.unit.training_kit import small_spec
+
+
+@pytest.mark.parametrize(
+    "sharding", ["replicated", pytest.param("sharded", marks=pytest.mark.long)]
+)
+def test_two_workers_learn_what_only_both_can_tell(
+    cluster: Cluster, tmp_path: Path, sharding: str
+) -> None:
+    table = write_sites(tmp_path / "sites", 160)
+    spec = small_spec(
+        table,
+        attributes="age,site",
+        epochs=20,
+        batch_size=16,
+        workers=2,
+        sharding=sharding,
+        precision="float32",
+    )
+    quiet = Console(json_output=True)
+    summary = run_job(open_job(spec, Settings(), alias="candidate"), cluster, quiet)
+    assert summary.tested.evaluation.metrics["accuracy"] >= 0.95
+
+    model = load_model(summary.version.reference)
+    measured = evaluate(Predictor(model.package, precision="float32"), read_labelled(str(table)))
+    request = JobRequest(
+        (str(table),), summary.version.reference, str(tmp_path / "out"), precision="float32"
+    )
+    run_batch(open_batch(request, Settings(), quiet), lambda: cluster, quiet)
+    rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
+    scores = measured.outputs.max(dim=1).values.tolist()
+    assert [row["score"] for row in rows] == pytest.approx(scores, abs=1e-5)
+    labels = [model.package.task.labels[index] for index in measured.outputs.argmax(dim=1)]
+    assert [row["label"] for row in rows] == labels
