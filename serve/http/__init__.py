@@ -6,6 +6,7 @@ bodies.py     from a request's body to images
 predict.py    POST /v1/models/{name}/predict, and MLflow's /invocations
 models.py     what there is: models, labels, versions, routes
 protocol.py   the Open Inference Protocol, version 2
+documents.py  what answers look like, for the OpenAPI document
 health.py     liveness, readiness, metrics
 page.py       a page to try it on
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +14,19 @@ from starlette.requests import Request
 
 from eagleray.errors import InputError
 from eagleray.imaging.contract import first_fault
+from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageLink
 
-__all__ = ["BODIES", "Asked", "ImageInJson", "JsonBody", "read_asked", "read_images"]
+__all__ = [
+    "BODIES",
+    "Asked",
+    "ImageInJson",
+    "JsonBody",
+    "read_asked",
+    "read_images",
+    "require_plain",
+]
 
 _RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
 _MOST_PARTS = 1000
@@ -110,6 +118,16 @@ BODIES: dict[str, Any] = {
 """The bodies that are taken, for the OpenAPI document."""
 
 
+def require_plain(request: Request) -> None:
+    """Refuse a compressed body: what it expands to has no bound.
+
+    Raises:
+        UnsupportedError: It is one.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedError("A compressed body is not taken; images are compressed already.")
+
+
 async def read_images(request: Request) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
     """Read the images of a request.
 
@@ -121,6 +139,7 @@ async def read_images(request: Request) -> tuple[Sequence[bytes | ImageLink], bo
         InputError: The body is not what its content type says.
         UnsupportedError: It is of a content type that is not taken.
     """
+    require_plain(request)
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
     kind = kind.strip().lower()
     if kind == "multipart/form-data":
@@ -143,13 +162,15 @@ async def _read_form(request: Request) -> list[bytes | ImageLink]:
             return [await part.read() for part in files]
     except HTTPException as error:
         raise InputError(f"The multipart form cannot be read ({error.detail}).") from None
+    except UnicodeError:  # of a codec that its content type names
+        raise InputError(
+            "The multipart form cannot be read by the charset that it names."
+        ) from None
 
 
 def _read_json(body: bytes) -> tuple[Sequence[bytes | ImageLink], bool, dict[str, Any]]:
     try:
-        parsed = JsonBody.model_validate(json.loads(body))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"The body is no JSON ({error}).") from None
+        parsed = JsonBody.model_validate(read_json(body))
     except ValidationError as error:
         raise InputError(f"JSON body: {first_fault(error)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)

@@ -6,8 +6,9 @@ with more bytes than there is room for, is refused before it is read.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
+import json
 import re
 import time
 import uuid
@@ -15,15 +16,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
 from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
-from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
 
-__all__ = ["CLIENT", "Guard", "problem_response", "request_id_of"]
+__all__ = ["CLIENT", "LONGEST_NUMBER", "Guard", "problem_response", "request_id_of"]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -33,8 +34,12 @@ Send = Callable[[Message], Awaitable[None]]
 CLIENT = "eagleray.client"
 """Where the guard leaves who asks, in the scope of the request."""
 
+LONGEST_NUMBER = 18
+"""Digits of a length in a header; a longer one is more than there can be."""
+
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
+_SLOWEST = 100_000  # bytes a second that a body must come at, after the first seconds
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -88,12 +93,16 @@ class Guard:
                 self._service.snapshot, _key_of(headers), address
             )
         with self._service.bytes.hold(_declared_length(headers)) as grow:
-            total = 0
+            total, complete = 0, False
+            end = time.monotonic() + self._service.config.timeout_s
 
             async def receive_counted() -> Message:
-                nonlocal total
-                message = await receive()
+                nonlocal total, complete
+                if complete:
+                    return await receive()
+                message = await _in_time(receive, end + total / _SLOWEST)
                 total += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
                 grow(total)
                 return message
 
@@ -110,6 +119,21 @@ class Guard:
             milliseconds=round(seconds * 1000, 2),
             **client,
         )
+
+
+async def _in_time(receive: Receive, end: float) -> Message:
+    """Wait for the next part of a body, which holds room as long as it is on its way.
+
+    Raises:
+        SlowError: It does not come.
+    """
+    try:
+        async with asyncio.timeout(max(0.0, end - time.monotonic())):
+            return await receive()
+    except TimeoutError:
+        raise SlowError(
+            f"The body comes at less than {_SLOWEST:,} bytes a second; send it faster, or less."
+        ) from None
 
 
 _SAFE_HEADERS = [
@@ -138,7 +162,7 @@ def _key_of(headers: Headers) -> str | None:
     if kind.lower() == "basic":
         try:
             text = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no UTF-8
             return None
         return text.partition(":")[2]
     return headers.get("x-api-key")
@@ -146,13 +170,13 @@ def _key_of(headers: Headers) -> str | None:
 
 def _declared_length(headers: Headers) -> int:
     text = headers.get("content-length", "0")
-    return int(text) if text.isdecimal() else 0
+    return int(text[:LONGEST_NUMBER]) if text.isdecimal() else 0
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
-    """Return a problem as a response."""
-    return JSONResponse(
-        problem.as_json(request_id=request_id),
+    """Return a problem as a response, in ASCII: what it repeats of a request may be no Unicode."""
+    return Response(
+        json.dumps(problem.as_json(request_id=request_id)),
         status_code=problem.status,
         headers=problem.headers(),
         media_type=PROBLEM_TYPE,

@@ -3,6 +3,7 @@
     ServiceError
     ├── NotAllowedError      no key, or one that does not hold       401
     ├── ForbiddenError       what this caller may not do             403
+    ├── SlowError            a body that does not come            408
     ├── TooLargeError        a body or a list above its limit        413
     ├── UnsupportedError     a content type that is not taken        415
     ├── FullError            no room, or above the quota             429
@@ -32,6 +33,7 @@ __all__ = [
     "NotReadyError",
     "Problem",
     "ServiceError",
+    "SlowError",
     "TooLargeError",
     "UnsupportedError",
     "problem_of",
@@ -71,6 +73,13 @@ class ForbiddenError(ServiceError):
 
     http_status = 403
     title = "Not allowed"
+
+
+class SlowError(ServiceError):
+    """A body that takes up room for too long."""
+
+    http_status = 408
+    title = "Too slow"
 
 
 class TooLargeError(ServiceError):
