@@ -42,7 +42,7 @@ def test_no_damaged_image_harms_the_one_beside_it(registry: Registry) -> None:
     good = golden_png(7)
 
     async def test(asked: Asked) -> None:
-        async def label() -> tuple[str, float]:
+        async def label() -> tuple[str, Any]:
             answer = await asked.client.post(PREDICT, content=good)
             assert answer.status_code == 200, answer.text
             (result,) = answer.json()["results"]

@@ -14,7 +14,7 @@ from eagleray.models.registry import Registry
 from eagleray.urls import connections
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, registry_with, with_service
-from tests.unit.test_urls import Site, SixSite, names, running
+from tests.unit.test_urls import Site, SixSite, names, running, status
 
 PREDICT, INFER = "/v1/models/digits/predict", "/v2/models/digits/infer"
 MLFLOW = ("/invocations", "/v1/models/digits/invocations")
@@ -135,8 +135,8 @@ def test_a_name_that_turns_private_reaches_nothing(
     async def test(asked: Asked) -> None:
         url = f"http://rebinding.example.com:{canary.port}/a.png"
         for _ in range(3):
-            request = {"json": {"image": {"url": url}, "timeout_ms": 1000}}
-            answer = await asked.client.post(PREDICT, **request)
+            body = {"image": {"url": url}, "timeout_ms": 1000}
+            answer = await asked.client.post(PREDICT, json=body)
             assert answer.status_code in (400, 504), answer.text
 
     with_service(registry, test, allow_urls=("*:*",), timeout_s=2)
@@ -148,8 +148,7 @@ def test_no_redirect_leads_to_a_private_address(registry: Registry, canary: Site
     with running(Site("127.0.0.5")) as outer:
         targets = ["127.0.0.2", "localhost", "[::1]", "0.0.0.0", "2130706434", "0x7f.2"]
         for number, host in enumerate(targets):
-            reply = f"http://{host}{inner}"
-            outer.serves(f"/{number}", lambda h, to=reply: h.answer(302, Location=to))
+            outer.serves(f"/{number}", status(302, Location=f"http://{host}{inner}"))
         outer.serves("/good.png", IMAGE)
 
         async def test(asked: Asked) -> None:
@@ -157,8 +156,8 @@ def test_no_redirect_leads_to_a_private_address(registry: Registry, canary: Site
             good = await asked.client.post(PREDICT, json={"image": {"url": base + "/good.png"}})
             assert good.status_code == 200, good.text
             for number in range(len(targets)):
-                request = {"json": {"image": {"url": f"{base}/{number}"}}}
-                check(await asked.client.post(PREDICT, **request))
+                body = {"image": {"url": f"{base}/{number}"}}
+                check(await asked.client.post(PREDICT, json=body))
 
         hosts = (f"127.0.0.5:{outer.port}", f"*:{canary.port}")
         with_service(registry, test, allow_urls=hosts, private_networks=("127.0.0.5/32",))

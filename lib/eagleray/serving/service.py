@@ -438,13 +438,12 @@ class ImageService:
         self, loaded: LoadedVersion, image: ImageInRequest, deadline: float
     ) -> Answered:
         try:
-            content = image
             if isinstance(image, ImageLink):
-                content = await self._fetch(loaded, image, deadline)
-            pixels = loaded.judge(content)
+                image = await self._fetch(loaded, image, deadline)
+            pixels = loaded.judge(image)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
-        answered = await self.lanes.answer(loaded, content, pixels=pixels, deadline=deadline)
+        answered = await self.lanes.answer(loaded, image, pixels=pixels, deadline=deadline)
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
 
