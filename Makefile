@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-many-models same-answers bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -83,6 +83,11 @@ same-answers: setup  ## Ask the same photographs in every way, and compare: PHOT
 
 bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)
+
+fuzz: setup  ## Send the service 20,000 hostile requests and damaged images, and count the answers.
+	EAGLERAY_FUZZ_EXAMPLES=500 EAGLERAY_FUZZ_MUTANTS=10000 $(BIN)/python -m pytest -s --timeout=3600 \
+	  tests/unit/test_openapi.py tests/unit/test_hostile_images.py \
+	  tests/unit/test_hostile_requests.py tests/unit/test_hostile_places.py
 
 chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.
 	$(BIN)/python -m tests.chaos

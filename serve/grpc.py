@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -23,6 +24,8 @@ from eagleray.serving.tracing import Trace
 from serve.messages import PACKAGE, SERVICE, message
 
 __all__ = ["METHODS", "GrpcInterface", "add_to_server"]
+
+log = logging.getLogger(__name__)
 
 METHODS = (
     "ServerLive",
@@ -105,6 +108,9 @@ class GrpcInterface:
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
+            log.exception("call %s failed", request_id)
+            context.set_code(code)
+            context.set_details(f"The service has a defect; its log has it under {request_id}.")
             raise
         finally:
             milliseconds = round((time.monotonic() - began) * 1000, 2)
@@ -156,11 +162,10 @@ class GrpcInterface:
         self, request: Any, application: str, request_id: str, context: Any, trace: Trace
     ) -> Any:
         service = self._service
-        size = sum(len(raw) for raw in request.raw_input_contents)
         limit = service.config.timeout_s
         left = context.time_remaining() if hasattr(context, "time_remaining") else None
         seconds = limit if left is None else min(limit, left)
-        with service.bytes.hold(size):
+        with service.bytes.hold(request.ByteSize()):
             answers, outputs = await service.infer(
                 _read(request),
                 PredictRequest(
@@ -226,10 +231,13 @@ def _read(request: Any) -> InferRequest:
                 raise InputError(f"Input {item.name}: send BYTES, or UINT8 from 0 to 255.")
             elements = values.astype(np.uint8)
         inputs.append(TensorIn(item.name, item.datatype, tuple(item.shape), elements))
-    wanted = [
-        WantedOutput(item.name, classes=int(item.parameters["classification"].int64_param))
-        if "classification" in item.parameters
-        else WantedOutput(item.name)
-        for item in request.outputs
-    ]
-    return InferRequest(request.id, inputs, wanted)
+    return InferRequest(request.id, inputs, [_wanted(item) for item in request.outputs])
+
+
+def _wanted(item: Any) -> WantedOutput:
+    if "classification" not in item.parameters:
+        return WantedOutput(item.name)
+    classes = int(item.parameters["classification"].int64_param)
+    if classes < 0:
+        raise InputError("classification is a number of classes.")
+    return WantedOutput(item.name, classes=classes)

@@ -7,6 +7,7 @@ predict.py    POST /v1/models/{name}/predict, and MLflow's /invocations
 models.py     what there is: models, labels, versions, routes
 protocol.py   the Open Inference Protocol, version 2
 batches.py    /v1/batches: batch jobs
+documents.py  what answers look like, for the OpenAPI document
 health.py     liveness, readiness, metrics
 page.py       a page to try it on
 """

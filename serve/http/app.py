@@ -21,6 +21,7 @@ from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
 from serve.http.batches import batch_routes
 from serve.http.bodies import JsonBody
+from serve.http.documents import SECURITY, ProblemDocument
 from serve.http.guard import Guard, problem_response, request_id_of
 from serve.http.health import health_routes
 from serve.http.models import model_routes
@@ -34,22 +35,11 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 300.0  # seconds for the models that are kept
 
-_PROBLEM_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "reason": {"type": "string"},
-        "request_id": {"type": "string"},
-    },
-    "required": ["type", "title", "status", "detail", "request_id"],
-}
 _PROBLEM_ANSWER = {
-    "description": "A refusal, as RFC 9457 describes them.",
-    "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    "description": "Any other refusal.",
+    "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
 }
+_NEED_NO_KEY = ("/live", "/v2/health/live")
 
 
 def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
@@ -65,7 +55,7 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
         version=version_of("eagleray"),
         redoc_url=None,
         lifespan=lambda _: _alive(service),
-        responses={"4XX": _PROBLEM_ANSWER, "5XX": _PROBLEM_ANSWER},
+        responses={"default": _PROBLEM_ANSWER},
     )
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
@@ -100,10 +90,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
             summary=app.summary,
             routes=app.routes,
         )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        body = JsonBody.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= body.pop("$defs")
-        schemas |= {"JsonBody": body, "Problem": _PROBLEM_SCHEMA}
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
+        for body in (JsonBody, ProblemDocument):
+            schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[body.__name__] = schema
+        components["securitySchemes"] = SECURITY
+        document["security"] = [{name: []} for name in SECURITY]
+        for path in _NEED_NO_KEY:
+            document["paths"][path]["get"]["security"] = []
         app.openapi_schema = document
     return app.openapi_schema
 

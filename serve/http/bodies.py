@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.requests import Request
 
 from eagleray.errors import AttributeValueError, InputError
 from eagleray.imaging.contract import first_fault
+from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageLink
 
@@ -28,6 +28,7 @@ __all__ = [
     "JsonBody",
     "read_asked",
     "read_images",
+    "require_plain",
 ]
 
 _RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
@@ -137,6 +138,16 @@ BODIES: dict[str, Any] = {
 """The bodies that are taken, for the OpenAPI document."""
 
 
+def require_plain(request: Request) -> None:
+    """Refuse a compressed body: what it expands to has no bound.
+
+    Raises:
+        UnsupportedError: It is one.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedError("A compressed body is not taken; images are compressed already.")
+
+
 @dataclass(frozen=True, slots=True)
 class ImagesAsked:
     """The images of a request.
@@ -161,6 +172,7 @@ async def read_images(request: Request) -> ImagesAsked:
         InputError: The body is not what its content type says.
         UnsupportedError: It is of a content type that is not taken.
     """
+    require_plain(request)
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
     kind = kind.strip().lower()
     if kind == "multipart/form-data":
@@ -185,6 +197,10 @@ async def _read_form(request: Request) -> ImagesAsked:
             text = form.get("attributes")
     except HTTPException as error:
         raise InputError(f"The multipart form cannot be read ({error.detail}).") from None
+    except UnicodeError:  # of a codec that its content type names
+        raise InputError(
+            "The multipart form cannot be read by the charset that it names."
+        ) from None
     attributes = _parse_attributes(text) if isinstance(text, str) else _attributes_in_query(request)
     return ImagesAsked(images, alone=len(images) == 1, attributes=attributes)
 
@@ -201,8 +217,8 @@ def _parse_attributes(text: str) -> Sequence[Mapping[str, object]]:
         AttributeValueError: It is no such JSON.
     """
     try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = read_json(text.encode())
+    except (InputError, UnicodeEncodeError) as error:
         raise AttributeValueError(f"The attributes are no JSON ({error}).") from None
     several = found if isinstance(found, list) else [found]
     if not all(isinstance(one, dict) for one in several):
@@ -214,9 +230,7 @@ def _parse_attributes(text: str) -> Sequence[Mapping[str, object]]:
 
 def _read_json(body: bytes) -> ImagesAsked:
     try:
-        parsed = JsonBody.model_validate(json.loads(body))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"The body is no JSON ({error}).") from None
+        parsed = JsonBody.model_validate(read_json(body))
     except ValidationError as error:
         raise InputError(f"JSON body: {first_fault(error)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)

@@ -6,8 +6,9 @@ with more bytes than there is room for, is refused before it is read.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
+import json
 import re
 import time
 import uuid
@@ -15,16 +16,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
 from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
-from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import NO_TRACE
 
-__all__ = ["CLIENT", "TRACE", "Guard", "problem_response", "request_id_of"]
+__all__ = ["CLIENT", "LONGEST_NUMBER", "TRACE", "Guard", "problem_response", "request_id_of"]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -37,11 +38,15 @@ CLIENT = "eagleray.client"
 TRACE = "eagleray.trace"
 """Where it leaves the request's trace."""
 
+LONGEST_NUMBER = 18
+"""Digits of a length in a header; a longer one is more than there can be."""
+
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
 _PREDICTIONS = ("/predict", "/infer", "/invocations")
 _PROBES = _OPEN | {"/v2/health/ready", "/ready", "/metrics"}  # they are not worth a trace
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
+_SLOWEST = 100_000  # bytes a second that a body must come at, after the first seconds
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -106,12 +111,16 @@ class Guard:
         if scope["path"].endswith(_PREDICTIONS):
             self._service.lanes.require_room(1)  # before anything of the images is read
         with self._service.bytes.hold(_declared_length(headers)) as grow:
-            total = 0
+            total, complete = 0, False
+            end = time.monotonic() + self._service.config.timeout_s
 
             async def receive_counted() -> Message:
-                nonlocal total
-                message = await receive()
+                nonlocal total, complete
+                if complete:
+                    return await receive()
+                message = await _in_time(receive, end + total / _SLOWEST)
                 total += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
                 grow(total)
                 return message
 
@@ -128,6 +137,21 @@ class Guard:
             milliseconds=round(seconds * 1000, 2),
             **client,
         )
+
+
+async def _in_time(receive: Receive, end: float) -> Message:
+    """Wait for the next part of a body, which holds room as long as it is on its way.
+
+    Raises:
+        SlowError: It does not come.
+    """
+    try:
+        async with asyncio.timeout(max(0.0, end - time.monotonic())):
+            return await receive()
+    except TimeoutError:
+        raise SlowError(
+            f"The body comes at less than {_SLOWEST:,} bytes a second; send it faster, or less."
+        ) from None
 
 
 def _span_name(scope: Scope) -> str:
@@ -184,7 +208,7 @@ def _key_of(headers: Headers) -> str | None:
     if kind.lower() == "basic":
         try:
             text = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no UTF-8
             return None
         return text.partition(":")[2]
     return headers.get("x-api-key")
@@ -192,13 +216,13 @@ def _key_of(headers: Headers) -> str | None:
 
 def _declared_length(headers: Headers) -> int:
     text = headers.get("content-length", "0")
-    return int(text) if text.isdecimal() else 0
+    return int(text[:LONGEST_NUMBER]) if text.isdecimal() else 0
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
-    """Return a problem as a response."""
-    return JSONResponse(
-        problem.as_json(request_id=request_id),
+    """Return a problem as a response, in ASCII: what it repeats of a request may be no Unicode."""
+    return Response(
+        json.dumps(problem.as_json(request_id=request_id)),
         status_code=problem.status,
         headers=problem.headers(),
         media_type=PROBLEM_TYPE,

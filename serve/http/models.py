@@ -15,6 +15,14 @@ from eagleray.errors import EaglerayError, InputError
 from eagleray.models.registry import ModelVersion
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
+from serve.http.documents import (
+    LabelsAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    ShadowAnswer,
+    VersionsAnswer,
+    refusals,
+)
 from serve.http.guard import CLIENT
 
 __all__ = ["model_routes"]
@@ -26,13 +34,23 @@ def model_routes(service: ImageService) -> APIRouter:
     """Return the routes that describe models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
-    @router.get("", summary="All models, with what answers for each now.")
+    @router.get(
+        "",
+        response_model=ModelsAnswer,
+        responses=refusals(401),
+        summary="All models, with what answers for each now.",
+    )
     async def list_models() -> Response:
         return JSONResponse(
             {"models": [_brief(service, name) for name in sorted(service.snapshot.aliases)]}
         )
 
-    @router.get("/{name}", summary="One model: its routes, its versions in memory, its contract.")
+    @router.get(
+        "/{name}",
+        response_model=ModelAnswer,
+        responses=refusals(401, 404),
+        summary="One model: its routes, its versions in memory, its contract.",
+    )
     async def describe(request: Request, name: str) -> Response:
         service.snapshot.require_model(name)
         application = request.scope[CLIENT]["application"]
@@ -40,7 +58,10 @@ def model_routes(service: ImageService) -> APIRouter:
         return JSONResponse({**_describe(service, name, application), "usage": usage})
 
     @router.get(
-        "/{name}/labels", summary="What the version that answers by default says and takes."
+        "/{name}/labels",
+        response_model=LabelsAnswer,
+        responses=refusals(401, 404, 503),
+        summary="What the version that answers by default says and takes.",
     )
     async def labels(name: str) -> Response:
         loaded = await service.version_of(name)
@@ -57,13 +78,23 @@ def model_routes(service: ImageService) -> APIRouter:
             }
         )
 
-    @router.get("/{name}/versions", summary="All versions that are registered, newest first.")
+    @router.get(
+        "/{name}/versions",
+        response_model=VersionsAnswer,
+        responses=refusals(401, 404),
+        summary="All versions that are registered, newest first.",
+    )
     async def versions(name: str) -> Response:
         service.snapshot.require_model(name)
         found = await asyncio.to_thread(service.registry.versions, name)
         return JSONResponse({"model": name, "versions": [_version(item) for item in found]})
 
-    @router.get("/{name}/shadow", summary="How a shadow's answers compare with those given.")
+    @router.get(
+        "/{name}/shadow",
+        response_model=ShadowAnswer,
+        responses=refusals(400, 401, 404),
+        summary="How a shadow's answers compare with those given.",
+    )
     async def shadow(name: str) -> Response:
         service.snapshot.require_model(name)
         tally = service.shadows.get(name)

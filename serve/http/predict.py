@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import BadImageError, InputError
 from eagleray.serving.answers import Answer
+from eagleray.serving.json_body import read_json
 from eagleray.serving.service import Answers, ImageService, PredictRequest
 from serve.http.bodies import (
     BODIES,
@@ -20,23 +20,28 @@ from serve.http.bodies import (
     ImagesAsked,
     read_asked,
     read_images,
+    require_plain,
 )
+from serve.http.documents import MlflowAnswer, refusals
 from serve.http.guard import CLIENT, TRACE, request_id_of
 
 __all__ = ["predict_routes"]
 
+_IMAGES = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}
+_FORMS: dict[str, Any] = {
+    "inputs": {"anyOf": [_IMAGES, {"type": "object"}, {"type": "array"}]},
+    "instances": {"anyOf": [_IMAGES, {"type": "object"}, {"type": "array"}]},
+    "dataframe_split": {"type": "object", "properties": {"data": {"type": "array"}}},
+    "dataframe_records": {"type": "array"},
+}
 _MLFLOW_BODY = {
     "required": True,
     "content": {
         "application/json": {
             "schema": {
                 "type": "object",
-                "properties": {
-                    "inputs": {"type": "array", "items": {"type": "string", "format": "byte"}},
-                    "instances": {"type": "array", "items": {"type": "string", "format": "byte"}},
-                    "dataframe_split": {"type": "object"},
-                    "dataframe_records": {"type": "array", "items": {"type": "object"}},
-                },
+                "properties": _FORMS,
+                "oneOf": [{"required": [name]} for name in _FORMS],
             }
         }
     },
@@ -50,6 +55,7 @@ def predict_routes(service: ImageService) -> APIRouter:
     @router.post(
         "/v1/models/{name}/predict",
         response_model=Answer,
+        responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
         openapi_extra={"requestBody": BODIES},
         tags=["predict"],
         summary="Predict one image or several.",
@@ -77,11 +83,14 @@ def predict_routes(service: ImageService) -> APIRouter:
 
     @router.post(
         "/v1/models/{name}/invocations",
+        response_model=MlflowAnswer,
+        responses=refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
         openapi_extra={"requestBody": _MLFLOW_BODY},
         tags=["predict"],
         summary="Predict images in the form that MLflow's servers take.",
     )
     async def invocations_of_model(request: Request, name: str) -> Response:
+        require_plain(request)
         given = _read_mlflow(await request.body())
         answers = await _ask(service, request, name, given, Asked())
         rows = answers.as_json(request_id="", top_k=5, threshold=None)["results"]
@@ -89,6 +98,8 @@ def predict_routes(service: ImageService) -> APIRouter:
 
     @router.post(
         "/invocations",
+        response_model=MlflowAnswer,
+        responses=refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
         openapi_extra={"requestBody": _MLFLOW_BODY},
         tags=["predict"],
         summary="As the above, of the service's only model.",
@@ -151,11 +162,9 @@ def _read_mlflow(body: bytes) -> ImagesAsked:
     Raises:
         InputError: It is none.
     """
-    try:
-        parsed = json.loads(body)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"The body is no JSON ({error}).") from None
-    rows = _rows(parsed) if isinstance(parsed, dict) else None
+    parsed = read_json(body)
+    one_form = isinstance(parsed, dict) and len(parsed.keys() & _FORMS.keys()) == 1
+    rows = _rows(parsed) if one_form else None
     cells = [_image_of(row) for row in rows] if isinstance(rows, list) else None
     if cells is None or not all(isinstance(cell, str) for cell in cells):
         raise InputError(

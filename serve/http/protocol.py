@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib.metadata import version as version_of
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
 from eagleray.serving import protocol
-from eagleray.serving.problems import UnsupportedError
 from eagleray.serving.service import ImageService, PredictRequest
-from serve.http.guard import CLIENT, TRACE
+from serve.http.bodies import require_plain
+from serve.http.documents import (
+    InferAnswer,
+    LiveAnswer,
+    ModelMetadata,
+    ModelReady,
+    ReadyAnswer,
+    ServerMetadata,
+    refusals,
+)
+from serve.http.guard import CLIENT, LONGEST_NUMBER, TRACE
 
 __all__ = ["protocol_routes"]
 
@@ -36,29 +46,54 @@ _BODY = {
     },
 }
 
+_RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": _RAW},
+    **refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
+}
+
 
 def protocol_routes(service: ImageService) -> APIRouter:
     """Return the routes of the protocol."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-    @router.get("", summary="The server.")
+    @router.get("", response_model=ServerMetadata, responses=refusals(401), summary="The server.")
     async def describe_server() -> Response:
         extensions = ["binary_tensor_data", "classification"]
         return JSONResponse(
             {"name": "eagleray", "version": version_of("eagleray"), "extensions": extensions}
         )
 
-    @router.get("/health/live", summary="Whether the process answers; needs no key.")
+    @router.get(
+        "/health/live",
+        response_model=LiveAnswer,
+        summary="Whether the process answers; needs no key.",
+    )
     async def live() -> Response:
         return JSONResponse({"live": True})
 
-    @router.get("/health/ready", summary="Whether every kept model has a healthy version.")
+    @router.get(
+        "/health/ready",
+        response_model=ReadyAnswer,
+        responses=refusals(401, 503),
+        summary="Whether every kept model has a healthy version.",
+    )
     async def ready() -> Response:
         service.require_ready()
         return JSONResponse({"ready": True})
 
-    @router.get("/models/{name}", summary="A model's inputs and outputs.")
-    @router.get("/models/{name}/versions/{version}", summary="A version's inputs and outputs.")
+    @router.get(
+        "/models/{name}",
+        response_model=ModelMetadata,
+        responses=refusals(401, 404, 503),
+        summary="A model's inputs and outputs.",
+    )
+    @router.get(
+        "/models/{name}/versions/{version}",
+        response_model=ModelMetadata,
+        responses=refusals(401, 404, 503),
+        summary="A version's inputs and outputs.",
+    )
     async def describe(name: str, version: str | None = None) -> Response:
         loaded = await service.version_of(name, version)
         found = await asyncio.to_thread(service.registry.versions, name)
@@ -66,25 +101,38 @@ def protocol_routes(service: ImageService) -> APIRouter:
         manifest = loaded.manifest
         return JSONResponse(protocol.metadata(name, numbers, manifest.task, manifest.contract))
 
-    @router.get("/models/{name}/ready", summary="Whether a model answers.")
-    @router.get("/models/{name}/versions/{version}/ready", summary="Whether a version answers.")
+    @router.get(
+        "/models/{name}/ready",
+        response_model=ModelReady,
+        responses=refusals(401, 404, 503),
+        summary="Whether a model answers.",
+    )
+    @router.get(
+        "/models/{name}/versions/{version}/ready",
+        response_model=ModelReady,
+        responses=refusals(401, 404, 503),
+        summary="Whether a version answers.",
+    )
     async def model_ready(name: str, version: str | None = None) -> Response:
         await service.version_of(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     @router.post(
         "/models/{name}/infer",
+        response_model=InferAnswer,
+        responses=_ANSWERS,
         openapi_extra={"requestBody": _BODY},
         summary="Predict encoded or decoded images.",
     )
     @router.post(
         "/models/{name}/versions/{version}/infer",
+        response_model=InferAnswer,
+        responses=_ANSWERS,
         openapi_extra={"requestBody": _BODY},
         summary="Predict encoded or decoded images by one version.",
     )
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise UnsupportedError("A compressed body is not taken; images are compressed already.")
+        require_plain(request)
         parsed = protocol.parse_http(await request.body(), _header_length(request))
         return await _infer(service, request, name, version, parsed)
 
@@ -95,8 +143,8 @@ def _header_length(request: Request) -> int | None:
     text = request.headers.get(_HEADER_LENGTH)
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InputError("Inference-Header-Content-Length is no number.")
+    if not text.isdecimal() or len(text) > LONGEST_NUMBER:
+        raise InputError("Inference-Header-Content-Length is no number of bytes.")
     return int(text)
 
 

@@ -53,11 +53,12 @@ def vary_photos(folder: Path, photos: Sequence[Path], num_images: int) -> list[P
         kind, change = _VARIATIONS[index % len(_VARIATIONS)]
         paths.append(folder / f"{index:05d}.{kind}")
         with Image.open(photo) as image:
-            exif = image.getexif()
-            exif[_ORIENTATION] = 1 + index % 8
-            change(image.convert("RGB")).save(
-                paths[-1], **({"exif": exif} if kind == "jpg" else {})
-            )
+            changed = change(image.convert("RGB"))
+        if kind == "jpg":
+            changed.getexif()[_ORIENTATION] = 1 + index % 8
+            changed.save(paths[-1], exif=changed.getexif())
+        else:
+            changed.save(paths[-1])
     return paths
 
 

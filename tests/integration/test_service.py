@@ -316,6 +316,82 @@ def test_keys_come_into_force_while_the_service_runs(service: Running) -> None:
     until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
 
 
+LIVENESS = {"/live", "/v2/health/live", "/-/healthz"}
+OTHER_PATHS = [
+    "/",
+    "/docs",
+    "/docs/oauth2-redirect",
+    "/openapi.json",
+    "/metrics",
+    "/-/routes",
+    "/x",
+]
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def test_without_a_key_every_port_says_nothing_but_that_it_lives(service: Running) -> None:
+    """Each route by each method, at HAProxy and at the replica behind it; and gRPC at both."""
+    settings = Settings(home=service.home)
+    applications = Applications(service.registry.history.database, who=settings.who)
+    key = applications.create("shop").key
+    try:
+        until(lambda: httpx.get(service.url + "/v1/models").status_code == 401)
+        document = httpx.get(service.url + "/openapi.json", headers={"x-api-key": key}).json()
+        paths = [*document["paths"], *OTHER_PATHS, *LIVENESS]
+        assert len(paths) > 20
+        ports = {connection.laddr.port: connection for connection in listening(service)}
+        talking = [port for port in ports if speaks_http(port)]
+        print({port: (ports[port].laddr.ip, name_of(ports[port].pid)) for port in ports})
+        print("HTTP:", talking)
+        front = int(service.url.rpartition(":")[2])
+        assert front in talking
+        for port in talking:
+            for path in paths:
+                url = f"http://127.0.0.1:{port}" + path.format(name="digits", version="1")
+                for method in METHODS if port == front else ("GET", "POST"):
+                    answer = httpx.request(method, url, timeout=30)
+                    if path in LIVENESS:
+                        assert "digits" not in answer.text
+                    elif not is_haproxys_own(ports[port], port):
+                        assert answer.status_code in (401, 404), (port, method, path, answer.text)
+                        assert "digits" not in answer.text, (port, method, path)
+    finally:
+        applications.delete("shop")
+    until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
+
+
+def listening(service: Running) -> list[Any]:
+    import psutil
+
+    ours = {process.pid for process in psutil.Process(service.process.pid).children(True)}
+    return [
+        connection
+        for connection in psutil.net_connections("tcp")
+        if connection.status == "LISTEN" and connection.pid in ours
+    ]
+
+
+def name_of(pid: int) -> str:
+    import psutil
+
+    return " ".join(psutil.Process(pid).cmdline())[:80]
+
+
+def speaks_http(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/live", timeout=5).status_code > 0
+    except httpx.HTTPError:
+        return False
+
+
+def is_haproxys_own(connection: Any, port: int) -> bool:
+    """Whether it is HAProxy's page of statistics or metrics, which listens on loopback alone."""
+    by_haproxy = "haproxy" in name_of(connection.pid)
+    stats = httpx.get(f"http://127.0.0.1:{port}/stats").status_code == 200
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+    return by_haproxy and (stats or metrics) and connection.laddr.ip == "127.0.0.1"
+
+
 def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
     service.config.write_text("max_imagers: 2\n")  # at first with a fault
     service.process.send_signal(signal.SIGHUP)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import random
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,92 +16,12 @@ from eagleray.models.package import Lineage, create_package
 from eagleray.models.tasks import Multiclass
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
-from tests.unit.images import (
-    bombs,
-    cmyk_jpeg,
-    encode,
-    gray16,
-    half_transparent,
-    oriented,
-    photo,
-    tiff_file,
-)
+from tests.unit.images import bombs
+from tests.unit.mutants import mutant, sources
 
 NUM_MUTANTS = 2_000
 SECONDS = 120
 MIB = 2**20
-
-Mutation = Callable[[bytes, random.Random], bytes]
-
-
-@functools.cache
-def sources() -> tuple[bytes, ...]:
-    """Return small files of every format and of every unusual kind."""
-    pixels = photo(40, 30)
-    return (
-        *[encode(pixels, file_format) for file_format in FORMATS],
-        *[oriented(file_format, 6) for file_format in ("jpeg", "png", "webp", "tiff")],
-        encode(pixels, "jpeg", progressive=True),
-        encode(pixels[:, :, 0], "jpeg"),
-        cmyk_jpeg(pixels),
-        encode(half_transparent("P"), "png"),
-        encode(half_transparent("LA"), "png"),
-        encode(half_transparent("RGBA"), "webp", lossless=True),
-        encode(half_transparent("P"), "gif"),
-        encode(gray16(), "png"),
-        encode(gray16(), "tiff"),
-        encode(pixels, "tiff", compression="tiff_lzw"),
-        encode(pixels, "tiff", compression="tiff_adobe_deflate"),
-        encode(pixels, "tiff", compression="jpeg"),
-        encode(pixels[:, :, 0], "bmp"),
-        tiff_file({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 277: 1, 279: 64}, bytes(range(64))),
-        *[bomb.data for bomb in bombs()],
-    )
-
-
-# --- mutations: bytes in, bytes out, all chance from the generator ---
-
-
-def cut(data: bytes, chance: random.Random) -> bytes:
-    return data[: chance.randrange(len(data))]
-
-
-def flip_bytes(data: bytes, chance: random.Random) -> bytes:
-    """Change up to eight bytes, half of the time near the start, where headers are."""
-    changed = bytearray(data)
-    reach = min(len(data), 64) if chance.random() < 0.5 else len(data)
-    for _ in range(chance.randint(1, 8)):
-        changed[chance.randrange(reach)] ^= chance.randint(1, 255)
-    return bytes(changed)
-
-
-def swap_header(data: bytes, chance: random.Random) -> bytes:
-    """Put the start of another file in place of this one's."""
-    other, length = chance.choice(sources()), chance.randint(2, 40)
-    return other[:length] + data[length:]
-
-
-def insert_bytes(data: bytes, chance: random.Random) -> bytes:
-    position = chance.randrange(len(data) + 1)
-    return data[:position] + chance.randbytes(chance.randint(1, 20)) + data[position:]
-
-
-def zero_range(data: bytes, chance: random.Random) -> bytes:
-    start = chance.randrange(len(data))
-    length = min(chance.randint(1, 40), len(data) - start)
-    return data[:start] + bytes(length) + data[start + length :]
-
-
-MUTATIONS: list[Mutation] = [cut, flip_bytes, swap_header, insert_bytes, zero_range]
-
-
-def mutant(number: int) -> bytes:
-    """Return the mutant of a number: always the same one, damaged once or twice."""
-    chance = random.Random(number)
-    data = sources()[number % len(sources())]
-    for _ in range(chance.randint(1, 2)):
-        data = chance.choice(MUTATIONS)(data, chance) or data
-    return data
 
 
 def resident_bytes() -> int:

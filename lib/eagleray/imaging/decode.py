@@ -31,6 +31,8 @@ _PILLOW_FILTERS = {
 }
 _OPENCV_FILTERS = {"opencv_linear": cv2.INTER_LINEAR, "opencv_area": cv2.INTER_AREA}
 _PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
+_MOST_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
+_MOST_SCANNED_PIXELS = 2**31
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
@@ -83,6 +85,7 @@ def judge(data: bytes, contract: ImageContract) -> Header:
         )
     header = probe(data)
     _judge_pixels(header.width, header.height, contract)
+    _judge_scans(header)
     return header
 
 
@@ -92,6 +95,17 @@ def _judge_pixels(width: int, height: int, contract: ImageContract) -> None:
             Reason.TOO_MANY_PIXELS,
             f"the header claims {width:,} x {height:,} pixels, the limit is "
             f"{contract.max_pixels:,} in all",
+        )
+
+
+def _judge_scans(header: Header) -> None:
+    """Refuse a JPEG of few bytes that would keep its decoder busy for minutes."""
+    most = min(_MOST_SCANS, _MOST_SCANNED_PIXELS // (header.width * header.height))
+    if header.scans > most:
+        raise BadImageError(
+            Reason.UNREADABLE,
+            f"the JPEG goes over its {header.width:,} x {header.height:,} pixels "
+            f"{header.scans:,} times, {most} is the limit",
         )
 
 

@@ -7,9 +7,10 @@ against the contract's limits.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from eagleray.errors import BadImageError, Reason
 
@@ -19,11 +20,16 @@ EXIF_ORIENTATION_TAG = 0x0112
 TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0100, 0x0101
 TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG = 0x0142, 0x0143
 TIFF_SHORT, TIFF_LONG = 3, 4
+TIFF_TEXTS = {1, 2, 6, 7}  # types whose values stay bytes, however many there are
+TIFF_PLACES = {273, 279, 324, 325}  # of strips and tiles
 TIFF_SIZE_TAGS = {TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG, TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG}
 
 MOST_TILE_PIXELS = 2**20  # a tile may exceed a small image, but not by much
 MOST_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
-MOST_BLOCKS = 2**16  # segments and sub-blocks in a header
+MOST_BLOCKS = 2**16  # segments, sub-blocks, chunks, strips and tiles, each of which costs time
+MOST_TAGS = 2**12  # in a directory of a TIFF
+MOST_NUMBERS = 2**18  # in one tag; the colours of a palette of 16 bits are fewer
+MOST_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Header:
         height: Stored rows, before orientation.
         components: Colour components of a JPEG; 0 for other formats, where Pillow knows.
         orientation: EXIF orientation 1 to 8 of a JPEG; 1 for other formats, where Pillow knows.
+        scans: How often a decoder goes over the pixels; 1 for all but JPEG.
     """
 
     format: str
@@ -43,6 +50,7 @@ class Header:
     height: int
     components: int = 0
     orientation: int = 1
+    scans: int = field(default=1, compare=False)
 
 
 def probe(data: bytes) -> Header:
@@ -83,7 +91,23 @@ def _unknown_format(data: bytes) -> BadImageError:
 
 def _read_jpeg(data: bytes) -> Header:
     """Walk the marker segments up to the frame header (ITU-T T.81, annex B)."""
-    position, orientation, num_skipped = 2, 1, 0
+    orientation = 1
+    for marker, position in _jpeg_segments(data):
+        if marker in (0xD9, 0xDA):
+            raise BadImageError(Reason.UNREADABLE, "the JPEG has no frame header before its data")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack_from(">HHB", data, position + 3)
+            scans = _num_scans(data, position, marker, components)
+            return Header("jpeg", width, height, components, orientation, scans)
+        if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
+            (length,) = struct.unpack_from(">H", data, position)
+            orientation = _exif_orientation(data[position + 8 : position + length])
+    raise BadImageError(Reason.UNREADABLE, "the JPEG has too many segments before its frame")
+
+
+def _jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int]]:
+    """Yield each marker, and where its segment begins, with its length."""
+    num_skipped = 0
     for _ in range(MOST_BLOCKS):
         while data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
             position += 1  # decoders skip stray and fill bytes between segments, so do we
@@ -94,23 +118,29 @@ def _read_jpeg(data: bytes) -> Header:
         position += 2
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
             continue
-        if marker in (0xD9, 0xDA):
-            raise BadImageError(Reason.UNREADABLE, "the JPEG has no frame header before its data")
+        yield marker, position
         (length,) = struct.unpack_from(">H", data, position)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, components = struct.unpack_from(">HHB", data, position + 3)
-            return Header("jpeg", width, height, components, orientation)
-        if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 8 : position + length])
         position += max(length, 2)
-    raise BadImageError(Reason.UNREADABLE, "the JPEG has too many segments before its frame")
+
+
+def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
+    """Count the scans from a frame header on; one with all colours of such a frame is the last."""
+    (length,) = struct.unpack_from(">H", data, frame)
+    if marker in (0xC0, 0xC1):
+        with contextlib.suppress(struct.error, IndexError, BadImageError):
+            for kind, position in _jpeg_segments(data, frame + max(length, 2)):
+                if kind == 0xDA and data[position + 2] >= components:
+                    return 1
+                if kind == 0xDA:
+                    break
+    return data.count(b"\xff\xda", frame)
 
 
 def _exif_orientation(exif: bytes) -> int:
     """Return the orientation of an EXIF block, 1 where it says nothing valid."""
     try:
         value = _tiff_tags(exif).get(EXIF_ORIENTATION_TAG, 1)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, BadImageError):
         return 1
     return value if 1 <= value <= 8 else 1
 
@@ -124,9 +154,16 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
     (offset,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, offset)
     tags: dict[int, int] = {}
+    if count > MOST_TAGS:
+        raise BadImageError(Reason.UNREADABLE, f"the TIFF has {count:,} tags")
     for index in range(count):
         entry = offset + 2 + 12 * index
-        tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+        tag, kind, num_values = struct.unpack_from(f"{order}HHI", data, entry)
+        most = MOST_BLOCKS if tag in TIFF_PLACES else MOST_NUMBERS
+        if num_values > most and kind not in TIFF_TEXTS:
+            raise BadImageError(
+                Reason.UNREADABLE, f"the TIFF's tag {tag} has {num_values:,} values"
+            )
         if kind in (TIFF_SHORT, TIFF_LONG):
             form = "H" if kind == TIFF_SHORT else "I"
             (value,) = struct.unpack_from(f"{order}{form}", data, entry + 8)
@@ -155,7 +192,17 @@ def _read_png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise BadImageError(Reason.UNREADABLE, "the PNG does not start with its header chunk")
     width, height = struct.unpack_from(">II", data, 16)
+    _require_few_chunks(data)
     return Header("png", width, height)
+
+
+def _require_few_chunks(data: bytes) -> None:
+    position = 8
+    for _ in range(MOST_BLOCKS):
+        if position + 8 > len(data):
+            return
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    raise BadImageError(Reason.UNREADABLE, f"the PNG has more than {MOST_BLOCKS:,} chunks")
 
 
 def _read_gif(data: bytes) -> Header:
@@ -185,6 +232,13 @@ def _read_bmp(data: bytes) -> Header:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)  # a negative height means top-down
+        _, compression = struct.unpack_from("<HI", data, 28)
+        if compression in (1, 2) and width * abs(height) > MOST_RLE_PIXELS:
+            raise BadImageError(
+                Reason.TOO_MANY_PIXELS,
+                f"the BMP claims {width:,} x {abs(height):,} pixels in run lengths, of which "
+                f"{MOST_RLE_PIXELS:,} are read",
+            )
     return Header("bmp", width, abs(height))
 
 

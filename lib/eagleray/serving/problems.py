@@ -3,6 +3,7 @@
     ServiceError
     ├── NotAllowedError      no key, or one that does not hold       401
     ├── ForbiddenError       what this caller may not do             403
+    ├── SlowError            a body that does not come            408
     ├── NotFinishedError     what is asked for is not there yet      409
     ├── TooLargeError        a body or a list above its limit        413
     ├── UnsupportedError     a content type that is not taken        415
@@ -34,6 +35,7 @@ __all__ = [
     "NotReadyError",
     "Problem",
     "ServiceError",
+    "SlowError",
     "TooLargeError",
     "UnsupportedError",
     "problem_of",
@@ -73,6 +75,13 @@ class ForbiddenError(ServiceError):
 
     http_status = 403
     title = "Not allowed"
+
+
+class SlowError(ServiceError):
+    """A body that takes up room for too long."""
+
+    http_status = 408
+    title = "Too slow"
 
 
 class NotFinishedError(ServiceError):

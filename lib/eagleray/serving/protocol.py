@@ -33,6 +33,7 @@ from eagleray.errors import InputError
 from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.tasks import Task
 from eagleray.outcome import Outcome
+from eagleray.serving.json_body import MOST_NUMBERS, read_json
 
 __all__ = [
     "InferRequest",
@@ -131,10 +132,7 @@ def parse_http(body: bytes, header_length: int | None) -> InferRequest:
         raise InputError(
             f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes."
         )
-    try:
-        head = json.loads(body[:length])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"The request is no JSON ({error}).") from None
+    head = read_json(body[:length], most_values=MOST_NUMBERS)
     if not isinstance(head, dict):
         raise InputError("The request is no JSON object.")
     rest = memoryview(body)[length:]
@@ -246,9 +244,17 @@ def _json_elements(name: str, datatype: str, data: Any) -> list[bytes] | npt.NDA
 
 def _flatten(data: list[Any]) -> list[Any]:
     """Return the leaves of nested lists, in order."""
-    while any(isinstance(item, list) for item in data):
-        data = [leaf for item in data for leaf in (item if isinstance(item, list) else [item])]
-    return data
+    leaves: list[Any] = []
+    open_lists = [iter(data)]
+    while open_lists:
+        for item in open_lists[-1]:
+            if isinstance(item, list):
+                open_lists.append(iter(item))
+                break
+            leaves.append(item)
+        else:
+            open_lists.pop()
+    return leaves
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -320,13 +326,17 @@ def outputs_of(outcomes: Sequence[Outcome], task: Task, request: InferRequest) -
     Raises:
         InputError: The model has no such output.
     """
-    given = {tensor.name: tensor for tensor in _all_outputs(outcomes, task)}
+    all_outputs = _all_outputs(outcomes, task)
+    given = {tensor.name: tensor for tensor in all_outputs}
     wanted = request.wanted or [WantedOutput(name) for name in given]
     outputs = []
     for item in wanted:
         if item.name not in given:
-            raise InputError(f"There is no output {item.name}; there are {', '.join(given)}.")
-        tensor = given[item.name]
+            raise InputError(
+                f"There is no output {item.name}, or it is asked for twice; there are "
+                f"{', '.join(tensor.name for tensor in all_outputs)}."
+            )
+        tensor = given.pop(item.name)  # again and again it would be an answer without bounds
         if item.classes:
             tensor = _classes(tensor, task, item.classes)
         binary = item.binary or request.all_binary

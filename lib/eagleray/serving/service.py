@@ -29,7 +29,8 @@ from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
-from eagleray.serving.problems import ForbiddenError, NotReadyError, TooLargeError
+from eagleray.serving.places import is_allowed
+from eagleray.serving.problems import DeadlineError, ForbiddenError, NotReadyError, TooLargeError
 from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
@@ -200,7 +201,11 @@ class ImageService:
             happened=self._happened,
         )
         self.shadows: dict[str, ShadowTally] = {}
-        self._urls = UrlPolicy(hosts=config.allow_urls, private_networks=config.private_networks)
+        self._urls = UrlPolicy(
+            hosts=config.allow_urls,
+            private_networks=config.private_networks,
+            total_seconds=config.timeout_s,
+        )
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -479,7 +484,7 @@ class ImageService:
         try:
             if isinstance(image, ImageLink):
                 with trace.stage("fetch", image=number):
-                    image = await self._fetch(loaded, image)
+                    image = await self._fetch(loaded, image, request.deadline)
             pixels = loaded.judge(image)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
@@ -492,28 +497,35 @@ class ImageService:
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
 
-    async def _fetch(self, loaded: LoadedVersion, link: ImageLink) -> bytes:
+    async def _fetch(self, loaded: LoadedVersion, link: ImageLink, deadline: float) -> bytes:
         """Read an image that the request only names.
 
         Raises:
             ForbiddenError: It is at no place that the service reads from.
             BadImageError: It cannot be read.
+            DeadlineError: Not in time.
         """
-        scheme = link.uri.partition("://")[0].lower()
-        if scheme in ("http", "https"):
+        reader = ImageReader(loaded.manifest.contract.max_bytes, self._urls)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await loop.run_in_executor(self._fetchers, self._read, reader, link)
+        except TimeoutError:
+            raise DeadlineError("The deadline passed before the image was fetched.") from None
+
+    def _read(self, reader: ImageReader, link: ImageLink) -> bytes:
+        if link.uri.partition("://")[0].lower() in ("http", "https"):
             if not self._urls.hosts:
                 raise ForbiddenError(
                     "This service fetches no URLs; send the image itself, or ask its operator to "
-                    "allow the host."
+                    "allow the host with --allow-urls."
                 )
-        elif not link.uri.startswith(self.config.allow_storage) or ".." in link.uri:
+        elif not is_allowed(link.uri, self.config.allow_storage):
             raise ForbiddenError(
                 "This service does not read images from there; send the image itself, or ask its "
-                "operator to allow the location."
+                "operator to allow the location with --allow-storage."
             )
-        reader = ImageReader(loaded.manifest.contract.max_bytes, self._urls)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._fetchers, reader.read, ImageSource(link.uri))
+        return reader.read(ImageSource(link.uri))
 
     def _count(self, request: PredictRequest, answers: Answers) -> None:
         model, version = answers.loaded.model, answers.loaded.version
