@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
-from eagleray.serving.batches import Launcher
+from eagleray.serving.batches import BatchAsked, Launcher
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
 from serve.http.batches import batch_routes
@@ -92,7 +92,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         components = document.setdefault("components", {})
         schemas = components.setdefault("schemas", {})
-        for body in (JsonBody, ProblemDocument):
+        for body in (JsonBody, BatchAsked, ProblemDocument):
             schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[body.__name__] = schema

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from eagleray.imaging.contract import first_fault
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
+from eagleray.serving.json_body import read_json
 from eagleray.serving.service import ImageService
+from serve.http.bodies import ParameterError, require_plain
+from serve.http.documents import BatchAnswer, BatchesAnswer, BatchResults, refusals
 from serve.http.guard import CLIENT
 
 __all__ = ["batch_routes"]
 
 _PATH = "/v1/batches"
+_LINES = "application/jsonl"
+_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
+}
 _MOST_LISTED = 100
 _SAFE_PAGE = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -30,8 +40,20 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     router = APIRouter(prefix=_PATH, tags=["batches"])
     desk = BatchDesk(service.registry, service.config, launcher)
 
-    @router.post("", status_code=202, summary="Start a batch job, or go on with one.")
-    async def start(asked: BatchAsked, request: Request) -> Response:
+    @router.post(
+        "",
+        status_code=202,
+        response_model=BatchAnswer,
+        responses={
+            **refusals(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
+            200: {"model": BatchAnswer, "description": "It has been done before."},
+        },
+        openapi_extra={"requestBody": _BODY},
+        summary="Start a batch job, or go on with one.",
+    )
+    async def start(request: Request) -> Response:
+        require_plain(request)
+        asked = _read(await request.body())
         status = await asyncio.to_thread(desk.start, asked, _caller(request), service.snapshot)
         return JSONResponse(
             status.as_json(),
@@ -39,19 +61,40 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
             headers={"location": f"{_PATH}/{status.id}"},
         )
 
-    @router.get("", summary="The caller's batch jobs, newest first.")
+    @router.get(
+        "",
+        response_model=BatchesAnswer,
+        responses=refusals(401, 422),
+        summary="The caller's batch jobs, newest first.",
+    )
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20
     ) -> Response:
         found = await asyncio.to_thread(desk.list, _caller(request), limit=limit)
         return JSONResponse({"batches": [status.as_json() for status in found]})
 
-    @router.get("/{batch}", summary="How far a batch job is.")
+    @router.get(
+        "/{batch}",
+        response_model=BatchAnswer,
+        responses=refusals(401, 404, 503),
+        summary="How far a batch job is.",
+    )
     async def status(batch: str, request: Request) -> Response:
         found = await asyncio.to_thread(desk.status, batch, _caller(request))
         return JSONResponse(found.as_json())
 
-    @router.get("/{batch}/results", summary="What came of it: its files and counts, or its rows.")
+    @router.get(
+        "/{batch}/results",
+        response_model=BatchResults,
+        responses={
+            **refusals(401, 404, 409, 422, 503),
+            200: {
+                "description": "Its files and counts; or, as `format=jsonl`, its rows.",
+                "content": {_LINES: {"schema": {"type": "string"}}},
+            },
+        },
+        summary="What came of it: its files and counts, or its rows.",
+    )
     async def results(
         batch: str,
         request: Request,
@@ -63,20 +106,45 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         if format == "json":
             return JSONResponse(await asyncio.to_thread(desk.results, batch, caller))
         rows = await asyncio.to_thread(desk.rows, batch, caller, offset=offset, limit=limit)
-        return StreamingResponse(rows, media_type="application/jsonl")
+        return StreamingResponse(rows, media_type=_LINES)
 
-    @router.get("/{batch}/report", summary="Its page.")
+    @router.get(
+        "/{batch}/report",
+        response_class=HTMLResponse,
+        responses=refusals(401, 404, 409, 503),
+        summary="Its page.",
+    )
     async def report(batch: str, request: Request) -> Response:
         page = await asyncio.to_thread(desk.report, batch, _caller(request))
         return HTMLResponse(page, headers=_SAFE_PAGE)
 
-    @router.delete("/{batch}", status_code=202, summary="Cancel it; what is done is kept.")
-    @router.post("/{batch}/cancel", status_code=202, summary="Cancel it; what is done is kept.")
+    cancelling: dict[str, Any] = {
+        "status_code": 202,
+        "response_model": BatchAnswer,
+        "responses": refusals(401, 404, 409, 503),
+        "summary": "Cancel it; what is done is kept.",
+    }
+
+    @router.delete("/{batch}", operation_id="delete_batch", **cancelling)
+    @router.post("/{batch}/cancel", operation_id="cancel_batch", **cancelling)
     async def cancel(batch: str, request: Request) -> Response:
         ended = await asyncio.to_thread(desk.cancel, batch, _caller(request))
         return JSONResponse(ended.as_json(), status_code=202)
 
     return router
+
+
+def _read(body: bytes) -> BatchAsked:
+    """Read what is asked.
+
+    Raises:
+        InputError: It is no JSON.
+        ParameterError: A field is not valid.
+    """
+    try:
+        return BatchAsked.model_validate(read_json(body))
+    except ValidationError as error:
+        raise ParameterError(f"JSON body: {first_fault(error)}.") from None
 
 
 def _caller(request: Request) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "ImageInJson",
     "ImagesAsked",
     "JsonBody",
+    "ParameterError",
     "read_asked",
     "read_images",
     "require_plain",

@@ -10,10 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eagleray.serving.answers import ImageAnswer
+from eagleray.serving.batches import BatchState
 from eagleray.serving.problems import PROBLEM_TYPE
 
 __all__ = [
     "SECURITY",
+    "BatchAnswer",
+    "BatchResults",
+    "BatchesAnswer",
     "InferAnswer",
     "LabelsAnswer",
     "LiveAnswer",
@@ -76,6 +80,7 @@ class LabelsAnswer(_Document):
     version: int
     task: str
     labels: list[str] = Field(description="In the order of the probabilities.")
+    attributes: list[dict[str, Any]] = Field(description="That go with each image.")
     hierarchy: dict[str, Any] | None
     contract_digest: str
     contract: dict[str, Any] = Field(description="How images are prepared.")
@@ -120,6 +125,52 @@ class MlflowAnswer(_Document):
     """One answer for each row."""
 
     predictions: list[ImageAnswer]
+
+
+# --- batch jobs ----------------------------------------------------------------------------------
+
+
+class BatchAnswer(_Document):
+    """How far a batch job is."""
+
+    id: str
+    state: BatchState
+    created: str = Field(description="UTC, as in ISO 8601.")
+    model: str = Field(description="The version that was meant when it was accepted.")
+    output: str
+    request: dict[str, Any] = Field(description="As it was asked for.")
+    total: int | None = Field(description="Images; null before they are listed.")
+    done: int = Field(description="Images with a result.")
+    failed: int = Field(description="Of these.")
+    images_per_second: float | None
+    seconds_left: float | None
+    message: str = Field(description="Why it is as it is, where there is something to say.")
+
+
+class BatchesAnswer(_Document):
+    """The caller's batch jobs, newest first."""
+
+    batches: list[BatchAnswer]
+
+
+class _BatchFile(_Document):
+    location: str
+    rows: int
+    failed: int
+    bytes: int
+    sha256: str
+
+
+class BatchResults(_Document):
+    """What came of a batch job: inputs are ok and failed."""
+
+    output: str
+    format: str
+    rows: int
+    ok: int
+    failed: int
+    reasons: dict[str, int]
+    files: list[_BatchFile]
 
 
 # --- the Open Inference Protocol -----------------------------------------------------------------
@@ -196,6 +247,7 @@ _REFUSALS = {
     403: "A location that the service does not read from.",
     404: "No such thing; the nearest names are in the sentence.",
     408: "The body came too slowly.",
+    409: "The output belongs to another batch, or the results are not there yet.",
     413: "Too many bytes, pixels, images or values.",
     415: "A format or a content type that is not taken.",
     422: "A parameter is not valid.",

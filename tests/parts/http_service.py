@@ -17,6 +17,7 @@ from eagleray.models.registry import Registry
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from serve.http import build_http
+from tests.unit.serving_kit import NotedLauncher
 
 __all__ = ["Served", "http_service"]
 
@@ -59,7 +60,7 @@ def http_service(registry: Registry, **fields: Any) -> Iterator[Served]:
     """Run a service; the fields are its configuration's."""
     config = ServiceConfig(**{"compile": "never", "watch_s": 0.2, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
-    app = build_http(service)
+    app = build_http(service, NotedLauncher())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
