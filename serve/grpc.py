@@ -19,7 +19,8 @@ from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_of
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
-from eagleray.serving.service import ImageService, PredictRequest
+from eagleray.serving.requests import PredictRequest
+from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import Trace
 from serve.messages import PACKAGE, SERVICE, message
 

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from eagleray.errors import AttributeValueError, InputError
 from eagleray.imaging.contract import first_fault
 from eagleray.serving.json_body import read_json
+from eagleray.serving.links import ImageLink
 from eagleray.serving.problems import UnsupportedError
-from eagleray.serving.service import ImageLink
 
 __all__ = [
     "BODIES",

@@ -43,6 +43,7 @@ LONGEST_NUMBER = 18
 
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
+_ROOM = b"x-eagleray-room"  # for HAProxy, which passes on no more than that
 _PREDICTIONS = ("/predict", "/infer", "/invocations")
 _PROBES = _OPEN | {"/v2/health/ready", "/ready", "/metrics"}  # they are not worth a trace
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
@@ -76,6 +77,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 marks = [(b"x-request-id", request_id.encode()), *_SAFE_HEADERS]
+                if scope["path"].endswith(_PREDICTIONS):
+                    marks.append((_ROOM, b"%d" % self._service.lanes.room))
                 message["headers"] = [*message.get("headers", ()), *marks]
             await send(message)
 

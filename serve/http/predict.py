@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 from eagleray.errors import BadImageError, InputError
 from eagleray.serving.answers import Answer
 from eagleray.serving.json_body import read_json
-from eagleray.serving.service import Answers, ImageService, PredictRequest
+from eagleray.serving.requests import Answers, PredictRequest
+from eagleray.serving.service import ImageService
 from serve.http.bodies import (
     BODIES,
     Asked,

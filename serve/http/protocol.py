@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
 from eagleray.serving import protocol
-from eagleray.serving.service import ImageService, PredictRequest
+from eagleray.serving.requests import PredictRequest
+from eagleray.serving.service import ImageService
 from serve.http.bodies import require_plain
 from serve.http.documents import (
     InferAnswer,

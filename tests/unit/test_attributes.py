@@ -38,6 +38,7 @@ from eagleray.models.package import ModelManifest, ModelPackage, read_package, w
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from eagleray.training.finish import finish_model
+from eagleray.training.job import open_job, open_run, reopen_job
 from eagleray.training.plan import make_plan
 from eagleray.training.range_finder import find_learning_rate
 from eagleray.training.stages import set_frozen, stages_of
@@ -428,3 +429,14 @@ def test_an_evaluation_wants_the_columns(tmp_path: Path) -> None:
     predictor = Predictor(package_with_attributes(), compile_mode="never")
     with pytest.raises(InputError, match="no column 'site' for the attribute; its other columns"):
         evaluate(predictor, read_labelled(str(table)))
+
+
+def test_a_run_does_not_go_on_with_other_attributes(tmp_path: Path) -> None:
+    table, settings = write_sites(tmp_path / "sites", 40), Settings(home=tmp_path / "home")
+    job = open_job(small_spec(table, attributes="site"), settings, alias="candidate")
+    run, _ = open_run(job)
+    table.write_text(table.read_text().replace(",-\n", ",noted\n"))  # of which nothing is learned
+    assert reopen_job(run.name, settings).plan.attributes == job.plan.attributes
+    table.write_text(table.read_text().replace(",south,", ",north,", 1))
+    with pytest.raises(InputError, match="have changed since it began"):
+        reopen_job(run.name, settings)

@@ -25,7 +25,7 @@ from eagleray.models.package import write_package
 from eagleray.models.registry import Registry
 from eagleray.predictor import Predictor
 from eagleray.serving.routes import Routes
-from eagleray.serving.service import ShadowTally
+from eagleray.serving.shadows import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
 from tests.unit.attributes_kit import package_with_attributes

@@ -1,6 +1,9 @@
 """The service without its web server: who may ask, which version answers, and the answer.
 
-    schemas.py       what goes over the wire
+    requests.py      a request as the service takes it, and its answers
+    answers.py       answers as they go over the wire
+    protocol.py      the Open Inference Protocol: tensors in and out
+    problems.py      refusals
     applications.py  callers, their keys, quotas and pins; kept in the database
     routes.py        which versions of a model answer by default, as canary, as shadow
     watch.py         the registry and the database, read again every second: a Snapshot
@@ -13,6 +16,8 @@
     telemetry.py     counters and times, as Prometheus reads them
     tracing.py       a span for each request and its stages, to an OpenTelemetry collector
     usage.py         who sends how many requests to which version, by day
+    links.py         images that a request only names, read under the policy
+    shadows.py       how a shadow's answers compare with those that were given
     service.py       the way of a request through all of these
 
 It knows neither Ray nor HTTP; `serve/` puts both around it.

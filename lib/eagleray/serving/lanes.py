@@ -136,6 +136,16 @@ class Lanes:
         ahead = len(self._queue) + self._busy
         return max(0.0, ahead / self.options.num_lanes - 1) * self._seconds_per_image
 
+    @property
+    def room(self) -> int:
+        """Images that are taken on at once: what lanes work on, and what may wait."""
+        options = self.options
+        least = options.num_lanes * options.batch_images
+        if not self._seconds_per_image:
+            return least + options.max_queued
+        in_time = options.num_lanes * (1 + options.max_wait / self._seconds_per_image)
+        return min(max(least, int(in_time)), least + options.max_queued)
+
     def require_room(self, num_images: int, deadline: float = math.inf) -> None:
         """Refuse images that the queue has no room for, or that would wait too long.
 

@@ -10,154 +10,40 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from eagleray.errors import AttributeValueError, BadImageError, EaglerayError, InputError
-from eagleray.fetch import ImageReader, ImageSource
-from eagleray.imaging import DecodedImage
 from eagleray.models.attributes import Features
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
-from eagleray.serving.answers import answer_of
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.fleet import Event, Fleet, FleetOptions
 from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
+from eagleray.serving.links import ImageLink, LinkReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
-from eagleray.serving.places import is_allowed
-from eagleray.serving.problems import DeadlineError, ForbiddenError, NotReadyError, TooLargeError
+from eagleray.serving.problems import NotReadyError, TooLargeError
 from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
+from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
+from eagleray.serving.shadows import ShadowTally
 from eagleray.serving.telemetry import Telemetry
-from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, Trace, open_tracing
+from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, open_tracing
 from eagleray.serving.usage import UsageBook, UsageCounter
 from eagleray.serving.watch import Watcher, read_snapshot
-from eagleray.urls import UrlPolicy
 
-__all__ = ["Answers", "ImageLink", "ImageService", "PredictRequest", "ShadowDifference"]
+__all__ = ["ImageService"]
 
 log = logging.getLogger(__name__)
 
-_SHADOW_DIFFERENCES = 50  # that are kept to be looked at
-_FETCHERS = 16
 _HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
 _LONG_WAIT = 0.001  # seconds for a version, from which on a trace shows it
 _COUNTING = 5.0  # seconds between two additions of counts to the database
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLink:
-    """An image that is not in the request: an http(s) URL, or a storage location."""
-
-    uri: str
-
-
-ImageInRequest = bytes | DecodedImage | ImageLink
-
-
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
-    """What a caller wants to know.
-
-    Attributes:
-        model: Name.
-        images: Encoded, decoded under the model's contract, or where they are.
-        application: Of the caller.
-        asked: Version number or alias; None for what the route says.
-        attributes: For each image what is known of it besides; None where nothing is said.
-        request_id: The caller's, or ours.
-        deadline: On the monotonic clock.
-        trace: Is told where the time goes.
-    """
-
-    model: str
-    images: Sequence[ImageInRequest]
-    application: str
-    request_id: str
-    deadline: float
-    asked: str | None = None
-    trace: Trace = NO_TRACE
-    attributes: Sequence[Mapping[str, object]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a version answered, one for each image of the request.
-
-    Attributes:
-        loaded: The version.
-        via: Why this one.
-        answered: In the order of the images.
-        seconds: From the request to its last answer.
-    """
-
-    loaded: LoadedVersion
-    via: str
-    answered: Sequence[Answered]
-    seconds: float
-
-    def as_json(self, *, request_id: str, top_k: int, threshold: float | None) -> dict[str, Any]:
-        """Return the members of an `Answer`."""
-        manifest = self.loaded.manifest
-        return {
-            "model": self.loaded.model,
-            "version": self.loaded.version,
-            "via": self.via,
-            "contract_digest": manifest.contract_digest,
-            "package_digest": self.loaded.package_digest,
-            "request_id": request_id,
-            "results": [
-                answer_of(item.outcome, manifest, top_k=top_k, threshold=threshold)
-                for item in self.answered
-            ],
-            "timings": self.timings(),
-        }
-
-    def timings(self) -> dict[str, float]:
-        """Return the members of `Timings`."""
-        return {
-            "queue_ms": _milliseconds(max(item.queued for item in self.answered)),
-            "decode_ms": _milliseconds(max(item.decoding for item in self.answered)),
-            "forward_ms": _milliseconds(max(item.forward for item in self.answered)),
-            "total_ms": _milliseconds(self.seconds),
-            "batch_images": max(item.batch_images for item in self.answered),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ShadowDifference:
-    """A request that a shadow answered with another label."""
-
-    request_id: str
-    version: int
-    label: str | None
-    shadow_version: int
-    shadow_label: str | None
-
-
-@dataclass(slots=True)
-class ShadowTally:
-    """How a shadow's answers compare with those that were given.
-
-    Attributes:
-        same: Images with the same label.
-        different: Images with another one.
-        skipped: Requests that it did not see, because there was other work.
-        examples: The last differences.
-    """
-
-    same: int = 0
-    different: int = 0
-    skipped: int = 0
-    examples: deque[ShadowDifference] = field(
-        default_factory=lambda: deque(maxlen=_SHADOW_DIFFERENCES)
-    )
 
 
 class ImageService:
@@ -201,12 +87,7 @@ class ImageService:
             happened=self._happened,
         )
         self.shadows: dict[str, ShadowTally] = {}
-        self._urls = UrlPolicy(
-            hosts=config.allow_urls,
-            private_networks=config.private_networks,
-            total_seconds=config.timeout_s,
-        )
-        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
+        self._links = LinkReader(config)
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self._tasks: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(aliases={})
@@ -280,7 +161,7 @@ class ImageService:
         if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
             log.error("%d requests stay out of the counts of usage", self._used.num_kept)
         await asyncio.to_thread(self.tracing.close)
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._links.close()
         self._compiler.shutdown(wait=False, cancel_futures=True)
 
     def _apply(self, snapshot: Snapshot) -> None:
@@ -484,7 +365,11 @@ class ImageService:
         try:
             if isinstance(image, ImageLink):
                 with trace.stage("fetch", image=number):
-                    image = await self._fetch(loaded, image, request.deadline)
+                    image = await self._links.read(
+                        image,
+                        most_bytes=loaded.manifest.contract.max_bytes,
+                        deadline=request.deadline,
+                    )
             pixels = loaded.judge(image)
         except BadImageError as error:
             return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
@@ -496,36 +381,6 @@ class ImageService:
         trace.saw_answer(number, answered)
         self.telemetry.saw_answer(loaded.model, loaded.version, answered)
         return answered
-
-    async def _fetch(self, loaded: LoadedVersion, link: ImageLink, deadline: float) -> bytes:
-        """Read an image that the request only names.
-
-        Raises:
-            ForbiddenError: It is at no place that the service reads from.
-            BadImageError: It cannot be read.
-            DeadlineError: Not in time.
-        """
-        reader = ImageReader(loaded.manifest.contract.max_bytes, self._urls)
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await loop.run_in_executor(self._fetchers, self._read, reader, link)
-        except TimeoutError:
-            raise DeadlineError("The deadline passed before the image was fetched.") from None
-
-    def _read(self, reader: ImageReader, link: ImageLink) -> bytes:
-        if link.uri.partition("://")[0].lower() in ("http", "https"):
-            if not self._urls.hosts:
-                raise ForbiddenError(
-                    "This service fetches no URLs; send the image itself, or ask its operator to "
-                    "allow the host with --allow-urls."
-                )
-        elif not is_allowed(link.uri, self.config.allow_storage):
-            raise ForbiddenError(
-                "This service does not read images from there; send the image itself, or ask its "
-                "operator to allow the location with --allow-storage."
-            )
-        return reader.read(ImageSource(link.uri))
 
     def _count(self, request: PredictRequest, answers: Answers) -> None:
         model, version = answers.loaded.model, answers.loaded.version
@@ -557,29 +412,5 @@ class ImageService:
             return
         finally:
             self.fleet.release(request.model, version)
-        for ours, theirs in zip(given.answered, answered, strict=True):
-            same = _label(ours.outcome) == _label(theirs.outcome)
-            self.telemetry.shadows.labels(request.model, "same" if same else "different").inc()
-            if same:
-                tally.same += 1
-                continue
-            tally.different += 1
-            difference = ShadowDifference(
-                request.request_id,
-                given.loaded.version,
-                _label(ours.outcome),
-                version,
-                _label(theirs.outcome),
-            )
-            tally.examples.append(difference)
-
-
-def _label(outcome: Outcome) -> str | None:
-    if outcome.prediction is None:
-        assert outcome.failure is not None
-        return f"failed: {outcome.failure.reason.value}"
-    return "|".join(outcome.prediction.labels) if outcome.prediction.labels else None
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+        for result in tally.compare(request, given, version, answered):
+            self.telemetry.shadows.labels(request.model, result).inc()

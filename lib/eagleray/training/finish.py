@@ -60,7 +60,7 @@ def finish_model(
     """
     task = _settled_task(plan, module, cache_folder)
     lineage = Lineage.now(
-        data_digest=plan.images.digest,
+        data_digest=plan.data_digest,
         split_digest=plan.split.digest,
         test_digest=plan.split.test.digest,
         run=mlflow_run,

@@ -162,6 +162,11 @@ def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _FROM_H
     if record.version is not None:
         raise InputError(f"Run {name} has ended: it made {record.version}.")
     plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
+    if plan.data_digest != record.data_digest:
+        raise InputError(
+            f"The data of run {name} have changed since it began ({plan.spec.data}); restore them, "
+            f"or begin anew with `eagleray train --from {name}`."
+        )
     return TrainJob(plan, Registry(settings), settings, record.alias, s3, run)
 
 
@@ -242,10 +247,9 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     if job.run is not None:
         return job.run, job.run.read()
     kept = create_run(job.settings, job.spec)
-    write_split(
-        job.plan.split, kept.split_file, data_digest=job.plan.images.digest, seed=job.spec.seed
-    )
-    record = RunRecord(run=kept.name, data_digest=job.plan.images.digest, alias=job.alias)
+    digest = job.plan.data_digest
+    write_split(job.plan.split, kept.split_file, data_digest=digest, seed=job.spec.seed)
+    record = RunRecord(run=kept.name, data_digest=digest, alias=job.alias)
     kept.write(record)
     return kept, record
 

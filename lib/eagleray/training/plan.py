@@ -45,6 +45,7 @@ from eagleray.models.package import ModelPackage
 from eagleray.models.sources import load_model
 from eagleray.models.tasks import Task, make_task
 from eagleray.settings import Settings
+from eagleray.tables import digest_table
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_possible_freeze, stages_of
 
@@ -78,6 +79,15 @@ class TrainPlan:
     module: nn.Module
     parent: str | None
     attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 over the images with their labels, and the attributes that are learned from."""
+        if not self.attributes:
+            return self.images.digest
+        columns = [self.images.attributes[attribute.name] for attribute in self.attributes]
+        images = self.images
+        return digest_table([images.uris, images.versions, images.texts, *columns])
 
 
 def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:

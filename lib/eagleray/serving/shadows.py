@@ -1,0 +1,79 @@
+"""How a shadow's answers compare with those that were given."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from eagleray.outcome import Outcome
+from eagleray.serving.lanes import Answered
+from eagleray.serving.requests import Answers, PredictRequest
+
+__all__ = ["ShadowDifference", "ShadowTally"]
+
+_MOST_EXAMPLES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowDifference:
+    """A request that a shadow answered with another label."""
+
+    request_id: str
+    version: int
+    label: str | None
+    shadow_version: int
+    shadow_label: str | None
+
+
+@dataclass(slots=True)
+class ShadowTally:
+    """How a shadow's answers compare with those that were given.
+
+    Attributes:
+        same: Images with the same label.
+        different: Images with another one.
+        skipped: Requests that it did not see, because there was other work.
+        examples: The last differences.
+    """
+
+    same: int = 0
+    different: int = 0
+    skipped: int = 0
+    examples: deque[ShadowDifference] = field(default_factory=lambda: deque(maxlen=_MOST_EXAMPLES))
+
+    def compare(
+        self,
+        request: PredictRequest,
+        given: Answers,
+        version: int,
+        answered: Sequence[Answered],
+    ) -> Iterator[str]:
+        """Count the images of a request, and yield `same` or `different` for each.
+
+        Args:
+            request: The request.
+            given: What its caller got.
+            version: Of the shadow.
+            answered: What the shadow says.
+        """
+        for ours, theirs in zip(given.answered, answered, strict=True):
+            label, shadow_label = _label(ours.outcome), _label(theirs.outcome)
+            if label == shadow_label:
+                self.same += 1
+                yield "same"
+                continue
+            self.different += 1
+            self.examples.append(
+                ShadowDifference(
+                    request.request_id, given.loaded.version, label, version, shadow_label
+                )
+            )
+            yield "different"
+
+
+def _label(outcome: Outcome) -> str | None:
+    if outcome.prediction is None:
+        assert outcome.failure is not None
+        return f"failed: {outcome.failure.reason.value}"
+    return "|".join(outcome.prediction.labels) if outcome.prediction.labels else None
