@@ -26,6 +26,7 @@ __all__ = ["Answered", "LaneOptions", "Lanes", "Version"]
 
 log = logging.getLogger(__name__)
 
+_OF_THE_WAIT = 0.75  # of the longest, on average
 _SMOOTHING = 0.1  # weight of a new batch in the running mean of seconds for an image
 
 
@@ -138,12 +139,15 @@ class Lanes:
 
     @property
     def room(self) -> int:
-        """Images that are taken on at once: what lanes work on, and what may wait."""
+        """Images that are best taken on at once: what lanes work on, and what may wait.
+
+        It leaves room for the spread of waits, so that nearly all of them end in `max_wait`.
+        """
         options = self.options
         least = options.num_lanes * options.batch_images
         if not self._seconds_per_image:
             return least + options.max_queued
-        in_time = options.num_lanes * (1 + options.max_wait / self._seconds_per_image)
+        in_time = _OF_THE_WAIT * options.num_lanes * options.max_wait / self._seconds_per_image
         return min(max(least, int(in_time)), least + options.max_queued)
 
     def require_room(self, num_images: int, deadline: float = math.inf) -> None:
