@@ -120,6 +120,18 @@ def test_a_full_queue_refuses_at_once(open_lanes: Callable[..., Lanes]) -> None:
     assert asyncio.run(run()) < 0.5
 
 
+def test_there_is_room_for_what_will_be_answered_in_time(open_lanes: Callable[..., Lanes]) -> None:
+    lanes, version = open_lanes(max_wait=1.0, max_queued=100, batch_images=4), Echo()
+    assert lanes.room == 104  # nothing is known yet
+    asyncio.run(ask(lanes, version, "a"))
+    assert lanes.room == 104  # an image takes no time at all
+    version.go.clear()
+    threading.Timer(0.2, version.go.set).start()
+    slow = open_lanes(max_wait=1.0, max_queued=100, batch_images=4)
+    asyncio.run(ask(slow, version, "a"))
+    assert slow.room == 4  # three would be answered in a second, and a batch is always taken on
+
+
 def test_late_images_are_not_begun(open_lanes: Callable[..., Lanes]) -> None:
     async def run() -> Echo:
         lanes, version = open_lanes(), Echo()

@@ -298,7 +298,9 @@ def test_a_full_service_refuses_before_it_reads_the_body(registry: Registry) -> 
         assert (await asked.client.get("/ready")).status_code == 200
         held.go.set()
         await asyncio.gather(*waiting)
-        assert (await asked.client.post(PREDICT, content=body())).status_code == 200
+        answer = await asked.client.post(PREDICT, content=body())
+        assert answer.status_code == 200
+        assert 1 <= int(answer.headers["x-eagleray-room"]) <= 2
 
     with_service(registry, test, lanes=1, max_queued=1, batch_images=1)
 
