@@ -22,6 +22,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import psutil
+import uvloop
 from matplotlib.figure import Figure
 
 from eagleray.models.package import read_package
@@ -51,6 +53,7 @@ class Phase:
         seconds: It was meant to take.
         asked: Its requests.
         memory: (seconds since the bench began, bytes of the service).
+        cores: That this client took, which the service could have had.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Phase:
     seconds: float
     asked: list[Asked] = field(default_factory=list)
     memory: list[tuple[float, int]] = field(default_factory=list)
+    cores: float = 0.0
 
     @property
     def goodput(self) -> float:
@@ -81,7 +85,8 @@ def main() -> None:
             if "never" not in options.ours:
                 wait_until_compiled(service.url)
             in_front()
-            phases = asyncio.run(go_through(service, bodies, options.seconds))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                phases = runner.run(go_through(service, bodies, options.seconds))
     show(phases)
     if options.plot:
         plot(phases, options.plot)
@@ -99,19 +104,21 @@ async def go_through(
     async def phase(name: str, seconds: float, asking: object) -> Phase:
         found = Phase(name, time.monotonic() - start, seconds)
         watching = asyncio.create_task(watch(service, found.memory, start))
+        before = seconds_of_cores()
         found.asked = await asking  # type: ignore[misc]
+        found.cores = (seconds_of_cores() - before) / (time.monotonic() - start - found.began)
         watching.cancel()
         print(f"{name}: {found.goodput:.1f}/s", flush=True)
         await asyncio.sleep(3)  # what waits is answered
         return found
 
     turns = ask_in_turn(url, bodies, connections=CALLERS, seconds=brief)
-    peak = await phase(f"{CALLERS} callers in turn", brief, turns)
+    peak = await phase("peak", brief, turns)
     few = ask_at_rate(url, bodies, rate=UNLOADED * peak.goodput, seconds=brief)
-    phases = [peak, await phase(f"{UNLOADED:.0%} of the peak", brief, few)]
+    phases = [peak, await phase(f"{UNLOADED:.0%}", brief, few)]
     for times in OVERLOADS:
         many = ask_at_rate(url, bodies, rate=times * peak.goodput, seconds=seconds)
-        phases.append(await phase(f"{times} times the peak", seconds, many))
+        phases.append(await phase(f"{times} times", seconds, many))
     return phases
 
 
@@ -122,10 +129,23 @@ async def watch(service: RunningService, memory: list[tuple[float, int]], start:
         await asyncio.sleep(1)
 
 
+def seconds_of_cores() -> float:
+    """Return what this process has used."""
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system)
+
+
 def show(phases: Sequence[Phase]) -> None:
     """Print the table."""
     columns = ["load", "asked/s", "good/s", "of the peak", "p50 ms", "p99 ms", "refused"]
-    columns += ["refused p99 ms", "otherwise", "client late p99 ms", "MB at start", "MB at end"]
+    columns += [
+        "refused p99 ms",
+        "otherwise",
+        "client late p99 ms",
+        "client's cores",
+        "MB at start",
+        "MB at end",
+    ]
     print(f"\n{machine()}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for phase in phases:
         good, refused = phase.latencies(200), phase.latencies(429)
@@ -142,6 +162,7 @@ def show(phases: Sequence[Phase]) -> None:
             percentile(refused, 99),
             str(dict(others) or ""),
             late,
+            f"{phase.cores:.2f}",
             *(f"{phase.memory[at][1] / MEGABYTE:.0f}" for at in (0, -1)),
         ]
         print(f"| {' | '.join(cells)} |")

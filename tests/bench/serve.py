@@ -171,7 +171,7 @@ def running(server: Server, home: Path) -> Iterator[str]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers, whatever it answers."""
+    """Wait until the server answers, whatever it answers, but that nobody is there yet."""
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -179,8 +179,10 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
-        except urllib.error.HTTPError:
-            return
+        except urllib.error.HTTPError as error:
+            if error.code not in (404, 503):
+                return
+            time.sleep(0.2)
         except OSError:
             time.sleep(0.2)
     sys.exit(f"{url} does not answer.")
