@@ -164,6 +164,7 @@ class _BatchFile(_Document):
 class BatchResults(_Document):
     """What came of a batch job: inputs are ok and failed."""
 
+    id: str
     output: str
     format: str
     rows: int
