@@ -70,6 +70,7 @@ class ModelAnswer(_ModelBrief):
 
     route: dict[str, Any]
     roles: list[dict[str, Any]]
+    usage: list[dict[str, Any]] = Field(description="Requests of the caller, by version.")
     in_memory: list[dict[str, Any]]
 
 

@@ -92,8 +92,9 @@ def test_the_document_has_every_operation(document: dict[str, Any]) -> None:
     assert found == set(OPERATIONS)
     for method, path in OPERATIONS:
         operation = document["paths"][path][method.lower()]
-        (good,) = [content for status, content in operation["responses"].items() if status < "3"]
-        assert all(kind["schema"] for kind in good["content"].values()), path
+        good = [content for status, content in operation["responses"].items() if status < "3"]
+        assert good
+        assert all(kind["schema"] for one in good for kind in one["content"].values()), path
     names = [item["operationId"] for path in document["paths"].values() for item in path.values()]
     assert len(set(names)) == len(names)
 
@@ -146,4 +147,5 @@ def make_real(case: schemathesis.Case[Any]) -> None:
     """Ask for what is there, with an image that is one."""
     known = {"name": "digits", "version": "2"}
     for name in case.path_parameters or {}:
-        case.path_parameters[name] = known[name]
+        if name in known:
+            case.path_parameters[name] = known[name]
