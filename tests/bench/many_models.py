@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
-import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +34,6 @@ import httpx
 import numpy as np
 import psutil
 
-from eagleray.machine import free_port
 from eagleray.models.registry import Registry
 from eagleray.models.tasks import Multiclass
 from eagleray.serving.applications import Applications
@@ -46,6 +41,7 @@ from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Application, Route, Snapshot, choose
 from eagleray.serving.watch import read_snapshot
 from eagleray.settings import Settings
+from tests.parts.service import running_service
 from tests.unit.models_kit import golden_png, lenet_module, small_package
 
 IMAGES = [golden_png(seed) for seed in range(8)]
@@ -159,34 +155,6 @@ def build(world: World, home: Path) -> tuple[Registry, World]:
         for model, target in pins.items():
             applications.pin(name, model, target)
     return registry, World(world.versions, world.aliases, world.routes, world.pins, keys)
-
-
-@contextmanager
-def running(home: Path, memory_mb: float) -> Iterator[tuple[str, psutil.Process]]:
-    """Run the service; give its address and the process of its replica."""
-    command = [sys.executable, "-m", "serve.run", "--port", str(free_port()), "--grpc-port", "0"]
-    command += ["--compile", "never", "--memory-mb", str(memory_mb), "--json"]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
-    log = (home / "service.log").open("w")
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        try:
-            assert said, (home / "service.log").read_text()
-            yield json.loads(said)["url"], replica_of(process.pid)
-        finally:
-            process.terminate()
-            process.wait(120)
-
-
-def replica_of(pid: int) -> psutil.Process:
-    """Find the process that answers."""
-    for process in psutil.Process(pid).children(recursive=True):
-        if "ServeReplica" in " ".join(process.cmdline()):
-            return process
-    raise AssertionError("there is no replica")
 
 
 def questions(world: World, count: int, seed: int, asked_share: float) -> list[Question]:
@@ -347,7 +315,9 @@ def prove(options: argparse.Namespace) -> Findings:
             for name, pins in world.pins.items()
         )
         began = time.perf_counter()
-        with running(home, options.memory_mb) as (url, replica):
+        words = ["--compile", "never", "--memory-mb", str(options.memory_mb)]
+        with running_service(home, *words) as service:
+            url, (replica,) = service.url, service.replicas()
             findings = Findings([], {"seconds to start": f"{time.perf_counter() - began:.0f}"})
             look(options, world, snapshot, url, replica, findings)
     return findings

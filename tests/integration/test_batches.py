@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,11 @@ import pytest
 
 from eagleray import Client
 from eagleray.errors import JobFailedError
-from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
+from tests.parts.service import running_service
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
-ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 30
 PATH = "/v1/batches"
 
@@ -61,47 +58,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 class Service:
-    """The service as its command starts it."""
+    """The service as its command starts it, and its callers."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
-        port = free_port()
-        words = ["digits", "--port", str(port), "--json", "--grpc-port", "0", "--compile", "never"]
-        words += ["--batch-inputs", str(place.photos)]
+        self._place, self._open = place, ExitStack()
+        words = ["digits", "--compile", "never", "--batch-inputs", str(place.photos)]
         words += ["--batch-outputs", str(place.folder / "results" / "{application}")]
-        environment = {
-            "EAGLERAY_HOME": str(place.folder / "home"),
-            "PYTHONPATH": f"{ROOT}:{ROOT}/lib",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serve.run", *words],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        said = self.process.stdout.readline()
-        if not said:
-            raise AssertionError(self.process.stderr.read())
-        self.url = json.loads(said)["url"]
+        running = self._open.enter_context(running_service(place.folder / "home", *words))
+        self.url = running.url
 
     def of(self, application: str) -> httpx.Client:
         headers = {"authorization": f"Bearer {self._place.keys[application]}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def end(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(60) == 0
+        self._open.close()
 
 
 @pytest.fixture(scope="module")
 def service(place: Place) -> Iterator[Service]:
     started = Service(place)
     yield started
-    if started.process.poll() is None:
-        started.end()
+    started.end()
 
 
 def until(look: Callable[[], Any], seconds: float = 180) -> Any:

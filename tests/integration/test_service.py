@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +22,6 @@ from tritonclient.utils import InferenceServerException
 
 from eagleray import AsyncClient, BadImageError, Client, RequestRefusedError
 from eagleray.imaging import decode
-from eagleray.machine import free_port
 from eagleray.models.package import ModelPackage
 from eagleray.models.registry import Registry
 from eagleray.outcome import Prediction
@@ -33,40 +29,20 @@ from eagleray.predictor import Predictor
 from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
 from tests.parts.otlp import SERVER, Collector, running_collector
+from tests.parts.service import RunningService, running_service
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
-ROOT = Path(__file__).parents[2]
-PATHS = os.pathsep.join((str(ROOT / "lib"), str(ROOT)))
 IMAGES = [golden_png(seed) for seed in range(6)]
 SAME = 0.01  # a pass of another size rounds otherwise, in bfloat16
 
 
-@dataclass
-class Running:
-    url: str
-    grpc: str
+@dataclass(frozen=True)
+class Running(RunningService):
     home: Path
     config: Path
     registry: Registry
-    process: subprocess.Popen[str]
     collector: Collector
-
-
-def start(home: Path, *words: str, **variables: str) -> tuple[subprocess.Popen[str], str, int]:
-    http, grpc = free_port(), free_port()
-    command = [sys.executable, "-m", "serve.run", "digits", "--port", str(http), "--json"]
-    command += ["--grpc-port", str(grpc), "--compile", "never", "--watch-s", "0.2", *words]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": PATHS, **variables}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    if not said:
-        assert process.stderr is not None
-        raise AssertionError(process.stderr.read())
-    return process, json.loads(said)["url"], grpc
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +51,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     registry = registry_with(folder, "digits", versions=2)
     config = folder / "service.yaml"
     config.write_text("max_images: 64\n")
+    words = ["digits", "--config", str(config), "--compile", "never", "--watch-s", "0.2"]
     with running_collector() as collector:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-        process, url, grpc = start(folder / "home", "--config", str(config), **traced)
-        grpc_url = f"127.0.0.1:{grpc}"
-        yield Running(url, grpc_url, folder / "home", config, registry, process, collector)
-        process.terminate()
-        assert process.wait(60) == 0
+        with running_service(folder / "home", *words, **traced) as running:
+            yield Running(
+                **vars(running),
+                home=folder / "home",
+                config=config,
+                registry=registry,
+                collector=collector,
+            )
 
 
 @pytest.fixture(scope="module")
@@ -381,9 +361,8 @@ def is_haproxys_own(client: httpx.Client) -> bool:
 def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
     service.config.write_text("max_imagers: 2\n")  # at first with a fault
     service.process.send_signal(signal.SIGHUP)
-    assert service.process.stderr is not None
-    said = next(line for line in service.process.stderr if "goes on as it was" in line)
-    assert "max_imagers" in said
+    until(lambda: "goes on as it was" in service.log.read_text())
+    assert "max_imagers" in service.log.read_text()
 
     service.config.write_text("max_images: 2\n")
     service.process.send_signal(signal.SIGHUP)

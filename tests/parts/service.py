@@ -30,11 +30,13 @@ class RunningService:
         url: Of HTTP.
         grpc: Address of gRPC.
         process: Of the command.
+        log: What it says besides.
     """
 
     url: str
     grpc: str
     process: subprocess.Popen[str]
+    log: Path
 
     def replicas(self) -> list[psutil.Process]:
         """Return the processes that answer."""
@@ -58,20 +60,22 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(home: Path, *words: str) -> Iterator[RunningService]:
+def running_service(home: Path, *words: str, **variables: str) -> Iterator[RunningService]:
     """Run `eagleray serve` until the end of the block.
 
     Args:
         home: Folder with its registry and database.
         words: Of its command line: models and flags.
+        variables: Of its environment.
 
     Raises:
         RuntimeError: It does not start; with what it said.
     """
     http, grpc = free_port(), free_port()
     command = [sys.executable, "-m", "serve.run", "--port", str(http), "--grpc-port", str(grpc)]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": _paths()}
-    with (home / "serve.log").open("a+") as log:
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": _paths(), **variables}
+    log_file = home / "serve.log"
+    with log_file.open("a+") as log:
         process = subprocess.Popen(
             [*command, "--json", *words],
             env=environment,
@@ -85,12 +89,15 @@ def running_service(home: Path, *words: str) -> Iterator[RunningService]:
             if not said:
                 log.seek(0)
                 raise RuntimeError(f"The service does not start: {log.read()[-2000:]}")
-            yield RunningService(json.loads(said)["url"], f"127.0.0.1:{grpc}", process)
+            yield RunningService(json.loads(said)["url"], f"127.0.0.1:{grpc}", process, log_file)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(_SECONDS_TO_END)
+            ended = process.wait(_SECONDS_TO_END)
+    if ended != 0:
+        raise RuntimeError(f"The service ended with {ended}: {log_file.read_text()[-2000:]}")
 
 
 def _paths() -> str:
     """Put the checkout first, so that its programs are found from any folder."""
-    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    paths = (str(ROOT), str(ROOT / "lib"), os.environ.get("PYTHONPATH", ""))
+    return os.pathsep.join(filter(None, paths))
