@@ -27,6 +27,7 @@ __all__ = ["Answered", "LaneOptions", "Lanes", "Version"]
 log = logging.getLogger(__name__)
 
 _OF_THE_WAIT = 0.75  # of the longest, on average
+_MOST_TIMES = 2.0  # the mean, that a batch counts as
 _SMOOTHING = 0.1  # weight of a new batch in the running mean of seconds for an image
 
 
@@ -263,7 +264,8 @@ class Lanes:
         ended = time.monotonic()
         seconds = (ended - began) / len(batch)
         mean = self._seconds_per_image or seconds
-        self._seconds_per_image = mean + _SMOOTHING * (seconds - mean)
+        # A batch that was held up, by a neighbour on the machine or so, says little of the next.
+        self._seconds_per_image = mean + _SMOOTHING * (min(seconds, _MOST_TIMES * mean) - mean)
         self._observe(len(batch))
         answers = [
             Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch), began)
