@@ -27,9 +27,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup  ## Train on handwritten digits and classify a folder of them, good and broken.
 	@$(BIN)/eagleray demo
 
-test: setup  ## Run the tests: those without Ray side by side, the others one after another.
+test: setup  ## Run the tests: those with Ray wait a lot, so two files of them run side by side.
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal tests/unit
-	$(BIN)/python -m pytest -m "not long" tests/integration tests/e2e
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not long" tests/e2e tests/integration
 
 test-long: setup  ## Run the tests that take a minute or more each.
 	$(BIN)/python -m pytest -m long tests/integration

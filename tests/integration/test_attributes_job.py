@@ -25,6 +25,7 @@ from tests.unit.training_kit import small_spec
 @pytest.mark.parametrize(
     "sharding", ["replicated", pytest.param("sharded", marks=pytest.mark.long)]
 )
+@pytest.mark.long
 def test_two_workers_learn_what_only_both_can_tell(
     cluster: Cluster, tmp_path: Path, sharding: str
 ) -> None:
