@@ -22,10 +22,8 @@ from tests.unit.attributes_kit import write_sites
 from tests.unit.training_kit import small_spec
 
 
-@pytest.mark.parametrize(
-    "sharding", ["replicated", pytest.param("sharded", marks=pytest.mark.long)]
-)
 @pytest.mark.long
+@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
 def test_two_workers_learn_what_only_both_can_tell(
     cluster: Cluster, tmp_path: Path, sharding: str
 ) -> None:
