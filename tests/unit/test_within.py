@@ -60,5 +60,10 @@ def test_where_a_location_leads(room: Path, location: str, expected: bool) -> No
     assert storage.is_within(location.format(room), places) is expected
 
 
+def test_what_cannot_be_a_name_is_nowhere(tmp_path: Path) -> None:
+    for name in ("\ud800", "a\0b", "x" * 100_000 + "/../.."):
+        assert not storage.is_within(f"{tmp_path}/in/{name}", [f"{tmp_path}/in"])
+
+
 def test_nothing_is_within_nowhere() -> None:
     assert not storage.is_within("/tmp/a.png", [])

@@ -22,7 +22,7 @@ def is_within(location: str, places: Iterable[str]) -> bool:
         location: A path, a URI, or a pattern.
         places: Folders, or prefixes that end with a `/` or where one would follow.
     """
-    if "\0" in location:
+    if "\0" in location or not _is_unicode(location):
         return False
     remote = is_remote(location)
     candidates = [place for place in places if is_remote(place) == remote]
@@ -32,6 +32,15 @@ def is_within(location: str, places: Iterable[str]) -> bool:
     if "::" in location or ".." in _decoded(location).replace("\\", "/").split("/"):
         return False
     return any(_is_under(location, place) for place in candidates)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be a name; half of a surrogate pair, as JSON may hold it, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_under(location: str, place: str) -> bool:
