@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from eagleray.errors import JobFailedError
+from eagleray.serving.answers import BatchAnswer
 
 __all__ = ["AsyncBatches", "Batch", "Batches"]
 
@@ -24,34 +25,10 @@ _PATH = "/v1/batches"
 _ROWS_AT_ONCE = 1000
 
 
-class Batch(BaseModel):
-    """A batch job at one moment.
-
-    Attributes:
-        id: Its own.
-        state: Where it is.
-        model: The version that was meant when it was accepted.
-        output: Location.
-        total: Images; None before they are listed.
-        done: Images with a result.
-        failed: Of these.
-        images_per_second: In the last minute, while it runs.
-        seconds_left: At that rate.
-        message: Why it is as it is, where there is something to say.
-    """
+class Batch(BatchAnswer):
+    """A batch job at one moment, as the service describes it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-    id: str
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    model: str
-    output: str
-    total: int | None
-    done: int
-    failed: int
-    images_per_second: float | None
-    seconds_left: float | None
-    message: str
 
     @property
     def has_ended(self) -> bool:

@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eagleray.serving.answers import ImageAnswer
-from eagleray.serving.batches import BatchState
+from eagleray.serving.answers import BatchAnswer, ImageAnswer
 from eagleray.serving.problems import PROBLEM_TYPE
 
 __all__ = [
     "SECURITY",
-    "BatchAnswer",
     "BatchResults",
     "BatchesAnswer",
     "InferAnswer",
@@ -129,23 +127,6 @@ class MlflowAnswer(_Document):
 
 
 # --- batch jobs ----------------------------------------------------------------------------------
-
-
-class BatchAnswer(_Document):
-    """How far a batch job is."""
-
-    id: str
-    state: BatchState
-    created: str = Field(description="UTC, as in ISO 8601.")
-    model: str = Field(description="The version that was meant when it was accepted.")
-    output: str
-    request: dict[str, Any] = Field(description="As it was asked for.")
-    total: int | None = Field(description="Images; null before they are listed.")
-    done: int = Field(description="Images with a result.")
-    failed: int = Field(description="Of these.")
-    images_per_second: float | None
-    seconds_left: float | None
-    message: str = Field(description="Why it is as it is, where there is something to say.")
 
 
 class BatchesAnswer(_Document):

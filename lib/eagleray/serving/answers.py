@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from eagleray.models.package import ModelManifest
 from eagleray.outcome import Outcome, Prediction
 
-__all__ = ["Answer", "ImageAnswer", "LabelScore", "Timings", "answer_of"]
+__all__ = [
+    "Answer",
+    "BatchAnswer",
+    "BatchState",
+    "ImageAnswer",
+    "LabelScore",
+    "Timings",
+    "answer_of",
+]
+
+BatchState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class _Wire(BaseModel):
@@ -59,6 +69,23 @@ class Answer(_Wire):
     request_id: str
     results: list[ImageAnswer]
     timings: Timings
+
+
+class BatchAnswer(_Wire):
+    """How far a batch job is."""
+
+    id: str
+    state: BatchState
+    created: str = Field(description="UTC, as in ISO 8601.")
+    model: str = Field(description="The version that was meant when it was accepted.")
+    output: str
+    request: dict[str, Any] = Field(description="As it was asked for.")
+    total: int | None = Field(description="Images; null before they are listed.")
+    done: int = Field(description="Images with a result.")
+    failed: int = Field(description="Of these.")
+    images_per_second: float | None
+    seconds_left: float | None
+    message: str = Field(description="Why it is as it is, where there is something to say.")
 
 
 def answer_of(

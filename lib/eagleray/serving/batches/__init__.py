@@ -12,13 +12,12 @@ from eagleray.serving.batches.asked import BatchAsked
 from eagleray.serving.batches.desk import BatchDesk
 from eagleray.serving.batches.launching import Launched, Launcher, Room
 from eagleray.serving.batches.places import BatchPlaces
-from eagleray.serving.batches.status import BatchState, BatchStatus
+from eagleray.serving.batches.status import BatchStatus
 
 __all__ = [
     "BatchAsked",
     "BatchDesk",
     "BatchPlaces",
-    "BatchState",
     "BatchStatus",
     "Launched",
     "Launcher",

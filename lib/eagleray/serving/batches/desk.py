@@ -24,11 +24,12 @@ from eagleray.batch.progress import Progress, read_progress
 from eagleray.database.tables import BatchRow
 from eagleray.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.models.registry import ModelVersion, Registry
+from eagleray.serving.answers import BatchState
 from eagleray.serving.batches.asked import BatchAsked
 from eagleray.serving.batches.launching import Launcher, Room
 from eagleray.serving.batches.places import BatchPlaces
 from eagleray.serving.batches.results import described, json_lines
-from eagleray.serving.batches.status import BatchState, BatchStatus, status_of
+from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import FullError, NotFinishedError, NotReadyError
 from eagleray.serving.routing import Snapshot, choose

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from eagleray.batch.commit import Commit
 from eagleray.batch.progress import Progress
 from eagleray.database.tables import BatchRow
+from eagleray.serving.answers import BatchState
 
-__all__ = ["BatchState", "BatchStatus", "status_of"]
-
-BatchState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+__all__ = ["BatchStatus", "status_of"]
 
 
 @dataclass(frozen=True, slots=True)
