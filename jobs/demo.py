@@ -39,8 +39,8 @@ from eagleray.errors import JobFailedError, OutputExistsError
 from eagleray.machine import free_port
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.settings import Settings, read_settings
-from eagleray.training.job import open_job as open_train_job
 from eagleray.training.job import run_job as run_train_job
+from eagleray.training.opening import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
 from jobs import predict, train
 

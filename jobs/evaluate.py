@@ -19,12 +19,13 @@ import typer
 from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
+from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import LabelledImages, read_labelled
 from eagleray.datasets.split import read_part
 from eagleray.errors import InputError, KpiMissedError
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
-from eagleray.evaluation.evaluate import Evaluation, encode_attributes, encode_targets, evaluate
+from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.kpi import Kpi, Verdict, judge, read_kpis, require_known
 from eagleray.evaluation.metrics import metric_names
 from eagleray.evaluation.record import EvaluationRecord

@@ -13,7 +13,7 @@ Reads from top to bottom: the request, build, run, report, and last the words of
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -31,17 +31,13 @@ from eagleray.cli.job import (
 from eagleray.cli.spec import with_spec_options
 from eagleray.errors import InputError
 from eagleray.settings import Settings, read_settings
-from eagleray.training.job import (
-    TrainSummary,
-    cross_validate,
-    find_rate,
-    open_job,
-    reopen_job,
-    run_job,
-)
-from eagleray.training.range_finder import Suggestion
+from eagleray.training.opening import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec, make_spec, read_spec
+
+if TYPE_CHECKING:
+    from eagleray.training.job import TrainSummary
+    from eagleray.training.range_finder import Suggestion
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -139,6 +135,9 @@ def main(
         )
         for attribute in job.plan.attributes:
             console.note(f"beside each image {attribute.in_words}")
+        # Takes seconds to import, which nobody waits for who only made a mistake above.
+        from eagleray.training.job import cross_validate, find_rate, run_job
+
         with job_session(settings, address=cluster, verbose=verbose) as session:
             if find_learning_rate:
                 suggestion, page = find_rate(job, session, console)

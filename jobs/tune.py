@@ -34,15 +34,14 @@ from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun
 from eagleray.training.finish import FinishedModel
 from eagleray.training.job import (
-    TrainJob,
     evaluation_page,
     look,
     model_facts,
-    open_job,
     open_run,
     register,
 )
 from eagleray.training.launch import Trained, bring_home, make_worker_input
+from eagleray.training.opening import TrainJob, open_job
 from eagleray.training.page import render_training_page
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.runs import Run

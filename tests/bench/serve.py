@@ -47,10 +47,18 @@ for name in files:lines() do
   bodies[#bodies + 1] = file:read("*all")
   file:close()
 end
+local kind, field = "application/octet-stream", "FIELD"
+if field ~= "" then
+  kind = "multipart/form-data; boundary=b0b"
+  local head = '--b0b\\r\\nContent-Disposition: form-data; name="' .. field
+  for number, body in ipairs(bodies) do
+    bodies[number] = head .. '"; filename="a.jpg"\\r\\n\\r\\n' .. body .. "\\r\\n--b0b--\\r\\n"
+  end
+end
 local number = math.random(#bodies)
 request = function()
   number = number % #bodies + 1
-  return wrk.format("POST", nil, {["content-type"] = "application/octet-stream"}, bodies[number])
+  return wrk.format("POST", nil, {["content-type"] = kind}, bodies[number])
 end
 done = function(summary, latency, requests)
   local errors = summary.errors
@@ -80,11 +88,19 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is measured: its name, its command, and where it answers."""
+    """One that is measured.
+
+    Attributes:
+        name: For people.
+        command: That starts it, but for the port.
+        path: Where it answers.
+        field: Of a form, in which it takes an image; empty where an image is the whole body.
+    """
 
     name: str
     command: Sequence[str]
     path: str
+    field: str = ""
 
 
 def main() -> None:
@@ -98,8 +114,6 @@ def main() -> None:
         place.mkdir()
         for index, photo in enumerate(photos):
             (place / f"{index:04d}.jpg").symlink_to(photo.resolve())
-        script = folder / "post.lua"
-        script.write_text(WRK_SCRIPT.replace("PHOTOS", str(place)))
         weights = write_weights(photos, folder / "package", options.contract)
         home = folder / "home"
         register(home, weights.package)
@@ -109,8 +123,14 @@ def main() -> None:
         shares: dict[str, float] = {}
         for number in range(options.rounds):
             for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                script = folder / "post.lua"
+                script.write_text(
+                    WRK_SCRIPT.replace("PHOTOS", str(place)).replace("FIELD", server.field)
+                )
                 with running(server, home) as url:
-                    ask_for_a_while(url, script, options.warm_up, options.connections)
+                    warm = ask_for_a_while(url, script, options.warm_up, options.connections)
+                    if not warm.rate:
+                        sys.exit(f"{server.name} gave no good answer; {home}/server.log tells why.")
                     load = ask_for_a_while(url, script, options.seconds, options.connections)
                     if server.name == servers[0].name:
                         shares = shares_of(url)
@@ -137,7 +157,8 @@ def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[
         if options.only and name not in options.only:
             continue
         command = [str(python), "-m", f"tests.bench.peers.{module}", "--weights", weights]
-        found.append(Server(name, command, "/predict"))
+        field = "request" if name == "LitServe" else ""
+        found.append(Server(name, command, "/predict", field))
     return found
 
 

@@ -23,6 +23,7 @@ from tests.chaos.verify import Difference, compare, count, save_reference
 
 CHAINS = 6  # outputs whose runs die many times
 MOST_DEATHS = 12  # of one output
+OUTPUTS_PER_LINE = 20
 
 _FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "shards")
 
@@ -65,6 +66,8 @@ def crash_everywhere(
                         break
                 compare_it = functools.partial(compare, place, request.output, reference)
                 _finish(tally, readers, request.output, work, compare_it)
+                if number % OUTPUTS_PER_LINE == 0:
+                    tally.tell(f"{number} of {len(deaths)} outputs")
     return tally
 
 

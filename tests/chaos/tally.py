@@ -65,6 +65,11 @@ class Tally:
         broken = (self.lost, self.doubled, self.different, self.partial, self.naive_marked_partial)
         return not any(broken) and not self.faults
 
+    def tell(self, progress: str) -> None:
+        """Print how far it is; whoever watches should not have to wait for the table."""
+        words = f"{self.scenario} on {self.storage}: {progress}, {self.kills:,} kills"
+        print(f"{words}, {'nothing wrong' if self.holds else 'NOT HOLDING'}", flush=True)
+
     def cells(self) -> list[str]:
         values = (
             *(self.scenario, self.storage, self.kills, self.resumes, self.outputs, self.rows),

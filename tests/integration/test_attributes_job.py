@@ -17,7 +17,8 @@ from eagleray.evaluation.evaluate import evaluate
 from eagleray.models.sources import load_model
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
-from eagleray.training.job import open_job, run_job
+from eagleray.training.job import run_job
+from eagleray.training.opening import open_job
 from tests.unit.attributes_kit import write_sites
 from tests.unit.training_kit import small_spec
 

@@ -17,7 +17,8 @@ from eagleray.models.registry import Registry
 from eagleray.models.sources import load_model
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
-from eagleray.training.job import TrainSummary, open_job, run_job
+from eagleray.training.job import TrainSummary, run_job
+from eagleray.training.opening import open_job
 from eagleray.training.spec import TrainSpec
 from tests.unit.training_kit import train_alone
 

@@ -16,7 +16,8 @@ from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.models.registry import Registry
 from eagleray.settings import Settings
-from eagleray.training.job import TrainSummary, open_job, reopen_job, run_job
+from eagleray.training.job import TrainSummary, run_job
+from eagleray.training.opening import open_job, reopen_job
 from eagleray.training.runs import Run, RunRecord
 from eagleray.training.spec import TrainSpec
 from tests.unit.training_kit import small_spec, write_stripes

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eagleray.datasets.encoding import encode_targets
 from eagleray.datasets.labelled import LabelledImages
-from eagleray.evaluation.evaluate import Evaluation, FailedImage, encode_targets
+from eagleray.evaluation.evaluate import Evaluation, FailedImage
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 CLASSES = Multiclass(labels=("cat", "dog", "owl"))

@@ -86,7 +86,7 @@ def test_a_revoked_key_and_a_disabled_application_are_refused(applications: Appl
     applications.revoke("shop", applications.keys("shop")[0].prefix)
     with pytest.raises(NotAllowedError):
         identify(snapshot(applications), made.key, None)
-    assert [what for _, _, what in applications.changes("shop")][:3] == [
+    assert [change.what for change in applications.changes("shop")][:3] == [
         "created",
         "disabled",
         "enabled",
@@ -103,7 +103,7 @@ def test_pins_come_and_go(applications: Applications) -> None:
     applications.pin("shop", "digits", "3")
     applications.delete("shop")
     assert applications.read() == ({}, {})
-    assert applications.changes("shop")[-1][2] == "deleted"
+    assert applications.changes("shop")[-1].what == "deleted"
 
 
 @pytest.mark.parametrize(

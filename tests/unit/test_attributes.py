@@ -38,7 +38,8 @@ from eagleray.models.package import ModelManifest, ModelPackage, read_package, w
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from eagleray.training.finish import finish_model
-from eagleray.training.job import open_job, open_run, reopen_job
+from eagleray.training.job import open_run
+from eagleray.training.opening import open_job, reopen_job
 from eagleray.training.plan import make_plan
 from eagleray.training.range_finder import find_learning_rate
 from eagleray.training.stages import set_frozen, stages_of

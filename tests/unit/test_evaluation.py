@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from eagleray.datasets.encoding import encode_targets
 from eagleray.datasets.labelled import LabelledImages, read_labelled
 from eagleray.errors import ExitCode, InputError, PackageError, Reason, UserError
 from eagleray.evaluation.bootstrap import bootstrap
-from eagleray.evaluation.evaluate import Evaluation, FailedImage, encode_targets, evaluate
+from eagleray.evaluation.evaluate import Evaluation, FailedImage, evaluate
 from eagleray.evaluation.kpi import judge, parse_kpis
 from eagleray.evaluation.metrics import measure
 from eagleray.evaluation.record import EvaluationRecord

@@ -17,12 +17,11 @@ from torchmetrics.functional import regression as other_regression
 from eagleray.evaluation.calibration import reliability
 from eagleray.evaluation.metrics import (
     headline_names,
-    make_metrics,
     measure,
-    metric_inputs,
     metric_names,
 )
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.training.metrics import make_metrics, metric_inputs
 from tests.unit.evaluation_kit import CLASSES, DEFECTS, TAGS, TASKS, WEIGHT, answers_of
 
 SIX = Multiclass(labels=("a", "b", "c", "d", "e", "f", "g"))

@@ -174,12 +174,14 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     """
     storage.use_s3(request.s3)
     layout = OutputLayout(request.output)
-    model = load_model(request.model, settings)
-    work = request.work(model)
     plan = read_plan(layout)
     if plan is None:
         require_free(layout)
-        listing = _with_attributes(_list_inputs(request), model)
+        listing = _list_inputs(request)  # what is not there is seen before a model is loaded
+    model = load_model(request.model, settings)
+    work = request.work(model)
+    if plan is None:
+        listing = _with_attributes(listing, model)
         _require_sql(request, model, listing.user_schema)
         plan = _new_plan(layout, work, model, listing, listener)
     else:

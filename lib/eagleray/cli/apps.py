@@ -183,10 +183,7 @@ def show_application(name: Name, json_output: AsJson = False) -> None:
         entry = _entry(book, name, _open_usage().recent(application=name))
         changes = book.changes(name)
         if json_output:
-            told = [
-                {"when": f"{when:%FT%TZ}", "who": who, "what": what} for when, who, what in changes
-            ]
-            console.emit({**entry, "changes": told})
+            console.emit({**entry, "changes": [change.as_json() for change in changes]})
             return
         keys = [[key["prefix"] + "…", key["created"], _state(key)] for key in entry["keys"]]
         console.table(f"Keys of {name}", ["key", "created", ""], keys)
@@ -206,8 +203,7 @@ def show_application(name: Name, json_output: AsJson = False) -> None:
             console.table("Requests", ["version", "today", "7 days", "last"], requests)
         else:
             console.say("No request was answered in the last 7 days.")
-        rows = [[f"{when:%Y-%m-%d %H:%M}", who, what] for when, who, what in changes]
-        console.table("Changes", ["when", "who", "what"], rows)
+        console.table("Changes", ["when", "who", "what"], [change.as_row() for change in changes])
 
 
 def _entry(book: Applications, name: str, used: Sequence[Used]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def show_users(
     version: Annotated[int | None, typer.Option(help="Only this one.")] = None,
     json_output: AsJson = False,
 ) -> None:
-    """Say who is meant to use which version of a model, and who sends it requests."""
+    """Say who is meant to use which version of a model, who does, and who changed that."""
     from eagleray.models.registry import Registry
     from eagleray.serving.usage import UsageBook
     from eagleray.serving.watch import read_snapshot
@@ -106,8 +106,10 @@ def show_users(
         found = [use for use in _uses(snapshot, name) if version in (None, use["version"])]
         used = UsageBook(registry.history.database).recent(model=name)
         seen = [item.as_json() for item in used if version in (None, item.version)]
+        changes = _open(registry).changes(name)
         if json_output:
-            console.emit({"routes": found, "requests": seen})
+            told = [change.as_json() for change in changes]
+            console.emit({"routes": found, "requests": seen, "changes": told})
             return
         which = name if version is None else f"{name}/{version}"
         if found:
@@ -116,6 +118,9 @@ def show_users(
         else:
             console.say(f"No route leads to {which}.")
         _show_requests(console, which, seen)
+        if changes:
+            rows = [change.as_row() for change in changes]
+            console.table(f"Changes of the route of {name}", ["when", "who", "what"], rows)
 
 
 def _model_and_version(text: str, version: int | None) -> tuple[str, int | None]:

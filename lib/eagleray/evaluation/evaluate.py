@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import LabelledImages
 from eagleray.errors import BadImageError, InputError, PackageError, Reason
 from eagleray.evaluation.metrics import headline_names, measure
 from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
-from eagleray.models.attributes import Attribute, Features, encode_columns, require_columns
 from eagleray.models.tasks import Regression, Task
 from eagleray.outcome import Outcome, Prediction
 from eagleray.predictor import Predictor
 
-__all__ = ["Evaluation", "FailedImage", "encode_attributes", "encode_targets", "evaluate"]
+__all__ = ["Evaluation", "FailedImage", "evaluate"]
 
 _LEAST_READERS = 4  # storage answers several as quickly as one
 
@@ -76,34 +76,6 @@ class Evaluation:
     def num_failed(self) -> int:
         """Images that could not be read or decoded, and are not in the metrics."""
         return len(self.failures)
-
-
-def encode_targets(task: Task, images: LabelledImages) -> Tensor:
-    """Return all labels as targets: int64 (N,), float32 (N,) or float32 (N, num_labels).
-
-    Raises:
-        InputError: Naming the first label that is not one of the task's.
-    """
-    encoded = []
-    for uri, text in zip(images.uris, images.texts, strict=True):
-        try:
-            encoded.append(task.encode(text))
-        except InputError as error:
-            raise InputError(f"The label of {uri} does not fit the model: {error}") from None
-    return torch.tensor(encoded, dtype=getattr(torch, task.target_type))
-
-
-def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -> Features | None:
-    """Return all images' attributes: float32 array (N, num_features); None where there are none.
-
-    Raises:
-        InputError: A column is missing, or has what the model cannot take.
-    """
-    if not attributes:
-        return None
-    names = [attribute.name for attribute in attributes]
-    require_columns(names, images.attributes, "The table of labelled images")
-    return encode_columns(attributes, images.attributes, images.uris)
 
 
 def evaluate(

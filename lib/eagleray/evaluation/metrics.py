@@ -3,7 +3,6 @@
     measure          all that there is to know of one set of answers
     metric_names     what `measure` will give, before there are answers
     headline_names   the few that say it in short, the one that chooses the best epoch first
-    make_metrics     the cheap ones that training follows, over all its workers
 
 A label that no image of the data has is in no macro average and has no metrics of its own. Scores
 of a label are ranked (average precision, area under the ROC curve) where some images have it and
@@ -13,7 +12,6 @@ others do not. Where a share is of nothing at all, it is 0.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from sklearn.metrics import (
     average_precision_score,
     max_error,
@@ -25,16 +23,6 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from eagleray.evaluation.answers import (
     LabelCounts,
@@ -50,7 +38,7 @@ from eagleray.evaluation.answers import (
 from eagleray.evaluation.calibration import reliability
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
-__all__ = ["headline_names", "make_metrics", "measure", "metric_inputs", "metric_names"]
+__all__ = ["headline_names", "measure", "metric_names"]
 
 _COUNTED = ("precision", "recall", "f1")
 _RANKED = ("average_precision", "roc_auc")
@@ -213,50 +201,3 @@ def _measure_regression(task: Regression, outputs: Tensor, targets: Tensor) -> d
         # One answer for all images goes along with nothing.
         "pearson": np.corrcoef(truth, values)[0, 1] if both_vary else 0.0,
     }
-
-
-# --- while training ---------------------------------------------------------------------------
-
-
-def make_metrics(task: Task) -> MetricCollection:
-    """Return the metrics of a task; in a distributed run `compute` gathers from all workers."""
-    if isinstance(task, Multiclass):
-        count = len(task.labels)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "f1_macro": MulticlassF1Score(count, average="macro"),
-            }
-        )
-    if isinstance(task, Binary):
-        return MetricCollection({"accuracy": BinaryAccuracy(), "f1": BinaryF1Score()})
-    if isinstance(task, Multilabel):
-        count = len(task.labels)
-        return MetricCollection(
-            {
-                "f1_macro": MultilabelF1Score(count, average="macro"),
-                "accuracy": MultilabelExactMatch(count),
-            }
-        )
-    return MetricCollection({"r2": R2Score(), "mean_absolute_error": MeanAbsoluteError()})
-
-
-def metric_inputs(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn activated outputs and encoded targets into what the metrics of `make_metrics` take.
-
-    They get decisions where there are thresholds: torchmetrics has one for all labels, and does not
-    count an output that equals it.
-
-    Args:
-        task: What the model answers.
-        outputs: float32 tensor (N, num_labels) of probabilities, or (N, 1) of values.
-        targets: Encoded targets (N, …).
-    """
-    if isinstance(task, Binary):
-        return (outputs[:, 1] >= task.threshold).long(), targets.long()
-    if isinstance(task, Multilabel):
-        thresholds = torch.tensor(task.thresholds, device=outputs.device)
-        return (outputs >= thresholds).long(), targets.long()
-    if isinstance(task, Regression):
-        return outputs.squeeze(1), targets * task.std + task.mean
-    return outputs, targets

@@ -8,7 +8,7 @@ from eagleray.imaging.contract import (
     named_contract,
 )
 from eagleray.imaging.decode import DecodedImage, decode, judge
-from eagleray.imaging.probe import FORMATS, Header, probe
+from eagleray.imaging.probe import FORMATS, Header, format_of, probe
 
 __all__ = [
     "FORMATS",
@@ -19,6 +19,7 @@ __all__ = [
     "ImageContract",
     "ShortestSide",
     "decode",
+    "format_of",
     "judge",
     "named_contract",
     "probe",

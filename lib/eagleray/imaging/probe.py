@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from eagleray.errors import BadImageError, Reason
 
-__all__ = ["FORMATS", "Header", "probe"]
+__all__ = ["FORMATS", "Header", "format_of", "probe"]
 
 EXIF_ORIENTATION_TAG = 0x0112
 TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0100, 0x0101
@@ -61,7 +61,7 @@ def probe(data: bytes) -> Header:
     """
     if not data:
         raise BadImageError(Reason.TRUNCATED, "the file is empty (0 bytes)")
-    read_header = next((read for is_format, read in _READERS if is_format(data)), None)
+    read_header = next((read for is_format, read in _READERS.values() if is_format(data)), None)
     if read_header is None:
         raise _unknown_format(data)
     try:
@@ -280,16 +280,22 @@ def _media_brand(*brands: bytes) -> _Test:
     return lambda data: data[4:8] == b"ftyp" and data[8:12] in brands
 
 
-_READERS: list[tuple[_Test, Callable[[bytes], Header]]] = [
-    (_starts(b"\xff\xd8\xff"), _read_jpeg),
-    (_starts(b"\x89PNG\r\n\x1a\n"), _read_png),
-    (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
-    (_starts(b"GIF87a", b"GIF89a"), _read_gif),
-    (_starts(b"II*\0", b"MM\0*"), _read_tiff),
-    (_starts(b"BM"), _read_bmp),
-]
+_READERS: dict[str, tuple[_Test, Callable[[bytes], Header]]] = {
+    "jpeg": (_starts(b"\xff\xd8\xff"), _read_jpeg),
+    "png": (_starts(b"\x89PNG\r\n\x1a\n"), _read_png),
+    "webp": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
+    "gif": (_starts(b"GIF87a", b"GIF89a"), _read_gif),
+    "tiff": (_starts(b"II*\0", b"MM\0*"), _read_tiff),
+    "bmp": (_starts(b"BM"), _read_bmp),
+}
 
-FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "bmp")
+FORMATS = tuple(_READERS)
+
+
+def format_of(data: bytes) -> str | None:
+    """Return which of `FORMATS` encoded bytes claim to be, by their first few; None: none."""
+    return next((name for name, (is_format, _) in _READERS.items() if is_format(data)), None)
+
 
 _KNOWN_BUT_REFUSED: list[tuple[_Test, str]] = [
     (_media_brand(b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "HEIC"),

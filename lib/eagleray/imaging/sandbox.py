@@ -78,6 +78,11 @@ class DecodeSandbox:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def contract(self) -> ImageContract:
+        """What images become."""
+        return self._contract
+
     def decode(self, data: bytes) -> DecodedImage:
         """Turn encoded bytes into the array that the contract describes.
 

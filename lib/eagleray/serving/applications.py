@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from eagleray.database.store import OpenDatabase
-from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow, ServingChangeRow
+from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.serving.changes import Change, note_change, read_changes
 from eagleray.serving.routing import Application, Key
 
-__all__ = ["Applications", "KeyInfo", "NewKey", "key_digest", "note_change"]
+__all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]
 
 _KEY_START = "er_"
 _PREFIX_LENGTH = 11  # of a key, enough to tell an application's keys apart
@@ -257,12 +258,10 @@ class Applications:
         }
         return applications, keys
 
-    def changes(self, name: str) -> Sequence[tuple[datetime, str, str]]:
-        """Return when, who and what of an application's changes, oldest first."""
+    def changes(self, name: str) -> Sequence[Change]:
+        """Return an application's changes, oldest first."""
         with self._database.session() as session:
-            query = sa.select(ServingChangeRow).where(ServingChangeRow.subject == _subject(name))
-            rows = session.scalars(query.order_by(ServingChangeRow.number))
-            return [(row.time, row.who, row.what) for row in rows]
+            return read_changes(session, _subject(name))
 
     # --- steps ---
 
@@ -289,11 +288,6 @@ class Applications:
 
     def _note(self, session: Session, name: str, what: str) -> None:
         note_change(session, subject=_subject(name), what=what, who=self._who)
-
-
-def note_change(session: Session, *, subject: str, what: str, who: str) -> None:
-    """Write down a change of what the service goes by."""
-    session.add(ServingChangeRow(subject=subject, what=what, who=who, time=datetime.now(UTC)))
 
 
 def _subject(name: str) -> str:

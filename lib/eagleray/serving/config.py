@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eagleray import storage
-from eagleray.choices import CompileMode, Precision
+from eagleray.choices import CompileMode, Isolation, Precision
 from eagleray.errors import InputError
 from eagleray.imaging.contract import first_fault
 
@@ -76,6 +76,13 @@ class ServiceConfig(BaseModel):
     max_body_mb: float = _field(64, LIMITS, "Of one request.", gt=0)
     max_flight_mb: float = _field(512, LIMITS, "Of all requests in a replica together.", gt=0)
     max_images: int = _field(64, LIMITS, "In one request.", ge=1)
+    isolate: Isolation = _field(
+        "rare",
+        LIMITS,
+        "Images decoded in a process of their own, where a crash or a hang costs only them: rare "
+        "means all but JPEG and PNG.",
+    )
+    decode_s: float = _field(5.0, LIMITS, "Seconds for each image that is decoded so.", gt=0)
     allow_urls: tuple[str, ...] = _field(
         (), SOURCES, "Hosts that images may be fetched from, as A,B,…; default: none."
     )

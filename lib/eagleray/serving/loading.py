@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,13 @@ import numpy as np
 
 from eagleray.choices import CompileMode
 from eagleray.imaging import DecodedImage, judge
-from eagleray.machine import num_usable_cores
 from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.decoding import Decoding
 
 __all__ = ["ImageWithAttributes", "LoadedVersion", "Loader"]
 
@@ -51,7 +50,7 @@ class LoadedVersion:
         manifest: Of its package.
         package_digest: Of its package.
         predictor: That answers.
-        decoders: Threads that decode, beside a GPU; None where the lane itself does.
+        decoding: That prepares images.
     """
 
     model: str
@@ -59,7 +58,7 @@ class LoadedVersion:
     manifest: ModelManifest
     package_digest: str
     predictor: Predictor
-    decoders: ThreadPoolExecutor | None = None
+    decoding: Decoding
 
     @property
     def num_bytes(self) -> int:
@@ -95,14 +94,12 @@ class LoadedVersion:
 
     def decode(self, images: Sequence[ImageInLane]) -> Sequence[Any]:
         """Prepare images by the contract, those that are not yet, for `predict`."""
-        if self.decoders is None:
-            return [self._decode(image) for image in images]
-        return list(self.decoders.map(self._decode, images))
-
-    def _decode(self, image: ImageInLane) -> Any:
-        if isinstance(image, ImageWithAttributes):
-            return self._decode(image.image), image.attributes
-        return image if isinstance(image, DecodedImage) else self.predictor.preprocess(image)
+        bare = [one.image if isinstance(one, ImageWithAttributes) else one for one in images]
+        decoded = self.decoding.decode_all(bare, self.manifest.contract)
+        return [
+            (image, given.attributes) if isinstance(given, ImageWithAttributes) else image
+            for image, given in zip(decoded, images, strict=True)
+        ]
 
     def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
         """Answer prepared images, in order."""
@@ -118,6 +115,7 @@ class Loader:
     Args:
         registry: Where they are.
         config: How they run.
+        decoding: That prepares images for them.
         lane_threads: Threads inside a forward pass.
         device: `cpu` or `cuda`.
         is_compiler: Whether this process is there to compile.
@@ -127,18 +125,15 @@ class Loader:
         self,
         registry: Registry,
         config: ServiceConfig,
+        decoding: Decoding,
         *,
         lane_threads: int,
         device: str,
         is_compiler: bool = False,
     ) -> None:
-        self._registry, self._config = registry, config
+        self._registry, self._config, self._decoding = registry, config, decoding
         self._lane_threads, self._device = lane_threads, device
         self._is_compiler = is_compiler
-        self._decoders: ThreadPoolExecutor | None = None
-        if device != "cpu":
-            cores = num_usable_cores()
-            self._decoders = ThreadPoolExecutor(cores, thread_name_prefix="decoder")
 
     def load(self, model: str, version: int) -> LoadedVersion:
         """Fetch a version, verify its digest, and check it on its golden images.
@@ -169,7 +164,7 @@ class Loader:
                 np.zeros((size, length), np.float32) if length else None,
             )
         return LoadedVersion(
-            model, found.version, package.manifest, package.digest, predictor, self._decoders
+            model, found.version, package.manifest, package.digest, predictor, self._decoding
         )
 
     @property
@@ -225,6 +220,7 @@ def _compile(arguments: Sequence[str]) -> None:
     loader = Loader(
         Registry(),
         config.model_copy(update={"compile": "always"}),
+        Decoding(config.isolate, seconds=config.decode_s),
         lane_threads=int(options.lane_threads),
         device=options.device,
         is_compiler=True,

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from eagleray.database.store import OpenDatabase
-from eagleray.database.tables import ModelRouteRow, ServedRow, ServingChangeRow
+from eagleray.database.tables import ModelRouteRow, ServedRow
 from eagleray.errors import InputError
-from eagleray.serving.applications import note_change
+from eagleray.serving.changes import Change, note_change, read_changes
 from eagleray.serving.routing import Role, Route, Via
 
 __all__ = ["Routes"]
@@ -56,7 +56,7 @@ class Routes:
             route = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
             session.merge(ModelRouteRow(model=model, **dataclasses.asdict(route)))
             words = ", ".join(f"{name} {value}" for name, value in changes.items())
-            note_change(session, subject=f"model {model}", what=words, who=self._who)
+            note_change(session, subject=_subject(model), what=words, who=self._who)
         return route
 
     def read(self) -> dict[str, Route]:
@@ -84,12 +84,14 @@ class Routes:
                 for row in session.scalars(sa.select(ServedRow))
             }
 
-    def changes(self, model: str) -> Sequence[tuple[datetime, str, str]]:
-        """Return when, who and what of the changes of a route, oldest first."""
+    def changes(self, model: str) -> Sequence[Change]:
+        """Return the changes of a route, oldest first."""
         with self._database.session() as session:
-            query = sa.select(ServingChangeRow).where(ServingChangeRow.subject == f"model {model}")
-            rows = session.scalars(query.order_by(ServingChangeRow.number))
-            return [(row.time, row.who, row.what) for row in rows]
+            return read_changes(session, _subject(model))
+
+
+def _subject(model: str) -> str:
+    return f"model {model}"
 
 
 def _as_route(row: ModelRouteRow) -> Route:

@@ -16,10 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 from eagleray.errors import AttributeValueError, BadImageError, EaglerayError, InputError
+from eagleray.machine import num_usable_cores
 from eagleray.models.attributes import Features
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.decoding import Decoding
 from eagleray.serving.fleet import Event, Fleet, FleetOptions
 from eagleray.serving.gate import ByteGate, Quotas
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
@@ -75,8 +77,18 @@ class ImageService:
             ),
             observe=self.telemetry.batches.observe,
         )
+        self._decoding = Decoding(
+            config.isolate,
+            seconds=config.decode_s,
+            num_threads=1 if device == "cpu" else num_usable_cores(),
+            most_idle=num_lanes,
+        )
         self._loader = Loader(
-            registry, config, lane_threads=max(1, num_cores // num_lanes), device=device
+            registry,
+            config,
+            self._decoding,
+            lane_threads=max(1, num_cores // num_lanes),
+            device=device,
         )
         self.fleet: Fleet[LoadedVersion] = Fleet(
             self._loader.load,
@@ -158,6 +170,7 @@ class ImageService:
             await asyncio.to_thread(self._watcher.stop)
         await self.fleet.close()
         await asyncio.to_thread(self.lanes.close)
+        self._decoding.close()
         if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
             log.error("%d requests stay out of the counts of usage", self._used.num_kept)
         await asyncio.to_thread(self.tracing.close)

@@ -19,14 +19,13 @@ from eagleray.datasets.split import (
     split_images,
     write_split,
 )
-from eagleray.errors import InputError, Reason
+from eagleray.errors import Reason
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.execution import has_bfloat16
 from eagleray.listener import Audience, NotedBar
-from eagleray.models.registry import ModelVersion, Registry, require_alias
-from eagleray.settings import Settings
+from eagleray.models.registry import ModelVersion
 from eagleray.tracking import TrackedRun
 from eagleray.training.finish import FinishedModel, finish_again, finish_model
 from eagleray.training.launch import (
@@ -38,61 +37,29 @@ from eagleray.training.launch import (
     run_training,
 )
 from eagleray.training.loop import WorkerInput, primary_metric
+from eagleray.training.opening import TrainJob
 from eagleray.training.page import overfit_warning, render_range_page, render_training_page
 from eagleray.training.plan import (
     TrainPlan,
     groups_of,
     is_stratified,
-    make_plan,
     plan_network,
 )
 from eagleray.training.range_finder import NUM_STEPS, Suggestion
 from eagleray.training.reports import EpochDone, LeftOut, Report, Started, StepsDone
-from eagleray.training.runs import Run, RunRecord, create_run, find_run
-from eagleray.training.spec import TrainSpec
+from eagleray.training.runs import Run, RunRecord, create_run
 
 __all__ = [
-    "TrainJob",
     "TrainSummary",
     "cross_validate",
     "evaluation_page",
     "find_rate",
     "look",
     "model_facts",
-    "open_job",
     "open_run",
     "register",
-    "reopen_job",
     "run_job",
 ]
-
-_FROM_HERE = storage.S3Options()  # as this process reaches it
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """A specification with all that it needs, checked.
-
-    Attributes:
-        plan: What is trained on what.
-        registry: Gets the model.
-        settings: Of this process.
-        alias: Points to the new version.
-        s3: How S3 is reached.
-        run: That goes on; None for a new one.
-    """
-
-    plan: TrainPlan
-    registry: Registry
-    settings: Settings
-    alias: str
-    s3: storage.S3Options = _FROM_HERE
-    run: Run | None = None
-
-    @property
-    def spec(self) -> TrainSpec:
-        """What was asked."""
-        return self.plan.spec
 
 
 @dataclass(frozen=True)
@@ -134,40 +101,6 @@ def model_facts(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
         "test_images": tested.evaluation.num_images,
         "test_images_failed": tested.evaluation.num_failed,
     }
-
-
-# --- open -------------------------------------------------------------------------------------
-
-
-def open_job(
-    spec: TrainSpec, settings: Settings, *, alias: str, s3: storage.S3Options = _FROM_HERE
-) -> TrainJob:
-    """Check everything that can be wrong before expensive work starts.
-
-    Raises:
-        UserError: With what to mend.
-    """
-    require_alias(alias)
-    return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias, s3)
-
-
-def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _FROM_HERE) -> TrainJob:
-    """Open a run that was begun before, to go on with it.
-
-    Raises:
-        UserError: There is none, it has ended, or its data have changed.
-    """
-    run = find_run(settings, name)
-    record = run.read()
-    if record.version is not None:
-        raise InputError(f"Run {name} has ended: it made {record.version}.")
-    plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
-    if plan.data_digest != record.data_digest:
-        raise InputError(
-            f"The data of run {name} have changed since it began ({plan.spec.data}); restore them, "
-            f"or begin anew with `eagleray train --from {name}`."
-        )
-    return TrainJob(plan, Registry(settings), settings, record.alias, s3, run)
 
 
 # --- run --------------------------------------------------------------------------------------

@@ -18,9 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from eagleray import storage
+from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import LabelledImages
-from eagleray.evaluation.evaluate import encode_attributes, encode_targets
-from eagleray.evaluation.metrics import make_metrics, metric_inputs
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import Architecture, build, find_head
 from eagleray.models.attributes import Attribute
@@ -39,6 +38,7 @@ from eagleray.training.checkpoint import (
     with_prefix,
 )
 from eagleray.training.losses import make_losses
+from eagleray.training.metrics import make_metrics, metric_inputs
 from eagleray.training.optimizing import (
     learning_rate,
     make_average,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import (
     LabelledImages,
     join_images,
@@ -21,7 +22,6 @@ from eagleray.datasets.labelled import (
 )
 from eagleray.datasets.split import Split, read_split, require_parts, split_images
 from eagleray.errors import InputError, UnknownNameError
-from eagleray.evaluation.evaluate import encode_attributes, encode_targets
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
     Architecture,

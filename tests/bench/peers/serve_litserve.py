@@ -3,12 +3,11 @@
 python -m tests.bench.peers.serve_litserve --weights FILE --port PORT
 """
 
-from __future__ import annotations
-
+# LitServe looks at annotations, which must be the types themselves: no `annotations` of the future.
 from typing import Any
 
 import litserve
-from fastapi import Request
+from fastapi import UploadFile
 
 from tests.bench.peers.serving import Network, parse_arguments
 
@@ -24,8 +23,8 @@ class ImageClassifier(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.network = Network(self._weights)
 
-    async def decode_request(self, request: Request) -> bytes:
-        return await request.body()
+    def decode_request(self, request: UploadFile) -> bytes:
+        return request.file.read()
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
         return inputs
