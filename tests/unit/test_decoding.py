@@ -112,6 +112,7 @@ def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
         assert [item.get("reason") for item in results] == [None, reason, None]
         assert results[0] == results[2]
 
-    limits = {"decode_s": 1 if kind == "HANG" else 60, "timeout_s": 60}
-    with_service(registry_with(tmp_path, "digits"), test, isolate="all", **limits)
+    seconds = 1 if kind == "HANG" else 60
+    registry = registry_with(tmp_path, "digits")
+    with_service(registry, test, isolate="all", decode_s=seconds, timeout_s=60)
     assert processes() == []
