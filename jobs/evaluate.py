@@ -71,15 +71,7 @@ class EvaluationSummary:
             "failures": [asdict(failure) for failure in self.evaluation.failures],
             "metrics": self.record.metrics,
             "intervals": {name: asdict(found) for name, found in self.intervals.items()},
-            "kpis": [
-                {
-                    "kpi": str(verdict.kpi),
-                    "value": verdict.value,
-                    "limit": verdict.limit,
-                    "passed": verdict.passed,
-                }
-                for verdict in self.verdicts
-            ],
+            "kpis": [verdict.as_json() for verdict in self.verdicts],
             "passed": all(verdict.passed for verdict in self.verdicts),
             "data": self.record.data,
             "data_digest": self.record.data_digest,

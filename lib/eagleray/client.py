@@ -21,6 +21,7 @@ import asyncio
 import json
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -59,17 +60,31 @@ class RequestRefusedError(EaglerayError):
         self.status, self.problem, self.retry_after = status, problem, retry_after
 
 
-class _Asking:
-    """What both clients share: how a question is put, and how an answer is read."""
+class _Asking(ABC):
+    """What both clients share: how a question is put, and how an answer is read.
 
-    def __init__(self, url: str, *, key: str | None, timeout: float, attempts: int) -> None:
+    Args:
+        url: Of the service.
+        key: Of the application.
+        timeout: Seconds for a request with its repetitions.
+        attempts: At most, where the service is busy, not ready, or out of reach.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str | None = None,
+        timeout: float = 30.0,
+        attempts: int = 5,
+    ) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._attempts, self._timeout = attempts, timeout
-        self._options: dict[str, Any] = {
-            "base_url": url.rstrip("/"),
-            "headers": headers,
-            "timeout": timeout,
-        }
+        self._open(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+
+    @abstractmethod
+    def _open(self, **options: Any) -> None:
+        """Make the client of HTTP."""
 
     @staticmethod
     def _question(images: Sequence[Image], asked: dict[str, Any]) -> dict[str, Any]:
@@ -157,25 +172,12 @@ def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
 
 
 class Client(_Asking):
-    """Asks a service, and waits for its answer; `batches` are its batch jobs.
+    """Asks a service, and waits for its answer; `batches` are its batch jobs."""
 
-    Args:
-        url: Of the service.
-        key: Of the application.
-        timeout: Seconds for a request with its repetitions.
-        attempts: At most, where the service is busy, not ready, or out of reach.
-    """
+    _http: httpx.Client
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        key: str | None = None,
-        timeout: float = 30.0,
-        attempts: int = 5,
-    ) -> None:
-        super().__init__(url, key=key, timeout=timeout, attempts=attempts)
-        self._http = httpx.Client(**self._options)
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
         self.batches = Batches(self._request)
 
     def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
@@ -245,16 +247,10 @@ class Client(_Asking):
 class AsyncClient(_Asking):
     """Asks a service without holding up the event loop; its methods are those of `Client`."""
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        key: str | None = None,
-        timeout: float = 30.0,
-        attempts: int = 5,
-    ) -> None:
-        super().__init__(url, key=key, timeout=timeout, attempts=attempts)
-        self._http = httpx.AsyncClient(**self._options)
+    _http: httpx.AsyncClient
+
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
         self.batches = AsyncBatches(self._request)
 
     async def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:

@@ -40,11 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", choices=["workers", "transfer"])
+    parser.add_argument("--images", type=int, default=200, help="Of a class, for `workers`.")
+    parser.add_argument("--epochs", type=int, default=8, help="For `workers`.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(options.data, Path(name))
         if options.only != "transfer":
-            bench.compare_workers()
+            bench.compare_workers(options.images, options.epochs)
         if options.only != "workers":
             bench.compare_transfer()
 
@@ -79,9 +81,9 @@ class Bench:
     def classes(self) -> list[str]:
         return sorted(folder.name for folder in (self.data / "train").iterdir())
 
-    def compare_workers(self) -> None:
-        data, test = self.choose("all", "train", self.classes(), 200), self.data / "test"
-        words = ["--name", "workers", "--epochs", "8", "--learning-rate", "0.1"]
+    def compare_workers(self, count: int, epochs: int) -> None:
+        data, test = self.choose("all", "train", self.classes(), count), self.data / "test"
+        words = ["--name", "workers", "--epochs", str(epochs), "--learning-rate", "0.1"]
         curves: dict[tuple[int, int], list[float]] = {}
         print(f"{'workers':10}{'accuracy of each seed':32}{'mean':8}{'sd':8}last epoch's loss")
         for workers in (1, 2, 4):

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from eagleray import storage
+from eagleray.batch.claims import read_committed
 from eagleray.batch.formats import encode_table
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.plan import Plan, new_id
@@ -99,14 +100,7 @@ class Draft:
 
 def read_commit(layout: OutputLayout) -> Commit | None:
     """Return what is committed; None before that."""
-    try:
-        return Commit.model_validate_json(storage.read_bytes(layout.commit))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(
-            f"{layout.commit} was not written by this version of Eagleray; name another folder."
-        ) from error
+    return read_committed(layout, Commit)
 
 
 def merge(

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eagleray import storage
+from eagleray.batch.claims import require_free
 from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.history import record_job
@@ -48,7 +49,7 @@ from eagleray.batch.request import JobRequest
 from eagleray.batch.results import result_schema, score_columns
 from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
 from eagleray.cluster import Cluster
-from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.errors import InputError, JobFailedError
 from eagleray.listener import Listener
 from eagleray.models.attributes import encode_columns, require_columns
 from eagleray.models.sources import LoadedModel, load_model
@@ -60,7 +61,6 @@ __all__ = [
     "JobSummary",
     "finish_job",
     "open_job",
-    "require_free",
     "require_writable",
     "run_job",
 ]
@@ -191,31 +191,6 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     if request.sql is not None:
         request.sql.require_ready(result_schema(model, job.manifest.schema))
     return job
-
-
-def require_free(layout: OutputLayout) -> None:
-    """Refuse an output that holds anything of others.
-
-    Raises:
-        OutputExistsError: It does.
-    """
-    if storage.exists(layout.location) and _is_file(layout.location):
-        raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
-    # With a plan in it by now, another run of this job has begun since we looked.
-    if layout.is_taken() and read_plan(layout) is None:
-        raise OutputExistsError(
-            f"Output {layout.location} is not empty, and results are never overwritten; name "
-            "another folder, or remove this one."
-        )
-
-
-def _is_file(location: str) -> bool:
-    """Ask in one question: to another, a run beside this one may have changed the answer."""
-    try:
-        storage.size_of(location)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-    return True
 
 
 def _list_inputs(request: JobRequest) -> Listing:

@@ -11,13 +11,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray import storage
+from eagleray.batch.claims import SettledWork, claim, require_equal
 from eagleray.batch.layout import OutputFormat, OutputLayout
 from eagleray.errors import InputError, OutputExistsError
 
 __all__ = ["Plan", "Work", "claim_plan", "new_id", "read_plan", "require_same_work"]
 
 
-class Work(BaseModel):
+class Work(SettledWork):
     """What decides a job's results: two runs with equal work give equal tables.
 
     Attributes:
@@ -36,8 +37,6 @@ class Work(BaseModel):
         format: Of the result files.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     inputs: tuple[str, ...]
     column: str | None = None
     since: tuple[str, ...] = ()
@@ -51,20 +50,6 @@ class Work(BaseModel):
     top_k: int
     seconds_per_image: float
     format: OutputFormat
-
-    def differences(self, other: Work) -> list[str]:
-        """Name each field that is not the same in the other, with both values."""
-        ours, theirs = self.model_dump(), other.model_dump()
-        return [
-            f"{name} is {_short(theirs[name])} there and {_short(ours[name])} here"
-            for name in ours
-            if ours[name] != theirs[name]
-        ]
-
-
-def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 class Plan(BaseModel):
@@ -146,12 +131,9 @@ def claim_plan(layout: OutputLayout, plan: Plan) -> Plan:
     Raises:
         OutputExistsError: The other one is of other work.
     """
-    if storage.put_if_absent(layout.plan, plan.model_dump_json(indent=2).encode()):
-        return plan
-    winner = read_plan(layout)
-    assert winner is not None
-    require_same_work(layout, winner, plan.work)
-    return winner
+    claimed = claim(layout, plan, read_plan)
+    require_same_work(layout, claimed, plan.work)
+    return claimed
 
 
 def require_same_work(layout: OutputLayout, plan: Plan, work: Work) -> None:
@@ -160,9 +142,4 @@ def require_same_work(layout: OutputLayout, plan: Plan, work: Work) -> None:
     Raises:
         OutputExistsError: Naming what differs.
     """
-    differences = work.differences(plan.work)
-    if differences:
-        raise OutputExistsError(
-            f"Output {layout.location} belongs to another plan: {'; '.join(differences)}. Ask for "
-            "the same, or name another folder."
-        )
+    require_equal(layout, work, plan.work)

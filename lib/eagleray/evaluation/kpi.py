@@ -68,6 +68,15 @@ class Verdict:
     limit: float | None
     passed: bool
 
+    def as_json(self) -> dict[str, object]:
+        """For scripts, and for the history."""
+        return {
+            "kpi": str(self.kpi),
+            "value": self.value,
+            "limit": self.limit,
+            "passed": self.passed,
+        }
+
     def __str__(self) -> str:
         if self.limit is None:
             return f"{self.kpi}: {self.value:.6g}, and nobody holds the alias yet"

@@ -49,15 +49,7 @@ class _Judgement:
             "forced": forced,
             "test_digest": evaluation.data_digest if evaluation else None,
             "data": evaluation.data if evaluation else None,
-            "kpis": [
-                {
-                    "kpi": str(verdict.kpi),
-                    "value": verdict.value,
-                    "limit": verdict.limit,
-                    "passed": verdict.passed,
-                }
-                for verdict in self.verdicts
-            ],
+            "kpis": [verdict.as_json() for verdict in self.verdicts],
         }
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from eagleray import storage
+from eagleray.batch.claims import read_committed
 from eagleray.batch.formats import decode_table, encode_table
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader
@@ -68,14 +69,7 @@ class PackCommit(BaseModel):
 
 def read_commit(layout: OutputLayout) -> PackCommit | None:
     """Return what is committed; None before that."""
-    try:
-        return PackCommit.model_validate_json(storage.read_bytes(layout.commit))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(
-            f"{layout.commit} was not written by this version of Eagleray; name another folder."
-        ) from error
+    return read_committed(layout, PackCommit)
 
 
 def read_finished(layout: OutputLayout) -> list[PackedShard]:

@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from eagleray import storage
+from eagleray.batch.claims import require_free
 from eagleray.batch.inputs import InputSpec, Listing, open_inputs
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import Manifest, ShardLimits, write_manifest
 from eagleray.batch.plan import new_id
-from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.errors import InputError, JobFailedError
 from eagleray.packing.commit import (
     PackCommit,
     commit,
@@ -131,32 +132,12 @@ def open_pack(request: PackRequest, listener: Listener) -> PackJob:
     layout = OutputLayout(request.output)
     plan = read_plan(layout)
     if plan is None:
-        _require_free(layout)
+        require_free(layout)
         listing = open_inputs(InputSpec(request.inputs, request.column))
         plan = _new_plan(layout, request, listing, listener)
     else:
         require_same_work(layout, plan, request.work())
     return PackJob(request, layout, plan, read_commit(layout))
-
-
-def _require_free(layout: OutputLayout) -> None:
-    if storage.exists(layout.location) and _is_file(layout.location):
-        raise OutputExistsError(f"Output {layout.location} is a file; name a folder.")
-    # With a plan in it by now, another run of this job has begun since we looked.
-    if layout.is_taken() and read_plan(layout) is None:
-        raise OutputExistsError(
-            f"Output {layout.location} is not empty, and results are never overwritten; name "
-            "another folder, or remove this one."
-        )
-
-
-def _is_file(location: str) -> bool:
-    """Ask in one question: to another, a run beside this one may have changed the answer."""
-    try:
-        storage.size_of(location)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-    return True
 
 
 def _new_plan(

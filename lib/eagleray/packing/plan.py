@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray import storage
+from eagleray.batch.claims import SettledWork, claim, require_equal
 from eagleray.batch.layout import OutputLayout
 from eagleray.errors import InputError, OutputExistsError
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
@@ -89,7 +90,7 @@ class PackRequest:
         )
 
 
-class PackWork(BaseModel):
+class PackWork(SettledWork):
     """What decides the parts: two runs with equal work on equal images make equal files.
 
     Attributes:
@@ -101,28 +102,12 @@ class PackWork(BaseModel):
         max_bytes: Of one image.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     inputs: tuple[str, ...]
     column: str | None
     url_hosts: tuple[str, ...]
     format: PartFormat
     part_bytes: int
     max_bytes: int
-
-    def differences(self, other: PackWork) -> list[str]:
-        """Name each field that is not the same in the other, with both values."""
-        ours, theirs = self.model_dump(), other.model_dump()
-        return [
-            f"{name} is {_short(theirs[name])} there and {_short(ours[name])} here"
-            for name in ours
-            if ours[name] != theirs[name]
-        ]
-
-
-def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 class PackPlan(BaseModel):
@@ -174,12 +159,9 @@ def claim_plan(layout: OutputLayout, plan: PackPlan) -> PackPlan:
     Raises:
         OutputExistsError: The other one is of other work.
     """
-    if storage.put_if_absent(layout.plan, plan.model_dump_json(indent=2).encode()):
-        return plan
-    winner = read_plan(layout)
-    assert winner is not None
-    require_same_work(layout, winner, plan.pack)
-    return winner
+    claimed = claim(layout, plan, read_plan)
+    require_same_work(layout, claimed, plan.pack)
+    return claimed
 
 
 def require_same_work(layout: OutputLayout, plan: PackPlan, work: PackWork) -> None:
@@ -188,9 +170,4 @@ def require_same_work(layout: OutputLayout, plan: PackPlan, work: PackWork) -> N
     Raises:
         OutputExistsError: Naming what differs.
     """
-    differences = work.differences(plan.pack)
-    if differences:
-        raise OutputExistsError(
-            f"Output {layout.location} belongs to another plan: {'; '.join(differences)}. Ask for "
-            "the same, or name another folder."
-        )
+    require_equal(layout, work, plan.pack)

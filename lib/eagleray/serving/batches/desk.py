@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from eagleray import storage
+from eagleray.batch.claims import require_free
 from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.job import require_free, require_writable
+from eagleray.batch.job import require_writable
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.plan import new_id, read_plan, require_same_work
 from eagleray.batch.progress import Progress, read_progress
