@@ -15,7 +15,6 @@ from eagleray.batch.watchdog import (
     EXIT_TOO_MUCH_MEMORY,
     EXIT_TOO_SLOW,
     ROOM_FOR_AN_IMAGE,
-    Watchdog,
     node_memory,
     worker_memory_budget,
 )
