@@ -11,6 +11,7 @@ import pytest
 
 from eagleray.cluster import Cluster, ray_session
 from eagleray.settings import Settings
+from tests.parts.killers import killer_environment
 from tests.parts.postgres import postgres
 from tests.parts.s3_server import moto_server
 
@@ -32,6 +33,13 @@ def _leave_no_s3_options_behind() -> Iterator[None]:
     """A job's S3 options are its process's, and here that is the next test's."""
     yield
     fsspec.config.conf.pop("s3", None)
+
+
+@pytest.fixture
+def killers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let marked images kill the processes that decode them; this one is not under the hook."""
+    for name, value in killer_environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

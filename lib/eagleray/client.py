@@ -24,7 +24,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -61,14 +60,7 @@ class RequestRefusedError(EaglerayError):
 
 
 class _Asking(ABC):
-    """What both clients share: how a question is put, and how an answer is read.
-
-    Args:
-        url: Of the service.
-        key: Of the application.
-        timeout: Seconds for a request with its repetitions.
-        attempts: At most, where the service is busy, not ready, or out of reach.
-    """
+    """What both clients share: how a question is put, and how an answer is read."""
 
     def __init__(
         self,
@@ -172,7 +164,14 @@ def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
 
 
 class Client(_Asking):
-    """Asks a service, and waits for its answer; `batches` are its batch jobs."""
+    """Asks a service, and waits for its answer; `batches` are its batch jobs.
+
+    Args:
+        url: Of the service.
+        key: Of the application.
+        timeout: Seconds for a request with its repetitions.
+        attempts: At most, where the service is busy, not ready, or out of reach.
+    """
 
     _http: httpx.Client
 
@@ -235,17 +234,12 @@ class Client(_Asking):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class AsyncClient(_Asking):
-    """Asks a service without holding up the event loop; its methods are those of `Client`."""
+    """Asks a service without holding up the event loop; else it is as `Client`."""
 
     _http: httpx.AsyncClient
 
@@ -299,10 +293,5 @@ class AsyncClient(_Asking):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

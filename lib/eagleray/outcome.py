@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.errors import Reason
+from eagleray.errors import BadImageError, Reason
 
 __all__ = ["Failure", "Outcome", "Prediction"]
 
@@ -75,3 +75,8 @@ class Outcome:
     def failed(cls, reason: Reason, message: str) -> Outcome:
         """Make the outcome of an input that has no prediction."""
         return cls(failure=Failure(reason, message))
+
+    @classmethod
+    def of_bad(cls, error: BadImageError) -> Outcome:
+        """Make the outcome of an image that cannot be used."""
+        return cls.failed(error.reason, error.message)

@@ -251,7 +251,7 @@ class Predictor:
         try:
             outputs = self.forward(np.stack([image.pixels for image in images]), attributes)
         except BadImageError as error:
-            return [Outcome.failed(error.reason, error.message) for _ in images]
+            return [Outcome.of_bad(error) for _ in images]
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
 
     def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
@@ -312,7 +312,7 @@ class Predictor:
         try:
             return batch.images, list(self._passes(batch.pixels, attributes))
         except BadImageError as error:
-            failed = Outcome.failed(error.reason, error.message)
+            failed = Outcome.of_bad(error)
             return [failed if isinstance(i, DecodedImage) else i for i in batch.images], []
 
     def _read_batch(
@@ -334,7 +334,7 @@ class Predictor:
         try:
             return decode(image, self.package.contract)
         except BadImageError as error:
-            return Outcome.failed(error.reason, error.message)
+            return Outcome.of_bad(error)
 
     def forward(
         self, pixels: npt.NDArray[np.uint8], attributes: Features | None = None

@@ -40,6 +40,7 @@ from tests.bench.peers.weights import write_weights
 
 MODEL = "resnet18"
 SECONDS_TO_START = 180
+WAIT_FOR_ALL = 10  # seconds
 WRK_SCRIPT = """
 local bodies, files = {}, io.popen("ls PHOTOS")
 for name in files:lines() do
@@ -146,7 +147,9 @@ def register(home: Path, package: Path) -> None:
 
 def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[Server]:
     """Return ours first, then the peers that are asked for."""
-    ours = [sys.executable, "-m", "serve.run", MODEL, "--grpc-port", "0", "--json", *options.ours]
+    ours = [sys.executable, "-m", "serve.run", MODEL, "--grpc-port", "0", "--json"]
+    # The others refuse nobody, however long it takes.
+    ours += ["--max-wait-s", str(WAIT_FOR_ALL), *options.ours]
     peers = {
         "LitServe": "serve_litserve",
         "FastAPI": "serve_fastapi",

@@ -10,9 +10,11 @@ import os
 import struct
 from pathlib import Path
 
+import psutil
+
 from tests.unit.images import Pixels, encode, photo
 
-__all__ = ["KILLERS", "killer_environment", "killer_jpeg"]
+__all__ = ["KILLERS", "killer_environment", "killer_jpeg", "sandbox_processes"]
 
 KILLERS = ("SEGV", "ABORT", "BAD_ALLOC", "SIGKILL", "EXIT", "HANG", "GIL", "MEMORY", "CHATTER")
 """SEGV, ABORT, SIGKILL: a signal; BAD_ALLOC: what C++ prints and does when memory runs out; EXIT:
@@ -39,3 +41,12 @@ def killer_environment() -> dict[str, str]:
     """Return the variables that turn the hook on in every Python started under them."""
     path = [str(HOOKS), os.environ.get("PYTHONPATH", "")]
     return {"EAGLERAY_TEST_KILLERS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def sandbox_processes() -> list[psutil.Process]:
+    """Return the sandboxes' processes that this process has, zombies included."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if child.status() == psutil.STATUS_ZOMBIE or "eagleray.imaging.sandbox" in child.cmdline()
+    ]

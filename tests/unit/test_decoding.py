@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from eagleray.choices import Isolation
@@ -15,7 +14,7 @@ from eagleray.imaging import FORMATS, DecodedImage, decode, format_of, named_con
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.outcome import Outcome
 from eagleray.serving.decoding import Decoding
-from tests.parts.killers import killer_environment, killer_jpeg
+from tests.parts.killers import killer_jpeg, sandbox_processes
 from tests.unit.images import LOSSLESS, encode, photo
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, registry_with, with_service
@@ -23,21 +22,6 @@ from tests.unit.serving_kit import Asked, registry_with, with_service
 SMALL = named_contract("fast", size=32)
 IMAGES = {name: encode(photo(seed=1), name, **LOSSLESS.get(name, {})) for name in FORMATS}
 OTHERS = [name for name in FORMATS if name not in ("jpeg", "png")]
-
-
-@pytest.fixture
-def killers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let marked images kill the processes that decode them; this one is not under the hook."""
-    for name, value in killer_environment().items():
-        monkeypatch.setenv(name, value)
-
-
-def processes() -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process().children()
-        if "eagleray.imaging.sandbox" in child.cmdline()
-    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +48,7 @@ def test_where_an_image_is_decoded_changes_no_pixel(
         bad, same = decoding.decode_all([b"no image", decoded[0]], SMALL)
         assert isinstance(bad, Outcome)
         assert same is decoded[0]
-    assert processes() == []
+    assert sandbox_processes() == []
 
 
 def test_processes_that_wait_are_few_whatever_the_contracts() -> None:
@@ -72,11 +56,11 @@ def test_processes_that_wait_are_few_whatever_the_contracts() -> None:
     with Decoding("all", seconds=60, most_idle=2) as decoding:
         for contract in contracts:
             decoding.decode_all([IMAGES["png"]], contract)
-        last = processes()
+        last = sandbox_processes()
         assert len(last) == 2
         for contract in contracts[2:] * 2:
             decoding.decode_all([IMAGES["png"]], contract)
-        assert processes() == last
+        assert sandbox_processes() == last
 
 
 def test_threads_decode_side_by_side_in_processes_of_their_own(killers: None) -> None:
@@ -115,4 +99,4 @@ def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
     seconds = 1 if kind == "HANG" else 60
     registry = registry_with(tmp_path, "digits")
     with_service(registry, test, isolate="all", decode_s=seconds, timeout_s=60)
-    assert processes() == []
+    assert sandbox_processes() == []

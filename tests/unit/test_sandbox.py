@@ -21,7 +21,7 @@ import pytest
 from eagleray.errors import BadImageError, JobFailedError, Reason
 from eagleray.imaging import FORMATS, DecodedImage, ImageContract, decode, named_contract
 from eagleray.imaging.sandbox import DecodeSandbox
-from tests.parts.killers import killer_environment, killer_jpeg
+from tests.parts.killers import killer_jpeg, sandbox_processes
 from tests.unit.images import LOSSLESS, bombs, cmyk_jpeg, encode, gray16, oriented, photo
 
 ROOT = Path(__file__).parents[2]
@@ -43,17 +43,8 @@ def refusal(call: Callable[[], object]) -> BadImageError:
     return caught.value
 
 
-def children() -> list[psutil.Process]:
-    """Return the sandboxes' processes that this process has, zombies included."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.status() == psutil.STATUS_ZOMBIE or "eagleray.imaging.sandbox" in child.cmdline()
-    ]
-
-
 def only_child() -> psutil.Process:
-    (child,) = children()
+    (child,) = sandbox_processes()
     return child
 
 
@@ -71,14 +62,7 @@ def sound_images() -> list[bytes]:
 @pytest.fixture(autouse=True)
 def _no_child_is_left() -> Iterator[None]:
     yield
-    assert children() == []
-
-
-@pytest.fixture
-def killers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let marked images kill the child; this process is not under the hook."""
-    for name, value in killer_environment().items():
-        monkeypatch.setenv(name, value)
+    assert sandbox_processes() == []
 
 
 # --- each reason, from a real child ---
@@ -199,7 +183,7 @@ def test_threads_share_a_sandbox() -> None:
 
 def test_one_child_serves_image_after_image_whatever_their_own_faults() -> None:
     with sandbox() as box:
-        assert children() == []  # it starts with the first image
+        assert sandbox_processes() == []  # it starts with the first image
         box.decode(encode(photo()))
         first = only_child()
         for data in (b"hello world", encode(photo(), "jpeg")[:-300]):
@@ -266,7 +250,7 @@ def test_fifty_crashes_leave_no_zombie_no_file_and_no_thread(killers: None) -> N
         seen = {only_child().pid}
         for _ in range(25):  # a crash counts when it happens twice
             assert refusal(lambda: box.decode(killer_jpeg("SEGV"))).reason is Reason.DECODER_CRASH
-            assert children() == []
+            assert sandbox_processes() == []
         box.decode(encode(photo()))
         assert only_child().pid not in seen
         assert (psutil.Process().num_fds(), threading.active_count()) == before

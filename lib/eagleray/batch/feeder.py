@@ -158,7 +158,7 @@ class Feeder:
                 seconds = time.perf_counter() - started
                 header = judge(data, self.contract)
             except BadImageError as error:
-                image = Outcome.failed(error.reason, error.message)
+                image = Outcome.of_bad(error)
                 return Fed(index, image, 1000 * (time.perf_counter() - started))
             num_pixels = header.width * header.height
             read = _Read(index, source, data, seconds, held.pop_all())
@@ -175,7 +175,7 @@ class Feeder:
                 with self.watch(read.source.uri):
                     image = decode(read.data, self.contract)
             except BadImageError as error:
-                image = Outcome.failed(error.reason, error.message)
+                image = Outcome.of_bad(error)
         return Fed(read.index, image, 1000 * (read.seconds + time.perf_counter() - began))
 
 
@@ -189,5 +189,5 @@ def feed_carefully(
         try:
             image = sandbox.decode(reader.read(source))
         except BadImageError as error:
-            image = Outcome.failed(error.reason, error.message)
+            image = Outcome.of_bad(error)
         yield Fed(index, image, 1000 * (time.perf_counter() - started))

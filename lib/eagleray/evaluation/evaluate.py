@@ -106,7 +106,7 @@ def evaluate(
         try:
             return predictor.preprocess(fetch_image(uri, predictor.package.contract))
         except BadImageError as error:
-            return Outcome.failed(error.reason, error.message)
+            return Outcome.of_bad(error)
 
     rows: list[int] = []
     outputs: list[npt.NDArray[np.float32]] = []

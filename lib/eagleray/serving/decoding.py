@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from eagleray.choices import Isolation
@@ -72,7 +71,7 @@ class Decoding:
             with self._sandboxes.lend(contract) as sandbox:
                 return sandbox.decode(image)
         except BadImageError as error:
-            return Outcome.failed(error.reason, error.message)
+            return Outcome.of_bad(error)
 
     def _is_isolated(self, image: bytes) -> bool:
         if self._isolation == "rare":
@@ -88,12 +87,7 @@ class Decoding:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

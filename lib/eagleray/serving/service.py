@@ -170,7 +170,7 @@ class ImageService:
             await asyncio.to_thread(self._watcher.stop)
         await self.fleet.close()
         await asyncio.to_thread(self.lanes.close)
-        self._decoding.close()
+        await asyncio.to_thread(self._decoding.close)
         if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
             log.error("%d requests stay out of the counts of usage", self._used.num_kept)
         await asyncio.to_thread(self.tracing.close)
@@ -385,7 +385,7 @@ class ImageService:
                     )
             pixels = loaded.judge(image)
         except BadImageError as error:
-            return Answered(Outcome.failed(error.reason, error.message), 0.0, 0.0, 0.0, 0)
+            return Answered(Outcome.of_bad(error), 0.0, 0.0, 0.0, 0)
         wanted = image if attributes is None else ImageWithAttributes(image, attributes)
         with trace.stage("lanes", image=number, least=ONLY_FAILURES):
             answered = await self.lanes.answer(
