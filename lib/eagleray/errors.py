@@ -3,6 +3,7 @@
     EaglerayError
     ├── UserError               something that the caller can mend     exit 2
     │   ├── InputError          a path, a table or a value is wrong    400
+    │   │   └── AttributeValueError  what is said of an image is wrong 422
     │   ├── UnknownNameError    no such thing; carries near names      404
     │   ├── UnknownVersionError a model has no version of that number  404
     │   ├── OutputExistsError   results are never overwritten          409
@@ -54,6 +55,11 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     DECODER_CRASH = "decoder_crash"
     OUT_OF_MEMORY = "out_of_memory"
+
+    @property
+    def ends_its_decoder(self) -> bool:
+        """Whether such an image took the process that decoded it along."""
+        return self in (Reason.TIMEOUT, Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY)
 
 
 class ExitCode:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eagleray.outcome import Outcome, Prediction
+from eagleray.errors import Reason
+from eagleray.outcome import Failure, Outcome, Prediction
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
 from eagleray.serving.problems import DeadlineError, FullError
 
@@ -25,6 +26,7 @@ class Echo:
         self.began = threading.Event()
         self.batches: list[list[Any]] = []
         self.fault: Exception | None = None
+        self.failure: Failure | None = None
 
     def decode(self, images: Sequence[Any]) -> Sequence[Any]:
         self.began.set()
@@ -35,6 +37,8 @@ class Echo:
     def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
         if self.fault is not None:
             raise self.fault
+        if self.failure is not None:
+            return [Outcome(failure=self.failure) for _ in decoded]
         return [
             Outcome(prediction=Prediction(str(item), 1.0, (), None, np.empty(0, np.float32)))
             for item in decoded
@@ -130,6 +134,31 @@ def test_there_is_room_for_what_will_be_answered_in_time(open_lanes: Callable[..
     slow = open_lanes(max_wait=1.0, max_queued=100, batch_images=4)
     asyncio.run(ask(slow, version, "a"))
     assert slow.room == 4  # three would be answered in a second, and a batch is always taken on
+
+
+def test_what_is_expected_of_an_image_does_not_come_from_one_slow_image(
+    open_lanes: Callable[..., Lanes],
+) -> None:
+    async def run() -> list[int]:
+        lanes, version = open_lanes(max_wait=1.0, max_queued=100, batch_images=4), Echo()
+        version.failure = Failure(Reason.TIMEOUT, "An image that hangs takes all of its time.")
+        version.go.clear()
+        threading.Timer(0.2, version.go.set).start()
+        await ask(lanes, version, "hangs")
+        after_hang, version.failure = lanes.room, None
+        version.go.clear()
+        threading.Timer(0.2, version.go.set).start()
+        rooms = [after_hang]
+        for _ in range(5):
+            await ask(lanes, version, "an image")
+            rooms.append(lanes.room)
+        return rooms
+
+    after_hang, after_slow, *after_others = asyncio.run(run())
+    assert after_hang == 104  # a lane that waited for a decoder to be ended says nothing
+    assert after_slow == 4
+    assert sorted(after_others) == after_others
+    assert after_others[-1] > 15  # five images took 0.2 seconds
 
 
 def test_late_images_are_not_begun(open_lanes: Callable[..., Lanes]) -> None:

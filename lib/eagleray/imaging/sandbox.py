@@ -51,7 +51,6 @@ _MOST_MESSAGE = 1000  # characters of a refusal
 _MOST_WORDS = 200  # characters of a decoder's last words in a message
 _MOST_PRINTED_BYTES = 2**20  # by one child, to its standard output and error
 
-_ENDS_THE_CHILD = {Reason.TIMEOUT, Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
 _NEEDS_PROOF = {Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
 _OUT_OF_MEMORY_WORDS = ("memoryerror", "bad_alloc", "out of memory", "insufficient memory")
 
@@ -106,7 +105,7 @@ class DecodeSandbox:
         try:
             return self._child.decode(data)
         except BadImageError as error:
-            if error.reason in _ENDS_THE_CHILD:
+            if error.reason.ends_its_decoder:
                 self._end_child()
             raise
         except BaseException:  # an interrupt between request and answer: they would not match again

@@ -110,6 +110,7 @@ class Lanes:
         self._closing = False
         self._busy = 0  # images in lanes
         self._seconds_per_image = 0.0  # of one lane; a running mean
+        self._num_timed = 0  # batches in it
         self._threads = [
             threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
             for number in range(options.num_lanes)
@@ -262,16 +263,27 @@ class Lanes:
             _hand_over(batch, error)
             return
         ended = time.monotonic()
-        seconds = (ended - began) / len(batch)
-        mean = self._seconds_per_image or seconds
-        # A batch that was held up, by a neighbour on the machine or so, says little of the next.
-        self._seconds_per_image = mean + _SMOOTHING * (min(seconds, _MOST_TIMES * mean) - mean)
+        if not any(_ended_its_decoder(outcome) for outcome in outcomes):
+            self._note_time((ended - began) / len(batch))
         self._observe(len(batch))
         answers = [
             Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch), began)
             for work, outcome in zip(batch, outcomes, strict=True)
         ]
         _hand_over(batch, answers)
+
+    def _note_time(self, seconds: float) -> None:
+        """Take what an image took into the mean: of all batches at first, then of the last ones."""
+        mean = self._seconds_per_image or seconds
+        self._num_timed += 1
+        # A batch that was held up, by a neighbour on the machine or so, says little of the next.
+        weight = max(_SMOOTHING, 1 / self._num_timed)
+        self._seconds_per_image = mean + weight * (min(seconds, _MOST_TIMES * mean) - mean)
+
+
+def _ended_its_decoder(outcome: Outcome) -> bool:
+    """Whether an image took as long as its limits allow, which says nothing of the others."""
+    return outcome.failure is not None and outcome.failure.reason.ends_its_decoder
 
 
 def _worth_it(work: _Work, now: float) -> bool:
