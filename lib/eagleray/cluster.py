@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eagleray.errors import UserError
+from eagleray.errors import JobFailedError, UserError
 from eagleray.machine import free_port
 from eagleray.settings import Settings
 
@@ -67,6 +67,7 @@ def ray_session(
 
     Raises:
         UserError: The named cluster does not answer.
+        JobFailedError: No Ray starts on this machine.
     """
     address = address or settings.ray_address
     _prepare_environment(embedded=address is None, verbose=verbose)
@@ -141,23 +142,34 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             # A job waits for its slot as long as it takes; Ray gives up after 15 minutes.
             os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_A_YEAR))
             _take_jobs_beside_others()
-        ray.init(
-            address="local",
-            include_dashboard=bool(batches_at_once),  # the server of jobs lives in it
-            dashboard_host="127.0.0.1",
-            resources={BATCH_SLOT: batches_at_once} if batches_at_once else None,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=bool(batches_at_once),  # the server of jobs lives in it
+                dashboard_host="127.0.0.1",
+                resources={BATCH_SLOT: batches_at_once} if batches_at_once else None,
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+        except Exception as error:  # Ray has no narrower one for a start that takes too long
+            raise JobFailedError(
+                f"Ray does not start on this machine ({_first_line(error)}); see whether memory, "
+                "disk and processor have room for it, and run the command again; its own logs are "
+                "in session_latest/logs of its folder, which is /tmp/ray unless RAY_TMPDIR is set."
+            ) from error
         return
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
-            f"The Ray cluster at {address!r} does not answer ({text}); check the address, and "
-            "that RAY_AUTH_TOKEN holds the cluster's token."
+            f"The Ray cluster at {address!r} does not answer ({_first_line(error)}); check the "
+            "address, and that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.__cause__ or error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _take_jobs_beside_others() -> None:

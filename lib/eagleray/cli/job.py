@@ -110,6 +110,7 @@ def job_session(
 
     Raises:
         UserError: The named cluster does not answer.
+        JobFailedError: No Ray starts on this machine.
     """
     with (
         quiet_terminal(settings.native_log, verbose=verbose),

@@ -1,0 +1,30 @@
+"""The Ray that a job runs on: one that does not start is told in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from eagleray.errors import ExitCode
+from tests.unit.images import encode, photo
+
+
+def test_a_ray_that_cannot_start_ends_a_job_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(encode(photo()))
+    (tmp_path / "a-file").touch()
+    run = subprocess.run(
+        [Path(sys.executable).with_name("eagleray"), "pack", "image.jpg", "--output", "packed"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"RAY_TMPDIR": str(tmp_path / "a-file" / "folder")},
+    )
+    assert run.returncode == ExitCode.JOB_FAILED, run.stderr
+    told = " ".join(run.stderr.split())
+    assert "Ray does not start on this machine (" in told
+    assert "run the command again" in told
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "packed" / "COMPLETE").exists()
