@@ -28,7 +28,7 @@ demo: setup  ## Train on handwritten digits and classify a folder of them, good 
 	@$(BIN)/eagleray demo
 
 test: setup  ## Run the tests: those with Ray wait a lot, so two files of them run side by side.
-	$(BIN)/python -m pytest --durations=20 --numprocesses 3 --dist worksteal tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=20 --numprocesses 3 --dist worksteal tests/unit
 	$(BIN)/python -m pytest --durations=30 --numprocesses 2 --dist loadfile -m "not long" tests/e2e tests/integration
 
 test-long: setup  ## Run the tests that take a minute or more each.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import hypothesis
 import pytest
 
 from eagleray.cluster import Cluster, ray_session
@@ -16,6 +17,10 @@ from tests.parts.postgres import postgres
 from tests.parts.s3_server import moto_server
 
 __all__ = ["postgres"]
+
+# A slow day is no failure.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

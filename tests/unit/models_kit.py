@@ -15,8 +15,10 @@ from torch import nn
 from eagleray.imaging import named_contract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import Lineage, ModelPackage, create_package
+from eagleray.models.registry import Registry
 from eagleray.models.tasks import Multiclass
 from eagleray.settings import Settings
+from tests.parts.mlflow_database import prepare_home
 
 DIGITS = Multiclass(labels=("zero", "one", "two"))
 CONTRACT = named_contract("whole-image", size=32, color="gray")
@@ -61,3 +63,10 @@ def small_package(**overrides: Any) -> ModelPackage:
 
 def settings_in(tmp_path: Path, home: str = "home") -> Settings:
     return Settings(home=tmp_path / home)
+
+
+def registry_in(tmp_path: Path) -> Registry:
+    """Open a registry of its own, empty and without the seconds that its first use takes."""
+    settings = settings_in(tmp_path)
+    prepare_home(settings.home)
+    return Registry(settings)

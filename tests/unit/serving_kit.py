@@ -16,7 +16,7 @@ from eagleray.serving.batches import Launched, Room
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from serve.http import build_http
-from tests.unit.models_kit import golden_png, settings_in, small_package
+from tests.unit.models_kit import golden_png, registry_in, small_package
 
 Ask = Callable[["Asked"], Awaitable[None]]
 
@@ -65,7 +65,7 @@ class Asked:
 
 def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:
     """Make a registry of models with versions that differ, the first one in production."""
-    registry = Registry(settings_in(folder))
+    registry = registry_in(folder)
     for name in names:
         add_versions(registry, name, versions)
         registry.set_alias(name, "production", 1)

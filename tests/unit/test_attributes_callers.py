@@ -29,7 +29,7 @@ from eagleray.serving.shadows import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
 from tests.unit.attributes_kit import package_with_attributes
-from tests.unit.models_kit import golden_png, settings_in
+from tests.unit.models_kit import golden_png, registry_in, settings_in
 from tests.unit.serving_kit import Asked, registry_with, with_service
 
 KNOWN: list[dict[str, object]] = [
@@ -121,7 +121,7 @@ JSON = json.dumps(KNOWN[0])
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    registry = Registry(settings_in(tmp_path))
+    registry = registry_in(tmp_path)
     registry.register(package_with_attributes())
     registry.set_alias("digits", "production", 1)
     return registry

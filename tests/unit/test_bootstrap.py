@@ -23,7 +23,7 @@ BY_NAME = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 # --- intervals --------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(TASKS), st.integers(2, 40), st.integers(0, 10_000), st.booleans())
 def test_a_resample_is_measured_as_its_images_would_be(
     task: Task, num_images: int, seed: int, ties: bool
@@ -113,7 +113,7 @@ def test_many_numbers_are_sliced_by_quartiles_and_few_by_value() -> None:
     assert [one.value for one in floors] == [str(floor) for floor in range(12)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(["", "1", "2.5", "-3e2", "7", "8"]), min_size=30, max_size=60))
 def test_every_image_is_in_one_slice(values: list[str]) -> None:
     values = [*values, *[str(number) for number in range(25)]]

@@ -75,7 +75,7 @@ def test_no_temperature_near_it_makes_the_answers_likelier(task: Task) -> None:
 
 
 @BY_NAME
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(temperature=st.floats(0.3, 5.0), other=st.floats(0.3, 5.0), seed=st.integers(0, 99))
 def test_outputs_at_another_temperature_are_what_the_task_would_answer(
     task: Binary | Multiclass | Multilabel, temperature: float, other: float, seed: int
@@ -186,7 +186,7 @@ def test_neighbours_in_float32_are_parted_all_the_same() -> None:
     assert measure(task, outputs, targets)["accuracy"] == 1.0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.booleans())
 def test_no_other_threshold_has_a_higher_f1(seed: int, num_images: int, ties: bool) -> None:
     outputs, targets = answers_of(DEFECTS, num_images, seed=seed, ties=ties)

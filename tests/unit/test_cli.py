@@ -14,6 +14,7 @@ from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.errors import ExitCode, InputError, JobFailedError
 from eagleray.models.registry import Registry
+from tests.parts.mlflow_database import prepare_home
 from tests.unit.models_kit import small_package
 
 runner = CliRunner()
@@ -74,7 +75,7 @@ def test_progress_outside_a_terminal_says_the_failures(capsys: pytest.CaptureFix
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EAGLERAY_HOME", str(prepare_home(tmp_path / "home")))
     return tmp_path
 
 

@@ -319,7 +319,7 @@ def test_a_run_that_dies_anywhere_is_finished_by_the_next(
     assert made.layout.finished_shards() == set()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     deaths=st.lists(st.tuples(st.integers(0, NUM_CHANGES - 1), st.booleans()), max_size=5),
     again=st.sets(st.integers(0, 4)),

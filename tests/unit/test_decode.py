@@ -144,7 +144,7 @@ def test_fast_stays_near_the_reference(
 small_sides = st.integers(1, 300)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=small_sides,
     height=small_sides,
@@ -379,7 +379,7 @@ def test_a_harmless_oddity_of_a_jpeg_costs_nothing(data: bytes) -> None:
 # --- sizes ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(NAMED_CONTRACTS)),
     file_format=st.sampled_from(FORMATS),
@@ -399,7 +399,7 @@ def test_every_result_has_the_contracts_shape(
     assert (decoded.width, decoded.height) == (width, height)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     width=st.integers(1, 40),
     height=st.integers(1, 40),

@@ -81,8 +81,14 @@ def test_threads_decode_side_by_side_in_processes_of_their_own(killers: None) ->
     [("SEGV", 400, "decoder_crash"), ("HANG", 504, "timeout"), ("MEMORY", 503, "out_of_memory")],
 )
 def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
-    killers: None, tmp_path: Path, kind: str, status: int, reason: str
+    killers: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    status: int,
+    reason: str,
 ) -> None:
+    monkeypatch.setattr("eagleray.serving.decoding._MEMORY_BYTES", 2**28)
     good = golden_png(1)
 
     async def test(asked: Asked) -> None:

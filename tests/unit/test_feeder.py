@@ -116,7 +116,7 @@ def test_an_error_gives_back_what_was_taken() -> None:
     taker.let_go()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     limit=st.integers(1, 20),
     amounts=st.lists(st.lists(st.integers(0, 30), max_size=12), min_size=1, max_size=6),
@@ -402,7 +402,7 @@ def test_sizes_that_are_unknown_or_beyond_the_budget_do_not_stop_it(size: int | 
         assert len(indices(feeding.feed(sources(20, size=size)))) == 20
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     pictures=st.lists(st.sampled_from(["small", "huge", "bad", "missing"]), max_size=30),
     size=st.none() | st.integers(0, 400),

@@ -301,7 +301,7 @@ def test_what_is_no_zip_is_one_sentence(tmp_path: Path, content: bytes) -> None:
         list_members(str(tmp_path / "a.zip"), "zip")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(at=st.integers(0, 10_000), values=st.binary(min_size=1, max_size=8), data=st.data())
 def test_whatever_is_damaged_nothing_but_a_reason_comes_out(
     tmp_path: Path, at: int, values: bytes, data: st.DataObject

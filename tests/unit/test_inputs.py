@@ -556,7 +556,7 @@ NAMES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @example(names=["a::b.png", "::", "a:", ":", "x::/etc/y.png", "tar://a::/b.tar", "s3://b/c"])
 @example(names=["%2F%20.png", "new\nline\r\n.png", "\r", " lead", "trail ", '"', ",", "'", "\t"])
 @example(names=["é.png", "e\u0301.png", "\ufeff.png", "\u2028", "\U0001f408.png", "\ufffd"])
@@ -577,7 +577,7 @@ def test_names_survive_archives_and_tables_of_every_kind(
             assert read_all(again) == list(contents.values())
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(
     column=st.text(
         st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=9

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
@@ -92,7 +92,6 @@ def by_comparing_all(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
     return set(zip(left.tolist(), right.tolist(), strict=True))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_near_hashes_are_found_as_by_comparing_all(data: st.DataObject) -> None:
     bases = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))

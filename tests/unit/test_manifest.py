@@ -169,7 +169,7 @@ def cuts_of(table: pa.Table, places: list[int]) -> list[pa.Table]:
     return [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 1500),
     large=SIZES,

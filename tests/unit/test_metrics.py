@@ -236,7 +236,7 @@ def test_names_are_known_before_anything_is_measured(task: Task) -> None:
     assert headline_names(task)[0] == task.metric_names[0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(TASKS), st.integers(1, 6), st.integers(0, 10_000))
 def test_however_few_images_there_are_every_figure_is_a_number(
     task: Task, num_images: int, seed: int

@@ -123,7 +123,6 @@ def test_every_answer_is_one_that_the_document_has(
         max_examples=MORE or (30 if method == "POST" else 8),
         derandomize=not MORE,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

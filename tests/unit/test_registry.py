@@ -13,7 +13,7 @@ from eagleray.errors import InputError, PackageError, UnknownNameError, UserErro
 from eagleray.models.package import write_package
 from eagleray.models.registry import ModelVersion, Registry, _all_pages
 from eagleray.settings import Settings, read_settings
-from tests.unit.models_kit import lenet_module, settings_in, small_package
+from tests.unit.models_kit import lenet_module, registry_in, settings_in, small_package
 
 BETTER: dict[str, Any] = {"metrics": {"accuracy": 0.9, "f1_macro": 0.8}}
 
@@ -21,7 +21,7 @@ BETTER: dict[str, Any] = {"metrics": {"accuracy": 0.9, "f1_macro": 0.8}}
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """One database for the module; tests keep apart by the names of their models."""
-    return Registry(settings_in(tmp_path_factory.mktemp("registry")))
+    return registry_in(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_packages_go_where_the_artifact_root_says(tmp_path: Path) -> None:
 
 
 def test_more_than_a_page_of_models_and_versions_is_listed(tmp_path: Path) -> None:
-    registry = Registry(settings_in(tmp_path))
+    registry = registry_in(tmp_path)
     for index in range(101):
         registry.client.create_registered_model(f"model-{index:03d}")
         registry.client.create_model_version("model-000", source=str(tmp_path))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.batch.report import (
@@ -153,7 +153,6 @@ def test_no_more_values_are_kept_than_a_histogram_needs() -> None:
 outcomes = st.sampled_from([classified(), classified("one", 0.9), classified(score=NAN), failure()])
 
 
-@settings(deadline=None)
 @given(st.lists(outcomes, min_size=1, max_size=40), st.lists(st.integers(0, 40), max_size=3))
 def test_a_report_counts_the_same_however_the_rows_come(
     made: list[Outcome], places: list[int]
@@ -198,7 +197,6 @@ def test_throughput_adds_up_workers_that_overlap() -> None:
 times = st.floats(0, 1000).map(lambda seconds: 1.7e9 + seconds)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

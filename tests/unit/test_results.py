@@ -151,7 +151,6 @@ def test_ours_keep_their_names_and_the_users_get_others(
     assert output_names(columns) == names
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -359,7 +358,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

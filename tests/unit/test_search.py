@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.cluster import Cluster
@@ -154,7 +154,6 @@ def test_a_combination_that_a_specification_refuses_is_for_the_trial_to_say() ->
 finite = st.floats(1e-6, 0.4, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -10,20 +10,18 @@ import torch
 from eagleray.errors import InputError, PackageError, UnknownNameError, UserError
 from eagleray.models.architectures import imagenet_labels
 from eagleray.models.package import write_package
-from eagleray.models.registry import Registry
 from eagleray.models.sources import load_model
 from eagleray.settings import Settings
-from tests.unit.models_kit import settings_in, small_package
+from tests.unit.models_kit import registry_in, settings_in, small_package
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A registry with two versions of `digits`, the first one in production."""
-    settings = settings_in(tmp_path_factory.mktemp("sources"))
-    registry = Registry(settings)
+    registry = registry_in(tmp_path_factory.mktemp("sources"))
     registry.register(small_package(), alias="production")
     registry.register(small_package(metrics={"accuracy": 0.9}))
-    return settings
+    return registry.settings
 
 
 @pytest.mark.parametrize(

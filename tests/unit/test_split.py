@@ -74,7 +74,7 @@ def test_the_digest_tells_which_row_is_in_which_part() -> None:
     assert split.test.digest in {part.digest for part in split.parts.values()}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), min_size=30, max_size=120),
     st.booleans(),
@@ -213,7 +213,7 @@ def _is_half(character: str) -> bool:
     return 0xD800 <= ord(character) <= 0xDFFF
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.dictionaries(TEXT, st.tuples(TEXT, TEXT, st.sampled_from(PART_NAMES)), max_size=20),
     st.none() | st.integers(0, 2**40),

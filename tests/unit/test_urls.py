@@ -1284,7 +1284,6 @@ def names_are_all(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 fuzz = settings(
     max_examples=500,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -1368,7 +1367,7 @@ lines = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(content=lines, limit=st.integers(0, 6))
 @example(content=b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage", limit=5)
 def test_whatever_a_server_sends_is_bytes_or_an_error(

@@ -24,7 +24,7 @@ from eagleray.models.lineage import Use, trace, trained_on
 from eagleray.models.package import Lineage
 from eagleray.models.promotion import promote, rollback
 from eagleray.models.registry import ModelVersion, Registry
-from tests.unit.models_kit import LINEAGE, golden_png, lenet_module, settings_in, small_package
+from tests.unit.models_kit import LINEAGE, golden_png, lenet_module, registry_in, small_package
 
 PARTS, HARD = "a" * 64, "b" * 64
 KPIS = parse_kpis("accuracy >= 0.9\nf1_macro >= current - 0.01", where="kpi.txt")
@@ -33,7 +33,7 @@ KPIS = parse_kpis("accuracy >= 0.9\nf1_macro >= current - 0.01", where="kpi.txt"
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """One database for the module; tests keep apart by the names of their models."""
-    return Registry(settings_in(tmp_path_factory.mktemp("versions")))
+    return registry_in(tmp_path_factory.mktemp("versions"))
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[s
 def test_an_image_is_traced_to_the_versions_that_it_taught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = Registry(settings_in(tmp_path))
+    registry = registry_in(tmp_path)
     image = tmp_path / "a b.png"
     image.write_bytes(golden_png(0))
     now = str(image.stat().st_mtime_ns)
@@ -425,7 +425,7 @@ def test_an_image_is_traced_to_the_versions_that_it_taught(
 
 
 def test_the_newest_of_each_model_comes_in_one_question(tmp_path: Path) -> None:
-    registry = Registry(settings_in(tmp_path))
+    registry = registry_in(tmp_path)
     assert registry.newest() == []
     registry.client.create_registered_model("hollow")
     register(registry, "zebra", 2)
