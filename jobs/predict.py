@@ -273,7 +273,7 @@ def main(
                 show_quote(quote_job(job, session(), price_per_hour=price_per_hour), console)
                 if not _shall_start(console, yes=yes):
                     return
-            summary = run_job(job, session, console, leave_cluster=stack.close)
+            summary = run_job(job, session, console)
         show(summary, console)
 
 

@@ -11,7 +11,6 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 import grpc
-import numpy as np
 
 from eagleray.errors import EaglerayError, InputError
 from eagleray.serving import protocol
@@ -60,6 +59,14 @@ _OUR_FAULTS = frozenset(
     }
 )
 """What OpenTelemetry counts as an error of a server."""
+
+_CONTENTS = {
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""Where a tensor's numbers are, if not with those of UINT8."""
 
 _PEER = re.compile(r"ipv[46]:(?:\[([^\]]+)\]|%5B(.+)%5D|([0-9.]+)):\d+")
 
@@ -155,9 +162,7 @@ class GrpcInterface:
         loaded = await service.version_of(request.name, request.version or None)
         if method == "ModelReady":
             return response(ready=True)
-        manifest = loaded.manifest
-        known = [loaded.version]
-        return response(**protocol.metadata(request.name, known, manifest.task, manifest.contract))
+        return response(**protocol.metadata(request.name, [loaded.version], loaded.manifest))
 
     async def _infer(
         self, request: Any, application: str, request_id: str, context: Any, trace: Trace
@@ -227,10 +232,8 @@ def _read(request: Any) -> InferRequest:
         elif item.datatype == "BYTES":
             elements = list(item.contents.bytes_contents)
         else:
-            values = np.asarray(item.contents.uint_contents, np.int64)
-            if item.datatype != "UINT8" or (values.size and values.max() > 255):
-                raise InputError(f"Input {item.name}: send BYTES, or UINT8 from 0 to 255.")
-            elements = values.astype(np.uint8)
+            values = getattr(item.contents, _CONTENTS.get(item.datatype, "uint_contents"))
+            elements = protocol.numbers(item.name, item.datatype, values)
         inputs.append(TensorIn(item.name, item.datatype, tuple(item.shape), elements))
     return InferRequest(request.id, inputs, [_wanted(item) for item in request.outputs])
 

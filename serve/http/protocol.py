@@ -99,8 +99,7 @@ def protocol_routes(service: ImageService) -> APIRouter:
         loaded = await service.version_of(name, version)
         found = await asyncio.to_thread(service.registry.versions, name)
         numbers = sorted(item.version for item in found)
-        manifest = loaded.manifest
-        return JSONResponse(protocol.metadata(name, numbers, manifest.task, manifest.contract))
+        return JSONResponse(protocol.metadata(name, numbers, loaded.manifest))
 
     @router.get(
         "/models/{name}/ready",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 
 from eagleray.models.registry import Registry
@@ -61,6 +62,26 @@ class Asked:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.01)
+
+
+class CallContext:
+    """What Ray Serve gives to a gRPC call."""
+
+    def __init__(self, peer: str = "ipv4:127.0.0.1:4000", **metadata: str) -> None:
+        self.code, self.details, self._peer = grpc.StatusCode.OK, "", peer
+        self._metadata = tuple(metadata.items())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
 
 
 def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:

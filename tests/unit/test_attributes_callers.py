@@ -6,6 +6,7 @@ import asyncio
 import base64
 import csv
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from eagleray.serving.routes import Routes
 from eagleray.serving.shadows import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
+from serve.grpc import GrpcInterface
+from serve.messages import message
 from tests.unit.attributes_kit import package_with_attributes
 from tests.unit.models_kit import golden_png, registry_in, settings_in
-from tests.unit.serving_kit import Asked, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
 
 KNOWN: list[dict[str, object]] = [
     {"age": 41, "site": "north"},
@@ -158,13 +161,52 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
             rows = (await asked.client.post("/invocations", json=body)).json()["predictions"]
             scores = [row["score"] for row in rows]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
+        told = (await asked.client.get("/v2/models/digits")).json()["inputs"][2:]
+        assert [(item["name"], item["datatype"]) for item in told] == [
+            ("age", "FP32"),
+            ("site", "BYTES"),
+        ]
+        answer = await asked.client.post("/v2/models/digits/infer", json=oip(KNOWN))
+        scores = answer.json()["outputs"][2]["data"]
+        assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
 
     with_service(registry, test, precision="float32")
 
 
-def oip(**fields: Any) -> dict[str, Any]:
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [TEXT], **fields}
-    return {"inputs": [tensor]}
+def test_grpc_takes_them_too(registry: Registry) -> None:
+    numbers = {"FP32": ("fp32_contents", 41.0), "FP64": ("fp64_contents", 41.0)}
+    numbers |= {"INT32": ("int_contents", 41), "INT64": ("int64_contents", 41)}
+
+    async def test(asked: Asked) -> None:
+        for datatype, (field, age) in numbers.items():
+            columns = {
+                "image": ("BYTES", {"bytes_contents": [IMAGE]}),
+                "age": (datatype, {field: [age]}),
+                "site": ("BYTES", {"bytes_contents": [b"north"]}),
+            }
+            request = message("ModelInferRequest")(model_name="digits")
+            for name, (kind, contents) in columns.items():
+                request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
+            answer = await GrpcInterface(asked.service).call("ModelInfer", request, CallContext())
+            (score,) = struct.unpack("<f", answer.raw_output_contents[2])
+            assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
+
+    with_service(registry, test, precision="float32")
+
+
+def oip(known: list[dict[str, object]]) -> dict[str, Any]:
+    """Ask about the one image as often as something is known of it."""
+    columns: dict[str, tuple[str, list[object]]] = {"image": ("BYTES", [TEXT] * len(known))}
+    if "age" in known[0]:
+        columns["age"] = ("FP64", [one["age"] for one in known])
+    if "site" in known[0]:
+        columns["site"] = ("BYTES", [one["site"] or "" for one in known])
+    return {
+        "inputs": [
+            {"name": name, "datatype": datatype, "shape": [len(data)], "data": data}
+            for name, (datatype, data) in columns.items()
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -186,7 +228,8 @@ def oip(**fields: Any) -> dict[str, Any]:
             "attributes of 1 images, and 2 images",
         ),
         ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site, and they are not given"),
-        ("/v2/models/digits/infer", {"json": oip()}, "this protocol has no place for them"),
+        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site, and they are not given"),
+        ("/v2/models/digits/infer", {"json": oip([{"age": 4}])}, "'site' of an image is"),
     ],
 )
 def test_requests_without_the_attributes_are_refused(

@@ -17,30 +17,10 @@ from serve.grpc import METHODS, GrpcInterface
 from serve.messages import message
 from tests.unit.models_kit import golden_png
 from tests.unit.mutants import flip_bytes, splice
-from tests.unit.serving_kit import Asked, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
 
 IMAGE = golden_png(7)
 NUM_MUTANTS = 500
-
-
-class Context:
-    """What Ray Serve gives to a call."""
-
-    def __init__(self, peer: str = "ipv4:127.0.0.1:4000", **metadata: str) -> None:
-        self.code, self.details, self._peer = grpc.StatusCode.OK, "", peer
-        self._metadata = tuple(metadata.items())
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self._metadata
-
-    def peer(self) -> str:
-        return self._peer
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +60,7 @@ ODD = {
 }
 
 
-async def call(asked: Asked, method: str, request: Any, context: Context) -> None:
+async def call(asked: Asked, method: str, request: Any, context: CallContext) -> None:
     try:
         await GrpcInterface(asked.service).call(method, request, context)
     except EaglerayError:
@@ -91,11 +71,11 @@ async def call(asked: Asked, method: str, request: Any, context: Context) -> Non
 def test_odd_messages_are_refused_in_one_sentence(registry: Registry) -> None:
     async def test(asked: Asked) -> None:
         for name, request in ODD.items():
-            context = Context()
+            context = CallContext()
             await call(asked, "ModelInfer", request, context)
             refused = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
             assert context.code in refused, name
-        context = Context()
+        context = CallContext()
         await call(asked, "ModelInfer", infer(), context)
         assert context.code is grpc.StatusCode.OK
 
@@ -116,7 +96,7 @@ def test_damaged_messages_end_as_answers_or_refusals(registry: Registry) -> None
             except Exception:  # noqa: BLE001 - gRPC itself refuses what is no message
                 codes["no message"] += 1
                 continue
-            context = Context()
+            context = CallContext()
             await call(asked, "ModelInfer", request, context)
             codes[context.code.name] += 1
 
@@ -135,12 +115,12 @@ def test_every_method_but_liveness_asks_for_a_key(tmp_path: Path) -> None:
             if hasattr(request, "name") and method.startswith("Model") and method != "ModelInfer":
                 request.name = "digits"
             for metadata in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
-                context = Context(**metadata)
+                context = CallContext(**metadata)
                 await call(asked, method, request, context)
                 live = method == "ServerLive"
                 expected = grpc.StatusCode.OK if live else grpc.StatusCode.UNAUTHENTICATED
                 assert context.code is expected, (method, metadata)
-            context = Context(authorization=f"Bearer {key}")
+            context = CallContext(authorization=f"Bearer {key}")
             await call(asked, method, request, context)
             assert context.code is grpc.StatusCode.OK, (method, context.details)
 

@@ -17,7 +17,7 @@ from eagleray.models.tasks import Multiclass, Regression
 from eagleray.outcome import Outcome, Prediction
 from eagleray.serving import protocol
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
-from tests.unit.models_kit import CONTRACT
+from tests.unit.models_kit import CONTRACT, small_package
 
 TASK = Multiclass(labels=("a", "b", "c"))
 
@@ -89,7 +89,8 @@ def test_pixels_are_images_of_the_contract() -> None:
     ("tensor", "words"),
     [
         (TensorIn("image", "BYTES", (2,), [b"x"]), "not that of 1 elements"),
-        (TensorIn("picture", "BYTES", (1,), [b"x"]), "the input image, BYTES"),
+        (TensorIn("picture", "BYTES", (1,), [b"x"]), "Of the inputs 0 are images; send one"),
+        (TensorIn("pixels", "BYTES", (1,), [b"x"]), "the input image, BYTES"),
         (TensorIn("image", "BYTES", (1, 1, 1), [b"x"]), "the input image, BYTES"),
         (TensorIn("pixels", "UINT8", (1, 1, 1, 1), np.zeros(1, np.uint8)), "[N, 32, 32, 1]"),
         (TensorIn("image", "UINT8", (1, 32, 32, 1), np.zeros(1024, np.uint8)), "the input pixels"),
@@ -99,6 +100,88 @@ def test_other_tensors_are_refused_in_a_sentence(tensor: TensorIn, words: str) -
     with pytest.raises(InputError) as refused:
         protocol.images_of(InferRequest("", [tensor]), CONTRACT)
     assert words in str(refused.value)
+
+
+# --- attributes ---------------------------------------------------------------------------------
+
+
+def attribute(datatype: str, data: list[Any], name: str = "age", **more: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [len(data)], "data": data, **more}
+
+
+@pytest.mark.parametrize(
+    ("sent", "values"),
+    [
+        (attribute("FP32", [41, 20.5, None]), [41.0, 20.5, None]),
+        (attribute("FP64", [[41.25], [-1e9]], shape=[2, 1]), [41.25, -1e9]),
+        (attribute("INT32", [-7, 2**31 - 1]), [-7, 2**31 - 1]),
+        (attribute("INT64", [2**63 - 1]), [2**63 - 1]),
+        (attribute("BYTES", ["north", "", "été"]), ["north", None, "été"]),
+    ],
+)
+def test_attributes_are_inputs_of_their_names(sent: dict[str, Any], values: list[Any]) -> None:
+    request = post([sent])
+    assert protocol.attributes_of(request, len(values)) == [{"age": value} for value in values]
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5), st.booleans())
+def test_numbers_come_back_from_their_raw_bytes(values: list[int], wide: bool) -> None:
+    datatype, dtype = ("FP64", "<f8") if wide else ("INT32", "<i4")
+    content = np.asarray(values, dtype).tobytes()
+    sent = attribute(datatype, values, parameters={"binary_data_size": len(content)})
+    del sent["data"]
+    told = protocol.attributes_of(post([sent], content), len(values))
+    assert told == [{"age": value} for value in values]
+
+
+def test_several_attributes_go_with_their_images() -> None:
+    request = post([attribute("FP32", [1, 2]), attribute("BYTES", ["a", "b"], "site")])
+    assert protocol.attributes_of(request, 2) == [
+        {"age": 1.0, "site": "a"},
+        {"age": 2.0, "site": "b"},
+    ]
+    assert protocol.attributes_of(post([]), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ([attribute("FP32", [1])], "with the shape [2] of the images, not [1]"),
+        ([attribute("FP32", [1, 2])] * 2, "an attribute is sent once"),
+        ([attribute("FP32", [1, 2], shape=[1, 2])], "not [1, 2]"),
+        ([attribute("FP32", [1, 2], shape=[3])], "not that of 2 elements"),
+        ([attribute("FP32", [1, "2"])], "an element of FP32 is a number or null"),
+        ([attribute("INT32", [1, 2**31])], "a whole number from -2147483648 to 2147483647"),
+        ([attribute("INT64", [1, 2.0])], "an element of INT64 is a whole number"),
+        ([attribute("BOOL", [True, False])], "datatype BOOL is not taken; use BYTES or UINT8,"),
+        ([attribute("BYTES", [1, 2])], "in JSON an element of BYTES is a string."),
+        ([attribute("BYTES", ["\ud800", "a"])], "an element is no text"),
+    ],
+)
+def test_what_is_no_attribute_is_refused_in_a_sentence(
+    sent: list[dict[str, Any]], words: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        protocol.attributes_of(post(sent), 2)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "content", "words"),
+    [
+        ("FP64", b"12345678123", "11 bytes are no whole elements of FP64"),
+        ("BYTES", raw([b"\xff"]), "an element is no text"),
+    ],
+)
+def test_raw_bytes_that_are_no_attribute_are_refused(
+    datatype: str, content: bytes, words: str
+) -> None:
+    sent = attribute(datatype, [0], parameters={"binary_data_size": len(content)})
+    with pytest.raises(InputError, match=words):
+        protocol.attributes_of(post([sent], content), 1)
+
+
+# --- outputs ------------------------------------------------------------------------------------
 
 
 def outcomes() -> list[Outcome]:
@@ -158,6 +241,6 @@ def test_a_regression_gives_values() -> None:
         ("status", [b"ok"]),
         ("value", [3.5]),
     ]
-    described = protocol.metadata("m", [1, 2], Regression(), CONTRACT)
+    described = protocol.metadata("m", [1, 2], small_package(task=Regression()).manifest)
     assert [item["name"] for item in described["outputs"]] == ["status", "value"]
     assert described["versions"] == ["1", "2"]

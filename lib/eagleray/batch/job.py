@@ -14,7 +14,6 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -324,8 +323,6 @@ def run_job(
     job: Job,
     cluster: Callable[[], Cluster],
     listener: Listener,
-    *,
-    leave_cluster: Callable[[], None] = lambda: None,
 ) -> JobSummary:
     """Work on every shard that has no result, merge, report and commit.
 
@@ -333,8 +330,6 @@ def run_job(
         job: Opened.
         cluster: Gives the cluster to work on; not asked when every shard has its result.
         listener: Hears how it goes.
-        leave_cluster: Called when the shards are done, in a thread beside the commit: a Ray of
-            one's own takes a second to stop, and the commit needs none.
 
     Raises:
         JobFailedError: It was cancelled, too many inputs failed, or the workers stopped; what is
@@ -350,10 +345,7 @@ def run_job(
         for summary in _work(job, cluster, monitor, listener):
             first = first or summary.finished - started
         monitor.enter("committing")
-        with ThreadPoolExecutor(1) as aside:
-            leaving = aside.submit(leave_cluster)
-            summary_of_job = _commit(job, started=started, first=first)
-            leaving.result()
+        summary_of_job = _commit(job, started=started, first=first)
         monitor.enter("done")
     return summary_of_job
 

@@ -5,6 +5,11 @@ A model takes either of two inputs:
     image    BYTES (N) or (N, 1)      encoded images, as files hold them
     pixels   UINT8 (N, H, W, C)       images that were decoded under the model's contract
 
+beside it one for each attribute, by its name, where the model takes some
+
+    BYTES (N)                         text; an empty one is not known
+    FP32, FP64, INT32, INT64 (N)      numbers; NaN, in JSON null, is not known
+
 and gives
 
     status         BYTES (N)          `ok`, or the reason code of an image that cannot be used
@@ -31,6 +36,7 @@ import numpy.typing as npt
 
 from eagleray.errors import InputError
 from eagleray.imaging import DecodedImage, ImageContract
+from eagleray.models.package import ModelManifest
 from eagleray.models.tasks import Task
 from eagleray.outcome import Outcome
 from eagleray.serving.json_body import MOST_NUMBERS, read_json
@@ -42,14 +48,24 @@ __all__ = [
     "WantedOutput",
     "as_json",
     "as_raw",
+    "attributes_of",
     "images_of",
     "metadata",
+    "numbers",
     "outputs_of",
     "parse_http",
     "raw_elements",
 ]
 
 _MOST_ELEMENTS = 2**31
+_IMAGES = ("image", "pixels")
+_NUMBERS: Mapping[str, type[np.number[Any]]] = {
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +73,8 @@ class TensorIn:
     """An input.
 
     Attributes:
-        name: `image` or `pixels`.
-        datatype: `BYTES` or `UINT8`.
+        name: `image`, `pixels` or an attribute.
+        datatype: `BYTES`, or of numbers.
         shape: As sent.
         elements: BYTES as a list, else a flat array.
     """
@@ -200,13 +216,18 @@ def raw_elements(
     """
     if datatype == "BYTES":
         return _raw_strings(name, raw)
-    if datatype != "UINT8":
-        raise _not_taken(name, datatype)
-    return np.frombuffer(raw, np.uint8)
+    dtype = _dtype(name, datatype)
+    if len(raw) % dtype.itemsize:
+        raise InputError(f"Input {name}: {len(raw):,} bytes are no whole elements of {datatype}.")
+    return np.frombuffer(raw, dtype)
 
 
-def _not_taken(name: str, datatype: str) -> InputError:
-    return InputError(f"Input {name}: datatype {datatype} is not taken; use BYTES or UINT8.")
+def _dtype(name: str, datatype: str) -> np.dtype[Any]:
+    if datatype not in _NUMBERS:
+        raise InputError(
+            f"Input {name}: datatype {datatype} is not taken; use BYTES or {', '.join(_NUMBERS)}."
+        )
+    return np.dtype(_NUMBERS[datatype]).newbyteorder("<")
 
 
 def _raw_strings(name: str, raw: memoryview | bytes) -> list[bytes]:
@@ -229,17 +250,50 @@ def _json_elements(name: str, datatype: str, data: Any) -> list[bytes] | npt.NDA
         raise InputError(f"Input {name} has neither data nor binary_data_size.")
     flat = _flatten(data)
     if datatype == "BYTES":
-        if not all(isinstance(value, str) for value in flat):
-            raise InputError(f"Input {name}: in JSON an element of BYTES is a string in base64.")
-        try:
-            return [base64.b64decode(value, validate=True) for value in flat]
-        except ValueError:
-            raise InputError(f"Input {name}: an element is no base64.") from None
-    if datatype != "UINT8":
-        raise _not_taken(name, datatype)
-    if not all(type(value) is int and 0 <= value < 256 for value in flat):
-        raise InputError(f"Input {name}: an element of UINT8 is a whole number from 0 to 255.")
-    return np.asarray(flat, np.uint8)
+        return _json_strings(name, flat)
+    return numbers(name, datatype, flat)
+
+
+def _json_strings(name: str, values: Sequence[Any]) -> list[bytes]:
+    """Read strings: an image in base64, as JSON has no bytes, and others as they are."""
+    if not all(isinstance(value, str) for value in values):
+        how = " in base64" if name == "image" else ""
+        raise InputError(f"Input {name}: in JSON an element of BYTES is a string{how}.")
+    try:
+        if name == "image":
+            return [base64.b64decode(value, validate=True) for value in values]
+        return [value.encode() for value in values]
+    except ValueError:
+        kind = "base64" if name == "image" else "text"
+        raise InputError(f"Input {name}: an element is no {kind}.") from None
+
+
+def numbers(name: str, datatype: str, values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Read the elements of a tensor from plain numbers.
+
+    Raises:
+        InputError: They are not of the type.
+    """
+    dtype = _dtype(name, datatype)
+    if dtype.kind == "f":
+        if not all(value is None or type(value) in (int, float) for value in values):
+            raise InputError(f"Input {name}: an element of {datatype} is a number or null.")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused then
+            given = [math.nan if value is None else _float(value) for value in values]
+            return np.asarray(given, dtype)
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if not all(type(value) is int and least <= value <= most for value in values):
+        raise InputError(
+            f"Input {name}: an element of {datatype} is a whole number from {least} to {most}."
+        )
+    return np.asarray(values, dtype)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no limit
+        return math.inf
 
 
 def _flatten(data: list[Any]) -> list[Any]:
@@ -257,7 +311,7 @@ def _flatten(data: list[Any]) -> list[Any]:
     return leaves
 
 
-# --- images --------------------------------------------------------------------------------------
+# --- images and attributes -----------------------------------------------------------------------
 
 
 def images_of(request: InferRequest, contract: ImageContract) -> list[bytes | DecodedImage]:
@@ -266,14 +320,11 @@ def images_of(request: InferRequest, contract: ImageContract) -> list[bytes | De
     Raises:
         InputError: Its input is not what the model takes.
     """
-    if len(request.inputs) != 1:
-        raise InputError(f"The request has {len(request.inputs)} inputs; send image or pixels.")
-    tensor = request.inputs[0]
-    if math.prod(tensor.shape) != len(tensor.elements):
-        raise InputError(
-            f"Input {tensor.name}: shape {list(tensor.shape)} is not that of "
-            f"{len(tensor.elements):,} elements."
-        )
+    tensors = [tensor for tensor in request.inputs if tensor.name in _IMAGES]
+    if len(tensors) != 1:
+        raise InputError(f"Of the inputs {len(tensors)} are images; send one, image or pixels.")
+    (tensor,) = tensors
+    _require_shape(tensor)
     if isinstance(tensor.elements, list):
         if tensor.name != "image" or len(tensor.shape) > 2 or tensor.shape[1:] not in ((), (1,)):
             raise InputError("Encoded images are the input image, BYTES of shape [N] or [N, 1].")
@@ -288,13 +339,51 @@ def images_of(request: InferRequest, contract: ImageContract) -> list[bytes | De
     return [DecodedImage(image, width, height) for image in pixels]
 
 
+def attributes_of(request: InferRequest, num_images: int) -> list[dict[str, object]] | None:
+    """Return what a request says of each image besides; None where it says nothing.
+
+    Raises:
+        InputError: It says it of more or fewer images, or in no text.
+    """
+    columns: dict[str, list[object]] = {}
+    for tensor in request.inputs:
+        if tensor.name in _IMAGES:
+            continue
+        _require_shape(tensor)
+        if tensor.shape not in ((num_images,), (num_images, 1)) or tensor.name in columns:
+            raise InputError(
+                f"Input {tensor.name}: an attribute is sent once, with the shape [{num_images}] of "
+                f"the images, not {list(tensor.shape)}."
+            )
+        columns[tensor.name] = _attribute_values(tensor)
+    if not columns:
+        return None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _attribute_values(tensor: TensorIn) -> list[object]:
+    if isinstance(tensor.elements, list):
+        try:
+            return [element.decode() or None for element in tensor.elements]
+        except UnicodeDecodeError:
+            raise InputError(f"Input {tensor.name}: an element is no text.") from None
+    return [None if math.isnan(value) else value for value in tensor.elements.tolist()]
+
+
+def _require_shape(tensor: TensorIn) -> None:
+    if math.prod(tensor.shape) != len(tensor.elements):
+        raise InputError(
+            f"Input {tensor.name}: shape {list(tensor.shape)} is not that of "
+            f"{len(tensor.elements):,} elements."
+        )
+
+
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def metadata(
-    name: str, versions: Sequence[int], task: Task, contract: ImageContract
-) -> dict[str, Any]:
+def metadata(name: str, versions: Sequence[int], manifest: ModelManifest) -> dict[str, Any]:
     """Describe a model as the protocol does."""
+    task, contract = manifest.task, manifest.contract
     outputs = [_describe("status", "BYTES", [-1])]
     if task.labels:
         outputs += [
@@ -311,6 +400,10 @@ def metadata(
         "inputs": [
             _describe("image", "BYTES", [-1]),
             _describe("pixels", "UINT8", [-1, *contract.shape]),
+            *(
+                _describe(attribute.name, "FP32" if attribute.kind == "number" else "BYTES", [-1])
+                for attribute in manifest.attributes
+            ),
         ],
         "outputs": outputs,
     }

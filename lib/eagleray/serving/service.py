@@ -29,7 +29,13 @@ from eagleray.serving.links import ImageLink, LinkReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
 from eagleray.serving.problems import NotReadyError, TooLargeError
-from eagleray.serving.protocol import InferRequest, TensorOut, images_of, outputs_of
+from eagleray.serving.protocol import (
+    InferRequest,
+    TensorOut,
+    attributes_of,
+    images_of,
+    outputs_of,
+)
 from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
@@ -274,8 +280,8 @@ class ImageService:
         """Answer a request of the Open Inference Protocol.
 
         Args:
-            tensors: The images, and which outputs are wanted.
-            request: The rest; it holds no images.
+            tensors: The images and their attributes, and which outputs are wanted.
+            request: The rest.
 
         Raises:
             UserError: As for `predict`, or the tensors are not what the model takes.
@@ -284,15 +290,11 @@ class ImageService:
         """
         began = time.monotonic()
         async with self._version_for(request) as (via, loaded):
-            if loaded.manifest.attributes:
-                raise AttributeValueError(
-                    f"Model {request.model!r} takes attributes beside images, and this protocol "
-                    f"has no place for them; ask /v1/models/{request.model}/predict."
-                )
             images = images_of(tensors, loaded.manifest.contract)
             self._require_count(len(images))
             self._let_in(request, len(images))
-            request = replace(request, images=images)
+            attributes = attributes_of(tensors, len(images))
+            request = replace(request, images=images, attributes=attributes)
             answered = await self._answer_all(loaded, request)
         answers = Answers(loaded, via, answered, time.monotonic() - began)
         self._count(request, answers)
