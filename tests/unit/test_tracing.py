@@ -18,7 +18,7 @@ from serve.grpc import GrpcInterface
 from serve.messages import message
 from tests.parts.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
 from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import Asked, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
 from tests.unit.test_service_http import IMAGE, PREDICT
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -213,25 +213,6 @@ def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, nam
         read_settings()
 
 
-class Context:
-    """What Ray Serve hands to a gRPC method."""
-
-    def __init__(self, **metadata: str) -> None:
-        self._metadata = list(metadata.items())
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return self._metadata
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:4000"
-
-    def set_code(self, code: object) -> None:
-        pass
-
-    def set_details(self, details: str) -> None:
-        pass
-
-
 def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> None:
     request = message("ModelInferRequest")(
         model_name="digits",
@@ -241,10 +222,12 @@ def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> 
 
     async def test(asked: Asked) -> None:
         grpc = GrpcInterface(asked.service)
-        answer = await grpc.call("ModelInfer", request, Context(traceparent=PARENT["traceparent"]))
+        answer = await grpc.call(
+            "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
+        )
         assert answer.model_version == "1"
         with pytest.raises(UnknownNameError):
-            await grpc.call("ModelReady", message("ModelReadyRequest")(name="no"), Context())
+            await grpc.call("ModelReady", message("ModelReadyRequest")(name="no"), CallContext())
 
     with_service(registry, test)
     spans = collector.of(TRACE)
