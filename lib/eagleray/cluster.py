@@ -14,6 +14,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psutil
+
 from eagleray.errors import JobFailedError, UserError
 from eagleray.machine import free_port
 from eagleray.settings import Settings
@@ -23,6 +25,7 @@ __all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
 
+_SECONDS_TO_END = 3.0  # of workers, once their Ray is gone
 _A_YEAR = 365 * 24 * 3600  # in seconds
 
 
@@ -87,7 +90,9 @@ def ray_session(
         )
     finally:
         if not already_there:
+            started = _started_by_raylet()
             ray.shutdown()
+            _end_what_is_left(started)
 
 
 def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
@@ -165,6 +170,28 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             f"The Ray cluster at {address!r} does not answer ({_first_line(error)}); check the "
             "address, and that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
+
+
+def _started_by_raylet() -> list[psutil.Process]:
+    """Return the workers of a Ray of one's own, and what they started; none of a cluster's."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "raylet":
+                found += child.children(recursive=True)
+    return found
+
+
+def _end_what_is_left(processes: list[psutil.Process]) -> None:
+    """End workers that outlive their Ray.
+
+    A worker can lock itself while it exits, in the destructor of its core: it has left Ray by then,
+    nobody ends it, and it would hold its gigabyte until the machine is restarted.
+    """
+    _, left = psutil.wait_procs(processes, timeout=_SECONDS_TO_END)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _first_line(error: Exception) -> str:

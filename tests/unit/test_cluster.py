@@ -1,4 +1,4 @@
-"""The Ray that a job runs on: one that does not start is told in one sentence."""
+"""The Ray that a job runs on: it leaves nothing behind, and one that does not start is told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from eagleray.errors import ExitCode
 from tests.unit.images import encode, photo
@@ -28,3 +30,25 @@ def test_a_ray_that_cannot_start_ends_a_job_in_one_sentence(tmp_path: Path) -> N
     assert "run the command again" in told
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "packed" / "COMPLETE").exists()
+
+
+OUTLIVED = """
+import subprocess
+from pathlib import Path
+from eagleray.cluster import ray_session
+from eagleray.settings import Settings
+
+def start():
+    return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+
+with ray_session(Settings(home=Path("home"))):
+    import ray
+    print(ray.get(ray.remote(start).remote()))
+"""
+
+
+def test_what_outlives_a_ray_of_ones_own_is_ended(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", OUTLIVED], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert not psutil.pid_exists(int(run.stdout))
