@@ -192,6 +192,7 @@ def _end_what_is_left(processes: list[psutil.Process]) -> None:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(left, timeout=_SECONDS_TO_END)
 
 
 def _first_line(error: Exception) -> str:
