@@ -89,7 +89,7 @@ def predict(cluster: Cluster, request: JobRequest, bar: ProgressBar) -> list[dic
 
 
 def test_no_moment_of_a_commit_loses_or_doubles_a_row(tmp_path: Path) -> None:
-    """A driver dies before, inside or after calls from the first result file on; some of all."""
+    """A driver dies before, inside and after every call from the first result file on."""
     counts = tmp_path / "counts.json"
     command = [sys.executable, "-m", "tests.chaos", "--only", "commit", "--storage", "disk"]
     answer = subprocess.run(
@@ -101,8 +101,8 @@ def test_no_moment_of_a_commit_loses_or_doubles_a_row(tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     (tally,) = json.loads(counts.read_text())
-    assert tally["kills"] >= 12
-    assert tally["outputs"] * 60 == tally["rows"] >= 12 * 60
+    assert tally["kills"] >= 30
+    assert tally["outputs"] * 60 == tally["rows"] >= 30 * 60
     assert (tally["lost"], tally["doubled"], tally["different"]) == (0, 0, 0)
     assert tally["reads"] > tally["kills"]
     assert (tally["partial"], tally["naive_marked_partial"]) == (0, 0)
