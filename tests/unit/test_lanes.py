@@ -140,7 +140,7 @@ def test_what_is_expected_of_an_image_does_not_come_from_one_slow_image(
     open_lanes: Callable[..., Lanes],
 ) -> None:
     async def run() -> list[int]:
-        lanes, version = open_lanes(max_wait=1.0, max_queued=100, batch_images=4), Echo()
+        lanes, version = open_lanes(max_wait=10.0, max_queued=1000, batch_images=4), Echo()
         version.failure = Failure(Reason.TIMEOUT, "An image that hangs takes all of its time.")
         version.go.clear()
         threading.Timer(0.2, version.go.set).start()
@@ -155,10 +155,10 @@ def test_what_is_expected_of_an_image_does_not_come_from_one_slow_image(
         return rooms
 
     after_hang, after_slow, *after_others = asyncio.run(run())
-    assert after_hang == 104  # a lane that waited for a decoder to be ended says nothing
-    assert after_slow == 4
+    assert after_hang == 1004  # a lane that waited for a decoder to be ended says nothing
+    assert after_slow <= 37  # would be answered in three quarters of ten seconds
     assert sorted(after_others) == after_others
-    assert after_others[-1] > 15  # five images took 0.2 seconds
+    assert after_others[-1] > 3 * after_slow  # five images took hardly longer than one
 
 
 def test_late_images_are_not_begun(open_lanes: Callable[..., Lanes]) -> None:
