@@ -90,7 +90,7 @@ def ray_session(
         )
     finally:
         if not already_there:
-            started = _started_by_raylet()
+            started = _started_by_raylet() if address is None else []
             ray.shutdown()
             _end_what_is_left(started)
 
@@ -173,7 +173,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
 
 
 def _started_by_raylet() -> list[psutil.Process]:
-    """Return the workers of a Ray of one's own, and what they started; none of a cluster's."""
+    """Return the workers of a Ray of one's own, and what they started."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -319,11 +319,7 @@ def finish_job(job: Job) -> JobSummary:
 # --- run -------------------------------------------------------------------------------------
 
 
-def run_job(
-    job: Job,
-    cluster: Callable[[], Cluster],
-    listener: Listener,
-) -> JobSummary:
+def run_job(job: Job, cluster: Callable[[], Cluster], listener: Listener) -> JobSummary:
     """Work on every shard that has no result, merge, report and commit.
 
     Args:

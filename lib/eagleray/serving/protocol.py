@@ -59,12 +59,12 @@ __all__ = [
 
 _MOST_ELEMENTS = 2**31
 _IMAGES = ("image", "pixels")
-_NUMBERS: Mapping[str, type[np.number[Any]]] = {
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-    "FP64": np.float64,
+_NUMBERS: Mapping[str, np.dtype[Any]] = {
+    "UINT8": np.dtype("u1"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
 }
 
 
@@ -227,7 +227,7 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
         raise InputError(
             f"Input {name}: datatype {datatype} is not taken; use BYTES or {', '.join(_NUMBERS)}."
         )
-    return np.dtype(_NUMBERS[datatype]).newbyteorder("<")
+    return _NUMBERS[datatype]
 
 
 def _raw_strings(name: str, raw: memoryview | bytes) -> list[bytes]:
