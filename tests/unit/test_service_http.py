@@ -316,6 +316,10 @@ def test_health_and_metrics(registry: Registry) -> None:
         assert f'eagleray_requests_total{{{labels},status="200",version="1"}} 1.0' in text
         assert f'eagleray_images_total{{{labels},result="not_an_image",version="1"}} 1.0' in text
         assert 'eagleray_stage_seconds_count{model="digits",stage="forward"} 1.0' in text
+        # HAProxy says with a request how many it has refused since the last one.
+        refused = {"x-eagleray-refused": "40"}
+        text = (await asked.client.get("/metrics", headers=refused)).text
+        assert 'eagleray_rejections_total{kind="full"} 40.0' in text
 
     with_service(registry, test)
 
