@@ -40,14 +40,16 @@ class ImageServer:
 
     def __init__(self, config: str, num_cores: int) -> None:
         from eagleray.models.registry import Registry
-        from eagleray.serving.logs import log_to_stdout
+        from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
         from serve.grpc import GrpcInterface
 
-        log_to_stdout()
+        registry = Registry()
+        name = serve.get_replica_context().replica_id.unique_id
+        log_to_file(registry.settings.service_logs / f"replica-{name}.jsonl")
         parsed = ServiceConfig.model_validate_json(config)
         self._service = ImageService(
-            Registry(),
+            registry,
             parsed,
             device="cuda" if parsed.gpus_per_replica else "cpu",
             num_cores=num_cores,

@@ -162,14 +162,21 @@ def start(config: ServiceConfig, place: Place) -> None:
     from serve.app import APP_NAME, build
 
     functions = ["serve.grpc.add_to_server"] if place.grpc_port else []
-    serve.start(
-        proxy_location=ProxyLocation.EveryNode,
-        http_options=HTTPOptions(host=place.host, port=place.port),
-        grpc_options=gRPCOptions(port=place.grpc_port or 9000, grpc_servicer_functions=functions),
-    )
     application = build(config.model_dump(mode="json"))
     try:
+        serve.start(
+            proxy_location=ProxyLocation.EveryNode,
+            http_options=HTTPOptions(host=place.host, port=place.port),
+            grpc_options=gRPCOptions(
+                port=place.grpc_port or 9000, grpc_servicer_functions=functions
+            ),
+        )
         serve.run(application, name=APP_NAME, route_prefix="/", blocking=False)
+    except TimeoutError as error:
+        raise JobFailedError(
+            f"The service does not start: Ray Serve gave up waiting ({error}); the machine may be "
+            "too busy, so try again when it has less to do."
+        ) from None
     except RuntimeError as error:
         message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0]
         raise JobFailedError(f"The service does not start: {message}") from None
@@ -255,6 +262,7 @@ def report(place: Place, settings: Settings, console: Console) -> None:
     console.say(f"Serving on {place.url} (its page), {place.url}/docs (its interface).")
     if place.grpc_port:
         console.say(f"gRPC on port {place.grpc_port}.")
+    console.say(f"Requests and events are logged in {settings.service_logs}.")
     if names:
         console.say(f"Callers need the key of an application: {', '.join(names)}.")
     else:

@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         return self.home_folder / "logs" / "native.log"
 
     @property
+    def service_logs(self) -> Path:
+        """Folder of the logs that replicas of the service write."""
+        return self.home_folder / "logs" / "serve"
+
+    @property
     def evaluations_folder(self) -> Path:
         """Pages of evaluations."""
         return self.home_folder / "evaluations"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 import os
 import signal
 import time
@@ -73,6 +74,26 @@ def package(service: Running) -> ModelPackage:
 def expected(package: ModelPackage) -> list[Prediction]:
     outcomes = Predictor(package, compile_mode="never").predict(IMAGES)
     return [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
+
+
+def test_a_request_stands_in_the_log_as_soon_as_it_is_answered(service: Running) -> None:
+    marked = {"x-request-id": "look-for-me"}
+    answer = httpx.post(
+        service.url + "/v1/models/digits/predict", content=IMAGES[0], headers=marked
+    )
+    assert answer.status_code == 200
+    deadline = time.monotonic() + 10
+    while True:
+        logs = (service.home / "logs/serve").glob("replica-*.jsonl")
+        lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+        found = [line for line in lines if line.get("request_id") == "look-for-me"]
+        if found:
+            break
+        assert time.monotonic() < deadline, "the line does not come"
+        time.sleep(0.05)
+    (line,) = found
+    assert (line["kind"], line["status"], line["model"]) == ("access", 200, "digits")
+    assert ("event", "loaded") in [(line["kind"], line.get("what")) for line in lines]
 
 
 def test_the_clients_get_the_predictors_answers(

@@ -155,14 +155,12 @@ def test_only_faults_of_the_service_are_errors_of_its_span(
 def test_the_trace_stands_in_the_log(
     registry: Registry, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import json
-
     async def test(asked: Asked) -> None:
         with caplog.at_level("INFO", logger="eagleray.access"):
             await asked.client.post(PREDICT, content=IMAGE, headers=PARENT)
 
     with_service(registry, test)
-    (line,) = [json.loads(item.message) for item in caplog.records if "access" in item.name]
+    (line,) = [vars(item)["eagleray_fields"] for item in caplog.records if "access" in item.name]
     assert (line["trace_id"], line["request_id"]) == (TRACE, "r-1")
 
 

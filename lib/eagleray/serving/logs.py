@@ -1,41 +1,67 @@
-"""The service's own log: one JSON object a line, for each request and each event of a version."""
+"""The service's own log: one JSON object a line, for each request and each event of a version.
+
+A replica writes a file of its own, and each line at once. Ray Serve would keep a thousand lines in
+memory, which are gone with a replica that dies; put words of its own before them; and take a fifth
+of the time of a small request to find out who wrote them.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any
 
-__all__ = ["log_access", "log_event", "log_to_stdout"]
+__all__ = ["log_access", "log_event", "log_to_file"]
 
 _access = logging.getLogger("eagleray.access")
 _events = logging.getLogger("eagleray.events")
 
+_FILE_BYTES = 64_000_000
+_OLD_FILES = 4
+
 
 def log_access(**fields: Any) -> None:
     """Write down a request that was answered."""
-    _access.info(_line("access", logging.INFO, fields))
+    _access.info("request", extra={_FIELDS: {"kind": "access", **fields}})
 
 
 def log_event(level: int, **fields: Any) -> None:
     """Write down something that happened to a version."""
-    _events.log(level, _line("event", level, fields))
+    _events.log(level, "event", extra={_FIELDS: {"kind": "event", **fields}})
 
 
-def log_to_stdout() -> None:
-    """Send both to standard output, from where containers and Ray collect them."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for logger in (_access, _events):
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logger.handlers = [handler]
+def log_to_file(path: Path) -> None:
+    """Write both to a file, and with them every message of the package.
+
+    The file is put aside when it is full, and the oldest of those then goes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES)
+    handler.setFormatter(_JsonLines())
+    logger = logging.getLogger("eagleray")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [handler]
 
 
-def _line(kind: str, level: int, fields: dict[str, Any]) -> str:
-    time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps(
-        {"time": time, "kind": kind, "level": logging.getLevelName(level).lower(), **fields}
-    )
+_FIELDS = "eagleray_fields"  # of a record: what is written in place of a message
+
+
+class _JsonLines(logging.Formatter):
+    """Writes a record as a JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower()}
+        fields = record.__dict__.get(_FIELDS)
+        if fields is None:
+            fields = {"kind": "message", "from": record.name, "message": record.getMessage()}
+            if record.exc_info:
+                fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line | fields)
