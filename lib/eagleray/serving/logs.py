@@ -1,7 +1,7 @@
 """The service's own log: one JSON object a line, for each request and each event of a version.
 
 A replica writes a file of its own, and each line at once. Ray Serve would keep a thousand lines in
-memory, which are gone with a replica that dies; put words of its own before them; and take a fifth
+memory, which are gone with a replica that dies; put words of its own before them; and take a tenth
 of the time of a small request to find out who wrote them.
 """
 
