@@ -53,6 +53,7 @@ class ImageServer:
             parsed,
             device="cuda" if parsed.gpus_per_replica else "cpu",
             num_cores=num_cores,
+            replica=name,
         )
         self._grpc = GrpcInterface(self._service)
 

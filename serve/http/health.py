@@ -36,9 +36,9 @@ def health_routes(service: ImageService) -> APIRouter:
         "/metrics",
         response_class=PlainTextResponse,
         responses=refusals(401),
-        summary="Counters and times of this replica, for Prometheus.",
+        summary="Counters and times of all replicas, for Prometheus.",
     )
     async def metrics() -> Response:
-        return Response(service.telemetry.text(), media_type=CONTENT_TYPE)
+        return Response(await service.metrics(), media_type=CONTENT_TYPE)
 
     return router

@@ -19,6 +19,7 @@ __all__ = [
     "BatchRow",
     "ModelRouteRow",
     "PinRow",
+    "ReplicaMetricsRow",
     "ServedRow",
     "ServingChangeRow",
     "UsageRow",
@@ -160,6 +161,16 @@ class UsageRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     requests: Mapped[int] = mapped_column(sa.BigInteger())
     last: Mapped[datetime] = mapped_column(UtcTime())
+
+
+class ReplicaMetricsRow(Base):
+    """What a replica of the service had counted at a moment; `families` as `Telemetry` has them."""
+
+    __tablename__ = "replica_metrics"
+
+    replica: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    time: Mapped[datetime] = mapped_column(UtcTime())
+    families: Mapped[list[Any]] = mapped_column(sa.JSON())
 
 
 class BatchRow(Base):

@@ -14,6 +14,8 @@
     batches/         batch jobs of callers: started, watched, cancelled, handed out
     gate.py          bytes in flight and quotas: who is let in
     telemetry.py     counters and times, as Prometheus reads them
+    metrics_board.py those of all replicas, told by any of them
+    logs.py          a line for each request, event and message, in a file of the replica
     tracing.py       a span for each request and its stages, to an OpenTelemetry collector
     usage.py         who sends how many requests to which version, by day
     links.py         images that a request only names, read under the policy

@@ -28,6 +28,7 @@ from eagleray.serving.lanes import Answered, LaneOptions, Lanes
 from eagleray.serving.links import ImageLink, LinkReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
+from eagleray.serving.metrics_board import MetricsBoard
 from eagleray.serving.problems import NotReadyError, TooLargeError
 from eagleray.serving.protocol import (
     InferRequest,
@@ -40,7 +41,7 @@ from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
 from eagleray.serving.shadows import ShadowTally
-from eagleray.serving.telemetry import Telemetry
+from eagleray.serving.telemetry import Telemetry, text_of_all
 from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, open_tracing
 from eagleray.serving.usage import UsageBook, UsageCounter
 from eagleray.serving.watch import Watcher, read_snapshot
@@ -62,12 +63,19 @@ class ImageService:
         config: How.
         device: `cpu` or `cuda`.
         num_cores: That this replica may use.
+        replica: Its name.
     """
 
     def __init__(
-        self, registry: Registry, config: ServiceConfig, *, device: str, num_cores: int
+        self,
+        registry: Registry,
+        config: ServiceConfig,
+        *,
+        device: str,
+        num_cores: int,
+        replica: str = "",
     ) -> None:
-        self.registry, self.config = registry, config
+        self.registry, self.config, self._replica = registry, config, replica
         num_lanes = config.lanes or (num_cores if device == "cpu" else 2)
         self.telemetry = Telemetry()
         self.tracing = open_tracing(registry.settings)
@@ -112,6 +120,7 @@ class ImageService:
         self._routes: Routes
         self.usage: UsageBook
         self._used: UsageCounter
+        self._board: MetricsBoard | None = None  # of several replicas
         self._watcher: Watcher | None = None
         self._watch_gauges()
 
@@ -138,6 +147,8 @@ class ImageService:
         self._routes = Routes(self.registry.history.database, who=self.registry.settings.who)
         self.usage = UsageBook(self.registry.history.database)
         self._used = UsageCounter(self.usage.add)
+        if self.config.replicas > 1:
+            self._board = MetricsBoard(self.registry.history.database, self._replica)
         self.fleet.served |= await asyncio.to_thread(self._routes.served)
         for model in self.config.models:
             snapshot.require_model(model)
@@ -179,6 +190,9 @@ class ImageService:
         await asyncio.to_thread(self._decoding.close)
         if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
             log.error("%d requests stay out of the counts of usage", self._used.num_kept)
+        if self._board is not None:
+            with contextlib.suppress(EaglerayError):
+                await asyncio.to_thread(self._board.take_down)
         await asyncio.to_thread(self.tracing.close)
         self._links.close()
         self._compiler.shutdown(wait=False, cancel_futures=True)
@@ -194,8 +208,29 @@ class ImageService:
 
     async def _keep_counts(self) -> None:
         while True:
-            await asyncio.sleep(_COUNTING)
             await asyncio.to_thread(self._used.flush)
+            await asyncio.to_thread(self._put_metrics)
+            await asyncio.sleep(_COUNTING)
+
+    def _put_metrics(self) -> None:
+        if self._board is not None:
+            with contextlib.suppress(EaglerayError):  # the counts of usage say that it is away
+                self._board.put(self.telemetry.families())
+
+    async def metrics(self) -> bytes:
+        """Return what all replicas have counted, in Prometheus' text format.
+
+        Of the others it is what they had counted some seconds ago. While the database does not
+        answer, and where there is but one replica, it is what this one has.
+        """
+        if self._board is None:
+            return self.telemetry.text()
+        replicas = {self._replica: self.telemetry.families()}
+        try:
+            replicas |= await asyncio.to_thread(self._board.others)
+        except EaglerayError as error:
+            log.warning("only the metrics of this replica are told: %s", error)
+        return text_of_all(replicas)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -1,18 +1,24 @@
-"""Counters and times of one replica, as Prometheus reads them."""
+"""Counters and times as Prometheus reads them: of one replica, and of all together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from eagleray.serving.fleet import Event
 from eagleray.serving.lanes import Answered
 
-__all__ = ["CONTENT_TYPE", "Telemetry"]
+__all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+Families = list[list[Any]]
+"""Families of metrics as JSON: [name, documentation, type, [[sample's name, labels, value], …]]."""
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -78,3 +84,43 @@ class Telemetry:
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def families(self) -> Families:
+        """Return everything as it can be kept, and joined with that of other replicas."""
+        return [
+            [
+                family.name,
+                family.documentation,
+                family.type,
+                [[sample.name, sample.labels, sample.value] for sample in family.samples],
+            ]
+            for family in self._registry.collect()
+        ]
+
+
+def text_of_all(replicas: Mapping[str, Families]) -> bytes:
+    """Return what several replicas counted in Prometheus' text format, labelled by `replica`."""
+    registry = CollectorRegistry()
+    registry.register(_Joined(replicas))
+    return generate_latest(registry)
+
+
+class _Joined(Collector):
+    """The families of several replicas."""
+
+    def __init__(self, replicas: Mapping[str, Families]) -> None:
+        self._replicas = replicas
+
+    def describe(self) -> Iterator[Metric]:
+        """Say nothing of names; there is no other collector that could have the same."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Join families of one name."""
+        joined: dict[str, Metric] = {}
+        for replica, families in sorted(self._replicas.items()):
+            for name, documentation, kind, samples in families:
+                family = joined.setdefault(name, Metric(name, documentation, kind))
+                for sample, labels, value in samples:
+                    family.add_sample(sample, {**labels, "replica": replica}, value)
+        return iter(joined.values())
