@@ -19,6 +19,7 @@ __all__ = ["log_access", "log_event", "log_to_file"]
 _access = logging.getLogger("eagleray.access")
 _events = logging.getLogger("eagleray.events")
 
+_FIELDS = "eagleray_fields"  # of a record: what is written in place of a message
 _FILE_BYTES = 64_000_000
 _OLD_FILES = 4
 
@@ -48,9 +49,6 @@ def log_to_file(path: Path) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [handler]
-
-
-_FIELDS = "eagleray_fields"  # of a record: what is written in place of a message
 
 
 class _JsonLines(logging.Formatter):
