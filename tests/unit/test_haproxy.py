@@ -166,6 +166,7 @@ async def running_haproxy(folder: Path, replica: Replica) -> AsyncIterator[str]:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.close()
                 break
+            assert process.returncode is None, "HAProxy does not start"
             await asyncio.sleep(0.02)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -214,7 +214,7 @@ class ImageService:
 
     def _put_metrics(self) -> None:
         if self._board is not None:
-            with contextlib.suppress(EaglerayError):  # the counts of usage say that it is away
+            with contextlib.suppress(EaglerayError):  # the watcher says that it is away
                 self._board.put(self.telemetry.families())
 
     async def metrics(self) -> bytes:

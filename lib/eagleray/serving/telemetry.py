@@ -111,10 +111,6 @@ class _Joined(Collector):
     def __init__(self, replicas: Mapping[str, Families]) -> None:
         self._replicas = replicas
 
-    def describe(self) -> Iterator[Metric]:
-        """Say nothing of names; there is no other collector that could have the same."""
-        return iter(())
-
     def collect(self) -> Iterator[Metric]:
         """Join families of one name."""
         joined: dict[str, Metric] = {}
