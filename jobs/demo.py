@@ -1,6 +1,6 @@
 """See the main job work on real input, from nothing, in minutes.
 
-    python -m jobs.demo
+    python -m eagleray.jobs.demo
     eagleray demo --folder /tmp/digits
 
 Writes the 1,797 handwritten digits that scikit-learn ships as PNG files, and a dozen broken files
@@ -42,7 +42,7 @@ from eagleray.settings import Settings, read_settings
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.opening import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
-from jobs import predict, train
+from eagleray.jobs import predict, train
 
 WORKERS = 2
 EPOCHS = 30
@@ -232,14 +232,12 @@ def running_service(model: str, console: Console) -> Iterator[str]:
     """
     port = free_port()
     console.note(f"$ eagleray serve {model} --port {port}")
-    command = [sys.executable, "-m", "serve.run", model, "--port", str(port), "--grpc-port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-P", "-m", "eagleray.serve.run", model, "--port", str(port)]
     with subprocess.Popen(
-        [*command, "--compile", "never", "--json"],
+        [*command, "--grpc-port", "0", "--compile", "never", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
     ) as process:
         try:
             assert process.stdout is not None

@@ -1,6 +1,6 @@
 """Measure a model on labelled images: metrics with intervals, KPIs, and a page to look at.
 
-    python -m jobs.evaluate flowers@candidate flowers-test/
+    python -m eagleray.jobs.evaluate flowers@candidate flowers-test/
     eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt
     eagleray evaluate flowers/3 test.csv --label-column kind --slice camera --output page.html
     eagleray evaluate flowers/3 test.csv --kpi kpi.txt --current flowers@production --json

@@ -1,6 +1,6 @@
 """Look at labelled images before a model learns them: what can be read, copies, classes, a split.
 
-    python -m jobs.inspect flowers/ --output report.html
+    python -m eagleray.jobs.inspect flowers/ --output report.html
     eagleray inspect flowers/ --output report.html
     eagleray inspect photos.csv --label-column kind --group-column camera --output report.html
     eagleray inspect tags.parquet --task multilabel --separator , --output report.html

@@ -1,6 +1,6 @@
 """Pack many small files into few large ones, for those who read them more than once.
 
-    python -m jobs.pack photos/ --output packed/
+    python -m eagleray.jobs.pack photos/ --output packed/
     eagleray pack photos/ --output s3://bucket/packed --part-size 512MB
     eagleray pack list.csv --column photo --output shards/ --format webdataset
     eagleray pack packed/_failures.parquet --output again/

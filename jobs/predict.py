@@ -1,6 +1,6 @@
 """Classify images in batch; every image comes back with an answer or a reason.
 
-    python -m jobs.predict photos/ --model digits@production --output results/
+    python -m eagleray.jobs.predict photos/ --model digits@production --output results/
     eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv
     eagleray predict list.csv --column photo --model random:resnet18 --output results/
     eagleray predict shards/ --model digits@production --output s3://bucket/results --quote

@@ -1,6 +1,6 @@
 """Train a model on several workers and register the best epoch as a version.
 
-    python -m jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
+    python -m eagleray.jobs.train flowers/ --name flowers --architecture resnet18 --pretrained
     eagleray train flowers/ --name flowers --architecture resnet18 --workers 2
     eagleray train digits.csv --name digits --architecture lenet5 --workers 2 --epochs 20
     eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20

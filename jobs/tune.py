@@ -1,6 +1,6 @@
 """Try many specifications, stop the poor ones early, and register the best one's model.
 
-    python -m jobs.tune flowers/ --name flowers --trials 12
+    python -m eagleray.jobs.tune flowers/ --name flowers --trials 12
     eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --trials 20
     eagleray tune cifar10/train --name cifar10 --space space.yaml --trials 12 --at-once 2
     eagleray tune digits.csv --name digits --architecture lenet5 --epochs 10 --grace 2

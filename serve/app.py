@@ -1,7 +1,7 @@
 """The Ray Serve application.
 
     serve deploy serve/config.yaml              on a cluster
-    serve run serve.app:build max_body_mb=16    on a Ray that runs
+    serve run eagleray.serve.app:build max_body_mb=16    on a Ray that runs
 
 `eagleray serve` starts it in a Ray of its own.
 
@@ -42,7 +42,7 @@ class ImageServer:
         from eagleray.models.registry import Registry
         from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
-        from serve.grpc import GrpcInterface
+        from eagleray.serve.grpc import GrpcInterface
 
         registry = Registry()
         name = serve.get_replica_context().replica_id.unique_id
@@ -59,8 +59,8 @@ class ImageServer:
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the HTTP application; Ray Serve calls this once."""
-        from serve.http import build_http
-        from serve.launcher import RayJobs
+        from eagleray.serve.http import build_http
+        from eagleray.serve.launcher import RayJobs
 
         return build_http(self._service, RayJobs())
 

@@ -21,7 +21,7 @@ from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
 from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import Trace
-from serve.messages import PACKAGE, SERVICE, message
+from eagleray.serve.messages import PACKAGE, SERVICE, message
 
 __all__ = ["METHODS", "GrpcInterface", "add_to_server"]
 

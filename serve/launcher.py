@@ -6,11 +6,9 @@ replica is on; it waits there for a `BATCH_SLOT` where the cluster has that reso
 
 from __future__ import annotations
 
-import os
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +20,6 @@ from eagleray.serving.problems import NotReadyError
 
 __all__ = ["RayJobs"]
 
-_ROOT = Path(__file__).resolve().parents[1]
 _STATES: dict[JobStatus, Any] = {
     JobStatus.PENDING: "queued",
     JobStatus.RUNNING: "running",
@@ -53,13 +50,11 @@ class RayJobs:
         # workers of a job that waited for a resource go before all others.
         words = shlex.join(["nice", "-n", "19", *command])
         slot = {BATCH_SLOT: 1.0} if self.room().waits else None
-        paths = [str(_ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         # Ray tells a job the address of some Ray of the machine, which may be another one's.
         here = {"EAGLERAY_RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-        here["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         self._ask(
             lambda client: client.submit_job(
-                entrypoint=f"cd {shlex.quote(str(_ROOT))} && exec {words}",
+                entrypoint=f"exec {words}",
                 submission_id=name,
                 runtime_env={"env_vars": {**environment, **here}},
                 entrypoint_resources=slot,

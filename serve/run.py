@@ -1,6 +1,6 @@
 """Serve models in a Ray of one's own, or start the service on a cluster.
 
-    python -m serve.run digits --port 8000
+    python -m eagleray.serve.run digits --port 8000
     eagleray serve
     eagleray serve digits,flowers --replicas 2
     eagleray serve --config service.yaml --host 0.0.0.0
@@ -120,11 +120,8 @@ def prepare_environment(settings: Settings) -> None:
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
     # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     # Replicas may stand in another folder than the command.
     os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 
 def prepare_haproxy() -> None:
@@ -159,9 +156,9 @@ def start(config: ServiceConfig, place: Place) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-    from serve.app import APP_NAME, build
+    from eagleray.serve.app import APP_NAME, build
 
-    functions = ["serve.grpc.add_to_server"] if place.grpc_port else []
+    functions = ["eagleray.serve.grpc.add_to_server"] if place.grpc_port else []
     application = build(config.model_dump(mode="json"))
     try:
         serve.start(

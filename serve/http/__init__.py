@@ -12,6 +12,6 @@ health.py     liveness, readiness, metrics
 page.py       a page to try it on
 """
 
-from serve.http.app import build_http
+from eagleray.serve.http.app import build_http
 
 __all__ = ["build_http"]

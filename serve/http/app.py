@@ -19,15 +19,15 @@ from eagleray.errors import EaglerayError
 from eagleray.serving.batches import BatchAsked, Launcher
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
-from serve.http.batches import batch_routes
-from serve.http.bodies import JsonBody
-from serve.http.documents import SECURITY, ProblemDocument
-from serve.http.guard import Guard, problem_response, request_id_of
-from serve.http.health import health_routes
-from serve.http.models import model_routes
-from serve.http.page import page_routes
-from serve.http.predict import predict_routes
-from serve.http.protocol import protocol_routes
+from eagleray.serve.http.batches import batch_routes
+from eagleray.serve.http.bodies import JsonBody
+from eagleray.serve.http.documents import SECURITY, ProblemDocument
+from eagleray.serve.http.guard import Guard, problem_response, request_id_of
+from eagleray.serve.http.health import health_routes
+from eagleray.serve.http.models import model_routes
+from eagleray.serve.http.page import page_routes
+from eagleray.serve.http.predict import predict_routes
+from eagleray.serve.http.protocol import protocol_routes
 
 __all__ = ["build_http"]
 

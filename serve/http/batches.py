@@ -15,9 +15,9 @@ from eagleray.serving.answers import BatchAnswer
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
 from eagleray.serving.json_body import read_json
 from eagleray.serving.service import ImageService
-from serve.http.bodies import ParameterError, require_plain
-from serve.http.documents import BatchesAnswer, BatchResults, refusals
-from serve.http.guard import CLIENT
+from eagleray.serve.http.bodies import ParameterError, require_plain
+from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
+from eagleray.serve.http.guard import CLIENT
 
 __all__ = ["batch_routes"]
 

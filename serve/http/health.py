@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from eagleray.serving.service import ImageService
 from eagleray.serving.telemetry import CONTENT_TYPE
-from serve.http.documents import LiveAnswer, ReadyAnswer, refusals
+from eagleray.serve.http.documents import LiveAnswer, ReadyAnswer, refusals
 
 __all__ = ["health_routes"]
 

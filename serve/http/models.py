@@ -15,7 +15,7 @@ from eagleray.errors import EaglerayError, InputError
 from eagleray.models.registry import ModelVersion
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
-from serve.http.documents import (
+from eagleray.serve.http.documents import (
     LabelsAnswer,
     ModelAnswer,
     ModelsAnswer,
@@ -23,7 +23,7 @@ from serve.http.documents import (
     VersionsAnswer,
     refusals,
 )
-from serve.http.guard import CLIENT
+from eagleray.serve.http.guard import CLIENT
 
 __all__ = ["model_routes"]
 

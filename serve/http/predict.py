@@ -13,7 +13,7 @@ from eagleray.serving.answers import Answer
 from eagleray.serving.json_body import read_json
 from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.service import ImageService
-from serve.http.bodies import (
+from eagleray.serve.http.bodies import (
     BODIES,
     Asked,
     AskedInQuery,
@@ -23,8 +23,8 @@ from serve.http.bodies import (
     read_images,
     require_plain,
 )
-from serve.http.documents import MlflowAnswer, refusals
-from serve.http.guard import CLIENT, TRACE, request_id_of
+from eagleray.serve.http.documents import MlflowAnswer, refusals
+from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
 
 __all__ = ["predict_routes"]
 

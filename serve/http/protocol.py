@@ -14,8 +14,8 @@ from eagleray.errors import InputError
 from eagleray.serving import protocol
 from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
-from serve.http.bodies import require_plain
-from serve.http.documents import (
+from eagleray.serve.http.bodies import require_plain
+from eagleray.serve.http.documents import (
     InferAnswer,
     LiveAnswer,
     ModelMetadata,
@@ -24,7 +24,7 @@ from serve.http.documents import (
     ServerMetadata,
     refusals,
 )
-from serve.http.guard import CLIENT, LONGEST_NUMBER, TRACE
+from eagleray.serve.http.guard import CLIENT, LONGEST_NUMBER, TRACE
 
 __all__ = ["protocol_routes"]
 

@@ -58,7 +58,7 @@ class Bench:
         self.data, self.home = data, home
 
     def train(self, data: Path, test: Path, *words: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "jobs.train", str(data), "--test-data", str(test)]
+        command = [sys.executable, "-m", "eagleray.jobs.train", str(data), "--test-data", str(test)]
         done = subprocess.run(
             [*command, *COMMON, *words, "--json"],
             check=True,

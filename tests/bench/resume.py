@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "jobs.predict", *arguments]
+    command = [sys.executable, "-m", "eagleray.jobs.predict", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -63,7 +63,7 @@ def main() -> None:
 
 def by_batch(photos: Path, output: Path, home: Path) -> tuple[Answers, set[str]]:
     """Return what a batch job answers, in the order of names, and the digests that it notes."""
-    command = [sys.executable, "-m", "jobs.predict", str(photos), "--model", f"{MODEL}/1"]
+    command = [sys.executable, "-m", "eagleray.jobs.predict", str(photos), "--model", f"{MODEL}/1"]
     command += ["--output", str(output), "--compile", "never"]
     subprocess.run(command, env={**os.environ, "EAGLERAY_HOME": str(home)}, check=True)
     table = pq.read_table(output).sort_by("uri")

@@ -147,7 +147,7 @@ def register(home: Path, package: Path) -> None:
 
 def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[Server]:
     """Return ours first, then the peers that are asked for."""
-    ours = [sys.executable, "-m", "serve.run", MODEL, "--grpc-port", "0", "--json"]
+    ours = [sys.executable, "-m", "eagleray.serve.run", MODEL, "--grpc-port", "0", "--json"]
     # The others refuse nobody, however long it takes.
     ours += ["--max-wait-s", str(WAIT_FOR_ALL), *options.ours]
     peers = {

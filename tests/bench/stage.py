@@ -63,7 +63,7 @@ class Stage:
 
     def _ours(self, who: str, inputs: Path, *options: str) -> Program:
         output = self._clear_output(who)
-        command = [sys.executable, "-m", "jobs.predict", str(inputs)]
+        command = [sys.executable, "-m", "eagleray.jobs.predict", str(inputs)]
         command += ["--model", str(self.weights.package), "--output", str(output), *options]
         return self._program(who, [*command, "--json"])
 

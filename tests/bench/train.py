@@ -74,7 +74,7 @@ def run_peer(options: argparse.Namespace, data: Path, output: Path) -> list[dict
 
 
 def run_ours(options: argparse.Namespace, data: Path, home: Path) -> list[dict[str, float]]:
-    command = [sys.executable, "-m", "jobs.train", str(data), "--name", "bench", "--json"]
+    command = [sys.executable, "-m", "eagleray.jobs.train", str(data), "--name", "bench", "--json"]
     command += ["--architecture", options.architecture, "--contract", "torchvision-reference"]
     command += ["--validation-fraction", "0.05", "--test-fraction", "0.05", "--flip"]
     command += ["--epochs", str(EPOCHS), "--batch-size", options.batch_size, "--crop", CROP]

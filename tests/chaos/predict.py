@@ -1,4 +1,4 @@
-"""`python -m jobs.predict` in a session of its own, and its workers."""
+"""`python -m eagleray.jobs.predict` in a session of its own, and its workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Predict(Command):
         options: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
-        words = ["jobs.predict", material.images]
+        words = ["eagleray.jobs.predict", material.images]
         words += ["--model", material.model, "--output", output, "--json", *options]
         words += ["--precision", "float32", "--compile", "never"]
         if place.s3.endpoint is not None:

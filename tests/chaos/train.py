@@ -1,4 +1,4 @@
-"""`python -m jobs.train` in a session of its own, its workers, and its run's folder from outside.
+"""`python -m eagleray.jobs.train` in a session of its own, its workers, and its run's folder from outside.
 
 train = Train(home, begin(data))
 train = Train(home, ["--resume", run])
@@ -67,7 +67,7 @@ class Train(Command):
     """
 
     def __init__(self, home: Path, words: Sequence[str]) -> None:
-        super().__init__(["jobs.train", *words, "--json"], {"EAGLERAY_HOME": str(home)})
+        super().__init__(["eagleray.jobs.train", *words, "--json"], {"EAGLERAY_HOME": str(home)})
 
     def workers(self) -> list[psutil.Process]:
         """Processes that train."""

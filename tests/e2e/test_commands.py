@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from jobs.demo import BROKEN_FILES
+from eagleray.jobs.demo import BROKEN_FILES
 
 ROOT = Path(__file__).parents[2]
 NUM_DIGITS = 1797

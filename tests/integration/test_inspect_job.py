@@ -21,7 +21,7 @@ from eagleray.datasets.labelled import LabelledImages, read_labelled
 from eagleray.datasets.split import read_split
 from eagleray.errors import ExitCode, Reason
 from eagleray.imaging import named_contract
-from jobs import inspect
+from eagleray.jobs import inspect
 from tests.parts.killers import killer_environment, killer_jpeg
 from tests.unit.images import encode, photo
 

@@ -25,7 +25,7 @@ from eagleray.packing.job import open_pack
 from eagleray.packing.plan import PackRequest
 from eagleray.packing.worker import pack_shard
 from eagleray.settings import Settings
-from jobs import pack
+from eagleray.jobs import pack
 from tests.unit.images import encode
 from tests.unit.models_kit import small_package
 

@@ -14,7 +14,7 @@ import uvicorn
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from serve.http import build_http
+from eagleray.serve.http import build_http
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import NotedLauncher, registry_with
 

@@ -127,7 +127,7 @@ def test_a_driver_that_is_killed_is_gone_on_with(
     file = tmp_path / "spec.yaml"
     file.write_text(rich_spec(stripes).to_yaml())
     address = ray.get_runtime_context().gcs_address
-    words = ["jobs.train", "--spec", str(file), "--cluster", address]
+    words = ["eagleray.jobs.train", "--spec", str(file), "--cluster", address]
     driver = subprocess.Popen([sys.executable, "-m", *words])
     wait_for(lambda: newest_step(home) >= 6)
     driver.kill()

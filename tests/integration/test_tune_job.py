@@ -17,7 +17,7 @@ from eagleray.training.search import Choice, SearchSpace
 from eagleray.training.spec import read_spec
 from eagleray.training.trials import Ledger
 from eagleray.training.tuning import Budget, make_scheduler
-from jobs.tune import TuneSummary, best_file, build, run
+from eagleray.jobs.tune import TuneSummary, best_file, build, run
 from tests.unit.training_kit import small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8

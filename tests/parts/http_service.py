@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from eagleray.models.registry import Registry
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from serve.http import build_http
+from eagleray.serve.http import build_http
 from tests.unit.serving_kit import NotedLauncher
 
 __all__ = ["Served", "http_service"]

@@ -18,7 +18,6 @@ from eagleray.machine import free_port
 
 __all__ = ["RunningService", "running_service"]
 
-ROOT = Path(__file__).parents[2]
 _SECONDS_TO_END = 120
 
 
@@ -72,12 +71,12 @@ def running_service(home: Path, *words: str, **variables: str) -> Iterator[Runni
         RuntimeError: It does not start; with what it said.
     """
     http, grpc = free_port(), free_port()
-    command = [sys.executable, "-m", "serve.run", "--port", str(http), "--grpc-port", str(grpc)]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "PYTHONPATH": _paths(), **variables}
+    command = [sys.executable, "-P", "-m", "eagleray.serve.run"]
+    environment = {**os.environ, "EAGLERAY_HOME": str(home), **variables}
     log_file = home / "serve.log"
     with log_file.open("a+") as log:
         process = subprocess.Popen(
-            [*command, "--json", *words],
+            [*command, "--port", str(http), "--grpc-port", str(grpc), "--json", *words],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -95,9 +94,3 @@ def running_service(home: Path, *words: str, **variables: str) -> Iterator[Runni
             ended = process.wait(_SECONDS_TO_END)
     if ended != 0:
         raise RuntimeError(f"The service ended with {ended}: {log_file.read_text()[-2000:]}")
-
-
-def _paths() -> str:
-    """Put the checkout first, so that its programs are found from any folder."""
-    paths = (str(ROOT), str(ROOT / "lib"), os.environ.get("PYTHONPATH", ""))
-    return os.pathsep.join(filter(None, paths))

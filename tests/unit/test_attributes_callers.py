@@ -29,8 +29,8 @@ from eagleray.serving.routes import Routes
 from eagleray.serving.shadows import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
-from serve.grpc import GrpcInterface
-from serve.messages import message
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.messages import message
 from tests.unit.attributes_kit import package_with_attributes
 from tests.unit.models_kit import golden_png, registry_in, settings_in
 from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service

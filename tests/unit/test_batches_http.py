@@ -115,7 +115,7 @@ def test_a_batch_is_a_command_of_the_version_that_was_meant(
         assert answer.headers["location"] == f"{PATH}/{status['id']}"
         assert (status["state"], status["model"]) == ("queued", "digits/1")
         (command,) = asked.launcher.commands.values()
-        assert command[1:4] == ["-m", "jobs.predict", "--json"]
+        assert command[1:5] == ["-P", "-m", "eagleray.jobs.predict", "--json"]
         assert command[command.index("--") + 1 :] == [f"{tmp_path}/open/*.png; rm -rf"]
         assert {"--model=digits/1", "--column=--sql=x", "--top-k=3", "--workers=2"} < set(command)
         assert f"--within={tmp_path}/open" in command

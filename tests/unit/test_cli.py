@@ -25,16 +25,15 @@ class LaunchedError(Exception):
 
 
 def test_a_job_gets_the_words_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def become(program: str, command: list[str], environment: dict[str, str]) -> NoReturn:
-        raise LaunchedError(command[1:], environment["PYTHONPATH"].split(os.pathsep)[0])
+    def become(program: str, command: list[str]) -> NoReturn:
+        raise LaunchedError(command[1:])
 
-    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr(os, "execv", become)
     words = ["predict", "a b.png", "--model", "x@y", "--output", "o", "--help"]
     result = runner.invoke(cli.app, words)
     assert isinstance(result.exception, LaunchedError)
-    command, path = result.exception.args
-    assert command == ["-m", "jobs.predict", *words[1:]]
-    assert (Path(path) / "jobs" / "predict.py").exists()
+    (command,) = result.exception.args
+    assert command == ["-P", "-m", "eagleray.jobs.predict", *words[1:]]
 
 
 def test_help_teaches_by_example() -> None:

@@ -30,7 +30,7 @@ from eagleray.models.registry import Registry
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 from eagleray.predictor import Predictor
 from eagleray.settings import read_settings
-from jobs import evaluate as job
+from eagleray.jobs import evaluate as job
 from tests.unit.evaluation_kit import (
     CLASSES,
     DEFECTS,

@@ -1,7 +1,7 @@
 """The `eagleray` command.
 
 It is a front door: a job is a program of its own under `jobs/`, and `eagleray train …` becomes
-`python -m jobs.train …` with the same words, on this machine or wherever the checkout is; so is the
+`python -m eagleray.jobs.train …` with the same words, on this machine or wherever the checkout is; so is the
 service, under `serve/`. So a program's options are written once, in the program.
 """
 
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import typer
 
 from eagleray.cli.apps import apps_app
-from eagleray.cli.console import command_errors
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
-from eagleray.errors import InputError
 
 __all__ = ["app", "main"]
 
@@ -56,31 +53,12 @@ _JOBS = {
 }
 
 
-def jobs_root() -> Path:
-    """Return the folder that holds `jobs/`: the checkout around us, or the one we came from.
-
-    Raises:
-        InputError: There is none.
-    """
-    here = Path.cwd()
-    installed_from = Path(__file__).resolve().parents[3]
-    for folder in (here, *here.parents, installed_from):
-        if (folder / "jobs" / "predict.py").is_file():
-            return folder
-    raise InputError(
-        "There is no jobs/ folder here or above; run this from the root of an Eagleray checkout "
-        "or of its container image."
-    )
-
-
 def _launch(module: str, arguments: list[str]) -> None:
     """Become the program: signals, terminal and exit code are then its own."""
-    with command_errors():
-        root = jobs_root()
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", module, *arguments]
+    # -P: no file of the user's folder is taken for a module of a program.
+    command = [sys.executable, "-P", "-m", module, *arguments]
     sys.stdout.flush()
-    os.execvpe(command[0], command, {**os.environ, "PYTHONPATH": path})  # noqa: S606
+    os.execv(command[0], command)  # noqa: S606
 
 
 def _add_program(name: str, module: str, summary: str) -> None:
@@ -90,8 +68,10 @@ def _add_program(name: str, module: str, summary: str) -> None:
 
 
 for _name, _summary in _JOBS.items():
-    _add_program(_name, f"jobs.{_name}", _summary)
-_add_program("serve", "serve.run", "Answer requests for registered models: HTTP, gRPC and a page.")
+    _add_program(_name, f"eagleray.jobs.{_name}", _summary)
+_add_program(
+    "serve", "eagleray.serve.run", "Answer requests for registered models: HTTP, gRPC and a page."
+)
 
 
 def main() -> None:
