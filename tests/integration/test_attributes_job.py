@@ -23,6 +23,8 @@ from eagleray.training.opening import open_job
 from tests.unit.attributes_kit import write_sites
 from tests.unit.training_kit import small_spec
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.mark.long
 @pytest.mark.parametrize("sharding", ["replicated", "sharded"])

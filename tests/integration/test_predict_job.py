@@ -29,6 +29,8 @@ from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from tests.unit.models_kit import small_package
 
+pytestmark = pytest.mark.numerical
+
 NUM_GOOD = 40
 
 

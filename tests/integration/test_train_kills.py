@@ -23,6 +23,8 @@ from eagleray.training.spec import TrainSpec
 from tests.parts.numerics import SAME_LOSS
 from tests.unit.training_kit import small_spec, write_stripes
 
+pytestmark = pytest.mark.numerical
+
 SECONDS = 120.0
 
 

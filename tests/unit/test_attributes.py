@@ -49,6 +49,8 @@ from tests.unit.attributes_kit import ATTRIBUTES, package_with_attributes, write
 from tests.unit.models_kit import golden_png, small_package
 from tests.unit.training_kit import plan_for, small_spec, train_alone
 
+pytestmark = pytest.mark.numerical
+
 # --- columns ----------------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ from eagleray.precision import MeasuredPrecision, with_measured_precision
 from eagleray.predictor import Predictor
 from tests.unit.models_kit import small_package
 
+pytestmark = pytest.mark.numerical
+
 CANDIDATE = ExecutionPlan("cpu", "bfloat16", batch_size=4, num_threads=1)
 Seconds = Callable[[ExecutionPlan, str], float]
 

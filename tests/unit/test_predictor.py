@@ -33,6 +33,8 @@ from tests.parts.numerics import (
     rounding_by_place,
 )
 
+pytestmark = pytest.mark.numerical
+
 LABELS = ("cat", "dog", "owl")
 
 

@@ -24,6 +24,8 @@ from tests.unit.images import encode, photo
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, add_versions, registry_with, with_service
 
+pytestmark = pytest.mark.numerical
+
 PREDICT = "/v1/models/digits/predict"
 JSON, HTML, FORM = (
     {"headers": {"content-type": kind}}

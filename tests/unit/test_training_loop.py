@@ -18,6 +18,8 @@ from eagleray.training.team import alone
 from tests.parts.numerics import SAME_LOSS
 from tests.unit.training_kit import plan_for, small_spec, train_alone, write_stripes
 
+pytestmark = pytest.mark.numerical
+
 RICH: dict[str, Any] = {
     "shift": 0.1,
     "flip": True,
