@@ -349,7 +349,14 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
             exported,
             package_path=str(beside),
             # Workers run it with other numbers of threads than the process that compiles it.
-            inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+            inductor_configs={
+                "freezing": True,
+                "cpp.dynamic_threads": True,
+                # Headers are compiled for one file: to keep them costs more than it saves.
+                "aot_inductor.precompile_headers": False,
+                # The code around the kernels runs for microseconds, and compiles for seconds.
+                "aot_inductor.compile_wrapper_opt_level": "O0",
+            },
         )
     beside.replace(target)
 
