@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import logging
 import os
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from eagleray.choices import CompileMode, Precision
 from eagleray.compiled import load_compiled
 from eagleray.errors import InputError
+from eagleray.machine import cpu_model
 from eagleray.models.architectures import build_on_meta
 from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
@@ -292,21 +292,11 @@ def machine_facts() -> tuple[str, ...]:
     return (
         torch.__version__,
         platform.machine(),
-        _cpu_model(),
+        cpu_model(),
         str(sorted(_cpu_capabilities().items())),
         torch.backends.cpu.get_cpu_capability(),
         os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
     )
-
-
-@functools.cache
-def _cpu_model() -> str:
-    """The processor's name; Linux alone tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return ""
 
 
 def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
