@@ -28,7 +28,8 @@ def cpu_model() -> str:
             name, _, value = line.partition(":")
             if name.strip() in wanted:
                 facts.setdefault(name.strip(), value.strip())
-    return ", ".join(f"{name} {value}".removeprefix("model name ") for name, value in facts.items())
+    known = [f"{name} {facts[name]}" for name in wanted if name in facts]
+    return ", ".join(known).removeprefix("model name ")
 
 
 def give_way(niceness: int) -> None:

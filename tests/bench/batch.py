@@ -9,8 +9,9 @@ Everybody runs ResNet-18 with the same random weights, from the start of a proce
 output, in interleaved rounds on one machine. The folder is filled with hard links, so everybody
 finds it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
 cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which are told the
-precision that the others choose by measuring. Memory is measured in rounds of their own, which come first and are not timed.
-`--flat` measures our memory on folders of different sizes, of the same small images.
+precision that the others choose by measuring. Memory is measured in rounds of their own, which come
+first and are not timed. `--flat` measures our memory on folders of different sizes, of the same
+small images.
 """
 
 from __future__ import annotations
