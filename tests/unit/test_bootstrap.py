@@ -17,8 +17,6 @@ from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.models.tasks import Binary, Multiclass, Task
 from tests.unit.evaluation_kit import CLASSES, DEFECTS, TAGS, TASKS, answers_of, evaluation_of
 
-pytestmark = pytest.mark.numerical
-
 BY_NAME = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 

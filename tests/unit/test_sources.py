@@ -14,8 +14,6 @@ from eagleray.models.sources import load_model
 from eagleray.settings import Settings
 from tests.unit.models_kit import registry_in, settings_in, small_package
 
-pytestmark = pytest.mark.numerical
-
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:

@@ -17,8 +17,6 @@ from eagleray.training.stages import (
 )
 from tests.unit.training_kit import small_spec
 
-pytestmark = pytest.mark.numerical
-
 
 def network(name: str, num_outputs: int = 7) -> nn.Module:
     return build(Architecture(name=name, num_outputs=num_outputs, in_channels=3))

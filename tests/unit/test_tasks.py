@@ -25,8 +25,6 @@ from eagleray.models.tasks import (
 )
 from eagleray.outcome import Prediction
 
-pytestmark = pytest.mark.numerical
-
 BINARY = Binary(labels=("no", "yes"), threshold=0.3)
 MULTICLASS = Multiclass(labels=("cat", "dog", "owl"))
 MULTILABEL = Multilabel(labels=("red", "round", "sweet"), thresholds=(0.2, 0.5, 0.9))
