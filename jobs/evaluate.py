@@ -21,7 +21,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
 from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import LabelledImages, read_labelled
-from eagleray.datasets.split import read_part
+from eagleray.datasets.split import read_part, require_undivided, take_part
 from eagleray.errors import InputError, KpiMissedError
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
@@ -77,6 +77,7 @@ class EvaluationSummary:
             "data_digest": self.record.data_digest,
             "package_digest": self.record.package_digest,
             "recorded_as": self.recorded_as or None,
+            "notes": list(self.evaluation.images.notes),
             "page": self.page,
         }
 
@@ -107,7 +108,8 @@ def build(
         )
     kpis = read_kpis(kpi) if kpi is not None else ()
     loaded = load_model(model, settings)
-    if part is not None:
+    task = loaded.package.task
+    if part is not None and not storage.is_folder(data):
         images = read_part(data, part)
     else:
         images = read_labelled(
@@ -116,8 +118,11 @@ def build(
             label_column=label_column,
             label_columns=label_columns,
             separator=separator,
+            task=task.name,
         )
-    task = loaded.package.task
+        if part is not None:
+            images = take_part(images, part, data)
+        require_undivided(images, data)
     targets = encode_targets(task, images)
     if kpi is not None:
         require_known(kpis, metric_names(task, targets), where=kpi)
@@ -272,7 +277,9 @@ def main(
     ],
     part: Annotated[
         str | None,
-        typer.Option(help="DATA is a run's split.parquet: train, validation or test of it."),
+        typer.Option(
+            help="train, validation or test of DATA, a run's split.parquet or a divided folder."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the locations.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
@@ -318,6 +325,8 @@ def main(
             slices=tuple(slices or ()),
             output=output,
         )
+        for note in job.images.notes:
+            console.note(note)
         summary = run(job, console)
         show(summary, console)
         require_reached(summary)

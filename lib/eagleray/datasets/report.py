@@ -12,6 +12,7 @@ import numpy as np
 
 from eagleray.datasets.copies import find_near_duplicates
 from eagleray.datasets.inspection import Fault, Inspection
+from eagleray.datasets.label_texts import MISSING_VALUES, alike
 from eagleray.datasets.split import PART_NAMES, Split
 from eagleray.models.tasks import TaskName, split_labels
 from eagleray.pages import histogram, horizontal_bars, render_page, thumbnail
@@ -108,6 +109,7 @@ class DataReport:
         leaked: For each part that measures, its images that are also in a part before it: byte by
             byte, and nearly.
         warnings: Sentences on what should be looked at before training.
+        notes: Sentences on how the data were read, and what was skipped.
     """
 
     parts: Mapping[str, int]
@@ -119,6 +121,7 @@ class DataReport:
     near: tuple[Copies, ...]
     leaked: Mapping[str, tuple[int, int]]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -150,6 +153,7 @@ class DataReport:
                 for part, (same, near) in self.leaked.items()
             },
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
         }
 
 
@@ -200,13 +204,16 @@ class _Rows:
                         yield rows, shown[other][before]
 
 
-def make_report(split: Split, inspection: Inspection, task: TaskName) -> DataReport:
+def make_report(
+    split: Split, inspection: Inspection, task: TaskName, notes: Sequence[str] = ()
+) -> DataReport:
     """Count what is in each part, and find what is in more than one.
 
     Args:
         split: The parts.
         inspection: Of all their images.
         task: What is to be learned.
+        notes: On how the data were read.
     """
     rows = _Rows(split, inspection)
     classes = _count_classes(split, task)
@@ -225,10 +232,12 @@ def make_report(split: Split, inspection: Inspection, task: TaskName) -> DataRep
         leaked=leaked,
         warnings=(
             *_warn_of_classes(classes),
+            *_warn_of_labels(classes),
             *_warn_of_faults(faults, len(inspection)),
             *_warn_of_leaks(leaked, same, near),
             *_warn_of_contradictions(same),
         ),
+        notes=tuple(notes),
     )
 
 
@@ -311,6 +320,21 @@ def _warn_of_classes(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
                     f"The {part} part has no image of {len(lacking):,} of {len(classes):,} classes "
                     f"({_some(map(repr, lacking))})."
                 )
+
+
+def _warn_of_labels(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    totals = {label: sum(counts.values()) for label, counts in classes.items()}
+    for group in alike(classes):
+        listed = ", ".join(f"{label!r} ({_images(totals[label])})" for label in group)
+        yield (
+            f"The labels {listed} differ only in how they are written: if they are one class, "
+            "give it one name."
+        )
+    for label in sorted(MISSING_VALUES & classes.keys()):
+        yield (
+            f"{_images(totals[label])} {'has' if totals[label] == 1 else 'have'} the label "
+            f"{label!r}, which often stands for a missing value: leave the rows out if it does."
+        )
 
 
 def _warn_of_faults(faults: Sequence[Fault], num_images: int) -> Iterator[str]:
