@@ -331,6 +331,22 @@ def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path)
     assert "<cat>" not in page
 
 
+def test_labels_that_may_be_one_class_are_a_warning() -> None:
+    labels = ("Cat", "cat", "dog", "1", "1.0", "01", "fox-red", "fox red", "nan")
+    uris = tuple(f"/{index}.jpg" for index in range(len(labels)))
+    images = LabelledImages(uris, labels, ("",) * len(labels))
+    split = Split(images, images.take([]), images.take([]))
+    seen = inspection(rows_named("123456789"))
+    report = make_report(split, seen, "multiclass", notes=("Skipped a file.",))
+    cats, numbers, foxes, missing = report.warnings
+    assert "'Cat' (1 image), 'cat' (1 image) differ only in how they are written" in cats
+    assert "'01' (1 image), '1' (1 image), '1.0' (1 image)" in numbers
+    assert "'fox red' (1 image), 'fox-red' (1 image)" in foxes
+    assert "1 image has the label 'nan', which often stands for a missing value" in missing
+    assert report.as_json()["notes"] == ["Skipped a file."]
+    assert "<li>Skipped a file.</li>" in render_data_report(report, {}, title="x").decode()
+
+
 def test_a_report_on_nothing_readable_is_a_page() -> None:
     report = report_of("ab", "ab", "ab", [broken()] * 6)
     assert report.sizes == {}

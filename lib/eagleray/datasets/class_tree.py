@@ -27,6 +27,27 @@ SPLIT_FOLDERS = {
 }
 """What folders are called that divide data, in lower case, after Hugging Face's image folders."""
 
+# What Python's media types lack.
+_MORE_IMAGES = frozenset(
+    [
+        ".webp",
+        ".jp2",
+        ".jxl",
+        ".qoi",
+        ".tga",
+        ".dds",
+        ".pcx",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+    ]
+)
+_NO_IMAGES = frozenset(
+    [".md", ".rst", ".yaml", ".yml", ".toml", ".ini", ".log", ".parquet", ".jsonl", ".ndjson"]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassTree:
@@ -101,23 +122,29 @@ def _list(root: str) -> _Found:
         parts = name.split("/")
         if any(map(is_skipped_name, parts)):
             found.systems.append(name)
-        elif _may_be_image(parts[-1]):
+        elif _may_be_image(parts):
             found.images.append((file, parts))
         else:
             found.others.append(name)
     return found
 
 
-def _may_be_image(name: str) -> bool:
-    """Whether an extension is that of images, or none that is known."""
-    kind = _media_types().get(PurePosixPath(name).suffix.lower())
+def _may_be_image(parts: Sequence[str]) -> bool:
+    """Whether a file's extension is that of images, or in a class folder none that is known."""
+    extension = PurePosixPath(parts[-1]).suffix.lower()
+    kind = _media_types().get(extension)
+    if kind is None and len(parts) == 1:  # LICENSE, Makefile, …
+        return extension in _MORE_IMAGES
     return kind is None or kind.startswith("image/")
 
 
 @functools.cache
 def _media_types() -> dict[str, str]:
     """Return Python's own media types by extension, whatever this machine knows beside them."""
-    return mimetypes.MimeTypes().types_map[True]
+    return (
+        dict.fromkeys(_NO_IMAGES, "application/octet-stream")
+        | (mimetypes.MimeTypes().types_map[True])
+    )
 
 
 # --- splits -----------------------------------------------------------------------------------
@@ -181,8 +208,8 @@ def _notes_of_cleaned(folders: Collection[str]) -> Iterable[str]:
     changed = sorted(folder for folder in folders if folder != clean_label(folder))
     if changed:
         yield (
-            f"{len(changed):,} folder{'s' * (len(changed) != 1)} are read as labels without the white "
-            f"space around them and in one Unicode form ({_some(map(ascii, changed))})."
+            "Labels are folder names without the white space around them and in one Unicode form, "
+            f"which changes {len(changed):,} of them ({_some(map(ascii, changed))})."
         )
 
 
@@ -212,7 +239,7 @@ def _notes_of_empty(
     empty = sorted(there - set(names))
     if empty:
         plural = "folder holds" if len(empty) == 1 else "folders hold"
-        yield f"{len(empty):,} {plural} no images, and so no class ({_some(empty)})."
+        yield f"{len(empty):,} {plural} no images, and so no class: {_some(empty)}."
 
 
 def _files(names: Sequence[str]) -> str:

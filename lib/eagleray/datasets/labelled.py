@@ -202,17 +202,26 @@ class _Table:
         )
         if label_columns:
             used += [self._require(name, (), "--label-columns") for name in label_columns]
-            texts = self._read_one_hot(used[1:], uris)
+            texts: Sequence[str | None] = self._read_one_hot(used[1:], uris)
         else:
             usual = MULTILABEL_COLUMNS if self._task == "multilabel" else LABEL_COLUMNS
             used.append(self._require(label_column, usual, "--label-column"))
             texts = self._read_labels(used[1], separator, uris)
         others = [name for name in self._table.column_names if name not in used]
+        attributes = {name: texts_of(self._table.column(name)) for name in others}
+        labelled = [row for row, text in enumerate(texts) if text is not None]
+        if len(labelled) < len(texts):
+            self._notes.append(
+                f"Skipped {len(texts) - len(labelled):,} of {len(texts):,} rows of "
+                f"{self._location}, which have no labels."
+            )
         return LabelledImages(
-            uris=uris,
-            texts=texts,
-            versions=_versions(uris),
-            attributes={name: texts_of(self._table.column(name)) for name in others},
+            uris=tuple(uris[row] for row in labelled),
+            texts=tuple(text for text in texts if text is not None),
+            versions=_versions([uris[row] for row in labelled]),
+            attributes={
+                name: tuple(values[row] for row in labelled) for name, values in attributes.items()
+            },
             notes=tuple(self._notes),
         )
 
@@ -229,44 +238,52 @@ class _Table:
 
     def _read_labels(
         self, column: str, separator: str | None, uris: Sequence[str]
-    ) -> tuple[str, ...]:
+    ) -> list[str | None]:
+        """Return each row's label; None for a row without one in a column of lists.
+
+        Result tables have such rows: those of the images that failed.
+        """
         values = self._table.column(column)
-        missing = pc.is_null(values, nan_is_null=True)
-        if pc.any(missing).as_py():
-            row = missing.index(True).as_py()
-            raise InputError(
-                f"{self._row(row, uris)} has no label in column {column!r}; give it one, or leave "
-                "the row out."
-            )
         if pa.types.is_struct(values.type) or pa.types.is_map(values.type):
             raise InputError(
                 f"Column {column!r} of {self._location} holds records, not labels; name another "
                 "one with --label-column."
             )
+        missing = pc.is_null(values, nan_is_null=True).to_pylist()
         written = values.to_pylist() if _is_list(values.type) else texts_of(values)
-        texts = tuple(self._text(value, separator, row, uris) for row, value in enumerate(written))
+        texts: list[str | None] = []
+        has_lists = _is_list(values.type)
+        for row, value in enumerate(written):
+            if missing[row]:
+                texts.append(None)
+                continue
+            labels = self._listed(value, row, uris)
+            if labels is not None:
+                has_lists = True
+                texts.append(self._joined(labels, value, row, uris))
+            elif separator is not None:
+                texts.append(self._with_our_separator(value, separator, row, uris))
+            else:
+                texts.append(clean_label(value))
+        if any(missing) and not has_lists:
+            raise InputError(
+                f"{self._row(missing.index(True), uris)} has no label in column {column!r}; give "
+                "it one, or leave the row out."
+            )
         self._note_cleaned(written, texts)
         return texts
 
-    def _text(
-        self, written: str | list[Any], separator: str | None, row: int, uris: Sequence[str]
-    ) -> str:
-        """Return a cell's label, or its labels with our separator between them."""
+    def _listed(self, written: Any, row: int, uris: Sequence[str]) -> list[str] | None:
+        """Return the labels of a cell that is a list; None for one that is a text."""
         try:
-            listed = written if isinstance(written, list) else parse_list(written)
-            labels = None if listed is None else labels_of_list(listed)
+            values = written if isinstance(written, list) else parse_list(written)
+            return None if values is None else labels_of_list(values)
         except ValueError as error:
             raise InputError(
                 f"{self._row(row, uris)} has the labels {written!r}, which {error}."
             ) from None
-        if labels is not None:
-            return self._joined(labels, written, row, uris)
-        assert isinstance(written, str)
-        if separator is not None:
-            return self._with_our_separator(written, separator, row, uris)
-        return clean_label(written)
 
-    def _joined(self, labels: list[str], written: object, row: int, uris: Sequence[str]) -> str:
+    def _joined(self, labels: Sequence[str], written: object, row: int, uris: Sequence[str]) -> str:
         if self._task not in (None, "multilabel") and len(labels) != 1:
             raise InputError(
                 f"{self._row(row, uris)} has the labels {written!r}: {len(labels)} in a list, "
@@ -280,7 +297,7 @@ class _Table:
             )
         return LABEL_SEPARATOR.join(labels)
 
-    def _note_cleaned(self, written: Sequence[object], texts: Sequence[str]) -> None:
+    def _note_cleaned(self, written: Sequence[object], texts: Sequence[str | None]) -> None:
         changed = [
             (one, other)
             for one, other in zip(written, texts, strict=True)
@@ -381,12 +398,13 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
 
 
 def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
-    """Refuse data with a class so small that it cannot be in every part.
+    """Refuse data with a class so small that it cannot be in every part, or with one class.
 
     Raises:
         InputError: Naming the class.
     """
     if task in ("multiclass", "binary"):
+        _require_classes(images, where)
         for label, count in sorted(Counter(images.texts).items()):
             if count < _LEAST_PER_CLASS:
                 plural = "image" if count == 1 else "images"
@@ -398,4 +416,19 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
     elif len(images) < _LEAST_PER_CLASS:
         raise InputError(
             f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed."
+        )
+
+
+def _require_classes(images: LabelledImages, where: str) -> None:
+    """Refuse a folder that holds one folder, in which the class folders are."""
+    if len(set(images.texts)) > 1 or not storage.is_folder(where):
+        return
+    root = storage.absolute(where).rstrip("/") + "/"
+    paths = [uri.removeprefix(root).split("/") for uri in images.uris]
+    inner = dict.fromkeys(path[1] for path in paths if len(path) > 2)
+    if len(inner) > 1 and all(len(path) > 2 for path in paths):
+        folder = f"{where.rstrip('/')}/{paths[0][0]}"
+        raise InputError(
+            f"{where} has one class only, {images.texts[0]!r}; if {', '.join(list(inner)[:3])} "
+            f"are the classes, name {folder}."
         )
