@@ -338,7 +338,7 @@ def test_labels_that_may_be_one_class_are_a_warning() -> None:
     split = Split(images, images.take([]), images.take([]))
     seen = inspection(rows_named("123456789"))
     report = make_report(split, seen, "multiclass", notes=("Skipped a file.",))
-    cats, numbers, foxes, missing = report.warnings
+    numbers, cats, foxes, missing = report.warnings
     assert "'Cat' (1 image), 'cat' (1 image) differ only in how they are written" in cats
     assert "'01' (1 image), '1' (1 image), '1.0' (1 image)" in numbers
     assert "'fox red' (1 image), 'fox-red' (1 image)" in foxes
