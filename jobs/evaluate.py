@@ -4,6 +4,7 @@
     eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt
     eagleray evaluate flowers/3 test.csv --label-column kind --slice camera --output page.html
     eagleray evaluate flowers/3 test.csv --kpi kpi.txt --current flowers@production --json
+    eagleray evaluate flowers/3 flowers/ --part test
 
 Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 It needs no Ray: one process measures, on a GPU where there is one.
@@ -206,6 +207,8 @@ def _facts(
     if not isinstance(task, Regression):
         best = fit_temperature(task, evaluation.outputs, evaluation.targets)
         facts["temperature"] = f"{task.temperature:.3g}; {best:.3g} would suit these images best"
+    if job.images.notes:
+        facts["how the data were read"] = " ".join(job.images.notes)
     if job.current is not None:
         facts["current"] = f"{job.current.reference} ({job.current.package.digest[:12]})"
     return facts

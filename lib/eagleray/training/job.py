@@ -154,7 +154,7 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
     plan = job.plan
     parts = plan.split.parts
     images = join_images(*parts.values())
-    with audience.progress("Images looked at", len(images)) as bar:
+    with audience.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
             images,
             plan.contract,
