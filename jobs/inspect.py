@@ -146,8 +146,8 @@ def build(spec: InspectSpec, settings: Settings) -> InspectJob:
         require_undivided(own_test, spec.test_data)
     if images.splits and spec.keep_copies_together:
         raise InputError(
-            f"--keep-copies-together divides the data, and {spec.data} comes divided by its "
-            "folders; leave it out, or put all images into one folder for each class."
+            f"--keep-copies-together divides the data, and {spec.data} comes divided; leave it "
+            "out, or put all images together."
         )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
     task = make_task(spec.task, images.texts, images.uris)

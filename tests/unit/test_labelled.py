@@ -290,6 +290,38 @@ def test_rows_of_two_tables_are_joined() -> None:
     assert joined.attributes == {"camera": ("north", ""), "day": ("", "3")}
 
 
+def test_a_column_named_split_divides_the_data(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{split}{number}.png", "label": "ab"[number % 2], "Split": split, "film": film}
+        for number in range(4)
+        for split, film in (("Train", f"film {number % 3}"), ("val", "other"), ("TEST", ""))
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    images = read_labelled(str(tmp_path / "t.csv"))
+    fractions = {"validation_fraction": 0.1, "test_fraction": 0.2}
+    divided = split_images(
+        images, stratify=True, seed=0, groups=images.attributes["film"], **fractions
+    )
+    assert {name: len(part) for name, part in divided.parts.items()} == dict.fromkeys(
+        ("train", "validation", "test"), 4
+    )
+    assert all("TEST" in uri for uri in divided.test.uris)
+    assert "by the column 'Split' of" in images.notes[0]
+    assert "train 4, validation 4, test 4" in images.notes[0]
+    with pytest.raises(InputError, match="make a table of one of them"):
+        require_undivided(images, str(tmp_path / "t.csv"))
+    apart = ["film"] * len(images)
+    with pytest.raises(InputError, match="Rows of group 'film' are to stay together"):
+        split_images(images, stratify=True, seed=0, groups=apart, **fractions)
+
+
+def test_a_column_named_split_that_names_none_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", "path,label,split\na,x,train\nb,y,banana\n")
+    images = read_labelled(str(tmp_path / "t.csv"))
+    assert images.splits == ()
+    assert "has 'banana', which is no split, so it does not divide the data" in images.notes[0]
+
+
 NESTED = pa.list_(pa.string())
 
 

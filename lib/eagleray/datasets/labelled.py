@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray import storage
-from eagleray.datasets.class_tree import read_tree
+from eagleray.datasets.class_tree import SPLIT_FOLDERS, read_tree
 from eagleray.datasets.label_texts import clean_label, labels_of_list, look_alike, parse_list
 from eagleray.errors import InputError
 from eagleray.fetch.source import packing_of
@@ -222,8 +222,31 @@ class _Table:
             attributes={
                 name: tuple(values[row] for row in labelled) for name, values in attributes.items()
             },
+            splits=self._splits(attributes, labelled),
             notes=tuple(self._notes),
         )
+
+    def _splits(
+        self, attributes: Mapping[str, tuple[str, ...]], rows: Sequence[int]
+    ) -> tuple[str, ...]:
+        """Return which split each row is of, where a column says so; empty where none does."""
+        name = next((name for name in attributes if name.casefold() == "split"), None)
+        if name is None or not rows:
+            return ()
+        texts = [clean_label(attributes[name][row]) for row in rows]
+        splits = tuple(SPLIT_FOLDERS.get(text.casefold(), "") for text in texts)
+        if "" in splits or "train" not in splits:
+            unknown = dict(zip(splits, texts, strict=True)).get("")
+            fault = "never says train" if unknown is None else f"has {unknown!r}, which is no split"
+            self._notes.append(
+                f"Column {name!r} of {self._location} {fault}, so it does not divide the data."
+            )
+            return ()
+        counts = ", ".join(f"{split} {count:,}" for split, count in Counter(splits).items())
+        self._notes.append(
+            f"The data are divided by the column {name!r} of {self._location}: {counts}."
+        )
+        return splits
 
     def _require(self, wanted: str | None, usual: Sequence[str], flag: str) -> str:
         names = self._table

@@ -139,6 +139,8 @@ def _split_further(
     rows: dict[str, list[int]] = {name: [] for name in PART_NAMES}
     for row, name in enumerate(images.splits):
         rows[name].append(row)
+    if groups is not None:
+        _require_groups_apart(images.splits, groups)
     lacking = {name for name in fractions if not rows[name]}
     rest = split_images(
         images.take(rows["train"]),
@@ -155,6 +157,18 @@ def _split_further(
     )
 
 
+def _require_groups_apart(splits: Sequence[str], groups: Sequence[str]) -> None:
+    of_group: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        first = of_group.setdefault(group, split) if group else split
+        if first != split:
+            raise InputError(
+                f"Rows of group {group!r} are to stay together, and the data come divided, with "
+                f"some of them in {first} and some in {split}; leave the group out, or divide "
+                "anew."
+            )
+
+
 def require_one_test(images: LabelledImages, where: str, test_data: str | None) -> None:
     """Refuse a test set of its own beside data that have one.
 
@@ -163,8 +177,8 @@ def require_one_test(images: LabelledImages, where: str, test_data: str | None) 
     """
     if test_data is not None and "test" in images.splits:
         raise InputError(
-            f"{where} has a folder for the test split, and --test-data names {test_data}; leave "
-            "--test-data out, or name the folder to train on as the data."
+            f"{where} has a test split of its own, and --test-data names {test_data}; leave "
+            "--test-data out, or name the data to train on alone."
         )
 
 
@@ -174,6 +188,11 @@ def require_undivided(images: LabelledImages, where: str) -> None:
     Raises:
         InputError: Naming a folder that would do.
     """
+    if images.splits and not storage.is_folder(where):
+        raise InputError(
+            f"{where} is divided into {', '.join(dict.fromkeys(images.splits))} by a column; make "
+            "a table of one of them, or measure one with `eagleray evaluate --part`."
+        )
     if images.splits:
         root = storage.absolute(where).rstrip("/") + "/"
         folders = dict.fromkeys(uri.removeprefix(root).split("/")[0] for uri in images.uris)
