@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import mimetypes
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,7 @@ def _notes_of_empty(
     if not storage.is_remote(root):  # where folders are there without files in them
         pattern = "*/*" if folders else "*"
         there |= {
-            folder.relative_to(root).as_posix()
+            os.fsencode(folder.relative_to(root)).decode("utf-8", "backslashreplace")
             for folder in Path(root).glob(pattern)
             if folder.is_dir() and not is_skipped_name(folder.name)
         }
