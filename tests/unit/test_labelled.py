@@ -335,7 +335,7 @@ NESTED = pa.list_(pa.string())
         pa.array([["a", "b"], [], ["b"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
         pa.array(['["a", "b"]', "[]", '["b"]']),
         pa.array(["['a', 'b']", "[]", "['b']"]),
-        pa.array(['["a", "b"]', "", "b"]).dictionary_encode(),
+        pa.array(['["a", "b"]', "b", "b"]).dictionary_encode(),
     ],
     ids=["list", "large", "fixed", "blanks", "dictionary", "json", "python", "mixed"],
 )
@@ -372,6 +372,30 @@ def test_results_of_a_multilabel_model_are_read_by_all_their_labels(tmp_path: Pa
     assert "Skipped 1 of 3 rows" in skipped
 
 
+def test_an_image_that_failed_is_no_image_without_labels(tmp_path: Path) -> None:
+    table = 'uri,labels,status\n/1.png,"[""a""]",ok\n/2.png,,failed\n/3.png,[],ok\n'
+    write(tmp_path / "t.csv", table)
+    images = read_labelled(str(tmp_path / "t.csv"), task="multilabel")
+    assert (images.uris, images.texts) == (("/1.png", "/3.png"), ("a", ""))
+    assert images.attributes == {"status": ("ok", "ok")}
+
+
+def test_numbers_and_missing_ones_of_parquet_are_labels_as_in_other_tables(tmp_path: Path) -> None:
+    def read(labels: pa.Array) -> tuple[str, ...]:
+        pq.write_table(pa.table({"path": ["a", "b"], "label": labels}), tmp_path / "t.parquet")
+        return read_labelled(str(tmp_path / "t.parquet")).texts
+
+    assert read(pa.array([1, 2])) == read(pa.array([1.0, 2.0])) == ("1", "2")
+    assert read(pa.array([1, 2]).dictionary_encode()) == ("1", "2")
+    for value in (None, float("nan")):
+        with pytest.raises(InputError, match=r"Row 2 of .* has no label"):
+            read(pa.array([1.0, value]))
+    with pytest.raises(InputError, match="holds records, not labels"):
+        read(pa.array([{"x": 1}, {"x": 2}]))
+    with pytest.raises(InputError, match=r"Column .label. of .* holds bytes, where text is read"):
+        read(pa.array([b"x", b"y"]))
+
+
 def test_a_list_of_one_label_is_that_label_for_a_classifier(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "t.jsonl", [{"path": "1.png", "label": [name]} for name in "ab"])
     assert read_labelled(str(tmp_path / "t.jsonl"), task="multiclass").texts == ("a", "b")
@@ -383,8 +407,7 @@ def test_labels_are_trimmed_and_in_one_unicode_form(tmp_path: Path) -> None:
     images = read_labelled(str(tmp_path / "t.jsonl"))
     assert images.texts == ("cat",) * 4 + ("caf\u00e9",) * 2 + ("Cat",)
     (said,) = images.notes
-    assert said.startswith("4 labels of ")
-    assert said.endswith("the first ' cat' as 'cat'.")
+    assert said.endswith("which changes 4, the first ' cat' to 'cat'.")
 
 
 def test_a_label_that_differs_in_how_it_is_written_is_named_with_the_one_meant() -> None:
@@ -460,6 +483,12 @@ def test_a_label_that_differs_in_how_it_is_written_is_named_with_the_one_meant()
             "which has a missing value",
         ),
         (
+            {"t.jsonl": '{"path": "a", "label": ["x"]}\n'},
+            "t.jsonl",
+            {"separator": ";"},
+            "a list needs no --separator",
+        ),
+        (
             {"t.jsonl": '{"path": "a", "label": ["x|y"]}\n'},
             "t.jsonl",
             {},
@@ -510,5 +539,9 @@ def test_a_class_with_too_few_images_is_named() -> None:
     with pytest.raises(InputError, match="Class 'rare' of data has 2 images; at least 3"):
         require_enough(labelled(common=10, rare=2), "multiclass", "data")
     require_enough(labelled(common=10, fine=3), "multiclass", "data")
+    with pytest.raises(InputError, match="It may be 'Rare', written otherwise"):
+        require_enough(labelled(Rare=10, rare=2), "multiclass", "data")
+    with pytest.raises(InputError, match=r"\(/images/10.png\) has an empty label"):
+        require_enough(labelled(common=10, **{"": 1}), "multiclass", "data")
     with pytest.raises(InputError, match="data has 2 images; at least 3"):
         require_enough(labelled(a=2), "regression", "data")

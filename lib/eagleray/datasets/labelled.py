@@ -184,7 +184,8 @@ class _Table:
     def __init__(self, location: str, task: TaskName | None) -> None:
         self._location, self._task = location, task
         opened = open_table(location)
-        names = [column.name for column in opened.schema if not _holds_bytes(column.type)]
+        self._bytes = {column.name for column in opened.schema if _holds_bytes(column.type)}
+        names = [name for name in opened.schema.names if name not in self._bytes]
         self._table = pa.concat_tables(opened.read(names))
         self._notes: list[str] = []
 
@@ -249,9 +250,15 @@ class _Table:
         return splits
 
     def _require(self, wanted: str | None, usual: Sequence[str], flag: str) -> str:
-        names = self._table
-        chosen = require_column(names, wanted, usual, self._location, flag=flag)
-        others = [name for name in usual if name in names.column_names and name != chosen]
+        table, known = self._table, self._table.column_names
+        of_bytes = sorted(self._bytes.intersection((wanted,) if wanted else usual))
+        if of_bytes and not set(known).intersection((wanted,) if wanted else usual):
+            raise InputError(
+                f"Column {of_bytes[0]!r} of {self._location} holds bytes, where text is read; name "
+                f"another one with {flag}."
+            )
+        chosen = require_column(table, wanted, usual, self._location, flag=flag)
+        others = [name for name in usual if name in known and name != chosen]
         if wanted is None and others:
             self._notes.append(
                 f"Of the columns {chosen}, {', '.join(others)} of {self._location}, {chosen!r} is "
@@ -283,7 +290,7 @@ class _Table:
             labels = self._listed(value, row, uris)
             if labels is not None:
                 has_lists = True
-                texts.append(self._joined(labels, value, row, uris))
+                texts.append(self._joined(labels, value, separator, row, uris))
             elif separator is not None:
                 texts.append(self._with_our_separator(value, separator, row, uris))
             else:
@@ -293,6 +300,10 @@ class _Table:
                 f"{self._row(missing.index(True), uris)} has no label in column {column!r}; give "
                 "it one, or leave the row out."
             )
+        if has_lists:  # an empty text is what CSV has for a list that is not there
+            texts = [
+                None if value == "" else text for value, text in zip(written, texts, strict=True)
+            ]
         self._note_cleaned(written, texts)
         return texts
 
@@ -306,7 +317,19 @@ class _Table:
                 f"{self._row(row, uris)} has the labels {written!r}, which {error}."
             ) from None
 
-    def _joined(self, labels: Sequence[str], written: object, row: int, uris: Sequence[str]) -> str:
+    def _joined(
+        self,
+        labels: Sequence[str],
+        written: object,
+        separator: str | None,
+        row: int,
+        uris: Sequence[str],
+    ) -> str:
+        if separator is not None:
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {written!r}: a list needs no --separator; "
+                "leave it out."
+            )
         if self._task not in (None, "multilabel") and len(labels) != 1:
             raise InputError(
                 f"{self._row(row, uris)} has the labels {written!r}: {len(labels)} in a list, "
@@ -329,8 +352,8 @@ class _Table:
         if changed:
             one, other = changed[0]
             self._notes.append(
-                f"{len(changed):,} labels of {self._location} are read without the white space "
-                f"around them and in one Unicode form, the first {one!r} as {other!r}."
+                f"Labels of {self._location} are read without the white space around them and in "
+                f"one Unicode form, which changes {len(changed):,}, the first {one!r} to {other!r}."
             )
 
     def _with_our_separator(self, text: str, separator: str, row: int, uris: Sequence[str]) -> str:
@@ -428,13 +451,16 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
     """
     if task in ("multiclass", "binary"):
         _require_classes(images, where)
-        for label, count in sorted(Counter(images.texts).items()):
+        counts = Counter(images.texts)
+        for label, count in sorted(counts.items()):
             if count < _LEAST_PER_CLASS:
                 plural = "image" if count == 1 else "images"
+                other = look_alike(label, sorted(counts))
+                meant = "" if other is None else f" It may be {other!r}, written otherwise."
                 raise InputError(
                     f"Class {label!r} of {where} has {count} {plural}; at least {_LEAST_PER_CLASS} "
                     "are needed, one each for training, validation and test. Add images or remove "
-                    "the class."
+                    f"the class.{meant}"
                 )
     elif len(images) < _LEAST_PER_CLASS:
         raise InputError(
@@ -443,7 +469,12 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
 
 
 def _require_classes(images: LabelledImages, where: str) -> None:
-    """Refuse a folder that holds one folder, in which the class folders are."""
+    """Refuse an empty label, and a folder that holds one folder, in which the class folders are."""
+    if "" in images.texts:
+        uri = images.uris[images.texts.index("")]
+        raise InputError(
+            f"A row of {where} ({uri}) has an empty label; name its class, or leave the row out."
+        )
     if len(set(images.texts)) > 1 or not storage.is_folder(where):
         return
     root = storage.absolute(where).rstrip("/") + "/"
