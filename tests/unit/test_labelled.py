@@ -213,7 +213,7 @@ def test_folder_names_that_differ_around_or_in_unicode_form_are_one_class(tmp_pa
 
 def test_a_folder_around_the_class_folders_is_no_class(tmp_path: Path) -> None:
     images_in(tmp_path, *(f"images/{label}/{n}.png" for n in range(3) for label in ("cat", "dog")))
-    with pytest.raises(InputError, match=rf"if cat, dog are the classes, name {tmp_path}/images"):
+    with pytest.raises(InputError, match=rf"are meant \(cat, dog\), name {tmp_path}/images"):
         require_enough(read_labelled(str(tmp_path)), "multiclass", str(tmp_path))
 
 

@@ -483,6 +483,6 @@ def _require_classes(images: LabelledImages, where: str) -> None:
     if len(inner) > 1 and all(len(path) > 2 for path in paths):
         folder = f"{where.rstrip('/')}/{paths[0][0]}"
         raise InputError(
-            f"{where} has one class only, {images.texts[0]!r}; if {', '.join(list(inner)[:3])} "
-            f"are the classes, name {folder}."
+            f"{where} has one class only, {images.texts[0]!r}; if the folders in it are meant "
+            f"({', '.join(list(inner)[:3])}), name {folder}."
         )
