@@ -154,11 +154,13 @@ def by_comparing_all(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
 
 
 def by_bands(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
-    return {
+    found = [
         (min(pair), max(pair))
         for left, right in pairs_with_near(hashes)
         for pair in zip(left.tolist(), right.tolist(), strict=True)
-    }
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 @given(st.data())

@@ -107,7 +107,8 @@ def _near_pairs(thumbnails: Thumbnails) -> tuple[Rows, Rows]:
             products = np.einsum("nd,nd->n", _unit(thumbnails[one]), _unit(thumbnails[other]))
             near = 1 - products <= np.minimum(limits[one], limits[other])
             found.append(np.sort(np.stack([one[near], other[near]], axis=1), axis=1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+    pairs = np.concatenate(found)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     return pairs[:, 0], pairs[:, 1]
 
 
@@ -193,7 +194,7 @@ def _hashes(thumbnails: Thumbnails) -> Hashes:
 
 
 def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
-    """Yield pairs of hashes that differ in at most `NEAR_BITS` bits, some of them repeatedly.
+    """Yield the places of all pairs of hashes that differ in at most `NEAR_BITS` bits, each once.
 
     Bits are dealt out to bands, and only hashes that agree in two whole bands are compared: among
     100,000 random hashes some two hundred million pairs in place of five billion.
@@ -203,9 +204,13 @@ def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
     masks = [
         np.bitwise_or.reduce(np.uint64(1) << bits[band::_NUM_BANDS]) for band in range(_NUM_BANDS)
     ]
-    for one, other in itertools.combinations(masks, 2):
-        for left, right in _pairs_with_equal(hashes & (one | other)):
-            near = np.bitwise_count(hashes[left] ^ hashes[right]) <= NEAR_BITS
+    for one, other in itertools.combinations(range(_NUM_BANDS), 2):
+        for left, right in _pairs_with_equal(hashes & (masks[one] | masks[other])):
+            different = hashes[left] ^ hashes[right]
+            near = np.bitwise_count(different) <= NEAR_BITS
+            for band in range(other):  # these two must be the first in which they agree
+                if band != one:
+                    near &= (different & masks[band]) != 0
             yield left[near], right[near]
 
 
