@@ -4,6 +4,7 @@
     eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt
     eagleray evaluate flowers/3 test.csv --label-column kind --slice camera --output page.html
     eagleray evaluate flowers/3 test.csv --kpi kpi.txt --current flowers@production --json
+    eagleray evaluate flowers/3 flowers/ --part test
 
 Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 It needs no Ray: one process measures, on a GPU where there is one.
@@ -21,7 +22,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
 from eagleray.datasets.encoding import encode_attributes, encode_targets
 from eagleray.datasets.labelled import LabelledImages, read_labelled
-from eagleray.datasets.split import read_part
+from eagleray.datasets.split import read_part, require_undivided, take_part
 from eagleray.errors import InputError, KpiMissedError
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
@@ -77,6 +78,7 @@ class EvaluationSummary:
             "data_digest": self.record.data_digest,
             "package_digest": self.record.package_digest,
             "recorded_as": self.recorded_as or None,
+            "notes": list(self.evaluation.images.notes),
             "page": self.page,
         }
 
@@ -107,7 +109,8 @@ def build(
         )
     kpis = read_kpis(kpi) if kpi is not None else ()
     loaded = load_model(model, settings)
-    if part is not None:
+    task = loaded.package.task
+    if part is not None and not storage.is_folder(data):
         images = read_part(data, part)
     else:
         images = read_labelled(
@@ -116,8 +119,11 @@ def build(
             label_column=label_column,
             label_columns=label_columns,
             separator=separator,
+            task=task.name,
         )
-    task = loaded.package.task
+        if part is not None:
+            images = take_part(images, part, data)
+        require_undivided(images, data)
     targets = encode_targets(task, images)
     if kpi is not None:
         require_known(kpis, metric_names(task, targets), where=kpi)
@@ -202,6 +208,8 @@ def _facts(
     if not isinstance(task, Regression):
         best = fit_temperature(task, evaluation.outputs, evaluation.targets)
         facts["temperature"] = f"{task.temperature:.3g}; {best:.3g} would suit these images best"
+    if job.images.notes:
+        facts["how the data were read"] = " ".join(job.images.notes)
     if job.current is not None:
         facts["current"] = f"{job.current.reference} ({job.current.package.digest[:12]})"
     return facts
@@ -273,7 +281,9 @@ def main(
     ],
     part: Annotated[
         str | None,
-        typer.Option(help="DATA is a run's split.parquet: train, validation or test of it."),
+        typer.Option(
+            help="train, validation or test of DATA, a run's split.parquet or a divided folder."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the locations.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
@@ -319,6 +329,8 @@ def main(
             slices=tuple(slices or ()),
             output=output,
         )
+        for note in job.images.notes:
+            console.note(note)
         summary = run(job, console)
         show(summary, console)
         require_reached(summary)

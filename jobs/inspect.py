@@ -37,12 +37,20 @@ from eagleray.datasets.copies import group_copies
 from eagleray.datasets.inspection import Inspection, inspect_images
 from eagleray.datasets.labelled import (
     LabelledImages,
+    encode_labels,
     join_images,
     read_labelled,
     require_enough,
 )
 from eagleray.datasets.report import DataReport, make_report, render_data_report
-from eagleray.datasets.split import Split, merge_groups, split_images, write_split
+from eagleray.datasets.split import (
+    Split,
+    merge_groups,
+    require_one_test,
+    require_undivided,
+    split_images,
+    write_split,
+)
 from eagleray.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.imaging import NAMED_CONTRACTS, ImageContract, named_contract
 from eagleray.models.tasks import TaskName, make_task
@@ -133,11 +141,18 @@ def build(spec: InspectSpec, settings: Settings) -> InspectJob:
     images, own_test = _read(spec, spec.data), None
     require_enough(images, spec.task, spec.data)
     if spec.test_data is not None:
+        require_one_test(images, spec.data, spec.test_data)
         own_test = _read(spec, spec.test_data)
+        require_undivided(own_test, spec.test_data)
+    if images.splits and spec.keep_copies_together:
+        raise InputError(
+            f"--keep-copies-together divides the data, and {spec.data} comes divided; leave it "
+            "out, or put all images together."
+        )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
     task = make_task(spec.task, images.texts, images.uris)
-    for text in own_test.texts if own_test is not None else ():
-        task.encode(text)
+    if own_test is not None:
+        encode_labels(task, own_test)
     _split(job, job.groups)  # it may be impossible
     return job
 
@@ -176,6 +191,7 @@ def _read(spec: InspectSpec, location: str) -> LabelledImages:
         label_column=spec.label_column,
         label_columns=spec.label_columns,
         separator=spec.separator,
+        task=spec.task,
     )
 
 
@@ -220,7 +236,7 @@ def run(job: InspectJob, cluster: Cluster, console: Console) -> InspectSummary:
         )
     with console.status("Looking for copies"):
         split = _split(job, _groups_with_copies(job, inspection))
-        report = make_report(split, inspection, spec.task)
+        report = make_report(split, inspection, spec.task, notes=images.notes)
         page = render_data_report(report, _about(job, split), title=f"The data of {spec.data}")
     _write_page(spec.output, page)
     if spec.split_file is not None:
@@ -357,7 +373,9 @@ def main(
             ),
         )
         job = build(spec, settings)
-        console.note(f"{len(job.all_images):,} images to look at")
+        for note in job.all_images.notes:
+            console.note(note)
+        console.note(f"scanning {len(job.all_images):,} images")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run(job, session, console)
         show(summary, console)

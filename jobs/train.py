@@ -128,10 +128,12 @@ def main(
         else:
             request = _read_request(fields, spec, from_run, settings)
             job = open_job(request, settings, alias=alias, s3=s3)
+        for note in job.plan.notes:
+            console.note(note)
         parts = job.plan.split
         console.note(
-            f"{len(parts.train):,} images to learn, {len(parts.validation):,} to choose by, "
-            f"{len(parts.test):,} to test on; {job.spec.task}, {job.plan.architecture.name}"
+            f"train {len(parts.train):,}, validation {len(parts.validation):,}, test "
+            f"{len(parts.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
         )
         for attribute in job.plan.attributes:
             console.note(f"beside each image {attribute.in_words}")

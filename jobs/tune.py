@@ -79,6 +79,7 @@ class TuneSummary:
     version: ModelVersion
     tested: FinishedModel
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -92,6 +93,7 @@ class TuneSummary:
             "ranking": [trial.number for trial in self.tuned.ranking],
             "specification": best_file(self.run),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "run": self.run.name,
             "folder": self.run.folder,
             "mlflow_run": self.version.run_id,
@@ -159,7 +161,7 @@ def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
             storage.put_atomic(kept.page("evaluation"), page)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
         kept.write(record.model_copy(update=ended))
-    return TuneSummary(kept, spec, tuned, version, tested, report.warnings)
+    return TuneSummary(kept, spec, tuned, version, tested, report.warnings, report.notes)
 
 
 def _try(job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, console: Console) -> Tuned:
@@ -296,10 +298,12 @@ def main(
         storage.use_s3(s3_options(settings))
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = build(searched, Budget(trials, at_once, grace), settings, alias=alias)
+        for note in job.default.plan.notes:
+            console.note(note)
         parts = job.default.plan.split
         console.note(
-            f"{len(parts.train):,} images to learn, {len(parts.validation):,} to choose by, "
-            f"{len(parts.test):,} to test on; {trials} trials on {', '.join(searched.searched)}"
+            f"train {len(parts.train):,}, validation {len(parts.validation):,}, test "
+            f"{len(parts.test):,} images; {trials} trials on {', '.join(searched.searched)}"
         )
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run(job, session, console)

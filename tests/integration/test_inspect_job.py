@@ -85,21 +85,21 @@ def test_copies_across_parts_are_found_and_kept_together(
     reasons = {Path(fault["uri"]).name: fault["reason"] for fault in told["unreadable"]}
     assert reasons == {"text.jpg": "not_an_image", "short.jpg": "truncated"}
     assert len(told["same_bytes"]) == 20
-    for one, other in told["near_copies_across_parts"]:
+    for one, other in told["near_duplicates_across_parts"]:
         assert Path(one["uri"]).name[:2] == Path(other["uri"]).name[:2]
     leaks = [
         told["leaked"][part][kind]
         for part in ("validation", "test")
-        for kind in ("same_bytes", "near_copies")
+        for kind in ("same_bytes", "near_duplicates")
     ]
     assert sum(leaks) >= 5
-    assert any("near copies in other parts" in warning for warning in told["warnings"])
-    assert "Near copies in different parts" in page.read_text()
+    assert any("near-duplicates in other parts" in warning for warning in told["warnings"])
+    assert "Near-duplicates in different parts" in page.read_text()
 
     words = ["--output", str(page), "--keep-copies-together", "--split-file", str(kept)]
     told = found(str(data), *words)
     assert sum(sum(kinds.values()) for kinds in told["leaked"].values()) == 0
-    assert told["near_copies_across_parts"] == []
+    assert told["near_duplicates_across_parts"] == []
     split = read_split(str(kept), read_labelled(str(data)))
     assert split.digest == told["split_digest"]
     assert {name: len(part) for name, part in split.parts.items()} == told["parts"]
@@ -230,4 +230,4 @@ def test_a_test_set_of_its_own_is_looked_at_too(
     words = ["--test-data", str(tmp_path / "own"), "--output", str(tmp_path / "r.html")]
     told = found(str(data), *words)
     assert told["parts"]["test"] == 3
-    assert told["leaked"]["test"] == {"same_bytes": 1, "near_copies": 0}
+    assert told["leaked"]["test"] == {"same_bytes": 1, "near_duplicates": 0}

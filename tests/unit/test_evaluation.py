@@ -284,6 +284,25 @@ def test_the_page_goes_into_the_home_folder_unless_told(digits: Path) -> None:
     assert "12 images (0 failed)" in result.stdout
 
 
+def test_one_part_of_a_divided_folder_is_measured_and_what_is_skipped_said(digits: Path) -> None:
+    (digits / "data").mkdir()
+    (digits / "tree").rename(digits / "data/Test")
+    (digits / "data/train/zero").mkdir(parents=True)
+    (digits / "data/train/zero/1.png").write_bytes(golden_png(1))
+    (digits / "data/LICENSE").touch()
+    words = (str(digits / "model"), str(digits / "data"))
+    refused = run(*words)
+    assert refused.exit_code == ExitCode.USER
+    assert "is divided into Test, train; name one of them" in refused.stderr
+    page = digits / "page.html"
+    said = json.loads(run(*words, "--part", "test", "--output", str(page), "--json").stdout)
+    assert said["images"] == 12
+    divided, skipped = said["notes"]
+    assert "Test is test (12)" in divided
+    assert "(LICENSE)" in skipped
+    assert skipped in page.read_text()
+
+
 def test_a_missed_kpi_ends_with_its_own_code_after_the_page_is_there(digits: Path) -> None:
     (digits / "kpi.txt").write_text("accuracy >= 0\nrecall[two] > 1\n")
     page = digits / "page.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -16,11 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from eagleray.datasets.copies import NEAR, find_near, group_copies
+from eagleray.datasets.copies import (
+    NEAR_BITS,
+    NearDuplicates,
+    find_near_duplicates,
+    group_copies,
+    pairs_with_near,
+)
 from eagleray.datasets.inspection import (
     INSPECTION_SCHEMA,
     Inspection,
-    difference_hash,
+    gray_thumbnail,
     require_readable,
 )
 from eagleray.datasets.labelled import LabelledImages
@@ -40,11 +47,35 @@ def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def hash_of(data: bytes) -> int | None:
-    return difference_hash(decode(data, FAST).pixels)
+def picture(seed: int) -> Image.Image:
+    """Return a picture of its own: patches of colour, larger than a thumbnail's cells."""
+    small = Image.fromarray(photo(12, 9, seed=seed, noise=80.0))
+    return small.resize((120, 90), Image.Resampling.BICUBIC)
 
 
-# --- the hash ---------------------------------------------------------------------------------
+def seen(images: Sequence[bytes]) -> Inspection:
+    """Inspect encoded images without Ray."""
+    rows = []
+    for data in images:
+        thumbnail = gray_thumbnail(decode(data, FAST).pixels)
+        rows.append(row(hashlib.sha256(data).hexdigest(), thumbnail=thumbnail))
+    return inspection(rows)
+
+
+def near_rows(found: NearDuplicates) -> set[tuple[int, ...]]:
+    """Return the rows that show nearly the same, group by group, where pictures are of two rows."""
+    rows_of: dict[int, list[int]] = {}
+    for index, number in enumerate(found.pictures.tolist()):
+        if number >= 0:
+            rows_of.setdefault(number, []).append(index)
+    pairs = {
+        tuple(sorted(rows_of[one] + rows_of[other]))
+        for one, other in zip(found.left.tolist(), found.right.tolist(), strict=True)
+    }
+    return pairs | {tuple(rows) for rows in rows_of.values() if len(rows) > 1}
+
+
+# --- near-duplicates --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,62 +85,99 @@ def hash_of(data: bytes) -> int | None:
         lambda picture: jpeg(ImageEnhance.Brightness(picture).enhance(1.2)),
         lambda picture: jpeg(picture.resize((picture.width // 2, picture.height // 2))),
         lambda picture: encode(picture, "png"),
+        lambda picture: jpeg(picture.crop((1, 1, picture.width, picture.height))),
     ],
-    ids=["quality", "brightness", "size", "format"],
+    ids=["quality", "brightness", "size", "format", "crop"],
 )
-def test_near_copies_have_near_hashes(change: Change) -> None:
-    picture = Image.fromarray(photo(400, 300))
-    before, after = hash_of(jpeg(picture)), hash_of(change(picture))
-    assert before is not None
-    assert after is not None
-    assert (before ^ after).bit_count() <= NEAR
+@pytest.mark.parametrize("num_others", [5, 60], ids=["few", "many"])
+def test_a_changed_copy_is_a_near_duplicate_and_nothing_else_is(
+    change: Change, num_others: int
+) -> None:
+    images = [jpeg(picture(seed)) for seed in range(num_others)]
+    found = find_near_duplicates(seen([*images, change(picture(3))]))
+    assert near_rows(found) == {(3, num_others)}
 
 
-def test_the_bits_of_a_hash_are_the_comparisons_of_neighbours() -> None:
-    rising = np.repeat(np.arange(0, 216, 24, dtype=np.uint8)[None], 8, axis=0)[:, :, None]
-    assert difference_hash(np.ascontiguousarray(rising)) == 2**64 - 1
-    assert difference_hash(np.ascontiguousarray(rising[:, ::-1])) == 0
-    falling_below = np.concatenate([rising[:4], rising[:4, ::-1]])
-    assert difference_hash(np.ascontiguousarray(falling_below)) == (2**32 - 1) << 32
+@pytest.fixture(scope="module")
+def digits() -> list[Image.Image]:
+    """The 1,797 handwritten digits of 8 x 8 pixels, of which many look alike."""
+    from sklearn.datasets import load_digits
+
+    return [
+        Image.fromarray(np.round(pixels * 15).astype(np.uint8)) for pixels in load_digits().images
+    ]
 
 
-def test_flat_pictures_have_no_hash() -> None:
+def test_digits_that_look_alike_are_no_near_duplicates_and_copies_of_them_are(
+    digits: list[Image.Image],
+) -> None:
+    originals = [encode(digit, "png") for digit in digits]
+    copies = [
+        originals[5],
+        jpeg(digits[700]),
+        encode(ImageEnhance.Brightness(digits[1500]).enhance(0.9), "png"),
+    ]
+    found = near_rows(find_near_duplicates(seen([*originals, *copies])))
+    assert found == {(5, 1797), (700, 1798), (1500, 1799)}
+
+
+def test_frames_of_films_are_near_duplicates_although_each_has_many() -> None:
+    generator = np.random.default_rng(0)
+    images = []
+    for film in range(10):
+        still = np.asarray(picture(film)).astype(np.int16)
+        for _ in range(15):
+            noisy = still + generator.integers(-6, 7, still.shape)
+            images.append(jpeg(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))))
+    keys = group_copies(seen(images))
+    assert len(set(keys)) == 10
+    assert all(len(set(keys[start : start + 15])) == 1 for start in range(0, 150, 15))
+
+
+def test_a_thumbnail_is_the_mean_of_each_cell() -> None:
+    cells = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    large = np.ascontiguousarray(cells.repeat(4, axis=0).repeat(4, axis=1)[:, :, None])
+    assert gray_thumbnail(large) == cells.tobytes()
+
+
+def test_flat_pictures_have_no_thumbnail() -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
-    assert difference_hash(white) is None
+    assert gray_thumbnail(white) is None
     noise = np.random.default_rng(0).integers(250, 256, (64, 64, 3), dtype=np.uint8)
-    assert difference_hash(noise) is None
-    dot = white.copy()
-    dot[:8, :8] = 0
-    assert difference_hash(dot) is None
-
-
-# --- near hashes ------------------------------------------------------------------------------
+    assert gray_thumbnail(noise) is None
 
 
 def by_comparing_all(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
     distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    left, right = np.nonzero(np.triu(distances <= NEAR, k=1))
+    left, right = np.nonzero(np.triu(distances <= NEAR_BITS, k=1))
     return set(zip(left.tolist(), right.tolist(), strict=True))
+
+
+def by_bands(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
+    found = [
+        (min(pair), max(pair))
+        for left, right in pairs_with_near(hashes)
+        for pair in zip(left.tolist(), right.tolist(), strict=True)
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 @given(st.data())
 def test_near_hashes_are_found_as_by_comparing_all(data: st.DataObject) -> None:
     bases = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
-    changes = st.sets(st.integers(0, 63), max_size=NEAR + 2)
+    changes = st.sets(st.integers(0, 63), max_size=NEAR_BITS + 2)
     flips = data.draw(st.lists(st.tuples(st.sampled_from(bases), changes), max_size=20))
     values = {base ^ sum(1 << bit for bit in bits) for base, bits in flips}
     hashes = np.array(sorted(values), np.uint64)
-    left, right = find_near(hashes)
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == by_comparing_all(hashes)
-    assert len(left) == len(set(zip(left.tolist(), right.tolist(), strict=True)))
+    assert by_bands(hashes) == by_comparing_all(hashes)
 
 
 def test_many_equal_bands_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eagleray.datasets.copies._MOST_AT_ONCE", 100)
     generator = np.random.default_rng(0)
     hashes = np.unique(generator.integers(0, 2**12, 300, dtype=np.uint64))
-    left, right = find_near(hashes)
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) == by_comparing_all(hashes)
+    assert by_bands(hashes) == by_comparing_all(hashes)
 
 
 # --- inspections ------------------------------------------------------------------------------
@@ -117,10 +185,17 @@ def test_many_equal_bands_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch
 
 def row(name: str, **change: Any) -> dict[str, Any]:
     """Return the row of a readable image whose content is named."""
-    seed = int.from_bytes(name.encode().ljust(8, b".")[:8], "big")
-    value = int(np.random.default_rng(seed).integers(0, 2**64, dtype=np.uint64))
     fine = {"width": 40, "height": 30, "format": "jpeg", "num_bytes": 1000}
-    return {"reason": None, "message": None, **fine, "sha256": name, "dhash": value, **change}
+    shown = {"sha256": name, "thumbnail": thumbnail(name)}
+    return {"reason": None, "message": None, **fine, **shown, **change}
+
+
+def thumbnail(name: str, steps: int = 0) -> bytes:
+    """Return a thumbnail of its own; a step from it is a near-duplicate, two steps are none."""
+    seed = int.from_bytes(name.encode().ljust(8, b".")[:8], "big")
+    generator = np.random.default_rng(seed)
+    plain, step = generator.normal(0, 30, 256), generator.normal(0, 4.5, 256)
+    return (128 + plain + steps * step).clip(0, 255).astype(np.uint8).tobytes()
 
 
 def broken(message: str = "the data end early") -> dict[str, Any]:
@@ -143,10 +218,10 @@ def test_too_many_unreadable_images_are_refused_by_the_first() -> None:
 
 
 def test_copies_of_copies_share_a_key() -> None:
-    near = row("b", dhash=row("a")["dhash"] ^ 0b111)
-    farther = row("c", dhash=row("a")["dhash"] ^ 0b111111)
-    seen = inspection([row("a"), row("x", dhash=None), near, farther, row("d"), row("x"), broken()])
-    keys = group_copies(seen)
+    near, farther = (row(str(steps), thumbnail=thumbnail("a", steps)) for steps in (1, 2))
+    rows = [row("a"), row("x", thumbnail=None), near, farther, row("d"), row("x"), broken()]
+    assert near_rows(find_near_duplicates(inspection(rows))) == {(0, 2), (2, 3)}
+    keys = group_copies(inspection(rows))
     assert keys[0] == keys[2] == keys[3] != ""
     assert keys[1] == keys[5] != keys[0]
     assert (keys[4], keys[6]) == ("", "")
@@ -197,7 +272,7 @@ def test_a_part_without_a_class_is_a_warning() -> None:
 
 def test_images_that_leak_are_counted_once_each() -> None:
     same = [row("1"), row("2"), row("3"), row("4")]
-    near = row("5", dhash=row("2")["dhash"] ^ 0b1011)
+    near = row("5", thumbnail=thumbnail("2", 1))
     report = report_of("abab", "ab", "ab", [*same, row("6"), row("7"), row("1"), near])
     assert report.leaked == {"validation": (0, 0), "test": (1, 1)}
     (copies,) = report.same
@@ -208,7 +283,7 @@ def test_images_that_leak_are_counted_once_each() -> None:
     exact, nearly = report.warnings
     assert "1 image of the test part has the same bytes as images in other parts" in exact
     assert "/6.jpg, as /0.jpg of the train part" in exact
-    assert "1 image of the test part has near copies in other parts" in nearly
+    assert "1 image of the test part has near-duplicates in other parts" in nearly
 
 
 def test_copies_within_a_part_leak_nothing() -> None:
@@ -219,7 +294,7 @@ def test_copies_within_a_part_leak_nothing() -> None:
 
 
 def test_flat_pictures_are_no_copies_of_each_other() -> None:
-    rows = [row(str(index), dhash=None) for index in range(8)]
+    rows = [row(str(index), thumbnail=None) for index in range(8)]
     assert report_of("aabb", "ab", "ab", rows).near == ()
 
 
@@ -244,18 +319,34 @@ def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path)
     for number, file in enumerate(files):
         file.write_bytes(jpeg(Image.fromarray(photo(seed=number))))
     uris = tuple(map(str, files))
-    near = row("2", dhash=row("1")["dhash"] ^ 1)
+    near = row("2", thumbnail=thumbnail("1", 1))
     table = pa.Table.from_pylist([row("1"), near, row("3"), broken("<i>torn")], INSPECTION_SCHEMA)
     images = LabelledImages(uris, ("<cat>",) * 4, ("",) * 4)
     split = Split(images.take([0]), images.take([1]), images.take([2, 3]))
     report = make_report(split, Inspection(uris, table), "multiclass")
     page = render_data_report(report, {"data": "cats/"}, title="cats").decode()
-    assert "Near copies in different parts" in page
+    assert "Near-duplicates in different parts" in page
     assert page.count("data:image/jpeg") == 2
     assert "&lt;i&gt;torn" in page
     assert "<i>torn" not in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert "<cat>" not in page
+
+
+def test_labels_that_may_be_one_class_are_a_warning() -> None:
+    labels = ("Cat", "cat", "dog", "1", "1.0", "01", "fox-red", "fox red", "nan")
+    uris = tuple(f"/{index}.jpg" for index in range(len(labels)))
+    images = LabelledImages(uris, labels, ("",) * len(labels))
+    split = Split(images, images.take([]), images.take([]))
+    seen = inspection(rows_named("123456789"))
+    report = make_report(split, seen, "multiclass", notes=("Skipped a file.",))
+    numbers, cats, foxes, missing = report.warnings
+    assert "'Cat' (1 image), 'cat' (1 image) differ only in how they are written" in cats
+    assert "'01' (1 image), '1' (1 image), '1.0' (1 image)" in numbers
+    assert "'fox red' (1 image), 'fox-red' (1 image)" in foxes
+    assert "1 image has the label 'nan', which often stands for a missing value" in missing
+    assert report.as_json()["notes"] == ["Skipped a file."]
+    assert "<li>Skipped a file.</li>" in render_data_report(report, {}, title="x").decode()
 
 
 def test_a_report_on_nothing_readable_is_a_page() -> None:
@@ -270,4 +361,4 @@ def test_scripts_get_what_the_page_shows() -> None:
     assert told["images"] == 7
     assert told["unreadable"][0]["reason"] == "truncated"
     assert [picture["part"] for picture in told["same_bytes"][0]] == ["train", "validation"]
-    assert told["leaked"]["validation"] == {"same_bytes": 1, "near_copies": 0}
+    assert told["leaked"]["validation"] == {"same_bytes": 1, "near_duplicates": 0}

@@ -89,6 +89,25 @@ def test_a_test_set_of_its_own_takes_nothing_from_the_data(stripes: Path, tmp_pa
     assert len(planned.split.train) + len(planned.split.validation) == 48
 
 
+def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
+    for name, count in (("train", 20), ("val", 4), ("test", 6)):
+        write_stripes(tmp_path / "data" / name, count, seed=count)
+    (tmp_path / "data/README.md").touch()
+    planned = plan(tmp_path / "data", tmp_path, validation_fraction=0.5, test_fraction=0.0)
+    assert {name: len(part) for name, part in planned.split.parts.items()} == {
+        "train": 40,
+        "validation": 8,
+        "test": 12,
+    }
+    assert planned.task.labels == ("horizontal", "vertical")
+    assert len(planned.notes) == 2
+    own = str(tmp_path / "data/val")
+    with pytest.raises(UserError, match="leave --test-data out"):
+        plan(tmp_path / "data", tmp_path, test_data=own)
+    with pytest.raises(UserError, match=r"is divided into .*; name one"):
+        plan(tmp_path / "data/train", tmp_path, test_data=str(tmp_path / "data"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eagleray.datasets.labelled import LabelledImages
-from eagleray.errors import InputError
+from eagleray.datasets.labelled import LabelledImages, encode_labels
 from eagleray.models.attributes import Attribute, Features, encode_columns, require_columns
 from eagleray.models.tasks import Task
 
@@ -21,12 +20,7 @@ def encode_targets(task: Task, images: LabelledImages) -> Tensor:
     Raises:
         InputError: Naming the first label that is not one of the task's.
     """
-    encoded = []
-    for uri, text in zip(images.uris, images.texts, strict=True):
-        try:
-            encoded.append(task.encode(text))
-        except InputError as error:
-            raise InputError(f"The label of {uri} does not fit the model: {error}") from None
+    encoded = encode_labels(task, images)
     return torch.tensor(encoded, dtype=getattr(torch, task.target_type))
 
 

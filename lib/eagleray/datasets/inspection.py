@@ -34,12 +34,16 @@ from eagleray.tables import digest_table
 
 __all__ = [
     "INSPECTION_SCHEMA",
+    "THUMBNAIL_SIDE",
     "Fault",
     "Inspection",
-    "difference_hash",
+    "gray_thumbnail",
     "inspect_images",
     "require_readable",
 ]
+
+THUMBNAIL_SIDE = 16
+"""Rows and columns of the gray thumbnails that images are compared by."""
 
 INSPECTION_SCHEMA = pa.schema(
     [
@@ -50,7 +54,7 @@ INSPECTION_SCHEMA = pa.schema(
         ("format", pa.string()),
         ("num_bytes", pa.int64()),
         ("sha256", pa.string()),
-        ("dhash", pa.uint64()),  # null for a flat image too
+        ("thumbnail", pa.binary(THUMBNAIL_SIDE**2)),  # null for a flat image too
     ]
 )
 """Of an inspection: a row for each image, in the order of the data."""
@@ -64,9 +68,7 @@ _RETRIES = 3
 _READERS = 8
 _SHARE_FOR_AN_IMAGE = 4  # one part in so many of a worker's memory
 
-_HASH_ROWS, _HASH_COLUMNS = 8, 8
-_VISIBLE = 3  # levels of gray between neighbours
-_LEAST_VISIBLE = 16  # of the 64 differences; with fewer, a hash tells of noise
+_FLAT = 2.0  # levels of gray; of a smaller deviation, rounding and noise are too large a part
 
 # What another try, on another day, may find to be otherwise.
 _PASSING = {Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY}
@@ -311,26 +313,20 @@ def _row(
         "format": probe(data).format,
         "width": image.width,
         "height": image.height,
-        "dhash": difference_hash(image.pixels),
+        "thumbnail": gray_thumbnail(image.pixels),
     }
 
 
-def difference_hash(pixels: npt.NDArray[np.uint8]) -> int | None:
-    """Return 64 bits that near copies of a picture have in common; None for a flat one.
-
-    Each bit says whether one of 8 x 9 cells is brighter than the one to its left. A picture with
-    few visible differences is flat: its hash would be noise, or that of every flat picture.
+def gray_thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes | None:
+    """Return a picture's means over 16 x 16 cells, row by row; None for a flat one.
 
     Args:
         pixels: uint8 array (H, W, 3), RGB, or (H, W, 1).
     """
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels
-    size = (_HASH_COLUMNS + 1, _HASH_ROWS)
-    small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).astype(np.int16)
-    differences = np.diff(small, axis=1)
-    if (np.abs(differences) >= _VISIBLE).sum() < _LEAST_VISIBLE:
-        return None
-    return int.from_bytes(np.packbits(differences > 0).tobytes(), "big")
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    return None if small.std() < _FLAT else small.tobytes()
 
 
 # --- kept -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
     path,label,camera       a table (CSV, JSON lines, Parquet): a column of locations and one of
     a.jpg,rose,north        labels; the others are attributes
 
-Labels stay the text that was written: a class, `a|b` where several hold, or a number.
+Labels stay the text that was written, trimmed: a class, `a|b` where several hold, or a number.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eagleray import storage
+from eagleray.datasets.class_tree import SPLIT_FOLDERS, read_tree
+from eagleray.datasets.label_texts import clean_label, labels_of_list, look_alike, parse_list
 from eagleray.errors import InputError
 from eagleray.fetch.source import packing_of
-from eagleray.models.tasks import LABEL_SEPARATOR, TaskName
+from eagleray.models.tasks import LABEL_SEPARATOR, Task, TaskName
 from eagleray.tables import (
     TABLE_EXTENSIONS,
     URI_COLUMNS,
@@ -35,6 +38,7 @@ from eagleray.tables import (
 __all__ = [
     "LABEL_COLUMNS",
     "LabelledImages",
+    "encode_labels",
     "join_images",
     "read_labelled",
     "require_enough",
@@ -42,6 +46,9 @@ __all__ = [
 
 LABEL_COLUMNS = ("label", "labels", "class", "target")
 """Column names that hold the label when the user names none, best first."""
+
+MULTILABEL_COLUMNS = ("labels", "label", "class", "target")
+"""The same where several labels of an image are wanted, as result tables have them."""
 
 _LEAST_PER_CLASS = 3  # one each for training, validation and test
 _QUESTIONS_AT_A_TIME = 32
@@ -60,12 +67,16 @@ class LabelledImages:
         texts: Labels as written; for multilabel `a|b`, for regression a number.
         versions: What changes when an image's content changes; empty where nobody says.
         attributes: The table's other columns by name, as text; empty where a value is missing.
+        splits: `train`, `validation` or `test` of each, where the data come divided; else empty.
+        notes: Sentences on how they were read, and what was skipped.
     """
 
     uris: tuple[str, ...]
     texts: tuple[str, ...]
     versions: tuple[str, ...]
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -76,7 +87,7 @@ class LabelledImages:
         return digest_table([self.uris, self.versions, self.texts])
 
     def take(self, indices: Sequence[int]) -> LabelledImages:
-        """Return some of the rows."""
+        """Return some of the rows, as data that are not divided."""
         return LabelledImages(
             tuple(self.uris[index] for index in indices),
             tuple(self.texts[index] for index in indices),
@@ -89,7 +100,7 @@ class LabelledImages:
 
 
 def join_images(*parts: LabelledImages) -> LabelledImages:
-    """Return the rows of all; an attribute that one of them lacks is "" in its rows."""
+    """Return the rows of all, not divided; an attribute that some lack is "" in their rows."""
     names = sorted({name for part in parts for name in part.attributes})
 
     def joined(columns: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -103,6 +114,7 @@ def join_images(*parts: LabelledImages) -> LabelledImages:
             name: joined(part.attributes.get(name, ("",) * len(part)) for part in parts)
             for name in names
         },
+        notes=tuple(dict.fromkeys(joined(part.notes for part in parts))),
     )
 
 
@@ -113,6 +125,7 @@ def read_labelled(
     label_column: str | None = None,
     label_columns: Sequence[str] = (),
     separator: str | None = None,
+    task: TaskName | None = None,
 ) -> LabelledImages:
     """Read an image-folder tree (one folder for each class) or a table of locations and labels.
 
@@ -126,6 +139,8 @@ def read_labelled(
         label_columns: Columns of 0 and 1 instead, each named after the label that holds where it
             is 1.
         separator: What stands between several labels in the label column, if not `|`.
+        task: What is learned or measured; None for any. Only `multilabel` has several labels of an
+            image.
 
     Raises:
         InputError: It is not there, is empty, or has no labels.
@@ -147,29 +162,17 @@ def read_labelled(
             "Labels are in one column (--label-column, --separator) or in a column of 0 and 1 for "
             "each (--label-columns); name one kind of the two."
         )
-    return _Table(location).read(uri_column, label_column, tuple(label_columns), separator)
+    return _Table(location, task).read(uri_column, label_column, tuple(label_columns), separator)
 
 
 # --- tree -------------------------------------------------------------------------------------
 
 
 def _read_tree(location: str) -> LabelledImages:
-    root = storage.absolute(location).rstrip("/") + "/"
-    rows = []
-    for file in storage.list_files(root):
-        parts = PurePosixPath(file.uri.removeprefix(root)).parts
-        if any(part.startswith((".", "_")) for part in parts):
-            continue
-        if len(parts) < 2:
-            raise InputError(
-                f"{location} holds {parts[0]!r} beside its class folders: every image belongs into "
-                "a folder named after its class, or use a table of paths and labels."
-            )
-        rows.append((file.uri, parts[0], file.version))
-    if not rows:
-        raise InputError(f"Folder {location} holds no images in class folders.")
-    uris, texts, versions = zip(*rows, strict=True)
-    return LabelledImages(uris, texts, versions)
+    tree = read_tree(location)
+    return LabelledImages(
+        tree.uris, tree.labels, tree.versions, splits=tree.splits, notes=tree.notes
+    )
 
 
 # --- table ------------------------------------------------------------------------------------
@@ -178,11 +181,13 @@ def _read_tree(location: str) -> LabelledImages:
 class _Table:
     """A table read whole, column by column as text; columns of bytes are left out."""
 
-    def __init__(self, location: str) -> None:
-        self._location = location
+    def __init__(self, location: str, task: TaskName | None) -> None:
+        self._location, self._task = location, task
         opened = open_table(location)
-        names = [column.name for column in opened.schema if not _holds_bytes(column.type)]
+        self._bytes = {column.name for column in opened.schema if _holds_bytes(column.type)}
+        names = [name for name in opened.schema.names if name not in self._bytes]
         self._table = pa.concat_tables(opened.read(names))
+        self._notes: list[str] = []
 
     def read(
         self,
@@ -198,40 +203,161 @@ class _Table:
         )
         if label_columns:
             used += [self._require(name, (), "--label-columns") for name in label_columns]
-            texts = self._read_one_hot(used[1:], uris)
+            texts: Sequence[str | None] = self._read_one_hot(used[1:], uris)
         else:
-            used.append(self._require(label_column, LABEL_COLUMNS, "--label-column"))
+            usual = MULTILABEL_COLUMNS if self._task == "multilabel" else LABEL_COLUMNS
+            used.append(self._require(label_column, usual, "--label-column"))
             texts = self._read_labels(used[1], separator, uris)
         others = [name for name in self._table.column_names if name not in used]
+        attributes = {name: texts_of(self._table.column(name)) for name in others}
+        labelled = [row for row, text in enumerate(texts) if text is not None]
+        if len(labelled) < len(texts):
+            self._notes.append(
+                f"Skipped {len(texts) - len(labelled):,} of {len(texts):,} rows of "
+                f"{self._location}, which have no labels."
+            )
         return LabelledImages(
-            uris=uris,
-            texts=texts,
-            versions=_versions(uris),
-            attributes={name: texts_of(self._table.column(name)) for name in others},
+            uris=tuple(uris[row] for row in labelled),
+            texts=tuple(text for text in texts if text is not None),
+            versions=_versions([uris[row] for row in labelled]),
+            attributes={
+                name: tuple(values[row] for row in labelled) for name, values in attributes.items()
+            },
+            splits=self._splits(attributes, labelled),
+            notes=tuple(self._notes),
         )
 
+    def _splits(
+        self, attributes: Mapping[str, tuple[str, ...]], rows: Sequence[int]
+    ) -> tuple[str, ...]:
+        """Return which split each row is of, where a column says so; empty where none does."""
+        name = next((name for name in attributes if name.casefold() == "split"), None)
+        if name is None or not rows:
+            return ()
+        texts = [clean_label(attributes[name][row]) for row in rows]
+        splits = tuple(SPLIT_FOLDERS.get(text.casefold(), "") for text in texts)
+        if "" in splits or "train" not in splits:
+            unknown = dict(zip(splits, texts, strict=True)).get("")
+            fault = "never says train" if unknown is None else f"has {unknown!r}, which is no split"
+            self._notes.append(
+                f"Column {name!r} of {self._location} {fault}, so it does not divide the data."
+            )
+            return ()
+        counts = ", ".join(f"{split} {count:,}" for split, count in Counter(splits).items())
+        self._notes.append(
+            f"The data are divided by the column {name!r} of {self._location}: {counts}."
+        )
+        return splits
+
     def _require(self, wanted: str | None, usual: Sequence[str], flag: str) -> str:
-        return require_column(self._table, wanted, usual, self._location, flag=flag)
+        table, known = self._table, self._table.column_names
+        of_bytes = sorted(self._bytes.intersection((wanted,) if wanted else usual))
+        if of_bytes and not set(known).intersection((wanted,) if wanted else usual):
+            raise InputError(
+                f"Column {of_bytes[0]!r} of {self._location} holds bytes, where text is read; name "
+                f"another one with {flag}."
+            )
+        chosen = require_column(table, wanted, usual, self._location, flag=flag)
+        others = [name for name in usual if name in known and name != chosen]
+        if wanted is None and others:
+            self._notes.append(
+                f"Of the columns {chosen}, {', '.join(others)} of {self._location}, {chosen!r} is "
+                f"read; {flag} names another one."
+            )
+        return chosen
 
     def _read_labels(
         self, column: str, separator: str | None, uris: Sequence[str]
-    ) -> tuple[str, ...]:
+    ) -> list[str | None]:
+        """Return each row's label; None for a row without one in a column of lists.
+
+        Result tables have such rows: those of the images that failed.
+        """
         values = self._table.column(column)
-        if values.null_count:
-            row = values.is_null().index(True).as_py()
+        if pa.types.is_struct(values.type) or pa.types.is_map(values.type):
             raise InputError(
-                f"{self._row(row, uris)} has no label in column {column!r}; give it one, or leave "
-                "the row out."
+                f"Column {column!r} of {self._location} holds records, not labels; name another "
+                "one with --label-column."
             )
-        texts = texts_of(values)
-        if separator is None:
-            return texts
-        return tuple(
-            self._with_our_separator(text, separator, row, uris) for row, text in enumerate(texts)
-        )
+        missing = pc.is_null(values, nan_is_null=True).to_pylist()
+        written = values.to_pylist() if _is_list(values.type) else texts_of(values)
+        texts: list[str | None] = []
+        has_lists = _is_list(values.type)
+        for row, value in enumerate(written):
+            if missing[row]:
+                texts.append(None)
+                continue
+            labels = self._listed(value, row, uris)
+            if labels is not None:
+                has_lists = True
+                texts.append(self._joined(labels, value, separator, row, uris))
+            elif separator is not None:
+                texts.append(self._with_our_separator(value, separator, row, uris))
+            else:
+                texts.append(clean_label(value))
+        if any(missing) and not has_lists:
+            raise InputError(
+                f"{self._row(missing.index(True), uris)} has no label in column {column!r}; give "
+                "it one, or leave the row out."
+            )
+        if has_lists:  # an empty text is what CSV has for a list that is not there
+            texts = [
+                None if value == "" else text for value, text in zip(written, texts, strict=True)
+            ]
+        self._note_cleaned(written, texts)
+        return texts
+
+    def _listed(self, written: Any, row: int, uris: Sequence[str]) -> list[str] | None:
+        """Return the labels of a cell that is a list; None for one that is a text."""
+        try:
+            values = written if isinstance(written, list) else parse_list(written)
+            return None if values is None else labels_of_list(values)
+        except ValueError as error:
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {written!r}, which {error}."
+            ) from None
+
+    def _joined(
+        self,
+        labels: Sequence[str],
+        written: object,
+        separator: str | None,
+        row: int,
+        uris: Sequence[str],
+    ) -> str:
+        if separator is not None:
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {written!r}: a list needs no --separator; "
+                "leave it out."
+            )
+        if self._task not in (None, "multilabel") and len(labels) != 1:
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {written!r}: {len(labels)} in a list, "
+                f"where a {self._task} task takes one label; use --task multilabel, or name "
+                "another column with --label-column."
+            )
+        if any(LABEL_SEPARATOR in label for label in labels):
+            raise InputError(
+                f"{self._row(row, uris)} has the labels {written!r}: in a list, none may contain "
+                f"{LABEL_SEPARATOR!r}, which separates labels."
+            )
+        return LABEL_SEPARATOR.join(labels)
+
+    def _note_cleaned(self, written: Sequence[object], texts: Sequence[str | None]) -> None:
+        changed = [
+            (one, other)
+            for one, other in zip(written, texts, strict=True)
+            if isinstance(one, str) and one != other and clean_label(one) == other
+        ]
+        if changed:
+            one, other = changed[0]
+            self._notes.append(
+                f"Labels of {self._location} are read without the white space around them and in "
+                f"one Unicode form, which changes {len(changed):,}, the first {one!r} to {other!r}."
+            )
 
     def _with_our_separator(self, text: str, separator: str, row: int, uris: Sequence[str]) -> str:
-        parts = [part.strip() for part in text.split(separator)]
+        parts = [clean_label(part) for part in text.split(separator)]
         if any(LABEL_SEPARATOR in part for part in parts):
             raise InputError(
                 f"{self._row(row, uris)} has the labels {text!r}: with {separator!r} between "
@@ -264,6 +390,17 @@ class _Table:
         return f"Row {row + 1:,} of {self._location} ({uris[row] or 'no location'})"
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
+
+
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Whether values are bytes, or have bytes in them as the images of other tools do."""
     if any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary)):
@@ -286,25 +423,66 @@ def _versions(uris: Sequence[str]) -> tuple[str, ...]:
     return tuple(versions[uri] for uri in uris)
 
 
-# --- enough of them ---------------------------------------------------------------------------
+# --- labels and tasks ---------------------------------------------------------------------------
+
+
+def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list[float]]:
+    """Return all labels as targets.
+
+    Raises:
+        InputError: Naming the first label that is not one of the task's, and one that may be meant.
+    """
+    encoded = []
+    for uri, text in zip(images.uris, images.texts, strict=True):
+        try:
+            encoded.append(task.encode(text))
+        except InputError as error:
+            known = look_alike(text, task.labels)
+            meant = "" if known is None else f" It has {known!r}: write the label as that."
+            raise InputError(f"The label of {uri} does not fit the model: {error}{meant}") from None
+    return encoded
 
 
 def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
-    """Refuse data with a class so small that it cannot be in every part.
+    """Refuse data with a class so small that it cannot be in every part, or with one class.
 
     Raises:
         InputError: Naming the class.
     """
     if task in ("multiclass", "binary"):
-        for label, count in sorted(Counter(images.texts).items()):
+        _require_classes(images, where)
+        counts = Counter(images.texts)
+        for label, count in sorted(counts.items()):
             if count < _LEAST_PER_CLASS:
                 plural = "image" if count == 1 else "images"
+                other = look_alike(label, sorted(counts))
+                meant = "" if other is None else f" It may be {other!r}, written otherwise."
                 raise InputError(
                     f"Class {label!r} of {where} has {count} {plural}; at least {_LEAST_PER_CLASS} "
                     "are needed, one each for training, validation and test. Add images or remove "
-                    "the class."
+                    f"the class.{meant}"
                 )
     elif len(images) < _LEAST_PER_CLASS:
         raise InputError(
             f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed."
+        )
+
+
+def _require_classes(images: LabelledImages, where: str) -> None:
+    """Refuse an empty label, and a folder that holds one folder, in which the class folders are."""
+    if "" in images.texts:
+        uri = images.uris[images.texts.index("")]
+        raise InputError(
+            f"A row of {where} ({uri}) has an empty label; name its class, or leave the row out."
+        )
+    if len(set(images.texts)) > 1 or not storage.is_folder(where):
+        return
+    root = storage.absolute(where).rstrip("/") + "/"
+    paths = [uri.removeprefix(root).split("/") for uri in images.uris]
+    inner = dict.fromkeys(path[1] for path in paths if len(path) > 2)
+    if len(inner) > 1 and all(len(path) > 2 for path in paths):
+        folder = f"{where.rstrip('/')}/{paths[0][0]}"
+        raise InputError(
+            f"{where} has one class only, {images.texts[0]!r}; if the folders in it are meant "
+            f"({', '.join(list(inner)[:3])}), name {folder}."
         )

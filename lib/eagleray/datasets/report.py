@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.datasets.copies import find_near
+from eagleray.datasets.copies import find_near_duplicates
 from eagleray.datasets.inspection import Fault, Inspection
+from eagleray.datasets.label_texts import MISSING_VALUES, alike
 from eagleray.datasets.split import PART_NAMES, Split
 from eagleray.models.tasks import TaskName, split_labels
 from eagleray.pages import histogram, horizontal_bars, render_page, thumbnail
@@ -19,7 +20,7 @@ from eagleray.pages import histogram, horizontal_bars, render_page, thumbnail
 __all__ = ["Copies", "DataReport", "Picture", "Range", "make_report", "render_data_report"]
 
 _IMBALANCE = 10.0  # times, from which the smallest class is likely to be neglected
-_MOST_PAIRS = 1000  # of near copies that are kept; they are counted all
+_MOST_PAIRS = 1000  # of near-duplicates that are kept; they are counted all
 _MOST_CLASSES_SHOWN = 60
 _MOST_BARS = 20
 _MOST_FAULTS_SHOWN = 100
@@ -104,10 +105,11 @@ class DataReport:
         formats: Images of each format, the commonest first.
         unreadable: Images that cannot be read.
         same: Rows with the same bytes.
-        near: Pairs of near copies in different parts, the first thousand.
+        near: Pairs of near-duplicates in different parts, the first thousand.
         leaked: For each part that measures, its images that are also in a part before it: byte by
             byte, and nearly.
         warnings: Sentences on what should be looked at before training.
+        notes: Sentences on how the data were read, and what was skipped.
     """
 
     parts: Mapping[str, int]
@@ -119,6 +121,7 @@ class DataReport:
     near: tuple[Copies, ...]
     leaked: Mapping[str, tuple[int, int]]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -144,12 +147,13 @@ class DataReport:
                 for fault in self.unreadable
             ],
             "same_bytes": [copies.as_json() for copies in self.same],
-            "near_copies_across_parts": [copies.as_json() for copies in self.near],
+            "near_duplicates_across_parts": [copies.as_json() for copies in self.near],
             "leaked": {
-                part: {"same_bytes": same, "near_copies": near}
+                part: {"same_bytes": same, "near_duplicates": near}
                 for part, (same, near) in self.leaked.items()
             },
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
         }
 
 
@@ -160,18 +164,20 @@ class _Rows:
     """The rows of all parts, with what the inspection says of each."""
 
     def __init__(self, split: Split, inspection: Inspection) -> None:
-        columns = inspection.table.to_pydict()
+        reasons, digests = (
+            inspection.table.column(name).to_pylist() for name in ("reason", "sha256")
+        )
+        self._near = find_near_duplicates(inspection)
         place = {uri: index for index, uri in enumerate(inspection.uris)}
         self.pictures: list[Picture] = []
         self.sha256: list[str | None] = []
-        self.dhash: list[int | None] = []
+        self._shown: list[int] = []
         for name, part in split.parts.items():
             for uri, label in zip(part.uris, part.texts, strict=True):
                 at = place[uri]
-                readable = columns["reason"][at] is None
-                self.pictures.append(Picture(uri, name, label, readable))
-                self.sha256.append(columns["sha256"][at])
-                self.dhash.append(columns["dhash"][at])
+                self.pictures.append(Picture(uri, name, label, reasons[at] is None))
+                self.sha256.append(digests[at])
+                self._shown.append(int(self._near.pictures[at]))
 
     def same_bytes(self) -> list[list[int]]:
         """Return the rows of each content that there is more than once."""
@@ -182,32 +188,32 @@ class _Rows:
         return [rows for rows in found.values() if len(rows) > 1]
 
     def near_across(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Yield rows of a part and near copies of them in a part before it."""
-        by_hash: dict[int, dict[str, list[int]]] = {}
-        for row, value in enumerate(self.dhash):
-            if value is not None:
-                parts = by_hash.setdefault(value, {})
+        """Yield rows of a part and near-duplicates of them in a part before it."""
+        shown: dict[int, dict[str, list[int]]] = {}
+        for row, picture in enumerate(self._shown):
+            if picture >= 0:
+                parts = shown.setdefault(picture, {})
                 parts.setdefault(self.pictures[row].part, []).append(row)
-        hashes = np.array(sorted(by_hash), np.uint64)
-        left, right = find_near(hashes)
-        values = hashes.tolist()
-        pairs = [(value, value) for value in values]
-        for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            pairs += [(values[one], values[other]), (values[other], values[one])]
+        pairs = [(picture, picture) for picture in shown]
+        for one, other in zip(self._near.left.tolist(), self._near.right.tolist(), strict=True):
+            pairs += [(one, other), (other, one)]
         for one, other in pairs:
-            for part, rows in by_hash[one].items():
+            for part, rows in shown.get(one, {}).items():
                 for before in PART_NAMES[: PART_NAMES.index(part)]:
-                    if before in by_hash[other]:
-                        yield rows, by_hash[other][before]
+                    if before in shown.get(other, {}):
+                        yield rows, shown[other][before]
 
 
-def make_report(split: Split, inspection: Inspection, task: TaskName) -> DataReport:
+def make_report(
+    split: Split, inspection: Inspection, task: TaskName, notes: Sequence[str] = ()
+) -> DataReport:
     """Count what is in each part, and find what is in more than one.
 
     Args:
         split: The parts.
         inspection: Of all their images.
         task: What is to be learned.
+        notes: On how the data were read.
     """
     rows = _Rows(split, inspection)
     classes = _count_classes(split, task)
@@ -226,10 +232,12 @@ def make_report(split: Split, inspection: Inspection, task: TaskName) -> DataRep
         leaked=leaked,
         warnings=(
             *_warn_of_classes(classes),
+            *_warn_of_labels(classes),
             *_warn_of_faults(faults, len(inspection)),
             *_warn_of_leaks(leaked, same, near),
             *_warn_of_contradictions(same),
         ),
+        notes=tuple(notes),
     )
 
 
@@ -266,7 +274,7 @@ def _range(values: Any) -> Range:
 
 
 def _find_leaks(rows: _Rows) -> tuple[tuple[Copies, ...], dict[str, tuple[int, int]]]:
-    """Return pairs of near copies in two parts, and how many images each part has from others."""
+    """Return near-duplicates in two parts, and how many images each part has from others."""
     exact: set[int] = set()
     for group in rows.same_bytes():
         parts = [PART_NAMES.index(rows.pictures[row].part) for row in group]
@@ -314,6 +322,21 @@ def _warn_of_classes(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
                 )
 
 
+def _warn_of_labels(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    totals = {label: sum(counts.values()) for label, counts in classes.items()}
+    for group in alike(classes):
+        listed = ", ".join(f"{label!r} ({_images(totals[label])})" for label in group)
+        yield (
+            f"The labels {listed} differ only in how they are written: if they are one class, "
+            "give it one name."
+        )
+    for label in sorted(MISSING_VALUES & classes.keys()):
+        yield (
+            f"{_images(totals[label])} {'has' if totals[label] == 1 else 'have'} the label "
+            f"{label!r}, which often stands for a missing value: leave the rows out if it does."
+        )
+
+
 def _warn_of_faults(faults: Sequence[Fault], num_images: int) -> Iterator[str]:
     if faults:
         yield (
@@ -328,7 +351,7 @@ def _warn_of_leaks(
     for part, (num_same, num_near) in leaked.items():
         for number, what, found in (
             (num_same, "the same bytes as images", same),
-            (num_near, "near copies", near),
+            (num_near, "near-duplicates", near),
         ):
             leak = next(filter(None, (copies.leak_into(part) for copies in found)), None)
             if number and leak is not None:
@@ -382,7 +405,7 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
     kinds = (
         ("The same bytes under different labels", contradicting),
         ("The same bytes in different parts", apart),
-        ("Near copies in different parts", list(report.near)),
+        ("Near-duplicates in different parts", list(report.near)),
         ("The same bytes within a part", within),
     )
     return render_page(

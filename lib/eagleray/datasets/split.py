@@ -12,8 +12,8 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,11 @@ __all__ = [
     "merge_groups",
     "read_part",
     "read_split",
+    "require_one_test",
     "require_parts",
+    "require_undivided",
     "split_images",
+    "take_part",
     "write_split",
 ]
 
@@ -81,6 +84,8 @@ def split_images(
 ) -> Split:
     """Split the data once, reproducibly.
 
+    Data that come divided stay so; a part that they lack is taken from what they have to train on.
+
     Args:
         images: All rows.
         stratify: Give every class the same share of each part (at least one image).
@@ -93,6 +98,14 @@ def split_images(
     Raises:
         InputError: There are fewer groups than parts.
     """
+    if images.splits:
+        return _split_further(
+            images,
+            stratify=stratify,
+            fractions={"validation": validation_fraction, "test": test_fraction},
+            seed=seed,
+            groups=groups,
+        )
     generator = np.random.default_rng(seed)
     keys: Sequence[str] = images.texts if stratify else [""] * len(images)
     together = _rows_together(images, groups)
@@ -112,6 +125,81 @@ def split_images(
         parts[0].extend(order[num_test + num_validation :])
     train, validation, test = (images.take(sorted(part)) for part in parts)
     return Split(train, validation, test)
+
+
+def _split_further(
+    images: LabelledImages,
+    *,
+    stratify: bool,
+    fractions: Mapping[str, float],
+    seed: int,
+    groups: Sequence[str] | None,
+) -> Split:
+    """Take the parts that divided data lack from those to train on."""
+    rows: dict[str, list[int]] = {name: [] for name in PART_NAMES}
+    for row, name in enumerate(images.splits):
+        rows[name].append(row)
+    if groups is not None:
+        _require_groups_apart(images.splits, groups)
+    lacking = {name for name in fractions if not rows[name]}
+    rest = split_images(
+        images.take(rows["train"]),
+        stratify=stratify,
+        validation_fraction=fractions["validation"] if "validation" in lacking else 0.0,
+        test_fraction=fractions["test"] if "test" in lacking else 0.0,
+        seed=seed,
+        groups=None if groups is None else [groups[row] for row in rows["train"]],
+    )
+    return Split(
+        rest.train,
+        rest.validation if "validation" in lacking else images.take(rows["validation"]),
+        rest.test if "test" in lacking else images.take(rows["test"]),
+    )
+
+
+def _require_groups_apart(splits: Sequence[str], groups: Sequence[str]) -> None:
+    of_group: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        first = of_group.setdefault(group, split) if group else split
+        if first != split:
+            raise InputError(
+                f"Rows of group {group!r} are to stay together, and the data come divided, with "
+                f"some of them in {first} and some in {split}; leave the group out, or divide "
+                "anew."
+            )
+
+
+def require_one_test(images: LabelledImages, where: str, test_data: str | None) -> None:
+    """Refuse a test set of its own beside data that have one.
+
+    Raises:
+        InputError: Saying what to leave out.
+    """
+    if test_data is not None and "test" in images.splits:
+        raise InputError(
+            f"{where} has a test split of its own, and --test-data names {test_data}; leave "
+            "--test-data out, or name the data to train on alone."
+        )
+
+
+def require_undivided(images: LabelledImages, where: str) -> None:
+    """Refuse data that come divided, where one part is wanted.
+
+    Raises:
+        InputError: Naming a folder that would do.
+    """
+    if images.splits and not storage.is_folder(where):
+        raise InputError(
+            f"{where} is divided into {', '.join(dict.fromkeys(images.splits))} by a column; make "
+            "a table of one of them, or measure one with `eagleray evaluate --part`."
+        )
+    if images.splits:
+        root = storage.absolute(where).rstrip("/") + "/"
+        folders = dict.fromkeys(uri.removeprefix(root).split("/")[0] for uri in images.uris)
+        raise InputError(
+            f"{where} is divided into {', '.join(folders)}; name one of them, as in "
+            f"{where.rstrip('/')}/{list(folders)[-1]}."
+        )
 
 
 def _share(count: int, fraction: float) -> int:
@@ -406,6 +494,22 @@ def read_part(location: str, part: str) -> LabelledImages:
         tuple(table[column][row] for row in rows) for column in ("uri", "label", "version")
     )
     return LabelledImages(uris, labels, versions)
+
+
+def take_part(images: LabelledImages, part: str, where: str) -> LabelledImages:
+    """Return one part of data that come divided.
+
+    Raises:
+        InputError: They do not, or the part has no images.
+        UnknownNameError: There is no such part.
+    """
+    if part not in PART_NAMES:
+        raise UnknownNameError("part", part, PART_NAMES)
+    rows = [row for row, name in enumerate(images.splits) if name == part]
+    if not rows:
+        known = ", ".join(dict.fromkeys(images.splits)) or "not divided"
+        raise InputError(f"{where} has no {part} part: it is {known}.")
+    return replace(images.take(rows), notes=images.notes)
 
 
 def _read_split_table(location: str) -> dict[str, list[str]]:

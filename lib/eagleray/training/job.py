@@ -72,6 +72,7 @@ class TrainSummary:
     trained: Trained
     left_out: tuple[Fault, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -85,6 +86,7 @@ class TrainSummary:
                 for fault in self.left_out
             ],
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "run": self.run.name,
             "folder": self.run.folder,
             "mlflow_run": self.version.run_id,
@@ -132,7 +134,8 @@ def run_job(job: TrainJob, cluster: Cluster, audience: Audience) -> TrainSummary
     if warning is not None:
         audience.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
-    return TrainSummary(kept, version, tested, trained, (*report.unreadable, *left_out), warnings)
+    faults = (*report.unreadable, *left_out)
+    return TrainSummary(kept, version, tested, trained, faults, warnings, report.notes)
 
 
 def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan, DataReport]:
@@ -151,7 +154,7 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
     plan = job.plan
     parts = plan.split.parts
     images = join_images(*parts.values())
-    with audience.progress("Images looked at", len(images)) as bar:
+    with audience.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
             images,
             plan.contract,
@@ -161,7 +164,7 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
             progress=lambda count, failed: bar.advance(count, failed=failed),
         )
     require_readable(inspection, job.spec.most_unreadable)
-    report = make_report(plan.split, inspection, job.spec.task)
+    report = make_report(plan.split, inspection, job.spec.task, notes=plan.notes)
     for warning in report.warnings:
         audience.warn(warning)
     bad = {fault.uri for fault in inspection.faults}

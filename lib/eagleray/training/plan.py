@@ -20,7 +20,14 @@ from eagleray.datasets.labelled import (
     read_labelled,
     require_enough,
 )
-from eagleray.datasets.split import Split, read_split, require_parts, split_images
+from eagleray.datasets.split import (
+    Split,
+    read_split,
+    require_one_test,
+    require_parts,
+    require_undivided,
+    split_images,
+)
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
@@ -81,6 +88,11 @@ class TrainPlan:
     attributes: tuple[Attribute, ...] = ()
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the data were read, and what was skipped."""
+        return tuple(dict.fromkeys((*self.images.notes, *self.split.test.notes)))
+
+    @property
     def data_digest(self) -> str:
         """SHA-256 over the images with their labels, and the attributes that are learned from."""
         if not self.attributes:
@@ -123,6 +135,7 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         label_column=spec.label_column,
         label_columns=spec.label_columns,
         separator=spec.separator,
+        task=spec.task,
     )
     require_enough(images, spec.task, location)
     require_columns(spec.attributes, images.attributes, location)
@@ -148,11 +161,15 @@ def is_stratified(spec: TrainSpec) -> bool:
 
 
 def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
-    own_test = _read_data(spec, spec.test_data) if spec.test_data is not None else None
+    own_test = None
+    if spec.test_data is not None:
+        require_one_test(images, spec.data, spec.test_data)
+        own_test = _read_data(spec, spec.test_data)
+        require_undivided(own_test, spec.test_data)
     if split_file is not None:
         every = images if own_test is None else join_images(images, own_test)
         return read_split(split_file, every)
-    if own_test is None and spec.test_fraction == 0:
+    if own_test is None and spec.test_fraction == 0 and "test" not in images.splits:
         raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
     split = split_images(
         images,
