@@ -22,7 +22,6 @@ __all__ = [
     "packed_uri",
     "packing_of",
     "readings_of",
-    "text_of_name",
 ]
 
 Packing = Literal["tar", "zip", "parquet"]
@@ -81,8 +80,3 @@ def cell_column(source: ImageSource) -> str:
     assert source.container is not None
     name = source.uri.removeprefix("parquet://").removesuffix(_SEPARATOR + source.container)
     return name.rpartition("/")[0]
-
-
-def text_of_name(name: str) -> str:
-    r"""Return a name as text that every table can hold: what is no Unicode becomes `\udce9`."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from eagleray.fetch import ImageSource
-from eagleray.fetch.source import text_of_name
+from eagleray.storage import text_of_name
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -97,7 +97,7 @@ def listing_of_files(uri: pa.Array, size: pa.Array, version: pa.Array) -> pa.Tab
 def listing_of_sources(sources: Sequence[ImageSource], versions: Sequence[str]) -> pa.Table:
     """Make rows for images that may be packed.
 
-    A local name that is not UTF-8 is spelled out, and will be missing: no table can hold it.
+    Names that are not UTF-8 are spelled out, as `text_of_name` does.
     """
     columns = {
         "uri": [text_of_name(source.uri) for source in sources],

@@ -23,7 +23,7 @@ from eagleray.errors import InputError
 from eagleray.fetch import ImageSource
 from eagleray.fetch.locate import Locator, read_uri
 from eagleray.fetch.parquet import holds_images
-from eagleray.fetch.source import packed_uri, packing_of, text_of_name
+from eagleray.fetch.source import packed_uri, packing_of
 from eagleray.tables import (
     URI_COLUMNS,
     TableFile,
@@ -90,8 +90,8 @@ def open_images(table: TableFile, column: str, version: str) -> Source:
 def _image_tables(
     table: TableFile, column: str, user: Sequence[str], version: str
 ) -> Iterator[pa.Table]:
-    container = text_of_name(storage.absolute(table.location))
-    rows = partial(_cells, container, text_of_name(column), version)
+    container = storage.absolute(table.location)
+    rows = partial(_cells, container, storage.text_of_name(column), version)
     first = 0
     if user:
         for part in table.read(user):
