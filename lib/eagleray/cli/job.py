@@ -11,8 +11,9 @@ import typer
 
 from eagleray.cli.console import quiet_terminal
 from eagleray.cluster import Cluster, ray_session
+from eagleray.names import text_of_name
 from eagleray.settings import Settings
-from eagleray.storage import S3Options, text_of_name
+from eagleray.storage import S3Options
 from eagleray.urls import UrlPolicy
 
 __all__ = [

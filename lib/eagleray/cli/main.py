@@ -15,7 +15,7 @@ import typer
 from eagleray.cli.apps import apps_app
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
-from eagleray.storage import text_of_name
+from eagleray.names import text_of_name
 
 __all__ = ["app", "main"]
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from eagleray import storage
 from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.fetch.source import Packing
-from eagleray.storage import text_of_name
+from eagleray.names import text_of_name
 
 __all__ = ["Member", "list_members", "read_tar_member", "read_zip_member"]
 

@@ -19,7 +19,7 @@ from eagleray.storage.listing import (
     list_tables,
     version_of,
 )
-from eagleray.storage.locations import absolute, is_remote, join, name_of, text_of_name
+from eagleray.storage.locations import absolute, is_remote, join, name_of
 from eagleray.storage.looking import exists, is_folder, size_of
 from eagleray.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.storage.remote import S3Options, use_s3, using_s3
@@ -62,7 +62,6 @@ __all__ = [
     "read_range",
     "remove_tree",
     "size_of",
-    "text_of_name",
     "use_s3",
     "using_s3",
     "version_of",

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.errors import InputError
+from eagleray.names import text_of_name
 from eagleray.storage.ahead import results_ahead
 from eagleray.storage.faults import asking, patiently_local
 from eagleray.storage.local import answers
-from eagleray.storage.locations import is_remote, join, local_path, text_of_name
+from eagleray.storage.locations import is_remote, join, local_path
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_keys import iterate_pages
 from eagleray.storage.s3_pages import Page

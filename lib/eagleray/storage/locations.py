@@ -10,7 +10,9 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["absolute", "is_remote", "join", "local_path", "name_of", "text_of_name"]
+from eagleray.names import text_of_name
+
+__all__ = ["absolute", "is_remote", "join", "local_path", "name_of"]
 
 _LOCAL_SCHEMES = ("file://", "local://")
 _SPELLED_OUT = re.compile(rb"\\x([89a-f][0-9a-f])")
@@ -42,19 +44,6 @@ def local_path(location: str) -> Path:
         return path
     raw = os.fsdecode(_SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), text.encode()))
     return Path(raw) if text_of_name(raw) == text else path
-
-
-def text_of_name(name: str) -> str:
-    r"""Return a name as text that every table can hold: a byte that is no UTF-8 becomes `\xe9`.
-
-    Half of a surrogate pair, which JSON may hold, becomes `\ud83d`.
-    """
-    if name.isascii():
-        return name
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def join(location: str, *parts: str) -> str:

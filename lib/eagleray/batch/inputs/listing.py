@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from eagleray.fetch import ImageSource
-from eagleray.storage import text_of_name
+from eagleray.names import text_of_name
 
 __all__ = [
     "LISTING_SCHEMA",

@@ -24,6 +24,7 @@ from eagleray.fetch import ImageSource
 from eagleray.fetch.locate import Locator, read_uri
 from eagleray.fetch.parquet import holds_images
 from eagleray.fetch.source import packed_uri, packing_of
+from eagleray.names import text_of_name
 from eagleray.tables import (
     URI_COLUMNS,
     TableFile,
@@ -91,7 +92,7 @@ def _image_tables(
     table: TableFile, column: str, user: Sequence[str], version: str
 ) -> Iterator[pa.Table]:
     container = storage.absolute(table.location)
-    rows = partial(_cells, container, storage.text_of_name(column), version)
+    rows = partial(_cells, container, text_of_name(column), version)
     first = 0
     if user:
         for part in table.read(user):
