@@ -6,18 +6,21 @@ import bisect
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.storage import StorageUnavailableError
 from eagleray.tables import open_parquet
 
-__all__ = ["CellReader", "holds_images"]
+__all__ = ["CellReader", "holds_images", "may_hold_paths", "read_paths"]
 
 _STRUCT_FIELD = "bytes"  # Hugging Face stores an image as a struct of its bytes and its path
+_PATH_FIELD = "path"
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 64
 _WINDOW_BYTES = 64 * 2**20
@@ -167,3 +170,58 @@ class CellReader:
         )
         average = max(1, chunk.total_uncompressed_size // max(1, metadata.num_rows))
         return int(min(_BATCH_ROWS, max(1, _BATCH_BYTES // average)))
+
+
+# --- cells that only name an image ---------------------------------------------------------------
+
+
+def may_hold_paths(location: str, column: str, kind: pa.DataType) -> bool:
+    """Whether some cells may have a path and no bytes, as Hugging Face writes them.
+
+    Statistics tell, so that no cell is read; without them it may be so.
+
+    Raises:
+        OSError: The storage does not give it.
+        InputError: It is no Parquet file.
+    """
+    if not pa.types.is_struct(kind) or kind.get_field_index(_PATH_FIELD) < 0:
+        return False
+    with open_parquet(location) as file:
+        return any(
+            _num_empty(file.metadata.row_group(group), f"{column}.{_STRUCT_FIELD}") != 0
+            for group in range(file.num_row_groups)
+        )
+
+
+def _num_empty(group: Any, leaf: str) -> int | None:
+    chunks = map(group.column, range(group.num_columns))
+    statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == leaf)
+    return statistics.null_count if statistics and statistics.has_null_count else None
+
+
+def read_paths(
+    location: str, column: str, others: Sequence[str]
+) -> Iterator[tuple[pa.Table, list[str | None]]]:
+    """Yield some columns of a table, with the path of each row whose image has no bytes.
+
+    Args:
+        location: Of the Parquet file.
+        column: Of structs of bytes and path.
+        others: Columns to yield, a few rows at a time; the bytes are read along with them.
+
+    Raises:
+        OSError: The storage does not give it.
+        InputError: It is no Parquet file, or is damaged.
+    """
+    leaves = [f"{column}.{field}" for field in (_STRUCT_FIELD, _PATH_FIELD)]
+    with open_parquet(location) as file:
+        try:
+            batches = file.iter_batches(_BATCH_ROWS, columns=[*leaves, *others], use_threads=False)
+            for batch in batches:
+                cells = batch.column(column)
+                empty = pc.struct_field(cells, _STRUCT_FIELD).is_null()
+                paths = pc.if_else(empty, pc.struct_field(cells, _PATH_FIELD), None)
+                yield pa.Table.from_batches([batch]).select(others), paths.to_pylist()
+        except pa.ArrowException as error:
+            fault = str(error).splitlines()[0].rstrip(".")
+            raise InputError(f"{location} is damaged ({fault}); copy it again.") from None

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from eagleray.batch.formats import encode_table
 from eagleray.batch.inputs.archives import input_members
+from eagleray.batch.inputs.skips import SkippedFiles
 from eagleray.batch.manifest import USER_PREFIX, user_columns
 from eagleray.errors import BadImageError
 from eagleray.fetch.archives import Member
@@ -240,4 +241,4 @@ def _name_in(uri: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _is_read_as_image(suffix: str) -> bool:
     sample = [Member(f"0{suffix}", 0, 0), Member("0.json", 0, 0)]
-    return len(input_members(sample)) == 1
+    return len(input_members(sample, SkippedFiles())) == 1
