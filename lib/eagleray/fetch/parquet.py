@@ -31,7 +31,13 @@ def holds_images(kind: pa.DataType) -> bool:
     """Whether cells of this type are encoded images: bytes, or a struct with a field of bytes."""
     if pa.types.is_struct(kind):
         index = kind.get_field_index(_STRUCT_FIELD)
-        return index >= 0 and holds_images(kind.field(index).type)
+        if index < 0:
+            return False
+        cells = kind.field(index).type
+        # A column of nothing has no type: all images are named by their paths.
+        return holds_images(cells) or (
+            pa.types.is_null(cells) and kind.get_field_index(_PATH_FIELD) >= 0
+        )
     return any(
         test(kind)
         for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,19 +11,13 @@ from eagleray.errors import InputError
 from eagleray.fetch.parquet import holds_images
 from eagleray.tables import URI_COLUMNS, find_usual, require_column
 
-__all__ = ["ImageColumn", "describe_inline_image", "find_image_column", "require_image_column"]
+__all__ = ["ImageColumn", "find_image_column", "require_image_column"]
 
 _IMAGE_COLUMNS = (
     *("image", "images", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "tif", "tiff"),
     *("image_bytes", "img_bytes", "image_data", "bytes", "content", "data", "binary"),
 )
 """Names of columns that hold images when the user names none, best first."""
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{40,}={0,2}\s*")
-_IMAGE_STARTS = (
-    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0"),
-    *(b"\xff\x0a", b"P5", b"P6"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +108,3 @@ def _is_text(kind: pa.DataType) -> bool:
             pa.types.is_null,
         )
     )
-
-
-def describe_inline_image(text: str) -> str | None:
-    """Say what a text is that holds an image instead of naming its location; None for others."""
-    if text[:5].lower() == "data:":
-        return "a data: URL"
-    if _BASE64.fullmatch(text[:400].rstrip("=")) is None:
-        return None
-    letters = "".join(text[:64].split()).translate({ord("-"): "+", ord("_"): "/"})
-    try:
-        start = base64.b64decode(letters[: len(letters) // 4 * 4], validate=True)
-    except binascii.Error:
-        return None
-    return "base64 text" if start.startswith(_IMAGE_STARTS) else None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray import storage
-from eagleray.batch.inputs.columns import ImageColumn, describe_inline_image, require_image_column
+from eagleray.batch.inputs.columns import ImageColumn, require_image_column
 from eagleray.batch.inputs.listing import (
     LISTING_SCHEMA,
     ROWS_AT_ONCE,
@@ -24,7 +24,7 @@ from eagleray.errors import InputError
 from eagleray.fetch import ImageSource
 from eagleray.fetch.locate import Locator, read_uri
 from eagleray.fetch.parquet import holds_images, may_hold_paths, read_paths
-from eagleray.fetch.source import packed_uri, packing_of
+from eagleray.fetch.source import describe_inline_image, packed_uri, packing_of
 from eagleray.names import text_of_name
 from eagleray.tables import TableFile, beside, open_table
 
@@ -211,6 +211,8 @@ def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[
         return ImageSource(uri=""), ""
     if packing_of(uri) is None:
         info = storage.file_info(resolve(uri))
+        if not info.version and describe_inline_image(uri) is not None:
+            return ImageSource(uri), ""  # as it is, so that its row says what it is
         return ImageSource(info.uri, info.size), info.version
     try:
         source, version = locator.find(uri, resolve)
