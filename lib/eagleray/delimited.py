@@ -145,7 +145,7 @@ def require_utf8(start: bytes, location: str, *, whole: bool = True) -> str:
         encoding = "UTF-16"
     if encoding is not None:
         raise InputError(
-            f"{location} is in {encoding}; save it in UTF-8 (Excel calls that \"CSV UTF-8\")."
+            f'{location} is in {encoding}; save it in UTF-8 (Excel calls that "CSV UTF-8").'
         )
     try:
         return codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=whole)

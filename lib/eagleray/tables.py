@@ -173,7 +173,7 @@ class _Csv:
         self._parse_options = pyarrow.csv.ParseOptions(
             delimiter=form.separator, newlines_in_values=True
         )
-        self.notes = () if form.note is None else (form.note,)
+        self.notes: tuple[str, ...] = () if form.note is None else (form.note,)
         with self._open(pyarrow.csv.ConvertOptions()) as reader:
             self.schema = pa.schema([(name, pa.string()) for name in reader.schema.names])
             has_rows = any(batch.num_rows for batch in reader)

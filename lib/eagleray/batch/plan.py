@@ -89,7 +89,10 @@ class Plan(BaseModel):
 
     def in_words(self) -> dict[str, object]:
         """For a page: names and values, without what is empty."""
-        facts = {**self.work.model_dump(), **self.model_dump(exclude={"work", "remarks", "skipped"})}
+        facts = {
+            **self.work.model_dump(),
+            **self.model_dump(exclude={"work", "remarks", "skipped"}),
+        }
         return {
             name: ", ".join(value) if isinstance(value, tuple) else value
             for name, value in facts.items()

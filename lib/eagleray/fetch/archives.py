@@ -163,7 +163,9 @@ def _list_zip(file: BinaryIO) -> list[Member]:
     file.seek(0)
     starts_with_member = file.read(len(_LOCAL_MAGIC)) == _LOCAL_MAGIC
     if starts_with_member and min(entry.header_offset for entry in entries) > 0:
-        raise ValueError("members at its start are not in its directory, as of two zips in one file")
+        raise ValueError(
+            "members at its start are not in its directory, as of two zips in one file"
+        )
     return [
         Member(text_of_name(entry.filename), entry.header_offset, entry.file_size)
         for entry in entries

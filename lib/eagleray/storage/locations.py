@@ -38,12 +38,19 @@ def local_path(location: str) -> Path:
 
     Of two files named `caf\xe9.jpg`, one with a backslash and one with the byte, it is the former.
     """
-    text = absolute(location)
-    path = Path(text)
-    if "\\x" not in text or os.path.lexists(path):
+    path = Path(absolute(location))
+    if "\\x" not in str(path):
         return path
-    raw = os.fsdecode(_SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), text.encode()))
-    return Path(raw) if text_of_name(raw) == text else path
+    found = Path(path.anchor)
+    for part in path.parts[1:]:
+        literal = found / part
+        found = literal if os.path.lexists(literal) else found / _with_raw_bytes(part)
+    return found
+
+
+def _with_raw_bytes(name: str) -> str:
+    raw = os.fsdecode(_SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), name.encode()))
+    return raw if text_of_name(raw) == name else name
 
 
 def join(location: str, *parts: str) -> str:

@@ -1,7 +1,7 @@
-"""Names of files in a folder that are no input of anybody's: whoever skips one counts it and says so.
+"""Names of files in a folder that are no input of anybody's; whoever skips one counts and says it.
 
-Cameras write names like `_DSC0001.JPG` and people sort into folders like `_sorted`, so an underscore
-alone says nothing.
+Cameras write names like `_DSC0001.JPG` and people sort into folders like `_sorted`, so an
+underscore alone says nothing.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def open_pattern(location: str, column: str | None, skipped: SkippedFiles) -> So
     """Open a glob pattern: every file that matches, in name order, less the skipped ones.
 
     A name that the pattern spells out is not skipped, and a hidden one is not where a part of the
-    pattern begins with a dot. Matches that are tables without exception are read as such, one after the other.
+    pattern begins with a dot. Matches that are tables without exception are read as such, one after
+    the other.
 
     Raises:
         InputError: Nothing matches, or a table cannot be read.
@@ -68,9 +69,7 @@ def open_pattern(location: str, column: str | None, skipped: SkippedFiles) -> So
     files = storage.glob_tables(location)
     if not hidden_too:
         files = (_without_skipped(table, root, skipped, spelled_out) for table in files)
-    return _open_files(
-        location, files, column, skipped, f"No file matches the pattern {location}."
-    )
+    return _open_files(location, files, column, skipped, f"No file matches the pattern {location}.")
 
 
 def _without_skipped(
