@@ -651,6 +651,23 @@ def test_a_folder_or_pattern_of_tables_only_is_read_as_tables(
         assert users(rows) == [{"status": "failed"}] * 2
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("part-0.json", "part-1.json"), ("list.csv", "README.md"), ("a.txt",), ("a.tfrecord",)],
+)
+def test_a_folder_or_pattern_of_lists_that_are_not_read_is_refused(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_files(tmp_path, *names, ".hidden.jpg")
+    for location in (tmp_path, f"{tmp_path}/*"):
+        with pytest.raises(InputError) as caught:
+            listed(location)
+        assert str(caught.value) == (
+            f"{location} holds no images, but tables and other files such as {sorted(names)[0]}; "
+            "name the table of images on its own."
+        )
+
+
 def test_a_table_among_pictures_is_a_file_like_any_other(tmp_path: Path) -> None:
     write_files(tmp_path, "1.png", "labels.csv")
     assert read_all(listed(tmp_path)) == [b"1.png", b"labels.csv"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from eagleray.batch.inputs.ahead import NUM_THREADS, in_order
 from eagleray.batch.inputs.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.batch.inputs.columns import find_image_column
 from eagleray.batch.inputs.listing import Source, listing_of_files
-from eagleray.batch.inputs.refused import UNREAD_ARCHIVES, refuse_unread_archive
+from eagleray.batch.inputs.refused import UNREAD_ARCHIVES, UNREAD_EXTENSIONS, refuse_unread_archive
 from eagleray.batch.inputs.skips import SkippedFiles, skipped_kind
 from eagleray.batch.inputs.tabled import open_images, open_tabled
 from eagleray.batch.inputs.uniting import conform, unite
@@ -30,6 +30,7 @@ _PEEK_ROWS = 8192
 _PARQUET = (".parquet", ".pq")
 _OPENED_IN_PLACE = (*ARCHIVES, *_PARQUET, *UNREAD_ARCHIVES)
 
+_NO_IMAGES = (*(name for name in TABLE_EXTENSIONS if name not in _PARQUET), *UNREAD_EXTENSIONS)
 _MAGIC = re.compile(r"[*?\[]")
 # Any part of a path that is skipped, for Arrow's kernels.
 _SKIPPED = f"(^|/)({'|'.join(storage.SKIPPED_KINDS.values())})(/|$)"
@@ -99,11 +100,17 @@ def _open_files(
     skipped: SkippedFiles,
     nothing: str,
 ) -> Source:
-    peeked, only_tables = _peek(files)
+    peeked, complete = _peek(files)
     if not peeked:
         raise InputError(" ".join(filter(None, (nothing, skipped.describe()))))
-    if only_tables:
+    if complete and _all_end_with(peeked, TABLE_EXTENSIONS):
         return _open_data_set(location, peeked, column)
+    if complete and _all_end_with(peeked, _NO_IMAGES):
+        example = storage.name_of(peeked[0].column("uri")[0].as_py())
+        raise InputError(
+            f"{location} holds no images, but tables and other files such as {example}; name the "
+            "table of images on its own."
+        )
     found = _Found(_open_parquet_files(peeked, column), column, skipped)
     tables = in_order(found.pieces(itertools.chain(peeked, files)))
     nothing = f"{location} holds no images."
@@ -114,7 +121,8 @@ def _peek(files: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
     """Read a listing until it is clear what it is.
 
     Returns:
-        The tables read, and whether they are all, and name nothing but tables.
+        The tables read, and whether they are all: those of more than a few thousand files are only
+        where all of these are tables.
     """
     peeked: list[pa.Table] = []
     num_rows, only_tables = 0, True
@@ -122,10 +130,14 @@ def _peek(files: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
         if table.num_rows:
             peeked.append(table)
         num_rows += table.num_rows
-        only_tables = only_tables and pc.all(_ends_with(table, TABLE_EXTENSIONS)).as_py()
+        only_tables = only_tables and _all_end_with([table], TABLE_EXTENSIONS)
         if num_rows >= _PEEK_ROWS and not only_tables:
-            break
-    return peeked, only_tables
+            return peeked, False
+    return peeked, True
+
+
+def _all_end_with(files: Iterable[pa.Table], extensions: Sequence[str]) -> bool:
+    return all(pc.all(_ends_with(table, extensions)).as_py() for table in files)
 
 
 def _ends_with(files: pa.Table, extensions: Iterable[str]) -> pa.ChunkedArray:

@@ -14,6 +14,7 @@ from eagleray.tables import TABLE_EXTENSIONS
 
 __all__ = [
     "UNREAD_ARCHIVES",
+    "UNREAD_EXTENSIONS",
     "is_unread_name",
     "refuse_unread_archive",
     "refuse_unread_content",
@@ -59,6 +60,9 @@ _FAULTS = {
     ),
 }
 
+UNREAD_EXTENSIONS = (*UNREAD_ARCHIVES, *(name for names in _FAULTS for name in names))
+"""Extensions of all files that are plainly no images, and nothing else that is read."""
+
 
 def refuse_unread_archive(location: str) -> None:
     """Raise the sentence for an archive that is compressed as a whole.
@@ -75,7 +79,7 @@ def refuse_unread_archive(location: str) -> None:
 
 def is_unread_name(name: str) -> bool:
     """Whether a name is that of a table, a list or an archive of a kind that is not read."""
-    return name.lower().endswith(UNREAD_ARCHIVES) or _fault_of_name(name) is not None
+    return name.lower().endswith(UNREAD_EXTENSIONS)
 
 
 def refuse_unread_name(location: str) -> None:
