@@ -142,8 +142,8 @@ def test_a_folder_of_nothing_but_skipped_names_says_so(place: str) -> None:
     with pytest.raises(InputError) as caught:
         listed(place)
     assert str(caught.value) == (
-        f"Folder {place} holds no files; name one that holds images. 2 files were skipped: 1 hidden "
-        "(.hidden.jpg), 1 of a program that writes data (_SUCCESS)."
+        f"Folder {place} holds no files; name one that holds images. 2 files were skipped: 1 "
+        "hidden (.hidden.jpg), 1 of a program that writes data (_SUCCESS)."
     )
 
 
@@ -406,7 +406,8 @@ def test_the_column_of_images_can_be_named(tmp_path: Path) -> None:
         (
             {"hash": [b"h"], "geometry": [b"g"], " Path ": ["here.png"]},
             b"here.png",
-            "the locations of the images are those in column ' Path ', and not in 'hash', 'geometry'",
+            "the locations of the images are those in column ' Path ', and not in 'hash', "
+            "'geometry'",
         ),
         (
             {"uri": ["else.png"], "Image": [b"i"], "path": ["x"]},
@@ -663,7 +664,7 @@ def test_a_folder_or_pattern_of_lists_that_are_not_read_is_refused(
         with pytest.raises(InputError) as caught:
             listed(location)
         assert str(caught.value) == (
-            f"{location} holds no images, but tables and other files such as {sorted(names)[0]}; "
+            f"{location} holds no images, but tables and other files such as {min(names)}; "
             "name the table of images on its own."
         )
 

@@ -211,6 +211,18 @@ def test_the_users_columns_come_along(tmp_path: Path, table: str) -> None:
     assert listed.user_schema.names == packed.column_names[1:]
 
 
+def test_what_was_skipped_is_in_plan_and_commit(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", {"_DSC1.jpg": b"1", ".a.jpg": b"2", "Thumbs.db": b"3"})
+    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    assert job.plan.remarks == (
+        "2 files were skipped: 1 hidden (.a.jpg), 1 of an operating system (Thumbs.db).",
+    )
+    summary = run_pack(job, here, QUIET)
+    assert summary.committed.skipped == {"hidden": 1, "system": 1}
+    assert read_back(tmp_path / "out") == [b"1"]
+    assert manifest_of(tmp_path / "out")["skipped"] == summary.committed.skipped
+
+
 def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> None:
     pack(table, tmp_path / "out", column="path", part_format="webdataset")
     with tarfile.open(tmp_path / "out" / "part-00000.tar") as archive:
