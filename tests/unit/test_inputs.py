@@ -218,13 +218,15 @@ def test_inputs_on_s3(s3: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "c.parquet", {"image": [b"333"], "label": ["three"]})
     for name in ("a.tar", "b.zip", "c.parquet"):
         storage.put_atomic(storage.join(place, name), (tmp_path / name).read_bytes())
-    put(place, "d e/4 4%20.png", ".hidden/5.png")
+    dots = ["d e/4 4%20.png", "e/../6.png", "e/./7.png"]
+    put(place, *dots, ".hidden/5.png")
     rows = listed(place)
-    assert read_all(rows) == [b"1", b"22", b"333", b"d e/4 4%20.png"]
+    assert read_all(rows) == [b"1", b"22", b"333", *(name.encode() for name in dots)]
+    assert listed_with(place)[1].skipped.counts == {"hidden": 1}
     assert all(row["version"] for row in rows)
     named = listed(*(storage.join(place, name) for name in ("a.tar", "b.zip", "c.parquet")))
     assert named == [row | {"user": own["user"]} for row, own in zip(rows[:3], named, strict=True)]
-    assert users(rows) == [{"label": label} for label in (None, None, "three", None)]
+    assert users(rows) == [{"label": label} for label in (None, None, "three", *[None] * 3)]
     table = write_table(tmp_path / "failed.jsonl", {"uri": uris(rows)})
     storage.put_atomic(f"{place}/lists/failed.jsonl", Path(table).read_bytes())
     assert read_all(listed(f"{place}/lists/failed.jsonl")) == read_all(rows)
