@@ -318,6 +318,19 @@ def test_zips_put_one_after_the_other_are_refused_and_a_zip_with_a_prefix_is_rea
 
 
 @pytest.mark.parametrize(
+    ("raw", "name"), [("é".encode(), "é"), (b"\x82.", "é."), (b"\xe9.", "Θ."), (b"ab", "ab")]
+)
+def test_names_in_a_zip_may_be_utf8_without_saying_so(
+    tmp_path: Path, raw: bytes, name: str
+) -> None:
+    location = Path(write_zip(tmp_path / "a.zip", {"caf??": b"content"}))
+    location.write_bytes(location.read_bytes().replace(b"caf??", b"caf" + raw))
+    (member,) = list_members(str(location), "zip")
+    assert member.name == f"caf{name}"
+    assert reader().read(member_source(str(location), "zip", member.name)) == b"content"
+
+
+@pytest.mark.parametrize(
     ("packing", "start", "words"),
     [
         ("tar", b"\x1f\x8b\x08", "compressed with gzip in spite of its name"),

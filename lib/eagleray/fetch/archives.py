@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import struct
 import tarfile
@@ -29,6 +30,7 @@ _DESCRIPTOR_BYTES = 24  # the longest: magic, CRC and two sizes of eight bytes
 _USUAL_NAME_BYTES = 512  # name and extra field, so that one request reads most members whole
 _ENCRYPTED, _HAS_DESCRIPTOR = 0x1, 0x8
 _STORED, _DEFLATED = 0, 8
+_NAME_IS_UTF8 = 0x800
 
 
 class Member(NamedTuple):
@@ -167,10 +169,18 @@ def _list_zip(file: BinaryIO) -> list[Member]:
             "members at its start are not in its directory, as of two zips in one file"
         )
     return [
-        Member(text_of_name(entry.filename), entry.header_offset, entry.file_size)
+        Member(_zip_name(entry), entry.header_offset, entry.file_size)
         for entry in entries
         if not entry.is_dir()
     ]
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str:
+    """Return a member's name: some programs write UTF-8 without saying so."""
+    if not entry.flag_bits & _NAME_IS_UTF8:
+        with contextlib.suppress(UnicodeError):
+            return text_of_name(entry.filename.encode("cp437").decode())
+    return text_of_name(entry.filename)
 
 
 def read_tar_member(container: str, offset: int, size: int) -> bytes:

@@ -15,7 +15,7 @@ SKIPPED_KINDS = {
     "hidden": r"\.(?:[^./][^/]*|\.[^/]+)",
     "system": (
         r"(?i:thumbs\.db|ehthumbs(?:_vista)?\.db|desktop\.ini|\$recycle\.bin"
-        r"|system volume information|@eadir)"
+        r"|\#recycle|system volume information|@eadir)"
     ),
     # What Eagleray, Spark, Hadoop, Delta and zip programs of macOS write beside or around data.
     "marker": (
