@@ -145,6 +145,7 @@ class JobSummary:
         committed_here: Whether this run committed, and no run before or beside it.
         remarks: What was decided while the inputs were listed, in sentences.
         skipped: Files that were no inputs, by kind.
+        engines: What ran the network and why, for a person: one, or one for each kind of machine.
         sql_rows: Put into the SQL table; None without one.
     """
 
@@ -161,6 +162,7 @@ class JobSummary:
     committed_here: bool
     remarks: tuple[str, ...]
     skipped: dict[str, int]
+    engines: tuple[str, ...]
     sql_rows: int | None
 
 
@@ -452,7 +454,11 @@ def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
 
 
 def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
-    plan = {**job.plan.in_words(), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    plan = {
+        **job.plan.in_words(),
+        "engine": "; ".join(_engines(draft.timeline)),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     totals = _totals(job, draft.timeline, collector)
     page = render_report(
         collector,
@@ -468,6 +474,11 @@ def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
     buffer = io.BytesIO()
     pq.write_table(timeline, buffer)
     storage.put_atomic(job.layout.timeline, buffer.getvalue())
+
+
+def _engines(timeline: Sequence[ShardSummary]) -> tuple[str, ...]:
+    """Return the engines of all shards, each once."""
+    return tuple(dict.fromkeys(shard.engine for shard in timeline if shard.engine))
 
 
 def _totals(job: Job, timeline: Sequence[ShardSummary], collector: ReportCollector) -> Totals:
@@ -523,6 +534,7 @@ def _summarise(
         committed_here=committed_here,
         remarks=job.plan.remarks,
         skipped=job.plan.skipped,
+        engines=_engines(timeline),
         sql_rows=sql_rows,
     )
 

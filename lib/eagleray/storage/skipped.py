@@ -1,6 +1,6 @@
-"""Names of files in a folder that are no input of anybody's; whoever skips one counts and says it.
+"""Names of files and folders that are not inputs. Whoever skips one counts it and reports it.
 
-Cameras write names like `_DSC0001.JPG` and people sort into folders like `_sorted`, so an
+Cameras write names like `_DSC0001.JPG` and people sort images into folders like `_sorted`, so an
 underscore alone says nothing.
 """
 
@@ -38,9 +38,9 @@ def kind_of_skipped(name: str) -> str | None:
 
 
 def is_skipped_name(name: str) -> bool:
-    """Whether a file or folder is hidden, or the system's or a program's own, by its name.
+    """Whether a name belongs to the system or to a program, and not to somebody's images.
 
     Args:
-        name: One part of a path.
+        name: One part of a path. `.` and `..`, which S3 keys may have as parts, are ordinary names.
     """
     return kind_of_skipped(name) is not None
