@@ -451,7 +451,10 @@ def test_which_of_several_columns_of_bytes_is_asked_for(tmp_path: Path) -> None:
     assert read_all(listed(location, column="right")) == [b"r"]
 
 
-def test_images_that_a_hugging_face_column_only_names_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("statistics", [True, False])
+def test_images_that_a_hugging_face_column_only_names_are_read(
+    tmp_path: Path, statistics: bool
+) -> None:
     write_files(tmp_path, "a.png", "b.png")
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = [
@@ -460,7 +463,9 @@ def test_images_that_a_hugging_face_column_only_names_are_read(tmp_path: Path) -
         {"bytes": None, "path": "none.png"},
     ]
     columns = {"n": range(6), "image": pa.array(cells, kind)}
-    location = write_parquet(tmp_path / "t.parquet", columns, row_group_size=2)
+    location = write_parquet(
+        tmp_path / "t.parquet", columns, row_group_size=2, write_statistics=statistics
+    )
     rows = listed(location)
     expected = [b"a.png", b"bytes", "missing", "missing", b"b.png", "missing"]
     assert read_all(rows) == expected

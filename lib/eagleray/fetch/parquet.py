@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -184,19 +185,26 @@ class CellReader:
 def may_hold_paths(location: str, column: str, kind: pa.DataType) -> bool:
     """Whether some cells may have a path and no bytes, as Hugging Face writes them.
 
-    Statistics tell, so that no cell is read; without them it may be so.
+    Statistics tell, so that no cell is read; where there are none, the first few cells do.
+
+    Args:
+        location: Of the Parquet file.
+        column: Of images.
+        kind: Of the column.
 
     Raises:
-        OSError: The storage does not give it.
-        InputError: It is no Parquet file.
+        InputError: The file cannot be read.
     """
     if not pa.types.is_struct(kind) or kind.get_field_index(_PATH_FIELD) < 0:
         return False
-    with open_parquet(location) as file:
-        return any(
-            _num_empty(file.metadata.row_group(group), f"{column}.{_STRUCT_FIELD}") != 0
-            for group in range(file.num_row_groups)
-        )
+    leaf = f"{column}.{_STRUCT_FIELD}"
+    with _readable(location), open_parquet(location) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        counts = [_num_empty(group, leaf) for group in groups]
+    if None not in counts:
+        return any(counts)
+    _, paths = next(read_paths(location, column, ()), (None, []))
+    return any(paths)
 
 
 def _num_empty(group: Any, leaf: str) -> int | None:
@@ -216,18 +224,25 @@ def read_paths(
         others: Columns to yield, a few rows at a time; the bytes are read along with them.
 
     Raises:
-        OSError: The storage does not give it.
-        InputError: It is no Parquet file, or is damaged.
+        InputError: The file cannot be read, or is damaged.
     """
     leaves = [f"{column}.{field}" for field in (_STRUCT_FIELD, _PATH_FIELD)]
-    with open_parquet(location) as file:
-        try:
-            batches = file.iter_batches(_BATCH_ROWS, columns=[*leaves, *others], use_threads=False)
-            for batch in batches:
-                cells = batch.column(column)
-                empty = pc.struct_field(cells, _STRUCT_FIELD).is_null()
-                paths = pc.if_else(empty, pc.struct_field(cells, _PATH_FIELD), None)
-                yield pa.Table.from_batches([batch]).select(others), paths.to_pylist()
-        except pa.ArrowException as error:
-            fault = str(error).splitlines()[0].rstrip(".")
-            raise InputError(f"{location} is damaged ({fault}); copy it again.") from None
+    with _readable(location), open_parquet(location) as file:
+        batches = file.iter_batches(_BATCH_ROWS, columns=[*leaves, *others], use_threads=False)
+        for batch in batches:
+            cells = batch.column(column)
+            empty = pc.struct_field(cells, _STRUCT_FIELD).is_null()
+            paths = pc.if_else(empty, pc.struct_field(cells, _PATH_FIELD), None)
+            yield pa.Table.from_batches([batch]).select(others), paths.to_pylist()
+
+
+@contextlib.contextmanager
+def _readable(location: str) -> Iterator[None]:
+    """Say in one sentence that a table cannot be read while it is listed."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        fault = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{location} is damaged ({fault}); copy it again.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None

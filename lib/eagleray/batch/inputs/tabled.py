@@ -55,7 +55,7 @@ def open_tabled(
     return _open_list(table, chosen)
 
 
-def notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], ...]:
+def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], ...]:
     """Return what was decided in reading a table, as `Source` has it."""
     words = (*table.notes, *([chosen.note] if chosen.note else []))
     return tuple((table.location, one) for one in words)
@@ -75,7 +75,7 @@ def open_images(table: TableFile, column: ImageColumn, version: str) -> Source:
         user_schema=user_schema,
         tables=_image_tables(table, column.name, user_schema.names, version),
         nothing=f"{table.location} has no rows.",
-        notes=notes_of(table, column),
+        notes=_notes_of(table, column),
     )
 
 
@@ -151,7 +151,6 @@ def _cells(container: str, column: str, version: str, first: int, count: int) ->
 
 def _open_list(table: TableFile, column: ImageColumn) -> Source:
     name = column.name
-    _require_locations(table, name)
     user_schema = user_fields(
         table.schema, lambda field: field.name == name or holds_images(field.type)
     )
@@ -160,15 +159,17 @@ def _open_list(table: TableFile, column: ImageColumn) -> Source:
         user_schema=user_schema,
         tables=_list_tables(table, name, user_schema.names),
         nothing=f"{table.location} has no rows.",
-        notes=notes_of(table, column),
+        notes=_notes_of(table, column),
     )
 
 
-def _require_locations(table: TableFile, column: str) -> None:
-    """Refuse a column whose first value is an image itself."""
-    first = next(table.read([column]), None)
-    values = () if first is None else (value.as_py() for value in first.column(0))
-    inline = describe_inline_image(next((value for value in values if value), ""))
+def _require_location(value: str, table: TableFile, column: str) -> None:
+    """Refuse a column whose first value is an image itself.
+
+    Raises:
+        InputError: It is.
+    """
+    inline = describe_inline_image(value)
     if inline is not None:
         raise InputError(
             f"Column {column!r} of {table.location} holds images as {inline} and not their "
@@ -179,8 +180,12 @@ def _require_locations(table: TableFile, column: str) -> None:
 
 def _list_tables(table: TableFile, column: str, user: Sequence[str]) -> Iterator[pa.Table]:
     locator, resolve = Locator(), beside(table.location)
+    first = None
     for part in table.read([column, *user]):
         uris = pc.cast(part.column(0), pa.string()).to_pylist()
+        if first is None:
+            first = next(filter(None, uris), None)
+            _require_location(first or "", table, column)
         listing = list_locations(uris, resolve, locator)
         yield with_user_columns(listing, part.select(range(1, part.num_columns)))
 
