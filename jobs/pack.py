@@ -54,6 +54,7 @@ def as_json(summary: PackSummary) -> dict[str, Any]:
         "packed": committed.num_rows,
         "failed": committed.num_failed,
         "reasons": summary.reasons,
+        "skipped": committed.skipped,
         "seconds": round(summary.seconds, 3),
         "images_per_second": round(summary.images_per_second, 2),
         "megabytes": round(committed.image_bytes / 1e6, 3),
@@ -145,6 +146,8 @@ def main(
         )
         job = open_pack(request, console)
         console.note(f"{job.plan.num_rows:,} images, job {job.plan.job_id}")
+        for remark in job.plan.remarks:
+            console.note(remark)
         if job.committed is not None:
             console.note(f"Job {job.plan.job_id} is complete already; nothing was run.")
             show(finish_pack(job), console)

@@ -73,6 +73,8 @@ def as_json(summary: JobSummary) -> dict[str, Any]:
         "failed": totals.num_failed,
         "reasons": summary.reasons,
         "labels": summary.labels,
+        "skipped": summary.skipped,
+        "remarks": summary.remarks,
         "seconds": round(summary.seconds, 3),
         "first_result_seconds": None if first is None else round(first, 3),
         "images_per_second": round(totals.images_per_second, 2),
@@ -265,6 +267,8 @@ def main(
         )
         job = open_job(request, settings, console)
         console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
+        for remark in job.plan.remarks:
+            console.note(remark)
         if job.committed is not None:
             show(_finished(job, console), console)
             return

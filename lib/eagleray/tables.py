@@ -1,4 +1,4 @@
-"""Tables as users bring them, in CSV, JSON lines or Parquet, and the digest of any table.
+"""Tables as users bring them, in CSV, TSV, JSON lines or Parquet, and the digest of any table.
 
 A location in a table is a URI, an absolute path, or a path relative to the table's own folder.
 """
@@ -6,10 +6,12 @@ A location in a table is a URI, an absolute path, or a path relative to the tabl
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +19,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from eagleray import storage
+from eagleray.delimited import SAMPLE_BYTES, describe_delimited, not_utf8, require_utf8
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
+from eagleray.names import text_of_name
 
 __all__ = [
     "TABLE_EXTENSIONS",
@@ -25,6 +30,7 @@ __all__ = [
     "TableFile",
     "beside",
     "digest_table",
+    "find_usual",
     "open_parquet",
     "open_table",
     "read_csv_table",
@@ -34,11 +40,15 @@ __all__ = [
 ]
 
 URI_COLUMNS = ("uri", "path", "file", "filename", "image", "url")
-"""Column names that hold the image's location when the user names none, best first."""
+"""Column names that hold the image's location when the user names none, best first.
+
+Spaces around them and the case of letters do not matter.
+"""
 
 _BLOCK_BYTES = 16 * 2**20  # of a CSV; no row may be longer
 _BATCH_ROWS = 8192
 _COLUMN_BUFFER = 2**20
+_GZIP = ".gz"
 
 
 class TableFile(Protocol):
@@ -48,11 +58,13 @@ class TableFile(Protocol):
         location: Of its file.
         schema: Its columns.
         num_rows: Its rows; None where only reading them all would tell, and there are some.
+        notes: What was decided in reading it, for people.
     """
 
     location: str
     schema: pa.Schema
     num_rows: int | None
+    notes: tuple[str, ...]
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some of its columns, in the order asked for, a few thousand rows at a time.
@@ -66,6 +78,8 @@ class TableFile(Protocol):
 def open_table(location: str, *, may_be_empty: bool = False) -> TableFile:
     """Open a table by its extension; a file of any other is taken for a CSV.
 
+    A text that ends in `.gz` is unpacked while it is read.
+
     Args:
         location: Of the file.
         may_be_empty: Whether one without rows will do.
@@ -73,15 +87,15 @@ def open_table(location: str, *, may_be_empty: bool = False) -> TableFile:
     Raises:
         InputError: It is not there, is no such table, has two columns of one name, or no rows.
     """
-    lower = location.lower()
+    lower = location.lower().removesuffix(_GZIP)
     kinds = (extension for extension in _KINDS if lower.endswith(extension))
-    table: TableFile = _KINDS[next(kinds, ".csv")](location)
+    table = _KINDS[next(kinds, ".csv")](location)
     names = table.schema.names
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{location} has more than one column named {doubled[0]!r}; rename one.")
     if table.num_rows == 0 and not may_be_empty:
-        raise InputError(f"{location} has a header and no rows.")
+        raise InputError(f"{location} has {'a header and ' * bool(names)}no rows.")
     return table
 
 
@@ -97,6 +111,11 @@ def open_parquet(location: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file, buffer_size=_COLUMN_BUFFER, pre_buffer=False)
     except pa.ArrowException as error:
+        file.seek(0)
+        start = file.read(NUM_FIRST_BYTES)
+        kind = kind_of_bytes(start) or ("a text" if is_text(start) else None)
+        if kind not in (None, "a Parquet file"):
+            raise InputError(f"{location} is {kind}, and no Parquet file; rename it.") from error
         fault = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{location} is not a whole Parquet file ({fault}).") from error
 
@@ -108,6 +127,13 @@ def _reading(location: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"Cannot read {location}: there is no such file.") from None
+    except gzip.BadGzipFile:
+        raise InputError(
+            f"{location} is not compressed with gzip, or is damaged; if it is not, take {_GZIP!r} "
+            "off its name."
+        ) from None
+    except (EOFError, zlib.error):
+        raise InputError(f"{location} ends early or is damaged; copy it again.") from None
     except OSError as error:
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
 
@@ -115,11 +141,39 @@ def _reading(location: str) -> Iterator[None]:
 # --- CSV --------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _opened_text(location: str) -> Iterator[BinaryIO]:
+    with _reading(location), storage.open_seekable(location) as file:
+        if not location.lower().endswith(_GZIP):
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield cast("BinaryIO", unpacked)
+
+
+def _first_bytes(location: str) -> tuple[bytes, bool]:
+    """Return the first bytes of a text, and whether they are all."""
+    with _opened_text(location) as file:
+        start = file.read(SAMPLE_BYTES + 1)
+    return start[:SAMPLE_BYTES], len(start) <= SAMPLE_BYTES
+
+
 class _Csv:
     """A CSV with a header in UTF-8; every column stays the text that was written."""
 
+    separator = ","
+
     def __init__(self, location: str) -> None:
         self.location = location
+        start, whole = _first_bytes(location)
+        form = describe_delimited(start, location, separator=self.separator, whole=whole)
+        self._read_options = pyarrow.csv.ReadOptions(
+            block_size=_BLOCK_BYTES, use_threads=False, skip_rows=form.skip_rows
+        )
+        self._parse_options = pyarrow.csv.ParseOptions(
+            delimiter=form.separator, newlines_in_values=True
+        )
+        self.notes: tuple[str, ...] = () if form.note is None else (form.note,)
         with self._open(pyarrow.csv.ConvertOptions()) as reader:
             self.schema = pa.schema([(name, pa.string()) for name in reader.schema.names])
             has_rows = any(batch.num_rows for batch in reader)
@@ -139,20 +193,31 @@ class _Csv:
         self, options: pyarrow.csv.ConvertOptions
     ) -> Iterator[pyarrow.csv.CSVStreamingReader]:
         try:
-            with _reading(self.location), storage.open_seekable(self.location) as file:
-                yield pyarrow.csv.open_csv(
-                    file,
-                    pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-                    pyarrow.csv.ParseOptions(newlines_in_values=True),
-                    options,
-                )
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{self.location} is not a CSV with a header in UTF-8; save it in that encoding."
-            ) from None
+            with _opened_text(self.location) as file:
+                yield pyarrow.csv.open_csv(file, self._read_options, self._parse_options, options)
         except pa.ArrowInvalid as error:
             fault = str(error).splitlines()[0].rstrip(".")
+            if "Empty CSV" in fault:  # a single word, and not even the end of a line
+                raise InputError(f"{self.location} has a header and no rows.") from None
+            if "invalid UTF8" in fault:
+                raise InputError(self._first_fault()) from None
             raise InputError(f"{self.location} is not a CSV with a header ({fault}).") from None
+
+    def _first_fault(self) -> str:
+        """Return the sentence for the first line that is not UTF-8."""
+        with _opened_text(self.location) as file:
+            for number, line in enumerate(file):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    return not_utf8(line, error.start, self.location, lines_before=number)
+        return f"{self.location} is not in UTF-8; save it in that encoding."
+
+
+class _Tsv(_Csv):
+    """The same with tabs between columns."""
+
+    separator = "\t"
 
 
 def read_csv_table(location: str) -> pa.Table:
@@ -177,6 +242,9 @@ class _JsonLines:
 
     def __init__(self, location: str) -> None:
         self.location = location
+        self.notes: tuple[str, ...] = ()
+        start, whole = _first_bytes(location)
+        require_utf8(start, location, whole=whole)
         kinds: dict[str, set[str]] = {}
         num_rows = 0
         for record in self._records():
@@ -185,7 +253,7 @@ class _JsonLines:
                 kinds.setdefault(name, set()).add(_kind_of(value))
         self.num_rows: int | None = num_rows
         self._types = {name: _type_of(found - {"null"}) for name, found in kinds.items()}
-        self._keys = {_as_utf8(name): name for name in kinds}
+        self._keys = {text_of_name(name): name for name in kinds}
         fields = [(name, self._types[key] or pa.string()) for name, key in self._keys.items()]
         self.schema = pa.schema(fields)
 
@@ -205,8 +273,8 @@ class _JsonLines:
             return None
         kind = self._types[key]
         if kind is None:
-            return _as_utf8(json.dumps(value, ensure_ascii=False))
-        return _as_utf8(value) if kind == pa.string() else value
+            return text_of_name(json.dumps(value, ensure_ascii=False))
+        return text_of_name(value) if kind == pa.string() else value
 
     def _table(self, columns: Sequence[str], rows: list[list[Any]]) -> pa.Table:
         fields = [self.schema.field(name) for name in columns]
@@ -215,7 +283,7 @@ class _JsonLines:
         return pa.table(arrays, schema=pa.schema(fields))
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        with _reading(self.location), storage.open_seekable(self.location) as file:
+        with _opened_text(self.location) as file:
             for number, line in enumerate(file, start=1):
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if text.strip():
@@ -224,6 +292,9 @@ class _JsonLines:
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             record = json.loads(line)
+        except UnicodeDecodeError as error:
+            sentence = not_utf8(line, error.start, self.location, lines_before=number - 1)
+            raise InputError(sentence) from None
         except (ValueError, RecursionError) as error:
             fault = str(error).splitlines()[0]
         else:
@@ -257,11 +328,6 @@ def _type_of(kinds: set[str]) -> pa.DataType | None:
     return pa.bool_() if kinds == {"bool"} else None
 
 
-def _as_utf8(text: str) -> str:
-    """Return text that a table can hold: JSON can spell halves of characters."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
 # --- Parquet ----------------------------------------------------------------------------------
 
 
@@ -270,6 +336,7 @@ class _Parquet:
 
     def __init__(self, location: str) -> None:
         self.location = location
+        self.notes: tuple[str, ...] = ()
         with _reading(location), open_parquet(location) as file:
             self.schema = file.schema_arrow.remove_metadata()
             self.num_rows: int | None = file.metadata.num_rows
@@ -287,13 +354,16 @@ class _Parquet:
 
 _KINDS: dict[str, type[_Csv | _JsonLines | _Parquet]] = {
     ".csv": _Csv,
+    ".tsv": _Tsv,
     ".jsonl": _JsonLines,
     ".ndjson": _JsonLines,
     ".parquet": _Parquet,
     ".pq": _Parquet,
 }
 
-TABLE_EXTENSIONS = tuple(_KINDS)
+_TEXTS = tuple(extension for extension, kind in _KINDS.items() if kind is not _Parquet)
+
+TABLE_EXTENSIONS = (*_KINDS, *(extension + _GZIP for extension in _TEXTS))
 """Extensions of files that are tables, lower-case."""
 
 
@@ -315,13 +385,26 @@ def require_column(
                 f"column of {where}", wanted, names, hint=f"It has: {', '.join(names)}."
             )
         return wanted
-    for name in usual:
-        if name in names:
-            return name
+    found = find_usual(names, usual)
+    if found:
+        return found[0]
     raise InputError(
         f"{where} has no column named {' or '.join(usual)}; it has {', '.join(names)}. Name the "
         f"right one with {flag}."
     )
+
+
+def find_usual(names: Sequence[str], usual: Iterable[str]) -> list[str]:
+    """Return the columns that have one of the usual names, in the order of those.
+
+    Spaces around a name and the case of its letters do not matter, and matter only where two
+    columns differ in nothing else.
+    """
+    found = []
+    for wanted in usual:
+        alike = [name for name in names if name.strip().lower() == wanted]
+        found += sorted(alike, key=lambda name: name != wanted)
+    return found
 
 
 def texts_of(column: pa.ChunkedArray) -> tuple[str, ...]:

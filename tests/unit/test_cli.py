@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import run_command
 from eagleray.errors import ExitCode, InputError, JobFailedError
 from eagleray.models.registry import Registry
 from tests.parts.mlflow_database import prepare_home
@@ -34,6 +36,34 @@ def test_a_job_gets_the_words_as_they_were_typed(monkeypatch: pytest.MonkeyPatch
     assert isinstance(result.exception, LaunchedError)
     (command,) = result.exception.args
     assert command == ["-P", "-m", "eagleray.jobs.predict", *words[1:]]
+
+
+HEARD: list[str] = []
+
+
+def program(inputs: list[str]) -> None:
+    """Hear the words."""
+    HEARD.extend(inputs)
+
+
+def test_words_that_are_not_utf8_become_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = os.fsdecode(b"caf\xe9/")
+    monkeypatch.setattr(sys, "argv", ["program", raw, "b"])
+    HEARD.clear()
+    with pytest.raises(SystemExit):
+        run_command(program, module_docstring="eagleray program INPUT")
+    assert HEARD == ["caf\\xe9/", "b"]
+
+
+def test_a_command_says_a_name_that_is_not_utf8(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["eagleray", "jobs", "show", os.fsdecode(b"/caf\xe9")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == ExitCode.USER
+    assert "No job is named" in capsys.readouterr().err
 
 
 def test_help_teaches_by_example() -> None:

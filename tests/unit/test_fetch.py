@@ -287,6 +287,70 @@ def test_a_damaged_tar_is_not_taken_for_a_shorter_one(
     )
 
 
+@pytest.mark.parametrize("zeros", [0, 512, 2**21])
+def test_tars_put_one_after_the_other_are_read_whole(tmp_path: Path, zeros: int) -> None:
+    first = Path(write_tar(tmp_path / "1.tar", {"x.jpg": b"first"})).read_bytes()
+    second = Path(write_tar(tmp_path / "2.tar", {"x.jpg": b"second", "y.jpg": b"y"})).read_bytes()
+    location = tmp_path / "a.tar"
+    location.write_bytes(first + bytes(zeros) + second + bytes(zeros))
+    found = list_members(str(location), "tar")
+    sources = [ImageSource("", one.size, "tar", str(location), one.offset) for one in found]
+    assert [reader().read(source) for source in sources] == [b"first", b"second", b"y"]
+
+
+def test_what_follows_a_tar_and_is_none_is_not_passed_over(tmp_path: Path) -> None:
+    location = Path(write_tar(tmp_path / "a.tar", {"x.jpg": b"first"}))
+    location.write_bytes(location.read_bytes() + b"a signature")
+    with pytest.raises(InputError, match=r"is not a whole tar archive \(damaged at byte 10,240\)"):
+        list_members(str(location), "tar")
+
+
+def test_zips_put_one_after_the_other_are_refused_and_a_zip_with_a_prefix_is_read(
+    tmp_path: Path,
+) -> None:
+    location = Path(write_zip(tmp_path / "a.zip", {"x.jpg": b"content"}))
+    content = location.read_bytes()
+    location.write_bytes(b"#!/bin/sh\n" + content)
+    assert reader().read(member_source(str(location), "zip", "x.jpg")) == b"content"
+    location.write_bytes(content + content)
+    with pytest.raises(InputError, match="members at its start are not in its directory"):
+        list_members(str(location), "zip")
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"), [("é".encode(), "é"), (b"\x82.", "é."), (b"\xe9.", "Θ."), (b"ab", "ab")]
+)
+def test_names_in_a_zip_may_be_utf8_without_saying_so(
+    tmp_path: Path, raw: bytes, name: str
+) -> None:
+    location = Path(write_zip(tmp_path / "a.zip", {"caf??": b"content"}))
+    location.write_bytes(location.read_bytes().replace(b"caf??", b"caf" + raw))
+    (member,) = list_members(str(location), "zip")
+    assert member.name == f"caf{name}"
+    assert reader().read(member_source(str(location), "zip", member.name)) == b"content"
+
+
+@pytest.mark.parametrize(
+    ("packing", "start", "words"),
+    [
+        ("tar", b"\x1f\x8b\x08", "compressed with gzip in spite of its name"),
+        ("tar", b"\xfd7zXZ\0", "compressed with xz in spite of its name"),
+        ("tar", b"7z\xbc\xaf\x27\x1c", "a 7z archive in spite of its name"),
+        ("tar", b"PK\x03\x04", "a zip archive in spite of its name"),
+        ("tar", b"<html>Not found</html>" * 30, "a text in spite of its name"),
+        ("zip", b"Rar!\x1a\x07", "a RAR archive in spite of its name"),
+        ("zip", bytes(257) + b"ustar\0", "a tar archive in spite of its name"),
+    ],
+)
+def test_an_archive_that_is_another_is_named(
+    tmp_path: Path, packing: Packing, start: bytes, words: str
+) -> None:
+    location = tmp_path / f"a.{packing}"
+    location.write_bytes(start + b"\xff" * 600 * (b"html" not in start))
+    with pytest.raises(InputError, match=rf"^{location} is {words}, so that no image in it"):
+        list_members(str(location), packing)
+
+
 def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(tmp_path: Path) -> None:
     location = write_tar(tmp_path / "a.tar", {f"{index}.jpg": b"x" for index in range(5)})
     change(location, 2 * 1024 + 20, b"garbage")

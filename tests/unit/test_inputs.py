@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eagleray import storage
-from eagleray.batch.inputs import LISTING_SCHEMA, InputSpec, open_inputs
+from eagleray.batch.inputs import LISTING_SCHEMA, InputSpec, Listing, keep_within, open_inputs
 from eagleray.batch.inputs.ahead import in_order
 from eagleray.batch.inputs.listing import ROWS_AT_ONCE
 from eagleray.errors import BadImageError, InputError, UserError
@@ -49,6 +50,13 @@ def listed(*locations: str | Path, column: str | None = None) -> list[Row]:
         user = table.select(range(NUM_OURS, table.num_columns)).to_pylist()
         rows += [row | {"user": own} for row, own in zip(ours, user, strict=True)]
     return rows
+
+
+def listed_with(*locations: str | Path, column: str | None = None) -> tuple[list[Row], Listing]:
+    """List inputs without columns of the user's; also returns the listing, read to its end."""
+    listing = open_inputs(InputSpec(tuple(map(str, locations)), column))
+    rows = [row for table in listing.tables for row in table.select(range(NUM_OURS)).to_pylist()]
+    return rows, listing
 
 
 def uris(rows: Sequence[Row]) -> list[str]:
@@ -99,10 +107,44 @@ def test_a_folder_lists_every_file_at_any_depth_in_name_order(place: str) -> Non
     assert {row["packing"] for row in rows} == {None}
 
 
-def test_hidden_files_are_no_inputs_below_the_folder_named(place: str) -> None:
-    put(place, "_job/1.png", "_job/.DS_Store", "_job/_eagleray/x.png", "_job/sub/_tmp.png")
-    put(place, "_job/a/.b/c.png")
-    assert uris(listed(storage.join(place, "_job"))) == [storage.join(place, "_job/1.png")]
+def test_names_that_are_skipped_are_counted_and_said_and_those_of_cameras_are_not(
+    place: str,
+) -> None:
+    own = ["_DSC0001.JPG", "_MG_4711.jpg", "_sorted/a.jpg", "_thumbs/Thumbs.db.jpg", "a/1.png"]
+    put(place, *(f".job/{name}" for name in own))
+    put(place, ".job/.DS_Store", ".job/a/.b/c.png", ".job/...", ".job/..d.png")
+    put(place, ".job/Thumbs.db", ".job/DESKTOP.INI", ".job/@eaDir/a.jpg")
+    put(place, ".job/_SUCCESS", ".job/_eagleray/x.png", ".job/__MACOSX/y.png", ".job/_started_12")
+    folder = storage.join(place, ".job")
+    rows, listing = listed_with(folder)
+    assert uris(rows) == [storage.join(folder, name) for name in own]
+    assert listing.skipped.counts == {"hidden": 4, "system": 3, "marker": 4}
+    assert listing.remarks() == (
+        "11 files were skipped: 4 hidden (such as ...), 3 of an operating system (such as @eaDir/"
+        "a.jpg), 4 of a program that writes data (such as _SUCCESS).",
+    )
+
+
+def test_patterns_skip_the_same_names_unless_they_spell_them_out(place: str) -> None:
+    put(place, "_DSC1.jpg", ".hidden.jpg", "a/.b/c.jpg", "_eagleray/page.jpg", "_eagleray/d/e.jpg")
+    rows, listing = listed_with(f"{place}/**/*.jpg")
+    assert read_all(rows) == [b"_DSC1.jpg"]
+    assert listing.skipped.counts == {"hidden": 2, "marker": 2}
+    assert read_all(listed(f"{place}/.h*.jpg")) == [b".hidden.jpg"]
+    assert read_all(listed(f"{place}/_eagleray/*.jpg")) == [b"_eagleray/page.jpg"]
+    assert read_all(listed(f"{place}/_eagleray/*/e.jpg")) == [b"_eagleray/d/e.jpg"]
+    with pytest.raises(InputError, match=r"^No file matches .*page\.jpg\. 1 file was skipped"):
+        listed(f"{place}/*/page.jpg")
+
+
+def test_a_folder_of_nothing_but_skipped_names_says_so(place: str) -> None:
+    put(place, ".hidden.jpg", "_SUCCESS")
+    with pytest.raises(InputError) as caught:
+        listed(place)
+    assert str(caught.value) == (
+        f"Folder {place} holds no files; name one that holds images. 2 files were skipped: 1 "
+        "hidden (.hidden.jpg), 1 of a program that writes data (_SUCCESS)."
+    )
 
 
 def test_the_version_of_a_file_changes_with_it(tmp_path: Path) -> None:
@@ -147,12 +189,26 @@ def test_a_link_that_leads_nowhere_stays(tmp_path: Path) -> None:
     assert read_all(listed(tmp_path)) == [b"1.png", "missing"]
 
 
-def test_a_name_that_is_no_unicode_stays_as_a_row(tmp_path: Path) -> None:
-    location = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
-    Path(location).write_bytes(b"latin")
-    write_tar(tmp_path / "a.tar", {os.fsdecode(b"caf\xe9.png"): b"packed"})
-    assert len(listed(location)) == 1
-    assert read_all(listed(tmp_path)) == [b"packed", "missing"]
+def test_names_that_are_not_utf8_are_spelled_out_and_read(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"latin")
+    (folder / os.fsdecode("café.png".encode())).write_bytes(b"utf-8")
+    (folder / "caf\\xe8.png").write_bytes(b"a backslash")
+    write_tar(folder / "a.tar", {os.fsdecode(b"caf\xe9.png"): b"packed"})
+    text = f"{tmp_path}/d\\xe9"
+    rows = listed(str(folder))
+    assert uris(rows) == [
+        f"tar://caf\\xe9.png::{text}/a.tar",
+        *(f"{text}/{name}" for name in ("caf\\xe8.png", "café.png", "caf\\xe9.png")),
+    ]
+    assert read_all(rows) == [b"packed", b"a backslash", b"utf-8", b"latin"]
+    assert rows == listed(text)
+    names = [os.fsdecode(b"caf\xe9.png"), "caf\\xe9.png", "a.tar"]
+    (folder / "t.jsonl").write_text("".join(json.dumps({"uri": name}) + "\n" for name in names[:2]))
+    assert read_all(listed(folder / "t.jsonl")) == [b"latin", b"latin"]
+    assert read_all(listed(*(folder / name for name in names))) == [b"latin", b"latin", b"packed"]
+    assert read_all(listed(str(folder / os.fsdecode(b"caf\xe9*")))) == [b"latin"]
 
 
 def test_inputs_on_s3(s3: str, tmp_path: Path) -> None:
@@ -162,13 +218,15 @@ def test_inputs_on_s3(s3: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "c.parquet", {"image": [b"333"], "label": ["three"]})
     for name in ("a.tar", "b.zip", "c.parquet"):
         storage.put_atomic(storage.join(place, name), (tmp_path / name).read_bytes())
-    put(place, "d e/4 4%20.png", "_hidden/5.png")
+    dots = ["d e/4 4%20.png", "e/../6.png", "e/./7.png"]
+    put(place, *dots, ".hidden/5.png")
     rows = listed(place)
-    assert read_all(rows) == [b"1", b"22", b"333", b"d e/4 4%20.png"]
+    assert read_all(rows) == [b"1", b"22", b"333", *(name.encode() for name in dots)]
+    assert listed_with(place)[1].skipped.counts == {"hidden": 1}
     assert all(row["version"] for row in rows)
     named = listed(*(storage.join(place, name) for name in ("a.tar", "b.zip", "c.parquet")))
     assert named == [row | {"user": own["user"]} for row, own in zip(rows[:3], named, strict=True)]
-    assert users(rows) == [{"label": label} for label in (None, None, "three", None)]
+    assert users(rows) == [{"label": label} for label in (None, None, "three", *[None] * 3)]
     table = write_table(tmp_path / "failed.jsonl", {"uri": uris(rows)})
     storage.put_atomic(f"{place}/lists/failed.jsonl", Path(table).read_bytes())
     assert read_all(listed(f"{place}/lists/failed.jsonl")) == read_all(rows)
@@ -208,17 +266,28 @@ def test_members_are_inputs_but_for_what_describes_an_image(tmp_path: Path, pack
     assert [row["size"] for row in rows] == [len(SAMPLES[name]) for name in INPUTS_OF_SAMPLES]
     assert {row["container"] for row in rows} == {location}
     assert {row["packing"] for row in rows} == {packing}
+    assert listed_with(location)[1].remarks() == (
+        "3 files were skipped: 3 that only describe an image in their archive (such as 7.cls).",
+    )
+
+
+def test_raw_files_of_cameras_do_not_describe_the_image_beside_them(tmp_path: Path) -> None:
+    members = {"1.jpg": b"jpeg", "1.CR2": b"raw", "1.nef": b"raw", "1.xmp": b"about it"}
+    assert read_all(listed(write_tar(tmp_path / "a.tar", members))) == [b"jpeg", b"raw", b"raw"]
 
 
 @pytest.mark.parametrize("packing", ["tar", "zip"])
 def test_hidden_members_and_folders_are_no_inputs(tmp_path: Path, packing: str) -> None:
     names = ["./1.png", "../2.png", ".DS_Store", "__MACOSX/._1.png", "a/_b/c.png", "d/.e/f.png"]
+    names += ["/abs.png", "Thumbs.db"]
     write = write_tar if packing == "tar" else write_zip
     location = write(tmp_path / f"a.{packing}", {name: name.encode() for name in names})
     if packing == "zip":
         with zipfile.ZipFile(location, "a") as archive:
             archive.writestr("folder/", "")
-    assert read_all(listed(location)) == [b"./1.png", b"../2.png"]
+    rows, listing = listed_with(location)
+    assert read_all(rows) == [b"./1.png", b"../2.png", b"a/_b/c.png", b"/abs.png"]
+    assert listing.skipped.counts == {"hidden": 2, "system": 1, "marker": 1}
 
 
 def test_the_version_of_a_member_is_that_of_the_archive_and_its_place(tmp_path: Path) -> None:
@@ -238,14 +307,15 @@ def test_folders_of_shards_are_opened_in_place(tmp_path: Path) -> None:
     write_tar(tmp_path / "c" / "3.TAR", {"3.jpg": b"3"})
     write_tar(tmp_path / "c" / "3b.tar", {})
     write_zip(tmp_path / "c" / "4.zip", {"4.jpg": b"4"})
-    write_tar(tmp_path / "_hidden" / "9.tar", {"9.jpg": b"9"})
+    write_tar(tmp_path / ".hidden" / "9.tar", {"9.jpg": b"9"})
+    write_tar(tmp_path / "_9" / "9.tar", {"9.jpg": b"9"})
     write_parquet(tmp_path / "d.parquet", {"image": [b"6", b"7"], "label": ["six", "seven"]})
     write_parquet(tmp_path / "e.parquet", {"path": ["x.png"], "label": ["stray"]})
     rows = listed(tmp_path)
     stray = (tmp_path / "e.parquet").read_bytes()
-    expected = [b"a.png", b"1", b"2", b"3", b"4", b"c/5.png", b"6", b"7", stray, b"z.png"]
+    expected = [b"9", b"a.png", b"1", b"2", b"3", b"4", b"c/5.png", b"6", b"7", stray, b"z.png"]
     assert read_all(rows) == expected
-    labels = [None] * 6 + ["six", "seven", None, None]
+    labels = [None] * 7 + ["six", "seven", None, None]
     assert users(rows) == [{"label": label} for label in labels]
     pattern = listed(f"{tmp_path}/**/*.[tz][ai][rp]")
     assert read_all(pattern) == [b"9", b"1", b"2", b"4"]
@@ -315,11 +385,133 @@ def test_the_column_of_images_can_be_named(tmp_path: Path) -> None:
     location = write_parquet(
         tmp_path / "a.parquet", {"small": [b"s"], "large": [b"l"], "uri": ["/x.png"]}
     )
-    assert read_all(listed(location)) == [b"s"]
+    assert read_all(listed(location, column="small")) == [b"s"]
     assert read_all(listed(location, column="large")) == [b"l"]
     rows = listed(location, column="uri")
     assert uris(rows) == ["/x.png"]
     assert users(rows) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected", "note"),
+    [
+        (
+            {"mask": [b"m"], "image": [b"i"]},
+            b"i",
+            "the images are those in column 'image', and not in 'mask'",
+        ),
+        (
+            {"uri": ["here.png"], "thumbnail": [b"t"]},
+            b"here.png",
+            "the locations of the images are those in column 'uri', and not in 'thumbnail'",
+        ),
+        (
+            {"hash": [b"h"], "geometry": [b"g"], " Path ": ["here.png"]},
+            b"here.png",
+            "the locations of the images are those in column ' Path ', and not in 'hash', "
+            "'geometry'",
+        ),
+        (
+            {"uri": ["else.png"], "Image": [b"i"], "path": ["x"]},
+            b"i",
+            "the images are those in column 'Image', and not in 'uri', 'path'",
+        ),
+        (
+            {"url": ["else.png"], "path": ["here.png"]},
+            b"here.png",
+            "the locations of the images are those in column 'path', and not in 'url'",
+        ),
+        ({"scan": [b"s"], "label": ["x"]}, b"s", None),
+        ({"path": ["here.png"], "label": ["x"]}, b"here.png", None),
+    ],
+)
+def test_a_choice_among_columns_is_said(
+    tmp_path: Path, columns: dict[str, Any], expected: bytes, note: str | None
+) -> None:
+    write_files(tmp_path, "here.png")
+    location = write_parquet(tmp_path / "t.parquet", columns)
+    rows, listing = listed_with(location)
+    assert read_all(rows) == [expected]
+    sentence = f"{location}: {note}; --column names another."
+    assert listing.remarks() == (() if note is None else (sentence,))
+
+
+def test_a_choice_that_many_tables_share_is_said_once(tmp_path: Path) -> None:
+    for number in range(3):
+        write_parquet(tmp_path / f"{number}.parquet", {"mask": [b"m"], "image": [b"i"]})
+    (remark,) = open_inputs(InputSpec((str(tmp_path),))).remarks()
+    assert remark.startswith(f"{tmp_path}/0.parquet and 2 more: the images are those in column")
+
+
+def test_which_of_several_columns_of_bytes_is_asked_for(tmp_path: Path) -> None:
+    location = write_parquet(tmp_path / "t.parquet", {"left": [b"l"], "right": [b"r"], "n": [1]})
+    for place in (location, str(tmp_path)):
+        with pytest.raises(InputError, match="has several columns of bytes: left, right; name the"):
+            listed(place)
+    assert read_all(listed(location, column="right")) == [b"r"]
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_images_that_a_hugging_face_column_only_names_are_read(
+    tmp_path: Path, statistics: bool
+) -> None:
+    write_files(tmp_path, "a.png", "b.png")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [
+        *({"bytes": None, "path": "a.png"}, {"bytes": b"bytes", "path": "a.png"}, None),
+        *({"bytes": None, "path": None}, {"bytes": None, "path": f"{tmp_path}/b.png"}),
+        {"bytes": None, "path": "none.png"},
+    ]
+    columns = {"n": range(6), "image": pa.array(cells, kind)}
+    location = write_parquet(
+        tmp_path / "t.parquet", columns, row_group_size=2, write_statistics=statistics
+    )
+    rows = listed(location)
+    expected = [b"a.png", b"bytes", "missing", "missing", b"b.png", "missing"]
+    assert read_all(rows) == expected
+    assert [row["user"] for row in rows] == [{"n": number} for number in range(6)]
+    assert uris(rows)[0] == f"{tmp_path}/a.png"
+    assert [row["size"] for row in rows] == [5, None, None, None, 5, None]
+    untyped = write_parquet(tmp_path / "u.parquet", {"image": [{"bytes": None, "path": "a.png"}]})
+    assert read_all(listed(untyped)) == [b"a.png"]
+
+
+def test_a_path_in_a_cell_is_bounded_like_any_other_location(tmp_path: Path) -> None:
+    cells = [{"bytes": None, "path": "/etc/hostname"}]
+    location = write_parquet(tmp_path / "t.parquet", {"image": cells})
+    listing = keep_within(open_inputs(InputSpec((location,))), [str(tmp_path)])
+    with pytest.raises(InputError, match="Input 0 is /etc/hostname, which is not where this job"):
+        list(listing.tables)
+
+
+JPEG_START = b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(90))
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (base64.b64encode(JPEG_START).decode(), "base64 text"),
+        (base64.urlsafe_b64encode(b"\x89PNG\r\n\x1a\n" + bytes(90)).decode(), "base64 text"),
+        (base64.encodebytes(b"GIF89a" + bytes(90)).decode(), "base64 text"),
+        ("data:image/png;base64,iVBORw0KGgo=", "a data: URL"),
+    ],
+)
+def test_images_inside_of_a_text_are_said_to_be_such(tmp_path: Path, cell: str, words: str) -> None:
+    location = write_table(tmp_path / "t.jsonl", {"image": ["", cell], "n": [1, 2]})
+    with pytest.raises(InputError) as caught:
+        listed(location)
+    assert str(caught.value).startswith(
+        f"Column 'image' of {location} holds images as {words} and not their locations, which is"
+    )
+    late = listed(write_table(tmp_path / "late.jsonl", {"image": ["a.png", cell]}))[1]
+    with pytest.raises(BadImageError) as failed:
+        ImageReader(2**20).read(ImageSource(late["uri"], late["size"]))
+    assert failed.value.message == f"the table holds {words} here, and not a location"
+
+
+def test_a_long_name_of_letters_is_no_image(tmp_path: Path) -> None:
+    names = ["x" * 200, "a/" * 100 + "b", "x" * 5000]
+    assert read_all(listed(write_table(tmp_path / "t.csv", {"path": names}))) == ["missing"] * 3
 
 
 def test_a_parquet_of_nothing_but_images_is_listed_without_reading_them(tmp_path: Path) -> None:
@@ -467,6 +659,23 @@ def test_a_folder_or_pattern_of_tables_only_is_read_as_tables(
         assert users(rows) == [{"status": "failed"}] * 2
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("part-0.json", "part-1.json"), ("list.csv", "README.md"), ("a.txt",), ("a.tfrecord",)],
+)
+def test_a_folder_or_pattern_of_lists_that_are_not_read_is_refused(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_files(tmp_path, *names, ".hidden.jpg")
+    for location in (tmp_path, f"{tmp_path}/*"):
+        with pytest.raises(InputError) as caught:
+            listed(location)
+        assert str(caught.value) == (
+            f"{location} holds no images, but tables and other files such as {min(names)}; "
+            "name the table of images on its own."
+        )
+
+
 def test_a_table_among_pictures_is_a_file_like_any_other(tmp_path: Path) -> None:
     write_files(tmp_path, "1.png", "labels.csv")
     assert read_all(listed(tmp_path)) == [b"1.png", b"labels.csv"]
@@ -546,8 +755,7 @@ def test_each_container_of_a_table_is_listed_once(
 NAMES = st.lists(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
         lambda name: (
-            not name.endswith("/")
-            and not any(part.startswith((".", "_")) for part in name.split("/"))
+            not name.endswith("/") and not any(map(storage.is_skipped_name, name.split("/")))
         )
     ),
     min_size=1,
@@ -618,7 +826,28 @@ def test_odd_names_of_files_survive_tables(tmp_path: Path) -> None:
         ("*.tif", None, None, "No file matches the pattern {path}."),
         ("*.csv", None, None, "No file matches the pattern {path}."),
         ("a.csv", "path\n", None, "{path} has a header and no rows."),
-        ("a.jsonl", "\n", None, "{path} has a header and no rows."),
+        ("a.jsonl", "\n", None, "{path} has no rows."),
+        ("list.txt", "a.png\nb.png\n", None, "{path} is a text, and no table that is read; for a"),
+        ("a.LST", "a.png 0\n", None, "{path} is a text, and no table that is read; for a list of"),
+        ("a.json", "[]", None, "{path} is JSON, which is not read as a whole; write one object"),
+        ("a.manifest", "{}", None, "{path} is JSON, which is not read as a whole; write one"),
+        ("a.xlsx", "PK\3\4", None, "{path} is a spreadsheet, which is not read; save its table"),
+        ("a.feather", "ARROW1", None, "{path} is a table or an array of a kind that is not read"),
+        ("a.tfrecord", "x", None, "{path} packs records in a way that is not read; write the"),
+        ("a.jpg.gz", "x", None, "{path} is compressed as a whole, and not read so; decompress it."),
+        (
+            "a.csv.bz2",
+            "x",
+            None,
+            "{path} is compressed as a whole, and not read so; decompress it.",
+        ),
+        ("a.csv.zip", "x", None, "{path} is a table in a zip archive, and not read so; unpack it."),
+        ("list", "a.png\nb.png\n", None, "{path} is a text, and neither an image nor a table"),
+        ("a.shards", "PAR1", None, "{path} is a Parquet file under another name; give it the"),
+        ("a.cbz", "PK\3\4", None, "{path} is a zip archive under another name; give it the"),
+        ("a.7z", "x", None, "a.7z is compressed as a whole, so that no image in it can be reached"),
+        ("noheader.csv", "a.png\nb.png\n", "a.png", "{path} seems to have no header: its first"),
+        ("https://a.org/x.TXT?y", None, None, "https://a.org/x.TXT?y is not read from the net"),
         ("a.jsonl", '{"path": "a"}\n{"path"}\n', None, "Line 2 of {path} is not JSON (Expecting"),
         ("a.jsonl", '{"path": "a"}\n\n["a"]\n', None, "Line 3 of {path} is not JSON (it is no"),
         ("a.jsonl", '{"path": 7}\n', None, "Column 'path' of {path} holds int64, neither loc"),
@@ -648,10 +877,13 @@ def test_mistakes_are_one_sentence_before_anything_is_listed(
     ("name", "content", "sentence"),
     [
         ("a.tar", b"", "{path} is not a whole tar archive (empty file); copy it again, or"),
-        ("a.zip", b"no zip", "{path} is not a whole zip archive (File is not a zip file); copy"),
-        ("in/a.tar", b"\x1f\x8b" * 600, "{path} is not a whole tar archive ("),
+        ("a.zip", b"\0no zip", "{path} is not a whole zip archive (File is not a zip file); copy"),
+        ("a.zip", b"Not found\n", "{path} is a text in spite of its name, so that no image in it"),
+        ("in/a.tar", b"\x1f\x8b" * 600, "{path} is compressed with gzip in spite of its name, so"),
+        ("in/a.tar", b"\xff" * 600, "{path} is not a whole tar archive ("),
+        ("in/a.7z", b"x", "a.7z is compressed as a whole"),
         ("in/a.tgz", b"x", "a.tgz is compressed as a whole"),
-        ("in/a.parquet", b"x", "{path} is not a whole Parquet file ("),
+        ("in/a.parquet", b"\0", "{path} is not a whole Parquet file ("),
         (
             "a.csv",
             b"path,n\n" + (b"x," + b"1" * 1000 + b"\n") * 20_000 + b"x\n",
@@ -674,9 +906,10 @@ def test_mistakes_that_listing_shows_are_one_sentence_too(
 def test_archives_without_images_hold_nothing(tmp_path: Path, name: str) -> None:
     write = write_tar if name == "a.tar" else write_zip
     location = write(tmp_path / name, {".hidden": b"x"})
-    with pytest.raises(InputError, match=rf"^Archive {location} holds no images\.$"):
+    skipped = r"1 file was skipped: 1 hidden \(\.hidden\)\.$"
+    with pytest.raises(InputError, match=rf"^Archive {location} holds no images\. {skipped}"):
         listed(location)
-    with pytest.raises(InputError, match=rf"^{tmp_path} holds no images\.$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path} holds no images\. {skipped}"):
         listed(tmp_path)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import html
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from eagleray.batch.sql import SqlTarget
 from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.cluster import Cluster
 from eagleray.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
+from eagleray.jobs.predict import as_json
 from eagleray.listener import Bar
 from eagleray.models.package import write_package
 from tests.unit.batch_kit import Killed, Output, dies_at
@@ -240,6 +243,61 @@ def test_a_committed_job_says_the_same_again(place: Place, output_format: Output
         second, seconds=first.seconds, committed_here=True, first_result_seconds=None
     )
     assert same == first
+
+
+def test_what_was_skipped_and_chosen_is_said_everywhere(place: Place) -> None:
+    place.add_images("_DSC0001.JPG", ".hidden.jpg", "Thumbs.db")
+    table = place.folder / "list.csv"
+    table.write_text("uri;path\nimages/000.png;x\n")
+    inputs = (str(place.folder / "images"), str(table))
+    skipped = {"hidden": 1, "system": 1}
+    remarks = (
+        f"{table}: columns are separated by ';' and not by ','.",
+        f"{table}: the locations of the images are those in column 'uri', and not in 'path'; "
+        "--column names another.",
+        "2 files were skipped: 1 hidden (.hidden.jpg), 1 of an operating system (Thumbs.db).",
+    )
+    job = place.worked(inputs=inputs)
+    assert (job.plan.num_rows, job.plan.remarks, job.plan.skipped) == (42, remarks, skipped)
+    summary = place.run(job)
+    assert (summary.remarks, summary.skipped) == (remarks, skipped)
+    assert json.loads(Path(job.layout.commit).read_text())["skipped"] == skipped
+    page = html.unescape(Path(summary.report).read_text())
+    assert all(remark in page for remark in remarks)
+    assert finish_job(place.open(inputs=inputs)).remarks == remarks
+    assert as_json(summary)["skipped"] == skipped
+    assert as_json(summary)["remarks"] == remarks
+
+
+def test_folders_whose_names_are_not_utf8_are_inputs_and_outputs(place: Place) -> None:
+    images, out = (os.fsdecode(os.fsencode(place.folder) + name) for name in (b"/i\xe9", b"/o\xe9"))
+    (place.folder / "images").rename(images)
+    asked = {"inputs": (images,), "output": out}
+    summary = place.run(place.worked(**asked))
+    assert summary.output == f"{place.folder}/o\\xe9"
+    assert Path(out, "_SUCCESS").exists()
+    (rows,) = read_results(summary.output)
+    assert rows.column("uri")[0].as_py() == f"{place.folder}/i\\xe9/000.png"
+    assert (
+        place.open(**asked).committed
+        == place.open(output=summary.output, inputs=(f"{place.folder}/i\\xe9",)).committed
+    )
+    assert "i\\xe9" in Path(summary.report.replace("\\xe9", "\udce9")).read_text()
+
+
+def test_results_can_be_inputs_again_and_again(place: Place) -> None:
+    table = place.folder / "list.csv"
+    table.write_text("path,label\nimages/000.png,mine\n")
+    asked: dict[str, Any] = {"inputs": (str(table),)}
+    for number in range(3):
+        out = str(place.folder / f"out-{number}")
+        place.run(place.worked(output=out, **asked))
+        asked = {"inputs": (out,)}
+    (rows,) = read_results(out)
+    found = {name: rows.column(name)[0].as_py() for name in rows.column_names if "label" in name}
+    assert found["input_label"] == "mine"
+    assert {"input_label", "input_label_2", "input_label_3"} <= set(found)
+    assert not any("input_input" in name for name in rows.column_names)
 
 
 def test_a_run_that_finds_the_commit_of_another_says_so(place: Place) -> None:

@@ -198,17 +198,29 @@ def test_the_users_columns_come_along(tmp_path: Path, table: str) -> None:
     pack(table, tmp_path / "out", column="path")
     packed = pq.read_table(tmp_path / "out")
     assert packed.column_names == [
-        *("image", "uri", "input_uri", "input_input_image", "input_image", "tags", "when"),
+        *("image", "uri", "input_uri", "input_image_2", "input_image", "tags", "when"),
         "reason",
     ]
     own = pa.table(COLUMNS).take([0, 2])
     assert packed.column("input_uri").to_pylist() == ["mine", None]
-    assert packed.column("input_input_image").to_pylist() == [1, 3]
+    assert packed.column("input_image_2").to_pylist() == [1, 3]
     for name in ("input_image", "tags", "when", "reason"):
         assert packed.column(name).to_pylist() == own.column(name).to_pylist()
     assert packed.schema.field("when").type == pa.timestamp("ms")
     listed = open_inputs(InputSpec((str(tmp_path / "out"),)))
     assert listed.user_schema.names == packed.column_names[1:]
+
+
+def test_what_was_skipped_is_in_plan_and_commit(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in", {"_DSC1.jpg": b"1", ".a.jpg": b"2", "Thumbs.db": b"3"})
+    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    assert job.plan.remarks == (
+        "2 files were skipped: 1 hidden (.a.jpg), 1 of an operating system (Thumbs.db).",
+    )
+    summary = run_pack(job, here, QUIET)
+    assert summary.committed.skipped == {"hidden": 1, "system": 1}
+    assert read_back(tmp_path / "out") == [b"1"]
+    assert manifest_of(tmp_path / "out")["skipped"] == summary.committed.skipped
 
 
 def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> None:
@@ -219,7 +231,7 @@ def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> Non
     assert first == {
         "uri": f"{tmp_path}/in/a b.jpg",
         "input_uri": "mine",
-        "input_input_image": 1,
+        "input_image_2": 1,
         "input_image": 0.5,
         "tags": ["x"],
         "when": "1970-01-01 00:00:00.000",

@@ -140,8 +140,12 @@ def test_every_reason_has_its_code(reason: Reason) -> None:
         (["who", "when"], ["who", "when"]),
         (OURS, [f"input_{name}" for name in OURS]),
         (["score_cat", "score_"], ["input_score_cat", "input_score_"]),
-        (["label", "input_label"], ["input_input_label", "input_label"]),
-        (["input_label", "label"], ["input_label", "input_input_label"]),
+        (["label", "input_label"], ["input_label_2", "input_label"]),
+        (["input_label", "label"], ["input_label", "input_label_2"]),
+        (
+            ["label", "input_label", "input_label_2"],
+            ["input_label_3", "input_label", "input_label_2"],
+        ),
         (["user:row", "Row", "", "a.b"], ["user:row", "Row", "", "a.b"]),
     ],
 )

@@ -168,12 +168,35 @@ def test_odd_names_survive_listing_and_reading(folder: str, name: str) -> None:
     assert storage.exists(found[0].uri)
 
 
-def test_a_name_that_is_no_unicode_survives_too(tmp_path: Path) -> None:
-    location = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
-    storage.put_atomic(location, b"latin")
-    assert [storage.read_bytes(info.uri) for info in storage.list_files(str(tmp_path))] == [
-        b"latin"
-    ]
+def test_a_name_that_is_not_utf8_is_the_same_file_for_every_function(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/d\xe9/caf\xe8 \xc3\xa9.png"
+    text = f"{tmp_path}/d\\xe9/caf\\xe8 é.png"
+    assert storage.absolute(os.fsdecode(raw)) == storage.absolute(text) == text
+    storage.put_atomic(text, b"new")
+    assert Path(os.fsdecode(raw)).read_bytes() == b"new"
+    assert not storage.put_if_absent(text, b"other")
+    folder = storage.absolute(str(Path(os.fsdecode(raw)).parent))
+    assert storage.is_folder(folder)
+    assert storage.exists(text)
+    (info,) = storage.list_files(folder)
+    assert (info.uri, info.size) == (text, 3)
+    assert info == storage.file_info(text) == storage.file_info(os.fsdecode(raw))
+    assert storage.size_of(text) == 3
+    assert storage.read_bytes(text) == storage.open_seekable(text).read() == b"new"
+    assert storage.glob_files(f"{folder}/*.png") == [info]
+    storage.delete(text)
+    assert not storage.exists(text)
+    storage.remove_tree(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backslash_in_a_name_stays_one(tmp_path: Path) -> None:
+    names = ["caf\\xe9.png", "\\x41.png", "a\\xc3\\xa9"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    found = {info.uri for info in storage.list_files(str(tmp_path))}
+    assert found == {f"{tmp_path}/{name}" for name in names}
+    assert {storage.read_bytes(uri).decode() for uri in found} == set(names)
 
 
 def test_a_name_that_no_file_can_have_is_an_error_of_the_storage(tmp_path: Path) -> None:

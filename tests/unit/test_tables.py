@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from eagleray.storage import put_atomic
 from eagleray.tables import (
     URI_COLUMNS,
     digest_table,
+    find_usual,
     open_table,
     read_csv_table,
     require_column,
@@ -86,24 +88,20 @@ def test_a_cell_larger_than_a_block_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "is not a CSV with a header (Empty CSV file)."),
-        (b"\n\n", "is not a CSV with a header"),
+        (b"", "is empty; a table has a line of column names and a line for each image."),
+        (b"\n\n", "is empty; a table has"),
         (b"path,label\n", "has a header and no rows."),
+        (b"path", "has a header and no rows."),
         (b"path,label\na.png\n", "Expected 2 columns, got 1: a.png)."),
         (b"path,label\na.png,x,y\n", "Expected 2 columns, got 3: a.png,x,y)."),
-        (b"path\n\xe9.png\n", "invalid UTF8 data)."),
-        pytest.param(
-            b"gr\xf6sse,label\na.png,x\n",
-            "is not a CSV with a header",
-        ),
-        pytest.param(
-            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-            "is not a CSV with a header",
-        ),
-        pytest.param(
-            b"path,label,path\na.png,x,b.png\n",
-            "path",
-        ),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "holds zero bytes, as no text does"),
+        (b"path,label,path\na.png,x,b.png\n", "has more than one column named 'path'"),
+        ("path,label\na.png,x\n".encode("utf-16"), "is in UTF-16; save it in UTF-8"),
+        ("path,label\na.png,x\n".encode("utf-16-be"), "is in UTF-16; save it in UTF-8"),
+        ("path\na.png\n".encode("utf-32"), "is in UTF-32; save it in UTF-8"),
+        (b"PK\x03\x04 and so on", "is a zip archive (as Excel workbooks are), and no text"),
+        (b"\x1f\x8b and so on", "is compressed with gzip, and no text; name it after what it is"),
+        (b"PAR1 and so on", "is a Parquet file, and no text; name it after what it is"),
     ],
 )
 def test_what_is_no_table_is_one_sentence(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -112,6 +110,105 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path, content: bytes, expect
         read_csv_table(location)
     assert str(caught.value).startswith(f"{location} ")
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"gr\xf6sse,label\na.png,x\n", "Line 1 of {path} is not UTF-8 but perhaps Windows-1252"),
+        (b"path,name\na.png,caf\xe9\n", "Line 2 of {path} is not UTF-8 but perhaps Windows-1252"),
+        (b"path\n" + b"a.png\n" * 100_000 + b"caf\xe9.png\n", "Line 100002 of {path} is not UTF-8"),
+    ],
+)
+def test_an_encoding_of_one_byte_a_letter_is_named_with_its_line(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    location = written(tmp_path, content)
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        read_csv_table(location)
+    assert str(caught.value).startswith(expected.format(path=location))
+    assert str(caught.value).endswith("save the file in UTF-8.")
+    assert any(word in str(caught.value) for word in ("grösse", "café"))
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (b"path;size\na, b.png;3,5\n", "columns are separated by ';' and not by ','"),
+        (b"path\tsize\na, b.png\t3,5\n", "columns are separated by a tab and not by ','"),
+        (b"path|size\na, b.png|3,5\n", "columns are separated by '|' and not by ','"),
+        (b"sep=;\r\npath;size\r\na, b.png;3,5\r\n", None),
+        (b"\xef\xbb\xbfsep=|\npath|size\na, b.png|3,5\n", None),
+    ],
+)
+def test_other_separators_are_found_and_said(
+    tmp_path: Path, content: bytes, note: str | None
+) -> None:
+    table = open_table(written(tmp_path, content))
+    assert read(table.location).to_pydict() == {"path": ["a, b.png"], "size": ["3,5"]}
+    assert table.notes == (() if note is None else (note,))
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        (b"path\na;b.png\n", {"path": ["a;b.png"]}),  # one column, and no separator at all
+        (b"a;b,c\n1;2,3\n", {"a;b": ["1;2"], "c": ["3"]}),
+        (b"path\n", None),
+    ],
+)
+def test_a_comma_is_believed_where_it_separates(
+    tmp_path: Path, content: bytes, columns: dict[str, list[str]] | None
+) -> None:
+    table = open_table(written(tmp_path, content), may_be_empty=True)
+    assert table.notes == ()
+    if columns is not None:
+        assert read(table.location).to_pydict() == columns
+
+
+def test_tabs_separate_the_columns_of_a_tsv(tmp_path: Path) -> None:
+    path = tmp_path / "t.TSV"
+    path.write_bytes(b"path\tnote\na, b.png\tx;y\n")
+    assert read(str(path)).to_pydict() == {"path": ["a, b.png"], "note": ["x;y"]}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        *("img/red.jpg", "RED.JPG,cat", "cat;red.tiff", "s3://bucket/a,cat", "/data/1\tcat"),
+        *("../a", "C:\\photos\\1", "data:image/png;base64"),
+    ],
+)
+def test_a_first_line_that_is_a_row_is_no_header(tmp_path: Path, first: str) -> None:
+    location = written(tmp_path, f"{first}\n{first}\n".encode())
+    with pytest.raises(InputError, match="seems to have no header: its first line holds"):
+        read_csv_table(location)
+
+
+def test_texts_in_gzip_are_unpacked_while_they_are_read(tmp_path: Path) -> None:
+    for name, lines in {
+        "t.csv.gz": (b"path,n\na.png,1\n", b"b.png,2\n"),
+        "t.TSV.GZ": (b"path\tn\na.png\t1\n", b"b.png\t2\n"),
+        "t.jsonl.gz": (b'{"path": "a.png", "n": "1"}\n', b'{"path": "b.png", "n": "2"}\n'),
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(b"".join(map(gzip.compress, lines)))
+        assert read(str(path)).to_pydict() == {"path": ["a.png", "b.png"], "n": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (gzip.compress(b"path\na.png\n" * 9999)[:-9], "ends early or is damaged; copy it again."),
+        (b"path\na.png\n", "is not compressed with gzip, or is damaged; if it is not, take '.gz'"),
+    ],
+)
+def test_damaged_gzip_is_one_sentence(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(str(path))
+    assert str(caught.value).startswith(f"{path} {expected}")
 
 
 def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
@@ -180,7 +277,7 @@ def test_json_lines_may_lack_names_and_end_in_any_way(tmp_path: Path) -> None:
             "Line 20001 of {path} is not JSON (Expecting value: line 1 column 7",
         ),
         (b"[1]", "Line 20001 of {path} is not JSON (it is no object in braces)."),
-        (b'{"a": "\xff"}', "Line 20001 of {path} is not JSON ('utf-8' codec can't decode"),
+        (b'{"a": "\xff"}', "Line 20001 of {path} is not UTF-8 but perhaps Windows-1252"),
         (b"[" * 100_000, "Line 20001 of {path} is not JSON ("),
     ],
 )
@@ -229,7 +326,19 @@ def test_columns_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
     [
         ("t.parquet", b"", "{path} is not a whole Parquet file ("),
         ("t.parquet", b"PAR1" * 10, "{path} is not a whole Parquet file ("),
-        ("t.jsonl", b"", "{path} has a header and no rows."),
+        (
+            "t.parquet",
+            b"path,label\na.png,x\n",
+            "{path} is a text, and no Parquet file; rename it.",
+        ),
+        (
+            "t.parquet",
+            b"PK\x03\x04" * 10,
+            "{path} is a zip archive, and no Parquet file; rename it.",
+        ),
+        ("t.jsonl", b"", "{path} has no rows."),
+        ("t.jsonl", b"\xff\xfe{\0}\0", "{path} is in UTF-16; save it in UTF-8"),
+        ("t.jsonl", b"PAR1", "{path} is a Parquet file, and no text"),
         ("t.jsonl", None, "Cannot read {path}: there is no such file."),
         ("t.pq", None, "Cannot read {path}: there is no such file."),
     ],
@@ -266,6 +375,13 @@ def test_the_wanted_column_wins_over_the_usual_ones(
     wanted: str | None, usual: tuple[str, ...], expected: str
 ) -> None:
     assert require_column(TABLE, wanted, usual, "t.csv", flag="--column") == expected
+
+
+def test_a_usual_name_may_have_spaces_around_it_and_capitals() -> None:
+    names = ["label", " URI ", "Path", "uri"]
+    assert find_usual(names, URI_COLUMNS) == ["uri", " URI ", "Path"]
+    table = pa.table({" URI ": ["a"], "Label": ["x"]})
+    assert require_column(table, None, URI_COLUMNS, "t.csv", flag="--column") == " URI "
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def room(tmp_path: Path) -> Path:
 def test_where_a_location_leads(room: Path, location: str, expected: bool) -> None:
     places = [f"{room}/open/", "s3://bucket/open/"]
     assert storage.is_within(location.format(room), places) is expected
+
+
+def test_a_name_that_is_not_utf8_is_followed_too(room: Path) -> None:
+    link = room / "open" / os.fsdecode(b"way-\xe9")
+    link.symlink_to(room / "closed")
+    assert not storage.is_within(f"{room}/open/way-\\xe9/a.png", [f"{room}/open"])
+    assert storage.is_within(f"{room}/open/other-\\xe9/a.png", [f"{room}/open"])
 
 
 def test_what_cannot_be_a_name_is_nowhere(tmp_path: Path) -> None:

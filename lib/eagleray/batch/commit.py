@@ -66,6 +66,7 @@ class Commit(BaseModel):
         format: Of the parts.
         num_rows: Inputs.
         num_failed: Of these.
+        skipped: Files that were no inputs, by kind.
         parts: In the order of rows.
     """
 
@@ -77,6 +78,7 @@ class Commit(BaseModel):
     format: str
     num_rows: int
     num_failed: int
+    skipped: dict[str, int] = {}
     parts: tuple[Part, ...]
 
     @property
@@ -153,6 +155,7 @@ def publish(layout: OutputLayout, plan: Plan, draft: Draft) -> tuple[Commit, boo
         format=plan.work.format,
         num_rows=sum(part.num_rows for part in draft.parts),
         num_failed=sum(part.num_failed for part in draft.parts),
+        skipped=plan.skipped,
         parts=draft.parts,
     )
     if storage.put_if_absent(layout.commit, ours.model_dump_json(indent=2).encode()):

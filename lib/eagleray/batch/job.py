@@ -14,7 +14,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -143,6 +143,8 @@ class JobSummary:
         model: As the user named it.
         output: Location.
         committed_here: Whether this run committed, and no run before or beside it.
+        remarks: What was decided while the inputs were listed, in sentences.
+        skipped: Files that were no inputs, by kind.
         engines: What ran the network and why, for a person: one, or one for each kind of machine.
         sql_rows: Put into the SQL table; None without one.
     """
@@ -158,6 +160,8 @@ class JobSummary:
     model: str
     output: str
     committed_here: bool
+    remarks: tuple[str, ...]
+    skipped: dict[str, int]
     engines: tuple[str, ...]
     sql_rows: int | None
 
@@ -203,7 +207,7 @@ def _list_inputs(request: JobRequest) -> Listing:
         listing = keep_within(listing, request.within)
     if not request.since:
         return listing
-    return Listing(listing.user_schema, leave_out_known(listing.tables, request.since))
+    return replace(listing, tables=leave_out_known(listing.tables, request.since))
 
 
 def _with_attributes(listing: Listing, model: LoadedModel) -> Listing:
@@ -230,7 +234,7 @@ def _with_attributes(listing: Listing, model: LoadedModel) -> Listing:
             encode_columns(attributes, columns, table.column(0).to_pylist())
             yield table
 
-    return Listing(listing.user_schema, tables())
+    return replace(listing, tables=tables())
 
 
 def _require_sql(request: JobRequest, model: LoadedModel, user_schema: pa.Schema) -> None:
@@ -269,6 +273,8 @@ def _new_plan(
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
         rows_per_part=_rows_per_part(listing.user_schema, len(score_columns(model))),
+        remarks=listing.remarks(),
+        skipped=dict(listing.skipped.counts),
     )
     claimed = claim_plan(layout, plan)
     if claimed.manifest != name:
@@ -454,7 +460,14 @@ def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     totals = _totals(job, draft.timeline, collector)
-    page = render_report(collector, totals, draft.timeline, plan, model_name=job.request.model)
+    page = render_report(
+        collector,
+        totals,
+        draft.timeline,
+        plan,
+        model_name=job.request.model,
+        remarks=job.plan.remarks,
+    )
     storage.put_atomic(job.layout.report, page)
     names = ShardSummary.__slots__
     timeline = pa.table({name: [getattr(one, name) for one in draft.timeline] for name in names})
@@ -519,6 +532,8 @@ def _summarise(
         model=job.request.model,
         output=job.layout.location,
         committed_here=committed_here,
+        remarks=job.plan.remarks,
+        skipped=job.plan.skipped,
         engines=_engines(timeline),
         sql_rows=sql_rows,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "Manifest",
     "ManifestReader",
     "ShardLimits",
+    "names_beside_ours",
     "shard_rows",
     "user_columns",
     "write_manifest",
@@ -68,6 +69,29 @@ def user_columns(manifest_schema: pa.Schema) -> pa.Schema:
         for field in manifest_schema
         if field.name.startswith(USER_PREFIX)
     )
+
+
+def names_beside_ours(names: Sequence[str], is_ours: Callable[[str], bool]) -> list[str]:
+    """Return what the user's columns are called in a table that has columns of ours as well.
+
+    Ours keep their names, and so does every other one. What is left gets `input_` in front, once,
+    and a number behind it where the user has a column of that name too, as results have that are
+    inputs again.
+
+    Args:
+        names: Of the user's columns.
+        is_ours: Whether a name is that of a column of ours.
+    """
+    taken = {name for name in names if not is_ours(name)}
+    free = []
+    for name in names:
+        chosen = f"input_{name}" if is_ours(name) else name
+        number = 2
+        while is_ours(name) and chosen in taken:
+            chosen, number = f"input_{name}_{number}", number + 1
+        taken.add(chosen)
+        free.append(chosen)
+    return free
 
 
 def shard_rows(rows_before: int) -> int:

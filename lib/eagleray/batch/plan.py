@@ -67,6 +67,8 @@ class Plan(BaseModel):
         num_rows: Inputs.
         num_shards: Units of work.
         rows_per_part: A result file ends with the first shard that reaches them.
+        remarks: What was decided while the inputs were listed, in sentences.
+        skipped: Files that were no inputs, by kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,10 +84,15 @@ class Plan(BaseModel):
     num_rows: int
     num_shards: int
     rows_per_part: int
+    remarks: tuple[str, ...] = ()
+    skipped: dict[str, int] = {}
 
     def in_words(self) -> dict[str, object]:
         """For a page: names and values, without what is empty."""
-        facts = {**self.work.model_dump(), **self.model_dump(exclude={"work"})}
+        facts = {
+            **self.work.model_dump(),
+            **self.model_dump(exclude={"work", "remarks", "skipped"}),
+        }
         return {
             name: ", ".join(value) if isinstance(value, tuple) else value
             for name, value in facts.items()

@@ -163,6 +163,7 @@ def render_report(
     plan: Mapping[str, object],
     *,
     model_name: str,
+    remarks: Sequence[str] = (),
 ) -> bytes:
     """Make the page.
 
@@ -172,6 +173,7 @@ def render_report(
         timeline: Every shard with its times.
         plan: What was run, in the words of its reader.
         model_name: For the title.
+        remarks: What was decided while the inputs were listed.
 
     Returns:
         A self-contained HTML file.
@@ -182,6 +184,7 @@ def render_report(
         title=f"{totals.num_rows:,} images through {model_name}",
         subtitle=str(plan.get("finished", "")),
         totals=totals,
+        remarks=remarks,
         plots=_plots(collector, timeline),
         failures=[
             {

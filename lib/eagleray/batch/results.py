@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from eagleray.batch.formats import column_names, decode_table
 from eagleray.batch.layout import OutputFormat
-from eagleray.batch.manifest import USER_PREFIX, user_columns
+from eagleray.batch.manifest import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.models.sources import LoadedModel
 from eagleray.outcome import Outcome
 
@@ -52,20 +52,10 @@ _NO_COLUMNS = pa.schema([])
 
 
 def output_names(user_columns: Sequence[str]) -> list[str]:
-    """Return what the columns of the user's table are called in the output.
-
-    Ours keep their names, and so does every other one; what is left gets `input_` in front.
-    """
-    clashing = [name in _OURS or name.startswith(SCORE_PREFIX) for name in user_columns]
-    taken = {name for name, clashes in zip(user_columns, clashing, strict=True) if not clashes}
-    names = []
-    for column, clashes in zip(user_columns, clashing, strict=True):
-        name = column
-        while clashes and (name == column or name in taken):
-            name = f"input_{name}"
-        taken.add(name)
-        names.append(name)
-    return names
+    """Return what the columns of the user's table are called in the output."""
+    return names_beside_ours(
+        user_columns, lambda name: name in _OURS or name.startswith(SCORE_PREFIX)
+    )
 
 
 def score_columns(model: LoadedModel) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from eagleray.cli.console import quiet_terminal
 from eagleray.cluster import Cluster, ray_session
+from eagleray.names import text_of_name
 from eagleray.settings import Settings
 from eagleray.storage import S3Options
 from eagleray.urls import UrlPolicy
@@ -95,7 +97,8 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog="\n\n".join(["Examples:", *examples]))(main)
-    app(prog_name=" ".join(examples[0].split()[:2]))
+    words = [text_of_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
+    app(words, prog_name=" ".join(examples[0].split()[:2]))
 
 
 @contextlib.contextmanager

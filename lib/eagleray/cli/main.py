@@ -15,6 +15,7 @@ import typer
 from eagleray.cli.apps import apps_app
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
+from eagleray.names import text_of_name
 
 __all__ = ["app", "main"]
 
@@ -76,4 +77,4 @@ _add_program(
 
 def main() -> None:
     """Entry point of the console command."""
-    app()
+    app([text_of_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import struct
 import tarfile
@@ -11,11 +12,14 @@ from typing import BinaryIO, NamedTuple
 
 from eagleray import storage
 from eagleray.errors import BadImageError, InputError, Reason
-from eagleray.fetch.source import Packing, text_of_name
+from eagleray.fetch.source import Packing
+from eagleray.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
+from eagleray.names import text_of_name
 
 __all__ = ["Member", "list_members", "read_tar_member", "read_zip_member"]
 
 _TAR_BLOCK = 512
+_TAR_STEP = 2**20
 _BAD_TAR = (tarfile.TarError, ValueError, OverflowError, EOFError)
 _BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error)
 
@@ -26,6 +30,7 @@ _DESCRIPTOR_BYTES = 24  # the longest: magic, CRC and two sizes of eight bytes
 _USUAL_NAME_BYTES = 512  # name and extra field, so that one request reads most members whole
 _ENCRYPTED, _HAS_DESCRIPTOR = 0x1, 0x8
 _STORED, _DEFLATED = 0, 8
+_NAME_IS_UTF8 = 0x800
 
 
 class Member(NamedTuple):
@@ -57,6 +62,7 @@ def list_members(container: str, packing: Packing) -> list[Member]:
         try:
             return _list_tar(file) if packing == "tar" else _list_zip(file)
         except (*_BAD_TAR, *_BAD_ZIP) as error:
+            _refuse_other_kind(file, container, packing)
             fault = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise InputError(
                 f"{container} is not a whole {packing} archive ({fault}); copy it again, or leave "
@@ -64,9 +70,40 @@ def list_members(container: str, packing: Packing) -> list[Member]:
             ) from error
 
 
+def _refuse_other_kind(file: BinaryIO, container: str, packing: Packing) -> None:
+    """Raise the sentence for a file that is something else than its name says.
+
+    Raises:
+        InputError: If it is.
+    """
+    file.seek(0)
+    start = file.read(NUM_FIRST_BYTES)
+    kind = kind_of_bytes(start) or ("a text" if is_text(start) else None)
+    if kind is None or kind.startswith(f"a {packing} "):
+        return
+    advice = "decompress it" if kind.startswith("compressed") else "rename it"
+    raise InputError(
+        f"{container} is {kind} in spite of its name, so that no image in it is found; {advice}, "
+        "or leave it out."
+    )
+
+
 def _list_tar(file: BinaryIO) -> list[Member]:
+    """List a tar, and whatever tars were appended to it byte by byte."""
+    members: list[Member] = []
+    start: int | None = 0
+    while start is not None:
+        found, end = _list_one_tar(file, start)
+        members += found
+        start = _start_of_next_tar(file, end)
+    return members
+
+
+def _list_one_tar(file: BinaryIO, start: int) -> tuple[list[Member], int]:
+    """Return the members of the tar that begins at a byte, and the byte where reading stopped."""
     members: list[Member] = []
     links: dict[int, str] = {}
+    file.seek(start)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         while (entry := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every entry
@@ -77,15 +114,31 @@ def _list_tar(file: BinaryIO) -> list[Member]:
                 members.append(Member(text_of_name(entry.name), None, entry.size))
             elif entry.isreg():
                 members.append(Member(text_of_name(entry.name), entry.offset_data, entry.size))
-        _require_end(file, archive.offset)
-    return _follow_links(members, links)
+        end: int = archive.offset
+    return _follow_links(members, links), end
 
 
-def _require_end(file: BinaryIO, offset: int) -> None:
-    """Check that the archive ends where reading it stopped: `tarfile` takes any garbage for it."""
-    file.seek(offset)
-    if file.read(_TAR_BLOCK).strip(b"\0"):
-        raise ValueError(f"damaged at byte {offset:,}")
+def _start_of_next_tar(file: BinaryIO, end: int) -> int | None:
+    """Return where another tar begins behind one; None where nothing but zeros follows.
+
+    Args:
+        file: With both.
+        end: Byte where reading the first one stopped: `tarfile` takes any garbage for an end.
+
+    Raises:
+        ValueError: It is no end, or something else than a tar follows.
+    """
+    place = end
+    file.seek(end)
+    while block := file.read(_TAR_BLOCK if place == end else _TAR_STEP):
+        if block.strip(b"\0"):
+            place += (len(block) - len(block.lstrip(b"\0"))) // _TAR_BLOCK * _TAR_BLOCK
+            file.seek(place)
+            if place == end or kind_of_bytes(file.read(_TAR_BLOCK)) != "a tar archive":
+                raise ValueError(f"damaged at byte {place:,}")
+            return place
+        place += len(block)
+    return None
 
 
 def _link_target(entry: tarfile.TarInfo) -> str:
@@ -108,11 +161,26 @@ def _follow_links(members: list[Member], links: dict[int, str]) -> list[Member]:
 
 def _list_zip(file: BinaryIO) -> list[Member]:
     with zipfile.ZipFile(file) as archive:
-        return [
-            Member(text_of_name(entry.filename), entry.header_offset, entry.file_size)
-            for entry in archive.infolist()
-            if not entry.is_dir()
-        ]
+        entries = archive.infolist()
+    file.seek(0)
+    starts_with_member = file.read(len(_LOCAL_MAGIC)) == _LOCAL_MAGIC
+    if starts_with_member and min(entry.header_offset for entry in entries) > 0:
+        raise ValueError(
+            "members at its start are not in its directory, as of two zips in one file"
+        )
+    return [
+        Member(_zip_name(entry), entry.header_offset, entry.file_size)
+        for entry in entries
+        if not entry.is_dir()
+    ]
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str:
+    """Return a member's name: some programs write UTF-8 without saying so."""
+    if not entry.flag_bits & _NAME_IS_UTF8:
+        with contextlib.suppress(UnicodeError):
+            return text_of_name(entry.filename.encode("cp437").decode())
+    return text_of_name(entry.filename)
 
 
 def read_tar_member(container: str, offset: int, size: int) -> bytes:

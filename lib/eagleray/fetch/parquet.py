@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.storage import StorageUnavailableError
 from eagleray.tables import open_parquet
 
-__all__ = ["CellReader", "holds_images"]
+__all__ = ["CellReader", "holds_images", "may_hold_paths", "read_paths"]
 
 _STRUCT_FIELD = "bytes"  # Hugging Face stores an image as a struct of its bytes and its path
+_PATH_FIELD = "path"
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 64
 _WINDOW_BYTES = 64 * 2**20
@@ -28,7 +32,13 @@ def holds_images(kind: pa.DataType) -> bool:
     """Whether cells of this type are encoded images: bytes, or a struct with a field of bytes."""
     if pa.types.is_struct(kind):
         index = kind.get_field_index(_STRUCT_FIELD)
-        return index >= 0 and holds_images(kind.field(index).type)
+        if index < 0:
+            return False
+        cells = kind.field(index).type
+        # A column of nothing has no type: all images are named by their paths.
+        return holds_images(cells) or (
+            pa.types.is_null(cells) and kind.get_field_index(_PATH_FIELD) >= 0
+        )
     return any(
         test(kind)
         for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
@@ -167,3 +177,72 @@ class CellReader:
         )
         average = max(1, chunk.total_uncompressed_size // max(1, metadata.num_rows))
         return int(min(_BATCH_ROWS, max(1, _BATCH_BYTES // average)))
+
+
+# --- cells that only name an image ---------------------------------------------------------------
+
+
+def may_hold_paths(location: str, column: str, kind: pa.DataType) -> bool:
+    """Whether some cells may have a path and no bytes, as Hugging Face writes them.
+
+    Statistics tell, so that no cell is read; where there are none, the first few cells do.
+
+    Args:
+        location: Of the Parquet file.
+        column: Of images.
+        kind: Of the column.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if not pa.types.is_struct(kind) or kind.get_field_index(_PATH_FIELD) < 0:
+        return False
+    leaf = f"{column}.{_STRUCT_FIELD}"
+    with _readable(location), open_parquet(location) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        counts = [_num_empty(group, leaf) for group in groups]
+    if None not in counts:
+        return any(counts)
+    _, paths = next(read_paths(location, column, ()), (None, []))
+    return any(paths)
+
+
+def _num_empty(group: Any, leaf: str) -> int | None:
+    chunks = map(group.column, range(group.num_columns))
+    statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == leaf)
+    return statistics.null_count if statistics and statistics.has_null_count else None
+
+
+def read_paths(
+    location: str, column: str, others: Sequence[str]
+) -> Iterator[tuple[pa.Table, list[str | None]]]:
+    """Yield some columns of a table, with the path of each row whose image has no bytes.
+
+    Args:
+        location: Of the Parquet file.
+        column: Of structs of bytes and path.
+        others: Columns to yield, a few rows at a time; the bytes are read along with them.
+
+    Raises:
+        InputError: The file cannot be read, or is damaged.
+    """
+    leaves = [f"{column}.{field}" for field in (_STRUCT_FIELD, _PATH_FIELD)]
+    with _readable(location), open_parquet(location) as file:
+        batches = file.iter_batches(_BATCH_ROWS, columns=[*leaves, *others], use_threads=False)
+        for batch in batches:
+            cells = batch.column(column)
+            empty = pc.struct_field(cells, _STRUCT_FIELD).is_null()
+            paths = pc.if_else(empty, pc.struct_field(cells, _PATH_FIELD), None)
+            yield pa.Table.from_batches([batch]).select(others), paths.to_pylist()
+
+
+@contextlib.contextmanager
+def _readable(location: str) -> Iterator[None]:
+    """Say in one sentence that a table cannot be read while it is listed."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        fault = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{location} is damaged ({fault}); copy it again.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None

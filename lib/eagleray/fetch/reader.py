@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import threading
 from collections import OrderedDict
@@ -12,7 +13,12 @@ from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.fetch.archives import read_tar_member, read_zip_member
 from eagleray.fetch.locate import Locator
 from eagleray.fetch.parquet import CellReader
-from eagleray.fetch.source import ImageSource, cell_column, packing_of
+from eagleray.fetch.source import (
+    ImageSource,
+    cell_column,
+    describe_inline_image,
+    packing_of,
+)
 from eagleray.imaging import ImageContract
 
 if TYPE_CHECKING:
@@ -57,6 +63,8 @@ class ImageReader:
         except InputError as error:
             raise BadImageError(Reason.UNREADABLE, str(error)) from error
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise BadImageError(Reason.MISSING, _missing(source)) from error
             text = error.strerror or str(error)
             raise BadImageError(Reason.UNREADABLE, f"the storage answers: {text}") from error
 
@@ -114,6 +122,9 @@ class ImageReader:
 
 
 def _missing(source: ImageSource) -> str:
+    inline = describe_inline_image(source.uri)
+    if inline is not None:
+        return f"the table holds {inline} here, and not a location"
     if packing_of(source.uri) is None:
         return "there is no file at this location"
     return "there is no such archive or table, or no such image in it"

@@ -10,6 +10,8 @@ where the bytes are is therefore the source's own fields; the URI is for people 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +21,21 @@ __all__ = [
     "ImageSource",
     "Packing",
     "cell_column",
+    "describe_inline_image",
     "packed_uri",
     "packing_of",
     "readings_of",
-    "text_of_name",
 ]
 
 Packing = Literal["tar", "zip", "parquet"]
 
 _SEPARATOR = "::"
 _ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{40,}={0,2}\s*")
+_IMAGE_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0"),
+    *(b"\xff\x0a", b"P5", b"P6"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,15 @@ def cell_column(source: ImageSource) -> str:
     return name.rpartition("/")[0]
 
 
-def text_of_name(name: str) -> str:
-    r"""Return a name as text that every table can hold: what is no Unicode becomes `\udce9`."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
+def describe_inline_image(text: str) -> str | None:
+    """Say what a text is that holds an image instead of naming its location; None for others."""
+    if text[:5].lower() == "data:":
+        return "a data: URL"
+    if _BASE64.fullmatch(text[:400].rstrip("=")) is None:
+        return None
+    letters = "".join(text[:64].split()).translate({ord("-"): "+", ord("_"): "/"})
+    try:
+        start = base64.b64decode(letters[: len(letters) // 4 * 4], validate=True)
+    except binascii.Error:
+        return None
+    return "base64 text" if start.startswith(_IMAGE_STARTS) else None

@@ -48,6 +48,7 @@ class PackCommit(BaseModel):
         num_inputs: Packed and failed ones.
         num_rows: In the parts.
         num_failed: Inputs that are in no part.
+        skipped: Files that were no inputs, by kind.
         image_bytes: Of the images in the parts.
         parts: In the order of rows.
         failures: Name of the table of failed inputs; None without any.
@@ -62,6 +63,7 @@ class PackCommit(BaseModel):
     num_inputs: int
     num_rows: int
     num_failed: int
+    skipped: dict[str, int] = {}
     image_bytes: int
     parts: tuple[PackedPart, ...]
     failures: str | None
@@ -123,6 +125,7 @@ def commit(layout: OutputLayout, plan: PackPlan) -> tuple[PackCommit, bool]:
         num_inputs=plan.num_rows,
         num_rows=sum(packed.num_packed for packed in shards),
         num_failed=num_failed,
+        skipped=plan.skipped,
         image_bytes=sum(packed.image_bytes for packed in shards),
         parts=tuple(part for packed in shards for part in packed.parts),
         failures=FAILURES if num_failed else None,

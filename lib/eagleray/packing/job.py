@@ -159,6 +159,8 @@ def _new_plan(
         manifest_digest=manifest.digest,
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
+        remarks=listing.remarks(),
+        skipped=dict(listing.skipped.counts),
     )
     claimed = claim_plan(layout, plan)
     if claimed.manifest != name:

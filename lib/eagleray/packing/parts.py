@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from eagleray.batch.formats import encode_table
 from eagleray.batch.inputs.archives import input_members
-from eagleray.batch.manifest import USER_PREFIX, user_columns
+from eagleray.batch.inputs.skips import SkippedFiles
+from eagleray.batch.manifest import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.errors import BadImageError
 from eagleray.fetch.archives import Member
 from eagleray.fetch.source import packing_of, readings_of
@@ -67,23 +68,11 @@ def with_user_columns(rows: pa.Table, ours: Collection[str]) -> pa.Table:
 
     Args:
         rows: Of the manifest.
-        ours: Names that are taken; a column of the user that has one gets `input_` in front.
+        ours: Names that are taken; a column of the user that has one gets another.
     """
     own = user_columns(rows.schema).names
     columns = [rows.column("uri"), *(rows.column(USER_PREFIX + name) for name in own)]
-    return pa.table(columns, names=["uri", *_free_names(own, ours)])
-
-
-def _free_names(names: Sequence[str], ours: Collection[str]) -> list[str]:
-    taken = {*ours, *names}
-    free = []
-    for name in names:
-        chosen = name
-        while chosen in taken and name in ours:
-            chosen = f"input_{chosen}"
-        taken.add(chosen)
-        free.append(chosen)
-    return free
+    return pa.table(columns, names=["uri", *names_beside_ours(own, ours.__contains__)])
 
 
 def pick_rows(table: pa.Table, indices: Sequence[int]) -> pa.Table:
@@ -240,4 +229,4 @@ def _name_in(uri: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _is_read_as_image(suffix: str) -> bool:
     sample = [Member(f"0{suffix}", 0, 0), Member("0.json", 0, 0)]
-    return len(input_members(sample)) == 1
+    return len(input_members(sample, SkippedFiles())) == 1

@@ -121,6 +121,8 @@ class PackPlan(BaseModel):
         manifest_digest: SHA-256 of its files.
         num_rows: Inputs.
         num_shards: Units of work; each becomes a part.
+        remarks: What was decided while the inputs were listed, in sentences.
+        skipped: Files that were no inputs, by kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,6 +134,8 @@ class PackPlan(BaseModel):
     manifest_digest: str
     num_rows: int
     num_shards: int
+    remarks: tuple[str, ...] = ()
+    skipped: dict[str, int] = {}
 
 
 def read_plan(layout: OutputLayout) -> PackPlan | None:

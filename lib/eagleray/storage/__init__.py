@@ -23,6 +23,7 @@ from eagleray.storage.locations import absolute, is_remote, join, name_of
 from eagleray.storage.looking import exists, is_folder, size_of
 from eagleray.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.storage.remote import S3Options, use_s3, using_s3
+from eagleray.storage.skipped import SKIPPED_KINDS, is_skipped_name, kind_of_skipped
 from eagleray.storage.within import is_within
 from eagleray.storage.writing import (
     delete,
@@ -34,6 +35,7 @@ from eagleray.storage.writing import (
 
 __all__ = [
     "LISTING_SCHEMA",
+    "SKIPPED_KINDS",
     "FileInfo",
     "S3Options",
     "StorageUnavailableError",
@@ -45,8 +47,10 @@ __all__ = [
     "glob_tables",
     "is_folder",
     "is_remote",
+    "is_skipped_name",
     "is_within",
     "join",
+    "kind_of_skipped",
     "list_files",
     "list_tables",
     "make_folder",

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.errors import InputError
+from eagleray.names import text_of_name
 from eagleray.storage.ahead import results_ahead
 from eagleray.storage.faults import asking, patiently_local
 from eagleray.storage.local import answers
-from eagleray.storage.locations import absolute, is_remote, join
+from eagleray.storage.locations import is_remote, join, local_path
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_keys import iterate_pages
 from eagleray.storage.s3_pages import Page
@@ -70,9 +71,9 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
     Names are compared by their UTF-8 bytes, so that the order is the same wherever the files are.
     A file's URI begins with the folder as it was given, so the rest is its name inside. S3 keys
     come letter by letter; empty ones that end with a slash are folders and are left out. Links
-    that lead nowhere are listed, so that they can be accounted for as missing; so is a local name
-    that is not UTF-8, with its strange bytes spelled out. What is held is bounded: S3 and
-    local folders may hold millions of files.
+    that lead nowhere are listed, so that they can be accounted for as missing. Of a local name that
+    is not UTF-8 the bytes are spelled out. What is held is bounded: S3 and local folders may hold
+    millions of files.
 
     Yields:
         Tables of `LISTING_SCHEMA`, of some thousand rows, none of them empty.
@@ -82,7 +83,7 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
     """
     with asking(folder):
         if not is_remote(folder):
-            yield from _tables_of_rows(_walk_local(Path(absolute(folder)), frozenset()))
+            yield from _tables_of_rows(_walk_local(local_path(folder), frozenset()))
             return
         remote = open_remote(folder)
         if remote.is_s3:
@@ -98,8 +99,6 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
 def list_files(folder: str) -> Iterator[FileInfo]:
     """Yield every file under a folder or prefix: the rows of `list_tables`.
 
-    Local names that are not UTF-8 come as the operating system's functions take them.
-
     Raises:
         InputError: The folder, or one below it, cannot be listed.
     """
@@ -108,14 +107,14 @@ def list_files(folder: str) -> Iterator[FileInfo]:
             yield from _rows_of(table)
         return
     with asking(folder):
-        yield from _walk_local(Path(absolute(folder)), frozenset())
+        yield from _walk_local(local_path(folder), frozenset())
 
 
 def file_info(location: str) -> FileInfo:
     """Describe one file as far as that costs no request: remote ones only by their name."""
     if is_remote(location):
         return FileInfo(uri=location, size=None, version="")
-    return _local_info(absolute(location))
+    return _local_info(str(local_path(location)))
 
 
 def version_of(location: str) -> str:
@@ -143,6 +142,8 @@ def version_of(location: str) -> str:
 def glob_tables(pattern: str) -> Iterator[pa.Table]:
     """Yield tables of the files that match a pattern (`*`, `**`, `?`, `[…]`), in name order.
 
+    Hidden names match like others.
+
     On S3 the prefix before the first of these signs is listed, less the folders that no match can
     be in, and streams; other storages are asked for all names at once.
 
@@ -154,7 +155,7 @@ def glob_tables(pattern: str) -> Iterator[pa.Table]:
     """
     with asking(pattern):
         if not is_remote(pattern):
-            yield from _tables_of_rows(_glob_local(absolute(pattern)))
+            yield from _tables_of_rows(_glob_local(str(local_path(pattern))))
             return
         remote = open_remote(pattern)
         try:
@@ -182,21 +183,12 @@ def _rows_of(table: pa.Table) -> Iterator[FileInfo]:
 def _tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, _ROWS_PER_TABLE)):
-        uris = [info.uri for info in chunk]
-        try:
-            names = pa.array(uris, pa.string())
-        except UnicodeEncodeError:
-            names = pa.array([_readable(uri) for uri in uris], pa.string())
         columns = [
-            names,
+            pa.array([info.uri for info in chunk], pa.string()),
             pa.array([info.size for info in chunk], pa.int64()),
             pa.array([info.version for info in chunk], pa.string()),
         ]
         yield pa.table(columns, schema=LISTING_SCHEMA)
-
-
-def _readable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iterator[pa.Table]:
@@ -242,17 +234,19 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _local_info(path: str) -> FileInfo:
+    uri = text_of_name(path)
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path for each file takes half the time
     except (OSError, ValueError):
-        return FileInfo(uri=path, size=None, version="")
-    return FileInfo(uri=path, size=status.st_size, version=str(status.st_mtime_ns))
+        return FileInfo(uri=uri, size=None, version="")
+    return FileInfo(uri=uri, size=status.st_size, version=str(status.st_mtime_ns))
 
 
 def _glob_local(pattern: str) -> Iterator[FileInfo]:
     import glob
 
-    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path cannot glob an absolute pattern
+    found = glob.glob(pattern, recursive=True, include_hidden=True)  # noqa: PTH207 - Path cannot glob an absolute pattern
+    names = sorted(found)
     return (_local_info(name) for name in names if not Path(name).is_dir())
 
 

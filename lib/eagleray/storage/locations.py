@@ -1,12 +1,21 @@
-"""Locations as strings: local paths and URIs, made absolute, joined and named."""
+r"""Locations as strings: local paths and URIs, made absolute, joined and named.
+
+A local name need not be UTF-8, and text must be: in a location the bytes that are not are spelled
+out, as in `caf\xe9.jpg`, and `local_path` finds the file again.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
-__all__ = ["absolute", "is_remote", "join", "name_of"]
+from eagleray.names import text_of_name
+
+__all__ = ["absolute", "is_remote", "join", "local_path", "name_of"]
 
 _LOCAL_SCHEMES = ("file://", "local://")
+_SPELLED_OUT = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 def is_remote(location: str) -> bool:
@@ -15,12 +24,33 @@ def is_remote(location: str) -> bool:
 
 
 def absolute(location: str) -> str:
-    """Return a local path made absolute, and a URI unchanged."""
+    """Return a local path made absolute, as text, and a URI unchanged."""
     if is_remote(location):
         return location
     path = location.removeprefix("file://").removeprefix("local://")
     # `~` and `~/…` are the user's home; `~name` is a file name like any other.
-    return str(Path(path).expanduser() if path.split("/", 1)[0] == "~" else Path(path).absolute())
+    home = path.split("/", 1)[0] == "~"
+    return text_of_name(str(Path(path).expanduser() if home else Path(path).absolute()))
+
+
+def local_path(location: str) -> Path:
+    r"""Return the path of a local location, absolute, as the operating system's functions take it.
+
+    Of two files named `caf\xe9.jpg`, one with a backslash and one with the byte, it is the former.
+    """
+    path = Path(absolute(location))
+    if "\\x" not in str(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1:]:
+        literal = found / part
+        found = literal if os.path.lexists(literal) else found / _with_raw_bytes(part)
+    return found
+
+
+def _with_raw_bytes(name: str) -> str:
+    raw = os.fsdecode(_SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), name.encode()))
+    return raw if text_of_name(raw) == name else name
 
 
 def join(location: str, *parts: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 
 from eagleray.storage import local
 from eagleray.storage.faults import asking, one_kind_of_error
-from eagleray.storage.locations import absolute, is_remote
+from eagleray.storage.locations import is_remote, local_path
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_pages import read_page
 
@@ -21,7 +20,7 @@ def exists(location: str) -> bool:
         InputError: A remote storage does not answer, or has no such bucket.
     """
     if not is_remote(location):
-        return local.answers(Path(absolute(location)).exists)
+        return local.answers(local_path(location).exists)
     with asking(location):
         remote = open_remote(location)
         if remote.is_s3:
@@ -36,7 +35,7 @@ def is_folder(location: str) -> bool:
         InputError: A remote storage does not answer, or has no such bucket.
     """
     if not is_remote(location):
-        return local.answers(Path(absolute(location)).is_dir)
+        return local.answers(local_path(location).is_dir)
     with asking(location):
         remote = open_remote(location)
         return _is_s3_folder(remote) if remote.is_s3 else _type_of(remote) == "directory"
@@ -50,7 +49,7 @@ def size_of(location: str) -> int:
         InputError: The scheme is not one that is read.
     """
     if not is_remote(location):
-        return local.size_of(Path(absolute(location)))
+        return local.size_of(local_path(location))
     with one_kind_of_error(location):
         remote = open_remote(location)
         found = remote.patiently(lambda: remote.filesystem.info(remote.name))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from eagleray.storage import local
 from eagleray.storage.faults import error_code, one_kind_of_error
-from eagleray.storage.locations import absolute, is_remote
+from eagleray.storage.locations import is_remote, local_path
 from eagleray.storage.remote import Remote, open_remote
 
 __all__ = ["open_seekable", "read_bytes", "read_range"]
@@ -27,7 +26,7 @@ def read_bytes(location: str, *, limit: int | None = None) -> bytes:
         InputError: The scheme is not one that is read.
     """
     if not is_remote(location):
-        return local.read(Path(absolute(location)), 0, limit)
+        return local.read(local_path(location), 0, limit)
     with one_kind_of_error(location):
         remote = open_remote(location)
         if limit is None:
@@ -46,7 +45,7 @@ def read_range(location: str, start: int, length: int) -> bytes:
         InputError: The scheme is not one that is read.
     """
     if not is_remote(location):
-        return local.read(Path(absolute(location)), start, length)
+        return local.read(local_path(location), start, length)
     with one_kind_of_error(location):
         remote = open_remote(location)
         return _read_part(remote, start, length) if length else b""
@@ -83,7 +82,7 @@ def open_seekable(location: str) -> BinaryIO:
         InputError: The scheme is not one that is read.
     """
     if not is_remote(location):
-        return local.open_file(Path(absolute(location)))
+        return local.open_file(local_path(location))
     remote = open_remote(location)
     return cast("BinaryIO", io.BufferedReader(_RemoteFile(remote), _READAHEAD))
 

@@ -8,14 +8,33 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_skipped_name"]
+__all__ = ["SKIPPED_KINDS", "is_skipped_name", "kind_of_skipped"]
 
-_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
-# What Eagleray, Spark, Hadoop, Delta and zip programs of macOS write beside or around data.
-_MARKERS = re.compile(
-    r"_eagleray|_SUCCESS|_temporary|_metadata|_common_metadata|_delta_log|__MACOSX"
-    r"|_(?:committed|started)_\d+"
-)
+SKIPPED_KINDS = {
+    # `.` and `..`, which S3 keys may have as parts, are names like others.
+    "hidden": r"\.(?:[^./][^/]*|\.[^/]+)",
+    "system": (
+        r"(?i:thumbs\.db|ehthumbs(?:_vista)?\.db|desktop\.ini|\$recycle\.bin"
+        r"|\#recycle|system volume information|@eadir)"
+    ),
+    # What Eagleray, Spark, Hadoop, Delta and zip programs of macOS write beside or around data.
+    "marker": (
+        r"_eagleray|_manifest\.json|_failures\.parquet|_SUCCESS|_FAILURE|_temporary|_metadata"
+        r"|_common_metadata|_delta_log|__MACOSX|_(?:committed|started)_\d+"
+    ),
+}
+"""Regular expressions, which Arrow understands too, of one name (a part of a path) of each kind."""
+
+_PATTERNS = {kind: re.compile(pattern) for kind, pattern in SKIPPED_KINDS.items()}
+
+
+def kind_of_skipped(name: str) -> str | None:
+    """Return of which kind (of `SKIPPED_KINDS`) a file or folder is; None where it is an input.
+
+    Args:
+        name: One part of a path.
+    """
+    return next((kind for kind, known in _PATTERNS.items() if known.fullmatch(name)), None)
 
 
 def is_skipped_name(name: str) -> bool:
@@ -24,10 +43,4 @@ def is_skipped_name(name: str) -> bool:
     Args:
         name: One part of a path. `.` and `..`, which S3 keys may have as parts, are ordinary names.
     """
-    if name in (".", ".."):
-        return False
-    return (
-        name.startswith(".")
-        or name.lower() in _SYSTEM_FILES
-        or _MARKERS.fullmatch(name) is not None
-    )
+    return kind_of_skipped(name) is not None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from eagleray.storage.locations import absolute, is_remote
+from eagleray.storage.locations import is_remote, local_path
 
 __all__ = ["is_within"]
 
@@ -27,8 +27,8 @@ def is_within(location: str, places: Iterable[str]) -> bool:
     remote = is_remote(location)
     candidates = [place for place in places if is_remote(place) == remote]
     if not remote:
-        real = os.path.realpath(absolute(location))
-        return any(_is_under(real, os.path.realpath(absolute(place))) for place in candidates)
+        real = os.path.realpath(local_path(location))
+        return any(_is_under(real, os.path.realpath(local_path(place))) for place in candidates)
     if "::" in location or ".." in _decoded(location).replace("\\", "/").split("/"):
         return False
     return any(_is_under(location, place) for place in candidates)

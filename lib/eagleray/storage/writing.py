@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from eagleray.errors import InputError
 from eagleray.storage import local
 from eagleray.storage.ahead import results_ahead
 from eagleray.storage.faults import error_code, one_kind_of_error
-from eagleray.storage.locations import absolute, is_remote
+from eagleray.storage.locations import is_remote, local_path
 from eagleray.storage.reading import read_bytes
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_keys import iterate_pages
@@ -38,7 +37,7 @@ def put_atomic(location: str, content: bytes) -> None:
         InputError: The scheme is not one that is written.
     """
     if not is_remote(location):
-        local.put_atomic(Path(absolute(location)), content)
+        local.put_atomic(local_path(location), content)
         return
     with one_kind_of_error(location):
         _pipe(open_remote(location, many_calls=_is_large(content)), content)
@@ -61,7 +60,7 @@ def put_if_absent(location: str, content: bytes) -> bool:
         InputError: The scheme is not one that is written.
     """
     if not is_remote(location):
-        return local.put_if_absent(Path(absolute(location)), content)
+        return local.put_if_absent(local_path(location), content)
     with one_kind_of_error(location):
         remote = open_remote(location, many_calls=_is_large(content))
         try:
@@ -87,7 +86,7 @@ def _pipe(remote: Remote, content: bytes, **options: Any) -> None:
 def make_folder(location: str) -> None:
     """Make a local folder with its parents; object stores need none."""
     if not is_remote(location):
-        Path(absolute(location)).mkdir(parents=True, exist_ok=True)
+        local_path(location).mkdir(parents=True, exist_ok=True)
 
 
 def delete(location: str) -> None:
@@ -98,7 +97,7 @@ def delete(location: str) -> None:
         InputError: The scheme is not one that is written.
     """
     if not is_remote(location):
-        Path(absolute(location)).unlink(missing_ok=True)
+        local_path(location).unlink(missing_ok=True)
         return
     with one_kind_of_error(location):
         remote = open_remote(location)
@@ -116,7 +115,7 @@ def remove_tree(location: str) -> None:
         InputError: The scheme is not one that is written.
     """
     if not is_remote(location):
-        shutil.rmtree(absolute(location))
+        shutil.rmtree(local_path(location))
         return
     with one_kind_of_error(location):
         remote = open_remote(location)

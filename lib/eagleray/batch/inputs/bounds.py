@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -29,7 +30,7 @@ def keep_within(listing: Listing, places: Sequence[str]) -> Listing:
     Returns:
         The same inputs; while they are read, the first one outside raises an `InputError`.
     """
-    return Listing(listing.user_schema, _checked(listing.tables, places))
+    return replace(listing, tables=_checked(listing.tables, places))
 
 
 def _checked(tables: Iterator[pa.Table], places: Sequence[str]) -> Iterator[pa.Table]:

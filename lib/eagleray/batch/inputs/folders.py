@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray import storage
 from eagleray.batch.inputs.ahead import NUM_THREADS, in_order
-from eagleray.batch.inputs.archives import (
-    ARCHIVES,
-    COMPRESSED_ARCHIVES,
-    archive_packing,
-    archive_tables,
-    refuse_compressed,
-)
+from eagleray.batch.inputs.archives import ARCHIVES, archive_packing, archive_tables
+from eagleray.batch.inputs.columns import find_image_column
 from eagleray.batch.inputs.listing import Source, listing_of_files
-from eagleray.batch.inputs.tabled import image_column, open_images, open_tabled
+from eagleray.batch.inputs.refused import UNREAD_ARCHIVES, UNREAD_EXTENSIONS, refuse_unread_archive
+from eagleray.batch.inputs.skips import SkippedFiles, skipped_kind
+from eagleray.batch.inputs.tabled import open_images, open_tabled
 from eagleray.batch.inputs.uniting import conform, unite
 from eagleray.errors import InputError
 from eagleray.tables import TABLE_EXTENSIONS, open_table
@@ -29,13 +28,18 @@ __all__ = ["open_folder", "open_pattern"]
 
 _PEEK_ROWS = 8192
 _PARQUET = (".parquet", ".pq")
-_OPENED_IN_PLACE = (*ARCHIVES, *_PARQUET, *COMPRESSED_ARCHIVES)
+_OPENED_IN_PLACE = (*ARCHIVES, *_PARQUET, *UNREAD_ARCHIVES)
+
+_NO_IMAGES = (*(name for name in TABLE_EXTENSIONS if name not in _PARQUET), *UNREAD_EXTENSIONS)
+_MAGIC = re.compile(r"[*?\[]")
+# Any part of a path that is skipped, for Arrow's kernels.
+_SKIPPED = f"(^|/)({'|'.join(storage.SKIPPED_KINDS.values())})(/|$)"
 
 _NO_COLUMNS = pa.schema([])
 
 
-def open_folder(location: str, column: str | None) -> Source:
-    """Open a folder or prefix: every file at any depth, in name order, but for hidden ones.
+def open_folder(location: str, column: str | None, skipped: SkippedFiles) -> Source:
+    """Open a folder or prefix: every file at any depth, in name order, less the skipped ones.
 
     A folder that holds nothing but tables is a data set: its tables are read one after the other.
 
@@ -43,47 +47,82 @@ def open_folder(location: str, column: str | None) -> Source:
         InputError: It holds nothing, cannot be listed, or a table in it cannot be read.
     """
     root = storage.absolute(location).rstrip("/") or "/"
-    files = (_visible(table, root) for table in storage.list_tables(root))
+    files = (_without_skipped(table, root, skipped) for table in storage.list_tables(root))
     nothing = f"Folder {location} holds no files; name one that holds images."
-    return _open_files(location, files, column, nothing)
+    return _open_files(location, files, column, skipped, nothing)
 
 
-def open_pattern(location: str, column: str | None) -> Source:
-    """Open a glob pattern: every file that matches, in name order.
+def open_pattern(location: str, column: str | None, skipped: SkippedFiles) -> Source:
+    """Open a glob pattern: every file that matches, in name order, less the skipped ones.
 
-    Matches that are tables without exception are read as such, one after the other.
+    A name that the pattern spells out is not skipped, and a hidden one is not where a part of the
+    pattern begins with a dot. Matches that are tables without exception are read as such, one after
+    the other.
 
     Raises:
         InputError: Nothing matches, or a table cannot be read.
     """
+    pattern = storage.absolute(location)
+    root = _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    parts = pattern[len(root) + 1 :].split("/")
+    spelled_out = frozenset(part for part in parts if not _MAGIC.search(part))
+    hidden_too = any(part.startswith(".") for part in parts)
     files = storage.glob_tables(location)
-    return _open_files(location, files, column, f"No file matches the pattern {location}.")
+    if not hidden_too:
+        files = (_without_skipped(table, root, skipped, spelled_out) for table in files)
+    return _open_files(location, files, column, skipped, f"No file matches the pattern {location}.")
 
 
-def _visible(files: pa.Table, root: str) -> pa.Table:
-    """Leave out files whose name, or that of a folder below the root, is hidden."""
+def _without_skipped(
+    files: pa.Table, root: str, skipped: SkippedFiles, asked_for: Collection[str] = ()
+) -> pa.Table:
+    """Leave out files whose name, or that of a folder below the root, is skipped."""
     below = pc.utf8_slice_codeunits(files.column("uri"), len(root.rstrip("/")) + 1)
-    return files.filter(pc.invert(pc.match_substring_regex(below, "(^|/)[._]")))
+    mask = pc.match_substring_regex(below, _SKIPPED)
+    if not pc.any(mask).as_py():
+        return files
+    left_out = []
+    for index in pc.indices_nonzero(mask).to_pylist():
+        path = below[index].as_py()
+        kind = skipped_kind(path, asked_for)
+        if kind is not None:
+            skipped.add(kind, path)
+            left_out.append(index)
+    keep = np.ones(files.num_rows, bool)
+    keep[left_out] = False
+    return files.filter(pa.array(keep))
 
 
 def _open_files(
-    location: str, files: Iterator[pa.Table], column: str | None, nothing: str
+    location: str,
+    files: Iterator[pa.Table],
+    column: str | None,
+    skipped: SkippedFiles,
+    nothing: str,
 ) -> Source:
-    peeked, only_tables = _peek(files)
+    peeked, complete = _peek(files)
     if not peeked:
-        raise InputError(nothing)
-    if only_tables:
+        raise InputError(" ".join(filter(None, (nothing, skipped.describe()))))
+    if complete and _all_end_with(peeked, TABLE_EXTENSIONS):
         return _open_data_set(location, peeked, column)
-    found = _Found(_open_parquet_files(peeked, column), column)
+    if complete and _all_end_with(peeked, _NO_IMAGES):
+        example = storage.name_of(peeked[0].column("uri")[0].as_py())
+        raise InputError(
+            f"{location} holds no images, but tables and other files such as {example}; name the "
+            "table of images on its own."
+        )
+    found = _Found(_open_parquet_files(peeked, column), column, skipped)
     tables = in_order(found.pieces(itertools.chain(peeked, files)))
-    return Source(location, found.user_schema, tables, f"{location} holds no images.")
+    nothing = f"{location} holds no images."
+    return Source(location, found.user_schema, tables, nothing, found.notes)
 
 
 def _peek(files: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
     """Read a listing until it is clear what it is.
 
     Returns:
-        The tables read, and whether they are all, and name nothing but tables.
+        The tables read, and whether they are all: those of more than a few thousand files are only
+        where all of these are tables.
     """
     peeked: list[pa.Table] = []
     num_rows, only_tables = 0, True
@@ -91,10 +130,14 @@ def _peek(files: Iterator[pa.Table]) -> tuple[list[pa.Table], bool]:
         if table.num_rows:
             peeked.append(table)
         num_rows += table.num_rows
-        only_tables = only_tables and pc.all(_ends_with(table, TABLE_EXTENSIONS)).as_py()
+        only_tables = only_tables and _all_end_with([table], TABLE_EXTENSIONS)
         if num_rows >= _PEEK_ROWS and not only_tables:
-            break
-    return peeked, only_tables
+            return peeked, False
+    return peeked, True
+
+
+def _all_end_with(files: Iterable[pa.Table], extensions: Sequence[str]) -> bool:
+    return all(pc.all(_ends_with(table, extensions)).as_py() for table in files)
 
 
 def _ends_with(files: pa.Table, extensions: Iterable[str]) -> pa.ChunkedArray:
@@ -123,6 +166,7 @@ def _open_data_set(location: str, files: Iterable[pa.Table], column: str | None)
         user_schema=user_schema,
         tables=in_order(_conformed(source, user_schema) for source in sources),
         nothing=f"The tables in {location} have no rows.",
+        notes=tuple(note for source in sources for note in source.notes),
     )
 
 
@@ -137,8 +181,10 @@ def _conformed(source: Source, user_schema: pa.Schema) -> Iterator[pa.Table]:
 def _open_images_of(uri: str, version: str, column: str | None) -> Source | None:
     """Open a Parquet file that was found; None if it holds no images, and so is any file."""
     table = open_table(uri, may_be_empty=True)
-    images = image_column(table.schema, column)
-    return None if images is None else open_images(table, images, version)
+    chosen = find_image_column(table.schema, column, uri)
+    if chosen is None or not chosen.holds_images:
+        return None
+    return open_images(table, chosen, version)
 
 
 def _open_parquet_files(peeked: Iterable[pa.Table], column: str | None) -> dict[str, Source | None]:
@@ -155,10 +201,18 @@ class _Found:
     Attributes:
         opened: Parquet files that are open already, by location; None for those without images.
         column: That holds images, where the user named one.
+        skipped: Counts the members of archives that are no inputs.
     """
 
     opened: Mapping[str, Source | None]
     column: str | None
+    skipped: SkippedFiles
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """What was decided in reading the tables found at first."""
+        found = (source for source in self.opened.values() if source is not None)
+        return tuple(note for source in found for note in source.notes)
 
     @property
     def user_schema(self) -> pa.Schema:
@@ -182,10 +236,10 @@ class _Found:
 
     def _open(self, file: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
         uri, version = file.column("uri")[0].as_py(), file.column("version")[0].as_py()
-        refuse_compressed(uri)
+        refuse_unread_archive(uri)
         packing = archive_packing(uri)
         if packing is not None:
-            tables = archive_tables(uri, version, packing)
+            tables = archive_tables(uri, version, packing, self.skipped)
         else:
             source = (
                 self.opened[uri]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from eagleray.batch.inputs.skips import SkippedFiles
 from eagleray.fetch import ImageSource
-from eagleray.fetch.source import text_of_name
+from eagleray.names import text_of_name
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -65,10 +66,19 @@ class Listing:
         tables: Rows in the order of the inputs: the columns of `LISTING_SCHEMA`, then the user's
             own. Those may have names that ours have too, so they are told apart by position.
             It can be read once, and raises `InputError` for what shows only while listing.
+        notes: What was decided for the user, in sentences.
+        skipped: Files that are no inputs; complete when the tables were read.
     """
 
     user_schema: pa.Schema
     tables: Iterator[pa.Table]
+    notes: tuple[str, ...] = ()
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what the user should be told once the tables were read, in sentences."""
+        skipped = self.skipped.describe()
+        return self.notes if skipped is None else (*self.notes, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +90,14 @@ class Source:
         user_schema: The user's own columns in it.
         tables: As in `Listing`, with the columns of this place.
         nothing: What to say when there are no rows.
+        notes: What was decided in reading each table: the table, and the words.
     """
 
     where: str
     user_schema: pa.Schema
     tables: Iterator[pa.Table]
     nothing: str
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def listing_of_files(uri: pa.Array, size: pa.Array, version: pa.Array) -> pa.Table:
@@ -97,7 +109,7 @@ def listing_of_files(uri: pa.Array, size: pa.Array, version: pa.Array) -> pa.Tab
 def listing_of_sources(sources: Sequence[ImageSource], versions: Sequence[str]) -> pa.Table:
     """Make rows for images that may be packed.
 
-    A local name that is not UTF-8 is spelled out, and will be missing: no table can hold it.
+    Names that are not UTF-8 are spelled out, as `text_of_name` does.
     """
     columns = {
         "uri": [text_of_name(source.uri) for source in sources],

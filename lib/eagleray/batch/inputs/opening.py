@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
 from eagleray import storage
 from eagleray.batch.inputs.ahead import NUM_THREADS
-from eagleray.batch.inputs.archives import (
-    ARCHIVES,
-    archive_packing,
-    archive_tables,
-    refuse_compressed,
-)
+from eagleray.batch.inputs.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.batch.inputs.folders import open_folder, open_pattern
 from eagleray.batch.inputs.listing import InputSpec, Listing, Source, listing_of_sources
+from eagleray.batch.inputs.refused import (
+    is_unread_name,
+    refuse_unread_content,
+    refuse_unread_name,
+)
+from eagleray.batch.inputs.skips import SkippedFiles
 from eagleray.batch.inputs.tabled import list_locations, open_tabled
 from eagleray.batch.inputs.uniting import conform, unite
 from eagleray.errors import InputError
@@ -42,49 +43,65 @@ def open_inputs(spec: InputSpec) -> Listing:
         in the order given, folders in the order of names, archives and tables in their own.
 
     Raises:
-        InputError: A place is not there, holds nothing, or is no table or archive. What shows
-            only by listing is raised while the rows are read.
+        InputError: A place is not there, holds nothing, or is plainly a table, a list or an
+            archive that is not read. What shows only by listing is raised while the rows are read.
         UnknownNameError: A table lacks the column.
     """
+    skipped = SkippedFiles()
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        sources = list(pool.map(lambda place: _open(place, spec.column), spec.locations))
+        sources = list(pool.map(lambda place: _open(place, spec.column, skipped), spec.locations))
     user_schema = unite((source.where, source.user_schema) for source in sources)
-    return Listing(user_schema, _tables(sources, user_schema))
+    notes = (note for source in sources for note in source.notes)
+    return Listing(user_schema, _tables(sources, user_schema, skipped), _sentences(notes), skipped)
 
 
-def _tables(sources: list[Source], user_schema: pa.Schema) -> Iterator[pa.Table]:
+def _sentences(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Make a sentence of each note, and one of those that are the same of several tables."""
+    tables: dict[str, list[str]] = {}
+    for where, words in notes:
+        tables.setdefault(words, []).append(where)
+    return tuple(
+        f"{places[0]}{f' and {len(places) - 1:,} more' * (len(places) > 1)}: {words}."
+        for words, places in tables.items()
+    )
+
+
+def _tables(
+    sources: list[Source], user_schema: pa.Schema, skipped: SkippedFiles
+) -> Iterator[pa.Table]:
     for source in sources:
         num_rows = 0
         for table in source.tables:
             num_rows += table.num_rows
             yield conform(table, user_schema, source.where)
         if num_rows == 0:
-            raise InputError(source.nothing)
+            raise InputError(" ".join(filter(None, (source.nothing, skipped.describe()))))
 
 
-def _open(location: str, column: str | None) -> Source:
+def _open(location: str, column: str | None, skipped: SkippedFiles) -> Source:
     if location.lower().startswith(_FETCHED):
         return _open_address(location)
     if packing_of(location) is not None:
         return _single(list_locations([location]))
     if storage.is_folder(location):
-        return open_folder(location, column)
+        return open_folder(location, column, skipped)
     if _GLOB_CHARACTERS & set(location) and not storage.exists(location):
-        return open_pattern(location, column)
+        return open_pattern(location, column, skipped)
     if location.lower().endswith(TABLE_EXTENSIONS):
         return open_tabled(location, column, _describe(location).version)
-    return _open_file(location)
+    return _open_file(location, skipped)
 
 
-def _open_file(location: str) -> Source:
+def _open_file(location: str, skipped: SkippedFiles) -> Source:
     if not storage.exists(location):
         raise InputError(f"There is no folder or file {location}; check the path.")
-    refuse_compressed(location)
+    refuse_unread_name(location)
     packing = archive_packing(location)
     info = _describe(location)
     if packing is None:
+        refuse_unread_content(location)
         return _single(listing_of_sources([ImageSource(info.uri, info.size)], [info.version]))
-    tables = archive_tables(info.uri, info.version, packing)
+    tables = archive_tables(info.uri, info.version, packing, skipped)
     return Source(location, _NO_COLUMNS, tables, f"Archive {location} holds no images.")
 
 
@@ -105,7 +122,7 @@ def _single(row: pa.Table) -> Source:
 def _open_address(location: str) -> Source:
     """Take an http(s) address for an image; whether it may be fetched is asked when it is read."""
     path = location.lower().partition("?")[0]
-    if path.endswith((*TABLE_EXTENSIONS, *ARCHIVES)):
+    if path.endswith((*TABLE_EXTENSIONS, *ARCHIVES)) or is_unread_name(path):
         raise InputError(
             f"{location} is not read from the net: only images are; download it, and name the file."
         )

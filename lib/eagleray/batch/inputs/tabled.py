@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray import storage
+from eagleray.batch.inputs.columns import ImageColumn, require_image_column
 from eagleray.batch.inputs.listing import (
     LISTING_SCHEMA,
     ROWS_AT_ONCE,
@@ -22,17 +23,12 @@ from eagleray.batch.inputs.uniting import user_fields
 from eagleray.errors import InputError
 from eagleray.fetch import ImageSource
 from eagleray.fetch.locate import Locator, read_uri
-from eagleray.fetch.parquet import holds_images
-from eagleray.fetch.source import packed_uri, packing_of, text_of_name
-from eagleray.tables import (
-    URI_COLUMNS,
-    TableFile,
-    beside,
-    open_table,
-    require_column,
-)
+from eagleray.fetch.parquet import holds_images, may_hold_paths, read_paths
+from eagleray.fetch.source import describe_inline_image, packed_uri, packing_of
+from eagleray.names import text_of_name
+from eagleray.tables import TableFile, beside, open_table
 
-__all__ = ["image_column", "list_locations", "open_images", "open_tabled"]
+__all__ = ["list_locations", "open_images", "open_tabled"]
 
 
 def open_tabled(
@@ -42,56 +38,55 @@ def open_tabled(
 
     Args:
         location: Of the table.
-        column: Of locations or of image bytes; None takes the first of image bytes, or else the
-            first of the usual names.
+        column: Of locations or of image bytes; None looks for it.
         version: Of the table.
         may_be_empty: Whether it may have no rows, as one of several may.
 
     Raises:
-        InputError: It is no table, or the column holds neither.
+        InputError: It is no table, the column holds neither, or it is not clear which one does.
         UnknownNameError: It has no such column.
     """
     table = open_table(location, may_be_empty=may_be_empty)
     if table.num_rows == 0 and not table.schema.names:  # JSON lines without a line
         return Source(location, table.schema, iter(()), f"{location} has no rows.")
-    images = image_column(table.schema, column)
-    if images is not None:
-        return open_images(table, images, version)
-    return _open_list(table, column)
+    chosen = require_image_column(table.schema, column, location)
+    if chosen.holds_images:
+        return open_images(table, chosen, version)
+    return _open_list(table, chosen)
 
 
-def image_column(schema: pa.Schema, column: str | None) -> str | None:
-    """Return the column that holds images: the one named, or the first; None if there is none."""
-    candidates = (
-        field.name for field in schema if column in (None, field.name) and holds_images(field.type)
-    )
-    return next(candidates, None)
+def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], ...]:
+    """Return what was decided in reading a table, as `Source` has it."""
+    words = (*table.notes, *([chosen.note] if chosen.note else []))
+    return tuple((table.location, one) for one in words)
 
 
 # --- tables of images -------------------------------------------------------------------------
 
 
-def open_images(table: TableFile, column: str, version: str) -> Source:
+def open_images(table: TableFile, column: ImageColumn, version: str) -> Source:
     """Open a Parquet file whose rows are images.
 
     Other columns of image bytes do not come along: masks and the like would fill the results.
     """
-    user_schema = user_fields(
-        table.schema, lambda field: field.name == column or holds_images(field.type)
-    )
+    user_schema = user_fields(table.schema, lambda field: holds_images(field.type))
     return Source(
         where=table.location,
         user_schema=user_schema,
-        tables=_image_tables(table, column, user_schema.names, version),
+        tables=_image_tables(table, column.name, user_schema.names, version),
         nothing=f"{table.location} has no rows.",
+        notes=_notes_of(table, column),
     )
 
 
 def _image_tables(
     table: TableFile, column: str, user: Sequence[str], version: str
 ) -> Iterator[pa.Table]:
-    container = text_of_name(storage.absolute(table.location))
+    container = storage.absolute(table.location)
     rows = partial(_cells, container, text_of_name(column), version)
+    if may_hold_paths(table.location, column, table.schema.field(column).type):
+        yield from _image_or_path_tables(table, column, user, rows)
+        return
     first = 0
     if user:
         for part in table.read(user):
@@ -101,6 +96,30 @@ def _image_tables(
     assert table.num_rows is not None
     for first in range(0, table.num_rows, ROWS_AT_ONCE):
         yield rows(first, min(ROWS_AT_ONCE, table.num_rows - first))
+
+
+def _image_or_path_tables(
+    table: TableFile, column: str, user: Sequence[str], rows: Callable[[int, int], pa.Table]
+) -> Iterator[pa.Table]:
+    """Yield the rows of a table some of whose images are only named, by the path in their cell.
+
+    They become rows of their locations here and not when they are read, so that whoever bounds what
+    a job may read sees them.
+    """
+    locator, resolve = Locator(), beside(table.location)
+    first = 0
+    for part, paths in read_paths(table.location, column, user):
+        listing = rows(first, part.num_rows)
+        first += part.num_rows
+        named = [index for index, path in enumerate(paths) if path]
+        if named:
+            located = list_locations([paths[index] for index in named], resolve, locator)
+            both = pa.concat_tables([listing, located])
+            places = list(range(part.num_rows))
+            for place, index in enumerate(named):
+                places[index] = part.num_rows + place
+            listing = both.take(places)
+        yield with_user_columns(listing, part)
 
 
 def _cells(container: str, column: str, version: str, first: int, count: int) -> pa.Table:
@@ -130,16 +149,8 @@ def _cells(container: str, column: str, version: str, first: int, count: int) ->
 # --- tables of locations ----------------------------------------------------------------------
 
 
-def _open_list(table: TableFile, column: str | None) -> Source:
-    name = require_column(
-        table.schema.empty_table(), column, URI_COLUMNS, table.location, flag="--column"
-    )
-    kind = table.schema.field(name).type
-    if not _is_text(kind):
-        raise InputError(
-            f"Column {name!r} of {table.location} holds {kind}, neither locations nor image bytes; "
-            "name the right one with --column."
-        )
+def _open_list(table: TableFile, column: ImageColumn) -> Source:
+    name = column.name
     user_schema = user_fields(
         table.schema, lambda field: field.name == name or holds_images(field.type)
     )
@@ -148,27 +159,33 @@ def _open_list(table: TableFile, column: str | None) -> Source:
         user_schema=user_schema,
         tables=_list_tables(table, name, user_schema.names),
         nothing=f"{table.location} has no rows.",
+        notes=_notes_of(table, column),
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
-            pa.types.is_null,
+def _require_location(value: str, table: TableFile, column: str) -> None:
+    """Refuse a column whose first value is an image itself.
+
+    Raises:
+        InputError: It is.
+    """
+    inline = describe_inline_image(value)
+    if inline is not None:
+        raise InputError(
+            f"Column {column!r} of {table.location} holds images as {inline} and not their "
+            "locations, which is not read from tables; write the images into files, or their bytes "
+            "into a binary column of a Parquet file."
         )
-    )
 
 
 def _list_tables(table: TableFile, column: str, user: Sequence[str]) -> Iterator[pa.Table]:
     locator, resolve = Locator(), beside(table.location)
+    first = None
     for part in table.read([column, *user]):
         uris = pc.cast(part.column(0), pa.string()).to_pylist()
+        if first is None:
+            first = next(filter(None, uris), None)
+            _require_location(first or "", table, column)
         listing = list_locations(uris, resolve, locator)
         yield with_user_columns(listing, part.select(range(1, part.num_columns)))
 
@@ -199,6 +216,8 @@ def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[
         return ImageSource(uri=""), ""
     if packing_of(uri) is None:
         info = storage.file_info(resolve(uri))
+        if not info.version and describe_inline_image(uri) is not None:
+            return ImageSource(uri), ""  # as it is, so that its row says what it is
         return ImageSource(info.uri, info.size), info.version
     try:
         source, version = locator.find(uri, resolve)
