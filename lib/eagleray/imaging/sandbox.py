@@ -30,11 +30,11 @@ from typing import IO, NamedTuple, Self
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from eagleray.errors import BadImageError, JobFailedError, Reason
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import DecodedImage, decode
+from eagleray.imaging.opening import load_readers
 from eagleray.imaging.probe import probe
 
 __all__ = ["DecodeSandbox"]
@@ -294,7 +294,7 @@ def main() -> None:
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     cv2.setNumThreads(1)
-    Image.init()  # every format's module is loaded before memory is counted
+    load_readers(ImageContract.from_json(orders.contract).formats)  # before memory is counted
     _limit_resources(orders.memory_bytes)
     _serve(connection, orders)
 
