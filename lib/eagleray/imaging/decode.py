@@ -36,6 +36,7 @@ _PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
 _MOST_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
 _MOST_SCANNED_PIXELS = 2**31
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+_XMP = ("xmp", "XML:com.adobe.xmp")
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -224,12 +225,23 @@ def _decode_with_pillow(data: bytes, header: Header, contract: ImageContract) ->
     with open_image(data, header.format, layout) as image:
         _judge_pixels(image.width, image.height, contract)
         image.load()
+        for name in _XMP:  # states the orientation too, but viewers go by EXIF alone
+            image.info.pop(name, None)
+        if header.format == "png" and data[24] == 16:
+            _shorten_transparent_color(image)
         upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_MODES:
         bits = 16 if layout is None else layout.bits
         upright = _as_8_bits(upright, bits, contract)
         upright = ImageOps.invert(upright) if negative else upright
     return _convert(upright, contract)
+
+
+def _shorten_transparent_color(image: Image.Image) -> None:
+    """Bring the transparent colour of 16-bit RGB to the 8 bits that its pixels were brought to."""
+    color = image.info.get("transparency")
+    if isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:

@@ -29,6 +29,7 @@ MAX_ITEMS = 2**12
 MAX_TILES = 2**11
 MAX_DERIVATIONS = 4
 MAX_EXTENTS = 64  # of an item
+MAX_CROPPED_PIXELS = 2**16  # encoders fill small pictures up
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -124,7 +125,19 @@ def read_heif(data: bytes, file_format: str) -> Header:
             judge.judge(number)
     if file_format == "avif" and meta.property(primary, b"clap") is not None:
         raise unsupported("an AVIF of which only a part is to be shown (clap) is not read")
-    return Header(file_format, *size)
+    return Header(file_format, *_cropped(meta, primary, size))
+
+
+def _cropped(meta: _Meta, item: _Item, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the part of a picture that is shown, where it is not much smaller than the whole."""
+    crop = meta.property(item, b"clap")
+    if crop is None:
+        return size
+    width, width_unit, height, height_unit = struct.unpack_from(">4I", crop)
+    shown = width // max(width_unit, 1), height // max(height_unit, 1)
+    is_inside = 0 < shown[0] <= size[0] and 0 < shown[1] <= size[1]
+    is_similar = size[0] * size[1] <= max(4 * shown[0] * shown[1], MAX_CROPPED_PIXELS)
+    return shown if is_inside and is_similar else size
 
 
 @dataclass
@@ -163,7 +176,7 @@ class _Judge:
         else:
             kind = item.kind.decode("ascii", "replace") or "unknown"
             raise unsupported(
-                f"a {self.file_format.upper()} whose picture is coded as {kind!r} is not read"
+                f"{self.file_format.upper()} is not read where the picture is coded as {kind!r}"
             )
         return size
 
@@ -232,7 +245,7 @@ class _Judge:
 
     def _require_data(self, item: _Item) -> None:
         if item.is_far:
-            raise unsupported(f"a {self.file_format.upper()} with data in another file is not read")
+            raise unsupported(f"{self.file_format.upper()} with data in another file is not read")
         if not item.extents:
             raise damaged(f"the {self.file_format} has a picture without data")
         end = max(end for _, end in item.extents)

@@ -351,13 +351,22 @@ def _refusal(error: BadImageError, data: bytes, memory_bytes: int) -> tuple[Reas
     message = error.message[:_MOST_MESSAGE]
     starved = error.reason is Reason.OUT_OF_MEMORY
     if error.reason is Reason.UNREADABLE:
-        header = probe(data)
-        # libwebp never says why it gave up; it holds up to three canvases of 4 bytes a pixel.
-        too_large = header.format == "webp" and 12 * header.width * header.height > memory_bytes
-        starved = too_large or _tells_of_memory(message)
+        starved = _tells_of_memory(message) or _is_too_large_a_webp(data, memory_bytes)
     if not starved:
         return error.reason, message
     return Reason.OUT_OF_MEMORY, f"{message}, within {memory_bytes / 2**20:,.0f} MiB"
+
+
+def _is_too_large_a_webp(data: bytes, memory_bytes: int) -> bool:
+    """Whether memory is lacking: libwebp never says why it gave up.
+
+    It holds up to three canvases of 4 bytes a pixel.
+    """
+    try:
+        header = probe(data)
+    except BadImageError:  # the header itself is what cannot be read
+        return False
+    return header.format == "webp" and 12 * header.width * header.height > memory_bytes
 
 
 if __name__ == "__main__":
