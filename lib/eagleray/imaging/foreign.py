@@ -46,7 +46,7 @@ def _at(position: int, *values: bytes) -> _Test:
 
 def _media_brand(*brands: bytes) -> _Test:
     """Of a file of boxes (ISO 14496-12)."""
-    return lambda data: data[4:8] == b"ftyp" and data[8:12].startswith(brands)
+    return lambda data: len(data) >= 12 and data[4:8] == b"ftyp" and data[8:12].startswith(brands)
 
 
 def _riff(*kinds: bytes) -> _Test:
@@ -118,7 +118,7 @@ _OTHER_PICTURES: list[tuple[_Test, str]] = [
     (_starts(b"8BPS"), "Photoshop"),
     (_starts(b"gimp xcf"), "GIMP (XCF)"),
     (_starts(b"\0\0\1\0"), "ICO"),
-    (_starts(b"\0\0\2\0"), "Windows cursor (CUR)"),
+    (lambda data: data[:4] == b"\0\0\2\0" and any(data[4:6]), "Windows cursor (CUR)"),
     (_starts(b"icns"), "Apple icon (ICNS)"),
     (_starts(b"II+\0", b"MM\0+"), "BigTIFF"),
     (_starts(b"DICM"), "DICOM"),

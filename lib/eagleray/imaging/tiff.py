@@ -168,7 +168,8 @@ def with_black_as_zero(data: bytes) -> bytes:
     if place is None:
         return data
     order = "<" if data[:2] == b"II" else ">"
-    return data[: place + 8] + struct.pack(f"{order}HH", 1, 0) + data[place + 12 :]
+    value = struct.pack(f"{order}HIHH", _SHORT, 1, 1, 0)
+    return data[: place + 2] + value + data[place + 12 :]
 
 
 # --- directories ------------------------------------------------------------------------------
