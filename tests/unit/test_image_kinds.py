@@ -30,6 +30,8 @@ from tests.unit.images import (
     with_heif_size,
 )
 
+Tags = dict[int, tuple[int, ...]]
+
 COLORS = ((220, 30, 30), (30, 200, 30), (30, 30, 220), (230, 220, 40))
 WIDTH, HEIGHT = 64, 48
 
@@ -205,9 +207,7 @@ def test_apples_own_png_is_named() -> None:
 # --- TIFF ---
 
 
-def tiff(
-    tags: dict[int, tuple[int, ...]], blocks: list[bytes], *, order: str = "<", tail: bytes = b""
-) -> bytes:
+def tiff(tags: Tags, blocks: list[bytes], *, order: str = "<", tail: bytes = b"") -> bytes:
     """Return a TIFF of one strip for each block; `tags` are SHORTs, or LONGs where they must be."""
     tags = {256: (WIDTH,), 257: (HEIGHT,), 259: (1,), 278: (HEIGHT,), **tags}
     size = 8 + 2 + 12 * (len(tags) + 2) + 4
@@ -240,7 +240,7 @@ def planes(dtype: str, channels: int = 3) -> list[bytes]:
 def test_a_tiff_whose_channels_lie_apart_has_its_colours(
     order: str, bits: int, channels: int
 ) -> None:
-    tags = {258: (bits,) * channels, 262: (2,), 277: (channels,), 284: (2,)}
+    tags: Tags = {258: (bits,) * channels, 262: (2,), 277: (channels,), 284: (2,)}
     if channels == 4:
         tags[338] = (1,)
     data = tiff(tags, planes(f"{order}u{bits // 8}", channels), order=order)
@@ -256,7 +256,7 @@ def test_black_and_white_of_a_tiff_are_never_exchanged(
     most = 2**bits - 1
     values = np.linspace(0, most, WIDTH)[None].repeat(HEIGHT, 0).round().astype(np.int64)
     stored = (most - values if white_is_zero else values).astype(f"{order}{dtype}")
-    tags = {258: (bits,), 262: (int(not white_is_zero),), 277: (1,)}
+    tags: Tags = {258: (bits,), 262: (int(not white_is_zero),), 277: (1,)}
     pixels = pixels_of(tiff(tags, [stored.tobytes()], order=order), color="gray")[:, :, 0]
     assert np.abs(pixels.astype(int) - (values >> (bits - 8))).max() <= 1
     assert (pixels[0, 0], pixels[0, -1]) == (0, 255)
@@ -299,7 +299,7 @@ def test_12_bit_gray_is_as_light_as_its_8_bit_twin() -> None:
     ids=["six", "six-as-gdal-writes", "lab", "signed-bytes", "float-rgb"],
 )
 def test_a_tiff_of_other_channels_is_refused_for_what_it_is(
-    tags: dict[int, tuple[int, ...]], described: str, apart: int, color: str
+    tags: Tags, described: str, apart: int, color: str
 ) -> None:
     num_bytes = WIDTH * HEIGHT * tags[258][0] // 8
     data = tiff({**tags, 284: (apart,)}, [bytes(num_bytes)] * tags[277][0])
@@ -341,7 +341,7 @@ def test_a_cameras_raw_file_is_not_read_as_its_preview(kind: str) -> None:
         moved = whole + whole[8:]
         data = whole[:4] + struct.pack("<I", len(whole)) + b"CR\2\0" + moved[12:]
     else:
-        tags = {258: (8,), 262: (1,), 277: (1,)}
+        tags: Tags = {258: (8,), 262: (1,), 277: (1,)}
         place = len(tiff({**tags, 330: (0,)}, [bytes(WIDTH * HEIGHT)]))
         inner = struct.pack("<HHHII", 1, 262, 4, 1, 32803) + bytes(4)
         data = tiff({**tags, 330: (place,)}, [bytes(WIDTH * HEIGHT)], tail=inner)

@@ -109,6 +109,9 @@ LARGE: dict[str, dict[str, Any]] = {
     "gif": {},
     "tiff": {"compression": "tiff_lzw"},
     "bmp": {},
+    "heic": {"enc_params": {"preset": "ultrafast"}},
+    "avif": {"speed": 10},
+    "jpeg2000": {},
 }
 
 
@@ -157,7 +160,7 @@ def test_good_images_between_killers_have_the_pixels_of_decode(
     with sandbox(contract, seconds=1.5) as box:
         for number, data in enumerate(sound_images()):
             if number % 3 == 0:
-                kind = ("SEGV", "HANG", "MEMORY", "EXIT")[number // 3]
+                kind = ("SEGV", "HANG", "MEMORY", "EXIT")[number // 3 % 4]
                 refusal(lambda kind=kind: box.decode(killer_jpeg(kind)))  # type: ignore[misc]
             assert same(box.decode(data), decode(data, contract))
 
