@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from eagleray.errors import BadImageError, Reason
-from eagleray.imaging import FORMATS, Exact, ImageContract, decode, probe
+from eagleray.imaging import FORMATS, Exact, ImageContract, decode, named_contract, probe
 from tests.unit.images import (
     Pixels,
     encode,
@@ -134,6 +134,13 @@ def test_an_orientation_in_xmp_alone_is_as_good_as_none(file_format: str, mode: 
     options: dict[str, Any] = {} if file_format == "png" else {"quality": 95}
     image = Image.fromarray(squares()).convert(mode)
     assert shows_the_squares(encode(image, file_format, xmp=xmp, **options))
+
+
+def test_an_end_inside_a_comment_hides_no_scan() -> None:
+    whole = encode(photo(), "jpeg", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    comment = b"\xff\xfe\0\4\xff\xd9"
+    assert probe(whole[:last] + comment + whole[last:-2] * 50 + b"\xff\xd9").scans == 59
 
 
 # --- PNG ---
@@ -396,6 +403,19 @@ def test_heavy_formats_have_the_pixels_that_they_were_made_of(file_format: str, 
     image = Image.fromarray(photo(WIDTH, HEIGHT, noise=0)).convert(mode)
     pixels = pixels_of(encode(image, file_format))
     assert np.abs(pixels.astype(int) - np.asarray(image.convert("RGB"))).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["torchvision-reference", "fast"])
+@pytest.mark.parametrize("file_format", ["heic", "avif"])
+def test_a_photograph_is_prepared_as_its_jpeg_twin_is(file_format: str, name: str) -> None:
+    picture = photo(640, 427, noise=2)
+    under = named_contract(name, formats=FORMATS)
+    twin = decode(encode(picture, "jpeg", quality=92), under)
+    found = decode(encode(picture, file_format, quality=85), under)
+    difference = found.pixels.astype(int) - twin.pixels
+    assert (found.width, found.height) == (twin.width, twin.height) == (640, 427)
+    assert np.abs(difference).mean() < 4
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 2  # no colour drifts
 
 
 @pytest.mark.parametrize("file_format", ["heic", "avif"])

@@ -32,6 +32,7 @@ __all__ = ["Header", "format_of", "probe"]
 MAX_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
 MAX_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
 MAX_CHANNELS = 4  # of a JPEG 2000
+FEW_SCANS = 12  # of a JPEG; encoders write about ten
 
 
 def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
@@ -67,6 +68,7 @@ def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
 # --- one reader per format --------------------------------------------------------------------
 
 
+_SEQUENTIAL = {0xC0, 0xC1}
 _NO_FRAMES = {0xC4, 0xC8, 0xCC}  # other segments whose markers lie between those of frames
 _UNREAD_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}  # lossless, hierarchical
 _BETWEEN_SCANS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -125,8 +127,13 @@ def _jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int]]:
 def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
     """Count the scans from a frame header to the end of the image.
 
-    In a sequential frame one with all colours is the last.
+    In a sequential frame one with all colours is the last. So few that no image is refused for them
+    need not be exact.
     """
+    if marker not in _SEQUENTIAL:
+        at_most = data.count(b"\xff\xda", frame)
+        if at_most <= FEW_SCANS:
+            return max(at_most, 1)
     (length,) = struct.unpack_from(">H", data, frame)
     num_scans = 0
     with contextlib.suppress(struct.error, IndexError):  # the file ends without saying so
@@ -135,7 +142,7 @@ def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
                 break
             if kind == 0xDA:
                 num_scans += 1
-                if marker in (0xC0, 0xC1) and data[position + 2] >= components:
+                if marker in _SEQUENTIAL and data[position + 2] >= components:
                     break
         else:
             raise damaged("the JPEG has too many segments between its scans")
