@@ -261,7 +261,11 @@ def test_a_format_that_the_contract_does_not_list_is_named(data: bytes, name: st
         (b'<?xml version="1.0"?><Error/>', "not_an_image", "the file is XML"),
         (b'{"error": "gone"}', "not_an_image", "the file is JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image", "a Git LFS pointer"),
-        (b"/9j/4AAQSkZJRgABAQ", "not_an_image", "the file is an image in base64 text; decode it"),
+        (
+            b"/9j/4AAQSkZJRgABAQ",
+            "not_an_image",
+            "the file is the base64 text of an image (decode it first)",
+        ),
         (b"data:image/png;base64,iVBORw0", "not_an_image", "the file is a data: URL in text"),
         (b"PK\x03\x04", "not_an_image", "the file is a ZIP archive"),
         (b"\x1f\x8b\x08\0", "not_an_image", "the file is compressed (gzip)"),

@@ -162,7 +162,7 @@ _NO_PICTURES: list[tuple[_Test, str]] = [
     (_text(rb"version https://git-lfs"), "a Git LFS pointer (fetch the file with `git lfs pull`)"),
     (_text(rb'\{\s*"|\{\s*\}|\[\s*[\[{"\d\]]'), "JSON (perhaps an error message)"),
     (_text(rb"data:image/"), "a data: URL in text"),
-    (_is_base64, "an image in base64 text; decode it first"),
+    (_is_base64, "the base64 text of an image (decode it first)"),
     (_starts(b"PK\x03\x04", b"PK\x05\x06"), "a ZIP archive"),
     (_starts(b"\x1f\x8b"), "compressed (gzip)"),
     (_starts(b"BZh"), "compressed (bzip2)"),

@@ -99,7 +99,7 @@ def heif_format(data: bytes) -> str | None:
 
 
 def without_sequence(data: bytes) -> bytes:
-    """Return an AVIF whose decoder takes its still picture, not the frames beside it."""
+    """Return an AVIF whose decoder takes its still picture, which was judged, not its frames."""
     return data[:8] + b"avif" + data[12:] if data[8:12] == b"avis" else data
 
 
