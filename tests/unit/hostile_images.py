@@ -44,7 +44,10 @@ def hostile_images() -> dict[str, tuple[bytes, str]]:
         "jpeg2000-tiles": (_jpeg2000_of_tiles(), "unreadable"),
         "tiff-tags": (b"II*\0" + struct.pack("<IH", 8, 60_000) + bytes(720_000), "unreadable"),
         "tiff-loop": (b"II*\0" + struct.pack("<IHI", 8, 0, 8), "unreadable"),
-        "tiff-samples": (tiff_file({256: 16, 257: 16, 277: 65_535}, bytes(64)), "unsupported_format"),
+        "tiff-samples": (
+            tiff_file({256: 16, 257: 16, 277: 65_535}, bytes(64)),
+            "unsupported_format",
+        ),
         "gzip": (zlib.compress(bytes(10**7), wbits=31), "not_an_image"),
     }
 
@@ -130,7 +133,7 @@ def _heic_of_itself() -> bytes:
     """A picture whose tiles are all the picture itself."""
     data = heic_of_tiles(photo(300, 200))
     place = data.index(b"dimg") + 8
-    (count,) = struct.unpack_from(">H", data, place - 2)
+    count = int.from_bytes(data[place - 2 : place], "big")
     return data[:place] + struct.pack(">H", 1) * count + data[place + 2 * count :]
 
 
