@@ -91,8 +91,8 @@ bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)
 
 fuzz: setup  ## Send the service 20,000 hostile requests and damaged images, and count the answers.
-	EAGLERAY_FUZZ_EXAMPLES=500 EAGLERAY_FUZZ_MUTANTS=10000 $(BIN)/python -m pytest -s --timeout=3600 \
-	  tests/unit/test_openapi.py tests/unit/test_hostile_images.py \
+	EAGLERAY_FUZZ_EXAMPLES=500 EAGLERAY_FUZZ_MUTANTS=10000 EAGLERAY_FUZZ_FORMAT_MUTANTS=1000 \
+	  $(BIN)/python -m pytest -s --timeout=3600 tests/unit/test_mutations.py tests/unit/test_openapi.py tests/unit/test_hostile_images.py \
 	  tests/unit/test_hostile_requests.py tests/unit/test_hostile_places.py
 
 chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.

@@ -52,7 +52,7 @@ from eagleray.datasets.split import (
     write_split,
 )
 from eagleray.errors import InputError, OutputExistsError, UnknownNameError
-from eagleray.imaging import NAMED_CONTRACTS, ImageContract, named_contract
+from eagleray.imaging import FORMATS, NAMED_CONTRACTS, ImageContract, named_contract
 from eagleray.models.tasks import TaskName, make_task
 from eagleray.settings import Settings, read_settings
 from eagleray.storage import S3Options
@@ -137,7 +137,7 @@ def build(spec: InspectSpec, settings: Settings) -> InspectJob:
     storage.use_s3(spec.s3)
     _require_fractions(spec)
     _require_outputs(spec)
-    contract = named_contract(spec.contract)
+    contract = named_contract(spec.contract, formats=FORMATS)
     images, own_test = _read(spec, spec.data), None
     require_enough(images, spec.task, spec.data)
     if spec.test_data is not None:

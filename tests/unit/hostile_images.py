@@ -6,9 +6,19 @@ import io
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image
 
-from tests.unit.images import bombs, encode, photo, png_chunk, png_file, tiff_file
+from tests.unit.images import (
+    bombs,
+    encode,
+    heic_of_tiles,
+    photo,
+    png_chunk,
+    png_file,
+    tiff_file,
+    with_heif_size,
+)
 
 __all__ = ["good_but_suspicious", "hostile_images"]
 
@@ -23,26 +33,21 @@ def hostile_images() -> dict[str, tuple[bytes, str]]:
         **large,
         "webp-animated": (_animated_webp(2**24), "too_many_pixels"),
         "bmp-run-lengths": (_bmp_of_run_lengths(60_000_000), "too_many_pixels"),
-        "png-text": (png_file(16, 16, _text(b"zTXt", b"k\0\0"), PIXELS), "unreadable"),
-        "png-text-of-languages": (
-            png_file(16, 16, _text(b"iTXt", b"k\0\1\0\0\0"), PIXELS),
-            "unreadable",
-        ),
-        "png-profile": (png_file(16, 16, _text(b"iCCP", b"k\0\0"), PIXELS), "unreadable"),
-        "png-many-texts": (
-            png_file(
-                16, 16, *[_text(b"zTXt", b"%d\0\0" % key, 900_000) for key in range(100)], PIXELS
-            ),
-            "unreadable",
-        ),
         "png-chunks": (png_file(16, 16, *[png_chunk(b"teXt", b"")] * MANY, PIXELS), "unreadable"),
         "jpeg-scans": (_jpeg_of_scans(3000, 2000, 500), "unreadable"),
         "jpeg-scans-of-many-pixels": (_jpeg_of_scans(10_000, 10_000, 40), "unreadable"),
         "tiff-strips": (_tiff_of_strips(MANY), "unreadable"),
         "tiff-strips-that-are-not-there": (_tiff_of_strips(2**31, held=0), "unreadable"),
+        "heic-larger-inside": (_larger_inside("heic"), "too_many_pixels"),
+        "avif-larger-inside": (_larger_inside("avif"), "too_many_pixels"),
+        "heic-of-itself": (_heic_of_itself(), "unreadable"),
+        "jpeg2000-tiles": (_jpeg2000_of_tiles(), "unreadable"),
         "tiff-tags": (b"II*\0" + struct.pack("<IH", 8, 60_000) + bytes(720_000), "unreadable"),
         "tiff-loop": (b"II*\0" + struct.pack("<IHI", 8, 0, 8), "unreadable"),
-        "tiff-samples": (tiff_file({256: 16, 257: 16, 277: 65_535}, bytes(64)), "unreadable"),
+        "tiff-samples": (
+            tiff_file({256: 16, 257: 16, 277: 65_535}, bytes(64)),
+            "unsupported_format",
+        ),
         "gzip": (zlib.compress(bytes(10**7), wbits=31), "not_an_image"),
     }
 
@@ -53,6 +58,14 @@ def good_but_suspicious() -> dict[str, bytes]:
     whole = encode(photo(300, 200), "jpeg", progressive=True)
     return {
         "png-data": png_file(16, 16, png_chunk(b"IDAT", _zeros(200_000_000))),
+        "png-text": png_file(16, 16, _text(b"zTXt", b"k\0\0"), PIXELS),
+        "png-text-of-languages": png_file(16, 16, _text(b"iTXt", b"k\0\1\0\0\0"), PIXELS),
+        "png-text-of-exif": png_file(16, 16, _text(b"zTXt", b"Raw profile type exif\0\0"), PIXELS),
+        "png-profile": png_file(16, 16, _text(b"iCCP", b"k\0\0"), PIXELS),
+        "png-many-texts": png_file(
+            16, 16, *[_text(b"zTXt", b"%d\0\0" % key, 900_000) for key in range(100)], PIXELS
+        ),
+        "jpeg-before-a-film": whole + b"\xff\xda" * 1_000_000,
         "gif-frames": _animation(frames, "GIF"),
         "webp-frames": _animation(frames, "WEBP"),
         "jpeg-progressive": whole,
@@ -109,3 +122,22 @@ def _tiff_of_strips(count: int, *, held: int | None = None) -> bytes:
     directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
     head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
     return head + bytes(4 * (count if held is None else held))
+
+
+def _larger_inside(file_format: str) -> bytes:
+    """A picture whose container says that it is much smaller."""
+    return with_heif_size(encode(np.full((1024, 2048, 3), 90, np.uint8), file_format), 16, 16)
+
+
+def _heic_of_itself() -> bytes:
+    """A picture whose tiles are all the picture itself."""
+    data = heic_of_tiles(photo(300, 200))
+    place = data.index(b"dimg") + 8
+    count = int.from_bytes(data[place - 2 : place], "big")
+    return data[:place] + struct.pack(">H", 1) * count + data[place + 2 * count :]
+
+
+def _jpeg2000_of_tiles() -> bytes:
+    """A picture of 81 million tiles of one pixel."""
+    data = encode(photo(16, 16), "jpeg2000", no_jp2=True)
+    return data[:8] + struct.pack(">6I", 9_000, 9_000, 0, 0, 1, 1) + data[32:]

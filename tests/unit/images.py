@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 from PIL import Image
+
+pillow_heif.register_heif_opener(thumbnails=False)
 
 Pixels = npt.NDArray[np.uint8]
 
 ORIENTATION_TAG = 0x0112
 
-LOSSLESS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95}, "webp": {"lossless": True}}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "jpeg": {"quality": 95},
+    "webp": {"lossless": True},
+    "heic": {"quality": 100, "chroma": 444},
+    "avif": {"quality": 100, "subsampling": "4:4:4"},
+}
 """Options that keep a format as near to its input as it can."""
 
 
@@ -41,8 +49,23 @@ def encode(
     """Encode an array or a Pillow image; `options` go to Pillow's writer."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
+    image.save(buffer, format="heif" if file_format == "heic" else file_format, **options)
     return buffer.getvalue()
+
+
+def heic_of_tiles(pixels: Pixels, side: int = 64) -> bytes:
+    """Return a HEIC of square tiles, as telephones write them."""
+    pillow_heif.options.GRID_TILE_SIZE = side
+    try:
+        return encode(pixels, "heic")
+    finally:
+        pillow_heif.options.GRID_TILE_SIZE = 0
+
+
+def with_heif_size(data: bytes, width: int, height: int) -> bytes:
+    """Return a HEIC or AVIF that states another size outside its coded picture."""
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -56,7 +79,7 @@ def oriented(file_format: str, orientation: int, *, width: int = 23, height: int
     """Return a photo whose EXIF block carries an orientation."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
-    options: dict[str, Any] = {**LOSSLESS.get(file_format, {}), "exif": exif}
+    options: dict[str, Any] = {**LOSSLESS.get(file_format, {}), "exif": exif.tobytes()}
     return encode(photo(width, height), file_format, **options)
 
 
@@ -161,6 +184,9 @@ def bombs() -> list[Bomb]:
         Bomb("bmp-core", "bmp", _bmp_core(65_535, 65_535), 65_535, 65_535),
         Bomb("jpeg", "jpeg", _jpeg(65_535, 65_000, marker=0xC0), 65_535, 65_000),
         Bomb("jpeg-progressive", "jpeg", _jpeg(65_535, 65_000, marker=0xC2), 65_535, 65_000),
+        Bomb("heic", "heic", _heif("heic", 60_000, 50_000), 60_000, 50_000),
+        Bomb("avif", "avif", _heif("avif", 60_000, 50_000), 60_000, 50_000),
+        Bomb("jpeg2000", "jpeg2000", _jpeg2000(60_000, 50_000), 60_000, 50_000),
     ]
 
 
@@ -209,3 +235,15 @@ def _jpeg(width: int, height: int, *, marker: int) -> bytes:
     whole = encode(photo(16, 16), "jpeg", progressive=marker == 0xC2)
     frame = whole.index(bytes((0xFF, marker)))
     return whole[: frame + 5] + struct.pack(">HH", height, width) + whole[frame + 9 :]
+
+
+def _heif(file_format: str, width: int, height: int) -> bytes:
+    return with_heif_size(encode(np.full((64, 64, 3), 90, np.uint8), file_format), width, height)
+
+
+def _jpeg2000(width: int, height: int) -> bytes:
+    """A JPEG 2000 with another size in its codestream, in one tile."""
+    whole = encode(np.full((16, 16, 3), 90, np.uint8), "jpeg2000")
+    size = whole.index(b"\xff\x51") + 6
+    sized = struct.pack(">6I", width, height, 0, 0, width, height)
+    return whole[:size] + sized + whole[size + 24 :]

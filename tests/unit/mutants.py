@@ -6,13 +6,14 @@ import functools
 import random
 from collections.abc import Callable
 
-from eagleray.imaging import FORMATS
+from eagleray.imaging import FORMATS, probe
 from tests.unit.images import (
     bombs,
     cmyk_jpeg,
     encode,
     gray16,
     half_transparent,
+    heic_of_tiles,
     oriented,
     photo,
     tiff_file,
@@ -42,8 +43,19 @@ def sources() -> tuple[bytes, ...]:
         encode(pixels, "tiff", compression="jpeg"),
         encode(pixels[:, :, 0], "bmp"),
         tiff_file({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 277: 1, 279: 64}, bytes(range(64))),
+        heic_of_tiles(photo(100, 70)),
+        encode(half_transparent("RGBA", side=40), "heic"),
+        encode(half_transparent("RGBA", side=40), "avif"),
+        encode(half_transparent("RGBA", side=40), "jpeg2000", tile_size=(32, 32)),
+        encode(gray16(), "jpeg2000", no_jp2=True),
         *[bomb.data for bomb in bombs()],
     )
+
+
+@functools.cache
+def sources_of(file_format: str) -> tuple[bytes, ...]:
+    """Return the files of one format."""
+    return tuple(data for data in sources() if probe(data).format == file_format)
 
 
 # --- mutations: bytes in, bytes out, all chance from the generator ---
@@ -91,10 +103,14 @@ def zero_range(data: bytes, chance: random.Random) -> bytes:
 MUTATIONS: list[Mutation] = [cut, flip_bytes, swap_header, insert_bytes, splice, zero_range]
 
 
-def mutant(number: int) -> bytes:
-    """Return the mutant of a number: always the same one, damaged once or twice."""
+def mutant(number: int, file_format: str | None = None) -> bytes:
+    """Return the mutant of a number, of one format or any: always the same one.
+
+    It is damaged once or twice.
+    """
     chance = random.Random(number)
-    data = sources()[number % len(sources())]
+    originals = sources() if file_format is None else sources_of(file_format)
+    data = originals[number % len(originals)]
     for _ in range(chance.randint(1, 2)):
         data = chance.choice(MUTATIONS)(data, chance) or data
     return data

@@ -12,13 +12,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eagleray.errors import ContractError, UnknownNameError
-from eagleray.imaging import NAMED_CONTRACTS, Exact, ImageContract, ShortestSide, named_contract
-from eagleray.imaging.contract import MOST_PIXELS, Color, canonical_json
+from eagleray.imaging import (
+    FORMATS,
+    NAMED_CONTRACTS,
+    Exact,
+    ImageContract,
+    ShortestSide,
+    named_contract,
+)
+from eagleray.imaging.contract import MOST_PIXELS, ORIGINAL_FORMATS, Color, canonical_json
+from eagleray.models.architectures import default_contract
 
 sides = st.integers(1, 8192)
 crops = st.tuples(sides, sides)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+ranges = st.tuples(finite, finite).filter(lambda pair: pair[0] < pair[1])
 
 
 @st.composite
@@ -30,7 +39,9 @@ def contracts(draw: st.DrawFn) -> ImageContract:
         st.one_of(st.builds(ShortestSide, size=sides), st.builds(Exact, height=sides, width=sides))
     )
     return ImageContract(
+        formats=draw(st.lists(st.sampled_from(FORMATS), min_size=1).map(tuple)),
         color=color,
+        value_range=draw(st.none() | ranges),
         alpha=draw(st.sampled_from(["drop", "white", "black"])),
         resize=resize,
         crop=draw(crops if isinstance(resize, ShortestSide) else st.none() | crops),
@@ -155,6 +166,30 @@ def test_a_named_contract_never_changes(name: str, color: Color) -> None:
     assert named_contract(name, color=color).digest == DIGESTS[name, color]
 
 
+def test_a_contract_made_before_there_were_more_formats_reads_none_of_them() -> None:
+    text = json_with()
+    assert "formats" not in text
+    assert "value_range" not in text
+    contract = ImageContract.from_json(text)
+    assert contract.formats == ORIGINAL_FORMATS
+    assert "heic" not in contract.formats
+    assert contract.to_json() == named_contract("torchvision-reference").to_json()
+
+
+def test_formats_have_one_order_and_count_in_the_digest() -> None:
+    one = named_contract("fast", formats=("heic", "jpeg", "jpeg"))
+    assert one.formats == ("jpeg", "heic")
+    assert one == named_contract("fast", formats=("jpeg", "heic"))
+    assert '"formats":["jpeg","heic"]' in one.to_json()
+    assert one.digest != named_contract("fast").digest
+
+
+def test_models_that_are_made_now_read_every_format() -> None:
+    for name in ("lenet5", "resnet18"):
+        assert default_contract(name).formats == FORMATS
+        assert default_contract(name, "fast", size=64).formats == FORMATS
+
+
 def test_every_named_contract_is_pinned() -> None:
     assert {name for name, _color in DIGESTS} == set(NAMED_CONTRACTS)
 
@@ -271,6 +306,10 @@ def test_size_channels_and_shape_are_those_of_the_result(
         (json_with(std=[1, 1, float("inf")]), "std: every value must be a finite number"),
         (json_with(dtype="float32"), "dtype: Input should be 'uint8'"),
         (json_with(layout="CHW"), "layout: Input should be 'HWC'"),
+        (json_with(formats=[]), "formats: name at least one format"),
+        (json_with(formats=["heif"]), "formats.0: Input should be 'jpeg', 'png', 'webp',"),
+        (json_with(value_range=[5, 5]), "value_range: the first value must be below the second"),
+        (json_with(value_range=[0, float("inf")]), "value_range.1: Input should be a finite"),
         (json_with(sharpen=True), "sharpen: Extra inputs are not permitted"),
         ("", "Invalid JSON: EOF while parsing a value"),
         ("{", "Invalid JSON: EOF while parsing an object"),

@@ -19,7 +19,7 @@ from tests.unit.images import LOSSLESS, encode, photo
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, registry_with, with_service
 
-SMALL = named_contract("fast", size=32)
+SMALL = named_contract("fast", size=32, formats=FORMATS)
 IMAGES = {name: encode(photo(seed=1), name, **LOSSLESS.get(name, {})) for name in FORMATS}
 OTHERS = [name for name in FORMATS if name not in ("jpeg", "png")]
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from eagleray.imaging import FORMATS, named_contract
 from eagleray.models.registry import Registry
 from tests.parts.memory import CAN_TELL, forget_peak, peak_bytes
 from tests.unit.hostile_images import good_but_suspicious, hostile_images
-from tests.unit.models_kit import golden_png
+from tests.unit.models_kit import golden_png, registry_in, small_package
 from tests.unit.mutants import mutant
-from tests.unit.serving_kit import Asked, registry_with, with_service
+from tests.unit.serving_kit import Asked, with_service
 
 PREDICT = "/v1/models/digits/predict"
 MUTANTS = int(os.environ.get("EAGLERAY_FUZZ_MUTANTS", "1000"))
@@ -31,7 +32,12 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return registry_with(tmp_path_factory.mktemp("hostile"), "digits")
+    registry = registry_in(tmp_path_factory.mktemp("hostile"))
+    contract = named_contract("whole-image", size=32, color="gray", formats=FORMATS)
+    package = small_package(name="digits", contract=contract, golden_images=[golden_png(0)])
+    registry.register(package)
+    registry.set_alias("digits", "production", 1)
+    return registry
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagleray.errors import Reason
+from eagleray.errors import BadImageError, Reason
 from eagleray.imaging import FORMATS, named_contract, probe
+from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import Lineage, create_package
 from eagleray.models.tasks import Multiclass
@@ -22,8 +23,10 @@ from tests.unit.mutants import mutant, sources
 pytestmark = pytest.mark.numerical
 
 NUM_MUTANTS = 2_000
+MUTANTS_OF_A_FORMAT = int(os.environ.get("EAGLERAY_FUZZ_FORMAT_MUTANTS", "60"))
 SECONDS = 120
 MIB = 2**20
+CONTRACT = named_contract("whole-image", size=32, color="gray", formats=FORMATS)
 
 
 def resident_bytes() -> int:
@@ -40,7 +43,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         name="mutants",
         task=Multiclass(labels=("a", "b")),
         architecture=architecture,
-        contract=named_contract("whole-image", size=32, color="gray"),
+        contract=CONTRACT,
         module=build(architecture).eval(),
         lineage=Lineage.now(),
     )
@@ -98,3 +101,24 @@ def test_every_mutant_ends_as_an_outcome(predictor: Predictor) -> None:
             assert outcome.prediction.label in ("a", "b")
             assert outcome.width > 0
             assert outcome.height > 0
+
+
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("file_format", ["heic", "avif", "jpeg2000"])
+def test_mutants_of_a_heavy_format_end_in_the_sandbox_with_a_reason(file_format: str) -> None:
+    reasons: Counter[str] = Counter()
+    with DecodeSandbox(CONTRACT, seconds=20, memory_bytes=512 * MIB) as sandbox:
+        for number in range(MUTANTS_OF_A_FORMAT):
+            try:
+                image = sandbox.decode(mutant(number, file_format))
+            except BadImageError as error:
+                assert error.message
+                assert " at 0x" not in error.message
+                reasons[error.reason] += 1
+            else:
+                assert image.pixels.shape == CONTRACT.shape
+                reasons["ok"] += 1
+    print(f"{MUTANTS_OF_A_FORMAT} mutants of {file_format}: {dict(reasons)}")
+    assert reasons["ok"] > MUTANTS_OF_A_FORMAT / 50
+    assert len(reasons) > 3
+    assert not {Reason.MISSING, Reason.TIMEOUT, Reason.DECODER_CRASH} & set(reasons)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from eagleray.errors import BadImageError, Reason
 from eagleray.imaging import FORMATS, probe
+from eagleray.imaging.contract import ORIGINAL_FORMATS
 from tests.unit.images import (
     Bomb,
     bombs,
@@ -40,6 +41,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("tiff", {}),
     ("tiff", {"compression": "tiff_lzw"}),
     ("bmp", {}),
+    ("heic", {}),
+    ("avif", {}),
+    ("jpeg2000", {}),
+    ("jpeg2000", {"no_jp2": True, "tile_size": (64, 64)}),
 ]
 
 
@@ -174,14 +179,19 @@ def test_probe_reads_the_size_that_a_bomb_claims(bomb: Bomb) -> None:
 # --- what it refuses ---
 
 
+TGA = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 4, 3, 24, 32) + bytes(36)
+PCX = b"\x0a\5\1\x08" + bytes(124)
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1miaf", "HEIF"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "CR3 (a camera's raw file)"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isommp41", "MPEG-4 video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "QuickTime video"),
+        (b"\x1a\x45\xdf\xa3\x01\0\0\0", "Matroska or WebM video"),
+        (b"RIFF\x24\0\0\0AVI LIST", "AVI video"),
         (b"\xff\x0a\xfa\x1f", "JPEG XL"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "PDF"),
@@ -192,6 +202,21 @@ def test_probe_reads_the_size_that_a_bomb_claims(bomb: Bomb) -> None:
         (b"DICM", "DICOM"),
         (bytes(128) + b"DICM\x02\0", "DICOM"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"P6\n4 3\n255\n" + bytes(36), "Netpbm (PPM, PGM, PBM, PAM or PFM)"),
+        (b"P5 4 3 255 " + bytes(12), "Netpbm (PPM, PGM, PBM, PAM or PFM)"),
+        (TGA, "TGA"),
+        (bytes(60) + b"TRUEVISION-XFILE.\0", "TGA"),
+        (PCX, "PCX"),
+        (encode(photo(8, 8), "pcx"), "PCX"),
+        (encode(photo(8, 8), "tga"), "TGA"),
+        (encode(photo(8, 8), "dds"), "DDS"),
+        (encode(photo(8, 8), "ppm"), "Netpbm (PPM, PGM, PBM, PAM or PFM)"),
+        (encode(photo(8, 8), "sgi"), "SGI"),
+        (encode(photo(8, 8), "qoi"), "QOI"),
+        (b"FUJIFILMCCD-RAW 0201", "RAF (a camera's raw file)"),
+        (b"IIRO\x08\0\0\0", "ORF (a camera's raw file)"),
+        (b"IIU\0\x18\0\0\0", "RW2 (a camera's raw file)"),
+        (b"II\xbc\x01\x20\0\0\0", "JPEG XR"),
     ],
 )
 def test_a_format_that_is_known_but_not_read_is_named(data: bytes, name: str) -> None:
@@ -199,7 +224,29 @@ def test_a_format_that_is_known_but_not_read_is_named(data: bytes, name: str) ->
         probe(data)
     assert caught.value.reason == Reason.UNSUPPORTED_FORMAT
     assert caught.value.message == (
-        f"{name} is not among the formats that are read: jpeg, png, webp, gif, tiff, bmp"
+        f"{name} is not among the formats that are read: jpeg, png, webp, gif, tiff, bmp, heic, "
+        "avif, jpeg2000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (encode(photo(8, 8), "heic"), "heic"),
+        (encode(photo(8, 8), "avif"), "avif"),
+        (encode(photo(8, 8), "avif").replace(b"ftypavif", b"ftypmif1"), "avif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "heic"),
+        (b"\xff\x4f\xff\x51\0\x2f", "jpeg2000"),
+    ],
+    ids=["heic", "avif", "avif-mif1", "heic-mif1-cut", "jpeg2000-cut"],
+)
+def test_a_format_that_the_contract_does_not_list_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(BadImageError) as caught:
+        probe(data, ORIGINAL_FORMATS)
+    assert caught.value.reason == Reason.UNSUPPORTED_FORMAT
+    assert caught.value.message == (
+        f"{name} is not among the formats that this model's contract reads: jpeg, png, webp, gif, "
+        "tiff, bmp"
     )
 
 
@@ -207,11 +254,23 @@ def test_a_format_that_is_known_but_not_read_is_named(data: bytes, name: str) ->
     ("data", "reason", "message"),
     [
         (b"", "truncated", "the file is empty (0 bytes)"),
-        (b"hello, world", "not_an_image", "starts with the bytes 68 65 6c 6c 6f 2c 20 77"),
-        (bytes(512), "not_an_image", "no image format starts with the bytes 00 00 00 00"),
-        (b"<!doctype html><title>404</title>", "not_an_image", "no image format starts with"),
-        (b"PK\x03\x04", "not_an_image", "starts with the bytes 50 4b 03 04"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "not_an_image", "no image format starts with"),
+        (b"\x9c\x02\xfe\x01", "not_an_image", "no image format starts with the bytes 9c 02 fe 01"),
+        (b"hello, world", "not_an_image", "the file is plain text, not an image"),
+        (bytes(512), "not_an_image", "the file is nothing but zero bytes, not an image"),
+        (b"\n<!doctype html><title>404</title>", "not_an_image", "the file is an HTML page"),
+        (b'<?xml version="1.0"?><Error/>', "not_an_image", "the file is XML"),
+        (b'{"error": "gone"}', "not_an_image", "the file is JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image", "a Git LFS pointer"),
+        (
+            b"/9j/4AAQSkZJRgABAQ",
+            "not_an_image",
+            "the file is the base64 text of an image (decode it first)",
+        ),
+        (b"data:image/png;base64,iVBORw0", "not_an_image", "the file is a data: URL in text"),
+        (b"PK\x03\x04", "not_an_image", "the file is a ZIP archive"),
+        (b"\x1f\x8b\x08\0", "not_an_image", "the file is compressed (gzip)"),
+        (b"\0\x05\x16\x07\0\2", "not_an_image", "the file is a macOS resource fork"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "not_an_image", "the file is sound (WAV)"),
         (b"\xff\xd8\xff", "truncated", "the file ends inside its header"),
         (b"\xff\xd8\xff\xd9", "unreadable", "the JPEG has no frame header before its data"),
         (b"\xff\xd8\xff\xda\0\x08", "unreadable", "the JPEG has no frame header before its data"),

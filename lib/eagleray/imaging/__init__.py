@@ -1,6 +1,7 @@
 """How bytes become a tensor, once for everybody."""
 
 from eagleray.imaging.contract import (
+    FORMATS,
     NAMED_CONTRACTS,
     Exact,
     ImageContract,
@@ -8,7 +9,8 @@ from eagleray.imaging.contract import (
     named_contract,
 )
 from eagleray.imaging.decode import DecodedImage, decode, judge
-from eagleray.imaging.probe import FORMATS, Header, format_of, probe
+from eagleray.imaging.header import Header
+from eagleray.imaging.probe import format_of, probe
 
 __all__ = [
     "FORMATS",

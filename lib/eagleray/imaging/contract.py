@@ -10,17 +10,30 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from eagleray.errors import ContractError, UnknownNameError
 
 __all__ = [
+    "FORMATS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "NAMED_CONTRACTS",
+    "ORIGINAL_FORMATS",
     "Exact",
+    "Format",
     "ImageContract",
     "ShortestSide",
     "canonical_json",
@@ -36,6 +49,11 @@ MOST_PIXELS = 178_956_970  # Pillow refuses to open larger images
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
+Format = Literal["jpeg", "png", "webp", "gif", "tiff", "bmp", "heic", "avif", "jpeg2000"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+"""All formats that can be read."""
+ORIGINAL_FORMATS: tuple[Format, ...] = FORMATS[:6]
+"""What a contract reads that does not say; those made before there were others do not."""
 Resampler = Literal[
     "pillow_nearest",
     "pillow_bilinear",
@@ -83,8 +101,12 @@ class ImageContract(_Frozen):
 
     Attributes:
         version: Of this format.
+        formats: Formats that are read; an image of any other one is `unsupported_format`.
         color: `rgb` gives three channels, `gray` one (ITU-R 601 luma).
-        orientation: EXIF orientation is applied, always.
+        orientation: The orientation that an image's file states is applied, always.
+        value_range: (low, high) of the values that become 0 to 255, for images of one channel with
+            more than 8 bits; values beyond are clipped. None takes the highest 8 of 16 bits, and
+            refuses pixels without a defined range (signed, 32-bit and floating-point ones).
         alpha: What is done with transparency: `drop` forgets it, as most tools do; `white` and
             `black` lay the image over that colour.
         resize: The scaling.
@@ -102,8 +124,10 @@ class ImageContract(_Frozen):
     """
 
     version: Literal[1] = 1
+    formats: tuple[Format, ...] = ORIGINAL_FORMATS
     color: Color = "rgb"
     orientation: Literal["exif"] = "exif"
+    value_range: tuple[FiniteFloat, FiniteFloat] | None = None
     alpha: Literal["drop", "white", "black"] = "drop"
     resize: ShortestSide | Exact = Field(discriminator="mode")
     crop: tuple[Side, Side] | None = None
@@ -115,6 +139,32 @@ class ImageContract(_Frozen):
     std: tuple[float, ...] = IMAGENET_STD
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["HWC"] = "HWC"
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_contracts_lack(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out what came later and is unset, so that older contracts keep their digests."""
+        fields: dict[str, Any] = serialize(self)
+        if self.formats == ORIGINAL_FORMATS:
+            del fields["formats"]
+        if self.value_range is None:
+            del fields["value_range"]
+        return fields
+
+    @field_validator("formats")
+    @classmethod
+    def _in_order(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        if not formats:
+            raise ValueError("name at least one format")
+        return tuple(name for name in FORMATS if name in formats)
+
+    @field_validator("value_range")
+    @classmethod
+    def _ascending(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and not values[0] < values[1]:
+            raise ValueError("the first value must be below the second")
+        return None if values is None else (values[0] + 0.0, values[1] + 0.0)
 
     @field_validator("mean", "std")
     @classmethod
@@ -226,7 +276,12 @@ NAMED_CONTRACTS: dict[str, _Maker] = {
 
 
 def named_contract(
-    name: str, *, size: int = 224, resize: int | None = None, color: Color = "rgb"
+    name: str,
+    *,
+    size: int = 224,
+    resize: int | None = None,
+    color: Color = "rgb",
+    formats: tuple[Format, ...] = ORIGINAL_FORMATS,
 ) -> ImageContract:
     """Return one of the contracts that have a name.
 
@@ -238,6 +293,8 @@ def named_contract(
         resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` crops
             nothing and has no use for it.
         color: `rgb` or `gray`.
+        formats: Formats that are read. The default gives the digests that these contracts have
+            always had; `FORMATS` has them all, and is what models are trained with.
 
     Raises:
         UnknownNameError: No contract has that name.
@@ -250,6 +307,7 @@ def named_contract(
         raise ContractError(f"Contract {name!r}: color is rgb or gray, not {color!r}.")
     shorter_side = round(size * 256 / 224) if resize is None else resize
     try:
-        return NAMED_CONTRACTS[name](size, shorter_side, color)
+        contract = NAMED_CONTRACTS[name](size, shorter_side, color)
+        return ImageContract.model_validate({**contract.model_dump(), "formats": formats})
     except ValidationError as error:
         raise ContractError(f"Contract {name!r}: {first_fault(error)}.") from None

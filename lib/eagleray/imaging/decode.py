@@ -5,7 +5,6 @@ Training, batch, serving and evaluation all call `decode`, so they cannot differ
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,10 @@ from PIL import Image, ImageOps
 
 from eagleray.errors import BadImageError, Reason
 from eagleray.imaging.contract import Exact, ImageContract
-from eagleray.imaging.probe import Header, probe
+from eagleray.imaging.header import Header
+from eagleray.imaging.opening import open_image
+from eagleray.imaging.probe import probe
+from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 
 __all__ = ["DecodedImage", "decode", "judge"]
 
@@ -34,6 +36,8 @@ _PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
 _MOST_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
 _MOST_SCANNED_PIXELS = 2**31
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+_XMP = ("xmp", "XML:com.adobe.xmp")
+_DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
             Reason.OUT_OF_MEMORY, f"no memory for {header.width} x {header.height} pixels"
         ) from error
     except Exception as error:  # decoders raise whatever hostile bytes lead them to
-        raise _as_bad_image(error, header) from error
+        raise _as_bad_image(error, data, header) from error
     return DecodedImage(pixels, width, height)
 
 
@@ -83,7 +87,7 @@ def judge(data: bytes, contract: ImageContract) -> Header:
             Reason.TOO_MANY_BYTES,
             f"the file has {len(data):,} bytes, the limit is {contract.max_bytes:,}",
         )
-    header = probe(data)
+    header = probe(data, contract.formats)
     _judge_pixels(header.width, header.height, contract)
     _judge_scans(header)
     return header
@@ -109,15 +113,24 @@ def _judge_scans(header: Header) -> None:
         )
 
 
-def _as_bad_image(error: Exception, header: Header) -> BadImageError:
+_UNSUPPORTED_WORDS = ("unsupported", "not supported", "unknown pixel mode", "cannot handle")
+_TRUNCATED_WORDS = ("truncated", "premature end of jpeg file", "end of file", "end-of-file")
+
+
+def _as_bad_image(error: Exception, data: bytes, header: Header) -> BadImageError:
     """Translate what a decoder raised."""
-    text = str(error) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return BadImageError(Reason.TOO_MANY_PIXELS, text)
     lowered = text.lower()
     if "insufficient memory" in lowered:
         return BadImageError(Reason.OUT_OF_MEMORY, f"no memory to decode it ({text})")
-    if "truncated" in lowered or "premature end of jpeg file" in lowered or "EOF" in text:
+    if any(words in lowered for words in _UNSUPPORTED_WORDS):
+        kind = f" of {describe_tiff(data)}" if header.format == "tiff" else ""
+        return BadImageError(
+            Reason.UNSUPPORTED_FORMAT, f"a {header.format}{kind} is not read ({text})"
+        )
+    if "EOF" in text or any(words in lowered for words in _TRUNCATED_WORDS):
         return BadImageError(Reason.TRUNCATED, f"the {header.format} data end early ({text})")
     return BadImageError(Reason.UNREADABLE, f"the {header.format} data are damaged ({text})")
 
@@ -205,22 +218,34 @@ def _make_upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _decode_with_pillow(data: bytes, header: Header, contract: ImageContract) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
+    layout = tiff_layout(data) if header.format == "tiff" else None
+    negative = layout is not None and layout.white_is_zero and layout.bits > 8
+    if negative:
+        data = with_black_as_zero(data)
+    with open_image(data, header.format, layout) as image:
         _judge_pixels(image.width, image.height, contract)
         image.load()
+        for name in _XMP:  # states the orientation too, but viewers go by EXIF alone
+            image.info.pop(name, None)
+        if header.format == "png" and data[24] == 16:
+            _shorten_transparent_color(image)
         upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP_MODES:
+        bits = 16 if layout is None else layout.bits
+        upright = _as_8_bits(upright, bits, contract)
+        upright = ImageOps.invert(upright) if negative else upright
     return _convert(upright, contract)
 
 
+def _shorten_transparent_color(image: Image.Image) -> None:
+    """Bring the transparent colour of 16-bit RGB to the 8 bits that its pixels were brought to."""
+    color = image.info.get("transparency")
+    if isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+
+
 def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
-    """Bring any of Pillow's modes to the contract's colours."""
-    if image.mode in ("I", "F"):
-        raise BadImageError(
-            Reason.UNSUPPORTED_FORMAT,
-            f"pixels of Pillow's mode {image.mode!r} have no defined range; save as 8 or 16 bits",
-        )
-    if image.mode.startswith("I;16"):
-        image = _high_bytes(image)  # an image of 8 bits, transparent where the 16 bits said so
+    """Bring any of Pillow's modes of 8 bits to the contract's colours."""
     if contract.alpha != "drop" and (image.mode in _WITH_ALPHA or "transparency" in image.info):
         foreground = image.convert("RGBA")
         background = Image.new("RGBA", foreground.size, contract.alpha)
@@ -229,18 +254,31 @@ def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _high_bytes(image: Image.Image) -> Image.Image:
-    """Keep the high byte of 16-bit gray, as decoders do for 16-bit colour.
+def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.Image:
+    """Bring an image of one channel and more than 8 bits to 8, by the contract's range if any.
 
-    Pillow's own conversion clips at 255 and would turn nearly every such image white.
+    Without a range the highest 8 bits are kept, as decoders do for 16-bit colour. Pillow's own
+    conversion clips at 255 and would turn nearly every such image white.
     """
-    values = np.asarray(image).astype(np.uint16)
-    eight_bits = Image.fromarray((values >> 8).astype(np.uint8))
+    values = np.asarray(image)
+    if contract.value_range is not None:
+        low, high = contract.value_range
+        scaled = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+        eight_bits = np.rint(np.nan_to_num(scaled)).astype(np.uint8)
+    elif image.mode in ("I", "F"):
+        kind = "32-bit floating-point" if image.mode == "F" else "32-bit or signed"
+        raise BadImageError(
+            Reason.UNSUPPORTED_FORMAT,
+            f"{kind} pixels have no defined range; save as 8 or 16 bits, or give the model's image "
+            "contract a value_range",
+        )
+    else:
+        eight_bits = (values >> (min(bits, 16) - 8)).astype(np.uint8)
+    result = Image.fromarray(eight_bits)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
-        eight_bits.putalpha(Image.fromarray(alpha))
-    return eight_bits
+        result.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return result
 
 
 # --- resize and crop -------------------------------------------------------------------------

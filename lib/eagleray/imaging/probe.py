@@ -8,112 +8,110 @@ against the contract's limits.
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from eagleray.errors import BadImageError, Reason
+from eagleray.imaging.contract import FORMATS, Format
+from eagleray.imaging.foreign import refuse_foreign
+from eagleray.imaging.header import (
+    MAX_BLOCKS,
+    Header,
+    damaged,
+    require_length,
+    truncated,
+    unsupported,
+)
+from eagleray.imaging.heif import heif_format, read_heif
+from eagleray.imaging.tiff import exif_orientation, read_tiff
 
-__all__ = ["FORMATS", "Header", "format_of", "probe"]
+__all__ = ["Header", "format_of", "probe"]
 
-EXIF_ORIENTATION_TAG = 0x0112
-TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0100, 0x0101
-TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG = 0x0142, 0x0143
-TIFF_SHORT, TIFF_LONG = 3, 4
-TIFF_TEXTS = {1, 2, 6, 7}  # types whose values stay bytes, however many there are
-TIFF_PLACES = {273, 279, 324, 325}  # of strips and tiles
-TIFF_SIZE_TAGS = {TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG, TIFF_TILE_WIDTH_TAG, TIFF_TILE_HEIGHT_TAG}
-
-MOST_TILE_PIXELS = 2**20  # a tile may exceed a small image, but not by much
-MOST_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
-MOST_BLOCKS = 2**16  # segments, sub-blocks, chunks, strips and tiles, each of which costs time
-MOST_TAGS = 2**12  # in a directory of a TIFF
-MOST_NUMBERS = 2**18  # in one tag; the colours of a palette of 16 bits are fewer
-MOST_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What an encoded image claims about itself.
-
-    Attributes:
-        format: One of `FORMATS`.
-        width: Stored pixels in a row, before orientation.
-        height: Stored rows, before orientation.
-        components: Colour components of a JPEG; 0 for other formats, where Pillow knows.
-        orientation: EXIF orientation 1 to 8 of a JPEG; 1 for other formats, where Pillow knows.
-        scans: How often a decoder goes over the pixels; 1 for all but JPEG.
-    """
-
-    format: str
-    width: int
-    height: int
-    components: int = 0
-    orientation: int = 1
-    scans: int = field(default=1, compare=False)
+MAX_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
+MAX_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
+MAX_CHANNELS = 4  # of a JPEG 2000
+FEW_SCANS = 12  # of a JPEG; encoders write about ten
 
 
-def probe(data: bytes) -> Header:
+def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
     """Read the header of an encoded image.
 
+    Args:
+        data: The whole file.
+        formats: That may be read; others are `unsupported_format`.
+
     Raises:
-        BadImageError: `truncated`, `not_an_image`, `unsupported_format` or `unreadable`.
+        BadImageError: `truncated`, `not_an_image`, `unsupported_format`, `too_many_pixels` or
+            `unreadable`.
     """
     if not data:
-        raise BadImageError(Reason.TRUNCATED, "the file is empty (0 bytes)")
-    read_header = next((read for is_format, read in _READERS.values() if is_format(data)), None)
-    if read_header is None:
-        raise _unknown_format(data)
-    try:
-        header = read_header(data)
-    except (struct.error, IndexError) as error:
-        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header") from error
-    if header.width < 1 or header.height < 1:
-        raise BadImageError(
-            Reason.UNREADABLE, f"the header claims {header.width} x {header.height} pixels"
+        raise truncated("the file is empty (0 bytes)")
+    found = format_of(data)
+    if found is None:
+        raise refuse_foreign(data, formats)
+    if found not in formats:
+        raise unsupported(
+            f"{found} is not among the formats that this model's contract reads: "
+            f"{', '.join(formats)}"
         )
+    try:
+        header = _READERS[found][1](data)
+    except (struct.error, IndexError) as error:
+        raise truncated() from error
+    if header.width < 1 or header.height < 1:
+        raise damaged(f"the header claims {header.width} x {header.height} pixels")
     return header
-
-
-def _unknown_format(data: bytes) -> BadImageError:
-    for is_format, name in _KNOWN_BUT_REFUSED:
-        if is_format(data):
-            return BadImageError(
-                Reason.UNSUPPORTED_FORMAT,
-                f"{name} is not among the formats that are read: {', '.join(FORMATS)}",
-            )
-    shown = data[:8].hex(" ")
-    return BadImageError(Reason.NOT_AN_IMAGE, f"no image format starts with the bytes {shown}")
 
 
 # --- one reader per format --------------------------------------------------------------------
 
 
+_SEQUENTIAL = {0xC0, 0xC1}
+_NO_FRAMES = {0xC4, 0xC8, 0xCC}  # other segments whose markers lie between those of frames
+_UNREAD_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}  # lossless, hierarchical
+_BETWEEN_SCANS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+
+
 def _read_jpeg(data: bytes) -> Header:
-    """Walk the marker segments up to the frame header (ITU-T T.81, annex B)."""
-    orientation = 1
+    """Walk the marker segments up to the frame header (ITU-T T.81, annex B).
+
+    Of several EXIF blocks the first one counts, as for Pillow and viewers.
+    """
+    orientation = None
     for marker, position in _jpeg_segments(data):
         if marker in (0xD9, 0xDA):
-            raise BadImageError(Reason.UNREADABLE, "the JPEG has no frame header before its data")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, components = struct.unpack_from(">HHB", data, position + 3)
+            raise damaged("the JPEG has no frame header before its data")
+        if (0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES) or marker == 0xF7:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
+            if marker in _UNREAD_FRAMES or bits != 8:
+                kind = "JPEG-LS" if marker == 0xF7 else f"a JPEG of {bits} bits (SOF{marker & 15})"
+                raise unsupported(f"{kind} is not read; only JPEGs of 8 bits are that lose detail")
             scans = _num_scans(data, position, marker, components)
-            return Header("jpeg", width, height, components, orientation, scans)
-        if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
+            return Header("jpeg", width, height, components, orientation or 1, scans)
+        if (
+            marker == 0xE1
+            and orientation is None
+            and data[position + 2 : position + 8] == b"Exif\0\0"
+        ):
             (length,) = struct.unpack_from(">H", data, position)
-            orientation = _exif_orientation(data[position + 8 : position + length])
-    raise BadImageError(Reason.UNREADABLE, "the JPEG has too many segments before its frame")
+            orientation = exif_orientation(data[position + 8 : position + length])
+    raise damaged("the JPEG has too many segments before its frame")
 
 
 def _jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int]]:
-    """Yield each marker, and where its segment begins, with its length."""
+    """Yield each marker, and where its segment begins, with its length.
+
+    What lies between the header of a scan and the next marker is passed over.
+    """
     num_skipped = 0
-    for _ in range(MOST_BLOCKS):
+    for _ in range(MAX_BLOCKS):
         while data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
             position += 1  # decoders skip stray and fill bytes between segments, so do we
             num_skipped += 1
-            if num_skipped > MOST_SKIPPED_BYTES:
-                raise BadImageError(Reason.UNREADABLE, "the JPEG header is full of stray bytes")
+            if num_skipped > MAX_SKIPPED_BYTES:
+                raise damaged("the JPEG header is full of stray bytes")
         marker = data[position + 1]
         position += 2
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
@@ -121,76 +119,42 @@ def _jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int]]:
         yield marker, position
         (length,) = struct.unpack_from(">H", data, position)
         position += max(length, 2)
+        if marker == 0xDA:
+            after = _BETWEEN_SCANS.search(data, position)
+            position = len(data) if after is None else after.end() - 2
 
 
 def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
-    """Count the scans from a frame header on; one with all colours of such a frame is the last."""
-    (length,) = struct.unpack_from(">H", data, frame)
-    if marker in (0xC0, 0xC1):
-        with contextlib.suppress(struct.error, IndexError, BadImageError):
-            for kind, position in _jpeg_segments(data, frame + max(length, 2)):
-                if kind == 0xDA and data[position + 2] >= components:
-                    return 1
-                if kind == 0xDA:
-                    break
-    return data.count(b"\xff\xda", frame)
+    """Count the scans from a frame header to the end of the image.
 
-
-def _exif_orientation(exif: bytes) -> int:
-    """Return the orientation of an EXIF block, 1 where it says nothing valid."""
-    try:
-        value = _tiff_tags(exif).get(EXIF_ORIENTATION_TAG, 1)
-    except (struct.error, IndexError, BadImageError):
-        return 1
-    return value if 1 <= value <= 8 else 1
-
-
-def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the SHORT and LONG tags of the first directory of a TIFF (TIFF 6.0, section 2).
-
-    Of a tag that stands twice the larger value counts: decoders differ in which one they take.
+    In a sequential frame one with all colours is the last. So few that no image is refused for them
+    need not be exact.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    (offset,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, offset)
-    tags: dict[int, int] = {}
-    if count > MOST_TAGS:
-        raise BadImageError(Reason.UNREADABLE, f"the TIFF has {count:,} tags")
-    for index in range(count):
-        entry = offset + 2 + 12 * index
-        tag, kind, num_values = struct.unpack_from(f"{order}HHI", data, entry)
-        most = MOST_BLOCKS if tag in TIFF_PLACES else MOST_NUMBERS
-        if num_values > most and kind not in TIFF_TEXTS:
-            raise BadImageError(
-                Reason.UNREADABLE, f"the TIFF's tag {tag} has {num_values:,} values"
-            )
-        if kind in (TIFF_SHORT, TIFF_LONG):
-            form = "H" if kind == TIFF_SHORT else "I"
-            (value,) = struct.unpack_from(f"{order}{form}", data, entry + 8)
-            tags[tag] = max(value, tags.get(tag, 0))
-        elif tag in TIFF_SIZE_TAGS:
-            raise BadImageError(Reason.UNREADABLE, f"the TIFF states a size as type {kind}")
-    return tags
-
-
-def _read_tiff(data: bytes) -> Header:
-    tags = _tiff_tags(data)
-    width, height = tags.get(TIFF_WIDTH_TAG, 0), tags.get(TIFF_HEIGHT_TAG, 0)
-    tile_width, tile_height = tags.get(TIFF_TILE_WIDTH_TAG, 0), tags.get(TIFF_TILE_HEIGHT_TAG, 0)
-    if tile_width * tile_height > max(4 * width * height, MOST_TILE_PIXELS):
-        # A decoder allocates a whole tile, whatever the image needs of it.
-        raise BadImageError(
-            Reason.TOO_MANY_PIXELS,
-            f"a tile of {tile_width:,} x {tile_height:,} pixels dwarfs the image of "
-            f"{width:,} x {height:,}",
-        )
-    return Header("tiff", width, height)
+    if marker not in _SEQUENTIAL:
+        at_most = data.count(b"\xff\xda", frame)
+        if at_most <= FEW_SCANS:
+            return max(at_most, 1)
+    (length,) = struct.unpack_from(">H", data, frame)
+    num_scans = 0
+    with contextlib.suppress(struct.error, IndexError):  # the file ends without saying so
+        for kind, position in _jpeg_segments(data, frame + max(length, 2)):
+            if kind == 0xD9:
+                break
+            if kind == 0xDA:
+                num_scans += 1
+                if marker in _SEQUENTIAL and data[position + 2] >= components:
+                    break
+        else:
+            raise damaged("the JPEG has too many segments between its scans")
+    return max(num_scans, 1)
 
 
 def _read_png(data: bytes) -> Header:
-    _require_length(data, 24)
+    require_length(data, 24)
+    if data[12:16] == b"CgBI":
+        raise unsupported("a PNG in Apple's own form (CgBI) is not read; save it as a usual PNG")
     if data[12:16] != b"IHDR":
-        raise BadImageError(Reason.UNREADABLE, "the PNG does not start with its header chunk")
+        raise damaged("the PNG does not start with its header chunk")
     width, height = struct.unpack_from(">II", data, 16)
     _require_few_chunks(data)
     return Header("png", width, height)
@@ -198,11 +162,11 @@ def _read_png(data: bytes) -> Header:
 
 def _require_few_chunks(data: bytes) -> None:
     position = 8
-    for _ in range(MOST_BLOCKS):
+    for _ in range(MAX_BLOCKS):
         if position + 8 > len(data):
             return
         position += 12 + int.from_bytes(data[position : position + 4], "big")
-    raise BadImageError(Reason.UNREADABLE, f"the PNG has more than {MOST_BLOCKS:,} chunks")
+    raise damaged(f"the PNG has more than {MAX_BLOCKS:,} chunks")
 
 
 def _read_gif(data: bytes) -> Header:
@@ -218,8 +182,8 @@ def _read_gif(data: bytes) -> Header:
                 num_blocks += 1
         position += 1
         num_blocks += 1
-        if num_blocks > MOST_BLOCKS:
-            raise BadImageError(Reason.UNREADABLE, "the GIF has too many blocks before its frame")
+        if num_blocks > MAX_BLOCKS:
+            raise damaged("the GIF has too many blocks before its frame")
     if data[position] == 0x2C:
         left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
         width, height = max(width, left + frame_width), max(height, top + frame_height)
@@ -233,18 +197,18 @@ def _read_bmp(data: bytes) -> Header:
     else:
         width, height = struct.unpack_from("<ii", data, 18)  # a negative height means top-down
         _, compression = struct.unpack_from("<HI", data, 28)
-        if compression in (1, 2) and width * abs(height) > MOST_RLE_PIXELS:
+        if compression in (1, 2) and width * abs(height) > MAX_RLE_PIXELS:
             raise BadImageError(
                 Reason.TOO_MANY_PIXELS,
                 f"the BMP claims {width:,} x {abs(height):,} pixels in run lengths, of which "
-                f"{MOST_RLE_PIXELS:,} are read",
+                f"{MAX_RLE_PIXELS:,} are read",
             )
     return Header("bmp", width, abs(height))
 
 
 def _read_webp(data: bytes) -> Header:
     """Read one of the three first chunks of WebP (RFC 9649, section 2)."""
-    _require_length(data, 30)
+    require_length(data, 30)
     claimed = int.from_bytes(data[4:8], "little") + 8
     if claimed > len(data):
         raise BadImageError(
@@ -260,53 +224,91 @@ def _read_webp(data: bytes) -> Header:
     elif chunk == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
-        raise BadImageError(Reason.UNREADABLE, "the WebP has no image chunk where one must be")
+        raise damaged("the WebP has no image chunk where one must be")
     return Header("webp", width, height)
 
 
-def _require_length(data: bytes, length: int) -> None:
-    if len(data) < length:
-        raise BadImageError(Reason.TRUNCATED, "the file ends inside its header")
+def _read_jpeg2000(data: bytes) -> Header:
+    """Read the size marker of the codestream (ITU-T T.800, annex A)."""
+    start = _codestream(data)
+    if data[start : start + 4] != b"\xff\x4f\xff\x51":
+        raise damaged("the JPEG 2000 has no codestream")
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, channels = (
+        struct.unpack_from(">8IH", data, start + 8)
+    )
+    if channels > MAX_CHANNELS:
+        raise unsupported(f"a JPEG 2000 of {channels:,} channels is not read")
+    if right <= left or bottom <= top or not tile_width or not tile_height:
+        raise damaged("the JPEG 2000 has no pixels")
+    tiles = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height)
+    if tiles > MAX_BLOCKS:
+        raise damaged(f"the JPEG 2000 has {tiles:,} tiles")
+    _require_whole_codestream(data, start)
+    return Header("jpeg2000", right - left, bottom - top)
+
+
+def _codestream(data: bytes) -> int:
+    """Return where the codestream begins, in a file of boxes too."""
+    if data.startswith(b"\xff\x4f"):
+        return 0
+    position = 0
+    for _ in range(MAX_BLOCKS):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"jp2c":
+            return position + (16 if size == 1 else 8)
+        if size < 8:
+            break
+        position += size
+    raise damaged("the JPEG 2000 has no codestream")
+
+
+def _require_whole_codestream(data: bytes, start: int) -> None:
+    """Walk from tile to tile: decoders make up what is missing at the end."""
+    position = start + 2
+    for _ in range(MAX_BLOCKS):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker == 0xFF90:  # a tile, with its own length
+            (length,) = struct.unpack_from(">I", data, position + 6)
+            if length == 0:
+                if b"\xff\xd9" in data[position + 12 :]:
+                    return
+                break
+            position += length
+        else:
+            position += 2 + length
+        if data[position : position + 2] == b"\xff\xd9":
+            return
+        if position >= len(data):
+            break
+    raise truncated("the jpeg2000 data end early")
 
 
 _Test = Callable[[bytes], bool]
+_Reader = Callable[[bytes], Header]
 
 
 def _starts(*prefixes: bytes) -> _Test:
     return lambda data: data.startswith(prefixes)
 
 
-def _media_brand(*brands: bytes) -> _Test:
-    return lambda data: data[4:8] == b"ftyp" and data[8:12] in brands
+def _heif(name: str) -> tuple[_Test, _Reader]:
+    is_format: _Test = lambda data: heif_format(data) == name  # noqa: E731
+    return is_format, functools.partial(read_heif, file_format=name)
 
 
-_READERS: dict[str, tuple[_Test, Callable[[bytes], Header]]] = {
+_READERS: dict[Format, tuple[_Test, _Reader]] = {
     "jpeg": (_starts(b"\xff\xd8\xff"), _read_jpeg),
     "png": (_starts(b"\x89PNG\r\n\x1a\n"), _read_png),
     "webp": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
     "gif": (_starts(b"GIF87a", b"GIF89a"), _read_gif),
-    "tiff": (_starts(b"II*\0", b"MM\0*"), _read_tiff),
+    "tiff": (_starts(b"II*\0", b"MM\0*"), read_tiff),
     "bmp": (_starts(b"BM"), _read_bmp),
+    "heic": _heif("heic"),
+    "avif": _heif("avif"),
+    "jpeg2000": (_starts(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), _read_jpeg2000),
 }
 
-FORMATS = tuple(_READERS)
 
-
-def format_of(data: bytes) -> str | None:
+def format_of(data: bytes) -> Format | None:
     """Return which of `FORMATS` encoded bytes claim to be, by their first few; None: none."""
     return next((name for name, (is_format, _) in _READERS.items() if is_format(data)), None)
-
-
-_KNOWN_BUT_REFUSED: list[tuple[_Test, str]] = [
-    (_media_brand(b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "HEIC"),
-    (_media_brand(b"avif", b"avis"), "AVIF"),
-    (_starts(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG 2000"),
-    (_starts(b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
-    (_starts(b"%PDF"), "PDF"),
-    (_starts(b"8BPS"), "Photoshop"),
-    (_starts(b"\0\0\1\0"), "ICO"),
-    (_starts(b"II+\0", b"MM\0+"), "BigTIFF"),
-    (_starts(b"DICM"), "DICOM"),
-    (lambda data: data[128:132] == b"DICM", "DICOM"),
-    (lambda data: b"<svg" in data[:1024], "SVG"),
-]

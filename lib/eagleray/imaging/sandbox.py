@@ -30,11 +30,11 @@ from typing import IO, NamedTuple, Self
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from eagleray.errors import BadImageError, JobFailedError, Reason
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import DecodedImage, decode
+from eagleray.imaging.opening import load_readers
 from eagleray.imaging.probe import probe
 
 __all__ = ["DecodeSandbox"]
@@ -52,6 +52,7 @@ _MOST_WORDS = 200  # characters of a decoder's last words in a message
 _MOST_PRINTED_BYTES = 2**20  # by one child, to its standard output and error
 
 _NEEDS_PROOF = {Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
+_BYTES_A_PIXEL = {"webp": 12, "heic": 6, "avif": 6, "jpeg2000": 20}  # that decoders hold at least
 _OUT_OF_MEMORY_WORDS = ("memoryerror", "bad_alloc", "out of memory", "insufficient memory")
 
 
@@ -294,7 +295,7 @@ def main() -> None:
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     cv2.setNumThreads(1)
-    Image.init()  # every format's module is loaded before memory is counted
+    load_readers(ImageContract.from_json(orders.contract).formats)  # before memory is counted
     _limit_resources(orders.memory_bytes)
     _serve(connection, orders)
 
@@ -351,13 +352,19 @@ def _refusal(error: BadImageError, data: bytes, memory_bytes: int) -> tuple[Reas
     message = error.message[:_MOST_MESSAGE]
     starved = error.reason is Reason.OUT_OF_MEMORY
     if error.reason is Reason.UNREADABLE:
-        header = probe(data)
-        # libwebp never says why it gave up; it holds up to three canvases of 4 bytes a pixel.
-        too_large = header.format == "webp" and 12 * header.width * header.height > memory_bytes
-        starved = too_large or _tells_of_memory(message)
+        starved = _tells_of_memory(message) or _is_too_large(data, memory_bytes)
     if not starved:
         return error.reason, message
     return Reason.OUT_OF_MEMORY, f"{message}, within {memory_bytes / 2**20:,.0f} MiB"
+
+
+def _is_too_large(data: bytes, memory_bytes: int) -> bool:
+    """Whether memory is lacking for a format whose decoder never says why it gave up."""
+    try:
+        header = probe(data)
+    except BadImageError:  # the header itself is what cannot be read
+        return False
+    return _BYTES_A_PIXEL.get(header.format, 0) * header.width * header.height > memory_bytes
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from eagleray.errors import InputError, UnknownNameError
-from eagleray.imaging import ImageContract, named_contract
+from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
 
 if TYPE_CHECKING:
@@ -458,7 +458,7 @@ def default_contract(
     size: int | None = None,
     weights: str = "DEFAULT",
 ) -> ImageContract:
-    """Return the image contract that an architecture's published weights want.
+    """Return the image contract that an architecture's published weights want, for every format.
 
     Args:
         name: Of the architecture.
@@ -472,14 +472,16 @@ def default_contract(
         entry = _CLASSIC[name]
         color: Color = "gray" if entry.in_channels == 1 else "rgb"
         side = size or entry.size
-        return named_contract(contract or _usual_contract(side), size=side, color=color)
+        return named_contract(
+            contract or _usual_contract(side), size=side, color=color, formats=FORMATS
+        )
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
         assert timm is not None
         settings = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
         if settings is None:
             side = size or 224
-            return named_contract(contract or _usual_contract(side), size=side)
+            return named_contract(contract or _usual_contract(side), size=side, formats=FORMATS)
         designed, interpolation = settings.input_size[-1], settings.interpolation
         resize = int(designed / settings.crop_pct)
         mean, std = settings.mean, settings.std
@@ -490,7 +492,10 @@ def default_contract(
         mean, std = preset.mean, preset.std
     side = size or designed
     named = named_contract(
-        contract or _usual_contract(side), size=side, resize=resize if side == designed else None
+        contract or _usual_contract(side),
+        size=side,
+        resize=resize if side == designed else None,
+        formats=FORMATS,
     )
     return _as_evaluated(named, interpolation, mean, std)
 

@@ -38,7 +38,7 @@ from pydantic import (
 
 from eagleray import storage
 from eagleray.errors import PackageError
-from eagleray.imaging import ImageContract, decode, probe
+from eagleray.imaging import FORMATS, ImageContract, decode, probe
 from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features
@@ -62,7 +62,7 @@ MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 GOLDEN_FILE = "golden.json"
 _ALLOWED_FILE = re.compile(
-    r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(jpeg|png|webp|gif|tiff|bmp)"
+    r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
 )
 
 GOLDEN_TOLERANCE = 0.03

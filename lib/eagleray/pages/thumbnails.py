@@ -11,13 +11,14 @@ from PIL import Image
 
 from eagleray.errors import BadImageError
 from eagleray.fetch import fetch_image
-from eagleray.imaging import ImageContract, ShortestSide, decode
+from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
 
 __all__ = ["thumbnail", "thumbnails"]
 
 _SIDE = 96
 _AT_A_TIME = 8
 _CONTRACT = ImageContract(
+    formats=FORMATS,
     resize=ShortestSide(size=_SIDE),
     crop=(_SIDE, _SIDE),
     resampler="opencv_linear",
