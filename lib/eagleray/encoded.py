@@ -10,6 +10,7 @@ its file says of orientation and colours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -44,6 +45,8 @@ def encoded_bytes(image: object) -> bytes:
         return image
     if isinstance(image, PathLike):
         return Path(image).read_bytes()
+    if isinstance(image, BytesIO):
+        return image.getvalue()  # wherever it stands: whoever has just written it is at its end
     if isinstance(image, ReadableFile):
         found = image.read()
         if isinstance(found, bytes):
@@ -62,11 +65,12 @@ def require_several(images: object) -> None:
     """Refuse a single image where several are wanted.
 
     Raises:
-        TypeError: It is one.
+        TypeError: It is one, or no list.
     """
-    single = isinstance(images, bytes | bytearray | memoryview | str | PathLike)
-    if single or isinstance(images, ReadableFile) or not isinstance(images, Sequence):
+    if isinstance(images, bytes | bytearray | memoryview | str | PathLike | ReadableFile):
         raise TypeError(f"images is a list of images, not a {_name(images)}; write [image] for one")
+    if not isinstance(images, Sequence):
+        raise TypeError(f"images is a list of images, not a {_name(images)}")
 
 
 def _wanted(image: object) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "ParameterError",
     "read_asked",
     "read_images",
+    "require_json",
     "require_plain",
 ]
 
@@ -184,6 +185,23 @@ BODIES: dict[str, Any] = {
 """The bodies that are taken, for the OpenAPI document."""
 
 
+def require_json(request: Request) -> None:
+    """Refuse a body that says of itself that it is no JSON, such as an image or a table.
+
+    Raises:
+        UnsupportedError: It does.
+    """
+    require_plain(request)
+    kind = _kind(request)
+    if kind.startswith(("image/", "multipart/")) or kind == "text/csv":
+        raise UnsupportedError(f"A body of {kind} content type is not taken; send JSON.")
+
+
+def _kind(request: Request) -> str:
+    text = request.headers.get("content-type") or _RAW[0]
+    return text.partition(";")[0].strip().lower()
+
+
 def require_plain(request: Request) -> None:
     """Refuse a compressed body: what it expands to has no bound.
 
@@ -223,7 +241,7 @@ async def read_images(request: Request, *, max_bytes: int) -> ImagesAsked:
         UnsupportedError: It is of a content type that is not taken.
     """
     require_plain(request)
-    kind = (request.headers.get("content-type") or _RAW[0]).partition(";")[0].strip().lower()
+    kind = _kind(request)
     if kind == "multipart/form-data":
         return await _read_form(request, max_bytes)
     if kind == "application/json" or kind.endswith("+json"):
@@ -238,11 +256,19 @@ async def read_images(request: Request, *, max_bytes: int) -> ImagesAsked:
     if kind in _RAW and body[:1] == b"{":
         return _read_json(request, body)
     if kind == _FORM_IN_URL and _FORM_FIELD.match(body):
+        return _from_fields(request, _fields_in_url(body))
+    return ImagesAsked([body], alone=True, attributes=_attributes_in_query(request))
+
+
+def _fields_in_url(body: bytes) -> list[tuple[str, str]]:
+    try:
         fields = parse_qsl(
             body.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARTS
         )
-        return _from_fields(request, [(name, text.replace(" ", "+")) for name, text in fields])
-    return ImagesAsked([body], alone=True, attributes=_attributes_in_query(request))
+    except ValueError:
+        raise InputError(f"The form has more than {_MAX_PARTS:,} fields.") from None
+    # A + of base64 that was not escaped; line breaks are no spaces.
+    return [(name, text.replace(" ", "+") if _is_image(name) else text) for name, text in fields]
 
 
 async def _read_form(request: Request, max_bytes: int) -> ImagesAsked:
@@ -281,7 +307,7 @@ def _from_fields(request: Request, fields: Iterable[tuple[str, str | bytes]]) ->
     for name, value in fields:
         if isinstance(value, bytes):
             images.append(value)
-        elif name.removesuffix("[]") in _IMAGE_FIELDS:
+        elif _is_image(name):
             images.append(_image_of_field(value))
         elif name in asked:
             raise ParameterError(f"Parameter {name} is in the form more than once.")
@@ -290,6 +316,10 @@ def _from_fields(request: Request, fields: Iterable[tuple[str, str | bytes]]) ->
     text = asked.pop("attributes", None)
     attributes = _attributes_in_query(request) if text is None else _parse_attributes(text)
     return ImagesAsked(images, alone=len(images) == 1, asked=asked, attributes=attributes)
+
+
+def _is_image(name: str) -> bool:
+    return name.removesuffix("[]") in _IMAGE_FIELDS
 
 
 def _image_of_field(text: str) -> bytes | ImageLink:
@@ -335,7 +365,7 @@ def _read_json(request: Request, body: bytes) -> ImagesAsked:
     try:
         parsed = JsonBody.model_validate(given)
     except ValidationError as error:
-        raise InputError(f"JSON body: {first_fault(error)}.") from None
+        raise InputError(f"JSON body: {_fault(error, JsonBody)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)
     alone = parsed.image is not None
     images = [parsed.image] if parsed.image is not None else parsed.images or []
@@ -364,7 +394,15 @@ def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
             }
         )
     except ValidationError as error:
-        raise ParameterError(f"Parameter {first_fault(error)}.") from None
+        raise ParameterError(f"Parameter {_fault(error, AskedInQuery)}.") from None
+
+
+def _fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """Describe the first fault; of a name that is not known, say which there are."""
+    fault = error.errors()[0]
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+        return f"{fault['loc'][0]} is not known; there are {', '.join(model.model_fields)}"
+    return first_fault(error)
 
 
 class ParameterError(InputError):

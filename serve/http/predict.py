@@ -23,7 +23,7 @@ from eagleray.serve.http.bodies import (
     ImagesAsked,
     read_asked,
     read_images,
-    require_plain,
+    require_json,
 )
 from eagleray.serve.http.documents import MlflowAnswer, refusals
 from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
@@ -98,7 +98,7 @@ def predict_routes(service: ImageService) -> APIRouter:
         summary="Predict images in the form that MLflow's servers take.",
     )
     async def invocations_of_model(request: Request, name: str) -> Response:
-        require_plain(request)
+        require_json(request)
         given = _read_mlflow(await request.body())
         asked = read_asked(request, given.asked)
         answers = await _ask(service, request, name, given, asked)

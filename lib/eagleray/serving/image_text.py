@@ -33,6 +33,8 @@ def image_of_text(text: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma:
             raise InputError("A data URL has a comma before its data.")
+        if not text.isascii():
+            raise InputError("A data URL has no characters beyond ASCII.")
         if not head.lower().endswith(";base64"):
             return unquote_to_bytes(text)
         text = unquote(text)
@@ -44,7 +46,9 @@ def image_of_text(text: str) -> bytes:
 
 def _of_another_kind(text: str) -> bytes:
     plain = _LINE_BREAK.sub("", text.strip()).rstrip("=").translate(_URL_SAFE)
-    if foreign := _FOREIGN.search(plain):
+    if "://" in text[:64]:
+        why = "it is an address, which is not taken here"
+    elif foreign := _FOREIGN.search(plain):
         why = f"it has the character {foreign[0]!r}"
         if foreign[0] == " ":
             why += ", which a + becomes that is sent unescaped"
