@@ -221,7 +221,8 @@ def answers(registry: Registry) -> dict[str, Any]:
     found = {}
 
     async def test(asked: Asked) -> None:
-        for name, (path, body, *_) in [*READ.items(), *REFUSED.items()]:
+        refused = {name: (path, body) for name, (path, body, *_) in REFUSED.items()}
+        for name, (path, body) in (READ | refused).items():
             found[name] = await asked.client.post(path, **body)
         found["in pieces"] = await asked.client.post(PREDICT, content=pieces())
 
@@ -334,7 +335,13 @@ def test_predictor_and_client_take_files_in_every_form(
     written = BytesIO()
     written.write(IMAGE)  # and left at its end
     with file.open("rb") as opened, file.open("rb") as again, Client(served.url) as client:
-        forms = [bytearray(IMAGE), memoryview(IMAGE), np.frombuffer(IMAGE, np.uint8), file, written]
+        forms: list[Any] = [
+            bytearray(IMAGE),
+            memoryview(IMAGE),
+            np.frombuffer(IMAGE, np.uint8),
+            file,
+            written,
+        ]
         outcomes = predictor.predict([*forms, opened])
         results = client.predict_many("digits", [*forms, again])
         alone = [client.predict("digits", image).label for image in (file, memoryview(IMAGE))]
@@ -346,6 +353,7 @@ def test_predictor_and_client_take_files_in_every_form(
 
 def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, file: Path) -> None:
     decoded = Image.open(file)
+    predict_all: Any = predictor.predict  # what it is given here are no images
     with Client("http://127.0.0.1:1") as client:
         for wrong, words in [
             (decoded, r"not a PIL\..*encoded first"),
@@ -353,17 +361,17 @@ def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, f
             (None, "not a NoneType"),
             (7, "not a int"),
         ]:
-            for predict in (lambda it: predictor.predict([it]), lambda it: client.predict("m", it)):
+            for predict in (lambda it: predict_all([it]), lambda it: client.predict("m", it)):
                 with pytest.raises(TypeError, match=words):
                     predict(wrong)
         with file.open(encoding="latin-1") as text, pytest.raises(TypeError, match="mode 'rb'"):
-            predictor.predict([text])
+            predict_all([text])
         with pytest.raises(TypeError, match=r"write Path\(…\)"):
-            predictor.predict([str(file)])
+            predict_all([str(file)])
         with pytest.raises(ValueError, match=r"write Path\(…\)"):
             client.predict("digits", "seven.png")
         for single in (IMAGE, file, str(file)):
-            for several in (predictor.predict, lambda it: client.predict_many("digits", it)):
+            for several in (predict_all, lambda it: client.predict_many("digits", it)):
                 with pytest.raises(TypeError, match=r"write \[image\] for one"):
                     several(single)
 
