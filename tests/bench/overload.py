@@ -129,7 +129,7 @@ async def go_through(
         found.cores = (seconds_of_cores() - before) / (time.monotonic() - start - found.began)
         watching.cancel()
         print(f"{name}: {found.goodput:.1f}/s", flush=True)
-        await asyncio.sleep(3)  # what waits is answered
+        await asyncio.sleep(5)  # what waits is answered
         return found
 
     async def look_for_peak() -> Phase:
