@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -32,17 +31,18 @@ from PIL import Image
 
 from eagleray.batch.job import open_job, run_job
 from eagleray.batch.request import JobRequest
+from eagleray.choices import TOLERANCE
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
 from eagleray.client import Client
 from eagleray.errors import JobFailedError, OutputExistsError
+from eagleray.jobs import predict, train
 from eagleray.machine import free_port
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.settings import Settings, read_settings
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.opening import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
-from eagleray.jobs import predict, train
 
 WORKERS = 2
 EPOCHS = 30
@@ -66,7 +66,7 @@ BROKEN_FILES = {
 }
 """What each broken file must be recorded as."""
 
-SAME_SCORE = 0.01
+SAME_SCORE = max(TOLERANCE.values())
 """Largest difference of a score between batch and service, whose passes have other sizes."""
 
 

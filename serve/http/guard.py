@@ -18,12 +18,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
+from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
 from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import NO_TRACE
-from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
 
 __all__ = [
     "CLIENT",

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from ray.serve._private.http_util import RequestIdMiddleware
 
+from eagleray.choices import TOLERANCE
 from eagleray.errors import Reason
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
@@ -39,6 +40,8 @@ from tests.unit.serving_kit import (
     registry_with,
     with_service,
 )
+
+pytestmark = pytest.mark.numerical
 
 PREDICT = "/v1/models/digits/predict"
 JSON, HTML, FORM = (
@@ -70,7 +73,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
-    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1, "batch_size": 1}
+    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
     assert expected is not None
 
@@ -79,7 +82,7 @@ def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registr
             answer = (await asked.client.post(PREDICT, **way)).json()
             (result,) = answer["results"]
             assert result["label"] == expected.label
-            assert result["score"] == pytest.approx(expected.score, abs=1e-6)
+            assert result["score"] == pytest.approx(expected.score, abs=max(TOLERANCE.values()))
             assert (result["width"], result["height"]) == (40, 40)
             assert result["top"][0]["label"] == expected.label
             assert (answer["version"], answer["via"]) == (1, "default")
