@@ -359,13 +359,16 @@ class Predictor:
             TypeError: It is no image file, such as a decoded image.
         """
         try:
-            return decode(encoded_bytes(image), self.package.contract)
-        except BadImageError as error:
-            return Outcome.of_bad(error)
+            encoded = encoded_bytes(image)
         except FileNotFoundError:
             return Outcome.failed(Reason.MISSING, f"there is no file {image!s}")
         except OSError as error:
-            return Outcome.failed(Reason.UNREADABLE, f"the file cannot be read ({error.strerror})")
+            reason = error.strerror or str(error)
+            return Outcome.failed(Reason.UNREADABLE, f"the file cannot be read ({reason})")
+        try:
+            return decode(encoded, self.package.contract)
+        except BadImageError as error:
+            return Outcome.of_bad(error)
 
     def forward(
         self, pixels: npt.NDArray[np.uint8], attributes: Features | None = None

@@ -386,6 +386,9 @@ def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
     Raises:
         InputError: With the parameter at fault.
     """
+    names = [name for name, _ in request.query_params.multi_items()]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ParameterError(f"Parameter {twice} is in the query more than once.")
     try:
         return AskedInQuery.model_validate_strings(
             {

@@ -1,6 +1,6 @@
 """Requests made plain before anything looks at them: HEAD as GET, and no slashes too many.
 
-Whatever answers GET answers HEAD, without the body; `/ready/` and `//ready` are `/ready`.
+Whatever answers GET answers HEAD, whose body the server leaves out; `/ready/` and `//ready` are `/ready`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,4 @@ class PlainRequests:
             scope = {**scope, "path": path}
             if scope["method"] == "HEAD":
                 scope |= {"method": "GET", METHOD: "HEAD"}
-                send = _without_body(send)
         await self._app(scope, receive, send)
-
-
-def _without_body(send: Send) -> Send:
-    async def send_head(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        await send(message)
-
-    return send_head

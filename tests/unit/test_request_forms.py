@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eagleray import Client
+from eagleray import AsyncClient, Client
 from eagleray.errors import InputError, Reason
 from eagleray.models.registry import Registry
 from eagleray.predictor import Predictor
@@ -120,6 +121,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         "compressed body is not taken",
     ),
     "an empty text": (PREDICT, {"json": {"image": ""}}, 400, "empty"),
+    "a parameter twice": (
+        PREDICT + "?top_k=2&top_k=3",
+        raw(IMAGE),
+        422,
+        "top_k is in the query more than once",
+    ),
     "null": (PREDICT, {"json": {"image": None}}, 400, "one of image and images"),
     "nulls": (PREDICT, {"json": {"images": [None]}}, 400, "images.0: an image is a text"),
     "a number": (PREDICT, {"json": {"image": 3}}, 400, "an image is a text in base64"),
@@ -380,6 +387,12 @@ def test_no_images_have_no_results_and_nobody_is_asked(predictor: Predictor) -> 
     assert predictor.predict([]) == []
     with Client("http://127.0.0.1:1") as client:
         assert client.predict_many("digits", []) == []
+
+    async def ask() -> list[Any]:
+        async with AsyncClient("http://127.0.0.1:1") as client:
+            return await client.predict_many("digits", [])
+
+    assert asyncio.run(ask()) == []
 
 
 def test_a_path_without_a_file_is_an_outcome_of_its_own(

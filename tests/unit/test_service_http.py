@@ -434,7 +434,7 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
     with_service(registry, test, lanes=1)
 
 
-def test_whatever_answers_get_answers_head_without_a_body(
+def test_whatever_answers_get_answers_head(
     registry: Registry, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     async def test(asked: Asked) -> None:
