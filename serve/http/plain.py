@@ -1,6 +1,7 @@
 """Requests made plain before anything looks at them: HEAD as GET, and no slashes too many.
 
-Whatever answers GET answers HEAD, whose body the server leaves out; `/ready/` and `//ready` are `/ready`.
+Whatever answers GET answers HEAD, whose body the server leaves out; `/ready/` and `//ready` are
+`/ready`.
 """
 
 from __future__ import annotations
