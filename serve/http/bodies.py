@@ -36,6 +36,7 @@ __all__ = [
     "ImagesAsked",
     "JsonBody",
     "ParameterError",
+    "fault_of",
     "read_asked",
     "read_images",
     "require_json",
@@ -49,7 +50,13 @@ _IMAGE_FIELDS = frozenset({"image", "images", "file", "files"})
 _FORM_FIELD = re.compile(rb"[a-z_]{1,20}(\[\]|%5B%5D)?=", re.IGNORECASE)
 
 
-AttributeInJson = bool | int | float | str | None
+def _single_value(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError("an attribute is a text, a number, true, false or null")
+
+
+AttributeInJson = Annotated[bool | int | float | str | None, BeforeValidator(_single_value)]
 
 
 def _of_text(text: object) -> object:
@@ -219,7 +226,7 @@ class ImagesAsked:
     Attributes:
         images: In their order.
         alone: Whether the request is about one image alone.
-        asked: What a JSON body asks besides.
+        asked: What the body asks besides.
         attributes: What is known of each image; None where nothing is said.
     """
 
@@ -332,7 +339,7 @@ def _image_of_field(text: str) -> bytes | ImageLink:
     try:
         return ImageInJson.model_validate(text).content()
     except ValidationError as error:
-        raise InputError(f"The form's image, {first_fault(error)}.") from None
+        raise InputError(f"The form's image, {fault_of(error, ImageInJson)}.") from None
 
 
 def _attributes_in_query(request: Request) -> Sequence[Mapping[str, object]] | None:
@@ -365,7 +372,7 @@ def _read_json(request: Request, body: bytes) -> ImagesAsked:
     try:
         parsed = JsonBody.model_validate(given)
     except ValidationError as error:
-        raise InputError(f"JSON body: {_fault(error, JsonBody)}.") from None
+        raise InputError(f"JSON body: {fault_of(error, JsonBody)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)
     alone = parsed.image is not None
     images = [parsed.image] if parsed.image is not None else parsed.images or []
@@ -397,15 +404,15 @@ def read_asked(request: Request, from_body: dict[str, Any]) -> Asked:
             }
         )
     except ValidationError as error:
-        raise ParameterError(f"Parameter {_fault(error, AskedInQuery)}.") from None
+        raise ParameterError(f"Parameter {fault_of(error, AskedInQuery)}.") from None
 
 
-def _fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe the first fault; of a name that is not known, say which there are."""
+def fault_of(error: ValidationError, model: type[BaseModel]) -> str:
+    """Describe the first fault to a caller; of a name that is not known, say which there are."""
     fault = error.errors()[0]
     if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
         return f"{fault['loc'][0]} is not known; there are {', '.join(model.model_fields)}"
-    return first_fault(error)
+    return first_fault(error).replace("a valid dictionary", "an object")
 
 
 class ParameterError(InputError):

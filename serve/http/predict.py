@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import BadImageError, InputError
-from eagleray.imaging.contract import first_fault
 from eagleray.serve.http.bodies import (
     BODIES,
     Asked,
     AskedInQuery,
     ImageInJson,
     ImagesAsked,
+    fault_of,
     read_asked,
     read_images,
     require_json,
@@ -239,7 +239,9 @@ def _image_in_row(number: int, row: Any) -> ImageInJson:
     try:
         return ImageInJson.model_validate(_image_cell(row))
     except ValidationError as error:
-        raise InputError(f"Row {number}: {first_fault(error)}. {_MLFLOW_SENTENCE}.") from None
+        raise InputError(
+            f"Row {number}: {fault_of(error, ImageInJson)}. {_MLFLOW_SENTENCE}."
+        ) from None
 
 
 def _image_cell(row: Any) -> Any:

@@ -121,6 +121,18 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         "compressed body is not taken",
     ),
     "an empty text": (PREDICT, {"json": {"image": ""}}, 400, "empty"),
+    "an attribute that is a list": (
+        PREDICT,
+        {"json": {"image": {"base64": TEXT, "attributes": {"age": [41]}}}},
+        400,
+        "image.attributes.age: an attribute is a text, a number",
+    ),
+    "attributes that are a list": (
+        PREDICT,
+        {"json": {"image": {"base64": TEXT, "attributes": [41]}}},
+        400,
+        "image.attributes: Input should be an object",
+    ),
     "a parameter twice": (
         PREDICT + "?top_k=2&top_k=3",
         raw(IMAGE),
