@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,6 +80,9 @@ bench-serve: setup  ## Time the service against LitServe, FastAPI and Ray Serve:
 
 bench-overload: setup  ## Ask the service for ten times what it can: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.overload --photos $(PHOTOS) --plot overload.png
+
+bench-closed-loop: setup  ## Ask the service with 1 to 64 callers that each wait: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.closed_loop --photos $(PHOTOS)
 
 bench-many-models: setup  ## Ask 20 models of 12 versions from 10 applications; count wrong versions.
 	$(BIN)/python -m tests.bench.many_models

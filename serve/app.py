@@ -62,7 +62,7 @@ class ImageServer:
         from eagleray.serve.http import build_http
         from eagleray.serve.launcher import RayJobs
 
-        return build_http(self._service, RayJobs())
+        return build_http(self._service, RayJobs(), marks_answers=False)
 
     async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
         """Answer the protocol's call of this name, as the next methods do theirs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -100,12 +101,14 @@ class GrpcInterface:
         began = time.monotonic()
         metadata = {key.lower(): value for key, value in context.invocation_metadata()}
         request_id = str(metadata.get("x-request-id") or uuid.uuid4().hex)
-        code, model, application = grpc.StatusCode.OK, "", ""
+        code, model, version, application = grpc.StatusCode.OK, "", "", ""
         trace = self._service.tracing.begin(metadata)
         try:
             application = "" if method == "ServerLive" else self._caller(metadata, context)
             model = getattr(request, "name", "") or getattr(request, "model_name", "")
-            return await self._answer(method, request, application, request_id, context, trace)
+            answer = await self._answer(method, request, application, request_id, context, trace)
+            version = getattr(answer, "model_version", "")
+            return answer
         except EaglerayError as error:
             problem = problem_of(error)
             code = _STATUS.get(problem.status, grpc.StatusCode.INTERNAL)
@@ -113,6 +116,9 @@ class GrpcInterface:
             context.set_code(code)
             reason = f"{problem.reason}: " if problem.reason else ""
             context.set_details(reason + problem.detail)
+            raise
+        except asyncio.CancelledError:  # the caller has gone
+            code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
@@ -122,12 +128,17 @@ class GrpcInterface:
             raise
         finally:
             milliseconds = round((time.monotonic() - began) * 1000, 2)
+            if method == "ModelInfer" and model in self._service.snapshot.aliases:
+                labels = (model, version, application or "nobody")
+                self._service.telemetry.requests.labels(*labels, code.name).inc()
             log_access(
                 method=f"gRPC {method}",
                 status=code.name,
                 milliseconds=milliseconds,
                 request_id=request_id,
+                application=application,
                 model=model,
+                version=version,
                 **({"trace_id": trace.trace_id} if trace.trace_id else {}),
             )
             if trace.is_recording:

@@ -23,20 +23,22 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
 from eagleray.client_batches import AsyncBatches, Batches
+from eagleray.encoded import EncodedImage, encoded_bytes, require_several
 from eagleray.errors import BadImageError, EaglerayError, Reason
 from eagleray.serving.answers import Answer, ImageAnswer
 
 __all__ = ["AsyncClient", "Client", "RequestRefusedError"]
 
-Image = bytes | Path | str
-"""Encoded bytes, a file, or the address (`https://…`, `s3://…`) that the service reads."""
+Image = EncodedImage | str
+"""An image file (bytes, path, open file), or the address (`https://…`, `s3://…`) that the service
+reads."""
 
 _PASSING = frozenset({0, 429, 502, 503})  # 0: the connection broke
 _JSON_LINES = "application/jsonl"
@@ -83,6 +85,7 @@ class _Asking(ABC):
         """Return what is posted: a form of files, or JSON where the service reads them."""
         params = {name: value for name, value in asked.items() if value is not None}
         attributes = params.pop("attributes", None)
+        require_several(images)
         known = [attributes] if isinstance(attributes, Mapping) else attributes
         if known is not None and len(known) != len(images):
             raise ValueError(f"{len(images)} images have {len(known)} attributes; one is for each")
@@ -90,10 +93,7 @@ class _Asking(ABC):
         if links and len(links) < len(images):
             raise ValueError("images are either addresses or bytes and files, in one request")
         if links:
-            described: list[dict[str, Any]] = [
-                {"url" if link.startswith(("http://", "https://")) else "uri": link}
-                for link in links
-            ]
+            described: list[dict[str, Any]] = [_described(link) for link in links]
             if known is not None:
                 described = [
                     {**link, "attributes": dict(one)}
@@ -101,7 +101,7 @@ class _Asking(ABC):
                 ]
             body = {"image": described[0]} if len(links) == 1 else {"images": described}
             return {"json": {**body, **params}}
-        contents = [item.read_bytes() if isinstance(item, Path) else item for item in images]
+        contents = [encoded_bytes(item) for item in images]
         if len(contents) == 1 and known is None:
             return {"params": params, "content": contents[0]}
         files = [("image", (str(number), item)) for number, item in enumerate(contents)]
@@ -159,6 +159,30 @@ class _Asking(ABC):
             raise RequestRefusedError(200, {"detail": text}) from error
 
 
+def _described(address: str) -> dict[str, Any]:
+    """Return the member of a JSON body that an address is.
+
+    Raises:
+        ValueError: It is none, but probably a file of this machine.
+    """
+    if address[:5].lower() == "data:":
+        return {"base64": address}
+    if "://" not in address and not address.startswith("/"):
+        raise ValueError(
+            f"{address!r} is no address that a service reads; write Path(…) for a file of your own"
+        )
+    return {"url" if address.lower().startswith(("http://", "https://")) else "uri": address}
+
+
+def _any(images: Sequence[Image]) -> bool:
+    require_several(images)
+    return bool(images)
+
+
+def _path(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}/predict"
+
+
 def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
     return RequestRefusedError(0, {"detail": f"the service does not answer ({error})"})
 
@@ -184,24 +208,25 @@ class Client(_Asking):
 
         Args:
             model: Name.
-            image: Its bytes, its file, or its address.
+            image: Its file (bytes, path or open file), or its address.
             asked: `top_k`, `threshold`, `version`, `timeout_ms`; and `attributes`, by name, for a
                 model that takes them (of several images, a list).
 
         Raises:
             BadImageError: The image cannot be used.
             RequestRefusedError: The service refuses, or does not answer.
+            TypeError: It is no image file, such as a decoded image.
         """
         return self.ask(model, [image], **asked).results[0]
 
     def predict_many(self, model: str, images: Sequence[Image], **asked: Any) -> list[ImageAnswer]:
         """Predict several images in one request; each has its result, `ok` or `failed`."""
-        return self.ask(model, images, **asked).results
+        return self.ask(model, images, **asked).results if _any(images) else []
 
     def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
         """Predict images and return all that the service says."""
         question = self._question(images, asked)
-        return self._answer(self._request("POST", f"/v1/models/{model}/predict", **question))
+        return self._answer(self._request("POST", _path(model), **question))
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models, with what answers for each now."""
@@ -255,12 +280,12 @@ class AsyncClient(_Asking):
         self, model: str, images: Sequence[Image], **asked: Any
     ) -> list[ImageAnswer]:
         """Predict several images in one request, as `Client.predict_many` does."""
-        return (await self.ask(model, images, **asked)).results
+        return (await self.ask(model, images, **asked)).results if _any(images) else []
 
     async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
         """Predict images and return all that the service says."""
         question = self._question(images, asked)
-        return self._answer(await self._request("POST", f"/v1/models/{model}/predict", **question))
+        return self._answer(await self._request("POST", _path(model), **question))
 
     async def models(self) -> list[dict[str, Any]]:
         """Return the models, with what answers for each now."""

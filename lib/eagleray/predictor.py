@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eagleray.choices import CompileMode, Precision
 from eagleray.decode_ahead import DecodedBatch, decode_ahead
+from eagleray.encoded import EncodedImage, encoded_bytes, require_several
 from eagleray.errors import (
     AttributeValueError,
     BadImageError,
@@ -183,13 +184,13 @@ class Predictor:
 
     def predict(
         self,
-        images: Sequence[bytes],
+        images: Sequence[EncodedImage],
         attributes: Sequence[Mapping[str, object]] | None = None,
     ) -> list[Outcome]:
         """Predict encoded images.
 
         Args:
-            images: Encoded images, as read from storage.
+            images: Image files: their bytes, their paths, or the open files.
             attributes: For each image what the model wants to know of it beside its pixels, by
                 name: a text, a number, or None where it is not known.
 
@@ -199,7 +200,9 @@ class Predictor:
         Raises:
             AttributeValueError: The model takes attributes, and they are not there, or are no
                 values that it can take.
+            TypeError: An image is no file, such as a decoded one.
         """
+        require_several(images)
         encoded = self.encode_attributes(attributes, len(images))
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images], encoded)
@@ -349,10 +352,21 @@ class Predictor:
 
     # --- the three steps ---
 
-    def preprocess(self, image: bytes) -> DecodedImage | Outcome:
-        """Decode one encoded image under the contract, or say why it cannot be."""
+    def preprocess(self, image: EncodedImage) -> DecodedImage | Outcome:
+        """Decode one encoded image under the contract, or say why it cannot be.
+
+        Raises:
+            TypeError: It is no image file, such as a decoded image.
+        """
         try:
-            return decode(image, self.package.contract)
+            encoded = encoded_bytes(image)
+        except FileNotFoundError:
+            return Outcome.failed(Reason.MISSING, f"there is no file {image!s}")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            return Outcome.failed(Reason.UNREADABLE, f"the file cannot be read ({reason})")
+        try:
+            return decode(encoded, self.package.contract)
         except BadImageError as error:
             return Outcome.of_bad(error)
 

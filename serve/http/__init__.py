@@ -1,6 +1,7 @@
 """The service over HTTP.
 
 app.py        all of it put together
+plain.py      before everything: HEAD as GET, no slashes too many
 guard.py      before any handler: request id, key, bytes, log; after it: problem documents
 bodies.py     from a request's body to images
 predict.py    POST /v1/models/{name}/predict, and MLflow's /invocations

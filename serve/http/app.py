@@ -14,15 +14,17 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 
 from eagleray.errors import EaglerayError
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.documents import SECURITY, ProblemDocument
-from eagleray.serve.http.guard import Guard, problem_response, request_id_of
+from eagleray.serve.http.guard import GONE, Guard, problem_response, request_id_of
 from eagleray.serve.http.health import health_routes
 from eagleray.serve.http.models import model_routes
 from eagleray.serve.http.page import page_routes
+from eagleray.serve.http.plain import METHOD, PlainRequests
 from eagleray.serve.http.predict import predict_routes
 from eagleray.serve.http.protocol import protocol_routes
 from eagleray.serving.batches import BatchAsked, Launcher
@@ -39,28 +41,32 @@ _PROBLEM_ANSWER = {
     "description": "Any other refusal.",
     "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
 }
+_METHODS = ("GET", "POST", "DELETE")
 _NEED_NO_KEY = ("/live", "/v2/health/live")
 
 
-def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
+def build_http(service: ImageService, launcher: Launcher, *, marks_answers: bool = True) -> FastAPI:
     """Return the application of a service, which starts and ends with it.
 
     Args:
         service: Answers.
         launcher: Runs batch jobs.
+        marks_answers: Whether answers get the id of their request here; Ray Serve does that itself.
     """
     app = FastAPI(
         title="Eagleray",
         summary="Image models, always in the right version.",
         version=version_of("eagleray"),
         redoc_url=None,
+        redirect_slashes=False,  # none is there any more
         lifespan=lambda _: _alive(service),
         responses={"default": _PROBLEM_ANSWER},
     )
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
     app.include_router(batch_routes(service, launcher))
-    app.add_middleware(Guard, service=service)
+    app.add_middleware(Guard, service=service, marks_answers=marks_answers)
+    app.add_middleware(PlainRequests)  # the last that is added is the first that is asked
     app.add_exception_handler(EaglerayError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _no_such_thing)
@@ -120,17 +126,36 @@ async def _not_valid(request: Request, error: Exception) -> Response:
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path}"
-    detail = f"{path}: {error.detail}; /docs lists what there is."
+    headers = {}
+    detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is."
+    if error.status_code == 405:
+        headers = {"allow": ", ".join(_allowed(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        method = request.scope.get(METHOD, request.method)
+        detail = f"{request.url.path} takes {headers['allow']}, not {method}."
     problem = Problem(error.status_code, "http", str(error.detail), detail)
     response = problem_response(problem, request_id_of(request.scope))
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that a path takes."""
+    routes = request.app.routes
+    found = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]
+    return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 
 async def _gone(request: Request, _: Exception) -> Response:
     """Note that the caller went away before it had sent everything."""
-    problem = Problem(499, "gone", "Caller gone", "The connection ended inside the request.")
+    problem = Problem(GONE, "gone", "Caller gone", "The connection ended inside the request.")
     return problem_response(problem, request_id_of(request.scope))
 
 

@@ -12,25 +12,28 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
+from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
 from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import NO_TRACE
 
-__all__ = ["CLIENT", "LONGEST_NUMBER", "TRACE", "Guard", "problem_response", "request_id_of"]
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+__all__ = [
+    "CLIENT",
+    "GONE",
+    "LONGEST_NUMBER",
+    "TRACE",
+    "Guard",
+    "problem_response",
+    "request_id_of",
+]
 
 CLIENT = "eagleray.client"
 """Where the guard leaves who asks, in the scope of the request."""
@@ -40,6 +43,9 @@ TRACE = "eagleray.trace"
 
 LONGEST_NUMBER = 18
 """Digits of a length in a header; a longer one is more than there can be."""
+
+GONE = 499
+"""The status of a request whose caller went away: there is nobody to answer."""
 
 _ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
 _OPEN = frozenset({"/v2/health/live", "/live"})
@@ -58,10 +64,13 @@ class Guard:
     Args:
         app: Behind it.
         service: Knows keys and limits.
+        marks_answers: Whether an answer gets its request's id here; else the server before the
+            application does that.
     """
 
-    def __init__(self, app: Any, service: ImageService) -> None:
+    def __init__(self, app: Any, service: ImageService, *, marks_answers: bool = True) -> None:
         self._app, self._service = app, service
+        self._marks_answers = marks_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -79,7 +88,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                marks = [(b"x-request-id", request_id.encode()), *_SAFE_HEADERS]
+                marks = [*_SAFE_HEADERS, *self._marks(request_id)]
                 if scope["path"].endswith(_PREDICTIONS):
                     marks.append((_ROOM, b"%d" % self._service.lanes.room))
                 message["headers"] = [*message.get("headers", ()), *marks]
@@ -93,12 +102,11 @@ class Guard:
         try:
             await self._let_in(scope, headers, receive, send_marked)
         except EaglerayError as error:
-            problem = problem_of(error)
-            self._service.telemetry.rejections.labels(problem.kind).inc()
-            response = problem_response(problem, request_id)
-            if problem.status == 401 and "text/html" in headers.get("accept", ""):
-                response.headers["www-authenticate"] = _ASK_A_PERSON
+            response = self._refuse(error, headers, request_id)
             await response(scope, receive, send_marked)
+        except asyncio.CancelledError:  # the server ends a request whose caller has gone
+            status = GONE
+            raise
         finally:
             if trace.trace_id:
                 client["trace_id"] = trace.trace_id
@@ -107,6 +115,14 @@ class Guard:
                 trace.note(request_id=request_id, application=client["application"])
                 fault = str(status) if status >= 500 else None
                 trace.end(_span_name(scope), _attributes(scope, headers, status), error=fault)
+
+    def _refuse(self, error: EaglerayError, headers: Headers, request_id: str) -> Response:
+        problem = problem_of(error)
+        self._service.telemetry.rejections.labels(problem.kind).inc()
+        response = problem_response(problem, request_id)
+        if problem.status == 401 and "text/html" in headers.get("accept", ""):
+            response.headers["www-authenticate"] = _ASK_A_PERSON
+        return response
 
     async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         if scope["path"] not in _OPEN:
@@ -132,12 +148,15 @@ class Guard:
 
             await self._app(scope, receive_counted, send)
 
+    def _marks(self, request_id: str) -> list[tuple[bytes, bytes]]:
+        return [(b"x-request-id", request_id.encode())] if self._marks_answers else []
+
     def _log(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
         if client["model"]:
             labels = (client["model"], client["version"], client["application"] or "nobody")
             self._service.telemetry.requests.labels(*labels, status).inc()
         log_access(
-            method=scope["method"],
+            method=scope.get(METHOD, scope["method"]),
             path=scope["path"],
             status=status,
             milliseconds=round(seconds * 1000, 2),
@@ -162,7 +181,8 @@ async def _in_time(receive: Receive, end: float) -> Message:
 
 def _span_name(scope: Scope) -> str:
     """Name a request as OpenTelemetry does: its method and its route, which are few."""
-    method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+    method = scope.get(METHOD, scope["method"])
+    method = method if method in _METHODS else "HTTP"
     return f"{method} {_route(scope)}".strip()
 
 
@@ -172,9 +192,10 @@ def _route(scope: Scope) -> str:
 
 def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
     """Describe a request by OpenTelemetry's conventions for HTTP servers."""
+    method = scope.get(METHOD, scope["method"])
     client, server = scope.get("client") or ("", 0), scope.get("server") or ("", None)
     found = {
-        "http.request.method": scope["method"] if scope["method"] in _METHODS else "_OTHER",
+        "http.request.method": method if method in _METHODS else "_OTHER",
         "http.route": _route(scope),
         "http.response.status_code": status,
         "url.scheme": scope.get("scheme", "http"),

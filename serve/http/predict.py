@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import BadImageError, InputError
@@ -15,9 +16,10 @@ from eagleray.serve.http.bodies import (
     AskedInQuery,
     ImageInJson,
     ImagesAsked,
+    fault_of,
     read_asked,
     read_images,
-    require_plain,
+    require_json,
 )
 from eagleray.serve.http.documents import MlflowAnswer, refusals
 from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
@@ -35,13 +37,18 @@ _FORMS: dict[str, Any] = {
     "dataframe_split": {"type": "object", "properties": {"data": {"type": "array"}}},
     "dataframe_records": {"type": "array"},
 }
+_IMAGE_MEMBERS = {*ImageInJson.model_fields, "b64"}
+_MLFLOW_SENTENCE = (
+    "The body has one of inputs, instances, dataframe_split and dataframe_records, with one image "
+    "in base64 for each row; where a row has attributes too, the image's column is named image"
+)
 _MLFLOW_BODY = {
     "required": True,
     "content": {
         "application/json": {
             "schema": {
                 "type": "object",
-                "properties": _FORMS,
+                "properties": {**_FORMS, "params": Asked.model_json_schema()},
                 "oneOf": [{"required": [name]} for name in _FORMS],
             }
         }
@@ -70,7 +77,7 @@ def predict_routes(service: ImageService) -> APIRouter:
 
         A single image that cannot be used is an error of its own; of several, each has its result.
         """
-        given = await read_images(request)
+        given = await read_images(request, max_bytes=service.config.max_body_bytes)
         asked = read_asked(request, given.asked)
         answers = await _ask(service, request, name, given, asked)
         if given.alone:
@@ -85,22 +92,23 @@ def predict_routes(service: ImageService) -> APIRouter:
     @router.post(
         "/v1/models/{name}/invocations",
         response_model=MlflowAnswer,
-        responses=refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
+        responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
         openapi_extra={"requestBody": _MLFLOW_BODY},
         tags=["predict"],
         summary="Predict images in the form that MLflow's servers take.",
     )
     async def invocations_of_model(request: Request, name: str) -> Response:
-        require_plain(request)
+        require_json(request)
         given = _read_mlflow(await request.body())
-        answers = await _ask(service, request, name, given, Asked())
-        rows = answers.as_json(request_id="", top_k=5, threshold=None)["results"]
-        return JSONResponse({"predictions": rows})
+        asked = read_asked(request, given.asked)
+        answers = await _ask(service, request, name, given, asked)
+        body = answers.as_json(request_id="", top_k=asked.top_k, threshold=asked.threshold)
+        return JSONResponse({"predictions": body["results"]})
 
     @router.post(
         "/invocations",
         response_model=MlflowAnswer,
-        responses=refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
+        responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504),
         openapi_extra={"requestBody": _MLFLOW_BODY},
         tags=["predict"],
         summary="As the above, of the service's only model.",
@@ -155,7 +163,7 @@ def _require_used(answers: Answers) -> None:
 
 
 def _read_mlflow(body: bytes) -> ImagesAsked:
-    """Read the images of a body for MLflow's `/invocations`, each in base64.
+    """Read the images of a body for MLflow's `/invocations`, and its parameters.
 
     A row of one cell is an image. In a row of several the column `image` is, and the others are
     attributes.
@@ -164,20 +172,28 @@ def _read_mlflow(body: bytes) -> ImagesAsked:
         InputError: It is none.
     """
     parsed = read_json(body)
-    one_form = isinstance(parsed, dict) and len(parsed.keys() & _FORMS.keys()) == 1
-    rows = _rows(parsed) if one_form else None
-    cells = [_image_of(row) for row in rows] if isinstance(rows, list) else None
-    if cells is None or not all(isinstance(cell, str) for cell in cells):
+    if not isinstance(parsed, dict) or len(parsed.keys() & _FORMS.keys()) != 1:
+        raise InputError(f"{_MLFLOW_SENTENCE}.")
+    if others := parsed.keys() - _FORMS.keys() - {"params"}:
         raise InputError(
-            "The body has one of inputs, instances, dataframe_split and dataframe_records, with "
-            "one image in base64 for each row; where a row has attributes too, the image's column "
-            "is named image."
+            f"The body has {min(others)!r}, which is not known; parameters are members of params."
         )
-    assert isinstance(rows, list)
+    params = parsed.get("params") or {}
+    if not isinstance(params, dict):
+        raise InputError('params is an object, as in {"top_k": 3}.')
+    rows = _rows(parsed)
+    if not isinstance(rows, list):
+        raise InputError(f"{_MLFLOW_SENTENCE}.")
+    images = [_image_in_row(number, row) for number, row in enumerate(rows)]
+    attributes = [
+        {**(row if isinstance(row, dict) else {}), **(image.attributes or {})}
+        for row, image in zip(rows, images, strict=True)
+    ]
     return ImagesAsked(
-        [ImageInJson(base64=cell).content() for cell in cells],
+        [image.content() for image in images],
         alone=False,
-        attributes=rows if all(isinstance(row, dict) for row in rows) else None,
+        asked=params,
+        attributes=attributes if any(attributes) else None,
     )
 
 
@@ -186,9 +202,9 @@ def _rows(body: dict[str, Any]) -> Any:
     for name in ("inputs", "instances"):
         if name in body:
             found = body[name]
-            if isinstance(found, dict) and len(found) == 1:
-                found = next(iter(found.values()))
-            return found
+            if isinstance(found, dict):
+                return _rows_of_columns(found)
+            return [found] if isinstance(found, str) else found
     split = body.get("dataframe_split")
     if not isinstance(split, dict):
         return body.get("dataframe_records")
@@ -198,17 +214,40 @@ def _rows(body: dict[str, Any]) -> Any:
     return [_named(row, columns) for row in rows]
 
 
+def _rows_of_columns(columns: dict[str, Any]) -> Any:
+    """Return the rows of named columns, each a list or a single value; None where they are not."""
+    if columns.keys() <= _IMAGE_MEMBERS:
+        return [columns]
+    lists = [cells if isinstance(cells, list) else [cells] for cells in columns.values()]
+    if len({len(cells) for cells in lists}) != 1:
+        return None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
 def _named(row: Any, columns: list[Any]) -> Any:
     if not isinstance(row, list) or len(row) != len(columns):
         return None
     return {str(column): cell for column, cell in zip(columns, row, strict=True)}
 
 
-def _image_of(row: Any) -> Any:
-    """Return the cell of a row that is its image, however rows are written."""
+def _image_in_row(number: int, row: Any) -> ImageInJson:
+    """Return the image of a row, however rows are written.
+
+    Raises:
+        InputError: There is none.
+    """
+    try:
+        return ImageInJson.model_validate(_image_cell(row))
+    except ValidationError as error:
+        raise InputError(
+            f"Row {number}: {fault_of(error, ImageInJson)}. {_MLFLOW_SENTENCE}."
+        ) from None
+
+
+def _image_cell(row: Any) -> Any:
     if isinstance(row, dict) and "image" in row:
         return row["image"]
-    if isinstance(row, dict):
+    if isinstance(row, dict) and not row.keys() <= _IMAGE_MEMBERS:
         row = list(row.values())
     if isinstance(row, list) and len(row) == 1:
         return row[0]

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -78,28 +79,44 @@ class Phase:
 
 def main() -> None:
     options = parse_options()
-    photos = photos_of(options.photos)[:200]
-    bodies = [photo.read_bytes() for photo in photos]
-    with tempfile.TemporaryDirectory(prefix="bench-overload-") as name:
-        home = Path(name) / "home"
-        package = write_weights(photos, Path(name) / "package", "fast").package
-        Registry(Settings(home=home)).register(read_package(str(package)), alias="production")
-        with running_service(home, MODEL, *options.ours) as service:
-            if "never" not in options.ours:
-                wait_until_compiled(service.url)
-            in_front()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                phases = runner.run(go_through(service, bodies, options.seconds))
+    bodies = bodies_of(options.photos)
+    with running_resnet(options.photos, *options.ours) as service:
+        in_front()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            phases = runner.run(go_through(service, bodies, options.seconds))
     show(phases)
     if options.plot:
         plot(phases, options.plot)
+
+
+@contextlib.contextmanager
+def running_resnet(photos: Path, *flags: str) -> Iterator[RunningService]:
+    """Serve ResNet-18 with random weights until the end of the block, compiled unless never."""
+    with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
+        home = Path(name) / "home"
+        package = write_weights(photos_of(photos)[:200], Path(name) / "package", "fast").package
+        Registry(Settings(home=home)).register(read_package(str(package)), alias="production")
+        with running_service(home, MODEL, *flags) as service:
+            if not any("never" in flag for flag in flags):
+                wait_until_compiled(service.url)
+            yield service
+
+
+def bodies_of(photos: Path) -> list[bytes]:
+    """Return the photographs that are asked about."""
+    return [photo.read_bytes() for photo in photos_of(photos)[:200]]
+
+
+def predict_url(service: RunningService) -> str:
+    """Return where the model is asked."""
+    return f"{service.url}/v1/models/{MODEL}/predict"
 
 
 async def go_through(
     service: RunningService, bodies: Sequence[bytes], seconds: float
 ) -> list[Phase]:
     """Load the service more and more."""
-    url = f"{service.url}/v1/models/{MODEL}/predict"
+    url = predict_url(service)
     start = time.monotonic()
     brief = min(seconds, 30.0)
     await ask_in_turn(url, bodies, connections=CALLERS, seconds=5)
@@ -112,7 +129,7 @@ async def go_through(
         found.cores = (seconds_of_cores() - before) / (time.monotonic() - start - found.began)
         watching.cancel()
         print(f"{name}: {found.goodput:.1f}/s", flush=True)
-        await asyncio.sleep(3)  # what waits is answered
+        await asyncio.sleep(5)  # what waits is answered
         return found
 
     async def look_for_peak() -> Phase:

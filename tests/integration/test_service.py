@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
 from tests.parts.otlp import SERVER, Collector, running_collector
 from tests.parts.service import RunningService, running_service
+from tests.unit.images import encode
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
@@ -83,18 +85,70 @@ def test_a_request_stands_in_the_log_as_soon_as_it_is_answered(service: Running)
         service.url + "/v1/models/digits/predict", content=IMAGES[0], headers=marked
     )
     assert answer.status_code == 200
+    line = line_of(service, "look-for-me")
+    assert (line["kind"], line["status"], line["model"]) == ("access", 200, "digits")
+    events = [(line["kind"], line.get("what")) for line in logged(service)]
+    assert ("event", "loaded") in events
+
+
+def logged(service: Running) -> list[dict[str, Any]]:
+    logs = (service.home / "logs/serve").glob("replica-*.jsonl")
+    return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+
+
+def line_of(service: Running, request_id: str) -> dict[str, Any]:
+    """Wait for the line of a request in the log."""
     deadline = time.monotonic() + 10
     while True:
-        logs = (service.home / "logs/serve").glob("replica-*.jsonl")
-        lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-        found = [line for line in lines if line.get("request_id") == "look-for-me"]
+        found = [line for line in logged(service) if line.get("request_id") == request_id]
         if found:
-            break
+            return found[0]
         assert time.monotonic() < deadline, "the line does not come"
         time.sleep(0.05)
-    (line,) = found
-    assert (line["kind"], line["status"], line["model"]) == ("access", 200, "digits")
-    assert ("event", "loaded") in [(line["kind"], line.get("what")) for line in lines]
+
+
+def wait_until_busy(service: Running) -> None:
+    deadline = time.monotonic() + 20
+    while "eagleray_busy_images 0.0" in httpx.get(service.url + "/metrics").text:
+        assert time.monotonic() < deadline, "the images do not come"
+
+
+def test_callers_that_go_away_are_499_and_cancelled(service: Running) -> None:
+    large = encode(np.zeros((6000, 6000), np.uint8), "PNG")  # each takes a batch of its own
+    head = b"content-disposition: form-data; name=image; filename=a\r\n\r\n"
+    body = b"".join(b"--b\r\n" + head + large + b"\r\n" for _ in range(16)) + b"--b--\r\n"
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(
+            b"POST /v1/models/digits/predict HTTP/1.1\r\nhost: a\r\nx-request-id: gone-http\r\n"
+            b"content-type: multipart/form-data; boundary=b\r\n"
+            b"content-length: %d\r\n\r\n" % len(body)
+        )
+        connection.sendall(body)
+        wait_until_busy(service)
+    assert line_of(service, "gone-http")["status"] == 499
+    tensor = tritonclient.grpc.InferInput("image", [16], "BYTES")
+    tensor.set_data_from_numpy(np.asarray([large] * 16, dtype=object))
+    while "eagleray_busy_images 0.0" not in httpx.get(service.url + "/metrics").text:
+        time.sleep(0.05)
+    with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
+        call = client.async_infer(
+            "digits", [tensor], lambda *_: None, headers={"x-request-id": "gone-grpc"}
+        )
+        wait_until_busy(service)
+        call.cancel()
+        assert line_of(service, "gone-grpc")["status"] == "CANCELLED"
+
+
+def test_an_answer_has_its_id_once_and_head_is_answered(service: Running) -> None:
+    for path in ("/v1/models", "/v1/nothing", "/live"):
+        for given in ("mine", "no id; as it has spaces", None):
+            headers = {} if given is None else {"x-request-id": given}
+            for ask in (httpx.get, httpx.head):
+                answer = ask(service.url + path, headers=headers)
+                (found,) = answer.headers.get_list("x-request-id")
+                assert found == "mine" if given == "mine" else len(found) >= 32
+    assert httpx.head(service.url + "/ready").content == b""
 
 
 def test_the_clients_get_the_predictors_answers(

@@ -16,6 +16,8 @@ from eagleray.machine import free_port
 
 SCRIPT = Path(__file__).parents[2] / "serve/haproxy"
 WRITTEN = """\
+global
+    nbthread 1
 defaults
     option httplog
     errorfile 502 /tmp/500.http
@@ -37,7 +39,11 @@ NOBODY = (
     '"detail":"No replica of the service is there to answer; try again in a second."}'
     "'"
 )
+REQUEST_ID = "req.hdr(x-request-id) -m reg ^[A-Za-z0-9_.:-]{1,128}$"
 WANTED = f"""\
+global
+    lua-load "{SCRIPT.with_name("wait_a_moment.lua")}"
+    nbthread 1
 defaults
     option httplog
     option http-buffer-request
@@ -48,6 +54,7 @@ frontend prometheus
     bind 127.0.0.1:9101
     mode http
 frontend http_frontend
+    http-request set-header x-request-id %[uuid()] unless {{ {REQUEST_ID} }}
     http-request del-header x-request-timeout-seconds
     http-request del-header x-request-disconnect-disabled
     http-request deny deny_status 404 if {{ path -i /-/routes }}
@@ -90,6 +97,9 @@ def test_what_the_replicas_do_not_take_is_refused_before_them(tmp_path: Path) ->
     assert refusal.endswith("if predicts somebody full")
     wait = "http-request wait-for-body time 10s if predicts somebody full"
     assert rules.index(wait) < rules.index(refusal)
+    holds = [rule for rule in rules if rule.startswith("http-request lua.wait_a_moment")]
+    assert rules.index(wait) < rules.index(holds[0]) < rules.index(refusal)
+    assert len(holds) == 5
     assert "http-response del-header x-eagleray-room" in rules
 
 
@@ -128,6 +138,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.heard: list[str] = []  # of refusals, with each request
+        self.ids: list[str] = []
         self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,6 +146,7 @@ class Replica:
             headers = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
             await reader.readexactly(int(headers.get("content-length", 0)))
             self.heard.append(headers.get("x-eagleray-refused", ""))
+            self.ids.append(headers.get("x-request-id", ""))
             self.asked.set()
             await self.may_answer.wait()
             writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-room: 1\r\ncontent-length: 0\r\n\r\n")
@@ -202,5 +214,55 @@ def test_a_replica_hears_how_many_were_refused_before_it_and_no_caller_can_say_s
             assert (await client.get("/metrics")).status_code == 200
             assert await predict() == 200
         assert replica.heard == ["", "", "3", ""]
+
+    asyncio.run(ask())
+
+
+def test_a_place_that_becomes_free_within_a_moment_is_waited_for(tmp_path: Path) -> None:
+    async def ask() -> None:
+        replica = Replica()
+        async with (
+            running_haproxy(tmp_path, replica) as url,
+            httpx.AsyncClient(base_url=url, timeout=20) as client,
+        ):
+
+            async def predict() -> int:
+                return (await client.post("/v1/models/m/predict/", content=b"0")).status_code
+
+            replica.may_answer.set()
+            assert await predict() == 200  # from here on HAProxy knows the room
+            for _ in range(20):  # callers who ask again as soon as they are answered
+                assert set(await asyncio.gather(predict(), predict())) == {200}
+
+    asyncio.run(ask())
+
+
+def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Path) -> None:
+    async def ask() -> None:
+        replica = Replica()
+        async with (
+            running_haproxy(tmp_path, replica) as url,
+            httpx.AsyncClient(base_url=url, timeout=20) as client,
+        ):
+
+            async def predict(request_id: str | None) -> httpx.Response:
+                headers = {} if request_id is None else {"x-request-id": request_id}
+                return await client.post("/v1/models/m/predict", content=b"0", headers=headers)
+
+            replica.may_answer.set()
+            for given in ("mine-1", "no id;", None):
+                assert (await predict(given)).status_code == 200
+            assert replica.ids[0] == "mine-1"
+            assert all(len(found) == 36 for found in replica.ids[1:])
+            replica.may_answer.clear()
+            replica.asked.clear()
+            held = asyncio.create_task(predict(None))
+            await replica.asked.wait()
+            refused = await predict("mine-2")
+            assert refused.status_code == 429
+            assert refused.headers.get_list("x-request-id") == ["mine-2"]
+            assert refused.json()["request_id"] == "mine-2"
+            replica.may_answer.set()
+            await held
 
     asyncio.run(ask())

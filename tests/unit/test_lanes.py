@@ -133,7 +133,35 @@ def test_there_is_room_for_what_will_be_answered_in_time(open_lanes: Callable[..
     threading.Timer(0.2, version.go.set).start()
     slow = open_lanes(max_wait=1.0, max_queued=100, batch_images=4)
     asyncio.run(ask(slow, version, "a"))
-    assert slow.room == 4  # three would be answered in a second, and a batch is always taken on
+    assert 4 <= slow.room <= 6  # the sixth waits for four, and a batch is always taken on
+
+
+@pytest.mark.parametrize(
+    ("lanes", "seconds_per_image", "max_wait", "room"),
+    [
+        (2, 0.0625, 1.0, 35),  # 32 images a second: the 35th finds 32 that are to be answered first
+        (2, 0.0625, 3.0, 99),
+        (1, 0.5, 3.0, 8),
+        (2, 2.0, 1.0, 8),  # a batch for each lane is taken on, however long it takes
+        (2, 0.0001, 3.0, 264),  # what may wait has a bound of its own
+        (2, 0.0, 3.0, 264),  # nothing is known yet
+    ],
+)
+def test_as_many_are_taken_on_as_wait_no_longer_than_they_may(
+    lanes: int, seconds_per_image: float, max_wait: float, room: int
+) -> None:
+    options = LaneOptions(lanes, max_wait=max_wait, batch_images=4)
+    assert options.room(seconds_per_image) == room
+    if 4 * lanes < room < 264:
+        assert options.wait_behind(room - 1, seconds_per_image) <= max_wait
+        assert options.wait_behind(room, seconds_per_image) > max_wait
+
+
+def test_callers_who_each_wait_are_all_let_in_where_the_last_is_answered_in_time() -> None:
+    options = LaneOptions(2, max_wait=1.0)
+    a_second = 31
+    assert options.room(2 / a_second) >= 24
+    assert LaneOptions(2).room(2 / a_second) >= 64
 
 
 def test_what_is_expected_of_an_image_does_not_come_from_one_slow_image(
@@ -156,7 +184,7 @@ def test_what_is_expected_of_an_image_does_not_come_from_one_slow_image(
 
     after_hang, after_slow, *after_others = asyncio.run(run())
     assert after_hang == 1004  # a lane that waited for a decoder to be ended says nothing
-    assert after_slow <= 37  # would be answered in three quarters of ten seconds
+    assert after_slow <= 51  # would wait for ten seconds
     assert sorted(after_others) == after_others
     assert after_others[-1] > 3 * after_slow  # five images took hardly longer than one
 

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import logging
+import re
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from ray.serve._private.http_util import RequestIdMiddleware
 
 from eagleray.choices import TOLERANCE
 from eagleray.errors import Reason
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.http import build_http
+from eagleray.serve.messages import message
 from eagleray.serving.applications import Applications
+from eagleray.serving.config import ServiceConfig
 from eagleray.serving.routes import Routes
+from eagleray.serving.service import ImageService
 from tests.unit.images import encode, photo
 from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import Asked, add_versions, registry_with, with_service
+from tests.unit.serving_kit import (
+    Asked,
+    CallContext,
+    NotedLauncher,
+    add_versions,
+    registry_with,
+    with_service,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -347,3 +364,162 @@ def test_mlflows_interface_takes_each_of_its_forms(registry: Registry) -> None:
             assert answer.status_code == 400, bad
 
     with_service(registry, test)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]]:
+    """Return what the log of requests has."""
+    caplog.set_level(logging.INFO, "eagleray.access")
+    return lambda: [record.__dict__["eagleray_fields"] for record in caplog.records]
+
+
+@contextlib.asynccontextmanager
+async def only_lane_held(asked: Asked) -> AsyncIterator[None]:
+    """Give the only lane something to wait for, until the end of the block."""
+    held, lanes = Held(), asked.service.lanes
+    answer = lanes.answer(held, None, pixels=0, deadline=time.monotonic() + 20)
+    task = asyncio.create_task(answer)
+    await asked.until(lambda: lanes.num_busy == 1)
+    try:
+        yield
+    finally:
+        held.go.set()
+        await task
+
+
+def test_a_caller_that_went_away_is_499_in_log_and_metrics(
+    registry: Registry, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    async def test(asked: Asked) -> None:
+        async with only_lane_held(asked):
+            gone = asyncio.create_task(asked.client.post(PREDICT, content=IMAGE))
+            await asked.until(lambda: asked.service.lanes.num_queued == 1)
+            gone.cancel()  # as the server does with a request whose connection ends
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        assert [(line["status"], line["model"]) for line in lines()] == [(499, "digits")]
+        text = (await asked.client.get("/metrics")).text
+        labels = 'application="nobody",model="digits",status="499",version=""'
+        assert f"eagleray_requests_total{{{labels}}} 1.0" in text
+
+    with_service(registry, test, lanes=1)
+
+
+def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
+    registry: Registry, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    request = message("ModelInferRequest")(
+        model_name="digits", inputs=[{**tensor, "contents": {"bytes_contents": [IMAGE]}}]
+    )
+
+    async def test(asked: Asked) -> None:
+        interface = GrpcInterface(asked.service)
+        async with only_lane_held(asked):
+            gone = asyncio.create_task(interface.call("ModelInfer", request, CallContext()))
+            await asked.until(lambda: asked.service.lanes.num_queued == 1)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        await interface.call("ModelInfer", request, CallContext())
+        assert [(line["status"], line["version"]) for line in lines()] == [
+            ("CANCELLED", ""),
+            ("OK", "1"),
+        ]
+        text = (await asked.client.get("/metrics")).text
+        for status, version in (("CANCELLED", ""), ("OK", "1")):
+            labels = f'application="nobody",model="digits",status="{status}",version="{version}"'
+            assert f"eagleray_requests_total{{{labels}}} 1.0" in text
+
+    with_service(registry, test, lanes=1)
+
+
+def test_whatever_answers_get_answers_head(
+    registry: Registry, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    async def test(asked: Asked) -> None:
+        paths = asked.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
+        known = [path for path, methods in paths.items() if "get" in methods]
+        for path in ["/", "/docs", "/openapi.json", *known]:
+            url = re.sub(r"\{.*?\}", "1", path.replace("{name}", "digits"))
+            get, head = [await asked.client.request(method, url) for method in ("GET", "HEAD")]
+            assert (head.status_code, head.content) == (get.status_code, b""), path
+            assert head.headers["content-type"] == get.headers["content-type"], path
+            assert "content-length" in head.headers, path
+        assert {line["method"] for line in lines()} == {"GET", "HEAD"}
+
+    with_service(registry, test)
+
+
+ALLOWED = {
+    "/live": "GET, HEAD, OPTIONS",
+    PREDICT: "POST, OPTIONS",
+    "/v1/models/digits": "GET, HEAD, OPTIONS",
+    "/v1/batches": "GET, POST, HEAD, OPTIONS",
+    "/v1/batches/1": "GET, DELETE, HEAD, OPTIONS",
+    "/v2/models/digits/infer": "POST, OPTIONS",
+}
+
+
+def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        for path, methods in ALLOWED.items():
+            options = await asked.client.options(path)
+            assert (options.status_code, options.content) == (204, b"")
+            assert options.headers.get_list("allow") == [methods]
+            refused = await asked.client.request("PATCH", path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+            assert refused.json()["detail"] == f"{path} takes {methods}, not PATCH."
+        assert (await asked.client.options("/v1/nothing")).status_code == 404
+        assert (await asked.client.head(PREDICT)).headers["allow"] == "POST, OPTIONS"
+
+    with_service(registry, test)
+
+
+def test_slashes_too_many_change_nothing(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        for path in (f"{PREDICT}/", "/v1//models/digits//predict", "/v2/models/digits/infer//"):
+            answer = await asked.client.post(path, content=IMAGE)
+            if path.startswith("/v2"):
+                assert (answer.status_code, answer.json()["type"]) == (400, "/problems/input")
+            else:
+                assert answer.json()["results"][0]["status"] == "ok"
+            assert "x-eagleray-room" in answer.headers
+        assert (await asked.client.get("/ready/")).json() == {"ready": True}
+        listed = await asked.client.get("/v1/models/")
+        assert (listed.status_code, listed.json()["models"][0]["name"]) == (200, "digits")
+
+    with_service(registry, test)
+
+
+def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> None:
+    Applications(own_registry.history.database, who="tester").create("shop")
+
+    async def test(asked: Asked) -> None:
+        for path in ("/live/v1/models", "/v1/models/", "//v1//models", "/live//../v1/models"):
+            answer = await asked.client.get(f"http://service{path}")
+            assert answer.status_code == 401, path
+        assert (await asked.client.get("/live/")).status_code == 200
+
+    with_service(own_registry, test, address="192.0.2.7")
+
+
+@pytest.mark.parametrize("marks_answers", [True, False])
+def test_an_answer_has_its_id_once(registry: Registry, marks_answers: bool) -> None:
+    """Ray Serve repeats the id of a request in its answer; other servers do not."""
+    config = ServiceConfig(compile="never", watch_s=0.05)
+    service = ImageService(registry, config, device="cpu", num_cores=1)
+    app: Any = build_http(service, NotedLauncher(), marks_answers=marks_answers)
+    served = app if marks_answers else RequestIdMiddleware(app)
+
+    async def ask() -> None:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(served, client=("127.0.0.1", 4000))
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                for path in ("/v1/models", "/v1/nothing"):
+                    given = await client.get(path, headers={"x-request-id": "mine"})
+                    assert given.headers.get_list("x-request-id") == ["mine"]
+                    (made,) = (await client.get(path)).headers.get_list("x-request-id")
+                    assert len(made) >= 32
+
+    asyncio.run(ask())

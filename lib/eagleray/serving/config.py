@@ -70,7 +70,10 @@ class ServiceConfig(BaseModel):
     batch_pixels: int = _field(8_000_000, SPEED, "Most source pixels decoded for one.", ge=1)
     max_queued: int = _field(256, LIMITS, "Images that wait in a replica; more are refused.", ge=1)
     max_wait_s: float = _field(
-        1.0, LIMITS, "Seconds that an image may be expected to wait; more are refused.", gt=0
+        3.0,
+        LIMITS,
+        "Seconds that an image may be expected to wait for its turn; more are refused.",
+        gt=0,
     )
     timeout_s: float = _field(
         10.0, LIMITS, "Seconds for a request that brings no shorter deadline.", gt=0

@@ -26,9 +26,8 @@ __all__ = ["Answered", "LaneOptions", "Lanes", "Version"]
 
 log = logging.getLogger(__name__)
 
-_OF_THE_WAIT = 0.75  # of the longest, on average
-_MOST_TIMES = 2.0  # the mean, that a batch counts as
-_SMOOTHING = 0.1  # weight of a new batch in the running mean of seconds for an image
+_MAX_TIMES = 2.0  # the mean, that a batch counts as
+_SMOOTHING = 0.02  # weight of a new image in the running mean of seconds for an image
 
 
 class Version(Protocol):
@@ -48,16 +47,41 @@ class LaneOptions:
     Attributes:
         num_lanes: Threads.
         max_queued: Images that wait; more are refused.
-        max_wait: Seconds that an image may be expected to wait; more are refused.
+        max_wait: Seconds that an image may be expected to wait for a lane; more are refused.
         batch_images: In one batch.
         batch_pixels: Source pixels in one batch, unless a single image has more.
     """
 
     num_lanes: int
     max_queued: int = 256
-    max_wait: float = 2.0
+    max_wait: float = 3.0
     batch_images: int = 8
     batch_pixels: int = 8_000_000
+
+    def wait_behind(self, ahead: int, seconds_per_image: float) -> float:
+        """Return the seconds that an image is expected to wait for a lane.
+
+        Args:
+            ahead: Images before it, those that lanes work on among them.
+            seconds_per_image: That a lane takes.
+        """
+        return max(0.0, ahead / self.num_lanes - 1) * seconds_per_image
+
+    def room(self, seconds_per_image: float) -> int:
+        """Return how many images may be under way at once.
+
+        The last of them waits no longer than `max_wait`; where a batch for each lane takes longer
+        than that, it is taken on all the same.
+
+        Args:
+            seconds_per_image: That a lane takes; 0 where it is not known.
+        """
+        in_lanes = self.num_lanes * self.batch_images
+        limit = in_lanes + self.max_queued
+        if not seconds_per_image:
+            return limit
+        in_time = self.num_lanes * (1 + self.max_wait / seconds_per_image) + 1
+        return min(max(in_lanes, int(in_time)), limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +134,7 @@ class Lanes:
         self._closing = False
         self._busy = 0  # images in lanes
         self._seconds_per_image = 0.0  # of one lane; a running mean
-        self._num_timed = 0  # batches in it
+        self._num_timed = 0  # images in it
         self._threads = [
             threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
             for number in range(options.num_lanes)
@@ -137,20 +161,12 @@ class Lanes:
     def expected_wait(self) -> float:
         """Seconds that an image which comes now is expected to wait for its lane."""
         ahead = len(self._queue) + self._busy
-        return max(0.0, ahead / self.options.num_lanes - 1) * self._seconds_per_image
+        return self.options.wait_behind(ahead, self._seconds_per_image)
 
     @property
     def room(self) -> int:
-        """Images that are best taken on at once: what lanes work on, and what may wait.
-
-        It leaves room for the spread of waits, so that nearly all of them end in `max_wait`.
-        """
-        options = self.options
-        least = options.num_lanes * options.batch_images
-        if not self._seconds_per_image:
-            return least + options.max_queued
-        in_time = _OF_THE_WAIT * options.num_lanes * options.max_wait / self._seconds_per_image
-        return min(max(least, int(in_time)), least + options.max_queued)
+        """Images that are best taken on at once: what lanes work on, and what may wait."""
+        return self.options.room(self._seconds_per_image)
 
     def require_room(self, num_images: int, deadline: float = math.inf) -> None:
         """Refuse images that the queue has no room for, or that would wait too long.
@@ -264,7 +280,7 @@ class Lanes:
             return
         ended = time.monotonic()
         if not any(_ended_its_decoder(outcome) for outcome in outcomes):
-            self._note_time((ended - began) / len(batch))
+            self._note_time(ended - began, len(batch))
         self._observe(len(batch))
         answers = [
             Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch), began)
@@ -272,13 +288,14 @@ class Lanes:
         ]
         _hand_over(batch, answers)
 
-    def _note_time(self, seconds: float) -> None:
-        """Take what an image took into the mean: of all batches at first, then of the last ones."""
-        mean = self._seconds_per_image or seconds
-        self._num_timed += 1
+    def _note_time(self, seconds: float, num_images: int) -> None:
+        """Take what a batch took into the mean: of all images at first, then of the last ones."""
+        mean = self._seconds_per_image or seconds / num_images
+        self._num_timed += num_images
         # A batch that was held up, by a neighbour on the machine or so, says little of the next.
-        weight = max(_SMOOTHING, 1 / self._num_timed)
-        self._seconds_per_image = mean + weight * (min(seconds, _MOST_TIMES * mean) - mean)
+        found = min(seconds / num_images, _MAX_TIMES * mean)
+        weight = max(1 - (1 - _SMOOTHING) ** num_images, num_images / self._num_timed)
+        self._seconds_per_image = mean + weight * (found - mean)
 
 
 def _ended_its_decoder(outcome: Outcome) -> bool:

@@ -64,14 +64,14 @@ class LinkReader:
     def _read(self, link: ImageLink, most_bytes: int) -> bytes:
         if link.uri.partition("://")[0].lower() in ("http", "https"):
             if not self._urls.hosts:
+                raise ForbiddenError("This service fetches no URLs; send the image itself.")
+            if not self._urls.allows(link.uri):
                 raise ForbiddenError(
-                    "This service fetches no URLs; send the image itself, or ask its operator to "
-                    "allow the host with --allow-urls."
+                    "This service does not fetch images from that address; send the image itself."
                 )
         elif not storage.is_within(link.uri, self._storage):
             raise ForbiddenError(
-                "This service does not read images from there; send the image itself, or ask its "
-                "operator to allow the location with --allow-storage."
+                "This service does not read images from there; send the image itself."
             )
         return ImageReader(most_bytes, self._urls).read(ImageSource(link.uri))
 

@@ -23,7 +23,6 @@ Numbers of an image that cannot be used are NaN. Clients of other servers work u
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import struct
@@ -39,6 +38,7 @@ from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.package import ModelManifest
 from eagleray.models.tasks import Task
 from eagleray.outcome import Outcome
+from eagleray.serving.image_text import image_of_text
 from eagleray.serving.json_body import MOST_NUMBERS, read_json
 
 __all__ = [
@@ -163,7 +163,7 @@ def parse_http(body: bytes, header_length: int | None) -> InferRequest:
     if not isinstance(parameters, dict):
         raise InputError("parameters is no JSON object.")
     return InferRequest(
-        id=str(head.get("id", "")),
+        id=str(head.get("id") or ""),
         inputs=inputs,
         wanted=[_wanted(item) for item in _list_of_objects(head, "outputs")],
         all_binary=parameters.get("binary_data_output") is True,
@@ -259,13 +259,12 @@ def _json_strings(name: str, values: Sequence[Any]) -> list[bytes]:
     if not all(isinstance(value, str) for value in values):
         how = " in base64" if name == "image" else ""
         raise InputError(f"Input {name}: in JSON an element of BYTES is a string{how}.")
+    if name == "image":
+        return [image_of_text(value) for value in values]
     try:
-        if name == "image":
-            return [base64.b64decode(value, validate=True) for value in values]
         return [value.encode() for value in values]
     except ValueError:
-        kind = "base64" if name == "image" else "text"
-        raise InputError(f"Input {name}: an element is no {kind}.") from None
+        raise InputError(f"Input {name}: an element is no text.") from None
 
 
 def numbers(name: str, datatype: str, values: Sequence[Any]) -> npt.NDArray[Any]:
@@ -330,6 +329,11 @@ def images_of(request: InferRequest, contract: ImageContract) -> list[bytes | De
             raise InputError("Encoded images are the input image, BYTES of shape [N] or [N, 1].")
         return list(tensor.elements)
     height, width, channels = contract.shape
+    if tensor.name == "image":
+        raise InputError(
+            f"Input image is BYTES, one element for each encoded image, not {tensor.datatype}; "
+            "images that are decoded are the input pixels."
+        )
     if tensor.name != "pixels" or tensor.datatype != "UINT8" or tensor.shape[1:] != contract.shape:
         raise InputError(
             "Decoded images are the input pixels, UINT8 of shape "
