@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -36,13 +35,13 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
 from eagleray.client import Client
 from eagleray.errors import JobFailedError, OutputExistsError
+from eagleray.jobs import predict, train
 from eagleray.machine import free_port
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.settings import Settings, read_settings
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.opening import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
-from eagleray.jobs import predict, train
 
 WORKERS = 2
 EPOCHS = 30

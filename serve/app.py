@@ -40,9 +40,9 @@ class ImageServer:
 
     def __init__(self, config: str, num_cores: int) -> None:
         from eagleray.models.registry import Registry
+        from eagleray.serve.grpc import GrpcInterface
         from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
-        from eagleray.serve.grpc import GrpcInterface
 
         registry = Registry()
         name = serve.get_replica_context().replica_id.unique_id

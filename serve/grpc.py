@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from eagleray.errors import EaglerayError, InputError
+from eagleray.serve.messages import PACKAGE, SERVICE, message
 from eagleray.serving import protocol
 from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
@@ -21,7 +22,6 @@ from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
 from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import Trace
-from eagleray.serve.messages import PACKAGE, SERVICE, message
 
 __all__ = ["METHODS", "GrpcInterface", "add_to_server"]
 

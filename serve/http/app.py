@@ -16,9 +16,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
-from eagleray.serving.batches import BatchAsked, Launcher
-from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
-from eagleray.serving.service import ImageService
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.documents import SECURITY, ProblemDocument
@@ -28,6 +25,9 @@ from eagleray.serve.http.models import model_routes
 from eagleray.serve.http.page import page_routes
 from eagleray.serve.http.predict import predict_routes
 from eagleray.serve.http.protocol import protocol_routes
+from eagleray.serving.batches import BatchAsked, Launcher
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serving.service import ImageService
 
 __all__ = ["build_http"]
 

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from eagleray.imaging.contract import first_fault
+from eagleray.serve.http.bodies import ParameterError, require_plain
+from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
+from eagleray.serve.http.guard import CLIENT
 from eagleray.serving.answers import BatchAnswer
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
 from eagleray.serving.json_body import read_json
 from eagleray.serving.service import ImageService
-from eagleray.serve.http.bodies import ParameterError, require_plain
-from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
-from eagleray.serve.http.guard import CLIENT
 
 __all__ = ["batch_routes"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from eagleray.serve.http.documents import LiveAnswer, ReadyAnswer, refusals
 from eagleray.serving.service import ImageService
 from eagleray.serving.telemetry import CONTENT_TYPE
-from eagleray.serve.http.documents import LiveAnswer, ReadyAnswer, refusals
 
 __all__ = ["health_routes"]
 

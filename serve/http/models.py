@@ -13,8 +13,6 @@ from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import EaglerayError, InputError
 from eagleray.models.registry import ModelVersion
-from eagleray.serving.routing import Role, Via
-from eagleray.serving.service import ImageService
 from eagleray.serve.http.documents import (
     LabelsAnswer,
     ModelAnswer,
@@ -24,6 +22,8 @@ from eagleray.serve.http.documents import (
     refusals,
 )
 from eagleray.serve.http.guard import CLIENT
+from eagleray.serving.routing import Role, Via
+from eagleray.serving.service import ImageService
 
 __all__ = ["model_routes"]
 

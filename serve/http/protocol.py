@@ -11,9 +11,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from eagleray.errors import InputError
-from eagleray.serving import protocol
-from eagleray.serving.requests import PredictRequest
-from eagleray.serving.service import ImageService
 from eagleray.serve.http.bodies import require_plain
 from eagleray.serve.http.documents import (
     InferAnswer,
@@ -25,6 +22,9 @@ from eagleray.serve.http.documents import (
     refusals,
 )
 from eagleray.serve.http.guard import CLIENT, LONGEST_NUMBER, TRACE
+from eagleray.serving import protocol
+from eagleray.serving.requests import PredictRequest
+from eagleray.serving.service import ImageService
 
 __all__ = ["protocol_routes"]
 

@@ -1,4 +1,4 @@
-"""A whole job in one process: the driver of `eagleray.jobs.predict`, with a worker of the real kind in it.
+"""A whole job in one process: the driver of the batch job, with a worker of the real kind in it.
 
 Everything is the product's own but for the way from one to the other: where Ray would carry a
 shard's number to an actor, it is handed over by a call. So a process without Ray makes every call

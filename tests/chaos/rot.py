@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from eagleray.batch.earlier import read_results
+from eagleray.jobs.demo import BROKEN_FILES, write_digits
 from eagleray.models.package import read_package
 from eagleray.predictor import Predictor
-from eagleray.jobs.demo import BROKEN_FILES, write_digits
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.material import Material, write_model
 from tests.chaos.places import Place

@@ -1,4 +1,4 @@
-"""`python -m eagleray.jobs.train` in a session of its own, its workers, and its run's folder from outside.
+"""The training program in a session of its own, its workers, and its run's folder from outside.
 
 train = Train(home, begin(data))
 train = Train(home, ["--resume", run])

@@ -20,12 +20,12 @@ from eagleray.batch.request import JobRequest
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.errors import ExitCode
+from eagleray.jobs import pack
 from eagleray.models.package import write_package
 from eagleray.packing.job import open_pack
 from eagleray.packing.plan import PackRequest
 from eagleray.packing.worker import pack_shard
 from eagleray.settings import Settings
-from eagleray.jobs import pack
 from tests.unit.images import encode
 from tests.unit.models_kit import small_package
 

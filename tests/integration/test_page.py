@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from eagleray.serve.http import build_http
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from eagleray.serve.http import build_http
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import NotedLauncher, registry_with
 

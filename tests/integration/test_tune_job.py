@@ -10,6 +10,7 @@ import pytest
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.errors import InputError
+from eagleray.jobs.tune import TuneSummary, best_file, build, run
 from eagleray.models.registry import Registry
 from eagleray.models.sources import load_model
 from eagleray.settings import Settings
@@ -17,7 +18,6 @@ from eagleray.training.search import Choice, SearchSpace
 from eagleray.training.spec import read_spec
 from eagleray.training.trials import Ledger
 from eagleray.training.tuning import Budget, make_scheduler
-from eagleray.jobs.tune import TuneSummary, best_file, build, run
 from tests.unit.training_kit import small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8

@@ -14,9 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from eagleray.models.registry import Registry
+from eagleray.serve.http import build_http
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from eagleray.serve.http import build_http
 from tests.unit.serving_kit import NotedLauncher
 
 __all__ = ["Served", "http_service"]

@@ -13,10 +13,10 @@ import grpc
 import httpx
 
 from eagleray.models.registry import Registry
+from eagleray.serve.http import build_http
 from eagleray.serving.batches import Launched, Room
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from eagleray.serve.http import build_http
 from tests.unit.models_kit import golden_png, registry_in, small_package
 
 Ask = Callable[["Asked"], Awaitable[None]]

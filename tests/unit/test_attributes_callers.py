@@ -25,12 +25,12 @@ from eagleray.errors import InputError
 from eagleray.models.package import write_package
 from eagleray.models.registry import Registry
 from eagleray.predictor import Predictor
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.messages import message
 from eagleray.serving.routes import Routes
 from eagleray.serving.shadows import ShadowTally
 from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
-from eagleray.serve.grpc import GrpcInterface
-from eagleray.serve.messages import message
 from tests.unit.attributes_kit import package_with_attributes
 from tests.unit.models_kit import golden_png, registry_in, settings_in
 from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service

@@ -25,12 +25,12 @@ from eagleray.evaluation.metrics import measure
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import slice_metrics
+from eagleray.jobs import evaluate as job
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.models.registry import Registry
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 from eagleray.predictor import Predictor
 from eagleray.settings import read_settings
-from eagleray.jobs import evaluate as job
 from tests.unit.evaluation_kit import (
     CLASSES,
     DEFECTS,

@@ -12,9 +12,9 @@ import pytest
 
 from eagleray.errors import EaglerayError
 from eagleray.models.registry import Registry
-from eagleray.serving.applications import Applications
 from eagleray.serve.grpc import METHODS, GrpcInterface
 from eagleray.serve.messages import message
+from eagleray.serving.applications import Applications
 from tests.unit.models_kit import golden_png
 from tests.unit.mutants import flip_bytes, splice
 from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service

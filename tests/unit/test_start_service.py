@@ -6,8 +6,8 @@ import pytest
 from ray import serve
 
 from eagleray.errors import JobFailedError
-from eagleray.serving.config import ServiceConfig
 from eagleray.serve.run import Place, start
+from eagleray.serving.config import ServiceConfig
 
 
 def test_a_proxy_that_does_not_come_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

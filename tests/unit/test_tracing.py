@@ -12,10 +12,10 @@ import pytest
 
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.models.registry import Registry
-from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
-from eagleray.settings import Settings, read_settings
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.messages import message
+from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
+from eagleray.settings import Settings, read_settings
 from tests.parts.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service

@@ -1,8 +1,8 @@
 """The `eagleray` command.
 
-It is a front door: a job is a program of its own under `jobs/`, and `eagleray train …` becomes
-`python -m eagleray.jobs.train …` with the same words, on this machine or wherever the checkout is; so is the
-service, under `serve/`. So a program's options are written once, in the program.
+It is a front door: a job is a program of its own, and `eagleray train …` becomes
+`python -m eagleray.jobs.train …` with the same words; so is the service. A program's options are
+written once, in the program.
 """
 
 from __future__ import annotations

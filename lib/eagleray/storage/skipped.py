@@ -1,7 +1,7 @@
-"""Names of files in a folder that are no input of anybody's: whoever skips one counts it and says so.
+"""Names of files and folders that are not inputs. Whoever skips one counts it and reports it.
 
-Cameras write names like `_DSC0001.JPG` and people sort into folders like `_sorted`, so an underscore
-alone says nothing.
+Cameras write names like `_DSC0001.JPG` and people sort images into folders like `_sorted`, so an
+underscore alone says nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MARKERS = re.compile(
 
 
 def is_skipped_name(name: str) -> bool:
-    """Whether a file or folder is the system's or a program's own by its name.
+    """Whether a name belongs to the system or to a program, and not to somebody's images.
 
     Args:
-        name: One part of a path. `.` and `..`, which S3 keys may have as parts, are names like others.
+        name: One part of a path. `.` and `..`, which S3 keys may have as parts, are ordinary names.
     """
     if name in (".", ".."):
         return False

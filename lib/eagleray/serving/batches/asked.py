@@ -142,4 +142,13 @@ class BatchAsked(BaseModel):
         words += [f"--since={output}" for output in self.since]
         words += [f"--allow-urls={host}" for host in config.allow_urls]
         words += [f"--within={place}" for place in readable]
-        return [sys.executable, "-P", "-m", "eagleray.jobs.predict", "--json", *words, "--", *self.input]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "eagleray.jobs.predict",
+            "--json",
+            *words,
+            "--",
+            *self.input,
+        ]
