@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from eagleray.environment import identify_user, ray_temporary_folder
 from eagleray.errors import JobFailedError, UserError
 from eagleray.machine import free_port
 from eagleray.settings import Settings
@@ -69,10 +70,11 @@ def ray_session(
             and with the token), and run so many that claim a `BATCH_SLOT` at a time; 0 for none.
 
     Raises:
-        UserError: The named cluster does not answer.
+        UserError: The named cluster does not answer, or the temporary folder is not fit for Ray.
         JobFailedError: No Ray starts on this machine.
     """
     address = address or settings.ray_address
+    identify_user(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
     import ray
 
@@ -118,6 +120,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         # Ray prints to our standard output when a worker dies; jobs expect that and go on.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if embedded:
+        os.environ["RAY_TMPDIR"] = ray_temporary_folder()
         # What a dashboard would show, and a Ray of one's own has none: two hundredths of a core.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
@@ -160,7 +163,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             raise JobFailedError(
                 f"Ray does not start on this machine ({_first_line(error)}); see whether memory, "
                 "disk and processor have room for it, and run the command again; its own logs are "
-                "in session_latest/logs of its folder, which is /tmp/ray unless RAY_TMPDIR is set."
+                f"in {os.environ['RAY_TMPDIR']}/ray/session_latest/logs."
             ) from error
         return
     try:

@@ -48,7 +48,8 @@ def require_alias(alias: str) -> None:
     if not _fits(_ALIAS, alias, _MAX_NAME) or _RESERVED_ALIAS.fullmatch(alias):
         raise InputError(
             f"{alias!r} cannot be an alias: take letters from A to Z, digits, '_' and '-', "
-            f"starting with a letter, at most {_MAX_NAME} of them, other than 'latest' and 'v1', 'v2', …"
+            f"starting with a letter, at most {_MAX_NAME} of them, other than 'latest' and "
+            "'v1', 'v2', …"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from eagleray import storage
+from eagleray.environment import bypass_proxy_for_loopback, identify_user
 from eagleray.errors import UserError
 from eagleray.settings import Settings
 
@@ -24,8 +25,10 @@ def connect(settings: Settings) -> Any:
     """Return an `MlflowClient` on the configured server or database.
 
     Raises:
-        UserError: It cannot be reached.
+        UserError: It cannot be reached, or the home folder cannot be written.
     """
+    identify_user(settings.home_folder)
+    bypass_proxy_for_loopback()
     # Read by MLflow when it is imported: a library that we bring along sends nothing home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -38,9 +41,9 @@ def connect(settings: Settings) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = settings.mlflow_uri
+    if settings.tracking_uri is None:
+        settings.make_home()
     with explain_failures(settings):
-        if uri.startswith("sqlite:///"):
-            settings.home_folder.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client

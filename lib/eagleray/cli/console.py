@@ -10,6 +10,7 @@ console.result({...}, table)    a table for people, or one JSON object for scrip
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ from rich.text import Text
 
 from eagleray.errors import EaglerayError, ExitCode
 
-__all__ = ["Console", "ProgressBar", "command_errors", "quiet_terminal"]
+__all__ = ["Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
 
 
 class _Rate(ProgressColumn):
@@ -141,12 +142,38 @@ class Console:
 
     def emit(self, value: Any) -> None:
         """Print a value as JSON for scripts."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(_json(value, indent=2) + "\n")
 
     def emit_line(self, value: Any) -> None:
         """Print a value as one line of JSON at once, for scripts that read while we go on."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(_json(value) + "\n")
         sys.stdout.flush()
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    plain = sys.stdout.encoding.lower() != "utf-8"  # \u… is read everywhere
+    return json.dumps(value, indent=indent, ensure_ascii=plain, default=str)
+
+
+def open_streams() -> None:
+    """Make standard output and standard error fit to take any text, for as long as we run.
+
+    A character that the locale lacks, or a file name that is no text, is written as its escape. A
+    stream that whoever started us has closed is opened on nothing, here and for the programs that
+    this one becomes or starts.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+            os.set_inheritable(number, True)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _QuietBar(ProgressBar):

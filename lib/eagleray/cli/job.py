@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from eagleray.cli.console import quiet_terminal
+from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.cluster import Cluster, ray_session
+from eagleray.environment import bypass_proxy_for_loopback
 from eagleray.settings import Settings
 from eagleray.storage import S3Options
 from eagleray.urls import UrlPolicy
@@ -91,6 +92,8 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         module_docstring: Of the job's file; its lines that begin with `eagleray` become the
             examples of `--help`, and name the command.
     """
+    open_streams()
+    bypass_proxy_for_loopback()
     lines = [line.strip() for line in (module_docstring or "").splitlines()]
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -109,9 +112,10 @@ def job_session(
     """Give a job its Ray, as `ray_session` does, and keep the terminal for the job.
 
     Raises:
-        UserError: The named cluster does not answer.
+        UserError: The named cluster does not answer, or a folder that is needed cannot be written.
         JobFailedError: No Ray starts on this machine.
     """
+    settings.make_home()
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
         ray_session(

@@ -117,8 +117,7 @@ def open_database(settings: Settings) -> OpenDatabase:
         UserError: It does not answer, refuses, or was made by a newer Eagleray.
     """
     if settings.database_url is None:
-        settings.home_folder.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{settings.home_folder / 'eagleray.db'}"
+        url = f"sqlite:///{settings.make_home() / 'eagleray.db'}"
     else:
         url = settings.database_url
     try:
