@@ -27,7 +27,14 @@ from typing import Annotated
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
+from eagleray.cli.job import (
+    ClusterOption,
+    JsonOption,
+    VerboseOption,
+    job_session,
+    job_settings,
+    run_command,
+)
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
 from eagleray.errors import EaglerayError, InputError, JobFailedError
@@ -35,7 +42,7 @@ from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import is_loopback
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 
 _LAST_PORT = 65_000
 _GRPC_PORTS = 1000  # of replicas, on one machine
@@ -230,7 +237,7 @@ def main(
     """Answer requests for registered models, always in the right version."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         parsed = read_request(config, fields)
         place = Place(host, port, grpc_port)
         require_guarded(place, settings)

@@ -12,9 +12,17 @@ from pathlib import Path
 
 from eagleray.errors import UserError
 
-__all__ = ["bypass_proxy_for_loopback", "identify_user", "make_writable", "ray_temporary_folder"]
+__all__ = [
+    "LOOPBACK",
+    "bypass_proxy_for_loopback",
+    "identify_user",
+    "make_writable",
+    "ray_temporary_folder",
+]
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are this machine, for which no proxy is asked."""
+
 _MAX_SOCKET_PATH = 107  # bytes that the system allows
 _RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
 
@@ -41,7 +49,7 @@ def bypass_proxy_for_loopback() -> None:
     for variable in ("no_proxy", "NO_PROXY"):
         hosts = [host.strip() for host in os.environ.get(variable, "").split(",") if host.strip()]
         if "*" not in hosts:
-            missing = [host for host in _LOOPBACK if host not in hosts]
+            missing = [host for host in LOOPBACK if host not in hosts]
             os.environ[variable] = ",".join([*hosts, *missing])
 
 

@@ -59,9 +59,14 @@ def explain_failures(settings: Settings) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        check = (
+            f"that {settings.home_folder} has room and can be written, or set EAGLERAY_HOME"
+            if settings.tracking_uri is None
+            else "EAGLERAY_TRACKING_URI"
+        )
         raise UserError(
             f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
-            "check EAGLERAY_TRACKING_URI."
+            f"check {check}."
         ) from error
 
 

@@ -10,6 +10,7 @@ console.result({...}, table)    a table for people, or one JSON object for scrip
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -37,6 +38,10 @@ from rich.text import Text
 from eagleray.errors import EaglerayError, ExitCode
 
 __all__ = ["Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
+
+
+_MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Rate(ProgressColumn):
@@ -70,6 +75,7 @@ class Console:
     def __init__(self, *, json_output: bool = False) -> None:
         self._json = json_output
         self._out = rich.console.Console(highlight=False)
+        self._out.width = max(self._out.width, _MIN_WIDTH)
         self._err = rich.console.Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
@@ -143,6 +149,7 @@ class Console:
     def emit(self, value: Any) -> None:
         """Print a value as JSON for scripts."""
         sys.stdout.write(_json(value, indent=2) + "\n")
+        sys.stdout.flush()
 
     def emit_line(self, value: Any) -> None:
         """Print a value as one line of JSON at once, for scripts that read while we go on."""
@@ -203,18 +210,34 @@ def _plain_progress(console: Console, description: str, total: int) -> Iterator[
 def command_errors() -> Iterator[None]:
     """End a command with one sentence and the right exit code when it cannot go on.
 
-    What is not an `EaglerayError` is a defect of ours and keeps its traceback (exit 1).
+    What is neither an `EaglerayError` nor a full disk is a defect of ours and keeps its traceback
+    (exit 1).
     """
     try:
         yield
     except EaglerayError as error:
-        rich.console.Console(stderr=True, highlight=False).print(
-            Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True
-        )
+        _print_error(str(error))
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        if error.filename is None:  # it may be standard output that is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what it still holds is not tried again
+        place = f"to {error.filename} " if error.filename else ""
+        _print_error(
+            f"Nothing more can be written {place}({error.strerror}); make room there, or name "
+            "another output or EAGLERAY_HOME, and run the command again."
+        )
+        raise SystemExit(ExitCode.JOB_FAILED) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+def _print_error(sentence: str) -> None:
+    rich.console.Console(stderr=True, highlight=False).print(
+        Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True
+    )
 
 
 @contextlib.contextmanager

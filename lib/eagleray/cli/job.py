@@ -10,8 +10,8 @@ import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.cluster import Cluster, ray_session
-from eagleray.environment import bypass_proxy_for_loopback
-from eagleray.settings import Settings
+from eagleray.environment import bypass_proxy_for_loopback, ray_temporary_folder
+from eagleray.settings import Settings, read_settings
 from eagleray.storage import S3Options
 from eagleray.urls import UrlPolicy
 
@@ -25,6 +25,7 @@ __all__ = [
     "S3RequesterPaysOption",
     "VerboseOption",
     "job_session",
+    "job_settings",
     "run_command",
     "s3_options",
     "url_policy",
@@ -101,6 +102,22 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
     app(prog_name=" ".join(examples[0].split()[:2]))
 
 
+def job_settings(*, cluster: str | None = None) -> Settings:
+    """Read the settings of a job, and check the folders that it needs before any work is done.
+
+    Args:
+        cluster: The Ray cluster that is named on the command line, if any.
+
+    Raises:
+        UserError: The home folder, or the temporary folder of a Ray of its own, cannot be used.
+    """
+    settings = read_settings()
+    settings.make_home()
+    if cluster is None and settings.ray_address is None:
+        ray_temporary_folder()
+    return settings
+
+
 @contextlib.contextmanager
 def job_session(
     settings: Settings,
@@ -115,7 +132,6 @@ def job_session(
         UserError: The named cluster does not answer, or a folder that is needed cannot be written.
         JobFailedError: No Ray starts on this machine.
     """
-    settings.make_home()
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
         ray_session(

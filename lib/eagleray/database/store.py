@@ -97,12 +97,13 @@ class OpenDatabase:
 
     @contextlib.contextmanager
     def _connected(self, patience: float) -> Iterator[sa.Connection]:
+        disk = "" if self.database.is_postgresql else "the room on its disk, and "
         with self.database.connected(
             patience=patience,
             kind=UserError,
             sentence=lambda reason: (
                 f"The database {self.database.place} does not answer as it should ({reason}); "
-                "check EAGLERAY_DATABASE_URL."
+                f"check {disk}EAGLERAY_DATABASE_URL."
             ),
         ) as connection:
             yield connection
