@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -144,6 +145,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": verbose,
+        "job_config": _job_without_working_folder(),
     }
     if address is None:
         if batches_at_once:
@@ -173,6 +175,20 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             f"The Ray cluster at {address!r} does not answer ({_first_line(error)}); check the "
             "address, and that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
+
+
+def _job_without_working_folder() -> Any:
+    """Return a Ray job whose workers import nothing from the folder that a command runs in.
+
+    Ray puts that folder before all others on the path of every worker, where a user's `random.py`
+    would hide Python's: workers that cannot start are started again without end. It leaves the
+    folder out of jobs that bring one of their own, and this one says that it does.
+    """
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._runtime_env_has_working_dir = functools.partial(bool, True)
+    return config
 
 
 def _started_by_raylet() -> list[psutil.Process]:
