@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         except (OSError, RuntimeError) as error:  # no working folder, or no user for a `~`
             raise ValueError(f"{home} names no folder here ({error}); write a whole path") from None
         if any(character in resolved for character in "?%"):
-            raise ValueError(f"{resolved!r} must not contain '?' or '%'")
+            raise ValueError(f"{resolved!r} must not contain '?' or '%'; name another folder")
         return home
 
     @field_validator("otlp_endpoint")
