@@ -189,7 +189,7 @@ class Loader:
         words = ["--model", model, "--version", str(version)]
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
         words += ["--lane-threads", str(self._lane_threads)]
-        command = [sys.executable, "-m", "eagleray.serving.loading", *words]
+        command = [sys.executable, "-P", "-m", "eagleray.serving.loading", *words]
         done = subprocess.run(
             command,
             capture_output=True,
