@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ray import serve
-from ray.exceptions import ActorDiedError
+from ray.exceptions import RayError
 
 from eagleray.errors import JobFailedError, UserError
 from eagleray.serve import run
@@ -25,7 +25,7 @@ def test_a_proxy_that_does_not_come_is_a_sentence(monkeypatch: pytest.MonkeyPatc
 
 def test_a_proxy_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def die(**_: object) -> None:
-        raise ActorDiedError("a traceback\nPermissionError: Permission denied: '/tmp/x'")
+        raise RayError("a traceback\nPermissionError: Permission denied: '/tmp/x'")
 
     monkeypatch.setattr(serve, "start", die)
     with pytest.raises(JobFailedError, match=r"^The service does not start: .*Permission denied"):
