@@ -97,13 +97,13 @@ class OpenDatabase:
 
     @contextlib.contextmanager
     def _connected(self, patience: float) -> Iterator[sa.Connection]:
-        disk = "" if self.database.is_postgresql else "the room on its disk, and "
+        disk = "" if self.database.is_postgresql else ", and that its disk has room"
         with self.database.connected(
             patience=patience,
             kind=UserError,
             sentence=lambda reason: (
                 f"The database {self.database.place} does not answer as it should ({reason}); "
-                f"check {disk}EAGLERAY_DATABASE_URL."
+                f"check EAGLERAY_DATABASE_URL{disk}."
             ),
         ) as connection:
             yield connection
