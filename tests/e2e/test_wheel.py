@@ -53,6 +53,15 @@ def test_an_installed_package_is_whole_and_imports_from_itself_alone(
         check=True,
     )
     names, files = json.loads(said.stdout)
+    helped = subprocess.run(
+        [installed.python, "-m", "eagleray", "--help"],
+        cwd=tmp_path / "jobs",
+        env=installed.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "predict" in helped.stdout
     assert {"eagleray.jobs.tune", "eagleray.serve.http.app", "eagleray.serving.fleet"} <= set(names)
     assert all(Path(file).is_relative_to(installed.folder) for file in files)
     package = Path(files[0]).parent
