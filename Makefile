@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format lock bench-imaging bench-forward bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ test: setup  ## Run the tests: those with Ray wait a lot, so two files of them r
 test-long: setup  ## Run the tests that take a minute or more each.
 	$(BIN)/python -m pytest -m long tests/integration
 
+test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
+	$(BIN)/python -m tests.portable
+
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,6 +56,9 @@ bench-imaging: setup  ## Time and compare decode paths on a folder of photograph
 
 bench-forward: setup  ## Time the predictor's forward pass against eager float32.
 	$(BIN)/python -m tests.bench.forward
+
+bench-portable: setup  ## Compare predictions between instruction sets: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.portable --photos $(PHOTOS)
 
 bench-gpu: setup  ## Time the predictor from JPEG bytes to labels on a GPU: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.gpu --photos $(PHOTOS)

@@ -31,6 +31,7 @@ from PIL import Image
 
 from eagleray.batch.job import open_job, run_job
 from eagleray.batch.request import JobRequest
+from eagleray.choices import TOLERANCE
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
 from eagleray.client import Client
@@ -65,7 +66,7 @@ BROKEN_FILES = {
 }
 """What each broken file must be recorded as."""
 
-SAME_SCORE = 0.01
+SAME_SCORE = max(TOLERANCE.values())
 """Largest difference of a score between batch and service, whose passes have other sizes."""
 
 

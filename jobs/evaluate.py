@@ -144,8 +144,8 @@ def build(
 
 def run(job: EvaluationJob, console: Console) -> EvaluationSummary:
     """Measure, judge, write the page, and keep the figures of a registered version."""
-    evaluation = _measure(job, job.model, console)
-    current = None if job.current is None else _measure(job, job.current, console).metrics
+    evaluation, engine = _measure(job, job.model, console)
+    current = None if job.current is None else _measure(job, job.current, console)[0].metrics
     with console.status("Computing and drawing"):
         verdicts = judge(job.kpis, evaluation.metrics, current)
         task = evaluation.task
@@ -160,7 +160,7 @@ def run(job: EvaluationJob, console: Console) -> EvaluationSummary:
         )
         page = render_evaluation(
             evaluation,
-            _facts(job, evaluation, record),
+            {**_facts(job, evaluation, record), "engine": engine},
             model_name=job.model.reference,
             intervals=intervals,
             verdicts=verdicts,
@@ -171,7 +171,8 @@ def run(job: EvaluationJob, console: Console) -> EvaluationSummary:
     return EvaluationSummary(record, evaluation, intervals, verdicts, job.output, recorded_as)
 
 
-def _measure(job: EvaluationJob, model: LoadedModel, console: Console) -> Evaluation:
+def _measure(job: EvaluationJob, model: LoadedModel, console: Console) -> tuple[Evaluation, str]:
+    """Return how a model does, and what ran it."""
     predictor = Predictor(
         model.package,
         expected_images=len(job.images),
@@ -182,7 +183,7 @@ def _measure(job: EvaluationJob, model: LoadedModel, console: Console) -> Evalua
         def progress(count: int, failed: int) -> None:
             bar.advance(count, failed=failed)
 
-        return evaluate(predictor, job.images, progress=progress)
+        return evaluate(predictor, job.images, progress=progress), predictor.engine
 
 
 def _facts(

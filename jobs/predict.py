@@ -81,6 +81,7 @@ def as_json(summary: JobSummary) -> dict[str, Any]:
         "parts": summary.parts,
         "report": summary.report,
         "committed_here": summary.committed_here,
+        "engines": summary.engines,
         "sql_rows": summary.sql_rows,
     }
 
@@ -102,6 +103,8 @@ def show(summary: JobSummary, console: Console) -> None:
         )
     if summary.first_result_seconds is not None and not summary.committed_here:
         console.say("Another run of this job has committed this output; its results stand.")
+    for engine in summary.engines:
+        console.say(f"engine: {engine}")
     for part in summary.parts:
         console.say(f"table: {part}")
     if summary.sql_rows is not None:
@@ -215,7 +218,7 @@ def main(
         ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 where the hardware has it.")
+        Precision, typer.Option(help="auto: the faster one, as measured on the machine.")
     ] = "auto",
     compile_mode: Annotated[
         CompileMode, typer.Option("--compile", help="auto: when it pays for this many images.")

@@ -34,6 +34,15 @@ def _home_of_its_own(
 
 
 @pytest.fixture(autouse=True)
+def _rounding_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With EAGLERAY_TEST_ROUNDING=by-place, predictors round as on CPUs with other kernels."""
+    if os.environ.get("EAGLERAY_TEST_ROUNDING") == "by-place":
+        from tests.parts.numerics import make_all_round_by_place
+
+        make_all_round_by_place(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
 def _leave_no_s3_options_behind() -> Iterator[None]:
     """A job's S3 options are its process's, and here that is the next test's."""
     yield

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["CompileMode", "Isolation", "Precision"]
+__all__ = ["TOLERANCE", "CompileMode", "Isolation", "Precision"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 CompileMode = Literal["auto", "always", "never"]
 Isolation = Literal["rare", "all", "none"]
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 0.02}
+"""By precision, how far the probabilities of one image may be apart between two forward passes of
+one engine on one machine, however many images they have and in whichever place it stands. Kernels
+may sum in another order for another shape or place. Labels are the same unless the probabilities of
+two are that close. For a regression, in units of its spread."""

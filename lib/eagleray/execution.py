@@ -33,12 +33,21 @@ from torch import Tensor, nn
 from eagleray.choices import CompileMode, Precision
 from eagleray.compiled import load_compiled
 from eagleray.errors import InputError
+from eagleray.machine import cpu_model
 from eagleray.models.architectures import build_on_meta
 from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
-__all__ = ["ExecutionPlan", "Run", "compiled_path", "has_bfloat16", "prepare"]
+__all__ = [
+    "ExecutionPlan",
+    "Run",
+    "compiled_path",
+    "has_bfloat16",
+    "machine_facts",
+    "prepare",
+    "will_compile",
+]
 
 Run = Callable[..., Tensor]
 
@@ -58,14 +67,16 @@ class ExecutionPlan:
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: Type of convolutions and matrix products; accumulation is float32.
         batch_size: Images in a forward pass. Every pass has this shape, a short batch is padded,
-            so that an image's answer does not depend on how many share its batch.
+            so that one compiled network is enough and kernels are chosen alike for all passes.
         num_threads: Threads inside a forward pass on a CPU; None leaves PyTorch's choice.
+        reason: Why this precision, for a person.
     """
 
     device: str
     precision: Literal["float32", "bfloat16"]
     batch_size: int
     num_threads: int | None = None
+    reason: str = ""
 
     @classmethod
     def choose(
@@ -76,7 +87,7 @@ class ExecutionPlan:
         batch_size: int | None = None,
         num_threads: int | None = None,
     ) -> ExecutionPlan:
-        """Fill in what is left to us.
+        """Fill in what is left to us; `auto` takes bfloat16 where the hardware has it.
 
         Raises:
             InputError: The device is not there.
@@ -85,11 +96,13 @@ class ExecutionPlan:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"Device {device!r} is not on this machine; use --device cpu.")
+        reason = "as requested"
         if precision == "auto":
             precision = "bfloat16" if has_bfloat16(device) else "float32"
+            reason = f"the device has {'' if precision == 'bfloat16' else 'no '}bfloat16"
         # 16 images keep the activations of common networks inside a core's cache.
         size = batch_size or (16 if device == "cpu" else 128)
-        return cls(device, precision, size, num_threads)
+        return cls(device, precision, size, num_threads, reason)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -98,7 +111,10 @@ class ExecutionPlan:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
+    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32.
+
+    On a CPU the hardware may still be slower in bfloat16: `eagleray.precision` measures it.
+    """
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
@@ -141,14 +157,10 @@ def prepare(
         # Its eager passes are several times as fast as cores decode for them; and a network that
         # was compiled for one ended the process that loaded it (PyTorch 2.11, H200).
         raise InputError("Networks are compiled for CPUs only; leave `always` out on a GPU.")
-    cached = compiled_path(package, plan, cache_folder)
-    if compile_mode != "never" and plan.device == "cpu":
-        if not cached.exists() and (
-            compile_mode == "always" or _compiling_pays(package, plan, expected_images)
-        ):
-            _compile_once(package, plan, cached)
-        if cached.exists():
-            return _with_threads(load_compiled(cached), plan), True
+    if will_compile(package, plan, compile_mode, expected_images, cache_folder):
+        cached = compiled_path(package, plan, cache_folder)
+        _compile_once(package, plan, cached)
+        return _with_threads(load_compiled(cached), plan), True
     network = _network(_settled(package.build_module(), plan.dtype), package, plan)
 
     def run(*inputs: Tensor) -> Tensor:
@@ -157,6 +169,23 @@ def prepare(
         return logits
 
     return _with_threads(run, plan), False
+
+
+def will_compile(
+    package: ModelPackage,
+    plan: ExecutionPlan,
+    compile_mode: CompileMode,
+    expected_images: int,
+    cache_folder: Path,
+) -> bool:
+    """Whether `prepare` compiles the network, or finds it compiled in the cache."""
+    if compile_mode == "never" or plan.device != "cpu":
+        return False
+    return (
+        compile_mode == "always"
+        or compiled_path(package, plan, cache_folder).exists()
+        or _compiling_pays(package, plan, expected_images)
+    )
 
 
 def _with_threads(run: Run, plan: ExecutionPlan) -> Run:
@@ -258,6 +287,18 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
     return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)
 
 
+def machine_facts() -> tuple[str, ...]:
+    """Return all that decides which kernels run here, and how fast they are, as texts."""
+    return (
+        torch.__version__,
+        platform.machine(),
+        cpu_model(),
+        str(sorted(_cpu_capabilities().items())),
+        torch.backends.cpu.get_cpu_capability(),
+        os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+    )
+
+
 def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
     """Return where the compiled network of a package is cached for this machine."""
     manifest = package.manifest
@@ -267,9 +308,7 @@ def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path
         manifest.contract_digest,
         plan.precision,
         str(plan.batch_size),
-        torch.__version__,
-        platform.machine(),
-        str(sorted(_cpu_capabilities().items())),
+        *machine_facts(),
     )
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_folder / "compiled" / f"{key}.pt2"
@@ -300,7 +339,14 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
             exported,
             package_path=str(beside),
             # Workers run it with other numbers of threads than the process that compiles it.
-            inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+            inductor_configs={
+                "freezing": True,
+                "cpp.dynamic_threads": True,
+                # Headers are compiled for one file: to keep them costs more than it saves.
+                "aot_inductor.precompile_headers": False,
+                # The code around the kernels runs for microseconds, and compiles for seconds.
+                "aot_inductor.compile_wrapper_opt_level": "O0",
+            },
         )
     beside.replace(target)
 

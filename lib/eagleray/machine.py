@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 from pathlib import Path
 
-__all__ = ["free_port", "give_way", "num_usable_cores"]
+__all__ = ["cpu_model", "free_port", "give_way", "num_usable_cores"]
 
 
 def num_usable_cores() -> int:
@@ -15,6 +16,20 @@ def num_usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # knows of a container's or a job's share
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def cpu_model() -> str:
+    """Return the processor's name and family as Linux tells them; "" elsewhere."""
+    wanted = ("model name", "cpu family", "model")
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in wanted:
+                facts.setdefault(name.strip(), value.strip())
+    known = [f"{name} {facts[name]}" for name in wanted if name in facts]
+    return ", ".join(known).removeprefix("model name ")
 
 
 def give_way(niceness: int) -> None:

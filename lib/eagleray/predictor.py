@@ -10,6 +10,7 @@ The same object serves a batch actor, a service replica, an evaluation and a not
 from __future__ import annotations
 
 import gc
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -38,11 +39,14 @@ from eagleray.machine import num_usable_cores
 from eagleray.models.attributes import Features, encode_mappings
 from eagleray.models.package import ModelPackage
 from eagleray.outcome import Outcome
+from eagleray.precision import with_measured_precision
 from eagleray.settings import read_settings
 
 __all__ = ["GoldenCheck", "Predictor"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +95,12 @@ class Predictor:
     Args:
         package: The model.
         device: `auto`, `cpu`, `cuda`, …
-        precision: `auto` takes bfloat16 where the hardware has it.
+        precision: `auto` takes bfloat16 where it is faster: on a CPU that has it, a few passes of
+            both are timed, once for each package and machine; a GPU that has it is faster in it.
         compile_mode: `auto` compiles when it pays for `expected_images`.
         batch_size: Images in a forward pass; None chooses for the device.
         smaller_batches: Sizes below `batch_size` that a pass may have too, so that few images need
-            no padding. An image's answer then depends on the size of its pass, by as much as
-            rounding does.
+            no padding.
         num_threads: Threads of a forward pass on a CPU; None leaves PyTorch's choice.
         decode_threads: Threads that decode in `predict`, beside the forward passes if there are
             more than one; None takes 1 on a CPU, where both want the same cores, and as many as
@@ -135,9 +139,18 @@ class Predictor:
             raise InputError(f"decode_threads is 1 or more, not {decode_threads}.")
         self.package = package
         self.task = package.task
+        cache_folder = cache_folder or read_settings().cache_folder
         self.plan = ExecutionPlan.choose(
             device=device, precision=precision, batch_size=batch_size, num_threads=num_threads
         )
+        if precision == "auto" and (self.plan.device, self.plan.precision) == ("cpu", "bfloat16"):
+            self.plan = with_measured_precision(
+                package,
+                self.plan,
+                compile_mode=compile_mode,
+                expected_images=expected_images,
+                cache_folder=cache_folder,
+            )
         sizes = sorted({self.plan.batch_size, *smaller_batches}, reverse=True)
         self._runs: dict[int, Run] = {}  # by the size of a pass, the largest first
         compiled = True
@@ -148,16 +161,23 @@ class Predictor:
                     replace(self.plan, batch_size=size),
                     compile_mode=compile_mode,
                     expected_images=expected_images,
-                    cache_folder=cache_folder or read_settings().cache_folder,
+                    cache_folder=cache_folder,
                 )
             self._runs[size] = run
         self.compiled = compiled
+        log.info("model %s runs on %s", package.manifest.name, self.engine)
         self.decode_threads = decode_threads or (
             1 if self.plan.device == "cpu" else num_usable_cores()
         )
         self._copies: torch.cuda.Stream | None = None
         if self.plan.device.startswith("cuda"):
             self._copies = torch.cuda.Stream(self.plan.device)  # type: ignore[no-untyped-call]
+
+    @property
+    def engine(self) -> str:
+        """What runs the network and why, for a person."""
+        how = "compiled" if self.compiled else "not compiled"
+        return f"PyTorch on {self.plan.device}, {how}, {self.plan.precision} ({self.plan.reason})"
 
     # --- the whole way ---
 

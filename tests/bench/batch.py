@@ -8,8 +8,10 @@
 Everybody runs ResNet-18 with the same random weights, from the start of a process to its committed
 output, in interleaved rounds on one machine. The folder is filled with hard links, so everybody
 finds it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
-cache of any kind. Memory is measured in rounds of their own, which come first and are not timed.
-`--flat` measures our memory on folders of different sizes, of the same small images.
+cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which are told the
+precision that the others choose by measuring. Memory is measured in rounds of their own, which come
+first and are not timed. `--flat` measures our memory on folders of different sizes, of the same
+small images.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eagleray.machine import cpu_model
 from tests.bench.answers import Answers, agreement, read_answers, steady_state
 from tests.bench.folders import fill_folder, photos_of, write_small_images
 from tests.bench.memory import MEMORY_KIND, Peak, peak_memory, seconds_of
 from tests.bench.peers.weights import REFERENCE_CONTRACT, write_weights
-from tests.bench.stage import COLD, EVERYBODY, HAND_LOOP, OURS, REFERENCE, Stage
+from tests.bench.stage import COLD, EVERYBODY, HAND_LOOP, OURS, REFERENCE, TOLD, Stage
 
 NUM_DIFFERENT_SMALL = 200
 MEBIBYTE = 2**20
@@ -232,7 +235,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def machine() -> str:
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), "
+        f"{os.cpu_count()} cores of {cpu_model() or platform.machine()}, "
         f"torch {version('torch')}, ray {version('ray')}"
     )
 
@@ -268,8 +271,9 @@ def parse_options() -> Options:
 
 def contestants(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if strangers := sorted(set(names) - set(EVERYBODY)):
-        raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(EVERYBODY)}")
+    known = (*EVERYBODY, *TOLD)
+    if strangers := sorted(set(names) - set(known)):
+        raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(known)}")
     return names
 
 

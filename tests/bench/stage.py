@@ -13,7 +13,7 @@ from tests.bench.memory import Program, seconds_of
 from tests.bench.peers.environment import peers_python
 from tests.bench.peers.weights import SharedWeights
 
-__all__ = ["COLD", "EVERYBODY", "HAND_LOOP", "OURS", "REFERENCE", "Stage"]
+__all__ = ["COLD", "EVERYBODY", "HAND_LOOP", "OURS", "REFERENCE", "TOLD", "Stage"]
 
 OURS, COLD, REFERENCE, HAND_LOOP = "ours", "ours-cold", "dataloader", "hand-loop"
 _PEER_MODULES = {
@@ -23,6 +23,8 @@ _PEER_MODULES = {
     HAND_LOOP: "hand_loop",
 }
 _NEED_PACKAGES = {"daft"}
+TOLD = {f"ours-{precision}": precision for precision in ("float32", "bfloat16")}
+"""Ours with nothing cached, and the precision told instead of measured."""
 EVERYBODY = (OURS, COLD, *_PEER_MODULES)
 
 _ROOT = Path(__file__).parents[2]
@@ -52,9 +54,10 @@ class Stage:
         """Make a contestant ready: its output is gone, and a cold one's caches are."""
         if who in _PEER_MODULES:
             return self._peer(who)
-        if who == COLD:
-            shutil.rmtree(self._caches(COLD), ignore_errors=True)
-        return self._ours(who, self.images)
+        if who != OURS:
+            shutil.rmtree(self._caches(who), ignore_errors=True)
+        options = ["--precision", TOLD[who]] if who in TOLD else []
+        return self._ours(who, self.images, *options)
 
     def warm_up(self) -> None:
         """Compile our network into the warm cache, by a job on one image."""
@@ -81,7 +84,7 @@ class Stage:
         return output
 
     def _caches(self, who: str) -> Path:
-        return self.work / "caches" / ("cold" if who == COLD else "warm")
+        return self.work / "caches" / ("warm" if who == OURS else "cold")
 
     def _program(self, who: str, command: list[str]) -> Program:
         caches = self._caches(who)

@@ -15,6 +15,7 @@ from eagleray.training.checkpoint import CheckpointStore
 from tests.chaos.processes import in_child
 from tests.chaos.tally import Tally
 from tests.chaos.train import MODEL, RunFolder
+from tests.parts.numerics import SAME_LOSS
 
 _OF_THE_CLOCK = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 
@@ -102,13 +103,13 @@ def compare(tally: Tally, worst: Worst, found: Curve, undisturbed: Curve) -> Non
     tally.doubled += max(0, found.versions - 1)
     shared = min(len(found.losses), len(undisturbed.losses))
     apart = np.abs(found.losses[:shared] - undisturbed.losses[:shared])
-    tally.different += int((apart > 0).sum())
+    tally.different += int((apart > SAME_LOSS * np.abs(undisturbed.losses[:shared])).sum())
     worst.loss = max(worst.loss, float(apart.max(initial=0.0)))
     for epoch, expected in zip(found.epochs, undisturbed.epochs, strict=True):
         worst.metric = max(worst.metric, _apart(epoch, expected))
     worst.test = max(worst.test, _apart(found.test, undisturbed.test))
     worst.weight = max(worst.weight, float(np.abs(found.weights - undisturbed.weights).max()))
-    if worst.metric or worst.test or worst.weight:
+    if max(worst.metric, worst.test, worst.weight) > SAME_LOSS:
         tally.faults.append(f"a run differs: {worst}")
     if set(found.told) != {1}:
         tally.faults.append(f"MLflow was told of the epochs so often: {found.told}")

@@ -14,6 +14,7 @@ from tests.chaos.curves import Curve, read_curve
 from tests.chaos.processes import Child, end_orphans, family, titled
 from tests.chaos.tally import Tally
 from tests.chaos.train import EPOCHS, WORKERS, Train, begin, run_folders
+from tests.parts.numerics import SAME_LOSS
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_FINISH = 1200.0
@@ -73,7 +74,8 @@ def _judge(tally: Tally, found: Curve, undisturbed: Curve, reached: int) -> None
     tally.rows += len(found.losses)
     tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
     tally.doubled += max(0, found.versions - 1)
-    tally.different += int((found.losses[:reached] != undisturbed.losses[:reached]).sum())
+    apart_by_step = np.abs(found.losses[:reached] - undisturbed.losses[:reached])
+    tally.different += int((apart_by_step > SAME_LOSS * undisturbed.losses[:reached]).sum())
     means = [curve.losses.reshape(EPOCHS, -1).mean(axis=1) for curve in (found, undisturbed)]
     apart = float(np.abs(means[0] - means[1]).max())
     tally.notes.append(

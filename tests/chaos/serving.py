@@ -32,6 +32,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from eagleray.choices import TOLERANCE
 from eagleray.models.package import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, ModelPackage
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.predictor import Predictor
@@ -41,7 +42,7 @@ from tests.unit.models_kit import golden_png, lenet_module, small_package
 
 MODEL, IMAGE = "digits", golden_png(7)
 NUM_GOOD = 4
-SAME_SCORE = 0.01
+SAME_SCORE = max(TOLERANCE.values())
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from eagleray.choices import TOLERANCE
 from eagleray.jobs.demo import BROKEN_FILES
 from tests.parts.installed import Installed
 
@@ -78,7 +79,7 @@ def test_the_demo_accounts_for_every_file(demo: Demo) -> None:
 def test_the_service_answers_as_the_batch_job_did(demo: Demo) -> None:
     served: dict[str, Any] = demo[1]["serve"]
     assert served["label"] == served["row"]["label"] == "7"
-    assert abs(served["score"] - served["row"]["score"]) <= 0.01
+    assert abs(served["score"] - served["row"]["score"]) <= max(TOLERANCE.values())
     assert served["version"] == 1
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from eagleray import Client
+from eagleray.choices import TOLERANCE
 from eagleray.errors import JobFailedError
 from eagleray.serving.applications import Applications
 from tests.parts.service import running_service
@@ -126,7 +127,7 @@ def test_a_batch_answers_what_the_service_answers(place: Place, service: Service
             image = Path(row["uri"]).read_bytes()
             answer = shop.post("/v1/models/digits/predict", content=image).json()["results"][0]
             assert row["label"] == answer["label"]
-            assert row["score"] == pytest.approx(answer["score"], abs=0.01)
+            assert row["score"] == pytest.approx(answer["score"], abs=max(TOLERANCE.values()))
 
         page = shop.get(f"{PATH}/{batch}/report")
         assert "text/html" in page.headers["content-type"]

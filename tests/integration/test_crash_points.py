@@ -16,6 +16,7 @@ import pytest
 
 from eagleray.batch.job import open_job, run_job
 from eagleray.batch.request import JobRequest
+from eagleray.choices import TOLERANCE
 from eagleray.cli.console import ProgressBar
 from eagleray.cluster import Cluster
 from eagleray.models.package import read_package, write_package
@@ -121,7 +122,7 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
     for row, outcome in zip(rows, outcomes, strict=True):
         assert outcome.prediction is not None
         assert row["label"] == outcome.prediction.label
-        assert row["score"] == pytest.approx(outcome.prediction.score, abs=1e-6)
+        assert row["score"] == pytest.approx(outcome.prediction.score, abs=TOLERANCE["float32"])
 
 
 def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(

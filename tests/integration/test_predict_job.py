@@ -20,6 +20,7 @@ from eagleray.batch.journal import ShardJournal
 from eagleray.batch.pipeline import Crew, _dataset
 from eagleray.batch.plan import new_id
 from eagleray.batch.request import JobRequest
+from eagleray.choices import TOLERANCE
 from eagleray.cli.console import Console
 from eagleray.cluster import Cluster
 from eagleray.errors import OutputExistsError, UserError
@@ -27,6 +28,8 @@ from eagleray.models.package import write_package
 from eagleray.predictor import Predictor
 from eagleray.settings import Settings
 from tests.unit.models_kit import small_package
+
+pytestmark = pytest.mark.numerical
 
 NUM_GOOD = 40
 
@@ -86,14 +89,17 @@ def test_every_image_is_accounted_for(
 def test_batch_answers_equal_the_predictors_own(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    predict(cluster, JobRequest((str(images),), model, str(tmp_path / "out"), top_k=3))
-    predictor = Predictor(small_package(name="digits"), compile_mode="never", num_threads=1)
+    request = JobRequest((str(images),), model, str(tmp_path / "out"), top_k=3, precision="float32")
+    predict(cluster, request)
+    predictor = Predictor(
+        small_package(name="digits"), compile_mode="never", precision="float32", num_threads=1
+    )
     rows = [r for r in pyarrow.parquet.read_table(tmp_path / "out").to_pylist() if r["label"]]
     outcomes = predictor.predict([Path(row["uri"]).read_bytes() for row in rows])
     for row, outcome in zip(rows, outcomes, strict=True):
         assert outcome.prediction is not None
         assert row["label"] == outcome.prediction.label
-        assert row["score"] == pytest.approx(outcome.prediction.score, abs=1e-6)
+        assert row["score"] == pytest.approx(outcome.prediction.score, abs=TOLERANCE["float32"])
         assert row["contract_digest"] == predictor.package.contract.digest
 
 

@@ -22,6 +22,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from eagleray import AsyncClient, BadImageError, Client, RequestRefusedError
+from eagleray.choices import TOLERANCE
 from eagleray.imaging import decode
 from eagleray.models.package import ModelPackage
 from eagleray.models.registry import Registry
@@ -35,7 +36,7 @@ from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
 IMAGES = [golden_png(seed) for seed in range(6)]
-SAME = 0.01  # a pass of another size rounds otherwise, in bfloat16
+SAME = max(TOLERANCE.values())
 
 
 @dataclass(frozen=True)

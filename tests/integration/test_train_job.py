@@ -22,6 +22,8 @@ from eagleray.training.opening import open_job
 from eagleray.training.spec import TrainSpec
 from tests.unit.training_kit import train_alone
 
+pytestmark = pytest.mark.numerical
+
 Draw = Callable[[np.random.Generator], np.ndarray]
 
 

@@ -20,7 +20,10 @@ from eagleray.training.job import TrainSummary, run_job
 from eagleray.training.opening import open_job, reopen_job
 from eagleray.training.runs import Run, RunRecord
 from eagleray.training.spec import TrainSpec
+from tests.parts.numerics import SAME_LOSS
 from tests.unit.training_kit import small_spec, write_stripes
+
+pytestmark = pytest.mark.numerical
 
 SECONDS = 120.0
 
@@ -56,11 +59,14 @@ def undisturbed(
 
 
 def assert_alike(found: TrainSummary, expected: TrainSummary) -> None:
-    assert found.trained.losses == expected.trained.losses
+    assert found.trained.losses == pytest.approx(expected.trained.losses, rel=SAME_LOSS)
     for one, other in zip(found.trained.epochs, expected.trained.epochs, strict=True):
         names = [name for name in one if name.startswith("validation_")]
-        assert [one[name] for name in names] == [other[name] for name in names]
-    assert found.tested.evaluation.metrics == expected.tested.evaluation.metrics
+        assert [one[name] for name in names] == pytest.approx(
+            [other[name] for name in names], rel=SAME_LOSS
+        )
+    metrics = expected.tested.evaluation.metrics
+    assert found.tested.evaluation.metrics == pytest.approx(metrics, rel=SAME_LOSS)
 
 
 def assert_one_version(found: TrainSummary) -> None:

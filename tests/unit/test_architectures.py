@@ -27,6 +27,8 @@ from eagleray.models.architectures import (
     require_architecture,
 )
 
+pytestmark = pytest.mark.numerical
+
 # One or two of each family, with the size that they were designed for.
 FAMILIES = {
     "lenet5": 32,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from eagleray.choices import TOLERANCE
 from eagleray.datasets.labelled import read_labelled
 from eagleray.errors import AttributeValueError, InputError
 from eagleray.evaluation.evaluate import evaluate
@@ -47,6 +48,8 @@ from eagleray.training.team import alone
 from tests.unit.attributes_kit import ATTRIBUTES, package_with_attributes, write_sites
 from tests.unit.models_kit import golden_png, small_package
 from tests.unit.training_kit import plan_for, small_spec, train_alone
+
+pytestmark = pytest.mark.numerical
 
 # --- columns ----------------------------------------------------------------------------------
 
@@ -335,7 +338,7 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
     finished = finish_model(plan, plan.module, cache_folder=tmp_path, mlflow_run=None)
     assert finished.evaluation.metrics["accuracy"] >= 0.95
     assert set(finished.package.golden.images[0].attributes) == {"age", "site"}
-    predictor = Predictor(finished.package, compile_mode="never")
+    predictor = Predictor(finished.package, compile_mode="never", precision="float32")
     assert predictor.require_healthy().num_images == 4
 
     test = plan.split.test
@@ -346,7 +349,9 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
     outcomes = predictor.predict([Path(uri).read_bytes() for uri in test.uris], known)
     for outcome, row in zip(outcomes, evaluate(predictor, test).outputs, strict=True):
         assert outcome.prediction is not None
-        np.testing.assert_array_equal(outcome.prediction.probabilities, row.numpy())
+        np.testing.assert_allclose(
+            outcome.prediction.probabilities, row.numpy(), rtol=0, atol=TOLERANCE["float32"]
+        )
 
 
 def test_mixed_images_have_mixed_attributes(tmp_path: Path) -> None:

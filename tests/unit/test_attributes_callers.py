@@ -35,6 +35,8 @@ from tests.unit.attributes_kit import package_with_attributes
 from tests.unit.models_kit import golden_png, registry_in, settings_in
 from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
 
+pytestmark = pytest.mark.numerical
+
 KNOWN: list[dict[str, object]] = [
     {"age": 41, "site": "north"},
     {"age": None, "site": "south"},

@@ -11,6 +11,8 @@ import torch
 from eagleray.training.augment import _NAMES, Draws, _operation
 from tests.unit.training_kit import small_spec
 
+pytestmark = pytest.mark.numerical
+
 SIZE = (32, 32)
 
 

@@ -27,6 +27,8 @@ from tests.unit.evaluation_kit import (
 )
 from tests.unit.models_kit import DIGITS, golden_png, small_package
 
+pytestmark = pytest.mark.numerical
+
 CLASSIFIERS: tuple[Binary | Multiclass | Multilabel, ...] = (CLASSES, DEFECTS, TAGS)
 BY_NAME = pytest.mark.parametrize("task", CLASSIFIERS, ids=lambda task: task.name)
 

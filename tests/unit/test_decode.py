@@ -50,6 +50,8 @@ from tests.unit.images import (
     tiff_of_huge_tile,
 )
 
+pytestmark = pytest.mark.numerical
+
 MIB = 2**20
 REFERENCE = named_contract("torchvision-reference")
 FAST = named_contract("fast")

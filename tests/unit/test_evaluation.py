@@ -42,6 +42,8 @@ from tests.unit.evaluation_kit import (
 )
 from tests.unit.models_kit import DIGITS, golden_png, lenet_module, small_package
 
+pytestmark = pytest.mark.numerical
+
 BY_NAME = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 DIGIT_TEXTS = ("zero", "one", "two", "one")
 

@@ -16,6 +16,8 @@ from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.models.tasks import Multiclass
 
+pytestmark = pytest.mark.numerical
+
 CONTRACT: ImageContract = named_contract("whole-image", size=64)
 LABELS = tuple("abcde")
 

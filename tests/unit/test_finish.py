@@ -18,6 +18,8 @@ from eagleray.training.loop import Trainer
 from eagleray.training.team import alone
 from tests.unit.training_kit import plan_for, small_spec
 
+pytestmark = pytest.mark.numerical
+
 LABELS = {
     "multiclass": ("dark", "gray", "bright"),
     "binary": ("dim", "light"),

@@ -14,6 +14,8 @@ from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Ta
 from eagleray.training.losses import class_weights, make_losses, soft_targets
 from tests.unit.training_kit import small_spec
 
+pytestmark = pytest.mark.numerical
+
 KINDS = Multiclass(labels=("a", "b", "c"))
 TAGS = Multilabel(labels=("x", "y"), thresholds=(0.5, 0.5))
 BOTH = Binary(labels=("bad", "good"))

@@ -24,6 +24,8 @@ from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Ta
 from eagleray.training.metrics import make_metrics, metric_inputs
 from tests.unit.evaluation_kit import CLASSES, DEFECTS, TAGS, TASKS, WEIGHT, answers_of
 
+pytestmark = pytest.mark.numerical
+
 SIX = Multiclass(labels=("a", "b", "c", "d", "e", "f", "g"))
 KINDS = pytest.mark.parametrize("ties", [False, True])
 

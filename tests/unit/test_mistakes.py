@@ -11,6 +11,8 @@ from eagleray.evaluation.mistakes import suspected_labels, worst_mistakes
 from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
 from tests.unit.evaluation_kit import CLASSES, TAGS, TASKS, WEIGHT, answers_of, evaluation_of
 
+pytestmark = pytest.mark.numerical
+
 CAT, DOG, OWL = range(3)
 
 

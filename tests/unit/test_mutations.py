@@ -19,6 +19,8 @@ from eagleray.predictor import Predictor
 from tests.unit.images import bombs
 from tests.unit.mutants import mutant, sources
 
+pytestmark = pytest.mark.numerical
+
 NUM_MUTANTS = 2_000
 SECONDS = 120
 MIB = 2**20

@@ -39,6 +39,8 @@ from tests.unit.models_kit import (
     small_package,
 )
 
+pytestmark = pytest.mark.numerical
+
 Manifest = dict[str, Any]
 ONE_SENTENCE = r"^[^\n]+$"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from eagleray.choices import TOLERANCE
 from eagleray.errors import Reason
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
@@ -22,6 +23,8 @@ from eagleray.serving.routes import Routes
 from tests.unit.images import encode, photo
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, add_versions, registry_with, with_service
+
+pytestmark = pytest.mark.numerical
 
 PREDICT = "/v1/models/digits/predict"
 JSON, HTML, FORM = (
@@ -53,7 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
-    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1, "batch_size": 1}
+    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
     assert expected is not None
 
@@ -62,7 +65,7 @@ def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registr
             answer = (await asked.client.post(PREDICT, **way)).json()
             (result,) = answer["results"]
             assert result["label"] == expected.label
-            assert result["score"] == pytest.approx(expected.score, abs=1e-6)
+            assert result["score"] == pytest.approx(expected.score, abs=max(TOLERANCE.values()))
             assert (result["width"], result["height"]) == (40, 40)
             assert result["top"][0]["label"] == expected.label
             assert (answer["version"], answer["via"]) == (1, "default")

@@ -16,6 +16,8 @@ from eagleray.training.plan import TrainPlan, make_plan
 from tests.unit.models_kit import small_package
 from tests.unit.training_kit import small_spec, write_stripes
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:

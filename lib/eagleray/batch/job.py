@@ -143,6 +143,7 @@ class JobSummary:
         model: As the user named it.
         output: Location.
         committed_here: Whether this run committed, and no run before or beside it.
+        engines: What ran the network and why, for a person: one, or one for each kind of machine.
         sql_rows: Put into the SQL table; None without one.
     """
 
@@ -157,6 +158,7 @@ class JobSummary:
     model: str
     output: str
     committed_here: bool
+    engines: tuple[str, ...]
     sql_rows: int | None
 
 
@@ -446,7 +448,11 @@ def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
 
 
 def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
-    plan = {**job.plan.in_words(), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    plan = {
+        **job.plan.in_words(),
+        "engine": "; ".join(_engines(draft.timeline)),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     totals = _totals(job, draft.timeline, collector)
     page = render_report(collector, totals, draft.timeline, plan, model_name=job.request.model)
     storage.put_atomic(job.layout.report, page)
@@ -455,6 +461,11 @@ def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
     buffer = io.BytesIO()
     pq.write_table(timeline, buffer)
     storage.put_atomic(job.layout.timeline, buffer.getvalue())
+
+
+def _engines(timeline: Sequence[ShardSummary]) -> tuple[str, ...]:
+    """Return the engines of all shards, each once."""
+    return tuple(dict.fromkeys(shard.engine for shard in timeline if shard.engine))
 
 
 def _totals(job: Job, timeline: Sequence[ShardSummary], collector: ReportCollector) -> Totals:
@@ -508,6 +519,7 @@ def _summarise(
         model=job.request.model,
         output=job.layout.location,
         committed_here=committed_here,
+        engines=_engines(timeline),
         sql_rows=sql_rows,
     )
 

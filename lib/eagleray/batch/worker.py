@@ -133,6 +133,7 @@ class ShardSummary:
         num_failed: Rows with a reason.
         started: Seconds since the epoch.
         finished: Seconds since the epoch, when its result was put.
+        engine: What ran the network and why, for a person.
     """
 
     shard: int
@@ -140,6 +141,7 @@ class ShardSummary:
     num_failed: int
     started: float
     finished: float
+    engine: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -418,7 +420,14 @@ class _Answering:
         self, number: int, table: pa.Table, outcomes: Sequence[Outcome], started: float
     ) -> ShardSummary:
         num_ok = sum(outcome.ok for outcome in outcomes)
-        summary = ShardSummary(number, num_ok, len(outcomes) - num_ok, started, time.time())
+        summary = ShardSummary(
+            number,
+            num_ok,
+            len(outcomes) - num_ok,
+            started,
+            time.time(),
+            engine=self._predictor.engine,
+        )
         storage.put_atomic(self._layout.shard(number), encode_shard(table, summary))
         return summary
 

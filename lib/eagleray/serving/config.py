@@ -57,7 +57,9 @@ class ServiceConfig(BaseModel):
         ge=1,
         le=256,
     )
-    precision: Precision = _field("auto", SPEED, "Of the forward pass.")
+    precision: Precision = _field(
+        "auto", SPEED, "Of the forward pass; auto takes the faster one, as measured here."
+    )
     compile: CompileMode = _field(
         "auto",
         SPEED,

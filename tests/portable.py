@@ -1,0 +1,76 @@
+"""Runs the numerical tests as machines with other CPUs would.
+
+    python -m tests.portable
+    python -m tests.portable --machine AVX2 -k predictor
+
+PyTorch and oneDNN are told which instructions the CPU has, and once every network's last bits are
+made to depend on the place of an image in its batch. A machine that this CPU cannot act is skipped,
+by name. The tests with a Ray, which take long, run as the least of the machines only. What follows
+the options goes to pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+import torch
+
+MACHINES = {
+    "SSE4.1": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "AVX-512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "rounding by place": {"EAGLERAY_TEST_ROUNDING": "by-place"},
+}
+_LEAST = "SSE4.1"
+_NEEDS = {
+    "AVX2": ("AVX2", "AVX512"),
+    "AVX-512": ("AVX512",),
+    "SSE4.1": ("DEFAULT", "AVX2", "AVX512"),
+}
+
+
+def main() -> int:
+    """Run the tests as each machine, and return 1 if any of them fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machine", choices=MACHINES, action="append", help="Default: all.")
+    options, rest = parser.parse_known_args()
+    lines, failed = [], False
+    for name in options.machine or MACHINES:
+        if not can_act(name):
+            lines.append(f"{name:<18} skipped: this CPU does not have its instructions")
+            continue
+        started = time.monotonic()
+        print(f"--- {name} ---", flush=True)
+        code = _run_tests(name, rest)
+        failed |= code != 0
+        outcome = "passed" if code == 0 else f"FAILED (pytest ended with {code})"
+        lines.append(f"{name:<18} {outcome} in {time.monotonic() - started:.0f} s")
+    print("\n".join(["", *lines]))
+    return int(failed)
+
+
+def can_act(machine: str) -> bool:
+    """Whether this CPU has the instructions of a machine; one that lacks them would crash."""
+    here = torch.backends.cpu.get_cpu_capability()
+    return here in _NEEDS.get(machine, (here,))
+
+
+def _run_tests(name: str, rest: list[str]) -> int:
+    """Return the worst exit code; a Ray wants a process that has not imported it before."""
+    folders = ["tests/unit"] if name != _LEAST else ["tests/unit", "tests/integration"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not long"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **MACHINES[name]}
+    codes = []
+    for folder in folders:
+        spread = ["--numprocesses", "3", "--dist", "worksteal"] if folder == "tests/unit" else []
+        done = subprocess.run([*command, *spread, *rest, folder], env=environment, check=False)
+        codes.append(done.returncode)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
