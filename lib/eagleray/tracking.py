@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from eagleray.settings import Settings
 __all__ = ["TrackedRun", "connect", "explain_failures"]
 
 EXPERIMENT = "eagleray"
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
 
 
 def connect(settings: Settings) -> Any:
@@ -64,10 +66,11 @@ def explain_failures(settings: Settings) -> Iterator[None]:
             if settings.tracking_uri is None
             else "EAGLERAY_TRACKING_URI"
         )
-        raise UserError(
+        sentence = (
             f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
             f"check {check}."
-        ) from error
+        )
+        raise UserError(_PASSWORD.sub(r"\1***@", sentence)) from error
 
 
 class TrackedRun:

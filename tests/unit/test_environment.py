@@ -20,16 +20,12 @@ import eagleray
 from eagleray.cli import main as front_door
 from eagleray.cli.console import Console, command_errors, open_streams
 from eagleray.cli.job import run_command
-from eagleray.database.store import open_database
 from eagleray.environment import bypass_proxy_for_loopback, identify_user, ray_temporary_folder
 from eagleray.errors import ExitCode, InputError, UserError
 from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
 from eagleray.models.registry import Registry
-from eagleray.models.sources import load_model
 from eagleray.serve import run as serve
-from eagleray.serving.applications import Applications
 from eagleray.settings import Settings, read_settings
-from tests.unit.models_kit import small_package
 
 DEAD_PROXY = "http://127.0.0.1:9"  # the port of a service that nobody runs
 
@@ -287,13 +283,6 @@ def test_a_checkout_without_links_says_how_to_clone_it(
         front_door._launch("eagleray.jobs.predict", [])
     assert caught.value.code == ExitCode.USER
     assert "git clone -c core.symlinks=true" in capsys.readouterr().err
-
-
-def test_a_home_may_have_any_name_that_a_database_may(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "sp ace/ü#x;'&")
-    made = Registry(settings).register(small_package(name="digits"))
-    assert load_model("digits/1", settings).package.digest == made.digest
-    assert Applications(open_database(settings), who="ada").create("shop").application == "shop"
 
 
 def test_a_registry_of_ones_own_that_is_broken_names_its_folder(tmp_path: Path) -> None:
