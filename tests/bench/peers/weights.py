@@ -50,6 +50,8 @@ def write_weights(
     folder: Path,
     contract: str = REFERENCE_CONTRACT,
     network: str = _NETWORK,
+    *,
+    spread: float | None = None,
 ) -> SharedWeights:
     """Write a package of `random:NETWORK`, centred on some photographs.
 
@@ -59,11 +61,18 @@ def write_weights(
         contract: Named contract that the package prepares images by; the peers use torchvision's
             reference transform whatever it is.
         network: Architecture.
+        spread: Standard deviation that the logits are scaled to, as training would; None leaves
+            them as they are, which gives every class nearly the same probability.
     """
     random = load_model(f"random:{network}").package
     module = random.build_module()
     with torch.no_grad():
-        list(module.parameters())[-1].sub_(_mean_logits(module, photos, network))
+        logits = _logits(module, photos, network)
+        weight, bias = list(module.parameters())[-2:]
+        bias.sub_(logits.mean(dim=0))
+        if spread is not None:
+            for parameter in (weight, bias):
+                parameter.mul_(spread / (logits - logits.mean(dim=0)).std())
     package = create_package(
         name=random.manifest.name,
         task=random.task,
@@ -76,16 +85,16 @@ def write_weights(
     return SharedWeights(package=folder, file=folder / "model.safetensors")
 
 
-def _mean_logits(module: nn.Module, photos: Sequence[Path], name: str) -> torch.Tensor:
+def _logits(module: nn.Module, photos: Sequence[Path], name: str) -> torch.Tensor:
     contract = default_contract(name, REFERENCE_CONTRACT)
     network = ImageNetwork(module, contract).eval()
-    total = torch.zeros(())
+    logits = []
     for start in range(0, len(photos), _BATCH_SIZE):
         batch = photos[start : start + _BATCH_SIZE]
         pixels = np.stack([decode(photo.read_bytes(), contract).pixels for photo in batch])
         with torch.inference_mode():
-            total = total + network(torch.from_numpy(pixels)).sum(dim=0)
-    return total / len(photos)
+            logits.append(network(torch.from_numpy(pixels)))
+    return torch.cat(logits)
 
 
 if __name__ == "__main__":
