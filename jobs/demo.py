@@ -33,13 +33,13 @@ from eagleray.batch.job import open_job, run_job
 from eagleray.batch.request import JobRequest
 from eagleray.choices import TOLERANCE
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, VerboseOption, job_session, run_command
+from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
 from eagleray.client import Client
 from eagleray.errors import JobFailedError, OutputExistsError
 from eagleray.jobs import predict, train
 from eagleray.machine import free_port
 from eagleray.models.registry import ModelVersion, Registry
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.opening import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
@@ -152,7 +152,7 @@ def main(
     """See it work: digits, good and broken, through training, registry, batch and service."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings()
         place = _free_folder(folder, settings)
         labels = write_digits(place)
         console.note(f"1,797 digits and {len(BROKEN_FILES)} broken files are in {place}/images")

@@ -315,10 +315,12 @@ def main(
     """Measure a model on labelled images: metrics with intervals, KPIs, and a page."""
     with command_errors():
         console = Console(json_output=json_output)
+        settings = read_settings()
+        settings.make_home()
         job = build(
             model,
             data,
-            read_settings(),
+            settings,
             part=part,
             column=column,
             label_column=label_column,

@@ -29,6 +29,7 @@ from eagleray.cli.job import (
     S3RequesterPaysOption,
     VerboseOption,
     job_session,
+    job_settings,
     run_command,
     s3_options,
 )
@@ -54,7 +55,7 @@ from eagleray.datasets.split import (
 from eagleray.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.imaging import FORMATS, NAMED_CONTRACTS, ImageContract, named_contract
 from eagleray.models.tasks import TaskName, make_task
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 from eagleray.storage import S3Options
 
 
@@ -346,7 +347,7 @@ def main(
     """Look at labelled images before a model learns them, and divide them once."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         spec = InspectSpec(
             data=data,
             output=output,

@@ -32,6 +32,7 @@ from eagleray.cli.job import (
     S3RequesterPaysOption,
     VerboseOption,
     job_session,
+    job_settings,
     run_command,
     s3_options,
     url_policy,
@@ -42,7 +43,6 @@ from eagleray.packing.pipeline import pack_on
 from eagleray.packing.plan import PackRequest, parse_part_size
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext
-from eagleray.settings import read_settings
 
 
 def as_json(summary: PackSummary) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def main(
     """Pack many small files into few large ones, with a manifest; every input is accounted for."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         request = PackRequest(
             inputs=tuple(inputs),
             output=output,

@@ -36,12 +36,12 @@ from eagleray.cli.job import (
     S3RequesterPaysOption,
     VerboseOption,
     job_session,
+    job_settings,
     run_command,
     s3_options,
     url_policy,
 )
 from eagleray.errors import InputError
-from eagleray.settings import read_settings
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
@@ -237,7 +237,7 @@ def main(
     """Classify images in batch: a table in which every image is accounted for, and a page."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         request = JobRequest(
             inputs=tuple(inputs or ()),
             model=model,

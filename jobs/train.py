@@ -25,12 +25,13 @@ from eagleray.cli.job import (
     JsonOption,
     VerboseOption,
     job_session,
+    job_settings,
     run_command,
     s3_options,
 )
 from eagleray.cli.spec import with_spec_options
 from eagleray.errors import InputError
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 from eagleray.training.opening import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec, make_spec, read_spec
@@ -118,7 +119,7 @@ def main(
     """Train a model on several workers; the best epoch becomes a version of the registry."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         s3 = s3_options(settings)
         storage.use_s3(s3)
         if resume is not None:

@@ -23,6 +23,7 @@ from eagleray.cli.job import (
     JsonOption,
     VerboseOption,
     job_session,
+    job_settings,
     run_command,
     s3_options,
 )
@@ -30,7 +31,7 @@ from eagleray.cli.spec import with_spec_options
 from eagleray.cluster import Cluster
 from eagleray.datasets.report import render_data_report
 from eagleray.models.registry import ModelVersion
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 from eagleray.tracking import TrackedRun
 from eagleray.training.finish import FinishedModel
 from eagleray.training.job import (
@@ -294,7 +295,7 @@ def main(
     """Try many specifications of --epochs each at most; the best becomes a version."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         storage.use_s3(s3_options(settings))
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = build(searched, Budget(trials, at_once, grace), settings, alias=alias)

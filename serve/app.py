@@ -1,6 +1,6 @@
 """The Ray Serve application.
 
-    serve deploy serve/config.yaml              on a cluster
+    serve deploy serve/config.yaml                       on a cluster
     serve run eagleray.serve.app:build max_body_mb=16    on a Ray that runs
 
 `eagleray serve` starts it in a Ray of its own.

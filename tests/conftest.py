@@ -79,5 +79,7 @@ def s3() -> Iterator[str]:
 def cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray of our own, started once; its workers reach the S3 server."""
     home = Path(tmp_path_factory.mktemp("cluster"))
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # its workers import tests
     with ray_session(Settings(home=home)) as session:
         yield session

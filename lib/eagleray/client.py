@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from eagleray.client_batches import AsyncBatches, Batches
 from eagleray.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.environment import LOOPBACK
 from eagleray.errors import BadImageError, EaglerayError, Reason
 from eagleray.serving.answers import Answer, ImageAnswer
 
@@ -74,7 +75,10 @@ class _Asking(ABC):
     ) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._attempts, self._timeout = attempts, timeout
-        self._open(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+        base = httpx.URL(url.rstrip("/"))
+        self._open(
+            base_url=base, headers=headers, timeout=timeout, trust_env=base.host not in LOOPBACK
+        )
 
     @abstractmethod
     def _open(self, **options: Any) -> None:

@@ -13,9 +13,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
+from eagleray.environment import identify_user, ray_temporary_folder
 from eagleray.errors import JobFailedError, UserError
 from eagleray.machine import free_port
 from eagleray.settings import Settings
@@ -69,10 +71,11 @@ def ray_session(
             and with the token), and run so many that claim a `BATCH_SLOT` at a time; 0 for none.
 
     Raises:
-        UserError: The named cluster does not answer.
+        UserError: The named cluster does not answer, or the temporary folder is not fit for Ray.
         JobFailedError: No Ray starts on this machine.
     """
     address = address or settings.ray_address
+    identify_user(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
     import ray
 
@@ -118,6 +121,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         # Ray prints to our standard output when a worker dies; jobs expect that and go on.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if embedded:
+        os.environ["RAY_TMPDIR"] = ray_temporary_folder()
         # What a dashboard would show, and a Ray of one's own has none: two hundredths of a core.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
@@ -141,6 +145,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": verbose,
+        "job_config": _job_without_working_folder(),
     }
     if address is None:
         if batches_at_once:
@@ -160,7 +165,7 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             raise JobFailedError(
                 f"Ray does not start on this machine ({_first_line(error)}); see whether memory, "
                 "disk and processor have room for it, and run the command again; its own logs are "
-                "in session_latest/logs of its folder, which is /tmp/ray unless RAY_TMPDIR is set."
+                f"in {os.environ['RAY_TMPDIR']}/ray/session_latest/logs."
             ) from error
         return
     try:
@@ -170,6 +175,20 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
             f"The Ray cluster at {address!r} does not answer ({_first_line(error)}); check the "
             "address, and that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
+
+
+def _job_without_working_folder() -> Any:
+    """Return a Ray job whose workers import nothing from the folder that a command runs in.
+
+    Ray puts that folder before all others on the path of every worker, where a user's `random.py`
+    would hide Python's: workers that cannot start are started again without end. It leaves the
+    folder out of jobs that bring one of their own, and this one says that it does.
+    """
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._runtime_env_has_working_dir = functools.partial(bool, True)
+    return config
 
 
 def _started_by_raylet() -> list[psutil.Process]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from eagleray.environment import make_writable
 from eagleray.errors import InputError
 
 __all__ = ["Settings", "read_settings"]
@@ -39,7 +40,11 @@ class Settings(BaseSettings):
     """Settings of one process, read when made and never changed."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EAGLERAY_", frozen=True, extra="ignore", populate_by_name=True
+        env_prefix="EAGLERAY_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
     )
 
     home: Path = Field(
@@ -104,9 +109,12 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _fits_into_a_database_uri(cls, home: Path) -> Path:
-        resolved = str(home.expanduser().resolve())
+        try:
+            resolved = str(home.expanduser().resolve())
+        except (OSError, RuntimeError) as error:  # no working folder, or no user for a `~`
+            raise ValueError(f"{home} names no folder here ({error}); write a whole path") from None
         if any(character in resolved for character in "?%"):
-            raise ValueError(f"{resolved!r} must not contain '?' or '%'")
+            raise ValueError(f"{resolved!r} must not contain '?' or '%'; name another folder")
         return home
 
     @field_validator("otlp_endpoint")
@@ -120,6 +128,15 @@ class Settings(BaseSettings):
     def home_folder(self) -> Path:
         """The home folder as an absolute path (it need not exist yet)."""
         return self.home.expanduser().resolve()
+
+    def make_home(self) -> Path:
+        """Return the home folder, made if need be.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        make_writable(self.home_folder, "The home folder", "EAGLERAY_HOME")
+        return self.home_folder
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables that give another process the same settings."""

@@ -22,7 +22,7 @@ from eagleray import storage
 from eagleray.delimited import SAMPLE_BYTES, describe_delimited, not_utf8, require_utf8
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 
 __all__ = [
     "TABLE_EXTENSIONS",

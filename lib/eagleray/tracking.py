@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,20 +13,24 @@ from pathlib import Path
 from typing import Any, Self
 
 from eagleray import storage
+from eagleray.environment import bypass_proxy_for_loopback, identify_user
 from eagleray.errors import UserError
 from eagleray.settings import Settings
 
 __all__ = ["TrackedRun", "connect", "explain_failures"]
 
 EXPERIMENT = "eagleray"
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
 
 
 def connect(settings: Settings) -> Any:
     """Return an `MlflowClient` on the configured server or database.
 
     Raises:
-        UserError: It cannot be reached.
+        UserError: It cannot be reached, or the home folder cannot be written.
     """
+    identify_user(settings.home_folder)
+    bypass_proxy_for_loopback()
     # Read by MLflow when it is imported: a library that we bring along sends nothing home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -38,9 +43,9 @@ def connect(settings: Settings) -> Any:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = settings.mlflow_uri
+    if settings.tracking_uri is None:
+        settings.make_home()
     with explain_failures(settings):
-        if uri.startswith("sqlite:///"):
-            settings.home_folder.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -56,10 +61,16 @@ def explain_failures(settings: Settings) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
+        check = (
+            f"that {settings.home_folder} has room and can be written, or set EAGLERAY_HOME"
+            if settings.tracking_uri is None
+            else "EAGLERAY_TRACKING_URI"
+        )
+        sentence = (
             f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
-            "check EAGLERAY_TRACKING_URI."
-        ) from error
+            f"check {check}."
+        )
+        raise UserError(_PASSWORD.sub(r"\1***@", sentence)) from error
 
 
 class TrackedRun:

@@ -1,11 +1,10 @@
-"""Commands as a user types them, in processes of their own."""
+"""Commands as a user types them, in an empty folder and from the wheel."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,40 @@ from PIL import Image
 
 from eagleray.choices import TOLERANCE
 from eagleray.jobs.demo import BROKEN_FILES
+from tests.parts.installed import Installed
 
-ROOT = Path(__file__).parents[2]
 NUM_DIGITS = 1797
 
-
-def eagleray(*words: str, home: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "eagleray"), *words]
-    environment = {**os.environ, "EAGLERAY_HOME": str(home)}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=580
-    )
+Answer = subprocess.CompletedProcess[str]
+Command = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
+def command(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Run `eagleray` in an empty folder, or in one that is named."""
+    empty = tmp_path_factory.mktemp("empty")
+
+    def run(*words: str, home: Path, cwd: Path = empty) -> Answer:
+        return subprocess.run(
+            [installed.command, *words],
+            cwd=cwd,
+            env=installed.environment(EAGLERAY_HOME=str(home)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=580,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def demo(
+    command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, dict[str, object]]]:
     """The demo, run once: its home, and what it said."""
     home = tmp_path_factory.mktemp("demo")
-    answer = eagleray("demo", "--json", home=home)
+    answer = command("demo", "--json", home=home)
     assert answer.returncode == 0, answer.stderr
     said: dict[str, dict[str, object]] = json.loads(answer.stdout)
     return home, said
@@ -75,14 +90,14 @@ def test_the_demos_page_shows_pictures_and_reasons(demo: Demo) -> None:
         assert f"<code>{reason}</code>" in page
 
 
-def test_what_the_demo_leaves_can_be_used(demo: Demo, tmp_path: Path) -> None:
+def test_what_the_demo_leaves_can_be_used(demo: Demo, command: Command, tmp_path: Path) -> None:
     home, _ = demo
-    listed = json.loads(eagleray("models", "list", "--json", home=home).stdout)
+    listed = json.loads(command("models", "list", "--json", home=home).stdout)
     assert [entry["model"] for entry in listed] == ["digits/1"]
-    verified = eagleray("models", "verify", "digits@candidate", home=home)
+    verified = command("models", "verify", "digits@candidate", home=home)
     assert "is intact" in verified.stdout
     image = home / "demo/images/digit-0000-is-0.png"
-    answer = eagleray(
+    answer = command(
         "predict",
         str(image),
         "--model",
@@ -91,16 +106,16 @@ def test_what_the_demo_leaves_can_be_used(demo: Demo, tmp_path: Path) -> None:
         str(tmp_path / "out"),
         "--json",
         home=home,
-        cwd=ROOT / "docs",  # the checkout is found from anywhere inside it
+        cwd=home / "demo/images",
     )
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["labels"] == {"0": 1}
 
 
-def test_ray_is_silent_and_gone(demo: Demo, tmp_path: Path) -> None:
+def test_ray_is_silent_and_gone(demo: Demo, command: Command, tmp_path: Path) -> None:
     home, _ = demo
     image = home / "demo/images/digit-0001-is-1.png"
-    answer = eagleray(
+    answer = command(
         "predict", str(image), "--model", "digits/1", "--output", str(tmp_path / "out"), home=home
     )
     assert answer.returncode == 0
@@ -126,9 +141,7 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 
 @pytest.fixture(scope="module")
-def refusals(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[subprocess.CompletedProcess[str]]:
+def refusals(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
     """Make every mistake in a process of its own, a few of them at a time."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "EMPTY").mkdir()
@@ -138,12 +151,12 @@ def refusals(
     (folder / "TABLE.csv").write_text("path,kind\na.png,b\n")
     places = {"EMPTY": "EMPTY", "IMAGES": "IMAGES", "TREE": "TREE", "TABLE": "TABLE.csv"}
 
-    def make(number: int) -> subprocess.CompletedProcess[str]:
+    def make(number: int) -> Answer:
         words = MISTAKES[number][0]
         words = [str(folder / places[word]) if word in places else word for word in words]
         if words[0] == "predict":
             words += ["--output", str(folder / f"out-{number}")]
-        answer = eagleray(*words, home=folder / f"home-{number}")
+        answer = command(*words, home=folder / f"home-{number}")
         assert not (folder / f"out-{number}").exists()
         return answer
 
@@ -153,7 +166,7 @@ def refusals(
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(
-    refusals: list[subprocess.CompletedProcess[str]], number: int
+    refusals: list[Answer], number: int
 ) -> None:
     answer = refusals[number]
     assert answer.returncode == 2
@@ -163,15 +176,17 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     assert answer.stdout == ""
 
 
-def test_a_complete_output_is_told_and_one_of_another_plan_is_refused(demo: Demo) -> None:
+def test_a_complete_output_is_told_and_one_of_another_plan_is_refused(
+    demo: Demo, command: Command
+) -> None:
     home, _ = demo
-    command = ["predict", str(home / "demo/images"), "--model", "digits/1"]
-    command += ["--output", str(home / "demo/results")]
-    again = eagleray(*command, home=home)
+    words = ["predict", str(home / "demo/images"), "--model", "digits/1"]
+    words += ["--output", str(home / "demo/results")]
+    again = command(*words, home=home)
     assert again.returncode == 0
     assert "is complete already; nothing was run" in again.stderr
-    other = eagleray(*command, "--top-k", "3", home=home)
+    other = command(*words, "--top-k", "3", home=home)
     assert other.returncode == 2
     assert "top_k is 5 there and 3 here" in other.stderr
-    shown = eagleray("jobs", "show", str(home / "demo/results"), "--json", home=home)
+    shown = command("jobs", "show", str(home / "demo/results"), "--json", home=home)
     assert json.loads(shown.stdout)["reasons"]["truncated"] == 4

@@ -48,7 +48,7 @@ def test_imports_go_one_way(room: str) -> None:
 
 def test_below_the_command_line_nothing_imports_it() -> None:
     for file in python_files("lib/eagleray"):
-        if "cli" not in file.parts:
+        if "cli" not in file.parts and file.name != "__main__.py":
             assert not re.search(r"eagleray\.cli\b", file.read_text()), file
 
 

@@ -204,9 +204,9 @@ def test_golden_images_carry_the_outputs_of_the_network(tmp_path: Path) -> None:
             {"contract": named_contract("whole-image", size=32), "golden_images": []},
             "the architecture takes 1 channels, the contract gives 3",
         ),
-        ({"name": "a b"}, "name: String should match pattern"),
-        ({"name": "../up"}, "name: String should match pattern"),
-        ({"name": ""}, "name: String should match pattern"),
+        ({"name": "a b"}, "name: 'a b' cannot name a model"),
+        ({"name": "../up"}, "name: '../up' cannot name a model"),
+        ({"name": ""}, "name: '' cannot name a model"),
         pytest.param(
             {"metrics": {"r2": math.nan}},
             "r2",

@@ -284,6 +284,7 @@ def test_a_registration_that_fails_ends_its_run(
     ("uri", "expected"),
     [
         ("http://127.0.0.1:9", "The MLflow registry at http://127.0.0.1:9 does not answer"),
+        ("http://ada:hush@127.0.0.1:9", "The MLflow registry at http://ada:***@127.0.0.1:9 does"),
         ("nonsense://server", "The MLflow registry at nonsense://server does not answer"),
         pytest.param(
             "sqlite:///{tmp}/a-file/mlflow.db",
@@ -300,6 +301,7 @@ def test_a_registry_that_does_not_answer_is_one_sentence_within_seconds(
         Registry(settings)
     assert str(caught.value).startswith(expected.format(tmp=tmp_path))
     assert str(caught.value).endswith("check EAGLERAY_TRACKING_URI.")
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("home", ["my höme #1", "semi;colon & more"])

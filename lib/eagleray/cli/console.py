@@ -10,6 +10,8 @@ console.result({...}, table)    a table for people, or one JSON object for scrip
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import sys
@@ -35,7 +37,11 @@ from rich.text import Text
 
 from eagleray.errors import EaglerayError, ExitCode
 
-__all__ = ["Console", "ProgressBar", "command_errors", "quiet_terminal"]
+__all__ = ["Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
+
+
+_MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Rate(ProgressColumn):
@@ -69,6 +75,7 @@ class Console:
     def __init__(self, *, json_output: bool = False) -> None:
         self._json = json_output
         self._out = rich.console.Console(highlight=False)
+        self._out.width = max(self._out.width, _MIN_WIDTH)
         self._err = rich.console.Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
@@ -141,12 +148,39 @@ class Console:
 
     def emit(self, value: Any) -> None:
         """Print a value as JSON for scripts."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(_json(value, indent=2) + "\n")
+        sys.stdout.flush()
 
     def emit_line(self, value: Any) -> None:
         """Print a value as one line of JSON at once, for scripts that read while we go on."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(_json(value) + "\n")
         sys.stdout.flush()
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    plain = sys.stdout.encoding.lower() != "utf-8"  # \u… is read everywhere
+    return json.dumps(value, indent=indent, ensure_ascii=plain, default=str)
+
+
+def open_streams() -> None:
+    """Make standard output and standard error fit to take any text, for as long as we run.
+
+    A character that the locale lacks, or a file name that is no text, is written as its escape. A
+    stream that whoever started us has closed is opened on nothing, here and for the programs that
+    this one becomes or starts.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+            os.set_inheritable(number, True)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _QuietBar(ProgressBar):
@@ -176,18 +210,34 @@ def _plain_progress(console: Console, description: str, total: int) -> Iterator[
 def command_errors() -> Iterator[None]:
     """End a command with one sentence and the right exit code when it cannot go on.
 
-    What is not an `EaglerayError` is a defect of ours and keeps its traceback (exit 1).
+    What is neither an `EaglerayError` nor a full disk is a defect of ours and keeps its traceback
+    (exit 1).
     """
     try:
         yield
     except EaglerayError as error:
-        rich.console.Console(stderr=True, highlight=False).print(
-            Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True
-        )
+        _print_error(str(error))
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        if error.filename is None:  # it may be standard output that is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what it still holds is not tried again
+        place = f"to {error.filename} " if error.filename else ""
+        _print_error(
+            f"Nothing more can be written {place}({error.strerror}); make room there, or name "
+            "another output or EAGLERAY_HOME, and run the command again."
+        )
+        raise SystemExit(ExitCode.JOB_FAILED) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+def _print_error(sentence: str) -> None:
+    rich.console.Console(stderr=True, highlight=False).print(
+        Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True
+    )
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from eagleray.cli.console import quiet_terminal
+from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.cluster import Cluster, ray_session
-from eagleray.names import text_of_name
-from eagleray.settings import Settings
+from eagleray.environment import bypass_proxy_for_loopback, ray_temporary_folder
+from eagleray.file_names import text_of_name
+from eagleray.settings import Settings, read_settings
 from eagleray.storage import S3Options
 from eagleray.urls import UrlPolicy
 
@@ -26,6 +27,7 @@ __all__ = [
     "S3RequesterPaysOption",
     "VerboseOption",
     "job_session",
+    "job_settings",
     "run_command",
     "s3_options",
     "url_policy",
@@ -93,12 +95,30 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         module_docstring: Of the job's file; its lines that begin with `eagleray` become the
             examples of `--help`, and name the command.
     """
+    open_streams()
+    bypass_proxy_for_loopback()
     lines = [line.strip() for line in (module_docstring or "").splitlines()]
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog="\n\n".join(["Examples:", *examples]))(main)
     words = [text_of_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
     app(words, prog_name=" ".join(examples[0].split()[:2]))
+
+
+def job_settings(*, cluster: str | None = None) -> Settings:
+    """Read the settings of a job, and check the folders that it needs before any work is done.
+
+    Args:
+        cluster: The Ray cluster that is named on the command line, if any.
+
+    Raises:
+        UserError: The home folder, or the temporary folder of a Ray of its own, cannot be used.
+    """
+    settings = read_settings()
+    settings.make_home()
+    if cluster is None and settings.ray_address is None:
+        ray_temporary_folder()
+    return settings
 
 
 @contextlib.contextmanager
@@ -112,7 +132,7 @@ def job_session(
     """Give a job its Ray, as `ray_session` does, and keep the terminal for the job.
 
     Raises:
-        UserError: The named cluster does not answer.
+        UserError: The named cluster does not answer, or a folder that is needed cannot be written.
         JobFailedError: No Ray starts on this machine.
     """
     with (

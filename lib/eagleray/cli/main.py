@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import typer
 
+import eagleray
 from eagleray.cli.apps import apps_app
+from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
-from eagleray.names import text_of_name
+from eagleray.errors import UserError
+from eagleray.file_names import text_of_name
 
 __all__ = ["app", "main"]
 
@@ -56,10 +60,26 @@ _JOBS = {
 
 def _launch(module: str, arguments: list[str]) -> None:
     """Become the program: signals, terminal and exit code are then its own."""
+    with command_errors():
+        _require_program(module)
     # -P: no file of the user's folder is taken for a module of a program.
     command = [sys.executable, "-P", "-m", module, *arguments]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606
+
+
+def _require_program(module: str) -> None:
+    """Refuse a checkout whose links to the programs are plain files.
+
+    Raises:
+        UserError: With how to clone it.
+    """
+    package = Path(eagleray.__file__).with_name(module.split(".")[1])
+    if not package.is_dir():
+        raise UserError(
+            f"{package} should be a link to a folder and is none: this checkout was made without "
+            "symbolic links; clone it again with `git clone -c core.symlinks=true`."
+        )
 
 
 def _add_program(name: str, module: str, summary: str) -> None:
@@ -77,4 +97,5 @@ _add_program(
 
 def main() -> None:
     """Entry point of the console command."""
+    open_streams()
     app([text_of_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on

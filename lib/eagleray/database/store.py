@@ -97,12 +97,13 @@ class OpenDatabase:
 
     @contextlib.contextmanager
     def _connected(self, patience: float) -> Iterator[sa.Connection]:
+        disk = "" if self.database.is_postgresql else ", and that its disk has room"
         with self.database.connected(
             patience=patience,
             kind=UserError,
             sentence=lambda reason: (
                 f"The database {self.database.place} does not answer as it should ({reason}); "
-                "check EAGLERAY_DATABASE_URL."
+                f"check EAGLERAY_DATABASE_URL{disk}."
             ),
         ) as connection:
             yield connection
@@ -117,8 +118,7 @@ def open_database(settings: Settings) -> OpenDatabase:
         UserError: It does not answer, refuses, or was made by a newer Eagleray.
     """
     if settings.database_url is None:
-        settings.home_folder.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{settings.home_folder / 'eagleray.db'}"
+        url = f"sqlite:///{settings.make_home() / 'eagleray.db'}"
     else:
         url = settings.database_url
     try:

@@ -14,7 +14,7 @@ from eagleray import storage
 from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.fetch.source import Packing
 from eagleray.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 
 __all__ = ["Member", "list_members", "read_tar_member", "read_zip_member"]
 

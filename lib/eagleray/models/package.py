@@ -43,6 +43,7 @@ from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features
 from eagleray.models.tasks import Regression, Task
+from eagleray.names import ModelName
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn
@@ -70,7 +71,6 @@ GOLDEN_TOLERANCE = 0.03
 regression's value in units of its spread. Reduced precision moves them by up to about 0.01."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 
 
 class _Frozen(BaseModel):

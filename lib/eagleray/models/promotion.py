@@ -16,7 +16,8 @@ from eagleray.errors import InputError
 from eagleray.evaluation.kpi import Kpi, Verdict, judge
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.history import AliasChange
-from eagleray.models.registry import ModelVersion, Registry, require_alias
+from eagleray.models.registry import ModelVersion, Registry
+from eagleray.names import require_alias
 
 __all__ = ["Promotion", "promote", "rollback"]
 

@@ -7,7 +7,6 @@ history alone (`history.py`).
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from eagleray.models.package import (
     read_package,
     write_package,
 )
+from eagleray.names import require_alias
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun, connect, explain_failures
 
@@ -45,8 +45,6 @@ EVALUATIONS_ARTIFACT = "evaluations"
 _MOST = 2**31 - 1  # the largest version number that every database can be asked for
 _MOST_MODELS_AT_ONCE = 1000  # more a page no MLflow gives
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_LOOKS_LIKE_VERSION = re.compile(r"v\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,23 +440,6 @@ class Registry:
 
     def _exists(self, name: str) -> bool:
         return name in self.names()
-
-
-def require_alias(alias: str) -> None:
-    """Refuse names that cannot be an alias, before work starts.
-
-    Raises:
-        InputError: MLflow reserves `latest` and what looks like a version.
-    """
-    if (
-        not _ALIAS.fullmatch(alias)
-        or alias.lower() == "latest"
-        or _LOOKS_LIKE_VERSION.fullmatch(alias)
-    ):
-        raise InputError(
-            f"{alias!r} cannot be an alias: take letters, digits, '_' and '-', starting with a "
-            "letter, other than 'latest' and 'v1', 'v2', …"
-        )
 
 
 def _all_pages(search: Any, **query: Any) -> list[Any]:

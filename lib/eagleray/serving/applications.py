@@ -7,7 +7,6 @@ that nobody chose: there is nothing to guess, so nothing that a slow hash would 
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow
 from eagleray.errors import InputError, UnknownNameError
+from eagleray.names import require_application_name
 from eagleray.serving.changes import Change, note_change, read_changes
 from eagleray.serving.routing import Application, Key
 
@@ -26,7 +26,6 @@ __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]
 
 _KEY_START = "er_"
 _PREFIX_LENGTH = 11  # of a key, enough to tell an application's keys apart
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,7 @@ class Applications:
         Raises:
             InputError: It is there already, or the name or the quota is not one.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"{name!r} cannot name an application; use letters, digits, '_', '.' and '-'."
-            )
+        require_application_name(name)
         _require_quota(images_per_second)
         with self._database.session() as session:
             if session.get(ApplicationRow, name) is not None:

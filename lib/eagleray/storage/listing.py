@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.errors import InputError
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 from eagleray.storage.ahead import results_ahead
 from eagleray.storage.faults import asking, patiently_local
 from eagleray.storage.local import answers

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 
 __all__ = ["absolute", "is_remote", "join", "local_path", "name_of"]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from eagleray import storage
 from eagleray.errors import InputError
-from eagleray.models.registry import Registry, require_alias
+from eagleray.models.registry import Registry
+from eagleray.names import require_alias
 from eagleray.settings import Settings
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.runs import Run, find_run

@@ -21,6 +21,7 @@ from eagleray import storage
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging.contract import first_fault
 from eagleray.models.tasks import TaskName
+from eagleray.names import ModelName
 
 __all__ = [
     "Loss",
@@ -99,12 +100,7 @@ class TrainSpec(BaseModel):
     folds: int = _field(0, DATA, "Cross-validate with so many folds; register nothing.", ge=0)
     most_unreadable: Share = _field(0.05, DATA, "Largest share of images that cannot be decoded.")
 
-    name: str = _field(
-        ...,
-        MODEL,
-        "Of the model that is registered.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
-    )
+    name: ModelName = _field(..., MODEL, "Of the model that is registered.")
     architecture: str | None = _field(
         None, MODEL, "See `eagleray models architectures`; default: resnet18, or the parent's."
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from eagleray.batch.inputs.skips import SkippedFiles
 from eagleray.fetch import ImageSource
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 
 __all__ = [
     "LISTING_SCHEMA",

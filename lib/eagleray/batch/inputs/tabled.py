@@ -25,7 +25,7 @@ from eagleray.fetch import ImageSource
 from eagleray.fetch.locate import Locator, read_uri
 from eagleray.fetch.parquet import holds_images, may_hold_paths, read_paths
 from eagleray.fetch.source import describe_inline_image, packed_uri, packing_of
-from eagleray.names import text_of_name
+from eagleray.file_names import text_of_name
 from eagleray.tables import TableFile, beside, open_table
 
 __all__ = ["list_locations", "open_images", "open_tabled"]

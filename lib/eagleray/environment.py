@@ -1,0 +1,94 @@
+"""Prepares a process for the machine and the user that it runs on and as.
+
+What libraries look up in the environment is set here where the system does not say it, and what
+they would fail at much later is checked at once.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from eagleray.errors import UserError
+
+__all__ = [
+    "LOOPBACK",
+    "bypass_proxy_for_loopback",
+    "identify_user",
+    "make_writable",
+    "ray_temporary_folder",
+]
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are this machine, for which no proxy is asked."""
+
+_MAX_SOCKET_PATH = 107  # bytes that the system allows
+_RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
+
+
+def identify_user(home: Path) -> None:
+    """Set `HOME` and `USER` where the system does not know who this process runs as.
+
+    Containers run as numbers without an entry in passwd, and libraries ask for a home folder and a
+    name when they are imported.
+
+    Args:
+        home: Stands in for the user's home folder.
+    """
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("HOME", str(home))
+        if not os.environ.get("LOGNAME"):
+            os.environ.setdefault("USER", str(os.getuid()))
+
+
+def bypass_proxy_for_loopback() -> None:
+    """Have no proxy asked for addresses of this machine, whatever proxy is set for others."""
+    for variable in ("no_proxy", "NO_PROXY"):
+        hosts = [host.strip() for host in os.environ.get(variable, "").split(",") if host.strip()]
+        if "*" not in hosts:
+            missing = [host for host in LOOPBACK if host not in hosts]
+            os.environ[variable] = ",".join([*hosts, *missing])
+
+
+def make_writable(folder: Path, name: str, setting: str) -> None:
+    """Make a folder, if need be, and check that files can be made in it.
+
+    Args:
+        folder: Absolute path.
+        name: What the folder is, as the subject of a sentence.
+        setting: The variable that names it.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "no permission to write there")
+    except OSError as error:
+        raise UserError(
+            f"{name} {folder} cannot be written ({error.strerror or error}); set {setting} to a "
+            "folder that can be."
+        ) from None
+
+
+def ray_temporary_folder() -> str:
+    """Return the folder in which a Ray of one's own keeps its sockets, logs and spilled objects.
+
+    Raises:
+        UserError: It cannot be written, or its path is too long for sockets.
+    """
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = Path(os.environ[named] if named else "/tmp").absolute()  # noqa: S108
+    room = _MAX_SOCKET_PATH - len(_RAY_SOCKET)
+    length = len(os.fsencode(folder))
+    if length > room:
+        raise UserError(
+            f"{named} is too long for the paths of Ray's sockets ({length} bytes, at most {room} "
+            f"fit): {folder}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+        )
+    make_writable(folder, "The temporary folder", "RAY_TMPDIR")
+    return str(folder)
