@@ -74,11 +74,12 @@ class MeasuredPrecision(BaseModel):
     @property
     def reason(self) -> str:
         """Why, for a person."""
-        other = "float32" if self.precision == "bfloat16" else "bfloat16"
-        speed, compared = getattr(self, self.precision), getattr(self, other)
-        return (
-            f"measured on this machine: {speed:,.3g} images/s, against {compared:,.3g} in {other}"
-        )
+        float32, bfloat16 = (f"{speed:,.4g}" for speed in (self.float32, self.bfloat16))
+        if self.precision == "bfloat16":
+            return f"measured on this machine: {bfloat16} images/s, against {float32} in float32"
+        few = self.bfloat16 > self.float32
+        why = f", less than {MIN_GAIN:g} times as fast" if few else ""
+        return f"measured on this machine: {float32} images/s, against {bfloat16} in bfloat16{why}"
 
 
 def with_measured_precision(
