@@ -300,7 +300,6 @@ def test_a_model_without_attributes_does_not_mind_them() -> None:
     assert predictor.predict([golden_png(0)], [{"age": 1}])[0].ok
 
 
-@pytest.mark.long
 def test_a_compiled_network_takes_them_too(tmp_path: Path) -> None:
     package = package_with_attributes()
     options: dict[str, Any] = {"precision": "float32", "batch_size": 4, "cache_folder": tmp_path}
