@@ -53,7 +53,7 @@ def test_a_user_without_an_entry_and_a_home_can_use_the_registry(tmp_path: Path)
     assert "No model is registered yet" in said.stdout
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "/work/home"), ("/root", "/root")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "/srv/home"), ("/root", "/root")])
 def test_an_unknown_user_lives_in_the_home_folder(
     given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +66,7 @@ def test_an_unknown_user_lives_in_the_home_folder(
     monkeypatch.setenv("HOME", given or "")
     if given is None:
         monkeypatch.delenv("HOME")
-    identify_user(Path("/work/home"))
+    identify_user(Path("/srv/home"))
     assert os.environ["HOME"] == expected
     assert os.environ["USER"] == str(os.getuid())
 
