@@ -74,7 +74,7 @@ class MeasuredPrecision(BaseModel):
     @property
     def reason(self) -> str:
         """Why, for a person."""
-        float32, bfloat16 = (f"{speed:,.4g}" for speed in (self.float32, self.bfloat16))
+        float32, bfloat16 = (f"{speed:,.1f}" for speed in (self.float32, self.bfloat16))
         if self.precision == "bfloat16":
             return f"measured on this machine: {bfloat16} images/s, against {float32} in float32"
         few = self.bfloat16 > self.float32

@@ -62,14 +62,14 @@ def choose(folder: Path, *, expected_images: int = 0) -> ExecutionPlan:
 @pytest.mark.parametrize(
     ("bfloat16_seconds", "precision", "reason"),
     [
-        (0.1, "bfloat16", "measured on this machine: 40 images/s, against 20 in float32"),
+        (0.1, "bfloat16", "measured on this machine: 40.0 images/s, against 20.0 in float32"),
         (
             0.19,
             "float32",
-            "measured on this machine: 20 images/s, against 21.05 in bfloat16, less than 1.2 times "
+            "measured on this machine: 20.0 images/s, against 21.1 in bfloat16, less than 1.2 times "
             "as fast",
         ),
-        (0.27, "float32", "measured on this machine: 20 images/s, against 14.81 in bfloat16"),
+        (0.27, "float32", "measured on this machine: 20.0 images/s, against 14.8 in bfloat16"),
     ],
 )
 def test_the_faster_precision_is_taken_and_float32_unless_the_gain_is_clear(
