@@ -96,6 +96,18 @@ def test_importing_eagleray_starts_nothing_heavy() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+def test_no_integration_test_imports_ray_before_it_is_said_how_it_is_guarded() -> None:
+    """Ray reads that when it is imported, and pytest imports all tests before it runs any."""
+    folder = ROOT / "tests/integration"
+    names = [f"tests.integration.{file.stem}" for file in sorted(folder.glob("test_*.py"))]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; "
+    code += "print('ray' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert answer.stdout.strip() == "False"
+
+
 def test_every_module_has_its_sentence_in_the_map() -> None:
     described = set(
         re.findall(

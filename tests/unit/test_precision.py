@@ -66,8 +66,8 @@ def choose(folder: Path, *, expected_images: int = 0) -> ExecutionPlan:
         (
             0.19,
             "float32",
-            "measured on this machine: 20.0 images/s, against 21.1 in bfloat16, less than 1.2 times "
-            "as fast",
+            "measured on this machine: 20.0 images/s, against 21.1 in bfloat16, less than 1.2 "
+            "times as fast",
         ),
         (0.27, "float32", "measured on this machine: 20.0 images/s, against 14.8 in bfloat16"),
     ],

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-from ray.serve._private.http_util import RequestIdMiddleware
 
 from eagleray.choices import TOLERANCE
 from eagleray.errors import Reason
@@ -507,6 +506,9 @@ def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> 
 @pytest.mark.parametrize("marks_answers", [True, False])
 def test_an_answer_has_its_id_once(registry: Registry, marks_answers: bool) -> None:
     """Ray Serve repeats the id of a request in its answer; other servers do not."""
+    # Not at import: whoever imports Ray before it is said how it is guarded cannot start one.
+    from ray.serve._private.http_util import RequestIdMiddleware
+
     config = ServiceConfig(compile="never", watch_s=0.05)
     service = ImageService(registry, config, device="cpu", num_cores=1)
     app: Any = build_http(service, NotedLauncher(), marks_answers=marks_answers)
