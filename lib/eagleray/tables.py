@@ -201,7 +201,10 @@ class _Csv:
                 raise InputError(f"{self.location} has a header and no rows.") from None
             if "invalid UTF8" in fault:
                 raise InputError(self._first_fault()) from None
-            raise InputError(f"{self.location} is not a CSV with a header ({fault}).") from None
+            raise InputError(
+                f"{self.location} cannot be read as a CSV ({fault}); every line must have as many "
+                "values as the header has names."
+            ) from None
 
     def _first_fault(self) -> str:
         """Return the sentence for the first line that is not UTF-8."""

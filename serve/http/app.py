@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -118,9 +119,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_valid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
-    place = " ".join(str(part) for part in fault["loc"])
-    detail = f"Parameter {place}: {fault['msg']}."
-    problem = Problem(422, "parameter", "Unprocessable Content", detail)
+    name = ".".join(str(part) for part in fault["loc"][1:])  # without where it stands
+    if fault["type"] == "extra_forbidden":
+        detail = f"Parameter {name} is not known; /docs lists those that are."
+    else:
+        detail = f"Parameter {name}: {fault['msg']}."
+    problem = Problem(422, "parameter", HTTPStatus(422).phrase, detail)
     return problem_response(problem, request_id_of(request.scope))
 
 

@@ -201,12 +201,12 @@ def require_json(request: Request) -> None:
     require_plain(request)
     kind = _kind(request)
     if kind.startswith(("image/", "multipart/")) or kind == "text/csv":
-        raise UnsupportedError(f"A body of {kind} content type is not taken; send JSON.")
+        raise UnsupportedError(f"A body of content type {kind} is not taken; send JSON.")
 
 
 def _kind(request: Request) -> str:
     text = request.headers.get("content-type") or _RAW[0]
-    return text.partition(";")[0].strip().lower()
+    return text.partition(";")[0].strip().lower() or text
 
 
 def require_plain(request: Request) -> None:
@@ -255,7 +255,7 @@ async def read_images(request: Request, *, max_bytes: int) -> ImagesAsked:
         return _read_json(request, await request.body())
     if kind not in _RAW and not kind.startswith("image/"):
         raise UnsupportedError(
-            f"A body of {kind or 'no'} content type is not taken; send image/*, "
+            f"A body of content type {kind} is not taken; send image/*, "
             "application/octet-stream, multipart/form-data or application/json."
         )
     body = await request.body()
@@ -372,7 +372,9 @@ def _read_json(request: Request, body: bytes) -> ImagesAsked:
     try:
         parsed = JsonBody.model_validate(given)
     except ValidationError as error:
-        raise InputError(f"JSON body: {fault_of(error, JsonBody)}.") from None
+        of_images = error.errors()[0]["loc"][:1] in (("image",), ("images",), ())
+        kind = InputError if of_images else ParameterError
+        raise kind(f"JSON body: {fault_of(error, JsonBody)}.") from None
     asked = parsed.model_dump(exclude={"image", "images"}, exclude_unset=True)
     alone = parsed.image is not None
     images = [parsed.image] if parsed.image is not None else parsed.images or []

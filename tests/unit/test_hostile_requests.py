@@ -75,7 +75,7 @@ ODD: dict[str, tuple[str, dict[str, Any], int]] = {
             "content": b'{"version":"\\udfff","image":{"base64":"%s"}}' % TEXT.encode(),
             "headers": JSON,
         },
-        400,
+        422,
     ),
     "an input that is no character": (INFER, tensors({**ENCODED, "name": "\ud800"}), 400),
     "an output that is no character": (INFER, tensors(ENCODED, outputs=[{"name": "\ud800"}]), 400),
@@ -84,7 +84,7 @@ ODD: dict[str, tuple[str, dict[str, Any], int]] = {
     "no number": (
         PREDICT,
         {"content": b'{"image":{"base64":""},"top_k":NaN}', "headers": JSON},
-        400,
+        422,
     ),
     "no threshold": (PREDICT + "?threshold=nan", {"content": IMAGE}, 422),
     "an endless time": (PREDICT + "?timeout_ms=inf", {"content": IMAGE}, 422),

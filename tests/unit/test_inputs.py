@@ -887,7 +887,7 @@ def test_mistakes_are_one_sentence_before_anything_is_listed(
         (
             "a.csv",
             b"path,n\n" + (b"x," + b"1" * 1000 + b"\n") * 20_000 + b"x\n",
-            "{path} is not a CSV with a hea",
+            "{path} cannot be read as a CSV",
         ),
     ],
 )

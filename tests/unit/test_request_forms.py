@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "lists in a list": (PREDICT, {"json": {"images": [[TEXT]]}}, 400, "images.0"),
     "a body that is a list": (PREDICT, {"json": [TEXT]}, 400, "is an object, as in"),
     "a body that is a text": (PREDICT, {"json": TEXT}, 400, "is an object, as in"),
-    "MLflow's body": (PREDICT, {"json": {"instances": [TEXT]}}, 400, "there are top_k"),
+    "MLflow's body": (PREDICT, {"json": {"instances": [TEXT]}}, 422, "there are top_k"),
     "the second is none": (PREDICT, {"json": {"images": [TEXT, "?"]}}, 400, "images.1.base64"),
     "a + that was sent as it is": (
         PREDICT,

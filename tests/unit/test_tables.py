@@ -92,8 +92,16 @@ def test_a_cell_larger_than_a_block_is_read(tmp_path: Path) -> None:
         (b"\n\n", "is empty; a table has"),
         (b"path,label\n", "has a header and no rows."),
         (b"path", "has a header and no rows."),
-        (b"path,label\na.png\n", "Expected 2 columns, got 1: a.png)."),
-        (b"path,label\na.png,x,y\n", "Expected 2 columns, got 3: a.png,x,y)."),
+        (
+            b"path,label\na.png\n",
+            "Expected 2 columns, got 1: a.png); every line must have as many values as the "
+            "header has names.",
+        ),
+        (
+            b"path,label\na.png,x,y\n",
+            "Expected 2 columns, got 3: a.png,x,y); every line must have as many values as the "
+            "header has names.",
+        ),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "holds zero bytes, as no text does"),
         (b"path,label,path\na.png,x,b.png\n", "has more than one column named 'path'"),
         ("path,label\na.png,x\n".encode("utf-16"), "is in UTF-16; save it in UTF-8"),

@@ -52,8 +52,8 @@ def require_free(layout: OutputLayout) -> None:
     # With a plan in it by now, another run of this job has begun since we looked.
     if layout.is_taken() and not storage.exists(layout.plan):
         raise OutputExistsError(
-            f"Output {layout.location} is not empty, and results are never overwritten; name "
-            "another folder, or remove this one."
+            f"Output {layout.location} is not empty, and what is there is never overwritten; name "
+            "another folder."
         )
 
 

@@ -41,6 +41,7 @@ __all__ = ["Console", "ProgressBar", "command_errors", "open_streams", "quiet_te
 
 
 _MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
+_PIPE_WIDTH = 400  # for programs that read what is printed: a cell stays on its line
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -75,7 +76,7 @@ class Console:
     def __init__(self, *, json_output: bool = False) -> None:
         self._json = json_output
         self._out = rich.console.Console(highlight=False)
-        self._out.width = max(self._out.width, _MIN_WIDTH)
+        self._out.width = max(self._out.width, _MIN_WIDTH if self._out.is_terminal else _PIPE_WIDTH)
         self._err = rich.console.Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:

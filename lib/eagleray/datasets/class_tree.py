@@ -88,9 +88,12 @@ def read_tree(location: str) -> ClassTree:
     found = _list(root)
     loose = next((parts[0] for _, parts in found.images if len(parts) < 2), None)
     if loose is not None:
+        where = (
+            "no class folders, and images such as" if _all_loose(found) else "beside class folders"
+        )
         raise InputError(
-            f"{location} holds {loose!r} beside its class folders: every image belongs into "
-            "a folder named after its class, or use a table of paths and labels."
+            f"{location} holds {where} {loose!r}: every image belongs into a folder named after "
+            "its class, or use a table of paths and labels."
         )
     if not found.images:
         skipped = " ".join(_notes_of_skipped(found))
@@ -196,6 +199,10 @@ def _split_folders(location: str, paths: Sequence[list[str]]) -> dict[str, str]:
 
 
 # --- what is said -----------------------------------------------------------------------------
+
+
+def _all_loose(found: _Found) -> bool:
+    return all(len(parts) < 2 for _, parts in found.images)
 
 
 def _notes_of_splits(folders: dict[str, str], splits: Sequence[str]) -> Iterable[str]:
