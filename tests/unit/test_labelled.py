@@ -124,12 +124,10 @@ def test_folders_named_as_splits_divide_the_data(
 def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Path) -> None:
     images_in(tmp_path, *(f"train/{label}/{n}.png" for n in range(20) for label in "ab"))
     images_in(tmp_path, "test/a/x.png", "test/b/x.png")
+    images = read_labelled(str(tmp_path))
+    assert images.notes[1].startswith("They have no validation split; unless")
     divided = split_images(
-        read_labelled(str(tmp_path)),
-        stratify=True,
-        validation_fraction=0.1,
-        test_fraction=0.2,
-        seed=0,
+        images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
     assert {name: len(part) for name, part in divided.parts.items()} == {
         "train": 36,
