@@ -46,6 +46,7 @@ from eagleray.datasets.labelled import (
 from eagleray.datasets.report import DataReport, make_report, render_data_report
 from eagleray.datasets.split import (
     Split,
+    describe_lacking,
     merge_groups,
     require_one_test,
     require_undivided,
@@ -105,6 +106,12 @@ class InspectJob:
     def all_images(self) -> LabelledImages:
         """The rows that are looked at."""
         return self.images if self.own_test is None else join_images(self.images, self.own_test)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the data were read, and what was skipped."""
+        lacking = describe_lacking(self.images, has_own_test=self.own_test is not None)
+        return (*self.all_images.notes, *lacking)
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ def run(job: InspectJob, cluster: Cluster, console: Console) -> InspectSummary:
         )
     with console.status("Looking for copies"):
         split = _split(job, _groups_with_copies(job, inspection))
-        report = make_report(split, inspection, spec.task, notes=images.notes)
+        report = make_report(split, inspection, spec.task, notes=job.notes)
         page = render_data_report(report, _about(job, split), title=f"The data of {spec.data}")
     _write_page(spec.output, page)
     if spec.split_file is not None:
@@ -374,7 +381,7 @@ def main(
             ),
         )
         job = build(spec, settings)
-        for note in job.all_images.notes:
+        for note in job.notes:
             console.note(note)
         console.note(f"scanning {len(job.all_images):,} images")
         with job_session(settings, address=cluster, verbose=verbose) as session:

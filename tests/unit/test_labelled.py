@@ -21,6 +21,7 @@ from eagleray.datasets.labelled import (
     require_enough,
 )
 from eagleray.datasets.split import (
+    describe_lacking,
     require_one_test,
     require_undivided,
     split_images,
@@ -125,7 +126,8 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
     images_in(tmp_path, *(f"train/{label}/{n}.png" for n in range(20) for label in "ab"))
     images_in(tmp_path, "test/a/x.png", "test/b/x.png")
     images = read_labelled(str(tmp_path))
-    assert images.notes[1].startswith("They have no validation split; unless")
+    (said,) = describe_lacking(images, has_own_test=False)
+    assert said == "They have no validation split, which is taken from train."
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )

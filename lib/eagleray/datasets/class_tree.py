@@ -210,12 +210,6 @@ def _notes_of_splits(folders: dict[str, str], splits: Sequence[str]) -> Iterable
         counts = Counter(splits)
         said = [f"{folder} is {split} ({counts[split]:,})" for folder, split in folders.items()]
         yield f"The data are divided by their folders: {', '.join(said)}."
-        lacking = [split for split in ("validation", "test") if split not in folders.values()]
-        if lacking and "train" in folders.values():
-            yield (
-                f"They have no {' and no '.join(lacking)} split; unless other data are named for "
-                "it, it is taken from train."
-            )
 
 
 def _notes_of_cleaned(folders: Collection[str]) -> Iterable[str]:

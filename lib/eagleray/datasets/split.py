@@ -29,6 +29,7 @@ __all__ = [
     "PART_NAMES",
     "SPLIT_SCHEMA",
     "Split",
+    "describe_lacking",
     "fold_images",
     "merge_groups",
     "read_part",
@@ -125,6 +126,20 @@ def split_images(
         parts[0].extend(order[num_test + num_validation :])
     train, validation, test = (images.take(sorted(part)) for part in parts)
     return Split(train, validation, test)
+
+
+def describe_lacking(images: LabelledImages, *, has_own_test: bool) -> tuple[str, ...]:
+    """Say which splits of divided data are taken from the one to train on, in one sentence or none.
+
+    Args:
+        images: Of which some may be divided already.
+        has_own_test: Whether other images are to test on.
+    """
+    wanted = ("validation",) if has_own_test else ("validation", "test")
+    lacking = [name for name in wanted if name not in images.splits]
+    if not images.splits or not lacking:
+        return ()
+    return (f"They have no {' and no '.join(lacking)} split, which is taken from train.",)
 
 
 def _split_further(

@@ -22,6 +22,7 @@ from eagleray.datasets.labelled import (
 )
 from eagleray.datasets.split import (
     Split,
+    describe_lacking,
     read_split,
     require_one_test,
     require_parts,
@@ -90,7 +91,8 @@ class TrainPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the data were read, and what was skipped."""
-        return tuple(dict.fromkeys((*self.images.notes, *self.split.test.notes)))
+        lacking = describe_lacking(self.images, has_own_test=self.spec.test_data is not None)
+        return tuple(dict.fromkeys((*self.images.notes, *lacking, *self.split.test.notes)))
 
     @property
     def data_digest(self) -> str:
