@@ -90,17 +90,20 @@ def test_a_machine_measures_a_package_once(
     monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     take(monkeypatch, passes, lambda p, _: 0.2 if p.precision == "float32" else 0.1)
-    first, count = choose(tmp_path), len(passes)
-    assert choose(tmp_path) == first
-    assert len(passes) == count
+
+    def measures() -> bool:
+        passes.clear()
+        assert choose(tmp_path).precision == "bfloat16"
+        return bool(passes)
+
+    assert measures()
+    assert not measures()
     (kept,) = (tmp_path / "precision").glob("*.json")
     assert MeasuredPrecision.model_validate_json(kept.read_bytes()).bfloat16 == 40
     kept.write_text("{")
-    assert choose(tmp_path) == first
-    assert len(passes) == 2 * count
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # another machine, as far as kernels know
-    choose(tmp_path)
-    assert len(passes) == 3 * count
+    assert measures()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "another")  # and so another machine, for kernels
+    assert measures()
 
 
 def test_emulated_bfloat16_is_given_up_after_one_pass(
@@ -142,9 +145,9 @@ def test_a_cache_that_cannot_be_written_costs_a_measurement_each_time(
     take(monkeypatch, passes, lambda p, _: 0.2 if p.precision == "float32" else 0.1)
     (tmp_path / "file").write_text("")
     assert choose(tmp_path / "file").precision == "bfloat16"
-    count = len(passes)
+    passes.clear()
     choose(tmp_path / "file")
-    assert len(passes) == 2 * count
+    assert passes
 
 
 def test_real_passes_are_timed_and_the_predictor_says_what_runs(
