@@ -178,7 +178,7 @@ def _described(address: str) -> dict[str, Any]:
     return {"url" if address.lower().startswith(("http://", "https://")) else "uri": address}
 
 
-def _any(images: Sequence[Image]) -> bool:
+def _has_images(images: Sequence[Image]) -> bool:
     require_several(images)
     return bool(images)
 
@@ -225,7 +225,7 @@ class Client(_Asking):
 
     def predict_many(self, model: str, images: Sequence[Image], **asked: Any) -> list[ImageAnswer]:
         """Predict several images in one request; each has its result, `ok` or `failed`."""
-        return self.ask(model, images, **asked).results if _any(images) else []
+        return self.ask(model, images, **asked).results if _has_images(images) else []
 
     def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
         """Predict images and return all that the service says."""
@@ -284,7 +284,7 @@ class AsyncClient(_Asking):
         self, model: str, images: Sequence[Image], **asked: Any
     ) -> list[ImageAnswer]:
         """Predict several images in one request, as `Client.predict_many` does."""
-        return (await self.ask(model, images, **asked)).results if _any(images) else []
+        return (await self.ask(model, images, **asked)).results if _has_images(images) else []
 
     async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
         """Predict images and return all that the service says."""

@@ -42,6 +42,7 @@ from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 __all__ = [
     "ExecutionPlan",
     "Run",
+    "blank_inputs",
     "compiled_path",
     "has_bfloat16",
     "machine_facts",
@@ -299,6 +300,14 @@ def machine_facts() -> tuple[str, ...]:
     )
 
 
+def blank_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
+    """Return what a forward pass takes, all zeros: images, and attributes where there are any."""
+    images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
+    if not package.attributes:
+        return (images,)
+    return images, torch.zeros(batch_size, num_features(package.attributes))
+
+
 def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
     """Return where the compiled network of a package is cached for this machine."""
     manifest = package.manifest
@@ -328,13 +337,9 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     network = _network(package.build_module(), package, plan)
-    shape = (plan.batch_size, *package.contract.shape)
-    inputs = [torch.zeros(shape, dtype=torch.uint8, device=plan.device)]
-    if package.attributes:
-        inputs.append(torch.zeros(plan.batch_size, num_features(package.attributes)))
     beside = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
     with _quiet_compiler(), torch.no_grad():
-        exported = torch.export.export(network, tuple(inputs))
+        exported = torch.export.export(network, blank_inputs(package, plan.batch_size))
         aoti_compile_and_package(
             exported,
             package_path=str(beside),

@@ -22,13 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from eagleray.choices import CompileMode
-from eagleray.execution import ExecutionPlan, Run, machine_facts, prepare, will_compile
-from eagleray.models.attributes import num_features
+from eagleray.execution import (
+    ExecutionPlan,
+    Run,
+    blank_inputs,
+    machine_facts,
+    prepare,
+    will_compile,
+)
 from eagleray.models.package import ModelPackage
 
 __all__ = ["MeasuredPrecision", "with_measured_precision"]
@@ -157,9 +162,7 @@ def _measure(
     """Time passes of both precisions in turns, so that both see the same moments of the machine."""
     compiled = compile_mode == "always"
     size = plan.batch_size if compiled else min(_BATCH_SIZE, plan.batch_size)
-    inputs = [torch.from_numpy(np.zeros((size, *package.contract.shape), np.uint8))]
-    if package.attributes:
-        inputs.append(torch.zeros(size, num_features(package.attributes)))
+    inputs = blank_inputs(package, size)
     plans: list[ExecutionPlan] = [
         replace(plan, precision="float32", batch_size=size),
         replace(plan, precision="bfloat16", batch_size=size),
@@ -183,7 +186,7 @@ def _measure(
     return MeasuredPrecision(float32=slow, bfloat16=fast, compiled=compiled)
 
 
-def _seconds(run: Run, inputs: list[torch.Tensor]) -> float:
+def _seconds(run: Run, inputs: tuple[torch.Tensor, ...]) -> float:
     started = time.perf_counter()
     run(*inputs)
     return time.perf_counter() - started

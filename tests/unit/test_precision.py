@@ -40,7 +40,7 @@ def take(monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], seconds
         durations[id(run)] = (plan.precision, mode, seconds(plan, mode))
         return run, mode == "always"
 
-    def timed(run: Run, _: list[torch.Tensor]) -> float:
+    def timed(run: Run, _: tuple[torch.Tensor, ...]) -> float:
         precision, mode, duration = durations[id(run)]
         passes.append((precision, mode))
         return duration

@@ -82,7 +82,7 @@ def read_tree(location: str) -> ClassTree:
     """Read a folder of class folders.
 
     Raises:
-        InputError: It holds no images in class folders, or nobody can tell what its folders are.
+        InputError: It holds no images in class folders, or what its folders are is ambiguous.
     """
     root = storage.absolute(location).rstrip("/") + "/"
     found = _list(root)

@@ -38,7 +38,7 @@ def kind_of_skipped(name: str) -> str | None:
 
 
 def is_skipped_name(name: str) -> bool:
-    """Whether a name belongs to the system or to a program, and not to somebody's images.
+    """Whether a name belongs to the system or to a program, and not to a user's images.
 
     Args:
         name: One part of a path. `.` and `..`, which S3 keys may have as parts, are ordinary names.
