@@ -1,13 +1,8 @@
-"""The Ray Serve application.
+"""The Ray Serve application: what a replica is.
 
-    serve deploy serve/config.yaml                       on a cluster
-    serve run eagleray.serve.app:build max_body_mb=16    on a Ray that runs
-
-`eagleray serve` starts it in a Ray of its own.
-
-A replica holds all the models that are needed, so a request takes one hop from the proxy to the
-model. Ray Serve starts, watches and replaces replicas, and spreads requests over them; which
-version answers is decided inside, where a change takes no restart.
+A replica holds all the models that are needed, so a request takes one hop from the gateway to the
+model. Ray Serve starts, watches and replaces replicas; which of them answers a request is the
+gateway's choice, and which version answers is decided inside, where a change takes no restart.
 """
 
 from __future__ import annotations
@@ -18,36 +13,41 @@ from ray import serve
 from ray.serve import Application
 
 from eagleray.machine import num_usable_cores
-from eagleray.serving.config import ServiceConfig, make_config
+from eagleray.serve.gateway.join import GatewayAddress
+from eagleray.serving.config import ServiceConfig
 
 __all__ = ["APP_NAME", "ImageServer", "build"]
 
 APP_NAME = "eagleray"
 
-_MOST_ONGOING = 10_000  # the service has limits of its own, and refuses in milliseconds
 _SURGE = 25  # percent of new replicas, but at least one, that start before old ones end
-_GRACE = 20.0  # seconds in which a replica that is to end answers what it has let in
+_GRACE = 30.0  # seconds in which a replica that is to end answers what it has let in
 
 
-@serve.ingress()
 class ImageServer:
-    """A replica: an `ImageService`, and its interfaces.
+    """A replica: an `ImageService`, and its servers.
 
     Args:
-        config: As JSON.
-        num_cores: That it may use.
+        config: Fields of a `ServiceConfig`.
+        gateway: Fields of a `GatewayAddress`.
+        num_cores: Cores that it may use.
     """
 
-    def __init__(self, config: str, num_cores: int) -> None:
+    async def __init__(
+        self, config: dict[str, Any], gateway: dict[str, Any], num_cores: int
+    ) -> None:
         from eagleray.models.registry import Registry
-        from eagleray.serve.grpc import GrpcInterface
+        from eagleray.serve.http import build_http
+        from eagleray.serve.launcher import RayJobs
+        from eagleray.serve.listening import ReplicaServers
         from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
 
+        _close_port_between_replicas()
         registry = Registry()
         name = serve.get_replica_context().replica_id.unique_id
         log_to_file(registry.settings.service_logs / f"replica-{name}.jsonl")
-        parsed = ServiceConfig.model_validate_json(config)
+        parsed = ServiceConfig.model_validate(config)
         self._service = ImageService(
             registry,
             parsed,
@@ -55,52 +55,43 @@ class ImageServer:
             num_cores=num_cores,
             replica=name,
         )
-        self._grpc = GrpcInterface(self._service)
-
-    def __serve_build_asgi_app__(self) -> Any:
-        """Return the HTTP application; Ray Serve calls this once."""
-        from eagleray.serve.http import build_http
-        from eagleray.serve.launcher import RayJobs
-
-        return build_http(self._service, RayJobs(), marks_answers=False)
-
-    async def ServerLive(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
-        """Answer the protocol's call of this name, as the next methods do theirs."""
-        return await self._grpc.call("ServerLive", request, grpc_context)
-
-    async def ServerReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
-        return await self._grpc.call("ServerReady", request, grpc_context)
-
-    async def ModelReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
-        return await self._grpc.call("ModelReady", request, grpc_context)
-
-    async def ServerMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
-        return await self._grpc.call("ServerMetadata", request, grpc_context)
-
-    async def ModelMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
-        return await self._grpc.call("ModelMetadata", request, grpc_context)
-
-    async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802, D102
-        return await self._grpc.call("ModelInfer", request, grpc_context)
+        self._servers = ReplicaServers(
+            build_http(self._service, RayJobs()), self._service, GatewayAddress(**gateway), name
+        )
+        await self._servers.start()
 
     async def check_health(self) -> None:
         """Tell Ray Serve whether this replica is to be replaced."""
         self._service.require_alive()
 
+    async def __del__(self) -> None:
+        """End; Ray Serve awaits it when it wants a replica to go."""
+        await self._servers.stop()
 
-def build(arguments: dict[str, Any]) -> Application:
-    """Build the application from the fields of a `ServiceConfig`.
 
-    Raises:
-        InputError: A field is not valid.
+def _close_port_between_replicas() -> None:
+    """Have Ray Serve open no port for requests from one deployment to another.
+
+    It would listen on every interface, and run whatever objects anyone sends. Nothing here is
+    called that way: requests come from the gateway.
     """
-    config = make_config(arguments)
+    from ray.serve._private import replica
+
+    replica.add_port_to_grpc_server = lambda *_: 0
+
+
+def build(config: ServiceConfig, gateway: GatewayAddress) -> Application:
+    """Build the application.
+
+    Args:
+        config: How the service answers.
+        gateway: Where replicas join.
+    """
     num_cores = max(1, num_usable_cores() // config.replicas)
     deployment = serve.deployment(
         ImageServer,
         name="ImageServer",
         num_replicas=config.replicas,
-        max_ongoing_requests=_MOST_ONGOING,
         max_surge_percent=_SURGE,
         graceful_shutdown_timeout_s=_GRACE,
         health_check_period_s=2,
@@ -110,4 +101,4 @@ def build(arguments: dict[str, Any]) -> Application:
             "num_gpus": config.gpus_per_replica,
         },
     )
-    return deployment.bind(config.model_dump_json(), num_cores)
+    return deployment.bind(config.model_dump(mode="json"), gateway.as_fields(), num_cores)

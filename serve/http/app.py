@@ -46,13 +46,12 @@ _METHODS = ("GET", "POST", "DELETE")
 _NEED_NO_KEY = ("/live", "/v2/health/live")
 
 
-def build_http(service: ImageService, launcher: Launcher, *, marks_answers: bool = True) -> FastAPI:
+def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
     """Return the application of a service, which starts and ends with it.
 
     Args:
         service: Answers.
         launcher: Runs batch jobs.
-        marks_answers: Whether answers get the id of their request here; Ray Serve does that itself.
     """
     app = FastAPI(
         title="Eagleray",
@@ -66,7 +65,7 @@ def build_http(service: ImageService, launcher: Launcher, *, marks_answers: bool
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
     app.include_router(batch_routes(service, launcher))
-    app.add_middleware(Guard, service=service, marks_answers=marks_answers)
+    app.add_middleware(Guard, service=service)
     app.add_middleware(PlainRequests)  # the last that is added is the first that is asked
     app.add_exception_handler(EaglerayError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)

@@ -64,13 +64,10 @@ class Guard:
     Args:
         app: Behind it.
         service: Knows keys and limits.
-        marks_answers: Whether an answer gets its request's id here; else the server before the
-            application does that.
     """
 
-    def __init__(self, app: Any, service: ImageService, *, marks_answers: bool = True) -> None:
+    def __init__(self, app: Any, service: ImageService) -> None:
         self._app, self._service = app, service
-        self._marks_answers = marks_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -88,7 +85,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                marks = [*_SAFE_HEADERS, *self._marks(request_id)]
+                marks = [*_SAFE_HEADERS, (b"x-request-id", request_id.encode())]
                 if scope["path"].endswith(_PREDICTIONS):
                     marks.append((_ROOM, b"%d" % self._service.lanes.room))
                 message["headers"] = [*message.get("headers", ()), *marks]
@@ -147,9 +144,6 @@ class Guard:
                 return message
 
             await self._app(scope, receive_counted, send)
-
-    def _marks(self, request_id: str) -> list[tuple[bytes, bytes]]:
-        return [(b"x-request-id", request_id.encode())] if self._marks_answers else []
 
     def _log(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
         if client["model"]:

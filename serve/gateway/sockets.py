@@ -1,0 +1,125 @@
+"""Listens for callers where the command says, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from eagleray.errors import InputError, UserError
+from eagleray.serving.gate import is_loopback
+
+__all__ = ["Doors", "Place", "open_doors", "private_folder"]
+
+_BACKLOG = 4096  # connections that wait while HAProxy is replaced
+_TEMPORARY = "/tmp"  # noqa: S108 — TMPDIR may be too long for the path of a socket
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the service listens.
+
+    Attributes:
+        host: Name or address; 0.0.0.0 stands for every IPv4 address, :: for every address.
+        port: Port of HTTP.
+        grpc_port: Port of gRPC; 0 for none.
+    """
+
+    host: str
+    port: int
+    grpc_port: int
+
+    @property
+    def url(self) -> str:
+        """The address of HTTP, as this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The sockets that callers connect to.
+
+    Attributes:
+        http: Listens for HTTP/1.1 and HTTP/2.
+        grpc: Listens for gRPC; None for none.
+    """
+
+    http: socket.socket
+    grpc: socket.socket | None
+
+    @property
+    def are_loopback(self) -> bool:
+        """Whether only this machine reaches them."""
+        return is_loopback(str(self.http.getsockname()[0]))
+
+
+@contextlib.contextmanager
+def open_doors(place: Place) -> Iterator[Doors]:
+    """Listen for the time of the block.
+
+    Raises:
+        InputError: The address is not one of this machine, or a port is in use.
+    """
+    with contextlib.ExitStack() as stack:
+        http = stack.enter_context(_listen(place.host, place.port))
+        grpc = (
+            stack.enter_context(_listen(place.host, place.grpc_port)) if place.grpc_port else None
+        )
+        yield Doors(http, grpc)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--host {host} is no address of this machine ({_reason(error)}); give one such as "
+            "127.0.0.1, 0.0.0.0 or ::1."
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            everywhere = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"Port {port} of {host} cannot be used ({_reason(error)}); choose another --host, "
+            "--port or --grpc-port."
+        ) from None
+    return listener
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a folder that only its owner enters, for sockets and their configuration.
+
+    Its path is short, which the paths of sockets have to be.
+
+    Raises:
+        UserError: The system's temporary folder cannot be written.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(
+            prefix="eagleray-", dir=_TEMPORARY, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"The service keeps its sockets in a folder under {_TEMPORARY}, which cannot be made "
+            f"({error.strerror}); make {_TEMPORARY} writable."
+        ) from None
+    with made as name:
+        yield Path(name)

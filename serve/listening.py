@@ -1,0 +1,238 @@
+"""The servers of a replica, HTTP and gRPC, which answer the gateway and nobody else.
+
+HTTP is uvicorn's, with the application of `serve/http/`. A call of gRPC is taken as a stream of one
+message, so that the message is read only after the caller's key is found good, and only as many
+large ones at a time as there is memory for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+import uvicorn
+from fastapi import FastAPI
+
+from eagleray.errors import EaglerayError
+from eagleray.serve.gateway.join import (
+    CALLER,
+    FromGateway,
+    GatewayAddress,
+    Membership,
+    from_gateway,
+)
+from eagleray.serve.grpc import METHODS, GrpcInterface
+from eagleray.serve.messages import PACKAGE, SERVICE, message
+from eagleray.serving.problems import SlowError
+from eagleray.serving.service import ImageService
+
+__all__ = ["ReplicaServers"]
+
+log = logging.getLogger(__name__)
+
+_SECONDS_TO_FINISH = 15.0  # for what was let in, when the replica is to end
+_ENVELOPE_BYTES = 1_000_000  # of a message around its images
+_KEEP_ALIVE = 90  # seconds; the gateway closes idle connections before
+
+
+class ReplicaServers:
+    """Answers HTTP and gRPC for as long as the replica lives.
+
+    Args:
+        app: The HTTP application, which starts and stops the service.
+        service: Behind it.
+        gateway: Where to join.
+        replica: What Ray Serve calls this replica.
+    """
+
+    def __init__(
+        self, app: FastAPI, service: ImageService, gateway: GatewayAddress, replica: str
+    ) -> None:
+        self._app, self._service, self._gateway = app, service, gateway
+        self._replica = replica
+        self._running = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Load the models, listen, and join the gateway.
+
+        Raises:
+            EaglerayError: The service does not start.
+        """
+        await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
+        http, at_http = self._listen("http")
+        await self._running.enter_async_context(
+            _running_http(FromGateway(self._app, self._gateway.secret), http)
+        )
+        at_grpc = await self._running.enter_async_context(self._running_grpc())
+        membership = Membership(self._gateway, replica=self._replica, http=at_http, grpc=at_grpc)
+        membership.join()
+        self._running.push_async_callback(membership.leave)
+
+    async def stop(self) -> None:
+        """Leave the gateway, answer what was let in, and end."""
+        await self._running.aclose()
+
+    def _listen(self, protocol: str) -> tuple[socket.socket, str]:
+        """Listen for HTTP; return the socket, and its address as HAProxy writes it."""
+        if self._gateway.folder is not None:
+            path = self._path(protocol)
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            return listener, f"unix@{path}"
+        listener = socket.socket()
+        listener.bind((ray.util.get_node_ip_address(), 0))
+        host, port = listener.getsockname()
+        return listener, f"{host}:{port}"
+
+    def _path(self, protocol: str) -> Path:
+        assert self._gateway.folder is not None
+        # A socket's path has to be short: the last part of the replica's name tells it from others.
+        return Path(self._gateway.folder) / f"{self._replica[-8:]}.{protocol}.sock"
+
+    @contextlib.asynccontextmanager
+    async def _running_grpc(self) -> AsyncIterator[str]:
+        calls = _Calls(self._service, self._gateway.secret)
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", calls.max_message_bytes),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        server.add_generic_rpc_handlers((calls.handlers(),))
+        if self._gateway.folder is not None:
+            address = f"unix@{self._path('grpc')}"
+            server.add_insecure_port(f"unix:{self._path('grpc')}")
+        else:
+            host = ray.util.get_node_ip_address()
+            address = f"{host}:{server.add_insecure_port(f'{host}:0')}"
+        await server.start()
+        try:
+            yield address
+        finally:
+            await server.stop(_SECONDS_TO_FINISH)
+
+
+class _Server(uvicorn.Server):
+    """A server inside a process that answers signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _running_http(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=int(_SECONDS_TO_FINISH),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Calls:
+    """The methods of the protocol, for a server of gRPC.
+
+    Args:
+        service: Answers.
+        secret: What the gateway is known by.
+    """
+
+    def __init__(self, service: ImageService, secret: str) -> None:
+        self._interface, self._secret, self._service = GrpcInterface(service), secret, service
+        self.max_message_bytes = service.config.max_body_bytes + _ENVELOPE_BYTES
+        # Messages that are being read may be as large as one may be, and nobody knows before.
+        most = max(1, service.config.max_flight_bytes // service.config.max_body_bytes // 2)
+        self._reading: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(most)
+        )
+
+    def handlers(self) -> Any:
+        """Return the methods as gRPC registers them."""
+        methods = {
+            method: grpc.stream_unary_rpc_method_handler(
+                self._handler(method),
+                request_deserializer=None,
+                response_serializer=message(f"{method}Response").SerializeToString,
+            )
+            for method in METHODS
+        }
+        return grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", methods)
+
+    def _handler(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        request_type = message(f"{method}Request")
+
+        async def handle(_: Any, context: Any) -> Any:
+            metadata = {key.lower(): value for key, value in context.invocation_metadata()}
+            if not from_gateway(metadata, self._secret):
+                await context.abort(
+                    grpc.StatusCode.PERMISSION_DENIED, "This is not the service's address."
+                )
+            with contextlib.ExitStack() as held:
+
+                async def read(application: str) -> Any:
+                    data = await self._read(application, context)
+                    held.enter_context(self._service.bytes.hold(len(data)))
+                    return _parsed(request_type, data)
+
+                try:
+                    return await self._interface.call(method, read, context, metadata.get(CALLER))
+                except EaglerayError:
+                    await context.abort(context.code(), context.details())
+
+        return handle
+
+    async def _read(self, application: str, context: Any) -> bytes:
+        """Read a call's message, as one of few at a time.
+
+        Raises:
+            SlowError: It does not come.
+        """
+        seconds = self._service.config.timeout_s
+        try:
+            async with asyncio.timeout(seconds), self._reading[application]:
+                data = await context.read()
+        except TimeoutError:
+            raise SlowError(
+                f"The message did not come within {seconds:g} s; send it faster, or less."
+            ) from None
+        return b"" if data is grpc.aio.EOF else bytes(data)
+
+
+def _parsed(kind: Any, data: bytes) -> Any:
+    """Return a message.
+
+    Raises:
+        InputError: It is none of its kind.
+    """
+    from google.protobuf.message import DecodeError
+
+    from eagleray.errors import InputError
+
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InputError("The message is no request of this method.") from None

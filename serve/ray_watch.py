@@ -1,0 +1,88 @@
+"""Notices when a Ray of the command's own ends under it, which Ray itself tells nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+__all__ = ["OwnRay", "watched_ray"]
+
+_NEEDED = {"gcs_server": "Ray's control store", "raylet": "Ray's node manager"}
+_CHECK_EVERY = 0.5  # seconds
+_FAMILY_EVERY = 10  # checks between two looks at what has been started
+
+
+@dataclass
+class OwnRay:
+    """The processes of a Ray that this process started.
+
+    Attributes:
+        needed: Those without which nothing goes on, by what they are.
+        family: All of them, and what they started.
+    """
+
+    needed: dict[str, psutil.Process] = field(default_factory=dict)
+    family: list[psutil.Process] = field(default_factory=list)
+
+    def find(self) -> None:
+        """Look for them; those that were seen before are kept, also when their parent has ended."""
+        children = psutil.Process().children(recursive=True)
+        known = set(self.family)
+        self.family += [process for process in children if process not in known]
+        for process in children if not self.needed else ():
+            with contextlib.suppress(psutil.Error):
+                if (what := _NEEDED.get(process.name())) is not None:
+                    self.needed[what] = process
+
+    def ended(self) -> str | None:
+        """Return what has ended of what is needed."""
+        return next((what for what, process in self.needed.items() if not _is_alive(process)), None)
+
+    def kill(self) -> None:
+        """End all that is left; nothing else does, once Ray is gone."""
+        self.find()
+        for process in self.family:
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and process.name() != "haproxy":
+                    process.kill()
+        psutil.wait_procs(self.family, timeout=3)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@contextlib.contextmanager
+def watched_ray(ended: Callable[[OwnRay, str], None]) -> Iterator[OwnRay]:
+    """Watch the Ray that this process has started, for the time of the block.
+
+    Args:
+        ended: Is called once, in another thread, with what has ended.
+    """
+    own, stop = OwnRay(), threading.Event()
+    own.find()
+
+    def watch() -> None:
+        number = 0
+        while not stop.wait(_CHECK_EVERY):
+            if (what := own.ended()) is not None:
+                ended(own, what)
+                return
+            number += 1
+            if number % _FAMILY_EVERY == 0:
+                own.find()
+
+    thread = threading.Thread(target=watch, name="ray-watch", daemon=True)
+    thread.start()
+    try:
+        yield own
+    finally:
+        stop.set()
+        thread.join()
