@@ -66,6 +66,9 @@ class Membership:
         replica: What Ray Serve calls the replica.
         http: Where it listens for HTTP.
         grpc: Where it listens for gRPC.
+
+    Attributes:
+        joined: Whether the gateway has put requests to it.
     """
 
     def __init__(self, gateway: GatewayAddress, *, replica: str, http: str, grpc: str) -> None:
@@ -73,6 +76,7 @@ class Membership:
         self._line = json.dumps({**said, "secret": gateway.secret}).encode() + b"\n"
         self._gateway = gateway
         self._leaving = asyncio.Event()
+        self.joined = False
         self._task: asyncio.Task[None] | None = None
 
     def join(self) -> None:
@@ -105,6 +109,7 @@ class Membership:
         writer.write(self._line)
         if await reader.readline() != b"joined\n":
             return
+        self.joined = True
         ended = asyncio.create_task(reader.readline())
         leaving = asyncio.create_task(self._leaving.wait())
         await asyncio.wait({ended, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +117,7 @@ class Membership:
         if self._leaving.is_set():
             writer.write(b"leave\n")
         await ended
+        self.joined = False
 
 
 class FromGateway:

@@ -13,6 +13,7 @@ import grpc
 import httpx
 
 from eagleray.models.registry import Registry
+from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
 from eagleray.serving.batches import Launched, Room
 from eagleray.serving.config import ServiceConfig
@@ -65,23 +66,29 @@ class Asked:
 
 
 class CallContext:
-    """What Ray Serve gives to a gRPC call."""
+    """What gRPC gives to a call."""
 
-    def __init__(self, peer: str = "ipv4:127.0.0.1:4000", **metadata: str) -> None:
-        self.code, self.details, self._peer = grpc.StatusCode.OK, "", peer
+    def __init__(self, caller: str = "127.0.0.1", **metadata: str) -> None:
+        self.code, self.details, self.caller = grpc.StatusCode.OK, "", caller
         self._metadata = tuple(metadata.items())
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._metadata
-
-    def peer(self) -> str:
-        return self._peer
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
 
     def set_details(self, details: str) -> None:
         self.details = details
+
+
+async def grpc_call(service: ImageService, method: str, request: Any, context: CallContext) -> Any:
+    """Make a call with a message that has arrived."""
+
+    async def read(_: str) -> Any:
+        return request
+
+    return await GrpcInterface(service).call(method, read, context, context.caller)
 
 
 def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:

@@ -25,7 +25,6 @@ from eagleray.errors import InputError
 from eagleray.models.package import write_package
 from eagleray.models.registry import Registry
 from eagleray.predictor import Predictor
-from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.messages import message
 from eagleray.serving.routes import Routes
 from eagleray.serving.shadows import ShadowTally
@@ -33,7 +32,7 @@ from eagleray.storage import S3Options, read_bytes
 from eagleray.urls import UrlPolicy
 from tests.unit.attributes_kit import package_with_attributes
 from tests.unit.models_kit import golden_png, registry_in, settings_in
-from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, grpc_call, registry_with, with_service
 
 pytestmark = pytest.mark.numerical
 
@@ -189,7 +188,7 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
             request = message("ModelInferRequest")(model_name="digits")
             for name, (kind, contents) in columns.items():
                 request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
-            answer = await GrpcInterface(asked.service).call("ModelInfer", request, CallContext())
+            answer = await grpc_call(asked.service, "ModelInfer", request, CallContext())
             (score,) = struct.unpack("<f", answer.raw_output_contents[2])
             assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
 

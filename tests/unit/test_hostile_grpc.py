@@ -12,12 +12,12 @@ import pytest
 
 from eagleray.errors import EaglerayError
 from eagleray.models.registry import Registry
-from eagleray.serve.grpc import METHODS, GrpcInterface
+from eagleray.serve.grpc import METHODS
 from eagleray.serve.messages import message
 from eagleray.serving.applications import Applications
 from tests.unit.models_kit import golden_png
 from tests.unit.mutants import flip_bytes, splice
-from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, grpc_call, registry_with, with_service
 
 IMAGE = golden_png(7)
 NUM_MUTANTS = 500
@@ -62,7 +62,7 @@ ODD = {
 
 async def call(asked: Asked, method: str, request: Any, context: CallContext) -> None:
     try:
-        await GrpcInterface(asked.service).call(method, request, context)
+        await grpc_call(asked.service, method, request, context)
     except EaglerayError:
         assert context.code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
         assert context.details

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import base64
 import contextlib
 import json
@@ -22,7 +23,6 @@ from eagleray.errors import Reason
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
-from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
 from eagleray.serve.messages import message
 from eagleray.serving.applications import Applications
@@ -36,6 +36,7 @@ from tests.unit.serving_kit import (
     CallContext,
     NotedLauncher,
     add_versions,
+    grpc_call,
     registry_with,
     with_service,
 )
@@ -413,14 +414,14 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
     )
 
     async def test(asked: Asked) -> None:
-        interface = GrpcInterface(asked.service)
+        call = functools.partial(grpc_call, asked.service)
         async with only_lane_held(asked):
-            gone = asyncio.create_task(interface.call("ModelInfer", request, CallContext()))
+            gone = asyncio.create_task(call("ModelInfer", request, CallContext()))
             await asked.until(lambda: asked.service.lanes.num_queued == 1)
             gone.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await gone
-        await interface.call("ModelInfer", request, CallContext())
+        await call("ModelInfer", request, CallContext())
         assert [(line["status"], line["version"]) for line in lines()] == [
             ("CANCELLED", ""),
             ("OK", "1"),
@@ -503,25 +504,12 @@ def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> 
     with_service(own_registry, test, address="192.0.2.7")
 
 
-@pytest.mark.parametrize("marks_answers", [True, False])
-def test_an_answer_has_its_id_once(registry: Registry, marks_answers: bool) -> None:
-    """Ray Serve repeats the id of a request in its answer; other servers do not."""
-    # Not at import: whoever imports Ray before it is said how it is guarded cannot start one.
-    from ray.serve._private.http_util import RequestIdMiddleware
+def test_an_answer_has_its_id_once(registry: Registry) -> None:
+    async def test(asked: Asked) -> None:
+        for path in ("/v1/models", "/v1/nothing"):
+            given = await asked.client.get(path, headers={"x-request-id": "mine"})
+            assert given.headers.get_list("x-request-id") == ["mine"]
+            (made,) = (await asked.client.get(path)).headers.get_list("x-request-id")
+            assert len(made) >= 32
 
-    config = ServiceConfig(compile="never", watch_s=0.05)
-    service = ImageService(registry, config, device="cpu", num_cores=1)
-    app: Any = build_http(service, NotedLauncher(), marks_answers=marks_answers)
-    served = app if marks_answers else RequestIdMiddleware(app)
-
-    async def ask() -> None:
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(served, client=("127.0.0.1", 4000))
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-                for path in ("/v1/models", "/v1/nothing"):
-                    given = await client.get(path, headers={"x-request-id": "mine"})
-                    assert given.headers.get_list("x-request-id") == ["mine"]
-                    (made,) = (await client.get(path)).headers.get_list("x-request-id")
-                    assert len(made) >= 32
-
-    asyncio.run(ask())
+    with_service(registry, test)

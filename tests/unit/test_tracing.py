@@ -12,13 +12,12 @@ import pytest
 
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.models.registry import Registry
-from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.messages import message
 from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
 from eagleray.settings import Settings, read_settings
 from tests.parts.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
 from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import Asked, CallContext, registry_with, with_service
+from tests.unit.serving_kit import Asked, CallContext, grpc_call, registry_with, with_service
 from tests.unit.test_service_http import IMAGE, PREDICT
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -219,13 +218,13 @@ def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> 
     )
 
     async def test(asked: Asked) -> None:
-        grpc = GrpcInterface(asked.service)
-        answer = await grpc.call(
-            "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
+        answer = await grpc_call(
+            asked.service, "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
         )
         assert answer.model_version == "1"
         with pytest.raises(UnknownNameError):
-            await grpc.call("ModelReady", message("ModelReadyRequest")(name="no"), CallContext())
+            unknown = message("ModelReadyRequest")(name="no")
+            await grpc_call(asked.service, "ModelReady", unknown, CallContext())
 
     with_service(registry, test)
     spans = collector.of(TRACE)
