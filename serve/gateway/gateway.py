@@ -103,10 +103,12 @@ class Gateway:
 
     async def stop(self) -> None:
         """End HAProxy; what is still being answered breaks."""
-        for task in self._tasks:
-            task.cancel()
         if self._haproxy is not None:
             self._haproxy.kill()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     # --- what goes on ---
 

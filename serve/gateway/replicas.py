@@ -8,7 +8,6 @@ it. A replica that dies closes its connection, whatever it dies of.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import itertools
 import json
@@ -70,30 +69,35 @@ class Replicas:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle the connection of one replica, for as long as it lasts."""
-        replica = None
         try:
             async with asyncio.timeout(_SECONDS_TO_JOIN):
                 replica = self._read(await reader.readline())
-            if replica is None:
-                return
-            self._present[replica.name] = replica
-            await self._changed()
-            self.joined.set()
-            writer.write(b"joined\n")
-            if await reader.readline() == b"leave\n":
-                leaving, replica = replica, None
-                await self._remove(leaving)
-                writer.write(b"left\n")
-                await writer.drain()
-        except (OSError, TimeoutError, ValueError) as error:
-            log.warning("the connection of a replica ended: %s", error)
-        finally:
             if replica is not None:
-                self._lost(replica)
-                await self._remove(replica)
+                await self._keep(replica, reader, writer)
+        except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
+            log.warning("the connection of a replica ended: %s", error)
+        except asyncio.CancelledError:
+            pass  # the gateway ends
+        finally:
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+
+    async def _keep(
+        self, replica: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Have requests put to a replica until it leaves, or its connection ends."""
+        self._present[replica.name] = replica
+        await self._changed()
+        self.joined.set()
+        writer.write(b"joined\n")
+        try:
+            leaves = await reader.readline() == b"leave\n"
+        except OSError:
+            leaves = False
+        if not leaves:
+            self._lost(replica)
+        del self._present[replica.name]
+        await self._changed()
+        writer.write(b"left\n")
 
     def _read(self, line: bytes) -> Replica | None:
         """Read what a replica says of itself; None where it does not know the secret."""
@@ -107,7 +111,3 @@ class Replicas:
         return Replica(
             name, str(said["id"]), int(said["pid"]), str(said["http"]), str(said["grpc"])
         )
-
-    async def _remove(self, replica: Replica) -> None:
-        del self._present[replica.name]
-        await self._changed()
