@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eagleray.serve.http.plain import Receive, Scope, Send
+from eagleray.serve.http.plain import Message, Receive, Scope, Send
 
 __all__ = ["CALLER", "SECRET", "FromGateway", "GatewayAddress", "Membership", "from_gateway"]
 
@@ -142,10 +142,42 @@ class FromGateway:
             return
         caller = headers.get(CALLER.encode(), b"").decode("latin-1")
         kept = _without(scope["headers"], (SECRET.encode(), CALLER.encode()))
-        await self._app({**scope, "client": (caller, 0), "headers": kept}, receive, send)
+        told = {**scope, "client": (caller, 0), "headers": kept}
+        await _until_gone(self._app, told, receive, send)
 
     def _knows(self, given: bytes) -> bool:
         return hmac.compare_digest(given, self._secret)
+
+
+async def _until_gone(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or cancel what answers it when its caller goes away."""
+    complete, gone = asyncio.Event(), asyncio.Event()
+
+    async def receive_noting() -> Message:
+        if complete.is_set():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        message = await receive()
+        if not message.get("more_body", False):
+            complete.set()
+        return message
+
+    async def watch() -> None:
+        await complete.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    answering = asyncio.create_task(app(scope, receive_noting, send))
+    watching = asyncio.create_task(watch())
+    try:
+        await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+    finally:
+        watching.cancel()
 
 
 def from_gateway(metadata: Mapping[str, str], secret: str) -> bool:

@@ -376,8 +376,8 @@ def test_keys_come_into_force_while_the_service_runs(service: Running) -> None:
     until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
 
 
-LIVENESS = ["/live", "/v2/health/live", "/-/healthz"]
-OTHER_PATHS = ["/", "/docs", "/openapi.json", "/metrics", "/-/routes", "/x"]
+LIVENESS = ["/live", "/v2/health/live"]
+OTHER_PATHS = ["/", "/docs", "/openapi.json", "/metrics", "/-/healthz", "/-/routes", "/x"]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ONLY_PREFIX = '{"/":"eagleray"}'
 RAYS_PATHS = ["/api/jobs/", "/api/cluster_status", "/nodes?view=summary", "/api/v0/logs", "/logs"]

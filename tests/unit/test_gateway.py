@@ -271,7 +271,10 @@ def test_what_is_no_request_is_a_problem_document(tmp_path: Path, sent: bytes) -
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
-            head, _, body = (await asyncio.to_thread(caller.recv, 10_000)).partition(b"\r\n\r\n")
+            answer = b""
+            while more := await asyncio.to_thread(caller.recv, 10_000):
+                answer += more
+        head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400")
         assert json.loads(body)["type"] == "/problems/malformed"
 
@@ -308,7 +311,11 @@ def test_a_connection_without_the_head_of_a_request_is_closed(tmp_path: Path) ->
 
 def test_nobody_joins_without_the_secret(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
-        for line in (b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}', b"[1]", b""):
+        for line in (
+            b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}',
+            b"[1]",
+            b"",
+        ):
             reader, writer = await running.address.connect()
             writer.write(line + b"\n")
             assert await reader.read() == b""
