@@ -33,7 +33,7 @@ class ImageServer:
         num_cores: Cores that it may use.
     """
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]
         self, config: dict[str, Any], gateway: dict[str, Any], num_cores: int
     ) -> None:
         from eagleray.models.registry import Registry

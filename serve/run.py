@@ -10,8 +10,8 @@ SIGHUP has it read its configuration again: new replicas take the places of the 
 one, and no request is lost.
 
 The command is the gateway of the service: it holds the sockets that callers connect to, and keeps
-HAProxy running before the replicas. It reads from top to bottom: the request, start, report, wait for
-the end, and last the words of the command line.
+HAProxy running before the replicas. It reads from top to bottom: the request, start, the end, and
+last the words of the command line.
 """
 
 from __future__ import annotations

@@ -30,7 +30,11 @@ def test_a_wheel_holds_the_package_and_nothing_else(distributions: Distributions
         files |= {f"eagleray/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*")}
     files = {name for name in files if (ROOT / "lib" / name).is_file() and ".pyc" not in name}
     assert {name for name in names if ".dist-info/" not in name} == files
-    assert {"eagleray/py.typed", "eagleray/serve/config.yaml", "eagleray/jobs/demo.py"} <= files
+    assert {
+        "eagleray/py.typed",
+        "eagleray/serve/gateway/haproxy.cfg",
+        "eagleray/jobs/demo.py",
+    } <= files
 
 
 def test_a_source_distribution_builds_the_same_wheel(distributions: Distributions) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import base64
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from eagleray.choices import TOLERANCE
@@ -23,18 +22,14 @@ from eagleray.errors import Reason
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
 from eagleray.predictor import Predictor
-from eagleray.serve.http import build_http
 from eagleray.serve.messages import message
 from eagleray.serving.applications import Applications
-from eagleray.serving.config import ServiceConfig
 from eagleray.serving.routes import Routes
-from eagleray.serving.service import ImageService
 from tests.unit.images import encode, photo
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import (
     Asked,
     CallContext,
-    NotedLauncher,
     add_versions,
     grpc_call,
     registry_with,

@@ -222,8 +222,8 @@ def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> 
             asked.service, "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
         )
         assert answer.model_version == "1"
+        unknown = message("ModelReadyRequest")(name="no")
         with pytest.raises(UnknownNameError):
-            unknown = message("ModelReadyRequest")(name="no")
             await grpc_call(asked.service, "ModelReady", unknown, CallContext())
 
     with_service(registry, test)
