@@ -62,7 +62,7 @@ _PASSING = frozenset({0, 429, 502, 503})  # 0: the connection broke
 _FIRST_WAIT, _MAX_BACKOFF = 0.1, 30.0
 _MAX_RESPONSE_BYTES = 64 * 2**20
 _KEY = re.compile(r"[!-~]+")
-_HOST = re.compile(r"[^\s\[\]]+")
+_HOST = re.compile(r"[^\s\[\]%]+")
 _HEADERS = {"accept-encoding": "identity"}  # an answer that is small when it comes, and not after
 _MAX_SHOWN = 300  # characters of what broke a connection
 

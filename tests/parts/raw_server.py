@@ -1,4 +1,4 @@
-"""A server of bytes on loopback that says whatever a test lets it say: it drips, lies and breaks."""
+"""A server of bytes on loopback that says whatever a test has it say: it drips, lies and breaks."""
 
 from __future__ import annotations
 

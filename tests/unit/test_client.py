@@ -80,16 +80,15 @@ def never(server: RawServer, _: socket.socket) -> None:
     server.ended.wait(30)
 
 
+def drip_the_body(server: RawServer, connection: socket.socket) -> None:
+    connection.sendall(GOOD[:-50])
+    server.drip(connection, b" " * 50)
+
+
 SLOW: dict[str, Callable[[RawServer, socket.socket], None]] = {
     "no answer": never,
     "head": lambda server, connection: server.drip(connection, GOOD),
-    "body": lambda server, connection: (
-        (
-            connection.sendall(GOOD[:-50]),
-            server.drip(connection, b" " * 500),
-        )
-        and None
-    ),
+    "body": drip_the_body,
     "endless informational": lambda server, connection: server.drip(
         connection, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 500, every=0.01
     ),
