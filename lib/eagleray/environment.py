@@ -6,6 +6,7 @@ they would fail at much later is checked at once.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pwd
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "LOOPBACK",
     "bypass_proxy_for_loopback",
     "identify_user",
+    "is_loopback",
     "make_writable",
     "ray_temporary_folder",
 ]
@@ -51,6 +53,19 @@ def bypass_proxy_for_loopback() -> None:
         if "*" not in hosts:
             missing = [host for host in LOOPBACK if host not in hosts]
             os.environ[variable] = ",".join([*hosts, *missing])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine, in any spelling that leads nowhere else."""
+    name = host.lower().removesuffix(".").strip("[]")
+    if name in LOOPBACK or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or address.is_unspecified or (mapped or address).is_loopback
 
 
 def make_writable(folder: Path, name: str, setting: str) -> None:

@@ -64,7 +64,7 @@ def test_an_image_that_is_chosen_is_answered(url: str, tmp_path: Path) -> None:
         widths = page.locator(".bar i").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
         assert widths == sorted(widths, reverse=True)
         assert widths[0] > widths[2]
-        assert '--data-binary @"seven.png"' in page.locator("#curl").inner_text()
+        assert "--data-binary @'seven.png'" in page.locator("#curl").inner_text()
         assert f'Client("{url}")' in page.locator("#python").inner_text()
         page.set_input_files("#file", tmp_path / "broken.png")
         expect(page.locator("#answer")).to_contain_text("not_an_image")

@@ -31,6 +31,7 @@ class Served:
     app: FastAPI
     service: ImageService
     port: int
+    launcher: NotedLauncher
 
     @property
     def url(self) -> str:
@@ -60,7 +61,8 @@ def http_service(registry: Registry, **fields: Any) -> Iterator[Served]:
     """Run a service; the fields are its configuration's."""
     config = ServiceConfig(**{"compile": "never", "watch_s": 0.2, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
-    app = build_http(service, NotedLauncher())
+    launcher = NotedLauncher()
+    app = build_http(service, launcher)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
@@ -70,7 +72,8 @@ def http_service(registry: Registry, **fields: Any) -> Iterator[Served]:
             assert thread.is_alive(), "the service does not start"
             assert time.monotonic() < end, "the service is not ready"
             time.sleep(0.01)
-        yield Served(app, service, server.servers[0].sockets[0].getsockname()[1])
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(app, service, port, launcher)
     finally:
         server.should_exit = True
         thread.join(_PATIENCE)

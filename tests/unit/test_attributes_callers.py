@@ -137,12 +137,12 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
         {"content": IMAGE, "params": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "data": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "params": {"attributes": JSON}},
-        clients.Client._question([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
+        clients.request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
     ]
     several: list[dict[str, Any]] = [
         {"json": {"images": [{"base64": TEXT, "attributes": one} for one in KNOWN]}},
         {"files": [("image", IMAGE)] * 4, "data": {"attributes": json.dumps(KNOWN)}},
-        clients.Client._question([IMAGE] * 4, {"attributes": KNOWN}),
+        clients.request_body([IMAGE] * 4, {"attributes": KNOWN}),
     ]
 
     async def test(asked: Asked) -> None:
@@ -274,8 +274,8 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
 
 def test_a_client_says_which_attributes_belong_to_which_image() -> None:
     links = ["https://example.org/a.png", "https://example.org/b.png"]
-    question = clients.Client._question(links, {"attributes": KNOWN[:2]})
+    question = clients.request_body(links, {"attributes": KNOWN[:2]})
     assert [one["attributes"] for one in question["json"]["images"]] == KNOWN[:2]
     with pytest.raises(ValueError, match="2 images have 1 attributes"):
-        clients.Client._question([IMAGE] * 2, {"attributes": KNOWN[0]})
-    assert "data" not in clients.Client._question([IMAGE], {"top_k": 1})
+        clients.request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
+    assert "data" not in clients.request_body([IMAGE], {"top_k": 1})

@@ -2,7 +2,8 @@
 
 Both text formats write times as ISO 8601, durations as whole numbers of their unit, decimals digit
 by digit and bytes in hexadecimal. CSV writes lists and structs as JSON, and tells an empty text
-(`""`) from a null (nothing). JSON has no NaN and no infinity; they become null.
+(`""`) from a null (nothing). JSON has no NaN and no infinity; they become null. Control characters
+are escapes in both, so that a file may be shown on a terminal, and are read back as they were.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from eagleray.batch.layout import OutputFormat
+from eagleray.visible import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
 
 __all__ = ["column_names", "decode_table", "encode_table"]
 
@@ -32,8 +34,9 @@ def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
     if output_format == "parquet":
         pyarrow.parquet.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     elif output_format == "csv":
-        columns = [_nested_as_json(_spelled(column)) for column in table.columns]
-        pyarrow.csv.write_csv(pa.table(columns, names=table.column_names), buffer)
+        columns = [_cells(_spelled(column)) for column in table.columns]
+        names = [escape_cell(name) for name in table.column_names]
+        pyarrow.csv.write_csv(pa.table(columns, names=names), buffer)
     else:
         columns = [_spelled(column) for column in table.columns]
         spelled = pa.table(columns, names=table.column_names)
@@ -49,7 +52,8 @@ def column_names(content: bytes, output_format: OutputFormat) -> list[str]:
     if output_format == "parquet":
         names = pyarrow.parquet.read_schema(pa.BufferReader(content)).names
     elif output_format == "csv":
-        names = _open_csv(content, pyarrow.csv.ConvertOptions()).schema.names
+        header = _open_csv(content, pyarrow.csv.ConvertOptions()).schema.names
+        names = [unescape_cell(name) for name in header]
     else:
         names = list(json.loads(content.split(b"\n", 1)[0]))
     return names
@@ -141,17 +145,24 @@ def _texts(values: Iterator[str | None]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(list(values), pa.large_string())])
 
 
-def _nested_as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if not pa.types.is_nested(column.type):
-        return column
-    return _texts(value if value is None else _json(value) for value in column.to_pylist())
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return cells of CSV: nested values as JSON, texts with control characters escaped."""
+    if pa.types.is_nested(column.type):
+        return _texts(value if value is None else _json(value) for value in column.to_pylist())
+    if _is_text(column.type) and pc.any(pc.match_substring_regex(column, ESCAPED_IN_CELLS)).as_py():
+        return _each(escape_cell, column)
+    return column
+
+
+def _each(change: Callable[[str], str], column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _texts(value if value is None else change(value) for value in column.to_pylist())
 
 
 def _json(value: Any) -> str:
     try:
-        return _ENCODER.encode(value)
+        return visible_json(_ENCODER.encode(value))
     except ValueError:  # a NaN; they are rare, and taking every value apart would be slow
-        return _ENCODER.encode(_finite(value))
+        return visible_json(_ENCODER.encode(_finite(value)))
 
 
 def _finite(value: Any) -> Any:
@@ -183,21 +194,28 @@ def _open_csv(content: bytes, convert: pyarrow.csv.ConvertOptions) -> pa.RecordB
 
 
 def _read_csv(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
+    cells = {escape_cell(field.name): field.type for field in schema}
     options = pyarrow.csv.ConvertOptions(
-        include_columns=schema.names,
-        column_types={field.name: _carrier(field.type) for field in schema},
+        include_columns=list(cells),
+        column_types={name: _carrier(kind) for name, kind in cells.items()},
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
     found = _open_csv(content, options).read_all()
-    for field in schema:
-        column = found.column(field.name)
-        if pa.types.is_nested(_storage_type(field.type)):
+    for name, kind in cells.items():
+        column = found.column(name)
+        if pa.types.is_nested(_storage_type(kind)):
             parsed = [value if value is None else json.loads(value) for value in column.to_pylist()]
-            yield _revived(parsed, field.type)
+            yield _revived(parsed, kind)
         else:
-            yield _revived(column, field.type)
+            yield _revived(_unescaped(column), kind)
+
+
+def _unescaped(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if _is_text(column.type) and pc.any(pc.match_substring(column, "\\u")).as_py():
+        return _each(unescape_cell, column)
+    return column
 
 
 def _read_json(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:

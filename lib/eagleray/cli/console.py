@@ -5,6 +5,10 @@ console = Console(json_output=…)
 console.note("…")               what is happening
 with console.progress(…) as bar: bar.advance(…)
 console.result({...}, table)    a table for people, or one JSON object for scripts
+
+Names, labels and messages are often of others. Whatever is printed for people shows control
+characters, line breaks and characters that deceive as escapes, and no markup is read in it; JSON
+for scripts holds them as escapes of JSON.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import rich.console
@@ -36,9 +42,12 @@ from rich.table import Table
 from rich.text import Text
 
 from eagleray.errors import EaglerayError, ExitCode
+from eagleray.visible import visible, visible_json
 
-__all__ = ["Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
+__all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
 
+Cell = str | Sequence[str]
+"""What a table shows in one place: a line, or several."""
 
 _MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
 _PIPE_WIDTH = 400  # for programs that read what is printed: a cell stays on its line
@@ -63,7 +72,7 @@ class ProgressBar:
         self._num_failed += failed
         if note is None:
             note = f"{self._num_failed:,} failed" if self._num_failed else ""
-        self._progress.update(self._task, advance=count, note=note)
+        self._progress.update(self._task, advance=count, note=visible(note))
 
 
 class Console:
@@ -82,11 +91,11 @@ class Console:
     def note(self, text: str) -> None:
         """Say what is happening; scripts do not hear it."""
         if not self._json:
-            self._err.print(text, style="dim", markup=False, soft_wrap=True)
+            self._print(self._err, text, style="dim")
 
     def warn(self, text: str) -> None:
         """Say what the user should know, also to the one who reads a script's log."""
-        self._err.print(text, style="yellow", markup=False, soft_wrap=True)
+        self._print(self._err, text, style="yellow")
 
     @contextlib.contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -95,7 +104,7 @@ class Console:
             self.note(text)
             yield
         else:
-            with self._err.status(Text(text)):
+            with self._err.status(Text(visible(text))):
                 yield
 
     @contextlib.contextmanager
@@ -107,35 +116,49 @@ class Console:
             return
         progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),  # with all that follows it still fits into 80 columns
             MofNCompleteColumn(),
             _Rate(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("[yellow]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="yellow", markup=False),
             console=self._err,
         )
         with progress:
-            yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
+            task = progress.add_task(visible(description), total=total, note="")
+            yield ProgressBar(progress, task)
 
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """Print a table for people."""
-        table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """Print a table for people.
+
+        Args:
+            title: Above.
+            columns: Their names.
+            rows: A cell for each column; a list of texts has a line for each.
+        """
+        table = _table(title)
+        for column in columns:
+            table.add_column(Text(visible(column)))
         for row in rows:
-            table.add_row(*[Text(cell, overflow="fold") for cell in row])
+            table.add_row(*[_cell(cell) for cell in row])
         self._out.print(table)
 
     def facts(self, title: str, facts: Mapping[str, object]) -> None:
         """Print names with values for people."""
-        table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+        table = _table(title, show_header=False)
         for name, value in facts.items():
-            table.add_row(Text(name, style="dim"), Text(str(value), overflow="fold"))
+            table.add_row(Text(visible(name), style="dim"), _cell(str(value)))
         self._out.print(table)
 
     def say(self, text: str) -> None:
         """Print a line of the result for people."""
-        self._out.print(text, markup=False, soft_wrap=True)
+        self._print(self._out, text)
+
+    @staticmethod
+    def _print(stream: rich.console.Console, text: str, *, style: str | None = None) -> None:
+        """Print one line; a line break in it is of others, who could write lines of their own."""
+        stream.print(Text(visible(text)), style=style, soft_wrap=True)
 
     @property
     def can_ask(self) -> bool:
@@ -160,7 +183,17 @@ class Console:
 
 def _json(value: Any, *, indent: int | None = None) -> str:
     plain = sys.stdout.encoding.lower() != "utf-8"  # \u… is read everywhere
-    return json.dumps(value, indent=indent, ensure_ascii=plain, default=str)
+    return visible_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
+
+
+def _table(title: str, *, show_header: bool = True) -> Table:
+    text = Text(visible(title))
+    return Table(title=text, title_justify="left", title_style="bold", show_header=show_header)
+
+
+def _cell(cell: Cell) -> Text:
+    lines = [cell] if isinstance(cell, str) else cell
+    return Text("\n".join(map(visible, lines)), overflow="fold")
 
 
 def open_streams() -> None:
@@ -168,7 +201,7 @@ def open_streams() -> None:
 
     A character that the locale lacks, or a file name that is no text, is written as its escape. A
     stream that whoever started us has closed is opened on nothing, here and for the programs that
-    this one becomes or starts.
+    this one becomes or starts. The traceback of a defect shows text of others as all else does.
     """
     for number in range(3):
         try:
@@ -182,6 +215,14 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _print_traceback
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(visible(text, keep="\n"))
 
 
 class _QuietBar(ProgressBar):
@@ -237,7 +278,7 @@ def command_errors() -> Iterator[None]:
 
 def _print_error(sentence: str) -> None:
     rich.console.Console(stderr=True, highlight=False).print(
-        Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True
+        Text.assemble(("error: ", "bold red"), visible(sentence)), soft_wrap=True
     )
 
 

@@ -222,11 +222,9 @@ def _version_facts(version: Any) -> dict[str, object]:
     }
 
 
-def _metric_lines(metrics: Mapping[str, float]) -> str:
+def _metric_lines(metrics: Mapping[str, float]) -> list[str]:
     """One line for each metric, short enough for a column."""
-    return "\n".join(
-        f"{name.removeprefix('test_')} {value:.4f}" for name, value in sorted(metrics.items())
-    )
+    return [f"{name.removeprefix('test_')} {value:.4f}" for name, value in sorted(metrics.items())]
 
 
 def _date(milliseconds: int) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from eagleray.cli.console import Console, command_errors
 from eagleray.errors import InputError
+from eagleray.visible import visible
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.models.comparison import Comparison, MetricPair
@@ -210,7 +211,7 @@ def delete_version(
         if not yes:
             if not console.can_ask:
                 raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
-            if not typer.confirm(f"Delete {found.reference} and its files for good?"):
+            if not typer.confirm(visible(f"Delete {found.reference} and its files for good?")):
                 console.say(f"{found.reference} stays.")
                 return
         change = registry.delete(name, version, why=why)

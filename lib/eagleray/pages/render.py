@@ -1,4 +1,7 @@
-"""Templates to HTML. Everything is escaped; a page refers to nothing outside itself."""
+"""Templates to HTML. Everything is escaped; a page refers to nothing outside itself.
+
+No text can be shown in another order than it is written in, and none hides a character.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+
+from eagleray.visible import visible
 
 __all__ = ["render_page"]
 
@@ -21,8 +26,17 @@ def render_page(template: str, **values: Any) -> bytes:
         loader=PackageLoader("eagleray.pages"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
     return environment.get_template(template).render(**values).encode()
+
+
+def _shown(value: object) -> object:
+    """Return what a template prints of a value."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value, keep="\n\t")
+    return Markup(text) if isinstance(value, Markup) else text  # noqa: S704 — as it was

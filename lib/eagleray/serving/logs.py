@@ -62,4 +62,5 @@ class _JsonLines(logging.Formatter):
             fields = {"kind": "message", "from": record.name, "message": record.getMessage()}
             if record.exc_info:
                 fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line | fields)
+        # In ASCII, so no text steers a terminal; DEL is the one character that JSON lets through.
+        return json.dumps(line | fields).replace("\x7f", "\\u007f")

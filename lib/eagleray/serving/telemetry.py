@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from eagleray.serving.fleet import Event
 from eagleray.serving.lanes import Answered
+from eagleray.visible import visible
 
 __all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
 
@@ -83,7 +84,7 @@ class Telemetry:
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return _text(_Families(self.families()))
 
     def families(self) -> Families:
         """Return everything as it can be kept, and joined with that of other replicas."""
@@ -100,9 +101,28 @@ class Telemetry:
 
 def text_of_all(replicas: Mapping[str, Families]) -> bytes:
     """Return what several replicas counted in Prometheus' text format, labelled by `replica`."""
+    return _text(_Joined(replicas))
+
+
+def _text(collector: Collector) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Joined(replicas))
+    registry.register(collector)
     return generate_latest(registry)
+
+
+class _Families(Collector):
+    """The families of one replica, as a person may read them."""
+
+    def __init__(self, families: Families) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the families."""
+        for name, documentation, kind, samples in self._families:
+            family = Metric(name, documentation, kind)
+            for sample, labels, value in samples:
+                family.add_sample(sample, _shown(labels), value)
+            yield family
 
 
 class _Joined(Collector):
@@ -118,5 +138,10 @@ class _Joined(Collector):
             for name, documentation, kind, samples in families:
                 family = joined.setdefault(name, Metric(name, documentation, kind))
                 for sample, labels, value in samples:
-                    family.add_sample(sample, {**labels, "replica": replica}, value)
+                    family.add_sample(sample, _shown({**labels, "replica": replica}), value)
         return iter(joined.values())
+
+
+def _shown(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels of a sample: values are names that others gave, such as a model's labels."""
+    return {name: visible(value) for name, value in labels.items()}

@@ -1,0 +1,86 @@
+"""The event loop in which a synchronous client waits, in a thread of its own.
+
+Only an event loop ends a call at its deadline wherever it is: while a name is resolved, a
+connection is made, or a server sends a byte a second, each of which a time-out for a single read
+would wait for anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["LoopThread"]
+
+Result = TypeVar("Result")
+
+_PATIENCE = 5.0  # seconds for connections to close
+
+
+class LoopThread:
+    """Runs coroutines for callers in other threads, until it is closed or nobody holds it.
+
+    Args:
+        on_close: Runs in the loop before it ends.
+    """
+
+    def __init__(self, on_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=_run_loop, args=(self._loop, on_close), name="eagleray-client", daemon=True
+        )
+        self._thread.start()
+        self._lock = threading.Lock()  # nothing is put into the loop once it is told to stop
+        self._stop = weakref.finalize(self, _stop_loop, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Return the result of a coroutine, or raise what it raises.
+
+        Raises:
+            RuntimeError: The loop is closed.
+        """
+        with self._lock:
+            if not self._stop.alive:
+                coroutine.close()
+                raise RuntimeError("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the client was closed while it waited for an answer") from None
+        finally:
+            future.cancel()  # where the caller is interrupted; else it has ended
+
+    def close(self) -> None:
+        """End the loop, and whatever still runs in it."""
+        with self._lock:
+            self._stop()
+        self._thread.join(_PATIENCE)
+
+
+def _stop_loop(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(loop.stop)
+
+
+def _run_loop(
+    loop: asyncio.AbstractEventLoop, on_close: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(_end(on_close))
+    finally:
+        loop.close()
+
+
+async def _end(on_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    waiting = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await on_close()
