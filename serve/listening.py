@@ -1,4 +1,4 @@
-"""The servers of a replica, HTTP and gRPC, which answer the gateway and nobody else.
+"""The servers of a replica, HTTP and gRPC, which answer only the gateway.
 
 HTTP is uvicorn's, with the application of `serve/http/`. A call of gRPC is taken as a stream of one
 message, so that the message is read only after the caller's key is found good, and only as many
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,8 +19,9 @@ import grpc
 import ray
 import uvicorn
 from fastapi import FastAPI
+from google.protobuf.message import DecodeError
 
-from eagleray.errors import EaglerayError
+from eagleray.errors import EaglerayError, InputError
 from eagleray.serve.gateway.join import (
     CALLER,
     FromGateway,
@@ -35,8 +35,6 @@ from eagleray.serving.problems import SlowError
 from eagleray.serving.service import ImageService
 
 __all__ = ["ReplicaServers"]
-
-log = logging.getLogger(__name__)
 
 _SECONDS_TO_FINISH = 15.0  # for what was let in, when the replica is to end
 _ENVELOPE_BYTES = 1_000_000  # of a message around its images
@@ -67,12 +65,12 @@ class ReplicaServers:
             EaglerayError: The service does not start.
         """
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
-        http, at_http = self._listen("http")
+        http, at_http = self._listen()
         await self._running.enter_async_context(
             _running_http(FromGateway(self._app, self._gateway.secret), http)
         )
         at_grpc = await self._running.enter_async_context(self._running_grpc())
-        membership = Membership(self._gateway, replica=self._replica, http=at_http, grpc=at_grpc)
+        membership = Membership(self._gateway, http=at_http, grpc=at_grpc)
         membership.join()
         self._running.push_async_callback(membership.leave)
 
@@ -80,10 +78,10 @@ class ReplicaServers:
         """Leave the gateway, answer what was let in, and end."""
         await self._running.aclose()
 
-    def _listen(self, protocol: str) -> tuple[socket.socket, str]:
+    def _listen(self) -> tuple[socket.socket, str]:
         """Listen for HTTP; return the socket, and its address as HAProxy writes it."""
         if self._gateway.folder is not None:
-            path = self._path(protocol)
+            path = self._path("http")
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(path))
             return listener, f"unix@{path}"
@@ -164,7 +162,7 @@ class _Calls:
     def __init__(self, service: ImageService, secret: str) -> None:
         self._interface, self._secret, self._service = GrpcInterface(service), secret, service
         self.max_message_bytes = service.config.max_body_bytes + _ENVELOPE_BYTES
-        # Messages that are being read may be as large as one may be, and nobody knows before.
+        # How large a message is shows when it has been read: each counts as the largest.
         most = max(1, service.config.max_flight_bytes // service.config.max_body_bytes // 2)
         self._reading: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(most)
@@ -228,10 +226,6 @@ def _parsed(kind: Any, data: bytes) -> Any:
     Raises:
         InputError: It is none of its kind.
     """
-    from google.protobuf.message import DecodeError
-
-    from eagleray.errors import InputError
-
     try:
         return kind.FromString(data)
     except DecodeError:

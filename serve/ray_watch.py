@@ -1,4 +1,4 @@
-"""Notices when a Ray of the command's own ends under it, which Ray itself tells nobody."""
+"""Notices when a Ray of the command's own ends, which Ray itself does not report."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class Happenings:
         own.kill()
         self._heard.put(
             JobFailedError(
-                f"{what} ended, and with it the service: nobody could replace a replica any more. "
+                f"{what} ended, and with it the service: no replica could be replaced any more. "
                 "Start the command again."
             )
         )
@@ -231,6 +231,7 @@ def main(
         parsed = read_request(config, fields)
         place = Place(host, port, grpc_port)
         slots = parsed.batches_at_once if parsed.batch_outputs else 0
+        own = cluster is None and settings.ray_address is None  # Ray, which this command starts
         happenings = Happenings(console)
         with contextlib.ExitStack() as stack:
             doors = stack.enter_context(open_doors(place))
@@ -243,14 +244,14 @@ def main(
                     limits=Limits.of_this_machine(connections_per_address),
                     log=settings.service_logs / "haproxy.log",
                     tell=happenings.tell,
-                    node_ip=None if is_own_ray(cluster, settings) else node_ip(),
+                    node_ip=None if own else node_ip(),
                 )
             )
             prepare_environment(settings)
             stack.enter_context(
                 job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots)
             )
-            if is_own_ray(cluster, settings):
+            if own:
                 stack.enter_context(watched_ray(happenings.ray_ended))
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, address)
@@ -259,12 +260,7 @@ def main(
             for _ in happenings.requests_to_reload():
                 start_anew(config, fields, address, console)
             console.note("Ending; what was let in is answered …")
-            end(own=is_own_ray(cluster, settings))
-
-
-def is_own_ray(cluster: str | None, settings: Settings) -> bool:
-    """Whether the replicas are on a Ray that this command starts."""
-    return cluster is None and settings.ray_address is None
+            end(own=own)
 
 
 def node_ip() -> str:

@@ -363,7 +363,7 @@ def request_body(images: Sequence[Image], asked: dict[str, Any]) -> dict[str, An
     if len(contents) == 1 and known is None:
         return {"params": params, "content": contents[0]}
     files = [("image", (str(number), item)) for number, item in enumerate(contents)]
-    # In the body, where no log of addresses shows what is known of somebody.
+    # In the body, where no log of addresses shows what is known of a person.
     data = {} if known is None else {"attributes": json.dumps([dict(one) for one in known])}
     return {"params": params, "files": files, "data": data}
 

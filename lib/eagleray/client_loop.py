@@ -22,7 +22,7 @@ _PATIENCE = 5.0  # seconds for connections to close
 
 
 class LoopThread:
-    """Runs coroutines for callers in other threads, until it is closed or nobody holds it.
+    """Runs coroutines for callers in other threads, until it is closed or no longer referenced.
 
     Args:
         on_close: Runs in the loop before it ends.

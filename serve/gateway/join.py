@@ -8,7 +8,7 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,7 +63,6 @@ class Membership:
 
     Args:
         gateway: Where to join.
-        replica: What Ray Serve calls the replica.
         http: Where it listens for HTTP.
         grpc: Where it listens for gRPC.
 
@@ -71,8 +70,8 @@ class Membership:
         joined: Whether the gateway has put requests to it.
     """
 
-    def __init__(self, gateway: GatewayAddress, *, replica: str, http: str, grpc: str) -> None:
-        said = {"id": replica, "pid": os.getpid(), "http": http, "grpc": grpc}
+    def __init__(self, gateway: GatewayAddress, *, http: str, grpc: str) -> None:
+        said = {"pid": os.getpid(), "http": http, "grpc": grpc}
         self._line = json.dumps({**said, "secret": gateway.secret}).encode() + b"\n"
         self._gateway = gateway
         self._leaving = asyncio.Event()
@@ -141,7 +140,8 @@ class FromGateway:
             await _turn_away(send)
             return
         caller = headers.get(CALLER.encode(), b"").decode("latin-1")
-        kept = _without(scope["headers"], (SECRET.encode(), CALLER.encode()))
+        ours = (SECRET.encode(), CALLER.encode())
+        kept = [(name, value) for name, value in scope["headers"] if name not in ours]
         told = {**scope, "client": (caller, 0), "headers": kept}
         await _until_gone(self._app, told, receive, send)
 
@@ -172,23 +172,16 @@ async def _until_gone(app: Any, scope: Scope, receive: Receive, send: Send) -> N
     watching = asyncio.create_task(watch())
     try:
         await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            answering.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await answering
     finally:
+        answering.cancel()  # nothing, where it has ended
         watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await answering
 
 
 def from_gateway(metadata: Mapping[str, str], secret: str) -> bool:
     """Whether a call of gRPC came through the gateway."""
     return hmac.compare_digest(str(metadata.get(SECRET, "")).encode(), secret.encode())
-
-
-def _without(
-    headers: Iterable[tuple[bytes, bytes]], names: tuple[bytes, ...]
-) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name not in names]
 
 
 async def _turn_away(send: Send) -> None:

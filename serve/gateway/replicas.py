@@ -29,14 +29,12 @@ class Replica:
 
     Attributes:
         name: What HAProxy calls it.
-        id: What Ray Serve calls it.
         pid: Its process, on its node.
         http: Where it listens for HTTP, as HAProxy writes an address.
         grpc: Where it listens for gRPC.
     """
 
     name: str
-    id: str
     pid: int
     http: str
     grpc: str
@@ -47,7 +45,7 @@ class Replicas:
 
     Args:
         secret: What a replica has to send.
-        changed: Is awaited after each change, and returns when HAProxy goes by it.
+        changed: Is awaited after each change, and returns when HAProxy uses it.
         lost: Is called with a replica that went without leaving.
     """
 
@@ -108,6 +106,4 @@ class Replicas:
             log.warning("a replica was turned away: it does not know the gateway's secret")
             return None
         name = f"replica{next(self._numbers)}"
-        return Replica(
-            name, str(said["id"]), int(said["pid"]), str(said["http"]), str(said["grpc"])
-        )
+        return Replica(name, int(said["pid"]), str(said["http"]), str(said["grpc"]))

@@ -128,7 +128,7 @@ async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
                 path = f"{folder}/{replica.name}.sock"
                 await replica.listen(path)
                 at = f"unix@{path}"
-                member = Membership(address, replica=replica.name, http=at, grpc=at)
+                member = Membership(address, http=at, grpc=at)
                 member.join()
                 members.append(member)
             joined = len(replicas)
@@ -346,7 +346,7 @@ def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None
         other = Replica("other")
         path = f"{running.address.folder}/other.sock"
         await other.listen(path)
-        member = Membership(running.address, replica="other", http=f"unix@{path}", grpc=path)
+        member = Membership(running.address, http=f"unix@{path}", grpc=path)
         member.join()
         one.may_answer.set()
         other.may_answer.set()

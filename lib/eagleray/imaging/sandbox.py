@@ -12,7 +12,6 @@ input and never unpickled.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -36,6 +35,7 @@ from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import DecodedImage, decode
 from eagleray.imaging.opening import load_readers
 from eagleray.imaging.probe import probe
+from eagleray.parent_death import die_with
 
 __all__ = ["DecodeSandbox"]
 
@@ -290,7 +290,7 @@ def main() -> None:
     orders = _Orders(*json.loads(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _die_with(orders.parent)
+    die_with(orders.parent)
     connection = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -298,15 +298,6 @@ def main() -> None:
     load_readers(ImageContract.from_json(orders.contract).formats)  # before memory is counted
     _limit_resources(orders.memory_bytes)
     _serve(connection, orders)
-
-
-def _die_with(parent: int) -> None:
-    """Have Linux end this process with its parent; elsewhere the closed socket must do."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit(1)
 
 
 def _limit_resources(memory_bytes: int) -> None:
