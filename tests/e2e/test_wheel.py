@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tarfile
 import zipfile
@@ -69,6 +68,6 @@ def test_an_installed_package_is_whole_and_imports_from_itself_alone(
     assert {"eagleray.jobs.tune", "eagleray.serve.http.app", "eagleray.serving.fleet"} <= set(names)
     assert all(Path(file).is_relative_to(installed.folder) for file in files)
     package = Path(files[0]).parent
-    assert os.access(package / "serve/haproxy", os.X_OK)
+    assert (package / "serve/gateway/haproxy.cfg").is_file()
     assert not (package.parent / "jobs").exists()
     assert not (package.parent / "serve").exists()
