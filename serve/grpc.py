@@ -16,7 +16,6 @@ import grpc
 from eagleray.errors import EaglerayError, InputError
 from eagleray.serve.messages import PACKAGE, SERVICE, message
 from eagleray.serving import protocol
-from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_of
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
@@ -148,7 +147,7 @@ class GrpcInterface:
     def _caller(self, metadata: dict[str, Any], context: Any) -> str:
         kind, _, key = str(metadata.get("authorization", "")).partition(" ")
         given = key.strip() if kind.lower() == "bearer" else metadata.get("x-api-key")
-        return identify(self._service.snapshot, given, _address(context.peer()))
+        return self._service.identify(given, _address(context.peer()))
 
     async def _answer(
         self,
