@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -53,11 +54,36 @@ def connect(settings: Settings) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if settings.tracking_uri is None:
         settings.make_home()
+    file = store_file(settings)
     with explain_failures(settings, makes_store=True):
         _require_answer(uri)
+        _made.discard(file)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
+    if file is not None:
+        _make_no_more(file)
     return client
+
+
+_made: set[Path | None] = set()
+"""SQLite files of MLflow that this process has opened, and that are not made once more."""
+
+
+def _make_no_more(file: Path) -> None:
+    """Have SQLite open a file from now on only if it is there, whoever removes it when."""
+    from sqlalchemy import Engine, event
+
+    if not event.contains(Engine, "do_connect", _connect_to_what_is_there):
+        event.listen(Engine, "do_connect", _connect_to_what_is_there)
+    _made.add(file)
+
+
+def _connect_to_what_is_there(
+    dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]
+) -> None:
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]) in _made:
+        arguments[0] = f"file:{urllib.parse.quote(arguments[0])}?mode=rw"
+        options["uri"] = True
 
 
 def _require_store(settings: Settings) -> None:
@@ -83,7 +109,7 @@ def store_file(settings: Settings) -> Path | None:
     if not uri.startswith("sqlite"):
         return None
     name = make_url(uri).database
-    return Path(name) if name and name != ":memory:" else None
+    return Path(name).absolute() if name and name != ":memory:" else None
 
 
 def _require_answer(uri: str) -> None:

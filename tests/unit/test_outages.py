@@ -1,4 +1,4 @@
-"""The registry and the database locked, replaced, emptied, damaged and gone, as callers notice it."""
+"""Registry and database locked, replaced, emptied, damaged and gone, as callers notice it."""
 
 from __future__ import annotations
 
