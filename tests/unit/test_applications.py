@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +13,14 @@ import sqlalchemy as sa
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.serving.applications import Applications, key_digest
-from eagleray.serving.gate import NOBODY, Access, Quotas, identify
+from eagleray.serving.gate import (
+    NOBODY,
+    Access,
+    Quotas,
+    identify,
+    is_loopback,
+    settle_access,
+)
 from eagleray.serving.problems import FullError, NotAllowedError
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Application, Callers, Role, Route, Snapshot, Via
@@ -172,3 +181,30 @@ def test_more_than_a_seconds_worth_is_paid_for_by_waiting() -> None:
     with pytest.raises(FullError) as full:
         quotas.take(known, "shop", 1)
     assert full.value.retry_after == pytest.approx(2.1)
+
+
+def test_access_is_settled_once_for_all_replicas(
+    applications: Applications, database: OpenDatabase
+) -> None:
+    keyless = settle_access(database, host_is_loopback=True)
+    assert keyless == Access(True, database.read_identity(), 0)
+    assert Access(**json.loads(json.dumps(dataclasses.asdict(keyless)))) == keyless
+    with pytest.raises(InputError, match="reached from other machines"):
+        settle_access(database, host_is_loopback=False)
+    made = applications.create("shop")
+    keyed = settle_access(database, host_is_loopback=False)
+    assert not keyed.keyless
+    applications.delete("shop")
+    later = snapshot(applications)  # all that a replica that starts later sees
+    for access in (keyless, keyed):
+        for key in (None, made.key):
+            with pytest.raises(NotAllowedError):
+                identify(access, later, key, "127.0.0.1")
+    anew = settle_access(database, host_is_loopback=True)
+    assert identify(anew, later, None, "127.0.0.1") == NOBODY
+
+
+def test_an_ipv4_address_in_ipv6s_form_is_what_it_is() -> None:
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("::ffff:192.0.2.1")
+    assert not is_loopback("127.0.0.1.example.com")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eagleray.database.store import open_database
+from eagleray.errors import OutageError
 from eagleray.models.registry import Registry
 from eagleray.serving.applications import Applications
+from eagleray.serving.batches import Launched
 from eagleray.settings import Settings
+from eagleray.tracking import connect
 from tests.parts.mlflow_database import prepare_home
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import Asked, registry_with, with_service
@@ -421,11 +425,45 @@ def test_a_damaged_package_is_told_without_its_place(
 
 
 def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path) -> None:
-    from eagleray.errors import OutageError
-
     settings = Settings(home=tmp_path / "home")
     with pytest.raises(OutageError, match="There is no database"):
         open_database(settings, create=False)
     assert not (tmp_path / "home").exists()
     made = open_database(settings)
     assert open_database(settings, create=False).read_identity() == made.read_identity()
+
+
+def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
+    registry: Registry, tmp_path: Path
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out" / "x"
+    photos.mkdir()
+    words = f"No image in {photos}/a; sqlite:////srv/hidden/mlflow.db and /srv/hidden/b are away."
+
+    async def test(asked: Asked) -> None:
+        body = {"input": str(photos), "output": str(output), "model": "digits"}
+        started = (await asked.client.post("/v1/batches", json=body)).json()
+        (run,) = asked.launcher.runs
+        asked.launcher.runs[run] = Launched("failed", words)
+        found = (await asked.client.get(f"/v1/batches/{started['id']}")).json()
+        assert found["state"] == "failed"
+        assert found["message"] == f"No image in {photos}/a; … and … are away."
+
+    places = {"batch_inputs": (str(photos),), "batch_outputs": (str(tmp_path / "out"),)}
+    with_service(registry, test, **places)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_postgresql_that_does_not_answer_is_said_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:  # and says nothing
+            silent.listen()
+        uri = f"postgresql://eagle@127.0.0.1:{silent.getsockname()[1]}/mlflow"
+        began = time.monotonic()
+        with pytest.raises(OutageError, match="does not answer as it should"):
+            connect(Settings(home=tmp_path, tracking_uri=uri))
+        assert time.monotonic() - began < 15
