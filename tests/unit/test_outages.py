@@ -449,7 +449,10 @@ def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."
 
-    places = {"batch_inputs": (str(photos),), "batch_outputs": (str(tmp_path / "out"),)}
+    places: dict[str, Any] = {
+        "batch_inputs": (str(photos),),
+        "batch_outputs": (str(tmp_path / "out"),),
+    }
     with_service(registry, test, **places)
 
 
