@@ -19,7 +19,6 @@ from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
 from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
-from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
@@ -124,9 +123,7 @@ class Guard:
     async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         if scope["path"] not in _OPEN:
             address = scope["client"][0] if scope.get("client") else None
-            scope[CLIENT]["application"] = identify(
-                self._service.snapshot, _key_of(headers), address
-            )
+            scope[CLIENT]["application"] = self._service.identify(_key_of(headers), address)
         if scope["path"].endswith(_PREDICTIONS):
             self._service.lanes.require_room(1)  # before anything of the images is read
         with self._service.bytes.hold(_number(headers.get("content-length", "0"))) as grow:

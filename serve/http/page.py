@@ -30,7 +30,7 @@ def page_routes(service: ImageService) -> APIRouter:
             "service.html.j2",
             models=models,
             url=str(request.base_url).rstrip("/"),
-            needs_key=bool(service.snapshot.applications),
+            needs_key=service.demands_keys,
             nonce=nonce,
         )
         return Response(content, media_type="text/html; charset=utf-8")

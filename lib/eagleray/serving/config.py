@@ -45,6 +45,13 @@ class ServiceConfig(BaseModel):
     watch_s: float = _field(
         1.0, MODELS, "Seconds between two looks at the registry and the database.", gt=0
     )
+    max_snapshot_age_s: float = _field(
+        300.0,
+        MODELS,
+        "Seconds that the database may be away before keys are no longer accepted: one that was "
+        "revoked meanwhile would still hold.",
+        gt=0,
+    )
     replicas: int = _field(
         1, SPEED, "Processes that answer, each with its own copy of the models.", ge=1, le=1000
     )

@@ -1,4 +1,8 @@
-"""Who is let in: the caller's key, its quota, and the bytes that are in flight."""
+"""Who is let in: the caller's key, its quota, and the bytes that are in flight.
+
+Whether callers need keys is settled once, when the service starts (`settle_access`), and is never
+loosened while it runs: every replica is handed the same `Access`, those that start later too.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +10,102 @@ import contextlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from eagleray.serving.applications import key_digest
+from eagleray.database.store import OpenDatabase
+from eagleray.errors import InputError
+from eagleray.serving.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError, TooLargeError
 from eagleray.serving.routing import Snapshot
 
-__all__ = ["NOBODY", "ByteGate", "Quotas", "identify", "is_loopback"]
+__all__ = ["NOBODY", "Access", "ByteGate", "Quotas", "identify", "is_loopback", "settle_access"]
 
 NOBODY = ""
-"""The application of a caller on this machine, where no keys are configured."""
+"""The application of a caller on this machine, where the service takes callers without keys."""
 
 
-def identify(snapshot: Snapshot, key: str | None, client: str | None) -> str:
-    """Return the application that a key belongs to.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who is let in, as it was settled when the service started. Its fields are plain JSON.
 
-    Where no application is configured, callers on this machine need no key, and no others are let
-    in.
+    Attributes:
+        keyless: Whether callers on this machine need no key, and no others are let in.
+        database: Identity of the database that the service started with.
+        last_change: Number of the last change of any application at that moment.
+    """
+
+    keyless: bool
+    database: str
+    last_change: int
+
+    def demands_keys(self, snapshot: Snapshot) -> bool:
+        """Whether callers need keys now.
+
+        A service that started without keys demands them as soon as an application is made, and
+        goes on to when that is deleted: the record of changes keeps both.
+        """
+        changed = snapshot.last_change > self.last_change
+        return not self.keyless or changed or bool(snapshot.applications)
+
+
+def settle_access(database: OpenDatabase, *, host_is_loopback: bool) -> Access:
+    """Settle whether the service that starts now demands keys.
+
+    It does where there are applications. Where there are none it takes callers on this machine
+    alone, without keys.
 
     Args:
+        database: Opened.
+        host_is_loopback: Whether the service listens to this machine alone.
+
+    Raises:
+        InputError: Others would reach the service, and there is no application.
+        OutageError: The database does not answer.
+    """
+    identity = database.read_identity()
+    callers = Applications(database, who="").read()
+    if not callers.applications and not host_is_loopback:
+        raise InputError(
+            "The service would be reached from other machines, and no application is configured "
+            "that callers could be known by; make one with `eagleray apps create NAME`, or leave "
+            "--host out."
+        )
+    return Access(not callers.applications, identity, callers.last_change)
+
+
+def identify(
+    access: Access,
+    snapshot: Snapshot,
+    key: str | None,
+    address: str | None,
+    *,
+    require_known: Callable[[], None] = lambda: None,
+) -> str:
+    """Return the application that a key belongs to; `NOBODY` where callers need no key.
+
+    Args:
+        access: As it was settled when the service started.
         snapshot: With the keys that hold.
         key: As sent; None for none.
-        client: Address that the request comes from.
+        address: Of the peer itself, whatever a header says of it; None where it is not known.
+        require_known: Refuses where the snapshot cannot tell any more who is let in.
 
     Raises:
         NotAllowedError: The key does not hold, or there is none and one is needed.
+        OutageError: As `require_known` says.
     """
-    if not snapshot.applications:
-        if client is not None and is_loopback(client):
+    if not access.demands_keys(snapshot):
+        if address is not None and is_loopback(address):
+            require_known()
             return NOBODY
         raise NotAllowedError(
-            "No application is configured, so only callers on the service's own machine are let "
-            "in; `eagleray apps create NAME` makes the first key."
+            "This service started without any application, so only callers on its own machine are "
+            "let in; `eagleray apps create NAME` makes the first key."
         )
     if key is None:
         raise NotAllowedError("Send the application's key as `Authorization: Bearer KEY`.")
+    require_known()
     found = snapshot.keys.get(key_digest(key))
     if found is None or (found.expires is not None and found.expires <= datetime.now(UTC)):
         raise NotAllowedError("This key is not, or no longer, one of an application.")
@@ -48,11 +113,13 @@ def identify(snapshot: Snapshot, key: str | None, client: str | None) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine."""
+    """Whether an address is of this machine, an IPv4 address in IPv6's form included."""
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
 
 
 class Quotas:
