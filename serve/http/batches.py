@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from eagleray.imaging.contract import first_fault
-from eagleray.serve.http.bodies import ParameterError, require_plain
+from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
+from eagleray.serve.http.page import page_response
 from eagleray.serving.answers import BatchAnswer
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
 from eagleray.serving.json_body import read_json
@@ -27,9 +28,8 @@ _BODY = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
 }
 _MOST_LISTED = 100
-_SAFE_PAGE = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-}
+# A report lies where its batch wrote it, so it is shown as a stranger's: it runs and sends nothing.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 Offset = Annotated[int, Query(ge=0, description="Of the first row.")]
 Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
@@ -53,7 +53,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Start a batch job, or go on with one.",
     )
     async def start(request: Request) -> Response:
-        require_plain(request)
+        require_json_type(request)
         asked = _read(await request.body())
         status = await calls.run(desk.start, asked, _caller(request), service.snapshot)
         return JSONResponse(
@@ -117,12 +117,12 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     )
     async def report(batch: str, request: Request) -> Response:
         page = await calls.run(desk.report, batch, _caller(request))
-        return HTMLResponse(page, headers=_SAFE_PAGE)
+        return page_response(page, _REPORT_POLICY)
 
     cancelling: dict[str, Any] = {
         "status_code": 202,
         "response_model": BatchAnswer,
-        "responses": refusals(401, 404, 409, 503),
+        "responses": refusals(401, 404, 409, 415, 503),
         "summary": "Cancel it; what is done is kept.",
     }
 

@@ -117,7 +117,8 @@ def test_callers_that_go_away_are_499_and_cancelled(service: Running) -> None:
     address = httpx.URL(service.url)
     with socket.create_connection((address.host, address.port or 80)) as connection:
         connection.sendall(
-            b"POST /v1/models/digits/predict HTTP/1.1\r\nhost: a\r\nx-request-id: gone-http\r\n"
+            b"POST /v1/models/digits/predict HTTP/1.1\r\nhost: localhost\r\n"
+            b"x-request-id: gone-http\r\n"
             b"content-type: multipart/form-data; boundary=b\r\n"
             b"content-length: %d\r\n\r\n" % len(body)
         )
@@ -349,6 +350,26 @@ def outer_addresses() -> list[str]:
     found = psutil.net_if_addrs().values()
     inet = [item.address for items in found for item in items if item.family is socket.AF_INET]
     return [address for address in inet if not address.startswith("127.")]
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, version: str) -> None:
+    with httpx.Client(
+        base_url=service.url, http1=version == "HTTP/1.1", http2=version == "HTTP/2"
+    ) as client:
+
+        def ask(**headers: str) -> int:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            answer = client.get("/v1/models", headers=names)
+            assert answer.http_version == version
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            return answer.status_code
+
+        assert ask() == ask(origin=service.url) == ask(host="localhost") == 200
+        assert ask(host="rebound.test") == 421
+        assert ask(origin="http://elsewhere.test") == ask(origin="null") == 403
+        assert ask(sec_fetch_site="cross-site") == 403
+        assert ask(host="rebound.test", x_forwarded_host="localhost") == 421
 
 
 def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:

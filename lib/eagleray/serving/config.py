@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eagleray import storage
 from eagleray.choices import CompileMode, Isolation, Precision
@@ -20,8 +21,11 @@ _MEGABYTE = 1_000_000
 MODELS = "Models"
 SPEED = "Speed"
 LIMITS = "Limits"
+NAMES = "Names of the service"
 SOURCES = "Where images may come from"
 BATCHES = "Batch jobs"
+
+_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
 
 
 def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
@@ -95,6 +99,12 @@ class ServiceConfig(BaseModel):
         "means all but JPEG and PNG.",
     )
     decode_s: float = _field(5.0, LIMITS, "Seconds for each image that is decoded so.", gt=0)
+    allow_hosts: tuple[str, ...] = _field(
+        (),
+        NAMES,
+        "Names besides localhost that browsers may reach the service by, as A,B,…; *.NAME is every "
+        "name below one. Default: with no application none, else any.",
+    )
     allow_urls: tuple[str, ...] = _field(
         (), SOURCES, "Hosts that images may be fetched from, as A,B,…; default: none."
     )
@@ -122,6 +132,16 @@ class ServiceConfig(BaseModel):
     max_batches: int = _field(
         20, BATCHES, "Of an application, running and waiting; more are refused.", ge=1
     )
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _only_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(
+                    f"{name!r} is no name of a host, without scheme and port; addresses need none"
+                )
+        return given
 
     @property
     def max_body_bytes(self) -> int:
