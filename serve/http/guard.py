@@ -1,7 +1,7 @@
 """What happens to every request before a handler sees it, and to every error after one.
 
 As plain ASGI, because it must act while the body is still on its way: a request without a key, or
-with more bytes than there is room for, is refused before it is read.
+that declares more bytes than one may have, is refused before it is read.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Guard:
             scope[CLIENT]["application"] = self._service.identify(_key_of(headers), address)
         if scope["path"].endswith(_PREDICTIONS):
             self._service.lanes.require_room(1)  # before anything of the images is read
-        with self._service.bytes.hold(_number(headers.get("content-length", "0"))) as grow:
+        self._service.bytes.require_size(_number(headers.get("content-length", "0")))
+        with self._service.bytes.hold(scope[CLIENT]["application"]) as grow:
             total, complete = 0, False
             end = time.monotonic() + self._service.config.timeout_s
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Annotated, Any, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from eagleray import storage
 from eagleray.choices import CompileMode, Isolation, Precision
@@ -26,6 +33,18 @@ SOURCES = "Where images may come from"
 BATCHES = "Batch jobs"
 
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
+
+
+def _place(text: str) -> str:
+    try:
+        storage.require_place(text)
+    except InputError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return text
+
+
+Place = Annotated[str, AfterValidator(_place)]
+"""A folder, or a prefix of an object store."""
 
 
 def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
@@ -90,7 +109,9 @@ class ServiceConfig(BaseModel):
         10.0, LIMITS, "Seconds for a request that brings no shorter deadline.", gt=0
     )
     max_body_mb: float = _field(64, LIMITS, "Of one request.", gt=0)
-    max_flight_mb: float = _field(512, LIMITS, "Of all requests in a replica together.", gt=0)
+    max_flight_mb: float = _field(
+        512, LIMITS, "Of all requests in a replica together, as they arrive.", gt=0
+    )
     max_images: int = _field(64, LIMITS, "In one request.", ge=1)
     isolate: Isolation = _field(
         "rare",
@@ -111,16 +132,16 @@ class ServiceConfig(BaseModel):
     private_networks: tuple[str, ...] = _field(
         (), SOURCES, "Networks of such hosts that are not the public internet."
     )
-    allow_storage: tuple[str, ...] = _field(
+    allow_storage: tuple[Place, ...] = _field(
         (), SOURCES, "Prefixes of storage locations that images may be read from."
     )
-    batch_inputs: tuple[str, ...] = _field(
+    batch_inputs: tuple[Place, ...] = _field(
         (),
         BATCHES,
         "Prefixes of storage locations that batch jobs of callers may read, as A,B,…; "
         "{application} in one stands for the caller. Default: none.",
     )
-    batch_outputs: tuple[str, ...] = _field(
+    batch_outputs: tuple[Place, ...] = _field(
         (),
         BATCHES,
         "Prefixes of storage locations that they may write to, and read earlier results from; "

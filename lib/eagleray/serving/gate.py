@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from eagleray.serving.problems import FullError, NotAllowedError, TooLargeError
 from eagleray.serving.routing import Snapshot
 
 __all__ = ["NOBODY", "Access", "ByteGate", "Quotas", "identify", "is_loopback", "settle_access"]
+
+_RETRY_AFTER = 0.5  # seconds
 
 NOBODY = ""
 """The application of a caller on this machine, where the service takes callers without keys."""
@@ -159,50 +162,78 @@ class Quotas:
 
 
 class ByteGate:
-    """A limit on the bytes of all requests that are being answered.
+    """A limit on the bytes of all requests that are being answered, shared among applications.
+
+    Bytes count as they arrive: what a request only declares holds no room. All requests of an
+    application together may hold as many bytes as are left for others. So one application has at
+    most half of all, two have a third each, and there is always something left for the next. A
+    single request may have what is left, however much that is.
 
     Args:
-        most: Bytes.
+        most: Bytes of all requests.
         most_of_one: Bytes of one request.
     """
 
     def __init__(self, most: int, most_of_one: int) -> None:
-        self._most, self.most_of_one = most, most_of_one
+        self._most, self._most_of_one = most, most_of_one
         self.in_flight = 0
+        """Bytes that have arrived of all requests."""
+        self._of_application: Counter[str] = Counter()
 
-    @contextlib.contextmanager
-    def hold(self, declared: int) -> Iterator[Callable[[int], None]]:
-        """Hold room for a request for the time of the block.
-
-        Args:
-            declared: Bytes that it says it has.
-
-        Yields:
-            A function to call with the bytes that were really read so far.
+    def require_size(self, num_bytes: int) -> None:
+        """Refuse a request of more bytes than one may have, declared or arrived.
 
         Raises:
-            TooLargeError: One request has too many.
-            FullError: All together have too many.
+            TooLargeError: They are too many.
+        """
+        if num_bytes > self._most_of_one:
+            raise TooLargeError(
+                f"The request has more than {self._most_of_one:,} bytes; send fewer or smaller "
+                "images."
+            )
+
+    @contextlib.contextmanager
+    def hold(self, application: str) -> Iterator[Callable[[int], None]]:
+        """Hold room for what arrives of a request, for the time of the block.
+
+        Args:
+            application: That sends it.
+
+        Yields:
+            A function to call with the number of bytes that have arrived so far. It raises
+            `TooLargeError` when the request has too many, and `FullError` when there is no room for
+            them, or none for this application.
         """
         held = 0
 
         def grow(total: int) -> None:
             nonlocal held
-            if total > self.most_of_one:
-                raise TooLargeError(
-                    f"The request has more than {self.most_of_one:,} bytes; send fewer or smaller "
-                    "images."
-                )
+            self.require_size(total)
             more = total - held
             if more <= 0:
                 return
-            if self.in_flight + more > self._most:
-                raise FullError("Too many bytes are in flight", retry_after=0.5)
+            self._require_room(application, held, more)
             held += more
-            self.in_flight += more
+            self._count(application, more)
 
         try:
-            grow(declared)
             yield grow
         finally:
-            self.in_flight -= held
+            self._count(application, -held)
+
+    def _require_room(self, application: str, held: int, more: int) -> None:
+        left = self._most - self.in_flight - more
+        if left < 0:
+            raise FullError("Too many bytes are in flight", retry_after=_RETRY_AFTER)
+        others = self._of_application[application] - held
+        if others and others + held + more > left:
+            raise FullError(
+                "This application has as many bytes in flight as are left for others",
+                retry_after=_RETRY_AFTER,
+            )
+
+    def _count(self, application: str, more: int) -> None:
+        self.in_flight += more
+        self._of_application[application] += more
+        if not self._of_application[application]:
+            del self._of_application[application]

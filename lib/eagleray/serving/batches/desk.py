@@ -27,6 +27,7 @@ from eagleray.batch.progress import Progress, read_progress
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import BatchRow
 from eagleray.errors import InputError, OutageError, OutputExistsError, UnknownNameError
+from eagleray.fetch import packing_of
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.serving.answers import BatchState
 from eagleray.serving.batches.asked import BatchAsked
@@ -384,9 +385,9 @@ def _of_places(shown: Sequence[str]) -> Iterator[None]:
 
 
 def _require_there(location: str) -> None:
-    """Refuse an input that is not there; of a pattern, the job finds out."""
-    fetched = location.lower().startswith(("http://", "https://"))
-    if not fetched and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
+    """Refuse an input that is not there; of a pattern and in an archive, the job finds out."""
+    elsewhere = location.lower().startswith(("http://", "https://")) or packing_of(location)
+    if not elsewhere and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
         raise InputError(f"There is no folder or file {location}; check the path.")
 
 
