@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -89,6 +89,9 @@ bench-many-models: setup  ## Ask 20 models of 12 versions from 10 applications; 
 
 same-answers: setup  ## Ask the same photographs in every way, and compare: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.same_answers --photos $(PHOTOS)
+
+bench-hostile-packages: setup  ## Load packages that mean harm: seconds, memory, and what is said.
+	$(BIN)/python -m tests.bench.hostile_packages
 
 bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)

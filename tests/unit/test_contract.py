@@ -23,7 +23,7 @@ from eagleray.imaging import (
 from eagleray.imaging.contract import MOST_PIXELS, ORIGINAL_FORMATS, Color, canonical_json
 from eagleray.models.architectures import default_contract
 
-sides = st.integers(1, 8192)
+sides = st.integers(1, 4096)
 crops = st.tuples(sides, sides)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
@@ -58,7 +58,7 @@ def contracts(draw: st.DrawFn) -> ImageContract:
             )
         ),
         jpeg=draw(st.sampled_from(["exact", "scaled"])),
-        max_bytes=draw(st.integers(1, 2**40)),
+        max_bytes=draw(st.integers(1, 2**31)),
         max_pixels=draw(st.integers(1, MOST_PIXELS)),
         mean=draw(st.tuples(*[finite] * channels)),
         std=draw(st.tuples(*[positive] * channels)),

@@ -14,7 +14,7 @@ import typer
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import AsJson, versions_app
-from eagleray.errors import InputError
+from eagleray.errors import InputError, PackageError
 
 __all__ = ["models_app"]
 
@@ -115,31 +115,28 @@ def show_model(model: Reference, json_output: AsJson = False) -> None:
 
 @models_app.command("verify")
 def verify_model(model: Reference, json_output: AsJson = False) -> None:
-    """Check every digest of a model, and its answers to its golden images on this machine."""
-    from eagleray.models.sources import load_model
-    from eagleray.predictor import Predictor
+    """Check a package without trusting it: files, limits, digests, weights, golden images.
+
+    Every check is told, also where one fails; then the exit code is 2. A package of a stranger is
+    read no further than it is found in order.
+    """
+    from eagleray.models.sources import verify_model as verify
 
     with command_errors():
         console = Console(json_output=json_output)
-        loaded = load_model(model)
-        predictor = Predictor(loaded.package, compile_mode="never")
-        check = predictor.require_healthy()
+        report = verify(model)
         if json_output:
-            console.emit(
-                {
-                    "reference": model,
-                    "digest": loaded.package.digest,
-                    "golden_images": check.num_images,
-                    "largest_difference": check.largest_difference,
-                    "tolerance": check.tolerance,
-                }
-            )
-            return
-        console.say(
-            f"{model} is intact (package {loaded.package.digest[:12]}) and answers its "
-            f"{check.num_images} golden images within {check.largest_difference:.2g} "
-            f"({check.tolerance:.2g} is allowed)."
-        )
+            console.emit({"reference": model, **report.as_json()})
+        else:
+            signs = {True: "ok", False: "FAILED", None: "-"}
+            rows = [[check.name, signs[check.passed], check.detail] for check in report.checks]
+            console.table(f"Checks of {model}", ["check", "", "found"], rows)
+            if report.passed:
+                console.say(f"{model} is intact (package {(report.digest or '')[:12]}).")
+        if report.faults:
+            others = len(report.faults) - 1
+            more = f" ({others} more)" if others else ""
+            raise PackageError(f"{report.faults[0]}{more}")
 
 
 @models_app.command("register")
@@ -155,6 +152,7 @@ def register_model(
     with command_errors():
         console = Console(json_output=json_output)
         loaded = load_model(model)
+        loaded.package.require_weights()  # a registry has no use for what nobody can load
         version = Registry().register(loaded.package, alias=alias)
         if json_output:
             console.emit(_version_facts(version))

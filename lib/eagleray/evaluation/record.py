@@ -5,11 +5,24 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 __all__ = ["EvaluationRecord"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _require_numbers(metrics: object) -> object:
+    """Check the values, so that of many faults only the first is kept.
+
+    Raises:
+        ValueError: One is no number.
+    """
+    if isinstance(metrics, dict):
+        for name, value in metrics.items():
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"{str(name)[:100]!r} is no number")
+    return metrics
 
 
 class EvaluationRecord(BaseModel):
@@ -32,5 +45,5 @@ class EvaluationRecord(BaseModel):
     package_digest: Digest
     num_images: int
     num_failed: int
-    metrics: dict[str, FiniteFloat]
+    metrics: Annotated[dict[str, FiniteFloat], BeforeValidator(_require_numbers)]
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

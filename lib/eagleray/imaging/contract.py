@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from eagleray.errors import ContractError, UnknownNameError
+from eagleray.visible import visible
 
 __all__ = [
     "FORMATS",
@@ -46,6 +47,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_MAX_BYTES = 128 * 2**20
 DEFAULT_MAX_PIXELS = 128 * 2**20  # above the 102 megapixels of the largest common cameras
 MOST_PIXELS = 178_956_970  # Pillow refuses to open larger images
+MOST_BYTES = 2**31
+MOST_INPUT_PIXELS = 4096 * 4096
+"""Pixels of a network's input, and of an image on its way there. The largest in use are those of
+mammograms, with 2944 x 1920; photographs take 224 to 800 a side."""
+_MAX_SHOWN = 500  # characters of a field or a message
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
@@ -133,7 +139,7 @@ class ImageContract(_Frozen):
     crop: tuple[Side, Side] | None = None
     resampler: Resampler = "pillow_bilinear"
     jpeg: Literal["exact", "scaled"] = "exact"
-    max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
+    max_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)] = DEFAULT_MAX_BYTES
     max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -185,6 +191,11 @@ class ImageContract(_Frozen):
             raise ValueError("std must be above 0 for every channel")
         if isinstance(self.resize, ShortestSide) and self.crop is None:
             raise ValueError("resize to the shortest side needs a crop, to give every image a size")
+        _require_modest(*self.size)
+        if isinstance(self.resize, Exact):
+            _require_modest(self.resize.height, self.resize.width)
+        else:
+            _require_modest(self.resize.size, self.resize.size)
         return self
 
     @property
@@ -227,11 +238,22 @@ class ImageContract(_Frozen):
             raise ContractError(f"The image contract is not valid: {first_fault(error)}.") from None
 
 
+def _require_modest(height: int, width: int) -> None:
+    if height * width > MOST_INPUT_PIXELS:
+        raise ValueError(
+            f"images of {height:,} x {width:,} pixels are too large for a network; "
+            f"{MOST_INPUT_PIXELS:,} pixels is the limit"
+        )
+
+
 def first_fault(error: ValidationError) -> str:
-    """Return the first fault of a validation as `field: what is wrong`."""
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
+    """Return the first fault of a validation as `field: what is wrong`, in one line.
+
+    What was validated may be a stranger's: names are made visible, and long ones cut.
+    """
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = visible(".".join(str(part) for part in fault["loc"])[:_MAX_SHOWN])
+    message = visible(fault["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
     return f"{place}: {message}" if place else message
 
 

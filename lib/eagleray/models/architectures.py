@@ -8,6 +8,7 @@ build_pretrained(name, …)       the network with published weights, its head f
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from pydantic import (
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
+from eagleray.models.limits import MAX_LABELS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 TIMM_PREFIX = "timm/"
+_MAX_NAME = 200
 
 
 class Architecture(BaseModel):
@@ -66,9 +69,9 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
+    name: Annotated[str, Field(max_length=_MAX_NAME)]
     in_channels: Annotated[int, Field(ge=1, le=4096)] = 3
-    num_outputs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    num_outputs: Annotated[int, Field(ge=1, le=MAX_LABELS)] = 1000
     transform_input: bool = False
     image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     num_attributes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -531,16 +534,38 @@ def imagenet_labels() -> list[str]:
 
 
 def build_on_meta(architecture: Architecture) -> nn.Module:
-    """Build a network that has shapes and no memory, to ask questions of it."""
+    """Build a network that has shapes and hardly any memory, to ask questions of it."""
     import torch
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
                 return build(architecture, initialize=False).eval()
-        except NotImplementedError:  # RegNet reads values while it is built
-            return build(architecture, initialize=False).eval().to("meta")
+        except (NotImplementedError, RuntimeError):  # some read values while they are built
+            with _parameters_on_meta():
+                return build(architecture, initialize=False).eval().to("meta")
+
+
+def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
+    """Let what layers make their parameters of take no memory, and all else have its values."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        def __torch_function__(
+            self,
+            function: Any,
+            types: Any,
+            args: Sequence[Any] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
+            options = dict(kwargs or {})
+            if function is torch.empty and options.get("device") is None:
+                options["device"] = "meta"
+            return function(*args, **options)
+
+    return EmptyOnMeta()
 
 
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
@@ -551,13 +576,13 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
     """
     import torch
 
-    module = build_on_meta(architecture)
     inputs = [torch.empty(2, architecture.in_channels, height, width, device="meta")]
     if architecture.num_attributes:
         inputs.append(torch.empty(2, architecture.num_attributes, device="meta"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            module = build_on_meta(architecture)
             with torch.no_grad():
                 module(*inputs)
         except (RuntimeError, ValueError, AssertionError) as error:

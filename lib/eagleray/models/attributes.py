@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from eagleray.errors import AttributeValueError, InputError
+from eagleray.models.limits import MAX_NAME
 
 __all__ = [
     "Attribute",
@@ -53,7 +54,7 @@ class NumberAttribute(_Frozen):
     """
 
     kind: Literal["number"] = "number"
-    name: str
+    name: Annotated[str, Field(max_length=MAX_NAME)]
     mean: FiniteFloat
     std: Annotated[FiniteFloat, Field(gt=0)]
 
@@ -88,8 +89,11 @@ class CategoryAttribute(_Frozen):
     """
 
     kind: Literal["category"] = "category"
-    name: str
-    values: Annotated[tuple[str, ...], Field(min_length=1, max_length=_MOST_VALUES)]
+    name: Annotated[str, Field(max_length=MAX_NAME)]
+    values: Annotated[
+        tuple[Annotated[str, Field(max_length=MAX_NAME)], ...],
+        Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True),
+    ]
 
     @property
     def num_features(self) -> int:

@@ -27,6 +27,7 @@ import numpy as np
 import safetensors
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -37,40 +38,105 @@ from pydantic import (
 )
 
 from eagleray import storage
+from eagleray.choices import HEALTHY_DIFFERENCE
 from eagleray.errors import PackageError
 from eagleray.imaging import FORMATS, ImageContract, decode, probe
 from eagleray.imaging.contract import canonical_json, first_fault
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features
-from eagleray.models.tasks import Regression, Task
+from eagleray.models.json_limits import JsonLimits, parse_json
+from eagleray.models.limits import (
+    GOLDEN_JSON,
+    MANIFEST_JSON,
+    MAX_ATTRIBUTES,
+    MAX_FILES,
+    MAX_GOLDEN_BYTES,
+    MAX_GOLDEN_IMAGES,
+    MAX_HIERARCHY_DEPTH,
+    MAX_LABELS,
+    MAX_NAME,
+    MAX_NOTE,
+)
+from eagleray.models.package_files import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    PackageFiles,
+    open_package,
+)
+from eagleray.models.tasks import Task
+from eagleray.models.weights import check_weights, view_reader
 from eagleray.names import ModelName
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn
 
 __all__ = [
+    "GOLDEN_FILE",
+    "MANIFEST_FILE",
+    "WEIGHTS_FILE",
+    "GoldenImage",
     "GoldenSet",
     "Lineage",
     "ModelManifest",
     "ModelPackage",
     "create_package",
+    "digest_of",
+    "is_allowed",
+    "parse_manifest",
     "read_manifest",
     "read_package",
+    "require_digest",
+    "require_golden_fits",
+    "require_listed",
     "write_package",
 ]
 
-MANIFEST_FILE = "model.json"
-WEIGHTS_FILE = "model.safetensors"
-GOLDEN_FILE = "golden.json"
 _ALLOWED_FILE = re.compile(
     r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
 )
 
-GOLDEN_TOLERANCE = 0.03
-"""Largest difference of a golden image's outputs that counts as healthy: of a probability, or of a
-regression's value in units of its spread. Reduced precision moves them by up to about 0.01."""
+GOLDEN_TOLERANCE = max(HEALTHY_DIFFERENCE.values())
+"""What a package may allow an output of its golden images to differ by, in the task's unit."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+
+
+def _require_hierarchy(parents: object) -> object:
+    """Check each label's parent, so that the first fault is the only one that is kept.
+
+    Raises:
+        ValueError: With the fault.
+    """
+    if not isinstance(parents, dict):
+        return parents
+    if len(parents) > MAX_LABELS:
+        raise ValueError(f"it has {len(parents):,} entries, {MAX_LABELS:,} is the limit")
+    for text in (*parents, *parents.values()):
+        if not isinstance(text, str) or len(text) > MAX_NAME:
+            raise ValueError(f"every label is a text of at most {MAX_NAME:,} characters")
+    _require_shallow(parents)
+    return parents
+
+
+def _require_shallow(parents: Mapping[str, str]) -> None:
+    """Refuse a hierarchy that is too deep, or has no end."""
+    depths: dict[str, int] = {}
+    for label in parents:
+        path: list[str] = []
+        above = label
+        while above in parents and above not in depths:
+            path.append(above)
+            above = parents[above]
+            if above == label:
+                raise ValueError(f"{label[:50]!r} is above itself: it is a circle")
+            if len(path) > MAX_HIERARCHY_DEPTH:
+                break
+        depth = depths.get(above, 0)
+        if depth + len(path) > MAX_HIERARCHY_DEPTH:
+            raise ValueError(f"it is too deep: {MAX_HIERARCHY_DEPTH} levels is the limit")
+        depths.update({name: depth + up for up, name in enumerate(reversed(path), start=1)})
 
 
 class _Frozen(BaseModel):
@@ -95,12 +161,12 @@ class Lineage(_Frozen):
     data_digest: Digest | None = None
     split_digest: Digest | None = None
     test_digest: Digest | None = None
-    run: str | None = None
+    run: Name | None = None
     parent: Digest | None = None
-    created: str
-    eagleray: str
-    torch: str
-    note: str = ""
+    created: Name
+    eagleray: Name
+    torch: Name
+    note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -147,9 +213,9 @@ class GoldenImage(_Frozen):
         attributes: Its values by name, as text, where the model takes any.
     """
 
-    file: str
-    outputs: tuple[FiniteFloat, ...]
-    attributes: dict[str, str] = Field(default_factory=dict)
+    file: Name
+    outputs: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_LABELS, fail_fast=True)]
+    attributes: dict[Name, Name] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -162,8 +228,10 @@ class GoldenImage(_Frozen):
 class GoldenSet(_Frozen):
     """The health check of a package: float32 outputs that any device must reproduce."""
 
-    tolerance: Annotated[float, Field(gt=0)]
-    images: tuple[GoldenImage, ...] = ()
+    tolerance: Annotated[FiniteFloat, Field(gt=0)]
+    images: Annotated[
+        tuple[GoldenImage, ...], Field(max_length=MAX_GOLDEN_IMAGES, fail_fast=True)
+    ] = ()
 
 
 class ModelManifest(_Frozen):
@@ -173,13 +241,17 @@ class ModelManifest(_Frozen):
     name: ModelName
     task: Task
     architecture: Architecture
-    hierarchy: dict[str, str] = Field(default_factory=dict, description="label -> parent label")
+    hierarchy: Annotated[dict[str, str], BeforeValidator(_require_hierarchy)] = Field(
+        default_factory=dict, description="label -> parent label"
+    )
     contract: ImageContract
     contract_digest: Digest
-    attributes: tuple[Attribute, ...] = ()
-    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    attributes: Annotated[
+        tuple[Attribute, ...], Field(max_length=MAX_ATTRIBUTES, fail_fast=True)
+    ] = ()
+    metrics: dict[Name, FiniteFloat] = Field(default_factory=dict)
     lineage: Lineage
-    files: dict[str, Digest]
+    files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -242,7 +314,7 @@ class ModelPackage:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical manifest, which names every file by digest."""
-        return _digest(self.manifest)
+        return digest_of(self.manifest)
 
     @property
     def task(self) -> Task:
@@ -259,12 +331,22 @@ class ModelPackage:
         """What the model wants to know of an image besides its pixels."""
         return self.manifest.attributes
 
-    @property
+    @cached_property
     def golden(self) -> GoldenSet:
         """The golden images' names and expected outputs."""
         if GOLDEN_FILE not in self.files:
-            return GoldenSet(tolerance=GOLDEN_TOLERANCE)
-        return _parse(GoldenSet, self.files[GOLDEN_FILE], GOLDEN_FILE)
+            return GoldenSet(tolerance=GOLDEN_TOLERANCE * self.task.unit)
+        return _parse(GoldenSet, self.files[GOLDEN_FILE], GOLDEN_FILE, GOLDEN_JSON)
+
+    def require_weights(self) -> None:
+        """Compare the weights with the network, before anything is allocated for it.
+
+        Raises:
+            PackageError: They are no safetensors, or another network's.
+        """
+        content = memoryview(self.files[WEIGHTS_FILE])
+        architecture = self.manifest.architecture
+        check_weights(WEIGHTS_FILE, view_reader(content), len(content), architecture)
 
     def build_module(self) -> nn.Module:
         """Build the network with the package's weights, float32, in evaluation mode.
@@ -274,18 +356,13 @@ class ModelPackage:
         """
         from safetensors.torch import load
 
+        self.require_weights()
         try:
             weights = load(bytes(self.files[WEIGHTS_FILE]))
         except safetensors.SafetensorError as error:
             raise PackageError(f"{WEIGHTS_FILE} is not a safetensors file ({error}).") from None
         module = build(self.manifest.architecture, initialize=False)
-        try:
-            module.load_state_dict(weights)
-        except RuntimeError as error:
-            fault = str(error).splitlines()[1:2] or [str(error)]
-            raise PackageError(
-                f"{WEIGHTS_FILE} does not fit {self.manifest.architecture.name}: {fault[0].strip()}"
-            ) from None
+        module.load_state_dict(weights)
         return module.eval()
 
 
@@ -323,6 +400,7 @@ def create_package(
     """
     from safetensors.torch import save
 
+    _require_few(golden_images)
     weights = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
     files = {WEIGHTS_FILE: save(weights)}
     if golden_images:
@@ -345,6 +423,15 @@ def create_package(
     return ModelPackage(manifest, MappingProxyType(files))
 
 
+def _require_few(golden_images: Sequence[bytes]) -> None:
+    total = sum(map(len, golden_images))
+    if len(golden_images) > MAX_GOLDEN_IMAGES or total > MAX_GOLDEN_BYTES:
+        raise PackageError(
+            f"{len(golden_images):,} golden images of {total:,} bytes in all are too many for a "
+            f"package: {MAX_GOLDEN_IMAGES} of {MAX_GOLDEN_BYTES:,} bytes are the limit."
+        )
+
+
 def _golden_files(
     images: Sequence[bytes],
     values: Sequence[Mapping[str, str]],
@@ -365,9 +452,8 @@ def _golden_files(
     with torch.inference_mode():
         outputs = task.activate(network(*inputs)).tolist()
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
-    unit = task.std if isinstance(task, Regression) else 1.0
     golden = GoldenSet(
-        tolerance=GOLDEN_TOLERANCE * unit,
+        tolerance=GOLDEN_TOLERANCE * task.unit,
         images=tuple(
             GoldenImage(file=name, outputs=tuple(row), attributes=dict(known))
             for name, row, known in zip(names, outputs, values or [{}] * len(names), strict=True)
@@ -398,25 +484,19 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
     Raises:
         PackageError: It is incomplete, altered, or holds something that no package may hold.
     """
-    root = storage.absolute(folder)
-    manifest = read_manifest(folder)
-    _refuse_strangers(folder, root, manifest)
-    files = {}
-    for name, digest in manifest.files.items():
-        try:
-            content = storage.read_bytes(storage.join(root, name))
-        except OSError as error:
-            raise _unreadable(folder, name, error) from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise PackageError(
-                f"{folder}: {name} is not the file that {MANIFEST_FILE} describes (its SHA-256 "
-                "differs); fetch the package again."
-            )
-        files[name] = content
-    package = ModelPackage(manifest, MappingProxyType(files))
-    _require_golden_fits(folder, package)
-    _require_digest(folder, package.digest, expected_digest)
-    return package
+    with open_package(folder) as opened:
+        manifest = _open_manifest(folder, opened, expected_digest)
+        require_listed(folder, opened.names(), manifest)
+        files = {
+            name: opened.read(name, digest=digest)
+            for name, digest in manifest.files.items()
+            if name != WEIGHTS_FILE
+        }
+        require_golden_fits(folder, manifest, files)
+        weights = opened.read_weights(manifest.architecture, digest=manifest.files[WEIGHTS_FILE])
+    files[WEIGHTS_FILE] = weights
+    in_order = {name: files[name] for name in manifest.files}
+    return ModelPackage(manifest, MappingProxyType(in_order))
 
 
 def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelManifest:
@@ -429,24 +509,28 @@ def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelMa
     Raises:
         PackageError: It is not there, is not valid, or is of another package.
     """
-    root = storage.absolute(folder)
-    try:
-        content = storage.read_bytes(storage.join(root, MANIFEST_FILE))
-    except (FileNotFoundError, NotADirectoryError):
-        raise PackageError(f"{folder} is no model package: it has no {MANIFEST_FILE}.") from None
-    except OSError as error:
-        raise _unreadable(folder, MANIFEST_FILE, error) from error
-    manifest = _parse(ModelManifest, content, f"{folder}: {MANIFEST_FILE}")
-    _require_digest(folder, _digest(manifest), expected_digest)
+    with open_package(folder) as opened:
+        return _open_manifest(folder, opened, expected_digest)
+
+
+def _open_manifest(folder: str, opened: PackageFiles, expected: str | None) -> ModelManifest:
+    manifest = parse_manifest(opened.read(MANIFEST_FILE), f"{folder}: {MANIFEST_FILE}")
+    require_digest(folder, digest_of(manifest), expected)
     return manifest
 
 
-def _digest(manifest: ModelManifest) -> str:
+def digest_of(manifest: ModelManifest) -> str:
+    """Return the digest of the package that a manifest describes."""
     text = canonical_json(manifest.model_dump(mode="json"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _require_digest(folder: str, digest: str, expected: str | None) -> None:
+def require_digest(folder: str, digest: str, expected: str | None) -> None:
+    """Refuse another package than the one that somebody recorded.
+
+    Raises:
+        PackageError: The digests differ.
+    """
     if expected is not None and digest != expected:
         raise PackageError(
             f"{folder} holds package {digest[:12]}, but {expected[:12]} was registered; restore "
@@ -454,17 +538,34 @@ def _require_digest(folder: str, digest: str, expected: str | None) -> None:
         )
 
 
-def _unreadable(folder: str, name: str, error: OSError) -> PackageError:
-    return PackageError(f"{folder}: {name} cannot be read ({error.strerror or error}).")
+def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str, bytes]) -> None:
+    """Refuse golden images that are not there, or whose outputs are not this task's.
 
+    Args:
+        folder: For messages.
+        manifest: Of the package.
+        files: Of the package, the weights need not be among them.
 
-def _require_golden_fits(folder: str, package: ModelPackage) -> None:
-    """Refuse golden images that are not there, or whose outputs are not this task's."""
-    num_outputs = len(package.task.labels) or 1
-    for image in package.golden.images:
-        if not image.file.startswith("golden/") or image.file not in package.files:
-            raise PackageError(f"{folder}: {GOLDEN_FILE} names {image.file!r}, which is not there.")
-        for attribute in package.attributes:
+    Raises:
+        PackageError: With what is wrong.
+    """
+    if GOLDEN_FILE not in files:
+        return
+    where = f"{folder}: {GOLDEN_FILE}"
+    golden = _parse(GoldenSet, files[GOLDEN_FILE], where, GOLDEN_JSON)
+    most = GOLDEN_TOLERANCE * manifest.task.unit
+    if golden.tolerance > most * (1 + 1e-9):  # which some may have written with fewer digits
+        raise PackageError(
+            f"{folder}: {GOLDEN_FILE} has a tolerance of {golden.tolerance:.3g}, with which any "
+            f"answers could be healthy; {most:.3g} is the limit for this task."
+        )
+    num_outputs = len(manifest.task.labels) or 1
+    for image in golden.images:
+        if not image.file.startswith("golden/") or image.file not in files:
+            raise PackageError(
+                f"{folder}: {GOLDEN_FILE} names {image.file[:100]!r}, which is not there."
+            )
+        for attribute in manifest.attributes:
             if attribute.name not in image.attributes:
                 raise PackageError(
                     f"{folder}: {GOLDEN_FILE} says nothing of {attribute.name!r} of {image.file}."
@@ -476,38 +577,63 @@ def _require_golden_fits(folder: str, package: ModelPackage) -> None:
             )
 
 
-def _refuse_strangers(folder: str, root: str, manifest: ModelManifest) -> None:
-    """Refuse files that no package may hold, and report those that are missing."""
+def is_allowed(name: str) -> bool:
+    """Whether a package may list a file of this name."""
+    return _ALLOWED_FILE.fullmatch(name) is not None
+
+
+def require_listed(folder: str, present: Sequence[str], manifest: ModelManifest) -> None:
+    """Refuse files that no package may hold, and report those that are missing.
+
+    Args:
+        folder: For messages.
+        present: Names of the files that are there.
+        manifest: Of the package.
+
+    Raises:
+        PackageError: With the first of them.
+    """
     for name in manifest.files:
-        if not _ALLOWED_FILE.fullmatch(name):
+        if not is_allowed(name):
             raise PackageError(
-                f"{folder}: {MANIFEST_FILE} lists {name!r}, which no package may hold: weights "
-                "are safetensors, and pickles and code are never loaded."
+                f"{folder}: {MANIFEST_FILE} lists {name[:MAX_NAME]!r}, which no package may hold: "
+                "weights are safetensors, and pickles and code are never loaded."
             )
     if WEIGHTS_FILE not in manifest.files:
         raise PackageError(f"{folder}: {MANIFEST_FILE} lists no {WEIGHTS_FILE}.")
-    prefix = root.rstrip("/") + "/"
-    present = {info.uri.removeprefix(prefix) for info in storage.list_files(root)}
-    strangers = sorted(present - set(manifest.files) - {MANIFEST_FILE})
+    strangers = sorted({*present} - {*manifest.files} - {MANIFEST_FILE})
     if strangers:
         raise PackageError(
-            f"{folder} holds {strangers[0]!r}, which {MANIFEST_FILE} does not list; a package "
-            "contains nothing else, and no pickle or code is ever loaded. Remove the file."
+            f"{folder} holds {strangers[0][:MAX_NAME]!r}, which {MANIFEST_FILE} does not list; a "
+            "package contains nothing else, and no pickle or code is ever loaded. Remove the file."
         )
-    missing = sorted(set(manifest.files) - present)
+    missing = sorted({*manifest.files} - {*present})
     if missing:
         raise PackageError(f"{folder}: {missing[0]} is missing; fetch the package again.")
+
+
+def parse_manifest(content: bytes, where: str) -> ModelManifest:
+    """Read the text of a `model.json`.
+
+    Raises:
+        PackageError: It is not valid; the message begins with `where`.
+    """
+    return _parse(ModelManifest, content, where, MANIFEST_JSON)
 
 
 _Parsed = TypeVar("_Parsed", bound=BaseModel)
 
 
-def _parse(kind: type[_Parsed], content: bytes, where: str) -> _Parsed:
+def _parse(kind: type[_Parsed], content: bytes, where: str, limits: JsonLimits) -> _Parsed:
+    try:
+        parse_json(content, limits)
+    except ValueError as error:
+        raise PackageError(f"{where} is not valid: {error}.") from None
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if fault["type"] == "extra_forbidden":
             field = ".".join(str(part) for part in fault["loc"])
-            raise PackageError(f"{where} has the unknown field {field!r}.") from None
+            raise PackageError(f"{where} has the unknown field {field[:MAX_NAME]!r}.") from None
         raise PackageError(f"{where} is not valid: {first_fault(error)}.") from None

@@ -7,19 +7,24 @@ history alone (`history.py`).
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
+from eagleray import storage
 from eagleray.database.store import open_database
 from eagleray.errors import InputError, UnknownNameError, UnknownVersionError
 from eagleray.evaluation.record import EvaluationRecord
+from eagleray.imaging.contract import first_fault
 from eagleray.models.artifacts import RunArtifacts
 from eagleray.models.history import Action, AliasChange, VersionHistory
+from eagleray.models.json_limits import parse_json
+from eagleray.models.limits import MAX_FILES, MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, RECORD_JSON
 from eagleray.models.package import (
     MANIFEST_FILE,
     ModelManifest,
@@ -28,6 +33,7 @@ from eagleray.models.package import (
     read_package,
     write_package,
 )
+from eagleray.models.package_files import require_sizes
 from eagleray.names import require_alias
 from eagleray.settings import Settings, read_settings
 from eagleray.tracking import TrackedRun, connect, explain_failures
@@ -202,8 +208,22 @@ class Registry:
         Raises:
             PackageError: It is not what was registered.
         """
-        with self.artifacts.reachable(version.source) as location:
-            return read_package(location, expected_digest=version.digest or None)
+        with self.location(version) as folder:
+            return read_package(folder, expected_digest=version.digest or None)
+
+    @contextlib.contextmanager
+    def location(self, version: ModelVersion) -> Iterator[str]:
+        """Give a folder or URI that has a version's package, or a copy of it.
+
+        Raises:
+            PackageError: It is behind a server, and not what was registered or too large to be.
+        """
+        if self.artifacts.is_behind_a_server(version.source):
+            architecture = self.manifest(version).architecture
+            sizes = self.artifacts.sizes(version.source, limit=2 * MAX_FILES)
+            require_sizes(version.reference, sizes, architecture)
+        with self.artifacts.reachable(version.source) as folder:
+            yield folder
 
     def manifest(self, version: ModelVersion) -> ModelManifest:
         """Fetch what a version's package says of itself, without its weights.
@@ -211,7 +231,8 @@ class Registry:
         Raises:
             PackageError: It is not what was registered.
         """
-        with self.artifacts.reachable(f"{version.source}/{MANIFEST_FILE}") as file:
+        uri = f"{version.source}/{MANIFEST_FILE}"
+        with self.artifacts.reachable(uri, max_bytes=MAX_MANIFEST_BYTES) as file:
             folder = file.removesuffix(f"/{MANIFEST_FILE}")
             return read_manifest(folder, expected_digest=version.digest or None)
 
@@ -299,17 +320,19 @@ class Registry:
         if version.run_id is None:
             return []
         records = []
+        folder = f"{self.artifacts.folder(version.run_id)}/{EVALUATIONS_ARTIFACT}"
         for path in self.artifacts.names(version.run_id, EVALUATIONS_ARTIFACT):
             if not path.endswith(f"-{version.digest}.json"):
                 continue
             try:
-                content = self.artifacts.read(version.run_id, path)
+                content = self.artifacts.read(folder, storage.name_of(path), limit=MAX_RECORD_BYTES)
+                parse_json(content, RECORD_JSON)
                 records.append(EvaluationRecord.model_validate_json(content))
-            except ValidationError as error:
+            except ValueError as error:
+                fault = first_fault(error) if isinstance(error, ValidationError) else error
                 raise InputError(
-                    f"{path} of run {version.run_id} is no evaluation "
-                    f"({error.errors()[0]['msg']}); remove it and evaluate {version.reference} "
-                    "again."
+                    f"{path} of run {version.run_id} is no evaluation ({fault}); remove it and "
+                    f"evaluate {version.reference} again."
                 ) from None
         return sorted(records, key=lambda record: record.created, reverse=True)
 

@@ -32,12 +32,13 @@ from eagleray.models.architectures import (
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.models.tasks import Multiclass
+from eagleray.models.verification import Report, verify_loaded, verify_package
 from eagleray.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LoadedModel", "load_model", "registered_version"]
+__all__ = ["LoadedModel", "load_model", "registered_version", "verify_model"]
 
 RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
 
@@ -85,6 +86,27 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         return LoadedModel(reference, registry.load(found), str(found.version))
     if storage.is_remote(reference) or storage.is_folder(reference):
         return LoadedModel(reference, read_package(reference))
+    raise _nothing_named(reference, settings)
+
+
+def verify_model(reference: str, settings: Settings | None = None) -> Report:
+    """Check what a reference names, however little of it is in order.
+
+    Raises:
+        UnknownNameError: No such model, version, alias or architecture.
+        InputError: The reference names nothing.
+    """
+    settings = settings or read_settings()
+    if reference.startswith((RANDOM_PREFIX, PRETRAINED_PREFIX)):
+        return verify_loaded(load_model(reference, settings).package)
+    if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
+        registry = Registry(settings)
+        found = registered_version(reference, registry)
+        assert found is not None
+        with registry.location(found) as folder:
+            return verify_package(folder, expected_digest=found.digest or None)
+    if storage.is_remote(reference) or storage.is_folder(reference):
+        return verify_package(reference)
     raise _nothing_named(reference, settings)
 
 

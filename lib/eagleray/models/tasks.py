@@ -12,6 +12,7 @@ The classes are frozen values: a package stores them as the `task` field of its 
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -29,6 +30,7 @@ from pydantic import (
 )
 
 from eagleray.errors import InputError
+from eagleray.models.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME
 from eagleray.outcome import Prediction
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
@@ -52,6 +54,7 @@ Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 """What logits are divided by before they become probabilities: above 1 they get more modest."""
 
 LABEL_SEPARATOR = "|"
+Label = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 class _Task(BaseModel):
@@ -59,6 +62,11 @@ class _Task(BaseModel):
 
     metric_names: ClassVar[tuple[str, ...]]
     target_type: ClassVar[Literal["float32", "int64"]] = "float32"
+
+    @property
+    def unit(self) -> float:
+        """What differences of outputs are measured in: 1 for probabilities."""
+        return 1.0
 
     @property
     @abstractmethod
@@ -103,7 +111,7 @@ class Multiclass(_Task):
     target_type: ClassVar[Literal["float32", "int64"]] = "int64"
 
     name: Literal["multiclass"] = "multiclass"
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS, fail_fast=True)]
     temperature: Temperature = 1.0
 
     @model_validator(mode="after")
@@ -143,7 +151,7 @@ class Binary(_Task):
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
 
     name: Literal["binary"] = "binary"
-    labels: tuple[str, str]
+    labels: tuple[Label, Label]
     threshold: Probability = 0.5
     temperature: Temperature = 1.0
 
@@ -187,8 +195,8 @@ class Multilabel(_Task):
     metric_names: ClassVar[tuple[str, ...]] = ("f1_macro", "accuracy")
 
     name: Literal["multilabel"] = "multilabel"
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    thresholds: tuple[Probability, ...]
+    labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=MAX_LABELS, fail_fast=True)]
+    thresholds: Annotated[tuple[Probability, ...], Field(max_length=MAX_LABELS, fail_fast=True)]
     temperature: Temperature = 1.0
 
     @model_validator(mode="after")
@@ -250,6 +258,11 @@ class Regression(_Task):
     name: Literal["regression"] = "regression"
     mean: FiniteFloat = 0.0
     std: Annotated[FiniteFloat, Field(gt=0.0)] = 1.0
+
+    @property
+    def unit(self) -> float:
+        """The spread of the training targets."""
+        return self.std
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -318,6 +331,7 @@ def make_task(name: TaskName, texts: Sequence[str], uris: Sequence[str] = ()) ->
         raise InputError("The data have no labels: there is nothing to learn.")
     if name == "regression":
         return _make_regression(_parse_numbers(texts, uris))
+    _require_modest_labels(name, texts)
     if name == "multilabel":
         labels = tuple(sorted({part for text in texts for part in split_labels(text)}))
         if not labels:
@@ -339,6 +353,29 @@ def make_task(name: TaskName, texts: Sequence[str], uris: Sequence[str] = ()) ->
             f"The data have one class only ({labels[0]!r}); a classifier needs two or more."
         )
     return Multiclass(labels=labels)
+
+
+def _require_modest_labels(name: TaskName, texts: Sequence[str]) -> None:
+    """Refuse labels that no package can hold, before a model is trained on them."""
+    labels = set(texts)
+    if name == "multilabel":
+        labels = {label for text in labels for label in split_labels(text)}
+    if len(labels) > MAX_LABELS:
+        raise InputError(
+            f"The data have {len(labels):,} labels, {MAX_LABELS:,} is the limit; group them."
+        )
+    longest = max(labels, key=len, default="")
+    if len(longest) > MAX_NAME:
+        raise InputError(
+            f"The label that begins with {longest[:40]!r} has {len(longest):,} characters, "
+            f"{MAX_NAME:,} is the limit; name it shorter."
+        )
+    num_bytes = len(json.dumps(list(labels)))
+    if num_bytes > MAX_MANIFEST_BYTES // 2:  # beside what else is in a manifest
+        raise InputError(
+            f"The labels have {num_bytes:,} bytes in all, {MAX_MANIFEST_BYTES // 2:,} is the "
+            "limit; name them shorter."
+        )
 
 
 def _parse_numbers(texts: Sequence[str], uris: Sequence[str]) -> npt.NDArray[np.float64]:

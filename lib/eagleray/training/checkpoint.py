@@ -12,11 +12,12 @@ learning rate and all that is random are functions of the position, so they need
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 from eagleray import storage
 from eagleray.errors import InputError
+from eagleray.models.json_limits import JsonLimits, parse_json
+from eagleray.storage.plain import NotPlainError, PlainFile, open_plain_folder
 from eagleray.training.sharding import placed_like
 
 __all__ = [
@@ -46,6 +49,9 @@ _BEGUN = re.compile(
     r"\.step-\d{9}\.safetensors\.[0-9a-f]+\.tmp"
 )  # as `storage.put_atomic` names it
 _FORMAT = "1"
+_MAX_HEADER_BYTES = 32 * 2**20
+_HEADER_JSON = JsonLimits(values=2_000_000, texts=1_000_000, entries=200_000, containers=500_000)
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -154,12 +160,10 @@ class CheckpointStore:
         names = self.names()
         if not names:
             return None
-        location = storage.join(self.folder, names[0])
         try:
-            (length,) = struct.unpack("<Q", storage.read_range(location, 0, 8))
-            header = json.loads(storage.read_range(location, 8, length))
-            return Progress.from_json(header["__metadata__"]["progress"])
-        except (ValueError, KeyError, TypeError, struct.error):
+            with self._open(names[0]) as file:
+                return Progress.from_json(_read_metadata(file)["progress"])
+        except _DAMAGED:
             return self.read(names[0]).progress  # which says what is wrong with it
 
     def read(self, name: str) -> Checkpoint:
@@ -169,19 +173,45 @@ class CheckpointStore:
             InputError: It is damaged, or of another version's format.
         """
         location = storage.join(self.folder, name)
-        content = bytes(storage.read_bytes(location))
         try:
-            (length,) = struct.unpack("<Q", content[:8])
-            metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-            tensors = safetensors.torch.load(content)
-        except (ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
+            with self._open(name) as file:
+                metadata = _read_metadata(file)
+                is_ours = metadata.get("format") == _FORMAT
+                progress = Progress.from_json(metadata["progress"]) if is_ours else None
+                tensors = safetensors.torch.load(file.read(0, file.size))
+        except (*_DAMAGED, NotPlainError) as error:
             raise InputError(
                 f"Checkpoint {location} is damaged ({error}); delete it to go on from the one "
                 "before."
             ) from None
-        if metadata.get("format") != _FORMAT:
+        if progress is None:
             raise InputError(f"Checkpoint {location} was written by another version of Eagleray.")
-        return Checkpoint(Progress.from_json(metadata["progress"]), tensors)
+        return Checkpoint(progress, tensors)
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[PlainFile]:
+        with open_plain_folder(self.folder) as folder, folder.open(name) as file:
+            yield file
+
+
+def _read_metadata(file: PlainFile) -> dict[str, str]:
+    """Read the metadata of a checkpoint, which must have the bytes that its header describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is damaged.
+        OSError: It cannot be read.
+    """
+    if file.size < 8:
+        raise ValueError("it has no header")
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if length > min(_MAX_HEADER_BYTES, file.size - 8):
+        raise ValueError(f"its header claims {length:,} bytes")
+    header = parse_json(file.read(8, length), _HEADER_JSON)
+    metadata: dict[str, str] = dict(header.pop("__metadata__"))
+    size = 8 + length + max((info["data_offsets"][1] for info in header.values()), default=0)
+    if file.size != size:
+        raise ValueError(f"it has {file.size:,} bytes, its header describes {size:,}")
+    return metadata
 
 
 class CheckpointWriter:

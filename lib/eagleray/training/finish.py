@@ -16,6 +16,7 @@ from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.thresholds import choose_thresholds
 from eagleray.imaging import decode
+from eagleray.models.limits import MAX_GOLDEN_PIXELS
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.models.tasks import Binary, Multilabel, Regression, Task
 from eagleray.predictor import Predictor
@@ -160,10 +161,12 @@ def _golden_images(plan: TrainPlan) -> list[tuple[bytes, dict[str, str]]]:
     """
     found: list[tuple[bytes, dict[str, str]]] = []
     part = plan.split.validation
+    most = min(plan.contract.max_pixels, MAX_GOLDEN_PIXELS)
+    modest = plan.contract.model_copy(update={"max_pixels": most})
     for row, uri in enumerate(part.uris):
         try:
             data = storage.read_bytes(uri, limit=MOST_GOLDEN_BYTES + 1)
-            decode(data, plan.contract)
+            decode(data, modest)
         except (OSError, BadImageError):
             continue
         if len(data) <= MOST_GOLDEN_BYTES:

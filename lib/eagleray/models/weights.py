@@ -1,0 +1,229 @@
+"""What a file of weights says it holds, and whether that is what its network takes.
+
+    check_weights("digits/model.safetensors", file.read, file.size, architecture)   # PackageError
+
+The header of a safetensors file is JSON before the numbers: for each tensor its type, its shape and
+its place. It is all that is read here, so the numbers are read only where they are wanted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eagleray.errors import PackageError
+from eagleray.imaging.contract import first_fault
+from eagleray.models.architectures import Architecture, build_on_meta
+from eagleray.models.json_limits import parse_json
+from eagleray.models.limits import HEADER_JSON, MAX_HEADER_BYTES
+
+__all__ = ["check_weights", "max_weights_bytes", "view_reader"]
+
+_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_METADATA = "__metadata__"
+_COUNTER = "num_batches_tracked"  # of batch normalisation; weights without it load as well
+_MAX_SHOWN = 100  # characters of a name in a message
+
+Length = Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class _Tensor(BaseModel):
+    """A tensor as the header describes it.
+
+    Attributes:
+        dtype: Such as `F32`.
+        shape: Its lengths.
+        data_offsets: Where it begins and ends, in bytes after the header.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dtype: Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
+    shape: Annotated[list[Length], Field(max_length=16, fail_fast=True)]
+    data_offsets: Annotated[list[Length], Field(min_length=2, max_length=2)]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that a tensor of this type and shape takes."""
+        return math.prod(self.shape) * _BYTES[self.dtype]
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether it holds fractions."""
+        return self.dtype in ("F64", "F32", "F16", "BF16")
+
+
+Read = Callable[[int, int], bytes]
+"""Returns bytes of a file, from a place on."""
+
+
+def view_reader(content: bytes | memoryview) -> Read:
+    """Return what reads parts of a file that is in memory."""
+    view = memoryview(content)
+    return lambda start, length: bytes(view[start : start + length])
+
+
+def check_weights(
+    where: str, read: Read, size: int, architecture: Architecture | None = None
+) -> None:
+    """Check the header of a file of weights.
+
+    Args:
+        where: For messages.
+        read: Reads parts of the file.
+        size: Bytes of the file.
+        architecture: Of the network that the weights must be of; PyTorch is needed to tell.
+
+    Raises:
+        PackageError: It is no such file, has more tensors than any network, or is another
+            network's.
+        UserError: There is no such architecture.
+        OSError: It cannot be read.
+    """
+    try:
+        tensors = _read_header(read, size)
+    except ValueError as error:
+        raise PackageError(f"{where} is not a safetensors file ({error}).") from None
+    if architecture is None:
+        return
+    try:
+        _require_fits(tensors, architecture)
+    except ValueError as error:
+        raise PackageError(f"{where} does not fit {architecture.name}: {error}.") from None
+
+
+def max_weights_bytes(architecture: Architecture) -> int:
+    """Return the most bytes that a file of a network's weights can have.
+
+    Raises:
+        PackageError: There is no such network.
+        UserError: There is no such architecture.
+    """
+    try:
+        expected = _expected(architecture).values()
+    except ValueError as error:
+        raise PackageError(f"There are no weights of {architecture.name}: {error}.") from None
+    largest = max(_BYTES.values())
+    return MAX_HEADER_BYTES + sum(math.prod(tensor.shape) * largest for tensor in expected)
+
+
+# --- what the network takes -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Expected:
+    shape: list[int]
+    is_floating: bool
+
+
+@functools.lru_cache(maxsize=64)
+def _expected(architecture: Architecture) -> Mapping[str, _Expected]:
+    """Return the tensors that a network takes.
+
+    Raises:
+        ValueError: There is no such network.
+    """
+    try:
+        state = build_on_meta(architecture).state_dict()
+    except (AssertionError, RuntimeError, TypeError) as error:  # what libraries raise for a size
+        raise ValueError(f"it cannot be built so ({str(error).splitlines()[0]})") from None
+    return MappingProxyType(
+        {
+            name: _Expected(list(value.shape), value.is_floating_point())
+            for name, value in state.items()
+        }
+    )
+
+
+def _require_fits(tensors: Mapping[str, _Tensor], architecture: Architecture) -> None:
+    """Compare the tensors with those that the network takes, of which none is allocated."""
+    expected = _expected(architecture)
+    for name, wanted in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            if name.endswith(_COUNTER):
+                continue
+            raise ValueError(f"they lack {name!r}")
+        if found.shape != wanted.shape and (found.shape, wanted.shape) != ([1], []):
+            raise ValueError(
+                f"{name!r} has the shape {_shape(found.shape)}, the network takes "
+                f"{_shape(wanted.shape)}"
+            )
+        if found.is_floating != wanted.is_floating:
+            raise ValueError(f"{name!r} is of type {found.dtype}, which the network cannot take")
+    unknown = next((name for name in tensors if name not in expected), None)
+    if unknown is not None:
+        raise ValueError(f"they have {unknown[:_MAX_SHOWN]!r}, which the network lacks")
+
+
+def _shape(lengths: list[int]) -> str:
+    return " x ".join(map(str, lengths)) or "of one number"
+
+
+# --- the header -------------------------------------------------------------------------------
+
+
+def _read_header(read: Read, size: int) -> dict[str, _Tensor]:
+    """Return the tensors of a file by name.
+
+    Raises:
+        ValueError: It is no such file; as the end of a sentence.
+    """
+    if size < 8:
+        raise ValueError(f"a header takes 8 bytes, and the file has {size}")
+    (length,) = struct.unpack("<Q", read(0, 8))
+    most = min(MAX_HEADER_BYTES, size - 8)
+    if length > most:
+        raise ValueError(f"its header claims {length:,} bytes, {most:,} are possible")
+    try:
+        fields = parse_json(read(8, length), HEADER_JSON)
+    except ValueError as error:
+        raise ValueError(f"its header is refused: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError("its header is no JSON object")
+    fields.pop(_METADATA, None)
+    tensors = {name: _tensor(name, value) for name, value in fields.items()}
+    _require_whole(tensors, size - 8 - length)
+    return tensors
+
+
+def _tensor(name: str, value: object) -> _Tensor:
+    try:
+        return _Tensor.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(
+            f"its header describes {name[:_MAX_SHOWN]!r} wrongly: {first_fault(error)}"
+        ) from None
+
+
+def _require_whole(tensors: Mapping[str, _Tensor], size: int) -> None:
+    """Refuse tensors that overlap, leave gaps, or do not fill the file."""
+    place = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
+        begin, end = tensor.data_offsets
+        if begin != place or end - begin != tensor.num_bytes:
+            raise ValueError(
+                f"its header puts {name[:_MAX_SHOWN]!r} at bytes {begin:,} to {end:,}, where "
+                f"{tensor.num_bytes:,} bytes from {place:,} on belong"
+            )
+        place = end
+    if place != size:
+        raise ValueError(f"its header describes {place:,} bytes of weights, the file has {size:,}")
