@@ -25,6 +25,7 @@ _Result = TypeVar("_Result")
 
 _CHECK_EVERY = 0.5  # seconds between two looks at HAProxy
 _ANSWER_WITHIN = 1.5  # seconds in which HAProxy says how it is; one that does not is replaced
+_LATE = 0.5  # seconds by which a time-out may be late
 _SETTLING = 0.02  # seconds in which several changes of the replicas become one
 _PAUSE = 0.5  # seconds until HAProxy is started again, where that failed
 
@@ -39,11 +40,13 @@ class Gateway:
 
     def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
         self._plan, self._tell = plan, tell
-        self._replicas = Replicas(plan.secret, self._applied, self._lost)
+        self._replicas = Replicas(plan.folder, plan.secret, self._applied, self._lost)
         self._haproxy: HAProxy | None = None
         self._numbers = itertools.count(1)
         self._change, self._replacing = asyncio.Condition(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []  # a loop itself keeps none
+        self._ending: set[asyncio.Task[None]] = set()
+        self._stalled: set[str] = set()  # replicas that were told of
         self._wanted, self._done = 0, 0  # changes of the replicas, and those that HAProxy has
         self.loop = asyncio.new_event_loop()
 
@@ -145,14 +148,41 @@ class Gateway:
                 return f"ended ({await haproxy.ended()})"
         except TimeoutError:
             pass
-        if await haproxy.answers(_ANSWER_WITHIN):
+        began = time.monotonic()
+        answering = await haproxy.look(_ANSWER_WITHIN)
+        if answering is not None:
+            self._note(answering)
             return None
+        if time.monotonic() - began > _ANSWER_WITHIN + _LATE:
+            return None  # this process was stopped itself, so nothing is known
         return f"gave no sign of life for {_ANSWER_WITHIN:g} s"
 
+    def _note(self, answering: dict[str, bool]) -> None:
+        """Tell of replicas that stall, and of those that answer again."""
+        for replica in self._replicas.present:
+            answers = answering.get(replica.name)
+            if answers is False and replica.name not in self._stalled:
+                self._stalled.add(replica.name)
+                self._tell(
+                    f"A replica gives no sign of life (process {replica.pid}); until it does, "
+                    "requests are put to the others."
+                )
+            elif answers and replica.name in self._stalled:
+                self._stalled.remove(replica.name)
+                self._tell(f"A replica answers again (process {replica.pid}).")
+
     async def _start(self, old: HAProxy | None = None) -> HAProxy:
-        return await start_haproxy(
+        started = await start_haproxy(
             self._plan, number=next(self._numbers), replicas=self._replicas.present, old=old
         )
+        ending = asyncio.create_task(self._clear_away(started))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return started
+
+    async def _clear_away(self, haproxy: HAProxy) -> None:
+        await haproxy.ended()
+        haproxy.clear_away()
 
     def _lost(self, replica: Replica) -> None:
         left = len(self._replicas.present) - 1
