@@ -141,6 +141,11 @@ class HAProxy:
         """Number of the process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.returncode is not None
+
     async def ended(self) -> str:
         """Wait for its end, and return how it ended."""
         code = await self._process.wait()
@@ -211,13 +216,32 @@ async def start_haproxy(
             pass_fds=inherited,
         )
     started = HAProxy(process, socket)
+    try:
+        await _await_answer(started, plan.log)
+    except BaseException:
+        started.kill()
+        await started.ended()
+        started.clear_away()
+        raise
+    finally:
+        file.unlink()
+    return started
+
+
+async def _await_answer(started: HAProxy, log: Path) -> None:
+    """Wait until a process answers.
+
+    Raises:
+        HAProxyError: It ends, or takes too long.
+    """
     deadline = asyncio.get_running_loop().time() + _SECONDS_TO_START
     while await started.look(1.0) is None:
-        late = asyncio.get_running_loop().time() > deadline
-        if process.returncode is not None or late:
-            started.kill()
-            why = "it does not answer" if late else await started.ended()
-            raise HAProxyError(f"HAProxy does not start ({why}); {plan.log} has what it says.")
+        if started.has_ended:
+            raise HAProxyError(
+                f"HAProxy does not start ({await started.ended()}); {log} has what it says."
+            )
+        if asyncio.get_running_loop().time() > deadline:
+            raise HAProxyError(
+                f"HAProxy does not start (it does not answer); {log} has what it says."
+            )
         await asyncio.sleep(0.02)
-    file.unlink()
-    return started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -124,7 +125,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 @contextlib.asynccontextmanager
-async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
+async def gateway(
+    tmp_path: Path, *replicas: Replica, tell: Callable[[str], None] | None = None
+) -> AsyncIterator[Running]:
     """Run a gateway that these replicas have joined."""
     place = Place("127.0.0.1", free_port(), free_port())
     told: list[str] = []
@@ -132,7 +135,7 @@ async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
         folder = stack.enter_context(private_folder())
         doors = stack.enter_context(open_doors(place))
         log = tmp_path / "haproxy.log"
-        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=told.append)
+        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=tell or told.append)
         running, address = stack.enter_context(starting)
         async with httpx.AsyncClient(base_url=place.url, timeout=20) as client:
             made = Running(place, address, client, told, running)
@@ -140,12 +143,17 @@ async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
             yield made
 
 
-def run(tmp_path: Path, test: Callable[..., Awaitable[None]], *names: str) -> None:
+def run(
+    tmp_path: Path,
+    test: Callable[..., Awaitable[None]],
+    *names: str,
+    tell: Callable[[str], None] | None = None,
+) -> None:
     """Run a test with a gateway and replicas of these names."""
 
     async def go() -> None:
         replicas = [Replica(name) for name in names]
-        async with gateway(tmp_path, *replicas) as running:
+        async with gateway(tmp_path, *replicas, tell=tell) as running:
             await test(running, *replicas)
 
     asyncio.run(go())
@@ -410,6 +418,30 @@ def test_a_replica_that_stalls_is_told_of_and_so_is_its_return(tmp_path: Path) -
         ]
 
     run(tmp_path, test, "one", "other")
+
+
+def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def refuse(sentence: str) -> None:
+        heard.append(sentence)
+        raise BrokenPipeError
+
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        for number in (1, 2):
+            running.haproxy().kill()
+            await until(lambda number=number: len(heard) == number)  # type: ignore[misc]
+        reader, writer = await running.address.connect()
+        said = {"secret": running.address.secret, "pid": 1, "http": "unix@/x", "grpc": "unix@/x"}
+        writer.write(json.dumps(said).encode() + b"\n")
+        assert await reader.readline() == b"joined\n"
+        writer.close()
+        await until(lambda: len(heard) == 3)
+        assert "A replica ended" in heard[2]
+        assert [(await running.predict()).text for _ in range(3)] == ["one"] * 3
+
+    run(tmp_path, test, "one", tell=refuse)
 
 
 def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: Path) -> None:
