@@ -152,14 +152,20 @@ class Happenings:
 
     Args:
         console: That tells people.
+
+    Attributes:
+        own: The Ray that this command has started; None while there is none.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.own: OwnRay | None = None
         self._heard: queue.SimpleQueue[int | EaglerayError] = queue.SimpleQueue()
 
     def tell(self, sentence: str) -> None:
         """Tell of a fault of a part, on the terminal and in the log."""
+        if self.own is not None and self.own.ended() is not None:
+            return  # what follows from the end of Ray; that itself is told as the command ends
         self._console.warn(sentence)
         log_event(logging.WARNING, what="fault", detail=sentence)
 
@@ -252,7 +258,7 @@ def main(
                 job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots)
             )
             if own:
-                stack.enter_context(watched_ray(happenings.ray_ended))
+                happenings.own = stack.enter_context(watched_ray(happenings.ray_ended))
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, address)
                 require_joined(gateway)
