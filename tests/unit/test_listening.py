@@ -31,8 +31,11 @@ def test_what_hangs_in_http_and_in_grpc_is_waited_for_at_the_same_time(tmp_path:
         servers = ReplicaServers(app, service, address, NAME, seconds_to_finish=2)
         await servers.start()
         _, writer = await asyncio.open_unix_connection(folder / f"{NAME}.http.sock")
-        head = f"POST /v1/models/digits/predict HTTP/1.1\r\nhost: a\r\n{SECRET}: secret\r\n{CALLER}: 127.0.0.1\r\n"
-        writer.write(f"{head}content-length: 10\r\n\r\n1".encode())  # and never the rest
+        head = [
+            "POST /v1/models/digits/predict HTTP/1.1",
+            *("host: a", f"{SECRET}: secret", f"{CALLER}: 127.0.0.1", "content-length: 10"),
+        ]
+        writer.write(("\r\n".join(head) + "\r\n\r\n1").encode())  # and never the rest
         async with grpc.aio.insecure_channel(f"unix:{folder}/{NAME}.grpc.sock") as channel:
             infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
             call = infer(never(), metadata=((SECRET, "secret"), (CALLER, "127.0.0.1")))
