@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,39 @@ def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path
         assert left == []
         with pytest.raises(httpx.ConnectError):  # nobody listens any more
             httpx.get(service.url + "/live", timeout=5)
+
+
+def test_a_ray_that_dies_while_the_service_starts_ends_the_command_too(tmp_path: Path) -> None:
+    registry_with(tmp_path, "digits")
+    killed = threading.Event()
+
+    def kill_control_store() -> None:
+        until(lambda: "ray::ServeController" in names_of_children(), seconds=100)
+        for child in psutil.Process().children(recursive=True):
+            if child.name() == "gcs_server":
+                child.kill()
+                killed.set()
+
+    killer = threading.Thread(target=kill_control_store)
+    killer.start()
+    began = time.monotonic()
+    with (
+        pytest.raises(RuntimeError, match="Ray's control store ended, and with it the service"),
+        running_service(tmp_path / "home", "digits", "--compile", "never"),
+    ):
+        raise AssertionError("the service is ready")
+    killer.join()
+    assert killed.is_set()
+    assert time.monotonic() - began < 55  # Ray itself would give up after a minute
+    assert "gcs_server" not in names_of_children()
+
+
+def names_of_children() -> set[str]:
+    names = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.add(child.name())
+    return names
 
 
 def find(service: RunningService, name: str) -> psutil.Process:
