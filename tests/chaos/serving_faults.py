@@ -95,7 +95,7 @@ AIMS = {
     ("raylet", "KILL"): _ENDS,
     ("agent", "KILL"): _ENDS,  # the raylet ends with it
     # Two of Ray's agents wait a minute for its control store before they end.
-    ("command", "KILL"): Aim(failed=None, ends=True, gone=65.0),
+    ("command", "KILL"): Aim(failed=None, ends=True, gone=75.0),
     # Requests that come later are told to come again, and are not counted.
     ("command", "TERM"): Aim(ends=True, orderly=True),
 }
