@@ -165,6 +165,7 @@ def main() -> None:
         if name != "TERM" or part == "command"
     ]
     outcomes: list[Outcome] = []
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-serve-") as name:
         folder = Path(name)
         registry = registry_with(folder, MODEL, versions=2)
@@ -239,6 +240,8 @@ async def attack(
             await slow
     seen = load.under_way(began) if slow else load.during(began, end)
     outcome.requests, outcome.failed = len(seen.sent), seen.failures()
+    if slow and outcome.requests < _NUM_SLOW:
+        outcome.missed.append("no slow request was under way")
     outcome.gap, outcome.slowest = seen.longest_gap(began, end), seen.slowest()
     if (afterwards := load.during(end, time.monotonic()).failures()) and outcome.ended is None:
         outcome.missed.append(f"afterwards requests failed: {dict(afterwards)}")
@@ -399,7 +402,7 @@ def is_reached(service: RunningService) -> bool:
 
 COLUMNS = (
     *("part", "signal", "requests", "failed", "longest gap", "slowest answer"),
-    *("replicas in use", "said after", "said", "ended", "left"),
+    *("replicas in use", "said after", "said", "exit code", "processes left"),
 )
 
 
