@@ -107,8 +107,9 @@ chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of tim
 chaos-train: setup  ## Kill workers and drivers of training runs, 40 times, and compare the curves.
 	$(BIN)/python -m tests.chaos.training
 
-chaos-serve: setup  ## Switch, roll back, break and kill under steady load, and count who notices.
+chaos-serve: setup  ## Switch, roll back, break, kill and stop under steady load, and count who notices.
 	$(BIN)/python -m tests.chaos.serving
+	$(BIN)/python -m tests.chaos.serving_faults
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases

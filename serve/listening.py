@@ -36,7 +36,7 @@ from eagleray.serving.service import ImageService
 
 __all__ = ["ReplicaServers"]
 
-_SECONDS_TO_FINISH = 15.0  # for what was let in, when the replica is to end
+_SECONDS_TO_FINISH = 15
 _ENVELOPE_BYTES = 1_000_000  # of a message around its images
 _KEEP_ALIVE = 90  # seconds; the gateway closes idle connections before
 
@@ -49,11 +49,19 @@ class ReplicaServers:
         service: Behind it.
         gateway: Where to join.
         replica: What Ray Serve calls this replica.
+        seconds_to_finish: Time for what was let in, when the replica is to end; whole seconds.
     """
 
     def __init__(
-        self, app: FastAPI, service: ImageService, gateway: GatewayAddress, replica: str
+        self,
+        app: FastAPI,
+        service: ImageService,
+        gateway: GatewayAddress,
+        replica: str,
+        *,
+        seconds_to_finish: int = _SECONDS_TO_FINISH,
     ) -> None:
+        self._seconds_to_finish = seconds_to_finish
         self._app, self._service, self._gateway = app, service, gateway
         self._replica = replica
         self._running = contextlib.AsyncExitStack()
@@ -65,11 +73,13 @@ class ReplicaServers:
             EaglerayError: The service does not start.
         """
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
-        http, at_http = self._listen()
-        await self._running.enter_async_context(
-            _running_http(FromGateway(self._app, self._gateway.secret), http)
-        )
-        at_grpc = await self._running.enter_async_context(self._running_grpc())
+        # They end at the same time: one after the other would take longer than a replica has.
+        servers = contextlib.AsyncExitStack(), contextlib.AsyncExitStack()
+        self._running.push_async_callback(_close_together, *servers)
+        listener, at_http = self._listen()
+        app = FromGateway(self._app, self._gateway.secret)
+        await servers[0].enter_async_context(_running_http(app, listener, self._seconds_to_finish))
+        at_grpc = await servers[1].enter_async_context(self._running_grpc())
         membership = Membership(self._gateway, http=at_http, grpc=at_grpc)
         membership.join()
         self._running.push_async_callback(membership.leave)
@@ -115,7 +125,11 @@ class ReplicaServers:
         try:
             yield address
         finally:
-            await server.stop(_SECONDS_TO_FINISH)
+            await server.stop(self._seconds_to_finish)
+
+
+async def _close_together(*stacks: contextlib.AsyncExitStack) -> None:
+    await asyncio.gather(*(stack.aclose() for stack in stacks))
 
 
 class _Server(uvicorn.Server):
@@ -127,7 +141,9 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _running_http(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+async def _running_http(
+    app: Any, listener: socket.socket, seconds_to_finish: int
+) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -138,7 +154,7 @@ async def _running_http(app: Any, listener: socket.socket) -> AsyncIterator[None
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(_SECONDS_TO_FINISH),
+        timeout_graceful_shutdown=seconds_to_finish,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -13,6 +13,7 @@ __all__ = ["OwnRay", "watched_ray"]
 
 _NEEDED = {"gcs_server": "Ray's control store", "raylet": "Ray's node manager"}
 _CHECK_EVERY = 0.5  # seconds
+_SECONDS_TO_LEAVE = 3.0
 _FAMILY_EVERY = 10  # checks between two looks at what has been started
 
 
@@ -60,11 +61,19 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def watched_ray(ended: Callable[[OwnRay, str], None]) -> Iterator[OwnRay]:
+def watched_ray(
+    ended: Callable[[OwnRay, str], None],
+    stuck: Callable[[], None],
+    *,
+    seconds_to_leave: float = _SECONDS_TO_LEAVE,
+) -> Iterator[OwnRay]:
     """Watch the Ray that this process has started, for the time of the block.
 
     Args:
         ended: Is called once, in another thread, with what has ended.
+        stuck: Is called there where the block is not left soon after: it waits for an answer of
+            Ray, which gives up after a minute and ends the process without a word.
+        seconds_to_leave: Time that the block has.
     """
     own, stop = OwnRay(), threading.Event()
     own.find()
@@ -74,6 +83,8 @@ def watched_ray(ended: Callable[[OwnRay, str], None]) -> Iterator[OwnRay]:
         while not stop.wait(_CHECK_EVERY):
             if (what := own.ended()) is not None:
                 ended(own, what)
+                if not stop.wait(seconds_to_leave):
+                    stuck()
                 return
             number += 1
             if number % _FAMILY_EVERY == 0:

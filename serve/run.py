@@ -137,26 +137,40 @@ class Happenings:
 
     Args:
         console: That tells people.
+
+    Attributes:
+        own: The Ray that this command has started; None while there is none.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.own: OwnRay | None = None
+        self._end_of_ray = JobFailedError("Ray ended.")
         self._heard: queue.SimpleQueue[int | EaglerayError] = queue.SimpleQueue()
 
     def tell(self, sentence: str) -> None:
         """Tell of a fault of a part, on the terminal and in the log."""
+        if self.own is not None and self.own.ended() is not None:
+            return  # what follows from the end of Ray; that itself is told as the command ends
         self._console.warn(sentence)
         log_event(logging.WARNING, what="fault", detail=sentence)
 
     def ray_ended(self, own: OwnRay, what: str) -> None:
         """End the service, for Ray has ended."""
         own.kill()
-        self._heard.put(
-            JobFailedError(
-                f"{what} ended, and with it the service: no replica could be replaced any more. "
-                "Start the command again."
-            )
+        self._end_of_ray = JobFailedError(
+            f"{what} ended, and with it the service: no replica could be replaced any more. "
+            "Start the command again."
         )
+        self._heard.put(self._end_of_ray)
+
+    def end_at_once(self) -> None:
+        """End the process, whose main thread waits for a Ray that has ended."""
+        try:
+            with command_errors():
+                raise self._end_of_ray
+        except SystemExit as end:
+            os._exit(int(str(end.code)))
 
     def requests_to_reload(self) -> Iterator[None]:
         """Yield for each SIGHUP, until the command is ended.
@@ -241,7 +255,8 @@ def main(
                 job_session(settings, address=cluster, verbose=verbose, batches_at_once=slots)
             )
             if own:
-                stack.enter_context(watched_ray(happenings.ray_ended))
+                watch = watched_ray(happenings.ray_ended, happenings.end_at_once)
+                happenings.own = stack.enter_context(watch)
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, access, address)
                 require_joined(gateway)

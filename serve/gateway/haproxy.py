@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import json
 import os
 import resource
@@ -27,6 +28,7 @@ _LUA = _HERE / "wait_a_moment.lua"
 _MAX_CONNECTIONS = 10_000
 _SPARE_FILES = 200  # that HAProxy opens besides two for each connection
 _SECONDS_TO_START = 10.0
+_LOOK = b"show info;show stat replicas 4 -1\n"  # of that backend, its servers alone
 _MAX_SECONDS = 660  # of a request: the longest deadline that a caller may set, and a minute
 
 
@@ -112,6 +114,17 @@ def _problem(
     )
 
 
+def _checked(servers: str) -> dict[str, bool]:
+    """Read HAProxy's table of the replicas; one that it has not checked yet is left out."""
+    rows = csv.DictReader(servers.removeprefix("# ").splitlines())
+    checked = ((row["svname"], row["status"], row["check_status"]) for row in rows)
+    return {
+        name: not status.startswith("DOWN")
+        for name, status, check in checked
+        if status.startswith("DOWN") or check.endswith("OK")
+    }
+
+
 class HAProxy:
     """A process of HAProxy that answers.
 
@@ -128,23 +141,41 @@ class HAProxy:
         """Number of the process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.returncode is not None
+
     async def ended(self) -> str:
         """Wait for its end, and return how it ended."""
         code = await self._process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    async def answers(self, seconds: float) -> bool:
-        """Whether it tells how it is within some seconds."""
+    async def look(self, seconds: float) -> dict[str, bool] | None:
+        """Ask it how it is and what it knows of the replicas.
+
+        Args:
+            seconds: Time that it has for its answer.
+
+        Returns:
+            Whether each replica answers, by its name, of those that have been checked; None where
+            HAProxy itself does not answer in time.
+        """
         try:
             async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 try:
-                    writer.write(b"show info\n")
-                    return f"Pid: {self.pid}\n".encode() in await reader.read()
+                    writer.write(_LOOK)
+                    info, _, servers = (await reader.read()).decode().partition("\n\n")
                 finally:
                     writer.close()
         except (OSError, TimeoutError):
-            return False
+            return None
+        return _checked(servers) if f"Pid: {self.pid}" in info.splitlines() else None
+
+    def clear_away(self) -> None:
+        """Remove what an ended process leaves."""
+        self._socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """End it at once; its connections break."""
@@ -185,13 +216,32 @@ async def start_haproxy(
             pass_fds=inherited,
         )
     started = HAProxy(process, socket)
-    deadline = asyncio.get_running_loop().time() + _SECONDS_TO_START
-    while not await started.answers(1.0):
-        late = asyncio.get_running_loop().time() > deadline
-        if process.returncode is not None or late:
-            started.kill()
-            why = "it does not answer" if late else await started.ended()
-            raise HAProxyError(f"HAProxy does not start ({why}); {plan.log} has what it says.")
-        await asyncio.sleep(0.02)
-    file.unlink()
+    try:
+        await _await_answer(started, plan.log)
+    except BaseException:
+        started.kill()
+        await started.ended()
+        started.clear_away()
+        raise
+    finally:
+        file.unlink()
     return started
+
+
+async def _await_answer(started: HAProxy, log: Path) -> None:
+    """Wait until a process answers.
+
+    Raises:
+        HAProxyError: It ends, or takes too long.
+    """
+    deadline = asyncio.get_running_loop().time() + _SECONDS_TO_START
+    while await started.look(1.0) is None:
+        if started.has_ended:
+            raise HAProxyError(
+                f"HAProxy does not start ({await started.ended()}); {log} has what it says."
+            )
+        if asyncio.get_running_loop().time() > deadline:
+            raise HAProxyError(
+                f"HAProxy does not start (it does not answer); {log} has what it says."
+            )
+        await asyncio.sleep(0.02)

@@ -12,8 +12,9 @@ import hmac
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 __all__ = ["Replica", "Replicas"]
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_LINE = 4096
 _SECONDS_TO_JOIN = 5.0
+_SOCKET = "unix@"  # before a path, as HAProxy writes an address
+_PATHS_KEPT = 100  # of replicas that have gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,66 @@ class Replica:
     grpc: str
 
 
+class _Paths:
+    """Paths of the replicas' sockets, which lead to another replica when theirs has gone.
+
+    A process of HAProxy that was replaced keeps callers' idle connections for up to a minute, and
+    knows no replicas but those of its own time: what it is asked then has to be answered too.
+    Replicas on other machines have no paths, and are called by their own addresses.
+
+    Args:
+        folder: Folder of the paths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._leads: dict[str, str] = {}  # from the name of each replica to the one that is there
+
+    def of(self, replica: Replica) -> Replica:
+        """Return a replica with paths that stay good as its addresses."""
+        return replace(
+            replica,
+            http=self._stable(replica.name, "http", replica.http),
+            grpc=self._stable(replica.name, "grpc", replica.grpc),
+        )
+
+    def update(self, present: Mapping[str, Replica]) -> None:
+        """Lead every path to its replica, or to the newest where that one has gone."""
+        if not present:
+            return
+        newest = list(present.values())[-1]
+        for name in list(dict.fromkeys([*self._leads, *present])):
+            target = present.get(name, newest)
+            if self._leads.get(name) != target.name:
+                self._lead(name, "http", target.http)
+                self._lead(name, "grpc", target.grpc)
+                self._leads[name] = target.name
+        gone = [name for name in self._leads if name not in present]
+        for name in gone[:-_PATHS_KEPT]:
+            del self._leads[name]
+            for protocol in ("http", "grpc"):
+                self._path(name, protocol).unlink(missing_ok=True)
+
+    def _path(self, name: str, protocol: str) -> Path:
+        return self._folder / f"{name}.{protocol}"
+
+    def _stable(self, name: str, protocol: str, address: str) -> str:
+        is_path = address.startswith(_SOCKET)
+        return f"{_SOCKET}{self._path(name, protocol)}" if is_path else address
+
+    def _lead(self, name: str, protocol: str, address: str) -> None:
+        if address.startswith(_SOCKET):
+            path = self._path(name, protocol)
+            made = path.with_name(f"{path.name}.new")
+            made.symlink_to(address.removeprefix(_SOCKET))
+            made.replace(path)
+
+
 class Replicas:
     """Takes replicas in and lets them go.
 
     Args:
+        folder: Folder for paths to the replicas of this machine.
         secret: What a replica has to send.
         changed: Is awaited after each change, and returns when HAProxy uses it.
         lost: Is called with a replica that went without leaving.
@@ -51,19 +110,21 @@ class Replicas:
 
     def __init__(
         self,
+        folder: Path,
         secret: str,
         changed: Callable[[], Awaitable[None]],
         lost: Callable[[Replica], None],
     ) -> None:
         self._secret, self._changed, self._lost = secret, changed, lost
-        self._present: dict[str, Replica] = {}
+        self._paths = _Paths(folder)
+        self._present: dict[str, Replica] = {}  # with their own addresses
         self._numbers = itertools.count(1)
         self.joined = asyncio.Event()
 
     @property
     def present(self) -> list[Replica]:
         """Those that requests may be put to, oldest first."""
-        return list(self._present.values())
+        return [self._paths.of(replica) for replica in self._present.values()]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle the connection of one replica, for as long as it lasts."""
@@ -84,6 +145,7 @@ class Replicas:
     ) -> None:
         """Have requests put to a replica until it leaves, or its connection ends."""
         self._present[replica.name] = replica
+        self._paths.update(self._present)
         await self._changed()
         self.joined.set()
         writer.write(b"joined\n")
@@ -94,6 +156,7 @@ class Replicas:
         if not leaves:
             self._lost(replica)
         del self._present[replica.name]
+        self._paths.update(self._present)
         await self._changed()
         writer.write(b"left\n")
 

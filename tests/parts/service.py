@@ -62,6 +62,8 @@ class RunningService:
 def running_service(home: Path, *words: str, **variables: str) -> Iterator[RunningService]:
     """Run `eagleray serve` until the end of the block.
 
+    A block that ends the command itself sees how, by `process.wait` or `process.poll`.
+
     Args:
         home: Folder with its registry and database.
         words: Of its command line: models and flags.
@@ -90,7 +92,8 @@ def running_service(home: Path, *words: str, **variables: str) -> Iterator[Runni
                 raise RuntimeError(f"The service does not start: {log.read()[-2000:]}")
             yield RunningService(json.loads(said)["url"], f"127.0.0.1:{grpc}", process, log_file)
         finally:
+            seen = process.returncode is not None
             process.send_signal(signal.SIGTERM)
             ended = process.wait(_SECONDS_TO_END)
-    if ended != 0:
+    if ended != 0 and not seen:
         raise RuntimeError(f"The service ended with {ended}: {log_file.read_text()[-2000:]}")

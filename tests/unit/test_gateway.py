@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 from eagleray.machine import free_port
-from eagleray.serve.gateway.gateway import running_gateway
+from eagleray.serve.gateway.gateway import Gateway, running_gateway
 from eagleray.serve.gateway.haproxy import Limits
 from eagleray.serve.gateway.join import CALLER, SECRET, FromGateway, GatewayAddress, Membership
 from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
@@ -81,6 +83,17 @@ class Running:
     address: GatewayAddress
     client: httpx.AsyncClient
     told: list[str]
+    gateway: Gateway
+    members: list[Membership] = field(default_factory=list)
+
+    async def join(self, replica: Replica) -> None:
+        """Have a replica listen, and join the gateway."""
+        path = f"{self.address.folder}/{replica.name}.sock"
+        await replica.listen(path)
+        member = Membership(self.address, http=f"unix@{path}", grpc=f"unix@{path}")
+        member.join()
+        self.members.append(member)
+        await until(lambda: member.joined)
 
     async def predict(self, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -112,7 +125,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 @contextlib.asynccontextmanager
-async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
+async def gateway(
+    tmp_path: Path, *replicas: Replica, tell: Callable[[str], None] | None = None
+) -> AsyncIterator[Running]:
     """Run a gateway that these replicas have joined."""
     place = Place("127.0.0.1", free_port(), free_port())
     told: list[str] = []
@@ -120,29 +135,25 @@ async def gateway(tmp_path: Path, *replicas: Replica) -> AsyncIterator[Running]:
         folder = stack.enter_context(private_folder())
         doors = stack.enter_context(open_doors(place))
         log = tmp_path / "haproxy.log"
-        running = running_gateway(folder, doors, limits=LIMITS, log=log, tell=told.append)
-        _, address = stack.enter_context(running)
+        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=tell or told.append)
+        running, address = stack.enter_context(starting)
         async with httpx.AsyncClient(base_url=place.url, timeout=20) as client:
-            members = []
-            for replica in replicas:
-                path = f"{folder}/{replica.name}.sock"
-                await replica.listen(path)
-                at = f"unix@{path}"
-                member = Membership(address, http=at, grpc=at)
-                member.join()
-                members.append(member)
-            joined = len(replicas)
-            if joined:
-                await until(lambda: all(member.joined for member in members))
-            yield Running(place, address, client, told)
+            made = Running(place, address, client, told, running)
+            await asyncio.gather(*(made.join(replica) for replica in replicas))
+            yield made
 
 
-def run(tmp_path: Path, test: Callable[..., Awaitable[None]], *names: str) -> None:
+def run(
+    tmp_path: Path,
+    test: Callable[..., Awaitable[None]],
+    *names: str,
+    tell: Callable[[str], None] | None = None,
+) -> None:
     """Run a test with a gateway and replicas of these names."""
 
     async def go() -> None:
         replicas = [Replica(name) for name in names]
-        async with gateway(tmp_path, *replicas) as running:
+        async with gateway(tmp_path, *replicas, tell=tell) as running:
             await test(running, *replicas)
 
     asyncio.run(go())
@@ -344,19 +355,107 @@ def test_files_and_sockets_are_their_owners_alone(tmp_path: Path) -> None:
 def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         other = Replica("other")
-        path = f"{running.address.folder}/other.sock"
-        await other.listen(path)
-        member = Membership(running.address, http=f"unix@{path}", grpc=path)
-        member.join()
+        await running.join(other)
         one.may_answer.set()
         other.may_answer.set()
-        await until(lambda: member.joined)
         seen = {(await running.predict()).text for _ in range(10)}
         assert seen == {"one", "other"}
-        await member.leave()
+        await running.members[-1].leave()
         async with httpx.AsyncClient(base_url=running.place.url) as later:
             left = {(await later.post(PREDICT, content=b"0")).text for _ in range(10)}
         assert left == {"one"}
+        assert running.told == []
+
+    run(tmp_path, test, "one")
+
+
+def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered(
+    tmp_path: Path,
+) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        assert (await running.predict()).text == "one"
+        before = running.haproxy()
+        other = Replica("other")
+        other.may_answer.set()
+        await running.join(other)
+        await running.members[0].leave()
+        one.die()
+        assert before.is_running()  # it has the connection, and knows the first replica alone
+        answers = [await running.predict() for _ in range(3)]
+        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 3
+
+    run(tmp_path, test, "one")
+
+
+def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        assert running.address.folder is not None
+        folder = Path(running.address.folder)
+        running.haproxy().kill()
+        await running.told_of("it was started again in")
+        await running.join(Replica("other"))
+        await until(lambda: len(list(folder.glob("haproxy-*"))) == 1)
+        assert running.address.folder in " ".join(running.haproxy().cmdline())
+
+    run(tmp_path, test, "one")
+
+
+def test_a_replica_that_stalls_is_told_of_and_so_is_its_return(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica, other: Replica) -> None:
+        one.may_answer.set()
+        other.may_answer.set()
+        one.stalled = True
+        await running.told_of("gives no sign of life")
+        running.haproxy().kill()  # the next one hears of it again, and it is told once
+        await running.told_of("it was started again in")
+        one.stalled = False
+        await running.told_of("answers again")
+        assert [sentence.split(" (")[0] for sentence in running.told] == [
+            "A replica gives no sign of life",
+            "HAProxy ended",
+            "A replica answers again",
+        ]
+
+    run(tmp_path, test, "one", "other")
+
+
+def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def refuse(sentence: str) -> None:
+        heard.append(sentence)
+        raise BrokenPipeError
+
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        for number in (1, 2):
+            running.haproxy().kill()
+            await until(lambda number=number: len(heard) == number)  # type: ignore[misc]
+        reader, writer = await running.address.connect()
+        said = {"secret": running.address.secret, "pid": 1, "http": "unix@/x", "grpc": "unix@/x"}
+        writer.write(json.dumps(said).encode() + b"\n")
+        assert await reader.readline() == b"joined\n"
+        writer.close()
+        await until(lambda: len(heard) == 3)
+        assert "A replica ended" in heard[2]
+        assert [(await running.predict()).text for _ in range(3)] == ["one"] * 3
+
+    run(tmp_path, test, "one", tell=refuse)
+
+
+def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        assert (await running.predict()).status_code == 200
+        haproxy = running.haproxy()
+        haproxy.suspend()
+        await asyncio.sleep(0.8)  # now it is asked
+        running.gateway.loop.call_soon_threadsafe(time.sleep, 3)
+        await asyncio.sleep(0.5)
+        haproxy.resume()
+        await asyncio.sleep(4)
+        assert (await running.predict()).status_code == 200
         assert running.told == []
 
     run(tmp_path, test, "one")

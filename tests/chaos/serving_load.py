@@ -1,0 +1,165 @@
+"""Callers that ask a service at a fixed rate, over HTTP and gRPC, and note the answers.
+
+Requests are sent when they are due, whether earlier ones are answered or not. Nothing is sent
+twice: a request that breaks counts as failed, and the next one connects again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import tritonclient.grpc
+import tritonclient.grpc.aio
+from tritonclient.utils import InferenceServerException
+
+from tests.parts.service import RunningService
+
+__all__ = ["Load", "RefusedError", "Sent", "ask", "steady_load"]
+
+_PATIENCE = 60.0  # seconds that a caller waits for an answer
+
+
+class RefusedError(Exception):
+    """An answer that is no prediction."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that was sent.
+
+    Attributes:
+        at: Second at which it was sent, on the monotonic clock.
+        ended: Second at which the answer was complete, or the failure was known.
+        version: Version that answered; 0 for a failure.
+        failure: What went wrong; empty for a good answer.
+    """
+
+    at: float
+    ended: float
+    version: int
+    failure: str
+
+
+@dataclass
+class Load:
+    """What came of the requests so far, and of those in a part of the time."""
+
+    sent: list[Sent] = field(default_factory=list)
+
+    async def note(self, ask: Callable[[], Awaitable[int]]) -> None:
+        """Await one request, which returns the version that answered, and note what came of it."""
+        began, version, failure = time.monotonic(), 0, ""
+        try:
+            version = await ask()
+        except RefusedError as error:
+            failure = str(error)
+        except httpx.HTTPError as error:
+            failure = f"HTTP {type(error).__name__}"
+        except InferenceServerException as error:
+            failure = f"gRPC {str(error.status()).removeprefix('StatusCode.')}"
+        self.sent.append(Sent(began, time.monotonic(), version, failure))
+
+    def under_way(self, moment: float) -> Load:
+        """Return the requests that were sent before a moment, and had no outcome then."""
+        return Load([item for item in self.sent if item.at <= moment <= item.ended])
+
+    def during(self, begin: float, end: float) -> Load:
+        """Return the requests that were sent or under way between two moments."""
+        return Load([item for item in self.sent if item.ended >= begin and item.at <= end])
+
+    def failures(self) -> Counter[str]:
+        """Count what went wrong."""
+        return Counter(item.failure for item in self.sent if item.failure)
+
+    def longest_gap(self, begin: float, end: float) -> float:
+        """Return the longest time without a good answer between two moments, in seconds."""
+        good = sorted(item.ended for item in self.sent if not item.failure)
+        moments = [begin, *(moment for moment in good if begin <= moment <= end), end]
+        return max(after - before for before, after in itertools.pairwise(moments))
+
+    def slowest(self) -> float:
+        """Return the longest time that a good answer took, in seconds."""
+        good = (item.ended - item.at for item in self.sent if not item.failure)
+        return max(good, default=0.0)
+
+
+@contextlib.asynccontextmanager
+async def steady_load(
+    service: RunningService, model: str, image: bytes, *, rate: float, grpc_rate: float
+) -> AsyncIterator[Load]:
+    """Send predictions for the time of the block; at its end every request has its outcome.
+
+    Args:
+        service: That is asked.
+        model: That is asked for.
+        image: In every request.
+        rate: HTTP requests a second, over connections that are kept.
+        grpc_rate: gRPC calls a second, over one channel.
+    """
+    load, stop = Load(), asyncio.Event()
+    limits = httpx.Limits(max_connections=500, max_keepalive_connections=50)
+    async with (
+        httpx.AsyncClient(base_url=service.url, timeout=_PATIENCE, limits=limits) as http,
+        tritonclient.grpc.aio.InferenceServerClient(service.grpc) as grpc,
+    ):
+
+        async def ask_http() -> int:
+            return await ask(http, model, content=image)
+
+        tensor = tritonclient.grpc.InferInput("image", [1], "BYTES")
+        tensor.set_data_from_numpy(np.asarray([image], dtype=object))
+
+        async def ask_grpc() -> int:
+            answer = await grpc.infer(model, [tensor], client_timeout=_PATIENCE)
+            return int(answer.get_response().model_version)
+
+        sending = [
+            asyncio.create_task(_send(way, at, load, stop))
+            for way, at in ((ask_http, rate), (ask_grpc, grpc_rate))
+            if at
+        ]
+        try:
+            yield load
+        finally:
+            stop.set()
+            await asyncio.gather(*sending)
+
+
+async def ask(client: httpx.AsyncClient, model: str, **body: Any) -> int:
+    """Ask for a prediction over HTTP, and return the version that answered.
+
+    Raises:
+        RefusedError: The answer is no prediction.
+        httpx.HTTPError: There is none.
+    """
+    answer = await client.post(f"/v1/models/{model}/predict", **body)
+    if answer.status_code != 200:
+        raise RefusedError(f"HTTP {answer.status_code}")
+    said = answer.json()
+    if failed := [item["reason"] for item in said["results"] if item["status"] != "ok"]:
+        raise RefusedError(f"HTTP {', '.join(failed)}")
+    return int(said["version"])
+
+
+async def _send(
+    ask: Callable[[], Awaitable[int]], rate: float, load: Load, stop: asyncio.Event
+) -> None:
+    """Send requests at a fixed rate until told to stop, and wait for the last of them."""
+    pending: set[asyncio.Task[None]] = set()
+    due = time.monotonic()
+    while not stop.is_set():
+        task = asyncio.create_task(load.note(ask))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+        due += 1 / rate
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+    await asyncio.gather(*pending)

@@ -1,0 +1,100 @@
+"""The processes of a running service die: what callers see, and what the command says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.parts.service import RunningService, running_service
+from tests.unit.models_kit import golden_png
+from tests.unit.serving_kit import registry_with
+
+PREDICT = "/v1/models/digits/predict"
+IMAGE = golden_png(0)
+
+
+def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path) -> None:
+    registry_with(tmp_path, "digits")
+    home = tmp_path / "home"
+    with running_service(home, "digits", "--compile", "never") as service:
+        assert httpx.post(service.url + PREDICT, content=IMAGE).status_code == 200
+        find(service, "haproxy").kill()
+        began = time.monotonic()
+        # Whoever comes now waits in the sockets of the command.
+        assert httpx.post(service.url + PREDICT, content=IMAGE, timeout=20).status_code == 200
+        assert time.monotonic() - began < 10
+        until(lambda: "HAProxy ended (killed by SIGKILL)" in service.log.read_text())
+        faults = [event["detail"] for event in events(home) if event["what"] == "fault"]
+        assert ["HAProxy ended" in fault for fault in faults] == [True]
+
+        members = psutil.Process(service.process.pid).children(recursive=True)
+        find(service, "raylet").kill()
+        assert service.process.wait(60) == 3
+        said = service.log.read_text().rpartition("error: ")[2]
+        assert "Ray's node manager ended, and with it the service" in said
+        assert "Start the command again" in said
+        assert "A replica ended" not in service.log.read_text()  # it is not the fault of one
+        _, left = psutil.wait_procs(members, timeout=10)
+        assert left == []
+        with pytest.raises(httpx.ConnectError):  # nobody listens any more
+            httpx.get(service.url + "/live", timeout=5)
+
+
+def test_a_ray_that_dies_while_the_service_starts_ends_the_command_too(tmp_path: Path) -> None:
+    registry_with(tmp_path, "digits")
+    killed = threading.Event()
+
+    def kill_control_store() -> None:
+        until(lambda: "ray::ServeController" in names_of_children(), seconds=100)
+        for child in psutil.Process().children(recursive=True):
+            if child.name() == "gcs_server":
+                child.kill()
+                killed.set()
+
+    killer = threading.Thread(target=kill_control_store)
+    killer.start()
+    began = time.monotonic()
+    with (
+        pytest.raises(RuntimeError, match="Ray's control store ended, and with it the service"),
+        running_service(tmp_path / "home", "digits", "--compile", "never"),
+    ):
+        raise AssertionError("the service is ready")
+    killer.join()
+    assert killed.is_set()
+    assert time.monotonic() - began < 55  # Ray itself would give up after a minute
+    assert "gcs_server" not in names_of_children()
+
+
+def names_of_children() -> set[str]:
+    names = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.add(child.name())
+    return names
+
+
+def find(service: RunningService, name: str) -> psutil.Process:
+    children = psutil.Process(service.process.pid).children(recursive=True)
+    (found,) = (child for child in children if child.name() == name)
+    return found
+
+
+def events(home: Path) -> list[dict[str, Any]]:
+    lines = (home / "logs/serve/gateway.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["kind"] == "event"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

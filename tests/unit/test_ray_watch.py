@@ -1,0 +1,48 @@
+"""The watch over a Ray of the command's own, with another process under the name of its raylet."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eagleray.serve.ray_watch import OwnRay, watched_ray
+
+_SECONDS = 20
+
+
+@pytest.fixture
+def raylet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "raylet")
+    with subprocess.Popen([program, "600"]) as process:
+        yield process
+        process.kill()
+
+
+def test_who_waits_for_a_ray_that_has_ended_is_told_that_he_is_stuck(
+    raylet: subprocess.Popen[bytes],
+) -> None:
+    heard: list[str] = []
+    stuck = threading.Event()
+
+    def ended(_: OwnRay, what: str) -> None:
+        heard.append(what)
+
+    with watched_ray(ended, stuck.set, seconds_to_leave=0.1) as own:
+        assert own.ended() is None
+        raylet.kill()
+        assert stuck.wait(_SECONDS)
+        assert own.ended() == "Ray's node manager"
+    assert heard == ["Ray's node manager"]
+
+
+def test_who_leaves_in_time_is_not(raylet: subprocess.Popen[bytes]) -> None:
+    ended, stuck = threading.Event(), threading.Event()
+    with watched_ray(lambda *_: ended.set(), stuck.set, seconds_to_leave=600):
+        raylet.kill()
+        assert ended.wait(_SECONDS)
+    assert not stuck.is_set()
