@@ -27,6 +27,17 @@ _LUA = _HERE / "wait_a_moment.lua"
 _MAX_CONNECTIONS = 10_000
 _SPARE_FILES = 200  # that HAProxy opens besides two for each connection
 _SECONDS_TO_START = 10.0
+_SAFE_HEADERS = {  # what a browser that shows the answer is to take it for
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
 _MAX_SECONDS = 660  # of a request: the longest deadline that a caller may set, and a minute
 
 
@@ -102,13 +113,18 @@ def _configuration(plan: Plan, replicas: Sequence[Replica], socket: Path) -> str
 def _problem(
     status: int, title: str, kind: str, detail: str, retry_after: int | None = None
 ) -> str:
-    """Return the line that makes a problem document of one of HAProxy's own errors."""
+    """Return the words that make a problem document of an answer of HAProxy's own.
+
+    It has the headers that a replica's refusals have.
+    """
     members = {"type": f"/problems/{kind}", "title": title, "status": status}
-    document = json.dumps({**members, "detail": detail, "request_id": ""})
-    retry = "" if retry_after is None else f" hdr retry-after {retry_after}"
+    document = json.dumps({**members, "detail": detail, "request_id": "%[var(txn.id),json]"})
+    headers = {**_SAFE_HEADERS, "x-request-id": "%[var(txn.id)]"}
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
+    words = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
     return (
-        f"http-error status {status} content-type application/problem+json{retry} "
-        f"string '{document}'"
+        f"status {status} content-type application/problem+json {words} lf-string '{document}'"
     )
 
 
