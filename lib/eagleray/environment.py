@@ -122,7 +122,7 @@ def ray_temporary_folder() -> str:
 
 
 def _others_enter(folder: Path) -> bool:
-    """Whether another user may be in a folder; one that is not there is made for this user alone."""
+    """Whether another user may enter a folder; one that is missing is made for this one alone."""
     try:
         found = folder.stat()
     except OSError:

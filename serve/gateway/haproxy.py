@@ -123,9 +123,7 @@ def _problem(
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
     words = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
-    return (
-        f"status {status} content-type application/problem+json {words} lf-string '{document}'"
-    )
+    return f"status {status} content-type application/problem+json {words} lf-string '{document}'"
 
 
 class HAProxy:

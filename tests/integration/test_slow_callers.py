@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -109,9 +108,7 @@ def assert_answered(service: Keyed) -> None:
 
 @pytest.mark.parametrize("framing", [f"content-length: {DECLARED}", "transfer-encoding: chunked"])
 @pytest.mark.parametrize("header", ["accept: */*", "authorization: Bearer wrong"])
-def test_slow_uploads_of_strangers_refuse_nobody(
-    service: Keyed, header: str, framing: str
-) -> None:
+def test_slow_uploads_of_strangers_refuse_nobody(service: Keyed, header: str, framing: str) -> None:
     may_open(STRANGERS)
     with held(uploads(service, framing, header)) as strangers:
         assert_answered(service)

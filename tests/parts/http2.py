@@ -17,7 +17,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
 _END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 _STATUSES = dict(zip(range(8, 15), (200, 204, 206, 304, 400, 404, 500), strict=True))
-_NAMES = (
+_NAMES = (  # noqa: SIM905 — sixty lines otherwise
     ":authority :method :method :path :path :scheme :scheme :status :status :status :status "
     ":status :status :status accept-charset accept-encoding accept-language accept-ranges accept "
     "access-control-allow-origin age allow authorization cache-control content-disposition "

@@ -108,7 +108,10 @@ def test_bodies_that_are_still_arriving_refuse_nobody(
         replica.may_answer.set()
         assert (await running.predict()).status_code == 200  # now the room is known
         head = f"{method} {PREDICT} HTTP/1.1\r\nhost: a\r\n"
-        framings = ("content-length: 64000000\r\n\r\n", "transfer-encoding: chunked\r\n\r\n80000\r\n")
+        framings = (
+            "content-length: 64000000\r\n\r\n",
+            "transfer-encoding: chunked\r\n\r\n80000\r\n",
+        )
         with contextlib.ExitStack() as stack:
             for number in range(30):
                 caller = stack.enter_context(running.connect("127.0.0.2"))
@@ -140,4 +143,3 @@ def test_requests_in_one_connection_of_http2_count_as_connections_do(
             assert (await running.predict()).status_code == 200
 
     run(tmp_path, test, "one")
-
