@@ -7,6 +7,7 @@ gateway's choice, and which version answers is decided inside, where a change ta
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ray import serve
@@ -15,6 +16,7 @@ from ray.serve import Application
 from eagleray.machine import num_usable_cores
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.gate import Access
 
 __all__ = ["APP_NAME", "ImageServer", "build"]
 
@@ -29,12 +31,17 @@ class ImageServer:
 
     Args:
         config: Fields of a `ServiceConfig`.
+        access: Fields of an `Access`.
         gateway: Fields of a `GatewayAddress`.
         num_cores: Cores that it may use.
     """
 
     async def __init__(  # type: ignore[misc]
-        self, config: dict[str, Any], gateway: dict[str, Any], num_cores: int
+        self,
+        config: dict[str, Any],
+        access: dict[str, Any],
+        gateway: dict[str, Any],
+        num_cores: int,
     ) -> None:
         from eagleray.models.registry import Registry
         from eagleray.serve.http import build_http
@@ -54,6 +61,7 @@ class ImageServer:
             device="cuda" if parsed.gpus_per_replica else "cpu",
             num_cores=num_cores,
             replica=name,
+            access=Access(**access),
         )
         self._servers = ReplicaServers(
             build_http(self._service, RayJobs()), self._service, GatewayAddress(**gateway), name
@@ -80,11 +88,12 @@ def _close_port_between_replicas() -> None:
     replica.add_port_to_grpc_server = lambda *_: 0
 
 
-def build(config: ServiceConfig, gateway: GatewayAddress) -> Application:
+def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> Application:
     """Build the application.
 
     Args:
         config: How the service answers.
+        access: Who is let in.
         gateway: Where replicas join.
     """
     num_cores = max(1, num_usable_cores() // config.replicas)
@@ -101,4 +110,9 @@ def build(config: ServiceConfig, gateway: GatewayAddress) -> Application:
             "num_gpus": config.gpus_per_replica,
         },
     )
-    return deployment.bind(config.model_dump(mode="json"), gateway.as_fields(), num_cores)
+    return deployment.bind(
+        config.model_dump(mode="json"),
+        dataclasses.asdict(access),
+        gateway.as_fields(),
+        num_cores,
+    )

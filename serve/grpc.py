@@ -15,7 +15,6 @@ import grpc
 from eagleray.errors import EaglerayError, InputError
 from eagleray.serve.messages import PACKAGE, SERVICE, message
 from eagleray.serving import protocol
-from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_of
 from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
@@ -145,7 +144,7 @@ class GrpcInterface:
     def _identify(self, metadata: dict[str, Any], caller: str | None) -> str:
         kind, _, key = str(metadata.get("authorization", "")).partition(" ")
         given = key.strip() if kind.lower() == "bearer" else metadata.get("x-api-key")
-        return identify(self._service.snapshot, given, caller)
+        return self._service.identify(given, caller)
 
     async def _answer(
         self,

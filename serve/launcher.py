@@ -15,8 +15,8 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from eagleray.cluster import BATCH_SLOT
+from eagleray.errors import OutageError
 from eagleray.serving.batches import Launched, Room
-from eagleray.serving.problems import NotReadyError
 
 __all__ = ["RayJobs"]
 
@@ -84,7 +84,7 @@ class RayJobs:
         """Ask the server of jobs.
 
         Raises:
-            NotReadyError: It does not answer.
+            OutageError: It does not answer.
         """
         try:
             return question(self._client())
@@ -93,9 +93,10 @@ class RayJobs:
                 raise _NoSuchJobError from error
             self._known = None  # the head of the cluster may be another one now
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise NotReadyError(
+            raise OutageError(
                 f"Ray's server of jobs does not answer ({first}); the cluster must be started with "
-                "its dashboard, and the service with its token."
+                "its dashboard, and the service with its token.",
+                public="What runs batch jobs does not answer now; try again later.",
             ) from error
 
     def _client(self) -> JobSubmissionClient:

@@ -193,7 +193,7 @@ class _Calls:
 
                 async def read(application: str) -> Any:
                     data = await self._read(application, context)
-                    held.enter_context(self._service.bytes.hold(len(data)))
+                    held.enter_context(self._service.bytes.hold(application))(len(data))
                     return _parsed(request_type, data)
 
                 try:

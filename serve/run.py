@@ -37,14 +37,15 @@ from eagleray.cli.job import (
 )
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
-from eagleray.errors import EaglerayError, InputError, JobFailedError
+from eagleray.errors import EaglerayError, JobFailedError
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
 from eagleray.serve.gateway.haproxy import Limits
 from eagleray.serve.gateway.join import GatewayAddress
-from eagleray.serve.gateway.sockets import Doors, Place, open_doors, private_folder
+from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
 from eagleray.serve.ray_watch import OwnRay, watched_ray
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
+from eagleray.serving.gate import Access, settle_access
 from eagleray.serving.logs import log_event, log_to_file
 from eagleray.settings import Settings
 
@@ -63,22 +64,6 @@ def read_request(location: str | None, fields: Mapping[str, str]) -> ServiceConf
     return make_config({**(read_config(location) if location else {}), **fields})
 
 
-def require_guarded(place: Place, doors: Doors, settings: Settings) -> None:
-    """Refuse to listen to other machines where nothing tells callers apart.
-
-    Raises:
-        InputError: There is no application.
-    """
-    if doors.are_loopback:
-        return
-    if not Applications(open_database(settings), who=settings.who).names():
-        raise InputError(
-            f"{place.host} is reached from other machines, and no application is configured that "
-            "callers could be known by; make one with `eagleray apps create NAME`, or leave "
-            "--host out."
-        )
-
-
 # --- start ------------------------------------------------------------------------------------
 
 
@@ -92,7 +77,7 @@ def prepare_environment(settings: Settings) -> None:
     os.environ["EAGLERAY_HOME"] = str(settings.home_folder)
 
 
-def start(config: ServiceConfig, address: GatewayAddress) -> None:
+def start(config: ServiceConfig, access: Access, address: GatewayAddress) -> None:
     """Start the replicas, and return when they are ready.
 
     Raises:
@@ -106,7 +91,7 @@ def start(config: ServiceConfig, address: GatewayAddress) -> None:
 
     try:
         serve.start(proxy_location=ProxyLocation.Disabled)
-        serve.run(build(config, address), name=APP_NAME, route_prefix=None, blocking=False)
+        serve.run(build(config, access, address), name=APP_NAME, route_prefix=None, blocking=False)
     except TimeoutError as error:
         raise JobFailedError(
             f"The service does not start: Ray Serve gave up waiting ({error}); the machine may be "
@@ -188,11 +173,15 @@ class Happenings:
 
 
 def start_anew(
-    location: str | None, fields: Mapping[str, str], address: GatewayAddress, console: Console
+    location: str | None,
+    fields: Mapping[str, str],
+    access: Access,
+    address: GatewayAddress,
+    console: Console,
 ) -> None:
     """Read the configuration again and replace the replicas; a fault leaves them as they are."""
     try:
-        start(read_request(location, fields), address)
+        start(read_request(location, fields), access, address)
     except EaglerayError as error:
         console.warn(f"The service goes on as it was: {error}")
     else:
@@ -235,7 +224,7 @@ def main(
         happenings = Happenings(console)
         with contextlib.ExitStack() as stack:
             doors = stack.enter_context(open_doors(place))
-            require_guarded(place, doors, settings)
+            access = settle_access(open_database(settings), host_is_loopback=doors.are_loopback)
             log_to_file(settings.service_logs / "gateway.jsonl")
             gateway, address = stack.enter_context(
                 running_gateway(
@@ -254,11 +243,11 @@ def main(
             if own:
                 stack.enter_context(watched_ray(happenings.ray_ended))
             with console.status("Starting; the models are loaded and checked …"):
-                start(parsed, address)
+                start(parsed, access, address)
                 require_joined(gateway)
             report(place, settings, console)
             for _ in happenings.requests_to_reload():
-                start_anew(config, fields, address, console)
+                start_anew(config, fields, access, address, console)
             console.note("Ending; what was let in is answered …")
             end(own=own)
 

@@ -8,7 +8,9 @@
     │   ├── UnknownVersionError a model has no version of that number  404
     │   ├── OutputExistsError   results are never overwritten          409
     │   ├── ContractError       an image contract that cannot be met   422
-    │   └── PackageError        a model package that is refused        422
+    │   ├── PackageError        a model package that is refused        422
+    │   └── OutageError         registry or database do not answer     503
+    │       └── DatabaseReplacedError  it is not the one that it was  503
     ├── JobFailedError          a job started and could not finish     exit 3
     ├── KpiMissedError          a model is not as good as it must be   exit 4
     └── BadImageError           one image; becomes a row, not an exit  400
@@ -27,11 +29,13 @@ from typing import ClassVar
 __all__ = [
     "BadImageError",
     "ContractError",
+    "DatabaseReplacedError",
     "EaglerayError",
     "ExitCode",
     "InputError",
     "JobFailedError",
     "KpiMissedError",
+    "OutageError",
     "OutputExistsError",
     "PackageError",
     "Reason",
@@ -131,6 +135,35 @@ class PackageError(UserError):
     """A model package is incomplete, altered, or holds something that no package may hold."""
 
     http_status = 422
+
+
+class OutageError(UserError):
+    """A part that others rely on, such as the registry or the database, does not answer.
+
+    Its message is for whoever runs Eagleray, and may name places and addresses. Callers of the
+    service are shown `public` instead, which names none.
+
+    Attributes:
+        public: One sentence for callers of the service.
+        retry_after: Seconds after which another try makes sense.
+    """
+
+    http_status = 503
+    title: ClassVar[str] = "Not available"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        public: str = "A part that the service relies on does not answer now; try again later.",
+        retry_after: float = 5.0,
+    ) -> None:
+        super().__init__(message)
+        self.public, self.retry_after = public, retry_after
+
+
+class DatabaseReplacedError(OutageError):
+    """The organisation's database is empty, or another one than it was."""
 
 
 class JobFailedError(EaglerayError):

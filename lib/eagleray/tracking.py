@@ -8,18 +8,21 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from eagleray import storage
 from eagleray.environment import bypass_proxy_for_loopback, identify_user
-from eagleray.errors import UserError
+from eagleray.errors import OutageError
 from eagleray.settings import Settings
 
-__all__ = ["TrackedRun", "connect", "explain_failures"]
+__all__ = ["TrackedRun", "connect", "explain_failures", "store_file"]
 
 EXPERIMENT = "eagleray"
+_PUBLIC = "The registry of models does not answer now; try again later."
+_ANSWER_SECONDS = "10"
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
 
 
@@ -27,7 +30,8 @@ def connect(settings: Settings) -> Any:
     """Return an `MlflowClient` on the configured server or database.
 
     Raises:
-        UserError: It cannot be reached, or the home folder cannot be written.
+        OutageError: It cannot be reached.
+        UserError: The home folder cannot be written.
     """
     identify_user(settings.home_folder)
     bypass_proxy_for_loopback()
@@ -38,25 +42,106 @@ def connect(settings: Settings) -> Any:
     # A server that is not there is said within seconds, not after MLflow's minutes of retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # What follows is read when MLflow first opens a database. A SQLite file is opened anew for
+    # every use, so that one that was replaced is not read on; PostgreSQL must let us in in time.
+    uri = settings.mlflow_uri
+    if uri.startswith("sqlite"):
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", _ANSWER_SECONDS)
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = settings.mlflow_uri
     if settings.tracking_uri is None:
         settings.make_home()
-    with explain_failures(settings):
+    file = store_file(settings)
+    with explain_failures(settings, makes_store=True):
+        _require_answer(uri)
+        _made.discard(file)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
+    if file is not None:
+        _make_no_more(file)
     return client
 
 
+_made: set[Path | None] = set()
+"""SQLite files of MLflow that this process has opened, and that are not made once more."""
+
+
+def _make_no_more(file: Path) -> None:
+    """Have SQLite open a file from now on only if it is there, whoever removes it when."""
+    from sqlalchemy import Engine, event
+
+    if not event.contains(Engine, "do_connect", _connect_to_what_is_there):
+        event.listen(Engine, "do_connect", _connect_to_what_is_there)
+    _made.add(file)
+
+
+def _connect_to_what_is_there(
+    dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]
+) -> None:
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]) in _made:
+        arguments[0] = f"file:{urllib.parse.quote(arguments[0])}?mode=rw"
+        options["uri"] = True
+
+
+def _require_store(settings: Settings) -> None:
+    """Refuse an MLflow database in a SQLite file that is gone, before SQLite makes an empty one.
+
+    Raises:
+        OutageError: It is not there.
+    """
+    file = store_file(settings)
+    if file is not None and not file.exists():
+        raise OutageError(
+            f"There is no MLflow database {file} any more; put it back, or check "
+            "EAGLERAY_TRACKING_URI.",
+            public=_PUBLIC,
+        )
+
+
+def store_file(settings: Settings) -> Path | None:
+    """Return the SQLite file that MLflow keeps everything in, if it is one."""
+    from sqlalchemy import make_url
+
+    uri = settings.mlflow_uri
+    if not uri.startswith("sqlite"):
+        return None
+    name = make_url(uri).database
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def _require_answer(uri: str) -> None:
+    """Ask a PostgreSQL once: MLflow itself goes on trying for minutes.
+
+    Raises:
+        SQLAlchemyError: It does not answer, or does not let us in.
+    """
+    from sqlalchemy import NullPool, create_engine
+
+    if uri.startswith(("postgresql:", "postgresql+")):
+        engine = create_engine(uri, poolclass=NullPool)
+        with engine.connect():
+            pass
+
+
 @contextlib.contextmanager
-def explain_failures(settings: Settings) -> Iterator[None]:
-    """Turn a registry that does not answer into one sentence."""
+def explain_failures(settings: Settings, *, makes_store: bool = False) -> Iterator[None]:
+    """Turn a registry that does not answer into one sentence.
+
+    Args:
+        settings: Which MLflow.
+        makes_store: Whether a SQLite file that is missing may be made.
+
+    Raises:
+        OutageError: With that sentence.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    if not makes_store:
+        _require_store(settings)
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
@@ -70,7 +155,7 @@ def explain_failures(settings: Settings) -> Iterator[None]:
             f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
             f"check {check}."
         )
-        raise UserError(_PASSWORD.sub(r"\1***@", sentence)) from error
+        raise OutageError(_PASSWORD.sub(r"\1***@", sentence), public=_PUBLIC) from error
 
 
 class TrackedRun:

@@ -20,6 +20,7 @@ from starlette.routing import Match
 from eagleray.errors import EaglerayError
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
+from eagleray.serve.http.docs import docs_routes
 from eagleray.serve.http.documents import SECURITY, ProblemDocument
 from eagleray.serve.http.guard import GONE, Guard, problem_response, request_id_of
 from eagleray.serve.http.health import health_routes
@@ -57,6 +58,7 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
         title="Eagleray",
         summary="Image models, always in the right version.",
         version=version_of("eagleray"),
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere; ours is docs_routes
         redoc_url=None,
         redirect_slashes=False,  # none is there any more
         lifespan=lambda _: _alive(service),
@@ -64,6 +66,7 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
     )
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
+    app.include_router(docs_routes())
     app.include_router(batch_routes(service, launcher))
     app.add_middleware(Guard, service=service)
     app.add_middleware(PlainRequests)  # the last that is added is the first that is asked

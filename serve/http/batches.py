@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -11,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from eagleray.imaging.contract import first_fault
-from eagleray.serve.http.bodies import ParameterError, require_plain
+from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
+from eagleray.serve.http.page import page_response
 from eagleray.serving.answers import BatchAnswer
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
 from eagleray.serving.json_body import read_json
@@ -28,9 +28,8 @@ _BODY = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
 }
 _MOST_LISTED = 100
-_SAFE_PAGE = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-}
+# A report lies where its batch wrote it, so it is shown as a stranger's: it runs and sends nothing.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 Offset = Annotated[int, Query(ge=0, description="Of the first row.")]
 Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
@@ -39,7 +38,8 @@ Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
 def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     """Return the routes of batch jobs."""
     router = APIRouter(prefix=_PATH, tags=["batches"])
-    desk = BatchDesk(service.registry, service.config, launcher)
+    desk = BatchDesk(service.registry, service.config, launcher, database=lambda: service.database)
+    calls = service.batch_calls
 
     @router.post(
         "",
@@ -53,9 +53,9 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Start a batch job, or go on with one.",
     )
     async def start(request: Request) -> Response:
-        require_plain(request)
+        require_json_type(request)
         asked = _read(await request.body())
-        status = await asyncio.to_thread(desk.start, asked, _caller(request), service.snapshot)
+        status = await calls.run(desk.start, asked, _caller(request), service.snapshot)
         return JSONResponse(
             status.as_json(),
             status_code=200 if status.state == "succeeded" else 202,
@@ -71,7 +71,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20
     ) -> Response:
-        found = await asyncio.to_thread(desk.list, _caller(request), limit=limit)
+        found = await calls.run(desk.list, _caller(request), limit=limit)
         return JSONResponse({"batches": [status.as_json() for status in found]})
 
     @router.get(
@@ -81,7 +81,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="How far a batch job is.",
     )
     async def status(batch: str, request: Request) -> Response:
-        found = await asyncio.to_thread(desk.status, batch, _caller(request))
+        found = await calls.run(desk.status, batch, _caller(request))
         return JSONResponse(found.as_json())
 
     @router.get(
@@ -105,8 +105,8 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     ) -> Response:
         caller = _caller(request)
         if format == "json":
-            return JSONResponse(await asyncio.to_thread(desk.results, batch, caller))
-        rows = await asyncio.to_thread(desk.rows, batch, caller, offset=offset, limit=limit)
+            return JSONResponse(await calls.run(desk.results, batch, caller))
+        rows = await calls.run(desk.rows, batch, caller, offset=offset, limit=limit)
         return StreamingResponse(rows, media_type=_LINES)
 
     @router.get(
@@ -116,20 +116,20 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Its page.",
     )
     async def report(batch: str, request: Request) -> Response:
-        page = await asyncio.to_thread(desk.report, batch, _caller(request))
-        return HTMLResponse(page, headers=_SAFE_PAGE)
+        page = await calls.run(desk.report, batch, _caller(request))
+        return page_response(page, _REPORT_POLICY)
 
     cancelling: dict[str, Any] = {
         "status_code": 202,
         "response_model": BatchAnswer,
-        "responses": refusals(401, 404, 409, 503),
+        "responses": refusals(401, 404, 409, 415, 503),
         "summary": "Cancel it; what is done is kept.",
     }
 
     @router.delete("/{batch}", operation_id="delete_batch", **cancelling)
     @router.post("/{batch}/cancel", operation_id="cancel_batch", **cancelling)
     async def cancel(batch: str, request: Request) -> Response:
-        ended = await asyncio.to_thread(desk.cancel, batch, _caller(request))
+        ended = await calls.run(desk.cancel, batch, _caller(request))
         return JSONResponse(ended.as_json(), status_code=202)
 
     return router

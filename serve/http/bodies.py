@@ -40,6 +40,7 @@ __all__ = [
     "read_asked",
     "read_images",
     "require_json",
+    "require_json_type",
     "require_plain",
 ]
 
@@ -202,6 +203,19 @@ def require_json(request: Request) -> None:
     kind = _kind(request)
     if kind.startswith(("image/", "multipart/")) or kind == "text/csv":
         raise UnsupportedError(f"A body of content type {kind} is not taken; send JSON.")
+
+
+def require_json_type(request: Request) -> None:
+    """Refuse a body that does not say of itself that it is JSON, as no page can send it unasked.
+
+    Raises:
+        UnsupportedError: It does not, or is compressed.
+    """
+    require_plain(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        said = f"of content type {kind}" if kind else "without a content type"
+        raise UnsupportedError(f"A body {said} is not taken here; send application/json.")
 
 
 def _kind(request: Request) -> str:

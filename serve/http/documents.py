@@ -235,7 +235,7 @@ _REFUSALS = {
     415: "A format or a content type that is not taken.",
     422: "A parameter is not valid.",
     429: "The queue is full, or the quota is used up; see Retry-After.",
-    503: "The version is being loaded, or does not load; see Retry-After.",
+    503: "The version is not ready, or a part of the service does not answer; see Retry-After.",
     504: "The deadline passed.",
 }
 

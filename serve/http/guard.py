@@ -1,7 +1,7 @@
 """What happens to every request before a handler sees it, and to every error after one.
 
 As plain ASGI, because it must act while the body is still on its way: a request without a key, or
-with more bytes than there is room for, is refused before it is read.
+that declares more bytes than one may have, is refused before it is read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
+from eagleray.serve.http.origins import (
+    require_own_host,
+    require_own_pages,
+    require_typed_body,
+)
 from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
-from eagleray.serving.gate import identify
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
 from eagleray.serving.service import ImageService
@@ -85,10 +89,11 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                marks = [*_SAFE_HEADERS, (b"x-request-id", request_id.encode())]
+                own = list(message.get("headers", ()))
+                marks = [*_safe_headers(own), (b"x-request-id", request_id.encode())]
                 if scope["path"].endswith(_PREDICTIONS):
                     marks.append((_ROOM, b"%d" % self._service.lanes.room))
-                message["headers"] = [*message.get("headers", ()), *marks]
+                message["headers"] = [*own, *marks]
             await send(message)
 
         client = {"request_id": request_id, "application": "", "model": "", "version": ""}
@@ -99,7 +104,7 @@ class Guard:
         try:
             await self._let_in(scope, headers, receive, send_marked)
         except EaglerayError as error:
-            response = self._refuse(error, headers, request_id)
+            response = self._refuse(error, scope, headers)
             await response(scope, receive, send_marked)
         except asyncio.CancelledError:  # the server ends a request whose caller has gone
             status = GONE
@@ -113,23 +118,32 @@ class Guard:
                 fault = str(status) if status >= 500 else None
                 trace.end(_span_name(scope), _attributes(scope, headers, status), error=fault)
 
-    def _refuse(self, error: EaglerayError, headers: Headers, request_id: str) -> Response:
+    def _refuse(self, error: EaglerayError, scope: Scope, headers: Headers) -> Response:
         problem = problem_of(error)
         self._service.telemetry.rejections.labels(problem.kind).inc()
-        response = problem_response(problem, request_id)
-        if problem.status == 401 and "text/html" in headers.get("accept", ""):
+        response = problem_response(problem, request_id_of(scope))
+        if problem.status == 401 and _is_opened(scope, headers):
             response.headers["www-authenticate"] = _ASK_A_PERSON
         return response
 
+    def _require_own(self, scope: Scope, headers: Headers) -> None:
+        """Refuse what a page of another site, or of a name that is not the service's, sends."""
+        allowed = self._service.config.allow_hosts
+        names = allowed if allowed or not self._service.demands_keys else None
+        require_own_host(headers, names=names, may_lack=scope["path"] in _OPEN)
+        method = scope.get(METHOD, scope["method"])
+        require_own_pages(method, scope["path"], headers)
+        require_typed_body(method, scope["path"], headers)
+
     async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        self._require_own(scope, headers)
         if scope["path"] not in _OPEN:
             address = scope["client"][0] if scope.get("client") else None
-            scope[CLIENT]["application"] = identify(
-                self._service.snapshot, _key_of(headers), address
-            )
+            scope[CLIENT]["application"] = self._service.identify(_key_of(headers), address)
         if scope["path"].endswith(_PREDICTIONS):
             self._service.lanes.require_room(1)  # before anything of the images is read
-        with self._service.bytes.hold(_number(headers.get("content-length", "0"))) as grow:
+        self._service.bytes.require_size(_number(headers.get("content-length", "0")))
+        with self._service.bytes.hold(scope[CLIENT]["application"]) as grow:
             total, complete = 0, False
             end = time.monotonic() + self._service.config.timeout_s
 
@@ -207,7 +221,33 @@ _SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),  # what is behind a key is kept by nobody else
 ]
+
+
+def _safe_headers(own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return what tells browsers to be careful with an answer, where it does not say itself."""
+    said = {name.lower() for name, _ in own}
+    return [header for header in _SAFE_HEADERS if header[0] not in said]
+
+
+def _is_opened(scope: Scope, headers: Headers) -> bool:
+    """Whether a person opens a page, who can be asked for a key.
+
+    Over plain HTTP browsers say so of loopback alone; elsewhere pages are what HTML is asked of.
+    """
+    if scope.get(METHOD, scope["method"]) not in ("GET", "HEAD"):
+        return False
+    mode = headers.get("sec-fetch-mode")
+    if mode is None:
+        return "text/html" in headers.get("accept", "")
+    return mode == "navigate" and headers.get("sec-fetch-dest") == "document"
 
 
 def _request_id(headers: Headers) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -81,12 +80,12 @@ def model_routes(service: ImageService) -> APIRouter:
     @router.get(
         "/{name}/versions",
         response_model=VersionsAnswer,
-        responses=refusals(401, 404),
+        responses=refusals(401, 404, 503),
         summary="All versions that are registered, newest first.",
     )
     async def versions(name: str) -> Response:
         service.snapshot.require_model(name)
-        found = await asyncio.to_thread(service.registry.versions, name)
+        found = await service.lookups.run(service.registry.versions, name)
         return JSONResponse({"model": name, "versions": [_version(item) for item in found]})
 
     @router.get(
@@ -121,7 +120,7 @@ def _brief(service: ImageService, name: str) -> dict[str, Any]:
 async def _usage(service: ImageService, name: str, application: str) -> list[dict[str, Any]] | None:
     """Return what the caller itself used lately; None while the database does not answer."""
     try:
-        used = await asyncio.to_thread(service.usage.recent, model=name, application=application)
+        used = await service.lookups.run(service.usage.recent, model=name, application=application)
     except EaglerayError as error:
         log.warning("no usage is shown: %s", error)
         return None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from eagleray.pages.render import render_page
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
 
-__all__ = ["page_routes"]
+__all__ = ["page_response", "page_routes"]
+
+_CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 def page_routes(service: ImageService) -> APIRouter:
@@ -19,7 +21,7 @@ def page_routes(service: ImageService) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
-    async def page(request: Request) -> Response:
+    async def page() -> Response:
         names = sorted(service.snapshot.aliases)
         models = [
             {"name": name, "serving": service.fleet.serving(Role(name, Via.DEFAULT))}
@@ -29,10 +31,25 @@ def page_routes(service: ImageService) -> APIRouter:
         content = render_page(
             "service.html.j2",
             models=models,
-            url=str(request.base_url).rstrip("/"),
-            needs_key=bool(service.snapshot.applications),
+            needs_key=service.demands_keys,
             nonce=nonce,
         )
-        return Response(content, media_type="text/html; charset=utf-8")
+        policy = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+            "connect-src 'self'; img-src data: blob:"
+        )
+        return page_response(content, policy)
 
     return router
+
+
+def page_response(content: bytes, policy: str) -> Response:
+    """Return a page of the service.
+
+    Args:
+        content: HTML.
+        policy: What the page may load (Content-Security-Policy); it is framed by nobody, and
+            posts no forms.
+    """
+    headers = {"content-security-policy": f"{policy}; {_CLOSED}"}
+    return Response(content, media_type="text/html; charset=utf-8", headers=headers)

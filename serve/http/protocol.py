@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from importlib.metadata import version as version_of
 from typing import Any
@@ -97,7 +96,7 @@ def protocol_routes(service: ImageService) -> APIRouter:
     )
     async def describe(name: str, version: str | None = None) -> Response:
         loaded = await service.version_of(name, version)
-        found = await asyncio.to_thread(service.registry.versions, name)
+        found = await service.lookups.run(service.registry.versions, name)
         numbers = sorted(item.version for item in found)
         return JSONResponse(protocol.metadata(name, numbers, loaded.manifest))
 

@@ -141,6 +141,19 @@ def test_a_csv_of_paths_may_name_what_is_not_there(
     assert summary.totals.num_failed == 5
 
 
+def test_a_link_that_was_put_after_the_listing_is_not_followed(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
+) -> None:
+    outside = tmp_path / "outside.png"
+    job = build(JobRequest((str(images),), model, str(tmp_path / "out"), within=(str(images),)))
+    first = job.manifest.shard(0).column("uri")[0].as_py()
+    Path(first).rename(outside)
+    Path(first).symlink_to(outside)
+    run_job(job, lambda: cluster, Console(json_output=True))
+    row = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()[0]
+    assert (row["reason"], row["message"]) == ("unreadable", "it is not where this job may read")
+
+
 def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> None:
     import s3fs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import os
 import signal
@@ -29,8 +28,6 @@ from eagleray.models.package import ModelPackage
 from eagleray.models.registry import Registry
 from eagleray.outcome import Prediction
 from eagleray.predictor import Predictor
-from eagleray.serving.applications import Applications
-from eagleray.settings import Settings
 from tests.parts.otlp import SERVER, Collector, running_collector
 from tests.parts.service import RunningService, running_service
 from tests.unit.images import encode
@@ -120,7 +117,8 @@ def test_callers_that_go_away_are_499_and_cancelled(service: Running) -> None:
     address = httpx.URL(service.url)
     with socket.create_connection((address.host, address.port or 80)) as connection:
         connection.sendall(
-            b"POST /v1/models/digits/predict HTTP/1.1\r\nhost: a\r\nx-request-id: gone-http\r\n"
+            b"POST /v1/models/digits/predict HTTP/1.1\r\nhost: localhost\r\n"
+            b"x-request-id: gone-http\r\n"
             b"content-type: multipart/form-data; boundary=b\r\n"
             b"content-length: %d\r\n\r\n" % len(body)
         )
@@ -354,89 +352,24 @@ def outer_addresses() -> list[str]:
     return [address for address in inet if not address.startswith("127.")]
 
 
-def test_keys_come_into_force_while_the_service_runs(service: Running) -> None:
-    settings = Settings(home=service.home)
-    applications = Applications(service.registry.history.database, who=settings.who)
-    made = applications.create("shop")
-    try:
-        until(lambda: httpx.get(service.url + "/v1/models").status_code == 401)
-        assert httpx.get(service.url + "/live").status_code == 200
-        with Client(service.url) as client, pytest.raises(RequestRefusedError) as refused:
-            client.predict("digits", IMAGES[0])
-        assert refused.value.status == 401
-        with Client(service.url, key=made.key) as client:
-            assert client.predict("digits", IMAGES[0]).status == "ok"
-        with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
-            assert client.is_server_live()
-            with pytest.raises(InferenceServerException, match="Bearer"):
-                client.is_model_ready("digits")
-            assert client.is_model_ready("digits", headers={"authorization": f"Bearer {made.key}"})
-    finally:
-        applications.delete("shop")
-    until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, version: str) -> None:
+    with httpx.Client(
+        base_url=service.url, http1=version == "HTTP/1.1", http2=version == "HTTP/2"
+    ) as client:
 
+        def ask(**headers: str) -> int:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            answer = client.get("/v1/models", headers=names)
+            assert answer.http_version == version
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            return answer.status_code
 
-LIVENESS = ["/live", "/v2/health/live"]
-OTHER_PATHS = ["/", "/docs", "/openapi.json", "/metrics", "/-/healthz", "/-/routes", "/x"]
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-ONLY_PREFIX = '{"/":"eagleray"}'
-RAYS_PATHS = ["/api/jobs/", "/api/cluster_status", "/nodes?view=summary", "/api/v0/logs", "/logs"]
-
-
-def test_without_a_key_every_port_says_nothing_but_that_it_lives(service: Running) -> None:
-    settings = Settings(home=service.home)
-    applications = Applications(service.registry.history.database, who=settings.who)
-    key = applications.create("shop").key
-    try:
-        until(lambda: httpx.get(service.url + "/v1/models").status_code == 401)
-        document = httpx.get(service.url + "/openapi.json", headers={"x-api-key": key}).json()
-        paths = [*document["paths"], *OTHER_PATHS, *LIVENESS]
-        asked = {port: owner for port, owner in owners(service).items() if speaks_http(port)}
-        assert int(service.url.rpartition(":")[2]) in asked
-        for port, owner in asked.items():
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                if "haproxy" in owner and is_haproxys_own(client):
-                    continue  # statistics, of the requests alone, on loopback
-                rays = "site-packages/ray/" in owner
-                for method, path in itertools.product(METHODS, RAYS_PATHS if rays else paths):
-                    answer = client.request(
-                        method, path.format(name="digits", version="1", batch="1")
-                    )
-                    assert "digits" not in answer.text, (owner, method, path)
-                    # Behind HAProxy, Ray Serve tells the only prefix that there is.
-                    tells = path == "/-/routes" and answer.text == ONLY_PREFIX
-                    # Ray's processes count what they use; on loopback, as another test shows.
-                    counts = rays and "# HELP" in answer.text
-                    open_to_all = path in LIVENESS or tells or counts
-                    silent = not answer.text or answer.status_code in (401, 403, 404, 405)
-                    assert silent or open_to_all, (owner, port, method, path, answer.text)
-    finally:
-        applications.delete("shop")
-    until(lambda: httpx.get(service.url + "/v1/models").status_code == 200)
-
-
-def owners(service: Running) -> dict[int, str]:
-    """Return every port that a process of the service listens on, and the process's name."""
-    import psutil
-
-    ours = {process.pid for process in psutil.Process(service.process.pid).children(True)}
-    return {
-        connection.laddr.port: " ".join(psutil.Process(connection.pid).cmdline())
-        for connection in psutil.net_connections("tcp")
-        if connection.status == "LISTEN" and connection.pid in ours
-    }
-
-
-def speaks_http(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/live", timeout=5).status_code > 0
-    except httpx.HTTPError:
-        return False
-
-
-def is_haproxys_own(client: httpx.Client) -> bool:
-    """Whether it is HAProxy's page of statistics or metrics."""
-    return any(client.get(path).status_code == 200 for path in ("/stats", "/metrics"))
+        assert ask() == ask(origin=service.url) == ask(host="localhost") == 200
+        assert ask(host="rebound.test") == 421
+        assert ask(origin="http://elsewhere.test") == ask(origin="null") == 403
+        assert ask(sec_fetch_site="cross-site") == 403
+        assert ask(host="rebound.test", x_forwarded_host="localhost") == 421
 
 
 def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:

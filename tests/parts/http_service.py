@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -31,7 +31,7 @@ class Served:
     app: FastAPI
     service: ImageService
     port: int
-    launcher: NotedLauncher
+    launcher: NotedLauncher = field(default_factory=NotedLauncher)
 
     @property
     def url(self) -> str:
@@ -57,13 +57,23 @@ class Served:
 
 
 @contextmanager
-def http_service(registry: Registry, **fields: Any) -> Iterator[Served]:
-    """Run a service; the fields are its configuration's."""
+def http_service(
+    registry: Registry, *, around: Callable[[Any], Any] = lambda app: app, **fields: Any
+) -> Iterator[Served]:
+    """Run a service.
+
+    Args:
+        registry: Its models.
+        around: Puts something around its application, such as a witness of what it answers.
+        fields: Of its configuration.
+    """
     config = ServiceConfig(**{"compile": "never", "watch_s": 0.2, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
     launcher = NotedLauncher()
     app = build_http(service, launcher)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(around(app), port=0, log_level="critical", lifespan="on")
+    )
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
@@ -72,8 +82,7 @@ def http_service(registry: Registry, **fields: Any) -> Iterator[Served]:
             assert thread.is_alive(), "the service does not start"
             assert time.monotonic() < end, "the service is not ready"
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(app, service, port, launcher)
+        yield Served(app, service, server.servers[0].sockets[0].getsockname()[1], launcher)
     finally:
         server.should_exit = True
         thread.join(_PATIENCE)

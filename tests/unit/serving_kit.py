@@ -119,7 +119,7 @@ async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIter
     app = build_http(service, launcher)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, client=(address, 4000), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield Asked(service, client, launcher)
 
 

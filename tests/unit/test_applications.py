@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,11 +13,21 @@ import sqlalchemy as sa
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.serving.applications import Applications, key_digest
-from eagleray.serving.gate import NOBODY, Quotas, identify
+from eagleray.serving.gate import (
+    NOBODY,
+    Access,
+    Quotas,
+    identify,
+    is_loopback,
+    settle_access,
+)
 from eagleray.serving.problems import FullError, NotAllowedError
 from eagleray.serving.routes import Routes
-from eagleray.serving.routing import Application, Role, Route, Snapshot, Via
+from eagleray.serving.routing import Application, Callers, Role, Route, Snapshot, Via
 from tests.unit.models_kit import settings_in
+
+KEYED = Access(keyless=False, database="", last_change=0)
+KEYLESS = Access(keyless=True, database="", last_change=0)
 
 
 @pytest.fixture
@@ -29,15 +41,20 @@ def applications(database: OpenDatabase) -> Applications:
 
 
 def snapshot(applications: Applications) -> Snapshot:
-    found, keys = applications.read()
-    return Snapshot(aliases={}, applications=found, keys=keys)
+    callers = applications.read()
+    return Snapshot(
+        aliases={},
+        applications=callers.applications,
+        keys=callers.keys,
+        last_change=callers.last_change,
+    )
 
 
 def test_a_key_is_known_by_its_digest_alone(
     applications: Applications, database: OpenDatabase
 ) -> None:
     made = applications.create("shop", images_per_second=50)
-    assert identify(snapshot(applications), made.key, "192.0.2.1") == "shop"
+    assert identify(KEYED, snapshot(applications), made.key, "192.0.2.1") == "shop"
     with database.session() as session:
         stored = str(session.execute(sa.text("select * from api_keys")).all())
     assert made.key not in stored
@@ -49,29 +66,31 @@ def test_a_key_is_known_by_its_digest_alone(
 def test_nobody_else_is_let_in(applications: Applications, key: str | None) -> None:
     applications.create("shop")
     with pytest.raises(NotAllowedError):
-        identify(snapshot(applications), key, "127.0.0.1")
+        identify(KEYED, snapshot(applications), key, "127.0.0.1")
 
 
 def test_without_applications_this_machine_alone_is_let_in() -> None:
     empty = Snapshot(aliases={})
-    assert identify(empty, None, "127.0.0.1") == NOBODY
-    assert identify(empty, None, "::1") == NOBODY
+    assert identify(KEYLESS, empty, None, "127.0.0.1") == NOBODY
+    assert identify(KEYLESS, empty, None, "::1") == NOBODY
     for address in ("192.0.2.1", "::ffff:10.0.0.1", None, "testclient"):
         with pytest.raises(NotAllowedError, match="eagleray apps create NAME"):
-            identify(empty, None, address)
+            identify(KEYLESS, empty, None, address)
 
 
 def test_a_rotated_key_ends_when_it_was_said_to(applications: Applications) -> None:
     first = applications.create("shop")
     second = applications.rotate("shop", keep_old=timedelta(hours=1))
     both = snapshot(applications)
-    assert identify(both, first.key, None) == identify(both, second.key, None) == "shop"
+    assert (
+        identify(KEYED, both, first.key, None) == identify(KEYED, both, second.key, None) == "shop"
+    )
     third = applications.rotate("shop")
     last = snapshot(applications)
-    assert identify(last, third.key, None) == "shop"
+    assert identify(KEYED, last, third.key, None) == "shop"
     for key in (first.key, second.key):
         with pytest.raises(NotAllowedError):
-            identify(last, key, None)
+            identify(KEYED, last, key, None)
     now = datetime.now(UTC)
     assert [item.holds(now) for item in applications.keys("shop")] == [False, False, True]
 
@@ -80,12 +99,12 @@ def test_a_revoked_key_and_a_disabled_application_are_refused(applications: Appl
     made = applications.create("shop")
     applications.disable("shop")
     with pytest.raises(NotAllowedError):
-        identify(snapshot(applications), made.key, None)
+        identify(KEYED, snapshot(applications), made.key, None)
     applications.disable("shop", disabled=False)
-    assert identify(snapshot(applications), made.key, None) == "shop"
+    assert identify(KEYED, snapshot(applications), made.key, None) == "shop"
     applications.revoke("shop", applications.keys("shop")[0].prefix)
     with pytest.raises(NotAllowedError):
-        identify(snapshot(applications), made.key, None)
+        identify(KEYED, snapshot(applications), made.key, None)
     assert [change.what for change in applications.changes("shop")][:3] == [
         "created",
         "disabled",
@@ -102,7 +121,7 @@ def test_pins_come_and_go(applications: Applications) -> None:
     assert applications.get("shop").pins == {}
     applications.pin("shop", "digits", "3")
     applications.delete("shop")
-    assert applications.read() == ({}, {})
+    assert applications.read() == Callers({}, {}, last_change=6)
     assert applications.changes("shop")[-1].what == "deleted"
 
 
@@ -162,3 +181,30 @@ def test_more_than_a_seconds_worth_is_paid_for_by_waiting() -> None:
     with pytest.raises(FullError) as full:
         quotas.take(known, "shop", 1)
     assert full.value.retry_after == pytest.approx(2.1)
+
+
+def test_access_is_settled_once_for_all_replicas(
+    applications: Applications, database: OpenDatabase
+) -> None:
+    keyless = settle_access(database, host_is_loopback=True)
+    assert keyless == Access(True, database.read_identity(), 0)
+    assert Access(**json.loads(json.dumps(dataclasses.asdict(keyless)))) == keyless
+    with pytest.raises(InputError, match="reached from other machines"):
+        settle_access(database, host_is_loopback=False)
+    made = applications.create("shop")
+    keyed = settle_access(database, host_is_loopback=False)
+    assert not keyed.keyless
+    applications.delete("shop")
+    later = snapshot(applications)  # all that a replica that starts later sees
+    for access in (keyless, keyed):
+        for key in (None, made.key):
+            with pytest.raises(NotAllowedError):
+                identify(access, later, key, "127.0.0.1")
+    anew = settle_access(database, host_is_loopback=True)
+    assert identify(anew, later, None, "127.0.0.1") == NOBODY
+
+
+def test_an_ipv4_address_in_ipv6s_form_is_what_it_is() -> None:
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("::ffff:192.0.2.1")
+    assert not is_loopback("127.0.0.1.example.com")

@@ -61,6 +61,13 @@ def test_no_batch_is_started_unless_a_setting_says_where(
         ({"input": "s3://bucket/photos/%2e%2e/secret"}, 403, "--batch-inputs"),
         ({"input": "s3://bucket/photos-too"}, 403, "--batch-inputs"),
         ({"input": "tar://a.png::{}/closed/a.tar"}, 403, "--batch-inputs"),
+        ({"input": "zip://a.png::webhdfs://127.0.0.1:1/a.zip"}, 403, "--batch-inputs"),
+        ({"input": "zip://a::zip://b::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
+        ({"input": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
+        ({"input": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
+        ({"since": "zip://a::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
+        ({"output": "zip://a::{}/out/nobody/x"}, 403, "--batch-outputs"),
+        ({"output": "webhdfs://127.0.0.1:1/x"}, 403, "--batch-outputs"),
         ({"input": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
         ({"input": "/etc"}, 403, "--batch-inputs"),
         ({"since": "{}/closed"}, 403, "--batch-inputs"),
@@ -91,7 +98,7 @@ def test_what_is_refused_before_anything_starts(
     def placed(value: Any) -> Any:
         if isinstance(value, list):
             return [item.format(tmp_path) for item in value]
-        return value.format(tmp_path) if isinstance(value, str) else value
+        return value.replace("{}", str(tmp_path)) if isinstance(value, str) else value
 
     async def test(asked: Asked) -> None:
         given = body(tmp_path, **{name: placed(value) for name, value in fields.items()})

@@ -464,7 +464,10 @@ def test_a_broken_start_is_repeated_and_starts_one_batch(tmp_path: Path) -> None
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.png").write_bytes(IMAGE)
-    places = {"batch_inputs": (str(photos),), "batch_outputs": (f"{tmp_path}/out/",)}
+    places: dict[str, Any] = {
+        "batch_inputs": (str(photos),),
+        "batch_outputs": (f"{tmp_path}/out/",),
+    }
     with (
         http_service(registry, **places) as served,
         raw_server(breaks_answers(served.port, broken=3)) as server,

@@ -78,10 +78,10 @@ def test_a_file_known_to_be_too_large_is_not_read(tmp_path: Path) -> None:
         ("{tmp}", Reason.MISSING, "there is no file at this location"),
         ("", Reason.MISSING, "the table names no location in this row"),
         ("memory:///none.png", Reason.MISSING, "there is no file at this location"),
-        ("nonsense://a", Reason.UNREADABLE, "Cannot open nonsense://a: Protocol not known"),
+        ("nonsense://a", Reason.UNREADABLE, "nonsense://a is not opened: supported"),
         ("https://example.org/a.png", Reason.UNREADABLE, "is not fetched: whoever writes"),
         ("tar://a::{tmp}/none.tar", Reason.MISSING, "there is no such archive or table"),
-        ("zip://a::nonsense://b", Reason.UNREADABLE, "Cannot open nonsense://b: Protocol not kn"),
+        ("zip://a::nonsense://b", Reason.UNREADABLE, "nonsense://b is not opened: supported"),
     ],
 )
 def test_what_is_not_there_has_a_reason(

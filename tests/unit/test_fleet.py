@@ -118,7 +118,9 @@ def test_a_version_that_fails_changes_nothing_and_shows(fault: Exception) -> Non
         for _ in range(3):
             assert await answering(fleet, production(2)) == 1
         assert shelf.loads.count(("digits", 2)) == 1  # not again at once
-        assert str(fault.args[0]) in (fleet.fault("digits", 2) or "")
+        failed = next(event for event in events if event.what == "failed")
+        assert str(fault.args[0]) in failed.detail  # for the log
+        assert (fleet.fault("digits", 2) or "").endswith("the service's log says why.")
         report = next(item for item in fleet.reports() if item.version == 2)
         assert report.state is State.FAILED
         fleet.apply(production(1))
@@ -131,11 +133,13 @@ def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(slots_module, "_FIRST_RETRY", 0.05)
 
     async def test(shelf: Shelf, fleet: Fleet[Version], events: list[Event]) -> None:
-        shelf.broken[1] = PackageError("the storage is away")
+        shelf.broken[1] = PackageError("/srv/models/digits is altered")
         fleet.apply(production(1))
         await until(lambda: events)
-        with pytest.raises(NotReadyError, match="the storage is away"):
+        with pytest.raises(NotReadyError, match="Its package is refused") as refused:
             await answering(fleet, production(1))
+        assert "/srv" not in str(refused.value)
+        assert fleet.waiting_for == ["digits/1 does not load"]
         shelf.broken.clear()
         await settled(fleet, lambda: fleet.serving(DEFAULT) == 1)
 

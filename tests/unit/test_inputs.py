@@ -25,6 +25,7 @@ from eagleray.batch.inputs.ahead import in_order
 from eagleray.batch.inputs.listing import ROWS_AT_ONCE
 from eagleray.errors import BadImageError, InputError, UserError
 from eagleray.fetch import ImageReader, ImageSource
+from eagleray.storage import PathPolicy
 from tests.unit.containers import hugging_face_images, write_parquet, write_tar, write_zip
 
 NUM_OURS = len(LISTING_SCHEMA)
@@ -479,7 +480,7 @@ def test_images_that_a_hugging_face_column_only_names_are_read(
 def test_a_path_in_a_cell_is_bounded_like_any_other_location(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": "/etc/hostname"}]
     location = write_parquet(tmp_path / "t.parquet", {"image": cells})
-    listing = keep_within(open_inputs(InputSpec((location,))), [str(tmp_path)])
+    listing = keep_within(open_inputs(InputSpec((location,))), PathPolicy((str(tmp_path),)))
     with pytest.raises(InputError, match="Input 0 is /etc/hostname, which is not where this job"):
         list(listing.tables)
 
@@ -922,7 +923,7 @@ def test_columns_that_come_too_late_are_not_lost_without_a_word(tmp_path: Path) 
 
 
 def test_a_bucket_that_does_not_answer_is_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"^Cannot open nonsense://bucket/a: [^\n]+$"):
+    with pytest.raises(InputError, match=r"^nonsense://bucket/a is not opened: [^\n]+$"):
         open_inputs(InputSpec(("nonsense://bucket/a",)))
 
 

@@ -96,7 +96,7 @@ def test_loading_random_weights_leaves_the_callers_generator_alone(settings: Set
         ("pretrained:resnet18/V9", UnknownNameError, "No weights entry of resnet18 is named 'V9'"),
         ("./not/there", UnknownNameError, "No model is named './not/there'."),
         ("memory:///not/there", PackageError, "is no model package: it has no model.json."),
-        ("nonsense://a/b", InputError, "Protocol not known: nonsense."),
+        ("nonsense://a/b", InputError, "is not opened: supported are local paths"),
         pytest.param(
             "digits/" + "9" * 30,
             InputError,

@@ -16,7 +16,9 @@ from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
 from eagleray.serve.run import start
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.gate import Access
 
+ACCESS = Access(keyless=True, database="", last_change=0)
 ADDRESS = GatewayAddress("/nowhere/join.sock", "/nowhere", "secret")
 
 
@@ -26,7 +28,7 @@ def test_a_start_that_takes_too_long_is_a_sentence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(serve, "start", give_up)
     with pytest.raises(JobFailedError, match=r"after 60s\.\); the machine may be too busy"):
-        start(ServiceConfig(), ADDRESS)
+        start(ServiceConfig(), ACCESS, ADDRESS)
 
 
 def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +37,7 @@ def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(serve, "start", die)
     with pytest.raises(JobFailedError, match=r"^The service does not start: .*Permission denied"):
-        start(ServiceConfig(), ADDRESS)
+        start(ServiceConfig(), ACCESS, ADDRESS)
 
 
 def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(

@@ -381,7 +381,10 @@ def test_an_unknown_scheme_is_one_sentence(ask: object) -> None:
     assert callable(ask)
     with pytest.raises(InputError) as caught:
         ask("nonsense://bucket/a")
-    assert str(caught.value) == ("Cannot open nonsense://bucket/a: Protocol not known: nonsense.")
+    assert str(caught.value) == (
+        "nonsense://bucket/a is not opened: supported are local paths, s3://, gs://, az:// and "
+        "abfs://, and not nonsense://; copy it to one of them, or mount it as a folder."
+    )
 
 
 # --- written once ------------------------------------------------------------------------------

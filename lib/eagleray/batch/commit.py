@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from eagleray import storage
 from eagleray.batch.claims import read_committed
 from eagleray.batch.formats import encode_table
-from eagleray.batch.layout import OutputLayout
+from eagleray.batch.layout import FileName, OutputLayout
 from eagleray.batch.plan import Plan, new_id
 from eagleray.batch.results import read_columns
 from eagleray.batch.worker import ShardSummary, decode_shard
@@ -47,7 +47,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: FileName
     first_row: int
     num_rows: int
     num_failed: int

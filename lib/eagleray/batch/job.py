@@ -31,6 +31,7 @@ from eagleray.batch.inputs import (
     Listing,
     keep_within,
     open_inputs,
+    require_readable,
 )
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.manifest import ManifestReader, write_manifest
@@ -124,6 +125,7 @@ class Job:
             options=options,
             urls=self.request.urls,
             s3=self.request.s3,
+            path_policy=self.request.path_policy,
         )
 
 
@@ -199,12 +201,13 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
 
 
 def _list_inputs(request: JobRequest) -> Listing:
+    policy = request.path_policy
+    earlier = [*request.since, *filter(None, [request.failed_of])]
+    require_readable([*request.inputs, *earlier], policy)
     if request.failed_of is not None:
-        listing = failures_of(request.failed_of)
+        listing = keep_within(failures_of(request.failed_of), policy)
     else:
-        listing = open_inputs(InputSpec(locations=request.inputs, column=request.column))
-    if request.within:
-        listing = keep_within(listing, request.within)
+        listing = open_inputs(InputSpec(request.inputs, request.column, policy))
     if not request.since:
         return listing
     return replace(listing, tables=leave_out_known(listing.tables, request.since))
@@ -255,8 +258,9 @@ def _new_plan(
             last_note = time.monotonic()
             listener.note(f"{num_rows:,} images listed so far")
 
+    was_there = storage.exists(layout.location)
     require_writable(layout)
-    with _writing(layout):
+    with _leaving_nothing(layout, name, was_there=was_there), _writing(layout):
         manifest = write_manifest(
             listing.tables, listing.user_schema, layout.manifest(name), on_rows=on_rows
         )
@@ -293,6 +297,26 @@ def require_writable(layout: OutputLayout) -> None:
         probe = storage.join(layout.private, f"probe-{new_id()}")
         storage.put_atomic(probe, b"")
         storage.delete(probe)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(layout: OutputLayout, manifest: str, *, was_there: bool) -> Iterator[None]:
+    """Take a manifest away that could not be completed, and the folders made for it.
+
+    Args:
+        layout: Of the output.
+        manifest: Its name.
+        was_there: Whether the output's folder is the user's own.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, InputError):  # what is said is why it was not completed
+            layout.remove_folder(layout.manifest(manifest))
+            storage.remove_empty_folder(layout.private)
+            if not was_there:
+                storage.remove_empty_folder(layout.location)
+        raise
 
 
 @contextlib.contextmanager

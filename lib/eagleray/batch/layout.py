@@ -12,13 +12,18 @@ Names that begin with `_` are skipped by Arrow, Spark and Ray.
 from __future__ import annotations
 
 import errno
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
 
 from eagleray import storage
 
-__all__ = ["OutputFormat", "OutputLayout"]
+__all__ = ["FileName", "OutputFormat", "OutputLayout"]
 
 OutputFormat = Literal["parquet", "csv", "jsonl"]
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name inside of an output; whoever can write there must not make it lead out."""
 
 
 class OutputLayout:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray import storage
 from eagleray.batch.claims import SettledWork, claim, require_equal
-from eagleray.batch.layout import OutputFormat, OutputLayout
+from eagleray.batch.layout import FileName, OutputFormat, OutputLayout
 from eagleray.errors import InputError, OutputExistsError
 
 __all__ = ["Plan", "Work", "claim_plan", "new_id", "read_plan", "require_same_work"]
@@ -79,7 +79,7 @@ class Plan(BaseModel):
     task: str
     architecture: str
     contract: str
-    manifest: str
+    manifest: FileName
     manifest_digest: str
     num_rows: int
     num_shards: int

@@ -108,8 +108,15 @@ class JobRequest:
             raise InputError(
                 f"--image-timeout must be a number above 0, not {self.seconds_per_image}."
             )
+        for place in self.within:
+            storage.require_place(place)
         if bool(self.inputs) == bool(self.failed_of):
             raise InputError("Name inputs, or an earlier output with --failed-only, and not both.")
+
+    @property
+    def path_policy(self) -> storage.PathPolicy:
+        """Which locations may be read."""
+        return storage.PathPolicy(self.within or None)
 
     def work(self, model: LoadedModel) -> Work:
         """Return what decides the results."""

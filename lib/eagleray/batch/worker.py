@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
@@ -112,6 +112,7 @@ class JobContext:
         options: How to run.
         urls: Which addresses may be fetched.
         s3: How S3 is reached.
+        path_policy: Which locations may be read, whatever the manifest says.
     """
 
     model: LoadedModel
@@ -121,6 +122,7 @@ class JobContext:
     options: WorkerOptions
     urls: UrlPolicy
     s3: storage.S3Options
+    path_policy: storage.PathPolicy = field(default_factory=storage.PathPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,7 @@ class _Decoding:
         contract = context.model.package.contract
         memory = worker_memory_budget(options.processes_per_node)
         self._manifest = ManifestReader(context.manifest_folder, context.num_shards)
-        self._reader = ImageReader(contract.max_bytes, url_policy=context.urls)
+        self._reader = ImageReader(contract.max_bytes, context.urls, context.path_policy)
         self._watchdog = Watchdog(options.seconds_per_image, memory)
         self._new_sandbox = functools.partial(
             DecodeSandbox,

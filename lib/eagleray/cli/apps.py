@@ -57,8 +57,13 @@ def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
 def create_application(name: Name, quota: Quota = None, json_output: AsJson = False) -> None:
     """Create an application and print its first key."""
     with command_errors():
-        made = _open().create(name, images_per_second=quota)
-        _show_key(Console(json_output=json_output), made, json_output)
+        applications = _open()
+        first = not applications.names()
+        made = applications.create(name, images_per_second=quota)
+        console = Console(json_output=json_output)
+        _show_key(console, made, json_output)
+        if first and not json_output:
+            console.note("A service that runs without keys demands them within seconds.")
 
 
 @apps_app.command("rotate")
@@ -114,8 +119,11 @@ def enable_application(name: Name) -> None:
 def delete_application(name: Name) -> None:
     """Remove an application with its keys and pins."""
     with command_errors():
-        _open().delete(name)
+        applications = _open()
+        applications.delete(name)
         Console().say(f"{name} is gone.")
+        if not applications.names():
+            Console().note("It was the last one: a service that runs answers nobody any more.")
 
 
 @apps_app.command("pin")

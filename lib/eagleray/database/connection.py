@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ _DRIVERS = {
 }
 _EXAMPLES = "sqlite:///results.db or postgresql://user@host/database"
 _ANSWER_SECONDS = 10
+_LEAST_CONNECT_SECONDS = 2  # libpq takes no less
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,29 @@ class Database:
 
     @contextlib.contextmanager
     def connected(
-        self, *, patience: float, kind: type[EaglerayError], sentence: Callable[[str], str]
+        self,
+        *,
+        patience: float,
+        kind: Callable[[str], EaglerayError],
+        sentence: Callable[[str], str],
+        makes_file: bool = True,
+        only_reads: bool = False,
     ) -> Iterator[sa.Connection]:
         """Give a connection, and turn what the database refuses into one sentence.
 
         Args:
             patience: Seconds that a transaction waits for those of others.
-            kind: Of the error to raise.
+            kind: Makes the error to raise of its sentence.
             sentence: Makes the error's sentence of the reason.
+            makes_file: Whether a SQLite file that is missing is made.
+            only_reads: Whether nothing is written, so that writers need not be waited for. On
+                PostgreSQL the whole of each statement is then over within `patience`.
 
         Raises:
             EaglerayError: Of that kind; nothing of an open transaction is kept.
             InputError: The folder of a SQLite file is missing.
         """
-        engine = self._engine(patience)
+        engine = self._engine(patience, makes_file=makes_file, only_reads=only_reads)
         dbapi: Any = engine.dialect.loaded_dbapi
         errors = (sqlalchemy.exc.DBAPIError, dbapi.Error)
         try:
@@ -112,25 +123,29 @@ class Database:
         except errors as error:
             raise kind(sentence(_reason(error))) from None
 
-    def _engine(self, patience: float) -> sa.Engine:
+    def _engine(self, patience: float, *, makes_file: bool, only_reads: bool) -> sa.Engine:
+        url, seconds = self.url, min(_ANSWER_SECONDS, patience)
+        begin: Callable[[sa.Connection, float], None]
         if self.is_postgresql:
             arguments: dict[str, Any] = {"client_encoding": "utf8"}
             if "connect_timeout" not in self.url.query:
-                arguments["connect_timeout"] = _ANSWER_SECONDS
+                arguments["connect_timeout"] = max(_LEAST_CONNECT_SECONDS, int(seconds))
             # Each statement must see what others committed while it waited for them.
             options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
-            begin = _limit_waiting
+            begin = _limit_reading if only_reads else _limit_waiting
         else:
             folder = Path(self.place).parent
             if not folder.is_dir():
                 raise InputError(
                     f"There is no folder {folder} for the SQLite database; make it first."
                 )
-            arguments = {"timeout": _ANSWER_SECONDS}
+            if not makes_file:
+                url = _of_a_file_that_is_there(self.place)
+            arguments = {"timeout": seconds}
             options = {}
-            begin = _begin_writing
+            begin = _begin_reading if only_reads else _begin_writing
         engine = sa.create_engine(
-            self.url,
+            url,
             poolclass=sa.NullPool,
             hide_parameters=True,
             connect_args=arguments,
@@ -176,6 +191,12 @@ def _sqlite_path(url: sa.URL) -> str:
     return storage.absolute(url.database)
 
 
+def _of_a_file_that_is_there(path: str) -> sa.URL:
+    """Return a URL under which SQLite opens a file, and makes none."""
+    options = {"mode": "rw", "uri": "true"}
+    return sa.URL.create("sqlite", database=f"file:{urllib.parse.quote(path)}", query=options)
+
+
 def _require_postgresql(url: str) -> None:
     """Check that PostgreSQL can be spoken to, and that the URL can be read in one way only.
 
@@ -208,9 +229,22 @@ def _begin_writing(connection: sa.Connection, patience: float) -> None:
             return
 
 
+def _begin_reading(connection: sa.Connection, _: float) -> None:
+    """Begin a SQLite transaction that waits for no writer until it reads; writing is refused."""
+    connection.exec_driver_sql("PRAGMA query_only = ON")
+    connection.exec_driver_sql("BEGIN")
+
+
 def _limit_waiting(connection: sa.Connection, patience: float) -> None:
     milliseconds = str(int(patience * 1000))
     connection.execute(sa.select(sa.func.set_config("lock_timeout", milliseconds, True)))
+
+
+def _limit_reading(connection: sa.Connection, patience: float) -> None:
+    _limit_waiting(connection, patience)
+    milliseconds = str(int(patience * 1000))
+    connection.execute(sa.select(sa.func.set_config("statement_timeout", milliseconds, True)))
+    connection.exec_driver_sql("SET TRANSACTION READ ONLY")
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,17 +14,32 @@ from filelock import FileLock, Timeout
 from sqlalchemy.orm import Session
 
 from eagleray.database.connection import Database, take_turn, wait_for_turn
-from eagleray.errors import InputError, UserError
+from eagleray.database.tables import IdentityRow
+from eagleray.errors import DatabaseReplacedError, InputError, OutageError, UserError
 from eagleray.settings import Settings
 
-__all__ = ["OpenDatabase", "open_database"]
+__all__ = ["OpenDatabase", "Patience", "known_database", "open_database"]
 
 VERSION_TABLE = "eagleray_schema"
 """Not alembic's own name for it: MLflow's tables may be in the same database."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_SECONDS_FOR_A_TRANSACTION = 60.0
-_SECONDS_FOR_A_TURN = 600.0  # whoever has it may be fetching a large model to check it
+_PUBLIC = "The service's database does not answer now; try again later."
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that the database is waited for.
+
+    Attributes:
+        transaction: For those of others, while one's own begins or goes on.
+        reading: For those of others that keep even readers out.
+        turn: For everybody else who has the same turn.
+    """
+
+    transaction: float = 60.0
+    reading: float = 10.0
+    turn: float = 600.0  # whoever has it may be fetching a large model to check it
 
 
 @dataclass(frozen=True)
@@ -32,22 +48,45 @@ class OpenDatabase:
 
     Attributes:
         database: Where it is.
+        identity: That it must have; None for any.
+        patience: How long it is waited for.
     """
 
     database: Database
+    identity: str | None = None
+    patience: Patience = Patience()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """Give a session in a transaction, which is kept at the end of the block.
 
         Raises:
-            UserError: The database does not answer or refuses.
+            OutageError: The database does not answer or refuses.
+            DatabaseReplacedError: It is another one than it was.
         """
         with (
-            self._connected(_SECONDS_FOR_A_TRANSACTION) as connection,
+            self._connected(self.patience.transaction) as connection,
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
+            self._require_identity(session)
+            yield session
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Give a session that only reads, which waits for no writer and makes no file.
+
+        Raises:
+            OutageError: The database does not answer, or is not there.
+            DatabaseReplacedError: It is another one than it was.
+        """
+        self._require_file()
+        with (
+            self._connected(self.patience.reading, only_reads=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            self._require_identity(session)
             yield session
 
     @contextlib.contextmanager
@@ -57,16 +96,65 @@ class OpenDatabase:
         It ends with the process, however that ends. Transactions are the caller's, any number.
 
         Raises:
-            UserError: The database does not answer or refuses, or others do not come to an end.
+            OutageError: The database does not answer or refuses, or others do not come to an end.
+            DatabaseReplacedError: It is another one than it was.
         """
+        self._require_file()
         with (
             self._locked(purpose),
-            self._connected(_SECONDS_FOR_A_TURN) as connection,
+            self._connected(self.patience.turn) as connection,
             Session(connection, expire_on_commit=False) as session,
         ):
+            if self.identity is not None:
+                with session.begin():
+                    self._require_identity(session)
             with connection.begin():
                 take_turn(connection, purpose)
             yield session
+
+    def read_identity(self) -> str:
+        """Return what tells this database from every other one.
+
+        Raises:
+            OutageError: The database does not answer, or has no identity.
+        """
+        with self.reading() as session:
+            found = _identity(session)
+        if found is None:
+            raise self._replaced("is empty")
+        return found
+
+    def _require_identity(self, session: Session) -> None:
+        """Refuse a database that is not the one that was there when the service started.
+
+        Raises:
+            DatabaseReplacedError: It is empty, or another one.
+        """
+        if self.identity is None:
+            return
+        found = _identity(session)
+        if found != self.identity:
+            raise self._replaced("is empty" if found is None else "is another one than it was")
+
+    def _replaced(self, how: str) -> DatabaseReplacedError:
+        return DatabaseReplacedError(
+            f"The database {self.database.place} {how}; put the one back that was there, or end "
+            "the service and start it anew.",
+            public=_PUBLIC,
+        )
+
+    def _require_file(self) -> None:
+        """Refuse a SQLite file that is not there: SQLite would make an empty one.
+
+        Raises:
+            OutageError: It is not there.
+        """
+        if not self.database.is_postgresql and not Path(self.database.place).exists():
+            raise OutageError(
+                f"There is no database {self.database.place} any more; put it back, or check "
+                "EAGLERAY_DATABASE_URL.",
+                public=_PUBLIC,
+            )
 
     @contextlib.contextmanager
     def _locked(self, purpose: str) -> Iterator[None]:
@@ -75,20 +163,23 @@ class OpenDatabase:
             yield
             return
         folder = Path(f"{self.database.place}-locks")
+        seconds = self.patience.turn
         try:
             folder.mkdir(exist_ok=True)
             name = hashlib.sha256(purpose.encode()).hexdigest()[:16]
-            lock = FileLock(folder / f"{name}.lock", timeout=_SECONDS_FOR_A_TURN)
+            lock = FileLock(folder / f"{name}.lock", timeout=seconds)
             lock.acquire()
         except Timeout:
-            raise UserError(
-                f"Another command has been at it for {_SECONDS_FOR_A_TURN / 60:.0f} minutes "
-                f"({purpose}); wait for its end, or stop it."
+            raise OutageError(
+                f"Another command has been at it for {_duration(seconds)} ({purpose}); wait for "
+                "its end, or stop it.",
+                public="Another request of this kind takes long; try again later.",
             ) from None
         except OSError as error:
-            raise UserError(
+            raise OutageError(
                 f"Cannot lock a file in {folder} ({error.strerror or error}); check that you may "
-                "write there."
+                "write there.",
+                public=_PUBLIC,
             ) from None
         try:
             yield
@@ -96,39 +187,92 @@ class OpenDatabase:
             lock.release()
 
     @contextlib.contextmanager
-    def _connected(self, patience: float) -> Iterator[sa.Connection]:
+    def _connected(
+        self, patience: float, *, makes_file: bool = False, only_reads: bool = False
+    ) -> Iterator[sa.Connection]:
+        if not makes_file:
+            self._require_file()
         disk = "" if self.database.is_postgresql else ", and that its disk has room"
         with self.database.connected(
             patience=patience,
-            kind=UserError,
+            kind=partial(OutageError, public=_PUBLIC),
             sentence=lambda reason: (
                 f"The database {self.database.place} does not answer as it should ({reason}); "
                 f"check EAGLERAY_DATABASE_URL{disk}."
             ),
+            makes_file=makes_file,
+            only_reads=only_reads,
         ) as connection:
             yield connection
 
 
-def open_database(settings: Settings) -> OpenDatabase:
+def open_database(settings: Settings, *, create: bool = True) -> OpenDatabase:
     """Open the database that the settings name, with its tables as this version needs them.
 
     Any number of processes may open a new one at once.
 
+    Args:
+        settings: Where it is.
+        create: Whether a SQLite file that is missing is made, and tables that are.
+
     Raises:
-        UserError: It does not answer, refuses, or was made by a newer Eagleray.
+        OutageError: It does not answer, refuses, or is not there and must not be made.
+        UserError: It was made by a newer Eagleray.
     """
+    if not create:
+        opened = OpenDatabase(_database(settings))
+        opened.read_identity()
+        return opened
     if settings.database_url is None:
-        url = f"sqlite:///{settings.make_home() / 'eagleray.db'}"
-    else:
-        url = settings.database_url
-    try:
-        opened = OpenDatabase(Database.parse(url))
-    except InputError as error:
-        raise InputError(f"EAGLERAY_DATABASE_URL: {error}") from None
-    with opened._connected(_SECONDS_FOR_A_TRANSACTION) as connection, connection.begin():
+        settings.make_home()
+    opened = OpenDatabase(_database(settings))
+    with (
+        opened._connected(opened.patience.transaction, makes_file=True) as connection,
+        connection.begin(),
+    ):
         wait_for_turn(connection, "migrate")
         _migrate(connection, opened.database.place)
     return opened
+
+
+def known_database(
+    settings: Settings, identity: str, *, patience: Patience | None = None
+) -> OpenDatabase:
+    """Return the database that the settings name, to be used as long as it is the one it was.
+
+    Nothing is opened yet, and no file is ever made.
+
+    Args:
+        settings: Where it is.
+        identity: As `OpenDatabase.read_identity` gave it.
+        patience: How long it is waited for.
+
+    Raises:
+        InputError: The settings name no database.
+    """
+    return OpenDatabase(_database(settings), identity, patience or Patience())
+
+
+def _database(settings: Settings) -> Database:
+    if settings.database_url is None:
+        url = f"sqlite:///{settings.home_folder / 'eagleray.db'}"
+    else:
+        url = settings.database_url
+    try:
+        return Database.parse(url)
+    except InputError as error:
+        raise InputError(f"EAGLERAY_DATABASE_URL: {error}") from None
+
+
+def _identity(session: Session) -> str | None:
+    """Return the identity of a database; None where it has none, as an empty one."""
+    if not sa.inspect(session.connection()).has_table(IdentityRow.__tablename__):
+        return None
+    return session.scalars(sa.select(IdentityRow.id).limit(1)).first()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 def _migrate(connection: sa.Connection, place: str) -> None:

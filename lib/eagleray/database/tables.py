@@ -17,6 +17,7 @@ __all__ = [
     "ApplicationRow",
     "Base",
     "BatchRow",
+    "IdentityRow",
     "ModelRouteRow",
     "PinRow",
     "ReplicaMetricsRow",
@@ -46,6 +47,15 @@ class UtcTime(sa.TypeDecorator[datetime]):
 
 class Base(DeclarativeBase):
     """What all tables of the organisation's database have in common."""
+
+
+class IdentityRow(Base):
+    """What tells this database from every other one: a random id, drawn once when it is made."""
+
+    __tablename__ = "database_identity"
+
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    created: Mapped[datetime] = mapped_column(UtcTime())
 
 
 class AliasChangeRow(Base):

@@ -133,7 +133,7 @@ def read_labelled(
     out.
 
     Args:
-        location: A folder or a table; local or any URI that fsspec opens.
+        location: A folder or a table; local or in an object store.
         uri_column: Table column of the locations; None looks for the usual names.
         label_column: Table column of the labels; None looks for the usual names.
         label_columns: Columns of 0 and 1 instead, each named after the label that holds where it

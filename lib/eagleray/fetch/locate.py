@@ -1,4 +1,4 @@
-"""From the URI of a packed image to the place of its bytes."""
+"""From the URI of a packed image to the place of its bytes, and whether that may be read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,32 @@ from eagleray.errors import InputError
 from eagleray.fetch.archives import Member, list_members
 from eagleray.fetch.parquet import holds_images
 from eagleray.fetch.source import ImageSource, Packing, packed_uri, packing_of, readings_of
+from eagleray.storage import PathPolicy
 from eagleray.tables import open_parquet
 
-__all__ = ["Locator"]
+__all__ = ["Locator", "may_read", "read_uri"]
 
 _MOST_CONTAINERS = 8
+_FETCHED = ("http://", "https://")
+_ANY = PathPolicy()
+
+
+def may_read(source: ImageSource, policy: PathPolicy) -> bool:
+    """Whether a policy allows to read what an image's bytes are in; nothing is opened to tell.
+
+    Of a packed image that is its container, the innermost one of its URI. http(s) addresses are the
+    URL policy's to judge.
+
+    Args:
+        source: Whoever made it may have written anything into it.
+        policy: Of the job.
+    """
+    if source.packing is not None:
+        return policy.allows(source.container or "")
+    if packing_of(source.uri) is not None:
+        return policy.allows(_first_reading(source.uri, storage.absolute)[1])
+    # Without a location nothing is read.
+    return not source.uri or source.uri.lower().startswith(_FETCHED) or policy.allows(source.uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +63,13 @@ class Locator:
     """Finds packed images by their URIs; lists each container once, and remembers the last few.
 
     Threads may share it.
+
+    Args:
+        policy: Which containers may be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: PathPolicy = _ANY) -> None:
+        self.policy = policy
         self._known: OrderedDict[tuple[str, str, str], _Contents] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -63,9 +88,11 @@ class Locator:
         Raises:
             FileNotFoundError: The container is not there, or has no such member.
             OSError: The storage does not answer.
-            InputError: The container is damaged.
+            InputError: The container is damaged, or the policy does not allow to read it.
         """
-        packing, name, container = read_uri(uri, resolve)
+        packing, name, container = read_uri(uri, resolve, self.policy)
+        if not self.policy.allows(container):
+            raise InputError("it is not where this job may read")
         contents = self._contents(packing, container)
         if contents.error is not None:
             raise contents.error.with_traceback(None)  # it is raised again and again
@@ -88,18 +115,34 @@ class Locator:
             return self._known[key]
 
 
-def read_uri(uri: str, resolve: Callable[[str], str]) -> tuple[Packing, str, str]:
+def read_uri(
+    uri: str, resolve: Callable[[str], str], policy: PathPolicy = _ANY
+) -> tuple[Packing, str, str]:
     """Take a packed URI apart; where it has several readings, by the container that is there.
+
+    Containers that the policy does not allow are not looked for, and where the likeliest reading
+    has one, no other is.
 
     Returns:
         Packing, name, and the container's absolute location.
     """
     packing = packing_of(uri)
     assert packing is not None
+    first = _first_reading(uri, resolve)
+    if not policy.allows(first[1]):
+        return packing, *first
     readings = [(name, resolve(container)) for name, container in readings_of(uri)]
-    existing = (reading for reading in readings if len(readings) == 1 or _exists(reading[1]))
-    name, container = next(existing, readings[0])
-    return packing, name, container
+    existing = (
+        reading
+        for reading in readings
+        if len(readings) == 1 or (policy.allows(reading[1]) and _exists(reading[1]))
+    )
+    return packing, *next(existing, first)
+
+
+def _first_reading(uri: str, resolve: Callable[[str], str]) -> tuple[str, str]:
+    name, container = next(readings_of(uri))
+    return name, resolve(container)
 
 
 def _exists(location: str) -> bool:

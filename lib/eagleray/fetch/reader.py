@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eagleray import storage
 from eagleray.errors import BadImageError, InputError, Reason
 from eagleray.fetch.archives import read_tar_member, read_zip_member
-from eagleray.fetch.locate import Locator
+from eagleray.fetch.locate import Locator, may_read
 from eagleray.fetch.parquet import CellReader
 from eagleray.fetch.source import (
     ImageSource,
@@ -20,6 +20,7 @@ from eagleray.fetch.source import (
     packing_of,
 )
 from eagleray.imaging import ImageContract
+from eagleray.storage import PathPolicy
 
 if TYPE_CHECKING:
     from eagleray.urls import UrlPolicy
@@ -28,6 +29,7 @@ __all__ = ["ImageReader", "fetch_image"]
 
 _OPEN_TABLES = 4
 _FETCHED = ("http", "https")
+_ANY = PathPolicy()
 
 
 class ImageReader:
@@ -36,12 +38,19 @@ class ImageReader:
     Args:
         max_bytes: Of one encoded image.
         url_policy: Which http(s) addresses may be fetched; None for none.
+        path_policy: Which other locations may be read.
     """
 
-    def __init__(self, max_bytes: int, url_policy: UrlPolicy | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        url_policy: UrlPolicy | None = None,
+        path_policy: PathPolicy = _ANY,
+    ) -> None:
         self._max_bytes = max_bytes
         self._url_policy = url_policy
-        self._locator = Locator()
+        self._path_policy = path_policy
+        self._locator = Locator(path_policy)
         self._tables: OrderedDict[tuple[str, str, str], CellReader] = OrderedDict()
         self._opening = threading.Lock()
 
@@ -69,6 +78,10 @@ class ImageReader:
             raise BadImageError(Reason.UNREADABLE, f"the storage answers: {text}") from error
 
     def _read(self, source: ImageSource) -> bytes:
+        # Judged here as well as where inputs are listed: what lies between, a stored list or a link
+        # in a folder, may have been changed since by somebody else.
+        if not may_read(source, self._path_policy):
+            self._refuse_place(source)
         if source.packing is None and packing_of(source.uri) is not None:
             source, _ = self._locator.find(source.uri)
         if source.size is not None and source.size > self._max_bytes:
@@ -113,6 +126,13 @@ class ImageReader:
             if len(self._tables) > _OPEN_TABLES:
                 self._tables.popitem(last=False)
             return self._tables[key]
+
+    def _refuse_place(self, source: ImageSource) -> None:
+        """Refuse in the same words whether or not anything is there: nobody has looked."""
+        inline = source.packing is None and describe_inline_image(source.uri) is not None
+        if inline:
+            raise BadImageError(Reason.MISSING, _missing(source))
+        raise BadImageError(Reason.UNREADABLE, "it is not where this job may read")
 
     def _refuse(self, size: int) -> None:
         raise BadImageError(

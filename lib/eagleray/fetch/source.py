@@ -30,6 +30,7 @@ __all__ = [
 Packing = Literal["tar", "zip", "parquet"]
 
 _SEPARATOR = "::"
+_MAX_READINGS = 16
 _ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{40,}={0,2}\s*")
 _IMAGE_STARTS = (
@@ -75,11 +76,14 @@ def packing_of(uri: str) -> Packing | None:
 def readings_of(uri: str) -> Iterator[tuple[str, str]]:
     """Yield the ways to read a packed URI, as (name, container), the likeliest first.
 
-    That is the last `::` before an absolute location, and then the others.
+    That is the last `::` before an absolute location, and then the others; of very many, the last.
     """
     rest = uri.partition("://")[2]
-    places = [at for at in range(len(rest)) if rest.startswith(_SEPARATOR, at)]
-    readings = [(rest[:at], rest[at + len(_SEPARATOR) :]) for at in reversed(places)]
+    readings: list[tuple[str, str]] = []
+    at = rest.rfind(_SEPARATOR)
+    while at >= 0 and len(readings) < _MAX_READINGS:
+        readings.append((rest[:at], rest[at + len(_SEPARATOR) :]))
+        at = rest.rfind(_SEPARATOR, 0, at + len(_SEPARATOR) - 1)
     yield from sorted(readings, key=lambda reading: _ABSOLUTE.match(reading[1]) is None)
 
 

@@ -181,17 +181,19 @@ class Registry:
             if alias not in aliases:
                 raise UnknownNameError(f"alias of model {name!r}", alias, aliases)
             version = aliases[alias]
-        try:
-            found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
-        except MlflowException as error:
-            if error.error_code not in _NOT_THERE:
-                with explain_failures(self.settings):
+        with explain_failures(self.settings):
+            try:
+                found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
+            except MlflowException as error:
+                if error.error_code not in _NOT_THERE:
                     raise
+                found = None
+        if found is None:
             versions = self.versions(name)
             newest = versions[0].version if versions else 0
             raise UnknownVersionError(
                 f"Model {name!r} has no version {version}; the newest is {newest}."
-            ) from None
+            )
         return _as_version(found, aliases)
 
     def load(self, version: ModelVersion) -> ModelPackage:

@@ -3,7 +3,7 @@
 digits@production            what an alias of the registry points to
 digits/3                     a version of the registry
 ./models/digits              a folder (one that looks like name/3 is written ./name/3)
-s3://bucket/models/digits    a package anywhere that fsspec opens
+s3://bucket/models/digits    a package in an object store
 random:resnet18              an architecture with random weights and ImageNet's labels
 pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
 """

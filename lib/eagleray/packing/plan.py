@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray import storage
 from eagleray.batch.claims import SettledWork, claim, require_equal
-from eagleray.batch.layout import OutputLayout
+from eagleray.batch.layout import FileName, OutputLayout
 from eagleray.errors import InputError, OutputExistsError
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
 from eagleray.packing.parts import PartFormat
@@ -130,7 +130,7 @@ class PackPlan(BaseModel):
     job_id: str
     created: str
     pack: PackWork
-    manifest: str
+    manifest: FileName
     manifest_digest: str
     num_rows: int
     num_shards: int

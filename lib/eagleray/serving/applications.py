@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
-from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow
+from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow, ServingChangeRow
 from eagleray.errors import InputError, UnknownNameError
 from eagleray.names import require_application_name
 from eagleray.serving.changes import Change, note_change, read_changes
-from eagleray.serving.routing import Application, Key
+from eagleray.serving.routing import Application, Callers, Key
 
 __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]
 
+_SUBJECT = "application "  # of changes, before a name
 _KEY_START = "er_"
 _PREFIX_LENGTH = 11  # of a key, enough to tell an application's keys apart
 
@@ -236,23 +239,33 @@ class Applications:
 
     # --- all at once ---
 
-    def read(self) -> tuple[dict[str, Application], dict[str, Key]]:
-        """Return the applications by name and the keys that hold by digest, in three questions."""
-        with self._database.session() as session:
-            rows = list(session.scalars(sa.select(ApplicationRow)))
-            pins: dict[str, dict[str, str]] = {row.name: {} for row in rows}
-            for pin in session.scalars(sa.select(PinRow)):
-                pins[pin.application][pin.model] = pin.target
-            enabled = {row.name for row in rows if not row.disabled}
+    def read(self) -> Callers:
+        """Return who may ask; a row that is damaged is left out, and lets nobody in.
+
+        Raises:
+            OutageError: The database does not answer.
+        """
+        with self._database.reading() as session:
+            rows = {row.name: row for row in _sound_applications(session)}
+            pins: dict[str, dict[str, str]] = {name: {} for name in rows}
+            for pin in readable_rows(session, PinRow):
+                if pin.application in pins and isinstance(pin.target, str):
+                    pins[pin.application][pin.model] = pin.target
+            enabled = {row.name for row in rows.values() if row.disabled is False}
             keys = {
                 row.digest: Key(row.application, row.expires)
-                for row in session.scalars(sa.select(ApiKeyRow).where(ApiKeyRow.revoked.is_(None)))
+                for row in readable_rows(session, ApiKeyRow, ApiKeyRow.revoked.is_(None))
                 if row.application in enabled
             }
+            last_change = session.scalar(
+                sa.select(sa.func.max(ServingChangeRow.number)).where(
+                    ServingChangeRow.subject.startswith(_SUBJECT)
+                )
+            )
         applications = {
-            row.name: Application(row.name, row.images_per_second, pins[row.name]) for row in rows
+            name: Application(name, row.images_per_second, pins[name]) for name, row in rows.items()
         }
-        return applications, keys
+        return Callers(applications, keys, last_change or 0)
 
     def changes(self, name: str) -> Sequence[Change]:
         """Return an application's changes, oldest first."""
@@ -287,7 +300,16 @@ class Applications:
 
 
 def _subject(name: str) -> str:
-    return f"application {name}"
+    return f"{_SUBJECT}{name}"
+
+
+def _sound_applications(session: Session) -> Iterator[ApplicationRow]:
+    for row in readable_rows(session, ApplicationRow):
+        quota: Any = row.images_per_second  # SQLite keeps what it is given
+        if quota is None or isinstance(quota, (int, float)):
+            yield row
+        else:
+            report_bad_row(ApplicationRow, row.name, BadRowError(f"a quota of {quota!r}"))
 
 
 def _require_quota(images_per_second: float | None) -> None:

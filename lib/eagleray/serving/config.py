@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Annotated, Any, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from eagleray import storage
 from eagleray.choices import CompileMode, Isolation, Precision
@@ -20,8 +28,23 @@ _MEGABYTE = 1_000_000
 MODELS = "Models"
 SPEED = "Speed"
 LIMITS = "Limits"
+NAMES = "Names of the service"
 SOURCES = "Where images may come from"
 BATCHES = "Batch jobs"
+
+_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
+
+
+def _place(text: str) -> str:
+    try:
+        storage.require_place(text)
+    except InputError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return text
+
+
+Place = Annotated[str, AfterValidator(_place)]
+"""A folder, or a prefix of an object store."""
 
 
 def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
@@ -44,6 +67,13 @@ class ServiceConfig(BaseModel):
     )
     watch_s: float = _field(
         1.0, MODELS, "Seconds between two looks at the registry and the database.", gt=0
+    )
+    max_snapshot_age_s: float = _field(
+        300.0,
+        MODELS,
+        "Seconds that the database may be away before keys are no longer accepted: one that was "
+        "revoked meanwhile would still hold.",
+        gt=0,
     )
     replicas: int = _field(
         1, SPEED, "Processes that answer, each with its own copy of the models.", ge=1, le=1000
@@ -79,7 +109,9 @@ class ServiceConfig(BaseModel):
         10.0, LIMITS, "Seconds for a request that brings no shorter deadline.", gt=0
     )
     max_body_mb: float = _field(64, LIMITS, "Of one request.", gt=0)
-    max_flight_mb: float = _field(512, LIMITS, "Of all requests in a replica together.", gt=0)
+    max_flight_mb: float = _field(
+        512, LIMITS, "Of all requests in a replica together, as they arrive.", gt=0
+    )
     max_images: int = _field(64, LIMITS, "In one request.", ge=1)
     isolate: Isolation = _field(
         "rare",
@@ -88,22 +120,28 @@ class ServiceConfig(BaseModel):
         "means all but JPEG and PNG.",
     )
     decode_s: float = _field(5.0, LIMITS, "Seconds for each image that is decoded so.", gt=0)
+    allow_hosts: tuple[str, ...] = _field(
+        (),
+        NAMES,
+        "Names besides localhost that browsers may reach the service by, as A,B,…; *.NAME is every "
+        "name below one. Default: with no application none, else any.",
+    )
     allow_urls: tuple[str, ...] = _field(
         (), SOURCES, "Hosts that images may be fetched from, as A,B,…; default: none."
     )
     private_networks: tuple[str, ...] = _field(
         (), SOURCES, "Networks of such hosts that are not the public internet."
     )
-    allow_storage: tuple[str, ...] = _field(
+    allow_storage: tuple[Place, ...] = _field(
         (), SOURCES, "Prefixes of storage locations that images may be read from."
     )
-    batch_inputs: tuple[str, ...] = _field(
+    batch_inputs: tuple[Place, ...] = _field(
         (),
         BATCHES,
         "Prefixes of storage locations that batch jobs of callers may read, as A,B,…; "
         "{application} in one stands for the caller. Default: none.",
     )
-    batch_outputs: tuple[str, ...] = _field(
+    batch_outputs: tuple[Place, ...] = _field(
         (),
         BATCHES,
         "Prefixes of storage locations that they may write to, and read earlier results from; "
@@ -115,6 +153,16 @@ class ServiceConfig(BaseModel):
     max_batches: int = _field(
         20, BATCHES, "Of an application, running and waiting; more are refused.", ge=1
     )
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _only_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(
+                    f"{name!r} is no name of a host, without scheme and port; addresses need none"
+                )
+        return given
 
     @property
     def max_body_bytes(self) -> int:

@@ -227,7 +227,7 @@ class Fleet(Generic[V]):
                 raise slot.error
             wait = max(1.0, slot.retry_at - time.monotonic())
             raise NotReadyError(
-                f"Version {version} of {model} does not load: {slot.fault}", retry_after=wait
+                f"Version {version} of {model} does not load: {slot.public_fault}", retry_after=wait
             )
         return slot
 
@@ -254,8 +254,9 @@ class Fleet(Generic[V]):
         keeps, reasons = self._kept_models(), []
         for role, version in self._snapshot.standing.items():
             if role.model in keeps and role not in self._serving:
-                fault = self.fault(role.model, version)
-                reasons.append(f"{role.model}/{version} " + (fault or "is being loaded"))
+                failed = self.fault(role.model, version) is not None
+                words = "does not load" if failed else "is being loaded"
+                reasons.append(f"{role.model}/{version} {words}")
         return sorted(reasons)
 
     def serving(self, role: Role) -> int | None:
@@ -263,9 +264,9 @@ class Fleet(Generic[V]):
         return self._serving.get(role)
 
     def fault(self, model: str, version: int) -> str | None:
-        """Return why a version does not load."""
+        """Return why a version does not load, for callers."""
         slot = self._slots.get(model, version)
-        return None if slot is None else slot.fault
+        return None if slot is None else slot.public_fault
 
     def reports(self) -> list[SlotReport]:
         """Return how the versions in memory are doing, by model and version."""
@@ -277,7 +278,7 @@ class Fleet(Generic[V]):
                 model=slot.model,
                 version=slot.version,
                 state=slot.state,
-                fault=slot.fault,
+                fault=slot.public_fault,
                 load_seconds=slot.load_seconds,
                 num_bytes=slot.num_bytes,
                 num_requests=slot.num_requests,

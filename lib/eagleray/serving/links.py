@@ -33,7 +33,7 @@ class LinkReader:
     """
 
     def __init__(self, config: ServiceConfig) -> None:
-        self._storage = config.allow_storage
+        self._paths = storage.PathPolicy(config.allow_storage)
         self._urls = UrlPolicy(
             hosts=config.allow_urls,
             private_networks=config.private_networks,
@@ -69,11 +69,11 @@ class LinkReader:
                 raise ForbiddenError(
                     "This service does not fetch images from that address; send the image itself."
                 )
-        elif not storage.is_within(link.uri, self._storage):
+        elif not self._paths.allows(link.uri):
             raise ForbiddenError(
                 "This service does not read images from there; send the image itself."
             )
-        return ImageReader(most_bytes, self._urls).read(ImageSource(link.uri))
+        return ImageReader(most_bytes, self._urls, self._paths).read(ImageSource(link.uri))
 
     def close(self) -> None:
         """End; what is not begun is left."""

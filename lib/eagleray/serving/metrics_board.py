@@ -54,7 +54,7 @@ class MetricsBoard:
         query = sa.select(ReplicaMetricsRow.replica, ReplicaMetricsRow.families).where(
             ReplicaMetricsRow.time >= since, ReplicaMetricsRow.replica != self._replica
         )
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return {row.replica: row.families for row in session.execute(query)}
 
     def take_down(self) -> None:

@@ -12,18 +12,33 @@
     └── DeadlineError        the answer would come too late          504
 
 All other errors of Eagleray carry their status too, so one function turns any of them into a
-problem. A problem's `type` is a path of the service that explains it; its `title` never changes,
-its `detail` is a sentence about this request.
+problem. What names places and addresses of the service is for its log: an `OutageError` has another
+sentence for callers, and a plain `UserError`, which is no caller's mistake here, has none. A
+problem's `type` is a path of the service that explains it; its `title` never changes, its `detail`
+is a sentence about this request.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from eagleray.errors import BadImageError, EaglerayError, Reason
+from eagleray.errors import (
+    BadImageError,
+    EaglerayError,
+    OutageError,
+    PackageError,
+    Reason,
+    UnknownNameError,
+    UnknownVersionError,
+    UserError,
+)
 
 __all__ = [
     "PROBLEM_TYPE",
@@ -39,9 +54,24 @@ __all__ = [
     "TooLargeError",
     "UnsupportedError",
     "problem_of",
+    "public_fault",
+    "without_places",
 ]
 
+log = logging.getLogger(__name__)
+
 PROBLEM_TYPE = "application/problem+json"
+
+_SECONDS_BETWEEN_LINES = 10.0  # of the log about one outage
+_MAX_LINES_KEPT = 1000
+
+_PLACE = re.compile(
+    r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"()<>,;]+  # a URI
+    | (?<![\w.~/-])/[^\s'"()<>,;:/]+(?:/[^\s'"()<>,;:]*)+  # an absolute path of several parts
+    """,
+    re.VERBOSE,
+)
+_HIDDEN = "…"
 
 _STATUS_OF_REASON = {
     Reason.TOO_MANY_BYTES: 413,
@@ -181,8 +211,35 @@ class Problem:
         return headers
 
 
+class _Outages:
+    """Logs each outage that requests meet, but not once for every request."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def note(self, error: Exception) -> None:
+        """Log an error, unless it was logged just now."""
+        words, now = str(error), time.monotonic()
+        if now - self._logged.get(words, -math.inf) < _SECONDS_BETWEEN_LINES:
+            return
+        if len(self._logged) >= _MAX_LINES_KEPT:
+            self._logged.clear()
+        self._logged[words] = now
+        log.error("a request cannot be answered: %s", words)
+
+
+_outages = _Outages()
+
+
 def problem_of(error: EaglerayError) -> Problem:
-    """Describe an error of Eagleray to a caller."""
+    """Describe an error of Eagleray to a caller, and log what the caller is not told."""
+    if type(error) is UserError:
+        error = OutageError(str(error))
+    if isinstance(error, OutageError):
+        _outages.note(error)
+        return Problem(
+            error.http_status, "outage", error.title, error.public, retry_after=error.retry_after
+        )
     if isinstance(error, BadImageError):
         status = _STATUS_OF_REASON.get(error.reason, 400)
         title = "The image cannot be used"
@@ -191,3 +248,31 @@ def problem_of(error: EaglerayError) -> Problem:
     title = getattr(error, "title", HTTPStatus(error.http_status).phrase)
     retry_after = getattr(error, "retry_after", None)
     return Problem(error.http_status, kind, title, str(error), retry_after=retry_after)
+
+
+def public_fault(error: Exception) -> str:
+    """Say why a version does not load, without places and addresses, which the log has."""
+    if isinstance(error, UnknownNameError | UnknownVersionError):
+        return str(error)
+    if isinstance(error, OutageError):
+        return error.public
+    if isinstance(error, PackageError):
+        return "Its package is refused; the service's log says why."
+    return "It cannot be loaded; the service's log says why."
+
+
+def without_places(text: str, shown: Sequence[str]) -> str:
+    """Return a sentence without the paths and URIs of the service that it names.
+
+    Args:
+        text: Of a job or a library, which knows nothing of callers.
+        shown: Locations that the caller named itself, and may see again.
+    """
+    folders = tuple(place.rstrip("/") for place in shown)
+
+    def replaced(found: re.Match[str]) -> str:
+        place = found[0]
+        own = any(place == folder or place.startswith(f"{folder}/") for folder in folders)
+        return place if own or place.rstrip(".") in folders else _HIDDEN
+
+    return _PLACE.sub(replaced, text)

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import sqlalchemy as sa
-
+from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ModelRouteRow, ServedRow
 from eagleray.errors import InputError
@@ -60,9 +59,21 @@ class Routes:
         return route
 
     def read(self) -> dict[str, Route]:
-        """Return the routes of all models that have one of their own."""
-        with self._database.session() as session:
-            return {row.model: _as_route(row) for row in session.scalars(sa.select(ModelRouteRow))}
+        """Return the routes of all models that have one of their own.
+
+        One that is damaged is left out, and its model answers by the usual one.
+
+        Raises:
+            OutageError: The database does not answer.
+        """
+        routes = {}
+        with self._database.reading() as session:
+            for row in readable_rows(session, ModelRouteRow):
+                try:
+                    routes[row.model] = _sound_route(row)
+                except BadRowError as error:
+                    report_bad_row(ModelRouteRow, row.model, error)
+        return routes
 
     def note_served(self, role: Role, version: int) -> None:
         """Remember the version that answers in a role, for processes that begin later."""
@@ -77,11 +88,17 @@ class Routes:
             session.merge(row)
 
     def served(self) -> dict[Role, int]:
-        """Return the version that answered last in each role."""
-        with self._database.session() as session:
+        """Return the version that answered last in each role; damaged rows are left out.
+
+        Raises:
+            OutageError: The database does not answer.
+        """
+        known = {via.value for via in Via}
+        with self._database.reading() as session:
             return {
                 Role(row.model, Via(row.via), row.name): row.version
-                for row in session.scalars(sa.select(ServedRow))
+                for row in readable_rows(session, ServedRow)
+                if row.via in known and isinstance(row.version, int)
             }
 
     def changes(self, model: str) -> Sequence[Change]:
@@ -92,6 +109,20 @@ class Routes:
 
 def _subject(model: str) -> str:
     return f"model {model}"
+
+
+def _sound_route(row: ModelRouteRow) -> Route:
+    """Return the route of a row.
+
+    Raises:
+        BadRowError: The row holds something else than a route.
+    """
+    for name, share in (("canary", row.canary_share), ("shadow", row.shadow_share)):
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise BadRowError(f"a share of its {name} of {share!r}")
+    if not all(isinstance(part, str) for part in (row.default, row.canary or "", row.shadow or "")):
+        raise BadRowError("targets that are no texts")
+    return _as_route(row)
 
 
 def _as_route(row: ModelRouteRow) -> Route:

@@ -20,6 +20,7 @@ from eagleray.errors import InputError, UnknownNameError, UnknownVersionError
 __all__ = [
     "DEFAULT_ALIAS",
     "Application",
+    "Callers",
     "Choice",
     "Key",
     "Role",
@@ -87,6 +88,22 @@ class Key:
     expires: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Who may ask, as the database says at one moment.
+
+    Attributes:
+        applications: By name.
+        keys: By the SHA-256 of the key, in hex.
+        last_change: Number of the last change of any application, of those that are deleted too;
+            0 where there never was one. It never decreases.
+    """
+
+    applications: Mapping[str, Application]
+    keys: Mapping[str, Key]
+    last_change: int
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the registry and the database say at one moment; what follows from it is kept with it.
@@ -97,6 +114,7 @@ class Snapshot:
         applications: By name.
         keys: By the SHA-256 of the key, in hex.
         newest: Largest version number of each model.
+        last_change: Number of the last change of any application, as `Callers` has it.
     """
 
     aliases: Mapping[str, Mapping[str, int]]
@@ -104,6 +122,7 @@ class Snapshot:
     applications: Mapping[str, Application] = field(default_factory=dict)
     keys: Mapping[str, Key] = field(default_factory=dict)
     newest: Mapping[str, int] = field(default_factory=dict)
+    last_change: int = 0
 
     def route(self, model: str) -> Route:
         """Return the route of a registered model."""

@@ -10,20 +10,29 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from eagleray.errors import AttributeValueError, BadImageError, EaglerayError, InputError
+from eagleray.database.store import OpenDatabase, Patience, known_database, open_database
+from eagleray.errors import (
+    AttributeValueError,
+    BadImageError,
+    DatabaseReplacedError,
+    EaglerayError,
+    InputError,
+    OutageError,
+)
 from eagleray.machine import num_usable_cores
 from eagleray.models.attributes import Features
 from eagleray.models.registry import Registry
 from eagleray.outcome import Outcome
+from eagleray.serving.blocking import BlockingCalls
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.decoding import Decoding
 from eagleray.serving.fleet import Event, Fleet, FleetOptions
-from eagleray.serving.gate import ByteGate, Quotas
+from eagleray.serving.gate import Access, ByteGate, Quotas, identify, settle_access
 from eagleray.serving.lanes import Answered, LaneOptions, Lanes
 from eagleray.serving.links import ImageLink, LinkReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
@@ -44,7 +53,7 @@ from eagleray.serving.shadows import ShadowTally
 from eagleray.serving.telemetry import Telemetry, text_of_all
 from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, open_tracing
 from eagleray.serving.usage import UsageBook, UsageCounter
-from eagleray.serving.watch import Watcher, read_snapshot
+from eagleray.serving.watch import DatabaseReader, RegistryReader, SnapshotFields, Watcher
 
 __all__ = ["ImageService"]
 
@@ -53,6 +62,8 @@ log = logging.getLogger(__name__)
 _HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
 _LONG_WAIT = 0.001  # seconds for a version, from which on a trace shows it
 _COUNTING = 5.0  # seconds between two additions of counts to the database
+_PATIENCE = Patience(transaction=3.0, reading=2.0, turn=10.0)  # of requests, with the database
+_KEYS_UNCHECKED = "Keys cannot be checked now; try again later."
 
 
 class ImageService:
@@ -64,6 +75,9 @@ class ImageService:
         device: `cpu` or `cuda`.
         num_cores: That this replica may use.
         replica: Its name.
+        access: Who is let in, settled once for all replicas when the service starts, those that
+            start later included. None settles it when this one starts, for a service of one
+            process on loopback.
     """
 
     def __init__(
@@ -74,8 +88,11 @@ class ImageService:
         device: str,
         num_cores: int,
         replica: str = "",
+        access: Access | None = None,
     ) -> None:
         self.registry, self.config, self._replica = registry, config, replica
+        self._database: OpenDatabase
+        self._access = access
         num_lanes = config.lanes or (num_cores if device == "cpu" else 2)
         self.telemetry = Telemetry()
         self.tracing = open_tracing(registry.settings)
@@ -117,11 +134,18 @@ class ImageService:
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self._tasks: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(aliases={})
+        # Requests that ask the registry or the database keep nobody else waiting, and so does what
+        # is written there besides.
+        self.lookups = BlockingCalls("look-ups", num_threads=4, max_waiting=16, seconds=5.0)
+        self.batch_calls = BlockingCalls("batches", num_threads=4, max_waiting=32, seconds=60.0)
+        self._chores = BlockingCalls("chores", num_threads=1, max_waiting=1000, seconds=600.0)
+        self._metrics_reads = BlockingCalls("metrics", num_threads=1, max_waiting=3, seconds=2.5)
         self._routes: Routes
         self.usage: UsageBook
         self._used: UsageCounter
         self._board: MetricsBoard | None = None  # of several replicas
-        self._watcher: Watcher | None = None
+        self._database_watch: Watcher | None = None
+        self._registry_watch: Watcher | None = None
         self._watch_gauges()
 
     def _watch_gauges(self) -> None:
@@ -129,10 +153,21 @@ class ImageService:
         watch("queued_images", "Images that wait for a lane.", lambda: self.lanes.num_queued)
         watch("busy_images", "Images that lanes work on.", lambda: self.lanes.num_busy)
         watch("bytes_in_flight", "Of requests being answered.", lambda: self.bytes.in_flight)
-        watch("snapshot_age_seconds", "Since registry and database answered.", self._snapshot_age)
-
-    def _snapshot_age(self) -> float:
-        return 0.0 if self._watcher is None else self._watcher.age
+        watch(
+            "snapshot_age_seconds",
+            "Since registry and database answered, the later of the two.",
+            lambda: max(_age(self._database_watch), _age(self._registry_watch)),
+        )
+        watch(
+            "keys_age_seconds",
+            "Since the database said which keys hold.",
+            lambda: _age(self._database_watch),
+        )
+        watch(
+            "keys_unchecked",
+            "1 while requests are refused since keys cannot be checked, else 0.",
+            lambda: float(self._access_fault() is not None),
+        )
 
     # --- beginning and end ---
 
@@ -140,29 +175,67 @@ class ImageService:
         """Read the registry for the first time, begin to load, and watch from now on.
 
         Raises:
-            UserError: The registry or the database does not answer.
+            OutageError: The registry or the database does not answer.
+            DatabaseReplacedError: The database is not the one that the service started with.
         """
-        loop = asyncio.get_running_loop()
-        snapshot = await asyncio.to_thread(read_snapshot, self.registry)
-        self._routes = Routes(self.registry.history.database, who=self.registry.settings.who)
-        self.usage = UsageBook(self.registry.history.database)
+        access = await asyncio.to_thread(self._settle_access)
+        database, settings = self.database, self.registry.settings
+        read_database = DatabaseReader(database, last_change=access.last_change)
+        read_registry = RegistryReader(self.registry)
+        callers = await asyncio.to_thread(read_database)
+        models = await asyncio.to_thread(read_registry)
+        self._routes = Routes(database, who=settings.who)
+        self.usage = UsageBook(database)
         self._used = UsageCounter(self.usage.add)
         if self.config.replicas > 1:
-            self._board = MetricsBoard(self.registry.history.database, self._replica)
+            self._board = MetricsBoard(database, self._replica)
         self.fleet.served |= await asyncio.to_thread(self._routes.served)
+        snapshot = replace(self.snapshot, **models, **callers)
         for model in self.config.models:
             snapshot.require_model(model)
         self._apply(snapshot)
+        self._database_watch = self._watch("database", read_database, callers)
+        self._registry_watch = self._watch("registry", read_registry, models)
+        self._spawn(_forever(self._keep_house, _HOUSEKEEPING))
+        self._spawn(_forever(self._keep_counts, _COUNTING))
 
-        def changed(snapshot: Snapshot) -> None:
-            loop.call_soon_threadsafe(self._apply, snapshot)
+    def _settle_access(self) -> Access:
+        if self._access is None:
+            opened = open_database(self.registry.settings)
+            self._access = settle_access(opened, host_is_loopback=True)
+        return self._access
 
-        self._watcher = Watcher(
-            lambda: read_snapshot(self.registry), changed, seconds=self.config.watch_s
-        )
-        self._watcher.start(snapshot)
-        self._spawn(self._keep_house())
-        self._spawn(self._keep_counts())
+    @property
+    def database(self) -> OpenDatabase:
+        """The organisation's database, as long as it is the one that the service started with."""
+        identity = self.access.database
+        return known_database(self.registry.settings, identity, patience=_PATIENCE)
+
+    @property
+    def access(self) -> Access:
+        """Who is let in.
+
+        Raises:
+            RuntimeError: The service has not started.
+        """
+        if self._access is None:
+            raise RuntimeError("the service has not started")
+        return self._access
+
+    def _watch(
+        self, name: str, read: Callable[[], SnapshotFields], first: SnapshotFields
+    ) -> Watcher:
+        loop = asyncio.get_running_loop()
+
+        def changed(fields: SnapshotFields) -> None:
+            loop.call_soon_threadsafe(self._update, fields)
+
+        def failed(kind: str) -> None:
+            self.telemetry.watch_faults.labels(name, kind).inc()
+
+        watcher = Watcher(name, read, changed, failed=failed, seconds=self.config.watch_s)
+        watcher.start(first)
+        return watcher
 
     async def settled(self, *, patience: float) -> None:
         """Wait until everything that is to be kept is loaded, or has failed to."""
@@ -178,39 +251,46 @@ class ImageService:
         """
         if not self.lanes.alive:
             raise RuntimeError("a lane has ended")
+        if not all(watcher.alive for watcher in self._watchers):
+            raise RuntimeError("a watcher has ended")
 
     async def stop(self) -> None:
         """End; what was let in is answered first."""
         for task in list(self._tasks):
             task.cancel()
-        if self._watcher is not None:
-            await asyncio.to_thread(self._watcher.stop)
+        for watcher in self._watchers:
+            await asyncio.to_thread(watcher.stop)
         await self.fleet.close()
         await asyncio.to_thread(self.lanes.close)
         await asyncio.to_thread(self._decoding.close)
-        if self._watcher is not None and not await asyncio.to_thread(self._used.flush):
+        if self._watchers and not await asyncio.to_thread(self._used.flush):
             log.error("%d requests stay out of the counts of usage", self._used.num_kept)
         if self._board is not None:
             with contextlib.suppress(EaglerayError):
                 await asyncio.to_thread(self._board.take_down)
         await asyncio.to_thread(self.tracing.close)
         self._links.close()
+        for calls in (self.lookups, self.batch_calls, self._chores, self._metrics_reads):
+            calls.close()
         self._compiler.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _watchers(self) -> list[Watcher]:
+        return [one for one in (self._database_watch, self._registry_watch) if one is not None]
+
+    def _update(self, fields: SnapshotFields) -> None:
+        self._apply(replace(self.snapshot, **fields))
 
     def _apply(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.fleet.apply(snapshot)
 
     async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(_HOUSEKEEPING)
-            self.fleet.settle()
+        self.fleet.settle()
 
     async def _keep_counts(self) -> None:
-        while True:
-            await asyncio.to_thread(self._used.flush)
-            await asyncio.to_thread(self._put_metrics)
-            await asyncio.sleep(_COUNTING)
+        await self._chores.run(self._used.flush)
+        await self._chores.run(self._put_metrics)
 
     def _put_metrics(self) -> None:
         if self._board is not None:
@@ -227,7 +307,7 @@ class ImageService:
             return self.telemetry.text()
         replicas = {self._replica: self.telemetry.families()}
         try:
-            replicas |= await asyncio.to_thread(self._board.others)
+            replicas |= await self._metrics_reads.run(self._board.others)
         except EaglerayError as error:
             log.warning("only the metrics of this replica are told: %s", error)
         return text_of_all(replicas)
@@ -249,7 +329,7 @@ class ImageService:
 
     async def _note_served(self, role: Role, version: int) -> None:
         try:
-            await asyncio.to_thread(self._routes.note_served, role, version)
+            await self._chores.run(self._routes.note_served, role, version)
         except EaglerayError as error:  # it is of use only when this process ends
             log.warning("what serves is not noted: %s", error)
 
@@ -263,10 +343,59 @@ class ImageService:
         if compiled is not None:
             self.fleet.replace(model, version, compiled)
 
+    # --- who asks ---
+
+    def identify(self, key: str | None, address: str | None) -> str:
+        """Return the application of a caller; empty where callers need no key.
+
+        Args:
+            key: As sent; None for none.
+            address: Of the peer itself; None where it is not known.
+
+        Raises:
+            NotAllowedError: The caller is not let in.
+            OutageError: Whether it is let in cannot be told now.
+        """
+        return identify(
+            self.access, self.snapshot, key, address, require_known=self._require_known_keys
+        )
+
+    @property
+    def demands_keys(self) -> bool:
+        """Whether callers need keys now."""
+        return self.access.demands_keys(self.snapshot)
+
+    def _require_known_keys(self) -> None:
+        """Refuse where it is not known which keys hold.
+
+        Raises:
+            OutageError: The database has not answered for too long, or is another one.
+        """
+        fault = self._access_fault()
+        if fault is not None:
+            raise fault
+
+    def _access_fault(self) -> OutageError | None:
+        """Return why nobody can be told who is let in, if nobody can."""
+        watch = self._database_watch
+        if watch is None:
+            return None
+        fault, longest = watch.fault, self.config.max_snapshot_age_s
+        if isinstance(fault, DatabaseReplacedError):
+            return DatabaseReplacedError(str(fault), public=_KEYS_UNCHECKED)
+        if self.demands_keys and watch.age > longest:
+            return OutageError(
+                f"The database has not answered for {watch.age:.0f} s, more than "
+                f"--max-snapshot-age-s allows, so keys are not accepted ({fault}).",
+                public=_KEYS_UNCHECKED,
+            )
+        return None
+
     @property
     def waiting_for(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        return self.fleet.waiting_for
+        unchecked = ["keys cannot be checked"] if self._access_fault() is not None else []
+        return [*unchecked, *self.fleet.waiting_for]
 
     def require_ready(self) -> None:
         """Refuse as long as a kept model has no version that answers.
@@ -464,3 +593,23 @@ class ImageService:
             self.fleet.release(request.model, version)
         for result in tally.compare(request, given, version, answered):
             self.telemetry.shadows.labels(request.model, result).inc()
+
+
+def _age(watcher: Watcher | None) -> float:
+    return 0.0 if watcher is None else watcher.age
+
+
+async def _forever(step: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do something again and again; a fault is logged once in a row, and ends nothing."""
+    last = ""
+    while True:
+        try:
+            await step()
+        except Exception as error:
+            kind = f"{type(error).__name__}: {error}"
+            if kind != last:
+                log.exception("what is done every %g s failed, and is tried again", seconds)
+            last = kind
+        else:
+            last = ""
+        await asyncio.sleep(seconds)

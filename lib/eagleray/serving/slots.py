@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from eagleray.errors import EaglerayError
+from eagleray.serving.problems import public_fault
 
 __all__ = ["Sized", "Slot", "Slots", "State", "V"]
 
@@ -79,11 +80,16 @@ class Slot(Generic[V]):
 
     @property
     def fault(self) -> str | None:
-        """Why it does not load."""
+        """Why it does not load, for the log."""
         if self.error is None or isinstance(self.error, EaglerayError):
             return None if self.error is None else str(self.error)
         text = (str(self.error).splitlines() or ["no message"])[0]
         return f"{type(self.error).__name__}: {text}"
+
+    @property
+    def public_fault(self) -> str | None:
+        """Why it does not load, for callers."""
+        return None if self.error is None else public_fault(self.error)
 
     @property
     def state(self) -> State:

@@ -34,6 +34,9 @@ class Telemetry:
         self.requests = self._counter("requests", "Requests by their status.", [*asked, "status"])
         self.images = self._counter("images", "Images by their result.", [*asked, "result"])
         self.rejections = self._counter("rejections", "Requests let in by nobody.", ["kind"])
+        self.watch_faults = self._counter(
+            "watch_faults", "Readings of registry or database that failed.", ["source", "kind"]
+        )
         self.predictions = self._counter(
             "predictions", "Answers by label.", ["model", "version", "label"]
         )

@@ -166,7 +166,7 @@ class UsageBook:
             query = query.where(UsageRow.model == model)
         if application is not None:
             query = query.where(UsageRow.application == application)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [
                 Used(name, of, version, int(here), int(total), last)
                 for name, of, version, here, total, last in session.execute(query)

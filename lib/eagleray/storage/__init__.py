@@ -1,4 +1,4 @@
-"""The one package that speaks to storage: local paths and every URI that fsspec opens.
+"""The one package that speaks to storage: local paths, and URIs of the supported object stores.
 
 Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
 is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
@@ -24,12 +24,13 @@ from eagleray.storage.looking import exists, is_folder, size_of
 from eagleray.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.storage.remote import S3Options, use_s3, using_s3
 from eagleray.storage.skipped import SKIPPED_KINDS, is_skipped_name, kind_of_skipped
-from eagleray.storage.within import is_within
+from eagleray.storage.within import PathPolicy, is_within, require_place
 from eagleray.storage.writing import (
     delete,
     make_folder,
     put_atomic,
     put_if_absent,
+    remove_empty_folder,
     remove_tree,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "LISTING_SCHEMA",
     "SKIPPED_KINDS",
     "FileInfo",
+    "PathPolicy",
     "S3Options",
     "StorageUnavailableError",
     "absolute",
@@ -60,7 +62,9 @@ __all__ = [
     "put_if_absent",
     "read_bytes",
     "read_range",
+    "remove_empty_folder",
     "remove_tree",
+    "require_place",
     "size_of",
     "use_s3",
     "using_s3",

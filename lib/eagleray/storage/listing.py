@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -23,6 +24,7 @@ from eagleray.storage.locations import is_remote, join, local_path
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_keys import iterate_pages
 from eagleray.storage.s3_pages import Page
+from eagleray.storage.within import PathPolicy
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -48,6 +50,7 @@ _FOLDERS_AHEAD = 8
 _VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
 _DIRECTORY_BUCKET = "--x-s3"
 _MAGIC = re.compile(r"[*?\[]")
+_ANY = PathPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class FileInfo:
     version: str
 
 
-def list_tables(folder: str) -> Iterator[pa.Table]:
+def list_tables(folder: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
     """Yield tables of every file under a folder or prefix, at any depth, in the order of names.
 
     Names are compared by their UTF-8 bytes, so that the order is the same wherever the files are.
@@ -75,6 +78,10 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
     is not UTF-8 the bytes are spelled out. What is held is bounded: S3 and local folders may hold
     millions of files.
 
+    Args:
+        folder: That is listed, which may be read.
+        policy: A link to a folder that it does not allow is listed as a file, and not entered.
+
     Yields:
         Tables of `LISTING_SCHEMA`, of some thousand rows, none of them empty.
 
@@ -83,7 +90,7 @@ def list_tables(folder: str) -> Iterator[pa.Table]:
     """
     with asking(folder):
         if not is_remote(folder):
-            yield from _tables_of_rows(_walk_local(local_path(folder), frozenset()))
+            yield from _tables_of_rows(_walk_local(local_path(folder), frozenset(), policy))
             return
         remote = open_remote(folder)
         if remote.is_s3:
@@ -107,7 +114,7 @@ def list_files(folder: str) -> Iterator[FileInfo]:
             yield from _rows_of(table)
         return
     with asking(folder):
-        yield from _walk_local(local_path(folder), frozenset())
+        yield from _walk_local(local_path(folder), frozenset(), _ANY)
 
 
 def file_info(location: str) -> FileInfo:
@@ -139,13 +146,18 @@ def version_of(location: str) -> str:
     return _remote_info(location, info).version
 
 
-def glob_tables(pattern: str) -> Iterator[pa.Table]:
+def glob_tables(pattern: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
     """Yield tables of the files that match a pattern (`*`, `**`, `?`, `[…]`), in name order.
 
     Hidden names match like others.
 
     On S3 the prefix before the first of these signs is listed, less the folders that no match can
     be in, and streams; other storages are asked for all names at once.
+
+    Args:
+        pattern: As text, which may be read.
+        policy: A link to a folder that it does not allow matches where something below it might,
+            and is not entered.
 
     Yields:
         Tables of `LISTING_SCHEMA`, none of them empty.
@@ -155,16 +167,29 @@ def glob_tables(pattern: str) -> Iterator[pa.Table]:
     """
     with asking(pattern):
         if not is_remote(pattern):
-            yield from _tables_of_rows(_glob_local(str(local_path(pattern))))
+            path = str(local_path(pattern))
+            found = _glob_within(path, policy) if policy.is_limited else _glob_local(path)
+            yield from _tables_of_rows(found)
             return
         remote = open_remote(pattern)
-        try:
-            if remote.is_s3:
-                yield from _glob_s3(remote)
-            else:
+        if remote.is_s3:
+            yield from _glob_s3(remote)
+        else:
+            with _as_pattern(pattern):
                 yield from _tables_of_rows(_glob_remote(remote))
-        except ValueError as error:
-            raise InputError(f"{pattern} is not a pattern: {error}.") from error
+
+
+@contextlib.contextmanager
+def _as_pattern(pattern: str) -> Iterator[None]:
+    """Say in one sentence that a text is no pattern.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{pattern} is not a pattern: {error}.") from error
 
 
 def glob_files(pattern: str) -> list[FileInfo]:
@@ -213,18 +238,36 @@ def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iter
 # --- local ------------------------------------------------------------------------------------
 
 
-def _walk_local(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
-    """List a folder whose parents are `above`: a link back to one of them is not followed."""
+def _walk_local(
+    folder: Path,
+    above: frozenset[tuple[int, int]],
+    policy: PathPolicy,
+    skip: Callable[[str], object] = lambda _: None,
+) -> Iterator[FileInfo]:
+    """List a folder whose parents are `above`: a link back to one of them is not followed.
+
+    Args:
+        folder: That is listed.
+        above: Device and number of each.
+        policy: A link to a folder that it does not allow is listed as a file.
+        skip: Tells of the path of a folder whether to leave it out.
+    """
     status = patiently_local(folder.stat)
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
     for name in patiently_local(lambda: _names_in(folder)):
         path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file takes half the time
-        if name.endswith("/"):
-            yield from _walk_local(Path(path), above | {identity})
-        else:
+        if not name.endswith("/"):
             yield _local_info(path)
+        elif policy.is_limited and _is_link(path) and not policy.allows(path):
+            yield FileInfo(text_of_name(path.rstrip("/")), None, "")
+        elif not skip(path):
+            yield from _walk_local(Path(path), above | {identity}, policy, skip)
+
+
+def _is_link(folder: str) -> bool:
+    return os.path.islink(folder.rstrip("/"))  # noqa: PTH114 - a Path would take longer
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -248,6 +291,23 @@ def _glob_local(pattern: str) -> Iterator[FileInfo]:
     found = glob.glob(pattern, recursive=True, include_hidden=True)  # noqa: PTH207 - Path cannot glob an absolute pattern
     names = sorted(found)
     return (_local_info(name) for name in names if not Path(name).is_dir())
+
+
+def _glob_within(pattern: str, policy: PathPolicy) -> Iterator[FileInfo]:
+    """Match as `_glob_local` does, without entering folders that a policy does not allow."""
+    from fsspec.utils import glob_translate
+
+    root = _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
+    with _as_pattern(pattern):
+        matches = re.compile(glob_translate(text_of_name(pattern))).match
+        cannot_match = _folder_without_match(pattern)
+    if not answers(Path(root).is_dir):
+        return
+    for info in _walk_local(Path(root), frozenset(), policy, cannot_match):
+        # Whatever a link to elsewhere leads to: who asks is not to learn whether that is a folder.
+        may_hold_one = not cannot_match(f"{info.uri}/")
+        if matches(info.uri) or (may_hold_one and not policy.allows(info.uri)):
+            yield info
 
 
 # --- any file system of fsspec ----------------------------------------------------------------
@@ -306,11 +366,11 @@ def _glob_s3(remote: Remote) -> Iterator[pa.Table]:
     bucket, pattern = remote.bucket_and_key()
     if _MAGIC.search(bucket):
         raise InputError(f"{remote.location} has a pattern in its bucket's name; name one bucket.")
-    # RE2, which matches here, writes the end of the text in small letters.
-    expression = "^" + glob_translate(pattern).removesuffix("\\Z") + "\\z"
-    pages = iterate_pages(
-        remote, bucket, _MAGIC.split(pattern, maxsplit=1)[0], skip=_folder_without_match(pattern)
-    )
+    with _as_pattern(remote.location):
+        # RE2, which matches here, writes the end of the text in small letters.
+        expression = "^" + glob_translate(pattern).removesuffix("\\Z") + "\\z"
+        skip = _folder_without_match(pattern)
+    pages = iterate_pages(remote, bucket, _MAGIC.split(pattern, maxsplit=1)[0], skip=skip)
     matches = (_matching(page, expression) for page in pages)
     yield from _tables_of_pages(remote, bucket, matches)
 

@@ -10,17 +10,54 @@ import os
 import re
 from pathlib import Path
 
+from eagleray.errors import InputError
 from eagleray.file_names import text_of_name
 
-__all__ = ["absolute", "is_remote", "join", "local_path", "name_of"]
+__all__ = ["absolute", "is_remote", "join", "local_path", "name_of", "require_scheme"]
 
 _LOCAL_SCHEMES = ("file://", "local://")
+_AZURE_SCHEMES = frozenset({"az", "abfs"})
+_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", *_AZURE_SCHEMES, "memory"})
+_FETCHED_SCHEMES = frozenset({"http", "https"})
 _SPELLED_OUT = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 def is_remote(location: str) -> bool:
     """Whether the location has a scheme other than `file` and its other name, `local`."""
     return "://" in location and not location.startswith(_LOCAL_SCHEMES)
+
+
+def require_scheme(location: str) -> None:
+    """Refuse a URI of a scheme that is not supported.
+
+    fsspec opens dozens of them, many of which connect to whatever host the URI names, run what
+    they find there, or wrap another file system. Supported are object stores, whose server and
+    credentials are those of the environment, and `memory`, which is of this process.
+
+    Args:
+        location: With a scheme.
+
+    Raises:
+        InputError: The scheme is another one, or the URI holds a password.
+    """
+    scheme, _, rest = location.partition("://")
+    if scheme.lower() in _FETCHED_SCHEMES:
+        raise InputError(
+            f"{location} is not fetched: whoever writes a table of {scheme} addresses could make "
+            "this machine call any other. Copy the images to a folder or a bucket."
+        )
+    if scheme not in _SCHEMES:
+        raise InputError(
+            f"{location} is not opened: supported are local paths, s3://, gs://, az:// and "
+            f"abfs://, and not {scheme}://; copy it to one of them, or mount it as a folder."
+        )
+    authority = rest.partition("/")[0]
+    user, at, _ = authority.rpartition("@")
+    if at and (":" in user or scheme not in _AZURE_SCHEMES):  # Azure has its container there
+        raise InputError(
+            f"A location of {scheme}:// has a user name or a password in front of its '@'; "
+            "credentials belong into the environment."
+        )
 
 
 def absolute(location: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from eagleray.errors import InputError
 from eagleray.storage.faults import patiently
+from eagleray.storage.locations import require_scheme
 
 __all__ = ["Remote", "S3Options", "open_remote", "use_s3", "using_s3"]
 
-_FETCHED_FROM_ANYWHERE = frozenset({"http", "https", "ftp", "ftps"})
 _S3_SCHEMES = frozenset({"s3", "s3a"})
 
 _CONNECT_SECONDS = 5
@@ -152,21 +152,17 @@ def open_remote(location: str, *, many_calls: bool = False) -> Remote:
     """Open the file system of a URI; nothing is asked yet.
 
     Args:
-        location: Any URI that fsspec opens.
+        location: A URI of a supported scheme.
         many_calls: For an operation of s3fs that sends many requests: let the client below repeat
             each of them a few times, before all are repeated.
 
     Raises:
-        InputError: The scheme is not known, or not one that is read.
+        InputError: The scheme is not supported, or what fsspec needs for it is not installed.
     """
     import fsspec
 
+    require_scheme(location)
     scheme = location.split("://", 1)[0]
-    if scheme in _FETCHED_FROM_ANYWHERE:
-        raise InputError(
-            f"{location} is not fetched: whoever writes a table of {scheme} addresses could make "
-            "this machine call any other. Copy the images to a folder or a bucket."
-        )
     try:
         filesystem_class = fsspec.get_filesystem_class(scheme)
     except (ValueError, ImportError) as error:

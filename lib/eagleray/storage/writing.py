@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,14 @@ from eagleray.storage.reading import read_bytes
 from eagleray.storage.remote import Remote, open_remote
 from eagleray.storage.s3_keys import iterate_pages
 
-__all__ = ["delete", "make_folder", "put_atomic", "put_if_absent", "remove_tree"]
+__all__ = [
+    "delete",
+    "make_folder",
+    "put_atomic",
+    "put_if_absent",
+    "remove_empty_folder",
+    "remove_tree",
+]
 
 # Of a large file on S3; what is as large as two of them is sent in parts.
 _PART_BYTES = 16 * 2**20
@@ -28,8 +36,7 @@ _ALREADY_THERE = frozenset({"PreconditionFailed", "412"})
 def put_atomic(location: str, content: bytes) -> None:
     """Write a file so that a reader sees all of it or none of it, also after a crash.
 
-    So it is on mounted file systems and in object stores; other remote systems (sftp, hdfs, …)
-    write as fsspec does.
+    So it is on mounted file systems and in object stores.
 
     Raises:
         OSError: It cannot be written. A remote file may be there all the same when an answer was
@@ -87,6 +94,21 @@ def make_folder(location: str) -> None:
     """Make a local folder with its parents; object stores need none."""
     if not is_remote(location):
         local_path(location).mkdir(parents=True, exist_ok=True)
+
+
+def remove_empty_folder(location: str) -> None:
+    """Remove a local folder that holds nothing; object stores have none.
+
+    Raises:
+        OSError: It cannot be removed; one that holds something, or is not there, is fine.
+    """
+    if is_remote(location):
+        return
+    try:
+        local_path(location).rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
 
 
 def delete(location: str) -> None:

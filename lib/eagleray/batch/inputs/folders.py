@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from eagleray import storage
 from eagleray.batch.inputs.ahead import NUM_THREADS, in_order
 from eagleray.batch.inputs.archives import ARCHIVES, archive_packing, archive_tables
+from eagleray.batch.inputs.bounds import files_within
 from eagleray.batch.inputs.columns import find_image_column
-from eagleray.batch.inputs.listing import Source, listing_of_files
+from eagleray.batch.inputs.listing import InputSpec, Source, listing_of_files
 from eagleray.batch.inputs.refused import UNREAD_ARCHIVES, UNREAD_EXTENSIONS, refuse_unread_archive
 from eagleray.batch.inputs.skips import SkippedFiles, skipped_kind
 from eagleray.batch.inputs.tabled import open_images, open_tabled
@@ -38,7 +39,7 @@ _SKIPPED = f"(^|/)({'|'.join(storage.SKIPPED_KINDS.values())})(/|$)"
 _NO_COLUMNS = pa.schema([])
 
 
-def open_folder(location: str, column: str | None, skipped: SkippedFiles) -> Source:
+def open_folder(location: str, spec: InputSpec, skipped: SkippedFiles) -> Source:
     """Open a folder or prefix: every file at any depth, in name order, less the skipped ones.
 
     A folder that holds nothing but tables is a data set: its tables are read one after the other.
@@ -47,12 +48,13 @@ def open_folder(location: str, column: str | None, skipped: SkippedFiles) -> Sou
         InputError: It holds nothing, cannot be listed, or a table in it cannot be read.
     """
     root = storage.absolute(location).rstrip("/") or "/"
-    files = (_without_skipped(table, root, skipped) for table in storage.list_tables(root))
+    listed = storage.list_tables(root, spec.policy)
+    files = (_without_skipped(table, root, skipped) for table in listed)
     nothing = f"Folder {location} holds no files; name one that holds images."
-    return _open_files(location, files, column, skipped, nothing)
+    return _open_files(location, files, spec, skipped, nothing)
 
 
-def open_pattern(location: str, column: str | None, skipped: SkippedFiles) -> Source:
+def open_pattern(location: str, spec: InputSpec, skipped: SkippedFiles) -> Source:
     """Open a glob pattern: every file that matches, in name order, less the skipped ones.
 
     A name that the pattern spells out is not skipped, and a hidden one is not where a part of the
@@ -67,10 +69,10 @@ def open_pattern(location: str, column: str | None, skipped: SkippedFiles) -> So
     parts = pattern[len(root) + 1 :].split("/")
     spelled_out = frozenset(part for part in parts if not _MAGIC.search(part))
     hidden_too = any(part.startswith(".") for part in parts)
-    files = storage.glob_tables(location)
+    files = storage.glob_tables(location, spec.policy)
     if not hidden_too:
         files = (_without_skipped(table, root, skipped, spelled_out) for table in files)
-    return _open_files(location, files, column, skipped, f"No file matches the pattern {location}.")
+    return _open_files(location, files, spec, skipped, f"No file matches the pattern {location}.")
 
 
 def _without_skipped(
@@ -96,22 +98,23 @@ def _without_skipped(
 def _open_files(
     location: str,
     files: Iterator[pa.Table],
-    column: str | None,
+    spec: InputSpec,
     skipped: SkippedFiles,
     nothing: str,
 ) -> Source:
+    files = files_within(files, location, spec.policy)
     peeked, complete = _peek(files)
     if not peeked:
         raise InputError(" ".join(filter(None, (nothing, skipped.describe()))))
     if complete and _all_end_with(peeked, TABLE_EXTENSIONS):
-        return _open_data_set(location, peeked, column)
+        return _open_data_set(location, peeked, spec)
     if complete and _all_end_with(peeked, _NO_IMAGES):
         example = storage.name_of(peeked[0].column("uri")[0].as_py())
         raise InputError(
             f"{location} holds no images, but tables and other files such as {example}; name the "
             "table of images on its own."
         )
-    found = _Found(_open_parquet_files(peeked, column), column, skipped)
+    found = _Found(_open_parquet_files(peeked, spec), spec, skipped)
     tables = in_order(found.pieces(itertools.chain(peeked, files)))
     nothing = f"{location} holds no images."
     return Source(location, found.user_schema, tables, nothing, found.notes)
@@ -154,9 +157,9 @@ def _names_and_versions(files: Iterable[pa.Table]) -> Iterator[tuple[str, str]]:
 # --- a folder of tables -----------------------------------------------------------------------
 
 
-def _open_data_set(location: str, files: Iterable[pa.Table], column: str | None) -> Source:
+def _open_data_set(location: str, files: Iterable[pa.Table], spec: InputSpec) -> Source:
     def open_one(file: tuple[str, str]) -> Source:
-        return open_tabled(file[0], column, file[1], may_be_empty=True)
+        return open_tabled(file[0], spec, file[1], may_be_empty=True)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         sources = list(pool.map(open_one, _names_and_versions(files)))
@@ -178,19 +181,19 @@ def _conformed(source: Source, user_schema: pa.Schema) -> Iterator[pa.Table]:
 # --- a folder of files ------------------------------------------------------------------------
 
 
-def _open_images_of(uri: str, version: str, column: str | None) -> Source | None:
+def _open_images_of(uri: str, version: str, spec: InputSpec) -> Source | None:
     """Open a Parquet file that was found; None if it holds no images, and so is any file."""
     table = open_table(uri, may_be_empty=True)
-    chosen = find_image_column(table.schema, column, uri)
+    chosen = find_image_column(table.schema, spec.column, uri)
     if chosen is None or not chosen.holds_images:
         return None
-    return open_images(table, chosen, version)
+    return open_images(table, chosen, version, spec.policy)
 
 
-def _open_parquet_files(peeked: Iterable[pa.Table], column: str | None) -> dict[str, Source | None]:
+def _open_parquet_files(peeked: Iterable[pa.Table], spec: InputSpec) -> dict[str, Source | None]:
     files = list(_names_and_versions(table.filter(_ends_with(table, _PARQUET)) for table in peeked))
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        opened = pool.map(lambda file: _open_images_of(file[0], file[1], column), files)
+        opened = pool.map(lambda file: _open_images_of(file[0], file[1], spec), files)
         return {uri: source for (uri, _), source in zip(files, opened, strict=True)}
 
 
@@ -200,12 +203,12 @@ class _Found:
 
     Attributes:
         opened: Parquet files that are open already, by location; None for those without images.
-        column: That holds images, where the user named one.
+        spec: What the user named.
         skipped: Counts the members of archives that are no inputs.
     """
 
     opened: Mapping[str, Source | None]
-    column: str | None
+    spec: InputSpec
     skipped: SkippedFiles
 
     @property
@@ -242,9 +245,7 @@ class _Found:
             tables = archive_tables(uri, version, packing, self.skipped)
         else:
             source = (
-                self.opened[uri]
-                if uri in self.opened
-                else _open_images_of(uri, version, self.column)
+                self.opened[uri] if uri in self.opened else _open_images_of(uri, version, self.spec)
             )
             tables = iter([_plain(file, _NO_COLUMNS)]) if source is None else source.tables
         for table in tables:

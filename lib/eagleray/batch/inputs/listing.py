@@ -10,6 +10,7 @@ import pyarrow as pa
 from eagleray.batch.inputs.skips import SkippedFiles
 from eagleray.fetch import ImageSource
 from eagleray.file_names import text_of_name
+from eagleray.storage import PathPolicy
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -48,13 +49,14 @@ class InputSpec:
     """What a user names as inputs.
 
     Attributes:
-        locations: Folders, glob patterns, images, archives and tables, local or any URI that
-            fsspec opens.
+        locations: Folders, glob patterns, images, archives and tables, local or in an object store.
         column: Of tables: the one that holds locations, or image bytes; None looks for it.
+        policy: Which locations may be read.
     """
 
     locations: tuple[str, ...]
     column: str | None = None
+    policy: PathPolicy = field(default_factory=PathPolicy)
 
 
 @dataclass(frozen=True, slots=True)

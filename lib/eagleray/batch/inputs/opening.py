@@ -12,6 +12,7 @@ import pyarrow as pa
 from eagleray import storage
 from eagleray.batch.inputs.ahead import NUM_THREADS
 from eagleray.batch.inputs.archives import ARCHIVES, archive_packing, archive_tables
+from eagleray.batch.inputs.bounds import keep_within, require_readable
 from eagleray.batch.inputs.folders import open_folder, open_pattern
 from eagleray.batch.inputs.listing import InputSpec, Listing, Source, listing_of_sources
 from eagleray.batch.inputs.refused import (
@@ -24,6 +25,7 @@ from eagleray.batch.inputs.tabled import list_locations, open_tabled
 from eagleray.batch.inputs.uniting import conform, unite
 from eagleray.errors import InputError
 from eagleray.fetch import ImageSource
+from eagleray.fetch.locate import Locator
 from eagleray.fetch.source import packing_of
 from eagleray.storage import FileInfo
 from eagleray.tables import TABLE_EXTENSIONS
@@ -43,16 +45,21 @@ def open_inputs(spec: InputSpec) -> Listing:
         in the order given, folders in the order of names, archives and tables in their own.
 
     Raises:
-        InputError: A place is not there, holds nothing, or is plainly a table, a list or an
-            archive that is not read. What shows only by listing is raised while the rows are read.
+        InputError: A place is not one that may be read, is not there, holds nothing, or is plainly
+            a table, a list or an archive that is not read. What shows only by listing is raised
+            while the rows are read.
         UnknownNameError: A table lacks the column.
     """
+    require_readable(spec.locations, spec.policy)
     skipped = SkippedFiles()
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        sources = list(pool.map(lambda place: _open(place, spec.column, skipped), spec.locations))
+        sources = list(pool.map(lambda place: _open(place, spec, skipped), spec.locations))
     user_schema = unite((source.where, source.user_schema) for source in sources)
     notes = (note for source in sources for note in source.notes)
-    return Listing(user_schema, _tables(sources, user_schema, skipped), _sentences(notes), skipped)
+    listing = Listing(
+        user_schema, _tables(sources, user_schema, skipped), _sentences(notes), skipped
+    )
+    return keep_within(listing, spec.policy)
 
 
 def _sentences(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -78,17 +85,17 @@ def _tables(
             raise InputError(" ".join(filter(None, (source.nothing, skipped.describe()))))
 
 
-def _open(location: str, column: str | None, skipped: SkippedFiles) -> Source:
+def _open(location: str, spec: InputSpec, skipped: SkippedFiles) -> Source:
     if location.lower().startswith(_FETCHED):
         return _open_address(location)
     if packing_of(location) is not None:
-        return _single(list_locations([location]))
+        return _single(list_locations([location], locator=Locator(spec.policy)))
     if storage.is_folder(location):
-        return open_folder(location, column, skipped)
+        return open_folder(location, spec, skipped)
     if _GLOB_CHARACTERS & set(location) and not storage.exists(location):
-        return open_pattern(location, column, skipped)
+        return open_pattern(location, spec, skipped)
     if location.lower().endswith(TABLE_EXTENSIONS):
-        return open_tabled(location, column, _describe(location).version)
+        return open_tabled(location, spec, _describe(location).version)
     return _open_file(location, skipped)
 
 

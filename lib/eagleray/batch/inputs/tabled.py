@@ -14,6 +14,7 @@ from eagleray.batch.inputs.columns import ImageColumn, require_image_column
 from eagleray.batch.inputs.listing import (
     LISTING_SCHEMA,
     ROWS_AT_ONCE,
+    InputSpec,
     Source,
     listing_of_sources,
     packed_version,
@@ -22,23 +23,24 @@ from eagleray.batch.inputs.listing import (
 from eagleray.batch.inputs.uniting import user_fields
 from eagleray.errors import InputError
 from eagleray.fetch import ImageSource
-from eagleray.fetch.locate import Locator, read_uri
+from eagleray.fetch.locate import Locator, may_read, read_uri
 from eagleray.fetch.parquet import holds_images, may_hold_paths, read_paths
 from eagleray.fetch.source import describe_inline_image, packed_uri, packing_of
 from eagleray.file_names import text_of_name
+from eagleray.storage import PathPolicy
 from eagleray.tables import TableFile, beside, open_table
 
 __all__ = ["list_locations", "open_images", "open_tabled"]
 
 
 def open_tabled(
-    location: str, column: str | None, version: str, *, may_be_empty: bool = False
+    location: str, spec: InputSpec, version: str, *, may_be_empty: bool = False
 ) -> Source:
     """Open a table that the user named.
 
     Args:
-        location: Of the table.
-        column: Of locations or of image bytes; None looks for it.
+        location: Of the table, which may be read.
+        spec: The column of locations or of image bytes, and which locations may be read.
         version: Of the table.
         may_be_empty: Whether it may have no rows, as one of several may.
 
@@ -49,10 +51,10 @@ def open_tabled(
     table = open_table(location, may_be_empty=may_be_empty)
     if table.num_rows == 0 and not table.schema.names:  # JSON lines without a line
         return Source(location, table.schema, iter(()), f"{location} has no rows.")
-    chosen = require_image_column(table.schema, column, location)
+    chosen = require_image_column(table.schema, spec.column, location)
     if chosen.holds_images:
-        return open_images(table, chosen, version)
-    return _open_list(table, chosen)
+        return open_images(table, chosen, version, spec.policy)
+    return _open_list(table, chosen, spec.policy)
 
 
 def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], ...]:
@@ -64,28 +66,34 @@ def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], .
 # --- tables of images -------------------------------------------------------------------------
 
 
-def open_images(table: TableFile, column: ImageColumn, version: str) -> Source:
+def open_images(table: TableFile, column: ImageColumn, version: str, policy: PathPolicy) -> Source:
     """Open a Parquet file whose rows are images.
 
     Other columns of image bytes do not come along: masks and the like would fill the results.
+
+    Args:
+        table: That is open.
+        column: Of images.
+        version: Of the table.
+        policy: Which of the locations that cells may name instead may be read.
     """
     user_schema = user_fields(table.schema, lambda field: holds_images(field.type))
     return Source(
         where=table.location,
         user_schema=user_schema,
-        tables=_image_tables(table, column.name, user_schema.names, version),
+        tables=_image_tables(table, column.name, user_schema.names, version, policy),
         nothing=f"{table.location} has no rows.",
         notes=_notes_of(table, column),
     )
 
 
 def _image_tables(
-    table: TableFile, column: str, user: Sequence[str], version: str
+    table: TableFile, column: str, user: Sequence[str], version: str, policy: PathPolicy
 ) -> Iterator[pa.Table]:
     container = storage.absolute(table.location)
     rows = partial(_cells, container, text_of_name(column), version)
     if may_hold_paths(table.location, column, table.schema.field(column).type):
-        yield from _image_or_path_tables(table, column, user, rows)
+        yield from _image_or_path_tables(table, column, user, rows, Locator(policy))
         return
     first = 0
     if user:
@@ -99,14 +107,18 @@ def _image_tables(
 
 
 def _image_or_path_tables(
-    table: TableFile, column: str, user: Sequence[str], rows: Callable[[int, int], pa.Table]
+    table: TableFile,
+    column: str,
+    user: Sequence[str],
+    rows: Callable[[int, int], pa.Table],
+    locator: Locator,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a table some of whose images are only named, by the path in their cell.
 
     They become rows of their locations here and not when they are read, so that whoever bounds what
     a job may read sees them.
     """
-    locator, resolve = Locator(), beside(table.location)
+    resolve = beside(table.location)
     first = 0
     for part, paths in read_paths(table.location, column, user):
         listing = rows(first, part.num_rows)
@@ -149,7 +161,7 @@ def _cells(container: str, column: str, version: str, first: int, count: int) ->
 # --- tables of locations ----------------------------------------------------------------------
 
 
-def _open_list(table: TableFile, column: ImageColumn) -> Source:
+def _open_list(table: TableFile, column: ImageColumn, policy: PathPolicy) -> Source:
     name = column.name
     user_schema = user_fields(
         table.schema, lambda field: field.name == name or holds_images(field.type)
@@ -157,7 +169,7 @@ def _open_list(table: TableFile, column: ImageColumn) -> Source:
     return Source(
         where=table.location,
         user_schema=user_schema,
-        tables=_list_tables(table, name, user_schema.names),
+        tables=_list_tables(table, name, user_schema.names, Locator(policy)),
         nothing=f"{table.location} has no rows.",
         notes=_notes_of(table, column),
     )
@@ -178,8 +190,10 @@ def _require_location(value: str, table: TableFile, column: str) -> None:
         )
 
 
-def _list_tables(table: TableFile, column: str, user: Sequence[str]) -> Iterator[pa.Table]:
-    locator, resolve = Locator(), beside(table.location)
+def _list_tables(
+    table: TableFile, column: str, user: Sequence[str], locator: Locator
+) -> Iterator[pa.Table]:
+    resolve = beside(table.location)
     first = None
     for part in table.read([column, *user]):
         uris = pc.cast(part.column(0), pa.string()).to_pylist()
@@ -199,7 +213,8 @@ def list_locations(
 
     Local files are asked for their size and version; remote ones are not, for that would cost a
     request each. Images in archives and tables are looked up; those that are not there stay, and
-    so do empty cells, to fail as missing.
+    so do empty cells, to fail as missing. Of those that the locator's policy does not allow nothing
+    is looked up.
 
     Args:
         uris: The locations.
@@ -215,13 +230,16 @@ def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[
     if not uri:
         return ImageSource(uri=""), ""
     if packing_of(uri) is None:
-        info = storage.file_info(resolve(uri))
+        location = resolve(uri)
+        if not may_read(ImageSource(location), locator.policy):
+            return ImageSource(location), ""
+        info = storage.file_info(location)
         if not info.version and describe_inline_image(uri) is not None:
             return ImageSource(uri), ""  # as it is, so that its row says what it is
         return ImageSource(info.uri, info.size), info.version
     try:
         source, version = locator.find(uri, resolve)
     except (OSError, InputError):
-        packing, name, container = read_uri(uri, resolve)
+        packing, name, container = read_uri(uri, resolve, locator.policy)
         return ImageSource(packed_uri(packing, name, container)), ""
     return source, packed_version(version, source.offset)

@@ -96,6 +96,11 @@ class BatchAsked(BaseModel):
         """Outputs of earlier jobs that it reads."""
         return (*self.since, *filter(None, [self.failed_only]))
 
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """All that it names."""
+        return (*self.input, *self.earlier, self.output)
+
     def work(self, model: ModelVersion, config: ServiceConfig, contract_digest: str) -> Work:
         """Return what decides the results, to be compared with a plan that is there."""
         return Work(

@@ -7,8 +7,10 @@ output. So a service that starts anew knows all of them, and no replica has what
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +24,10 @@ from eagleray.batch.job import require_writable
 from eagleray.batch.layout import OutputLayout
 from eagleray.batch.plan import new_id, read_plan, require_same_work
 from eagleray.batch.progress import Progress, read_progress
+from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import BatchRow
-from eagleray.errors import InputError, OutputExistsError, UnknownNameError
+from eagleray.errors import InputError, OutageError, OutputExistsError, UnknownNameError
+from eagleray.fetch import packing_of
 from eagleray.models.registry import ModelVersion, Registry
 from eagleray.serving.answers import BatchState
 from eagleray.serving.batches.asked import BatchAsked
@@ -32,11 +36,19 @@ from eagleray.serving.batches.places import BatchPlaces
 from eagleray.serving.batches.results import described, json_lines
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.problems import FullError, NotFinishedError, NotReadyError
+from eagleray.serving.problems import (
+    FullError,
+    NotFinishedError,
+    NotReadyError,
+    without_places,
+)
 from eagleray.serving.routing import Snapshot, choose
 
 __all__ = ["BatchDesk"]
 
+log = logging.getLogger(__name__)
+
+_PUBLIC = "The output of this batch does not answer now; try again later."
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _RETRY_AFTER = 30.0
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -57,17 +69,29 @@ class BatchDesk:
     Its methods wait for storage, database and jobs: an event loop calls them in a thread.
 
     Args:
-        registry: With the models, and the organisation's database.
+        registry: With the models.
         config: Of the service.
         launcher: Runs the jobs.
+        database: Returns the organisation's database; asked once the service has started.
     """
 
-    def __init__(self, registry: Registry, config: ServiceConfig, launcher: Launcher) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        config: ServiceConfig,
+        launcher: Launcher,
+        *,
+        database: Callable[[], OpenDatabase],
+    ) -> None:
         self._registry, self._config, self._launcher = registry, config, launcher
-        self._database = registry.history.database
+        self._open = database
         settings = registry.settings
         self._environment = settings.as_environment()
         self._environment["EAGLERAY_URL_PRIVATE_NETWORKS"] = ",".join(config.private_networks)
+
+    @property
+    def _database(self) -> OpenDatabase:
+        return self._open()
 
     # --- start ---
 
@@ -79,7 +103,12 @@ class BatchDesk:
             UserError: An input is not there, the model is not known, the output is of other work.
             FullError: The application has too many already.
             NotReadyError: Nothing runs jobs, or there is nothing left to run them on.
+            OutageError: The registry, the database or the output does not answer.
         """
+        with _of_places(asked.locations):
+            return self._start(asked, application, snapshot)
+
+    def _start(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchStatus:
         places = BatchPlaces(self._config, application)
         places.require_any()
         places.require_output(asked.output)
@@ -197,7 +226,7 @@ class BatchDesk:
     def list(self, application: str, *, limit: int) -> list[BatchStatus]:
         """Return an application's batches, newest first."""
         query = sa.select(BatchRow).where(BatchRow.application == application)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = list(session.scalars(query.order_by(BatchRow.created.desc()).limit(limit)))
         return [self._look(row) for row in rows]
 
@@ -210,7 +239,7 @@ class BatchDesk:
         return self._look(self._row(batch, application))
 
     def _row(self, batch: str, application: str) -> BatchRow:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(BatchRow, batch)
         if row is None or row.application != application:
             raise UnknownNameError("batch", batch, [], hint="GET /v1/batches lists yours.")
@@ -239,10 +268,12 @@ class BatchDesk:
         try:
             progress, committed = read_progress(layout), read_commit(layout)
         except (InputError, OSError) as error:
-            return status_of(row, None, None, message=f"The output does not answer: {error}")
+            log.warning("batch %s: its output does not answer: %s", row.id, error)
+            return status_of(row, None, None, message=_PUBLIC)
         if row.state not in _ENDED:
             row.state, row.message = self._found(row, progress, committed)
-        return status_of(row, progress, committed, message=row.message)
+        message = without_places(row.message, _own_places(row))
+        return status_of(row, progress, committed, message=message)
 
     def _found(
         self, row: BatchRow, progress: Progress | None, committed: Commit | None
@@ -305,11 +336,13 @@ class BatchDesk:
             NotFinishedError: There is none yet.
         """
         row, _ = self._finished(batch, application)
-        return storage.read_bytes(OutputLayout(row.output).report)
+        with _of_places([row.output]):
+            return storage.read_bytes(OutputLayout(row.output).report)
 
     def _finished(self, batch: str, application: str) -> tuple[BatchRow, Commit]:
         row = self._row(batch, application)
-        committed = read_commit(OutputLayout(row.output))
+        with _of_places([row.output]):
+            committed = read_commit(OutputLayout(row.output))
         if committed is None:
             raise NotFinishedError(
                 f"Batch {batch} is {self._look(row).state}; its results are there once it has "
@@ -324,10 +357,37 @@ def _as_stored(asked: BatchAsked) -> dict[str, Any]:
     return stored
 
 
+def _own_places(row: BatchRow) -> list[str]:
+    """Return the locations that a batch's caller named."""
+    asked = row.request
+    named = [*asked.get("input", ()), *asked.get("since", ()), asked.get("failed_only"), row.output]
+    return [place for place in named if place]
+
+
+@contextlib.contextmanager
+def _of_places(shown: Sequence[str]) -> Iterator[None]:
+    """Turn faults of storage into refusals that name no places but the caller's own.
+
+    Raises:
+        OutageError: The storage does not answer.
+        InputError: As it was raised, without the places of others.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutageError(f"A location does not answer: {error}.", public=_PUBLIC) from error
+    except InputError as error:
+        words = without_places(str(error), shown)
+        if words == str(error):
+            raise
+        log.warning("a batch is refused: %s", error)
+        raise type(error)(words) from error
+
+
 def _require_there(location: str) -> None:
-    """Refuse an input that is not there; of a pattern, the job finds out."""
-    fetched = location.lower().startswith(("http://", "https://"))
-    if not fetched and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
+    """Refuse an input that is not there; of a pattern and in an archive, the job finds out."""
+    elsewhere = location.lower().startswith(("http://", "https://")) or packing_of(location)
+    if not elsewhere and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
         raise InputError(f"There is no folder or file {location}; check the path.")
 
 

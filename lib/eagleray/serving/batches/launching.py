@@ -51,19 +51,19 @@ class Launcher(Protocol):
         """Start a run, or have it wait for its turn.
 
         Raises:
-            NotReadyError: Whatever runs jobs does not answer.
+            OutageError: Whatever runs jobs does not answer.
         """
 
     def look(self, name: str) -> Launched | None:
         """Return where a run is; None where it is not known, or not any more.
 
         Raises:
-            NotReadyError: Whatever runs jobs does not answer.
+            OutageError: Whatever runs jobs does not answer.
         """
 
     def stop(self, name: str) -> None:
         """End a run, or what waits to be one; nothing happens where it is not known.
 
         Raises:
-            NotReadyError: Whatever runs jobs does not answer.
+            OutageError: Whatever runs jobs does not answer.
         """

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from eagleray import storage
 from eagleray.errors import InputError
+from eagleray.fetch import ImageSource, may_read
+from eagleray.names import require_application_name
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import ForbiddenError
 from eagleray.urls import UrlPolicy
@@ -27,8 +29,12 @@ class BatchPlaces:
 
     def __init__(self, config: ServiceConfig, application: str) -> None:
         name = application or _NOBODY
-        self._outputs = [place.replace(_CALLER, name) for place in config.batch_outputs]
-        self._inputs = [place.replace(_CALLER, name) for place in config.batch_inputs]
+        require_application_name(name)
+        # Absolute here: a job has another working folder.
+        self._outputs, self._inputs = (
+            [storage.absolute(place.replace(_CALLER, name)) for place in places]
+            for places in (config.batch_outputs, config.batch_inputs)
+        )
         self._urls = UrlPolicy(hosts=config.allow_urls, private_networks=config.private_networks)
 
     @property
@@ -63,13 +69,16 @@ class BatchPlaces:
     def require_inputs(self, locations: Sequence[str]) -> None:
         """Refuse inputs from elsewhere, and URLs that the service does not fetch.
 
+        Nothing is opened for it, so the refusal says nothing of what is there.
+
         Raises:
             ForbiddenError: One of them is.
         """
+        policy = storage.PathPolicy(tuple(self.readable))
         for location in locations:
             if location.lower().startswith(_FETCHED):
                 self._require_url(location)
-            elif not storage.is_within(location, self.readable):
+            elif not may_read(ImageSource(location), policy):
                 raise ForbiddenError(
                     f"Batch jobs do not read {location}; this service's --batch-inputs allows "
                     f"{_listed(self._inputs)}."

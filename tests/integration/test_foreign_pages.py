@@ -1,0 +1,246 @@
+"""Hostile pages in a real browser: of another origin, and behind a name that changes its address.
+
+They know where the service is, what it serves and the id of a batch. They can neither read nor do
+anything, and the service's own pages go on working beside them.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eagleray.models.registry import Registry
+from eagleray.serving.applications import Applications
+from tests.parts.http_service import Served, http_service
+from tests.unit.models_kit import golden_png
+from tests.unit.serving_kit import registry_with
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ATTACKS = (Path(__file__).parents[1] / "parts" / "attacks.js").read_text()
+PAGE = b"<!doctype html><title>hostile</title><body></body>"
+EVIL = "evil.test"
+SHOWN = 5  # of what went wrong
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+@dataclass
+class Witness:
+    """Sees, in front of the application, what was asked and with which status it was answered."""
+
+    seen: list[tuple[str, str, int]] = field(default_factory=list)
+    own: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def around(self, app: Any) -> Any:
+        async def witnessed(scope: Any, receive: Any, send: Any) -> None:
+            async def sending(message: Any) -> None:
+                if message["type"] in ("http.response.start", "websocket.accept"):
+                    method = scope.get("method", "WebSocket")
+                    self.seen.append((method, scope["path"], message.get("status", 101)))
+                    if (b"sec-fetch-site", b"same-origin") in scope["headers"]:
+                        self.own.append(self.seen[-1])
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        return witnessed
+
+    def handled(self) -> list[tuple[str, str, int]]:
+        """Return what was not refused, apart from what the service's own pages asked for."""
+        handled = [one for one in self.seen if one[2] not in (403, 421)]
+        for one in self.own:  # no page can make the browser say that of another
+            handled.remove(one)
+        return handled
+
+    def forget(self) -> None:
+        """Forget what was seen so far."""
+        self.seen.clear()
+        self.own.clear()
+
+
+class _Hostile(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hostile() -> Iterator[int]:
+    """Run a server of hostile pages; gives its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hostile)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.png").write_bytes(golden_png(1))
+    return registry_with(tmp_path, "digits")
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Run a browser in which the hostile name leads to this machine."""
+    from playwright.sync_api import sync_playwright
+
+    rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"
+    # A newer Chromium asks before pages of public addresses reach this machine; others do not.
+    open_doors = "--disable-features=LocalNetworkAccessChecks"
+    arguments = ["--no-sandbox", "--disable-popup-blocking", rules, open_doors]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield running
+        running.close()
+
+
+@contextmanager
+def service(registry: Registry, folder: Path, witness: Witness, **fields: Any) -> Iterator[Served]:
+    places = {"batch_inputs": (f"{folder}/open",), "batch_outputs": (f"{folder}/out",)}
+    with http_service(registry, around=witness.around, **places, **fields) as running:
+        yield running
+
+
+def order(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a caller asks for to start a batch."""
+    return {"input": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
+
+
+def begin(served: Served, folder: Path, **headers: str) -> str:
+    """Start the batch that is to be left alone, and return its id."""
+    began = httpx.post(f"{served.url}/v1/batches", json=order(folder, "own"), headers=headers)
+    assert began.status_code == 202, began.text
+    return str(began.json()["id"])
+
+
+def attack(page: Any, folder: Path, target: str, batch: str) -> list[tuple[str, str]]:
+    """Try everything, and return what was learned."""
+    given = {"target": target, "batch": batch, "order": order(folder, "theirs"), "image": "x"}
+    return [(name, what) for name, what in page.evaluate(ATTACKS, given) if what is not None]
+
+
+def unharmed(served: Served) -> bool:
+    """Whether the only batch is the one that was begun, and it goes on."""
+    return [run.state for run in served.launcher.runs.values()] == ["queued"]
+
+
+def brief(found: list[Any]) -> str:
+    return f"{len(found)}: " + "\n".join(json.dumps(one)[:160] for one in found[:SHOWN])
+
+
+LINKED = {("GET", "/", 200), ("GET", "/docs", 200)}
+"""Pages that any other page may link to; it opens them, and sees nothing of them."""
+
+
+@pytest.mark.parametrize("at", [EVIL, "127.0.0.1", "localhost"])
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_origin_reads_and_does_nothing(
+    registry: Registry, tmp_path: Path, hostile: int, at: str, name: str
+) -> None:
+    witness = Witness()
+    with service(registry, tmp_path, witness) as served, browser() as running:
+        batch = begin(served, tmp_path)
+        witness.forget()
+        page = running.new_page()
+        page.goto(f"http://{at}:{hostile}/")
+        learned = attack(page, tmp_path, f"http://{name}:{served.port}", batch)
+        assert len(witness.seen) > 100, "the attacks did not reach the service"
+        assert unharmed(served), served.launcher.runs
+        assert not learned, brief(learned)
+        handled = [one for one in witness.handled() if one not in LINKED]
+        assert not handled, brief(handled)
+
+
+@pytest.mark.parametrize("name", [EVIL, f"127.0.0.1.{EVIL}", f"localhost.{EVIL}"])
+def test_a_name_that_changes_its_address_reads_and_does_nothing(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    witness = Witness()
+    with service(registry, tmp_path, witness) as served, browser() as running:
+        batch = begin(served, tmp_path)
+        witness.forget()
+        page = running.new_page()
+        url = f"http://{name}:{served.port}"
+        # The first answer of this name comes from the attacker; from then on it is the service's.
+        page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
+        page.goto(f"{url}/first")
+        learned = attack(page, tmp_path, url, batch)
+        assert len(witness.seen) > 100, "the attacks did not reach the service"
+        assert unharmed(served), served.launcher.runs
+        assert {status for _, _, status in witness.seen} == {421}
+        secrets = [what for _, what in learned if "digits" in what or batch in what]
+        assert not secrets, brief(secrets)
+
+
+@pytest.mark.parametrize("at", [EVIL, "localhost"])
+def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
+    registry: Registry, tmp_path: Path, hostile: int, at: str
+) -> None:
+    key = Applications(registry.history.database, who="tester").create("shop").key
+    witness = Witness()
+    with service(registry, tmp_path, witness) as served, browser() as running:
+        batch = begin(served, tmp_path, authorization=f"Bearer {key}")
+        context = running.new_context()
+        page = context.new_page()
+        page.goto(f"http://any:{key}@127.0.0.1:{served.port}/")
+        page.goto(served.url)  # the browser has the password from now on
+        assert page.evaluate("fetch('/v1/models').then(answer => answer.status)") == 200
+        witness.forget()
+        page = context.new_page()
+        page.goto(f"http://{at}:{hostile}/")
+        learned = attack(page, tmp_path, served.url, batch)
+        assert len(witness.seen) > 100, "the attacks did not reach the service"
+        assert unharmed(served), served.launcher.runs
+        assert not learned, brief(learned)
+        handled = [one for one in witness.handled() if one not in LINKED]
+        assert not handled, brief(handled)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_interface_is_shown_and_tried_without_anybody_else(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    from playwright.sync_api import expect
+
+    with service(registry, tmp_path, Witness()) as served, browser() as running:
+        page = running.new_page()
+        asked: list[str] = []
+        faults: list[str] = []
+        page.context.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        url = f"http://{name}:{served.port}"
+        page.goto(f"{url}/docs?url=https://{EVIL}/openapi.json")
+        expect(page.locator(".title").first).to_contain_text("Eagleray")
+        page.locator("#operations-models-list_models_v1_models_get").click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        expect(page.locator(".live-responses-table").first).to_contain_text("digits")
+        page.goto(url)
+        expect(page.locator("#model")).to_contain_text("digits")
+        page.set_input_files(
+            "#file", {"name": "a.png", "mimeType": "image/png", "buffer": golden_png(7)}
+        )
+        expect(page.locator("#facts")).to_contain_text("40 x 40 pixels")
+        strangers = [one for one in asked if not one.startswith((f"{url}/", "data:", "blob:"))]
+        assert strangers == []
+        assert faults == []
