@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -233,12 +234,18 @@ def exposed(setup: Setup) -> Iterator[Exposed]:
 def listening_sockets(service: Exposed) -> list[Listening]:
     """Return every socket of the service that somebody may send to."""
     owners = {process.pid: _what(process) for process in service.processes()}
-    found = set()
-    for kind in ("tcp", "udp"):
-        for item in psutil.net_connections(kind):
-            if item.pid in owners and (kind == "udp" or item.status == psutil.CONN_LISTEN):
-                address = item.laddr
-                found.add(Listening(kind, address.ip, address.port, owners[item.pid]))
+    who: dict[tuple[str, str, int], set[str]] = {}
+    for process in service.processes():
+        for kind in ("tcp", "udp"):
+            for item in _connections(process, kind):
+                if item.laddr and (kind == "udp" or item.status == psutil.CONN_LISTEN):
+                    key = (kind, item.laddr.ip, item.laddr.port)
+                    who.setdefault(key, set()).add(owners.get(process.pid, _what(process)))
+    # The command holds the sockets that HAProxy listens on.
+    found = {
+        Listening(*key, "HAProxy" if "HAProxy" in names else ", ".join(sorted(names)))
+        for key, names in who.items()
+    }
     inodes = {inode: owner for pid, owner in owners.items() for inode in _inodes(pid)}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         words = line.split(maxsplit=7)
@@ -247,6 +254,12 @@ def listening_sockets(service: Exposed) -> list[Listening]:
             kind = "abstract" if words[7].startswith("@") else "unix"
             found.add(Listening(kind, words[7], 0, inodes[words[6]]))
     return sorted(found, key=lambda item: (item.protocol, item.owner, item.port, item.address))
+
+
+def _connections(process: psutil.Process, kind: str) -> list[Any]:
+    with contextlib.suppress(psutil.Error):
+        return list(process.net_connections(kind))
+    return []
 
 
 def _inodes(pid: int) -> Iterator[str]:
