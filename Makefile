@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases clean
+.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -113,6 +113,9 @@ chaos-serve: setup  ## Switch, roll back, break, kill and stop under steady load
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases
+
+show-exposure: setup  ## Show every socket of the service, and what each says without a key.
+	$(BIN)/python -m tests.bench.exposure
 
 clean:  ## Remove the environment and every cache; models and results under .eagleray stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

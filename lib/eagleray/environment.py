@@ -6,9 +6,11 @@ they would fail at much later is checked at once.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import pwd
+import stat
 from pathlib import Path
 
 from eagleray.errors import UserError
@@ -93,17 +95,57 @@ def make_writable(folder: Path, name: str, setting: str) -> None:
 def ray_temporary_folder() -> str:
     """Return the folder in which a Ray of one's own keeps its sockets, logs and spilled objects.
 
+    Only this user enters it: Ray lets everybody write in the folders that it makes, and whoever
+    replaces one of its sockets or a program that it runs is this user. Where the temporary folder
+    is one that others enter, as `/tmp`, it is a folder in that.
+
     Raises:
-        UserError: It cannot be written, or its path is too long for sockets.
+        UserError: It cannot be written, is another user's, or its path is too long for sockets.
     """
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
-    folder = Path(os.environ[named] if named else "/tmp").absolute()  # noqa: S108
-    room = _MAX_SOCKET_PATH - len(_RAY_SOCKET)
-    length = len(os.fsencode(folder))
+    given = Path(os.environ[named] if named else "/tmp").absolute()  # noqa: S108
+    folder = given / f"ray-{os.getuid()}" if _others_enter(given) else given
+    room = _MAX_SOCKET_PATH - len(_RAY_SOCKET) - len(str(folder)) + len(str(given))
+    length = len(os.fsencode(given))
     if length > room:
         raise UserError(
             f"{named} is too long for the paths of Ray's sockets ({length} bytes, at most {room} "
-            f"fit): {folder}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+            f"fit): {given}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
         )
-    make_writable(folder, "The temporary folder", "RAY_TMPDIR")
+    if not given.exists():
+        with contextlib.suppress(OSError):  # the next line says what is wrong
+            given.mkdir(mode=0o700, parents=True)
+    make_writable(given, "The temporary folder", "RAY_TMPDIR")
+    if folder != given:
+        _make_private(folder)
     return str(folder)
+
+
+def _others_enter(folder: Path) -> bool:
+    """Whether another user may enter a folder; one that is missing is made for this one alone."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    return found.st_uid != os.getuid() or bool(found.st_mode & 0o077)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user enters, in one where others could have made it before.
+
+    Raises:
+        UserError: They have, or it cannot be made.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+            folder.chmod(0o700)
+            return
+        reason = "it is another user's, or no folder"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise UserError(
+        f"Ray's folder {folder} cannot be used ({reason}); set RAY_TMPDIR to a folder of your own."
+    )

