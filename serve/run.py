@@ -257,6 +257,8 @@ def main(
             if own:
                 watch = watched_ray(happenings.ray_ended, happenings.end_at_once)
                 happenings.own = stack.enter_context(watch)
+            else:
+                stack.callback(end_on_cluster)  # whatever ends the command
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, access, address)
                 require_joined(gateway)
@@ -264,7 +266,8 @@ def main(
             for _ in happenings.requests_to_reload():
                 start_anew(config, fields, access, address, console)
             console.note("Ending; what was let in is answered …")
-            end(own=own)
+            if own:
+                end_own()
 
 
 def node_ip() -> str:
@@ -274,15 +277,21 @@ def node_ip() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def end(*, own: bool) -> None:
-    """End the replicas; what they have let in is answered."""
+def end_own() -> None:
+    """End the replicas on a Ray of the command's own; what they have let in is answered."""
     from ray import serve
+
+    serve.shutdown()
+
+
+def end_on_cluster() -> None:
+    """End the replicas on a cluster, where there may be other applications."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from eagleray.serve.app import APP_NAME
 
-    if own:
-        serve.shutdown()
-    else:  # there may be other applications on the cluster
+    with contextlib.suppress(RayServeException):  # Ray Serve was not started yet
         serve.delete(APP_NAME)
 
 
