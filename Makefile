@@ -91,7 +91,7 @@ same-answers: setup  ## Ask the same photographs in every way, and compare: PHOT
 	$(BIN)/python -m tests.bench.same_answers --photos $(PHOTOS)
 
 bench-hostile-packages: setup  ## Load packages that mean harm: seconds, memory, and what is said.
-	$(BIN)/python -m tests.bench.hostile_packages
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.hostile_packages
 
 bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)

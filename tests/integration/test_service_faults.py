@@ -54,11 +54,9 @@ def test_a_ray_that_dies_while_the_service_starts_ends_the_command_too(tmp_path:
     killed = threading.Event()
 
     def kill_control_store() -> None:
-        until(lambda: "ray::ServeController" in names_of_children(), seconds=100)
-        for child in psutil.Process().children(recursive=True):
-            if child.name() == "gcs_server":
-                child.kill()
-                killed.set()
+        until(lambda: "ray::ServeController" in of_the_command(), seconds=100)
+        of_the_command()["gcs_server"].kill()
+        killed.set()
 
     killer = threading.Thread(target=kill_control_store)
     killer.start()
@@ -71,15 +69,17 @@ def test_a_ray_that_dies_while_the_service_starts_ends_the_command_too(tmp_path:
     killer.join()
     assert killed.is_set()
     assert time.monotonic() - began < 55  # Ray itself would give up after a minute
-    assert "gcs_server" not in names_of_children()
+    assert of_the_command() == {}
 
 
-def names_of_children() -> set[str]:
-    names = set()
-    for child in psutil.Process().children(recursive=True):
+def of_the_command() -> dict[str, psutil.Process]:
+    """Return the processes of a service that has not said yet which it is, by their names."""
+    found: dict[str, psutil.Process] = {}
+    for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            names.add(child.name())
-    return names
+            if "eagleray.serve.run" in child.cmdline():
+                found |= {one.name(): one for one in child.children(recursive=True)}
+    return found
 
 
 def find(service: RunningService, name: str) -> psutil.Process:
