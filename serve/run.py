@@ -38,6 +38,7 @@ from eagleray.cli.job import (
 from eagleray.cli.spec import with_spec_options
 from eagleray.database.store import open_database
 from eagleray.errors import EaglerayError, JobFailedError
+from eagleray.models.registry import Registry
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
 from eagleray.serve.gateway.haproxy import Limits
 from eagleray.serve.gateway.join import GatewayAddress
@@ -47,6 +48,7 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
 from eagleray.serving.gate import Access, settle_access
 from eagleray.serving.logs import log_event, log_to_file
+from eagleray.serving.routing import Snapshot
 from eagleray.settings import Settings
 
 _SECONDS_TO_JOIN = 60.0  # of a replica that is ready, until HAProxy knows it
@@ -62,6 +64,19 @@ def read_request(location: str | None, fields: Mapping[str, str]) -> ServiceConf
         InputError: It cannot be read, or is not valid.
     """
     return make_config({**(read_config(location) if location else {}), **fields})
+
+
+def require_models(config: ServiceConfig, registry: Registry) -> None:
+    """Refuse models that are not registered, before anything is started for them.
+
+    Raises:
+        UnknownNameError: With the nearest names.
+        OutageError: The registry does not answer.
+    """
+    if config.models:
+        aliases, _ = registry.aliases()
+        for model in config.models:
+            Snapshot(aliases).require_model(model)
 
 
 # --- start ------------------------------------------------------------------------------------
@@ -239,6 +254,7 @@ def main(
         with contextlib.ExitStack() as stack:
             doors = stack.enter_context(open_doors(place))
             access = settle_access(open_database(settings), host_is_loopback=doors.are_loopback)
+            require_models(parsed, Registry(settings))
             log_to_file(settings.service_logs / "gateway.jsonl")
             gateway, address = stack.enter_context(
                 running_gateway(

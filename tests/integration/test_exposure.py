@@ -61,7 +61,7 @@ RAYS_METHODS = [
 @pytest.fixture(
     scope="module",
     params=[
-        "loopback",
+        pytest.param("loopback", marks=pytest.mark.long),
         pytest.param("address", marks=pytest.mark.long),
         pytest.param("all of IPv4", marks=pytest.mark.long),
         "all",

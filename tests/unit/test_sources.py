@@ -94,7 +94,7 @@ def test_loading_random_weights_leaves_the_callers_generator_alone(settings: Set
         ("pretrained:resnet81", UnknownNameError, "No architecture is named 'resnet81'"),
         ("pretrained:lenet5", InputError, "no published weights for 'lenet5'"),
         ("pretrained:resnet18/V9", UnknownNameError, "No weights entry of resnet18 is named 'V9'"),
-        ("./not/there", UnknownNameError, "No model is named './not/there'."),
+        ("./not/there", InputError, "There is no folder ./not/there; check the path."),
         ("memory:///not/there", PackageError, "is no model package: it has no model.json."),
         ("nonsense://a/b", InputError, "is not opened: supported are local paths"),
         pytest.param(

@@ -9,14 +9,15 @@ import pytest
 from ray import serve
 from ray.exceptions import RayError
 
-from eagleray.errors import InputError, JobFailedError, UserError
+from eagleray.errors import InputError, JobFailedError, UnknownNameError, UserError
 from eagleray.machine import free_port
 from eagleray.serve.gateway import sockets
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
-from eagleray.serve.run import start
+from eagleray.serve.run import require_models, start
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.gate import Access
+from tests.unit.serving_kit import registry_with
 
 ACCESS = Access(keyless=True, database="", last_change=0)
 ADDRESS = GatewayAddress("/nowhere/join.sock", "/nowhere", "secret")
@@ -38,6 +39,14 @@ def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(serve, "start", die)
     with pytest.raises(JobFailedError, match=r"^The service does not start: .*Permission denied"):
         start(ServiceConfig(), ACCESS, ADDRESS)
+
+
+def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, "digits")
+    require_models(ServiceConfig(models=("digits",)), registry)
+    require_models(ServiceConfig(), registry)
+    with pytest.raises(UnknownNameError, match=r"'digitz'. Nearest: digits"):
+        require_models(ServiceConfig(models=("digits", "digitz")), registry)
 
 
 def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(

@@ -124,6 +124,8 @@ def registered_version(reference: str, registry: Registry) -> ModelVersion | Non
 
 
 def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNameError:
+    if reference.startswith(("./", "../", "/")):
+        return InputError(f"There is no folder {reference}; check the path.")
     names = Registry(settings).names()
     if reference in names:
         return InputError(
