@@ -36,7 +36,7 @@ from eagleray.cli.job import (
     run_command,
 )
 from eagleray.cli.spec import with_spec_options
-from eagleray.database.store import open_database
+from eagleray.database.store import OpenDatabase, open_database
 from eagleray.errors import EaglerayError, JobFailedError
 from eagleray.models.registry import Registry
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
@@ -253,7 +253,8 @@ def main(
         happenings = Happenings(console)
         with contextlib.ExitStack() as stack:
             doors = stack.enter_context(open_doors(place))
-            access = settle_access(open_database(settings), host_is_loopback=doors.are_loopback)
+            database = open_database(settings)
+            access = settle_access(database, host_is_loopback=doors.are_loopback)
             require_models(parsed, Registry(settings))
             log_to_file(settings.service_logs / "gateway.jsonl")
             gateway, address = stack.enter_context(
@@ -278,7 +279,7 @@ def main(
             with console.status("Starting; the models are loaded and checked …"):
                 start(parsed, access, address)
                 require_joined(gateway)
-            report(place, settings, console)
+            report(place, settings, database, console)
             for _ in happenings.requests_to_reload():
                 start_anew(config, fields, access, address, console)
             console.note("Ending; what was let in is answered …")
@@ -311,9 +312,9 @@ def end_on_cluster() -> None:
         serve.delete(APP_NAME)
 
 
-def report(place: Place, settings: Settings, console: Console) -> None:
+def report(place: Place, settings: Settings, database: OpenDatabase, console: Console) -> None:
     """Say where the service is, and who may ask it."""
-    names = Applications(open_database(settings), who=settings.who).names()
+    names = Applications(database, who=settings.who).names()
     if console.for_scripts:
         console.emit_line({"url": place.url, "grpc_port": place.grpc_port, "applications": names})
         return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from eagleray import Client, RequestRefusedError
 from eagleray.database.store import open_database
 from eagleray.serving.applications import Applications
 from eagleray.settings import Settings
-from tests.parts.service import RunningService, running_service
+from tests.parts.service import RunningService, running_service, until
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
@@ -143,10 +142,3 @@ def speaks_http(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/live", timeout=5).status_code > 0
     except httpx.HTTPError:
         return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from eagleray.models.registry import Registry
 from eagleray.outcome import Prediction
 from eagleray.predictor import Predictor
 from tests.parts.otlp import SERVER, Collector, running_collector
-from tests.parts.service import RunningService, running_service
+from tests.parts.service import RunningService, running_service, until
 from tests.unit.images import encode
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
@@ -390,10 +390,3 @@ def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Run
             return answer.status_code == 413
 
         until(refuses_three, seconds=120)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

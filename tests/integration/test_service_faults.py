@@ -6,7 +6,6 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.parts.service import RunningService, running_service
+from tests.parts.service import RunningService, running_service, until
 from tests.unit.models_kit import golden_png
 from tests.unit.serving_kit import registry_with
 
@@ -32,7 +31,7 @@ def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path
         # Whoever comes now waits in the sockets of the command.
         assert httpx.post(service.url + PREDICT, content=IMAGE, timeout=20).status_code == 200
         assert time.monotonic() - began < 10
-        until(lambda: "HAProxy ended (killed by SIGKILL)" in service.log.read_text())
+        until(lambda: "HAProxy ended (killed by SIGKILL)" in service.log.read_text(), seconds=20)
         faults = [event["detail"] for event in events(home) if event["what"] == "fault"]
         assert ["HAProxy ended" in fault for fault in faults] == [True]
 
@@ -91,10 +90,3 @@ def find(service: RunningService, name: str) -> psutil.Process:
 def events(home: Path) -> list[dict[str, Any]]:
     lines = (home / "logs/serve/gateway.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["kind"] == "event"]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

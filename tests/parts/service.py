@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 
 from eagleray.machine import free_port
 
-__all__ = ["RunningService", "running_service"]
+__all__ = ["RunningService", "running_service", "until"]
 
 _SECONDS_TO_END = 120
 
@@ -97,3 +98,11 @@ def running_service(home: Path, *words: str, **variables: str) -> Iterator[Runni
             ended = process.wait(_SECONDS_TO_END)
     if ended != 0 and not seen:
         raise RuntimeError(f"The service ended with {ended}: {log_file.read_text()[-2000:]}")
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

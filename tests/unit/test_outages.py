@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eagleray.database.store import open_database
+from eagleray.database.store import known_database, open_database
 from eagleray.errors import OutageError
 from eagleray.models.registry import Registry
 from eagleray.serving.applications import Applications
@@ -443,10 +443,11 @@ def test_a_damaged_package_is_told_without_its_place(
 def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     with pytest.raises(OutageError, match="There is no database"):
-        open_database(settings, create=False)
+        known_database(settings, "of another").read_identity()
     assert not (tmp_path / "home").exists()
     made = open_database(settings)
-    assert open_database(settings, create=False).read_identity() == made.read_identity()
+    known = known_database(settings, made.read_identity())
+    assert known.read_identity() == made.read_identity()
 
 
 def test_a_batch_that_failed_names_the_places_of_its_caller_alone(

@@ -80,7 +80,6 @@ class OpenDatabase:
             OutageError: The database does not answer, or is not there.
             DatabaseReplacedError: It is another one than it was.
         """
-        self._require_file()
         with (
             self._connected(self.patience.reading, only_reads=True) as connection,
             Session(connection, expire_on_commit=False) as session,
@@ -206,23 +205,15 @@ class OpenDatabase:
             yield connection
 
 
-def open_database(settings: Settings, *, create: bool = True) -> OpenDatabase:
+def open_database(settings: Settings) -> OpenDatabase:
     """Open the database that the settings name, with its tables as this version needs them.
 
     Any number of processes may open a new one at once.
 
-    Args:
-        settings: Where it is.
-        create: Whether a SQLite file that is missing is made, and tables that are.
-
     Raises:
-        OutageError: It does not answer, refuses, or is not there and must not be made.
+        OutageError: It does not answer, or refuses.
         UserError: It was made by a newer Eagleray.
     """
-    if not create:
-        opened = OpenDatabase(_database(settings))
-        opened.read_identity()
-        return opened
     if settings.database_url is None:
         settings.make_home()
     opened = OpenDatabase(_database(settings))
