@@ -98,8 +98,8 @@ bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 
 fuzz: setup  ## Send the service 20,000 hostile requests and damaged images, and count the answers.
 	EAGLERAY_FUZZ_EXAMPLES=500 EAGLERAY_FUZZ_MUTANTS=10000 EAGLERAY_FUZZ_FORMAT_MUTANTS=1000 \
-	  $(BIN)/python -m pytest -s --timeout=3600 tests/unit/test_mutations.py tests/unit/test_openapi.py tests/unit/test_hostile_images.py \
-	  tests/unit/test_hostile_requests.py tests/unit/test_hostile_places.py
+	  $(BIN)/python -m pytest -s --timeout=3600 tests/unit/imaging/test_mutations.py tests/unit/serve/test_openapi.py tests/unit/imaging/test_hostile_images.py \
+	  tests/unit/serve/test_hostile_requests.py tests/unit/serving/test_hostile_places.py
 
 chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of times, and count.
 	$(BIN)/python -m tests.chaos

@@ -30,18 +30,18 @@ import typer
 from PIL import Image
 
 from eagleray.batch.job import open_job, run_job
-from eagleray.batch.request import JobRequest
-from eagleray.choices import TOLERANCE
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
 from eagleray.client import Client
-from eagleray.errors import JobFailedError, OutputExistsError
+from eagleray.core.errors import JobFailedError, OutputExistsError
+from eagleray.core.settings import Settings
+from eagleray.core.system import free_port
+from eagleray.core.types import TOLERANCE
 from eagleray.jobs import predict, train
-from eagleray.machine import free_port
-from eagleray.models.registry import ModelVersion, Registry
-from eagleray.settings import Settings
+from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.training.job import run_job as run_train_job
-from eagleray.training.opening import open_job as open_train_job
+from eagleray.training.prepare import open_job as open_train_job
 from eagleray.training.spec import TrainSpec
 
 WORKERS = 2

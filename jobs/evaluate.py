@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
-from eagleray.datasets.encoding import encode_attributes, encode_targets
-from eagleray.datasets.labelled import LabelledImages, read_labelled
-from eagleray.datasets.split import read_part, require_undivided, take_part
-from eagleray.errors import InputError, KpiMissedError
+from eagleray.core.errors import InputError, KpiMissedError
+from eagleray.core.settings import Settings, read_settings
+from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.labelled import LabelledImages, read_labelled
+from eagleray.data.split import read_part, require_undivided, take_part
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
 from eagleray.evaluation.evaluate import Evaluation, evaluate
@@ -32,11 +32,11 @@ from eagleray.evaluation.metrics import metric_names
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.models.registry import Registry
-from eagleray.models.sources import LoadedModel, load_model
-from eagleray.models.tasks import Regression
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings, read_settings
+from eagleray.inference.predictor import Predictor
+from eagleray.io import storage
+from eagleray.registry.references import LoadedModel, load_model
+from eagleray.registry.registry import Registry
+from eagleray.tasks.tasks import Regression
 
 
 @dataclass(frozen=True)

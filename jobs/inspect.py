@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -33,18 +32,20 @@ from eagleray.cli.job import (
     run_command,
     s3_options,
 )
-from eagleray.cluster import Cluster
-from eagleray.datasets.copies import group_copies
-from eagleray.datasets.inspection import Inspection, inspect_images
-from eagleray.datasets.labelled import (
+from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.data.inspection import Inspection, inspect_images
+from eagleray.data.labelled import (
     LabelledImages,
     encode_labels,
     join_images,
     read_labelled,
     require_enough,
 )
-from eagleray.datasets.report import DataReport, make_report, render_data_report
-from eagleray.datasets.split import (
+from eagleray.data.near_duplicates import group_copies
+from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.split import (
     Split,
     describe_lacking,
     merge_groups,
@@ -53,11 +54,10 @@ from eagleray.datasets.split import (
     split_images,
     write_split,
 )
-from eagleray.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.imaging import FORMATS, NAMED_CONTRACTS, ImageContract, named_contract
-from eagleray.models.tasks import TaskName, make_task
-from eagleray.settings import Settings
-from eagleray.storage import S3Options
+from eagleray.io import storage
+from eagleray.io.storage import S3Options
+from eagleray.tasks.tasks import TaskName, make_task
 
 
 @dataclass(frozen=True)

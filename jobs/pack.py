@@ -19,8 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray import storage
-from eagleray.batch.request import FailureLimit
+from eagleray.batch.spec import FailureLimit
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -37,6 +36,7 @@ from eagleray.cli.job import (
     s3_options,
     url_policy,
 )
+from eagleray.io import storage
 from eagleray.packing.job import PackSummary, finish_pack, open_pack, run_pack
 from eagleray.packing.parts import PartFormat
 from eagleray.packing.pipeline import pack_on

@@ -20,11 +20,9 @@ from typing import Annotated, Any
 import typer
 
 from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
-from eagleray.batch.layout import OutputFormat
 from eagleray.batch.quote import Quote, quote_job
-from eagleray.batch.request import FailureLimit, JobRequest
-from eagleray.batch.sql import SqlTarget
-from eagleray.choices import CompileMode, Precision
+from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -41,7 +39,9 @@ from eagleray.cli.job import (
     s3_options,
     url_policy,
 )
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
+from eagleray.core.types import CompileMode, Precision
+from eagleray.sharded.layout import OutputFormat
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray import storage
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -29,10 +28,11 @@ from eagleray.cli.job import (
     run_command,
     s3_options,
 )
-from eagleray.cli.spec import with_spec_options
-from eagleray.errors import InputError
-from eagleray.settings import Settings
-from eagleray.training.opening import open_job, reopen_job
+from eagleray.cli.options import with_spec_options
+from eagleray.core.errors import InputError
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec, make_spec, read_spec
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray import storage
 from eagleray.cli.console import Console, ProgressBar, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -27,13 +26,13 @@ from eagleray.cli.job import (
     run_command,
     s3_options,
 )
-from eagleray.cli.spec import with_spec_options
-from eagleray.cluster import Cluster
-from eagleray.datasets.report import render_data_report
-from eagleray.models.registry import ModelVersion
-from eagleray.settings import Settings
-from eagleray.tracking import TrackedRun
-from eagleray.training.finish import FinishedModel
+from eagleray.cli.options import with_spec_options
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.data.report import render_data_report
+from eagleray.io import storage
+from eagleray.registry.registry import ModelVersion
+from eagleray.registry.tracking import TrackedRun
 from eagleray.training.job import (
     evaluation_page,
     look,
@@ -42,9 +41,10 @@ from eagleray.training.job import (
     register,
 )
 from eagleray.training.launch import Trained, bring_home, make_worker_input
-from eagleray.training.opening import TrainJob, open_job
+from eagleray.training.packaging import FinishedModel
 from eagleray.training.page import render_training_page
 from eagleray.training.plan import TrainPlan, plan_network
+from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.runs import Run
 from eagleray.training.search import SearchSpace, default_space, read_space
 from eagleray.training.spec import TrainSpec

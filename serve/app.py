@@ -13,10 +13,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from eagleray.machine import num_usable_cores
+from eagleray.core.system import num_usable_cores
 from eagleray.serve.gateway.join import GatewayAddress
+from eagleray.serving.admission import Access
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.gate import Access
 
 __all__ = ["APP_NAME", "ImageServer", "build"]
 
@@ -43,7 +43,7 @@ class ImageServer:
         gateway: dict[str, Any],
         num_cores: int,
     ) -> None:
-        from eagleray.models.registry import Registry
+        from eagleray.registry.registry import Registry
         from eagleray.serve.http import build_http
         from eagleray.serve.launcher import RayJobs
         from eagleray.serve.listening import ReplicaServers

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from eagleray.errors import EaglerayError, InputError
+from eagleray.core.errors import EaglerayError, InputError
 from eagleray.serve.messages import PACKAGE, SERVICE, message
 from eagleray.serving import protocol
 from eagleray.serving.logs import log_access

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from eagleray.cluster import BATCH_SLOT
-from eagleray.errors import OutageError
+from eagleray.core.errors import OutageError
+from eagleray.core.ray_session import BATCH_SLOT
 from eagleray.serving.batches import Launched, Room
 
 __all__ = ["RayJobs"]

@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from google.protobuf.message import DecodeError
 
-from eagleray.errors import EaglerayError, InputError
+from eagleray.core.errors import EaglerayError, InputError
 from eagleray.serve.gateway.join import (
     CALLER,
     FromGateway,

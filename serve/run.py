@@ -35,21 +35,21 @@ from eagleray.cli.job import (
     job_settings,
     run_command,
 )
-from eagleray.cli.spec import with_spec_options
+from eagleray.cli.options import with_spec_options
+from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
-from eagleray.errors import EaglerayError, JobFailedError
-from eagleray.models.registry import Registry
+from eagleray.registry.registry import Registry
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
 from eagleray.serve.gateway.haproxy import Limits
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
 from eagleray.serve.ray_watch import OwnRay, watched_ray
+from eagleray.serving.admission import Access, settle_access
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig, make_config, read_config
-from eagleray.serving.gate import Access, settle_access
 from eagleray.serving.logs import log_event, log_to_file
 from eagleray.serving.routing import Snapshot
-from eagleray.settings import Settings
 
 _SECONDS_TO_JOIN = 60.0  # of a replica that is ready, until HAProxy knows it
 

@@ -10,11 +10,11 @@ import fsspec
 import hypothesis
 import pytest
 
-from eagleray.cluster import Cluster, ray_session
-from eagleray.settings import Settings
-from tests.parts.killers import killer_environment
-from tests.parts.postgres import postgres
-from tests.parts.s3_server import moto_server
+from eagleray.core.ray_session import Cluster, ray_session
+from eagleray.core.settings import Settings
+from tests.support.killers import killer_environment
+from tests.support.postgres import postgres
+from tests.support.s3_server import moto_server
 
 __all__ = ["postgres"]
 
@@ -37,7 +37,7 @@ def _home_of_its_own(
 def _rounding_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """With EAGLERAY_TEST_ROUNDING=by-place, predictors round as on CPUs with other kernels."""
     if os.environ.get("EAGLERAY_TEST_ROUNDING") == "by-place":
-        from tests.parts.numerics import make_all_round_by_place
+        from tests.support.numerics import make_all_round_by_place
 
         make_all_round_by_place(monkeypatch)
 

@@ -12,32 +12,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eagleray.batch.earlier import read_results
     from eagleray.client import AsyncClient, Client, RequestRefusedError
-    from eagleray.errors import BadImageError, EaglerayError, Reason, UserError
+    from eagleray.core.errors import BadImageError, EaglerayError, Reason, UserError
+    from eagleray.core.settings import Settings
     from eagleray.imaging import ImageContract, named_contract
+    from eagleray.inference.predictor import Predictor
     from eagleray.models.package import ModelPackage, read_package, write_package
-    from eagleray.models.registry import Registry
-    from eagleray.models.sources import load_model
-    from eagleray.outcome import Failure, Outcome, Prediction
-    from eagleray.predictor import Predictor
-    from eagleray.settings import Settings
+    from eagleray.registry.references import load_model
+    from eagleray.registry.registry import Registry
+    from eagleray.tasks.outcome import Failure, Outcome, Prediction
 
 _HOMES = {
     "AsyncClient": "client",
-    "BadImageError": "errors",
+    "BadImageError": "core.errors",
     "Client": "client",
-    "EaglerayError": "errors",
-    "Failure": "outcome",
+    "EaglerayError": "core.errors",
+    "Failure": "tasks.outcome",
     "ImageContract": "imaging",
     "ModelPackage": "models.package",
-    "Outcome": "outcome",
-    "Prediction": "outcome",
-    "Predictor": "predictor",
-    "Reason": "errors",
-    "Registry": "models.registry",
+    "Outcome": "tasks.outcome",
+    "Prediction": "tasks.outcome",
+    "Predictor": "inference.predictor",
+    "Reason": "core.errors",
+    "Registry": "registry.registry",
     "RequestRefusedError": "client",
-    "Settings": "settings",
-    "UserError": "errors",
-    "load_model": "models.sources",
+    "Settings": "core.settings",
+    "UserError": "core.errors",
+    "load_model": "registry.references",
     "named_contract": "imaging",
     "read_package": "models.package",
     "read_results": "batch.earlier",

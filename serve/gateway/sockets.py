@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eagleray.errors import InputError, UserError
-from eagleray.serving.gate import is_loopback
+from eagleray.core.errors import InputError, UserError
+from eagleray.serving.admission import is_loopback
 
 __all__ = ["Doors", "Place", "open_doors", "private_folder"]
 

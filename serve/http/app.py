@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
-from eagleray.errors import EaglerayError
+from eagleray.core.errors import EaglerayError
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.docs import docs_routes

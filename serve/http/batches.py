@@ -14,9 +14,9 @@ from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
 from eagleray.serve.http.page import page_response
-from eagleray.serving.answers import BatchAnswer
 from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
 from eagleray.serving.json_body import read_json
+from eagleray.serving.responses import BatchAnswer
 from eagleray.serving.service import ImageService
 
 __all__ = ["batch_routes"]

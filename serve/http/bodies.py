@@ -21,11 +21,11 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from eagleray.errors import AttributeValueError, InputError
+from eagleray.core.errors import AttributeValueError, InputError
 from eagleray.imaging.contract import first_fault
 from eagleray.serving.image_text import image_of_text
+from eagleray.serving.image_urls import ImageLink
 from eagleray.serving.json_body import read_json
-from eagleray.serving.links import ImageLink
 from eagleray.serving.problems import UnsupportedError
 
 __all__ = [

@@ -11,13 +11,13 @@ from importlib.resources import files
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from eagleray.pages.render import render_page
+from eagleray.reports.render import render_page
 from eagleray.serve.http.page import page_response
 
 __all__ = ["docs_routes"]
 
 _SHIPPED = "fastapi_swagger.resources"
-_OURS = "eagleray.pages"
+_OURS = "eagleray.reports"
 _FILES = {
     "swagger-ui-bundle.js": (_SHIPPED, "swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": (_SHIPPED, "swagger-ui.css", "text/css"),

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eagleray.serving.answers import BatchAnswer, ImageAnswer
 from eagleray.serving.problems import PROBLEM_TYPE
+from eagleray.serving.responses import BatchAnswer, ImageAnswer
 
 __all__ = [
     "SECURITY",

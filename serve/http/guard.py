@@ -17,7 +17,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from eagleray.errors import EaglerayError
+from eagleray.core.errors import EaglerayError
 from eagleray.serve.answer_headers import SAFE_HEADERS
 from eagleray.serve.http.origins import (
     require_own_host,

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from eagleray.errors import EaglerayError, InputError
-from eagleray.models.registry import ModelVersion
+from eagleray.core.errors import EaglerayError, InputError
+from eagleray.registry.registry import ModelVersion
 from eagleray.serve.http.documents import (
     LabelsAnswer,
     ModelAnswer,

@@ -7,7 +7,7 @@ import secrets
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from eagleray.pages.render import render_page
+from eagleray.reports.render import render_page
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from eagleray.errors import BadImageError, InputError
+from eagleray.core.errors import BadImageError, InputError
 from eagleray.serve.http.bodies import (
     BODIES,
     Asked,
@@ -23,9 +23,9 @@ from eagleray.serve.http.bodies import (
 )
 from eagleray.serve.http.documents import MlflowAnswer, refusals
 from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
-from eagleray.serving.answers import Answer
 from eagleray.serving.json_body import read_json
 from eagleray.serving.requests import Answers, PredictRequest
+from eagleray.serving.responses import Answer
 from eagleray.serving.service import ImageService
 
 __all__ = ["predict_routes"]

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 from eagleray.serve.http.bodies import require_plain
 from eagleray.serve.http.documents import (
     InferAnswer,

@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eagleray.machine import cpu_model
+from eagleray.core.system import cpu_model
 from tests.bench.answers import Answers, agreement, read_answers, steady_state
 from tests.bench.folders import fill_folder, photos_of, write_small_images
 from tests.bench.memory import MEMORY_KIND, Peak, peak_memory, seconds_of

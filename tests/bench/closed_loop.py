@@ -21,7 +21,7 @@ import uvloop
 from tests.bench.batch import machine
 from tests.bench.open_loop import ask_in_turn, in_front
 from tests.bench.overload import Phase, bodies_of, percentile, predict_url, running_resnet
-from tests.parts.service import RunningService
+from tests.support.service import RunningService
 
 CALLERS = (1, 8, 16, 24, 32, 48, 64)
 COLUMNS = ("callers", "answers/s", "p50 ms", "p99 ms", "slowest ms", "refused", "otherwise")

@@ -5,7 +5,7 @@ python -m tests.bench.exposure
 
 from __future__ import annotations
 
-from tests.parts.exposure import exposed, setups, table
+from tests.support.exposure import exposed, setups, table
 
 _HEAD = "| address | who listens | HTTP/1.1 | HTTP/2 | gRPC | raw |"
 

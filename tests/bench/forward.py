@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from eagleray.inference.predictor import Predictor
 from eagleray.models.network import ImageNetwork
-from eagleray.models.sources import load_model
-from eagleray.predictor import Predictor
+from eagleray.registry.references import load_model
 
 ROUNDS = 7
 NUM_IMAGES = 64

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eagleray.choices import CompileMode, Precision
-from eagleray.decode_ahead import DecodedBatch, decode_ahead
+from eagleray.core.settings import read_settings
+from eagleray.core.types import CompileMode, Precision
+from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
+from eagleray.inference.predictor import Predictor
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
-from eagleray.outcome import Outcome
-from eagleray.predictor import Predictor
-from eagleray.settings import read_settings
+from eagleray.tasks.outcome import Outcome
 from tests.bench.answers import Answers
 from tests.bench.nvjpeg import accepted, decode_on_device, why_not
 from tests.bench.peers.weights import REFERENCE_CONTRACT

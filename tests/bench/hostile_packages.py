@@ -19,8 +19,8 @@ import torchvision  # noqa: F401 - imported before memory is measured
 
 from eagleray.models.architectures import architecture_names
 from eagleray.models.package import write_package
-from tests.parts.hostile_packages import HOSTILE, Attempt, Hostile, attempt
-from tests.unit.models_kit import small_package
+from tests.support.hostile_packages import HOSTILE, Attempt, Hostile, attempt
+from tests.support.models import small_package
 
 
 def attempts(chosen: Sequence[Hostile]) -> Iterator[tuple[Hostile, Attempt]]:

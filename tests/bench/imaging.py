@@ -26,7 +26,7 @@ import torchvision
 from PIL import Image
 
 from eagleray.imaging import ImageContract, decode, named_contract
-from eagleray.models.sources import load_model
+from eagleray.registry.references import load_model
 
 ROUNDS = 7
 Tensors = npt.NDArray[np.float32]

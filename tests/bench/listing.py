@@ -20,14 +20,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.parts.s3_listing import LAYOUTS, listing_server
+from tests.support.s3_listing import LAYOUTS, listing_server
 
 ROUNDS_OF_OURS = 3
 PREFIX = "bucket/photos"
 
 
 def list_with_ours(endpoint: str) -> tuple[int, float]:
-    from eagleray import storage
+    from eagleray.io import storage
 
     storage.use_s3(storage.S3Options(endpoint=endpoint))
     started = time.perf_counter()

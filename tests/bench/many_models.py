@@ -34,15 +34,15 @@ import httpx
 import numpy as np
 import psutil
 
-from eagleray.models.registry import Registry
-from eagleray.models.tasks import Multiclass
+from eagleray.core.settings import Settings
+from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Application, Route, Snapshot, choose
 from eagleray.serving.watch import read_snapshot
-from eagleray.settings import Settings
-from tests.parts.service import running_service
-from tests.unit.models_kit import golden_png, lenet_module, small_package
+from eagleray.tasks.tasks import Multiclass
+from tests.support.models import golden_png, lenet_module, small_package
+from tests.support.service import running_service
 
 IMAGES = [golden_png(seed) for seed in range(8)]
 ALIASES = ("production", "stable", "candidate")

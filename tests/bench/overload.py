@@ -29,15 +29,15 @@ import psutil
 import uvloop
 from matplotlib.figure import Figure
 
+from eagleray.core.settings import Settings
 from eagleray.models.package import read_package
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.registry.registry import Registry
 from tests.bench.batch import machine
 from tests.bench.folders import photos_of
 from tests.bench.open_loop import Asked, ask_at_rate, ask_in_turn, in_front
 from tests.bench.peers.weights import write_weights
 from tests.bench.serve import wait_until_compiled
-from tests.parts.service import RunningService, running_service
+from tests.support.service import RunningService, running_service
 
 MODEL = "resnet18"
 PEAK = "peak"

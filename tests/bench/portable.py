@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package
-from eagleray.predictor import Predictor
 from tests.bench.folders import photos_of
 from tests.bench.peers.weights import write_weights
 from tests.portable import MACHINES, can_act

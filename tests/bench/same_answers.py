@@ -26,14 +26,14 @@ import pyarrow.parquet as pq
 import tritonclient.grpc
 import tritonclient.http
 
-from eagleray.choices import TOLERANCE
 from eagleray.client import Client
+from eagleray.core.settings import Settings
+from eagleray.core.types import TOLERANCE
 from eagleray.models.package import read_package
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.registry.registry import Registry
 from tests.bench.folders import photos_of, vary_photos
 from tests.bench.peers.weights import write_weights
-from tests.parts.service import running_service
+from tests.support.service import running_service
 
 MODEL = "resnet18"
 SAME_SCORE = max(TOLERANCE.values())

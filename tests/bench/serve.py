@@ -29,10 +29,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eagleray.machine import free_port
+from eagleray.core.settings import Settings
+from eagleray.core.system import free_port
 from eagleray.models.package import read_package
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.registry.registry import Registry
 from tests.bench.batch import machine
 from tests.bench.folders import photos_of
 from tests.bench.peers.environment import peers_python

@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
-from eagleray.errors import InputError
-from eagleray.models.promotion import promote, rollback
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
-from tests.parts.postgres import find_postgres, running_postgres
-from tests.unit.models_kit import golden_png, small_package
+from eagleray.core.errors import InputError
+from eagleray.core.settings import Settings
+from eagleray.registry.promotion import promote, rollback
+from eagleray.registry.registry import Registry
+from tests.support.models import golden_png, small_package
+from tests.support.postgres import find_postgres, running_postgres
 
 NUM_VERSIONS = 4
 FORK = multiprocessing.get_context("fork")

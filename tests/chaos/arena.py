@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eagleray import storage
+from eagleray.io import storage
 from tests.chaos.material import Material, write_large, write_small
 from tests.chaos.places import Place
 from tests.chaos.processes import in_child, stderr_to

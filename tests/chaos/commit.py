@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from eagleray import storage
-from eagleray.batch.request import JobRequest
+from eagleray.batch.spec import JobRequest
+from eagleray.io import storage
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.crash_points import Call, Point, die_at, points_of, record_calls
 from tests.chaos.drive import ROWS_PER_PART, Ending, drive

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from eagleray import storage
+from eagleray.io import storage
 from tests.chaos.places import Place
 
 Moment = Literal["before", "during", "after", "half", "beside", "linked", "midway"]

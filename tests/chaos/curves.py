@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.core.settings import Settings
+from eagleray.registry.registry import Registry
 from eagleray.training.checkpoint import CheckpointStore
 from tests.chaos.processes import in_child
 from tests.chaos.tally import Tally
 from tests.chaos.train import MODEL, RunFolder
-from tests.parts.numerics import SAME_LOSS
+from tests.support.numerics import SAME_LOSS
 
 _OF_THE_CLOCK = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 

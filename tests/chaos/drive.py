@@ -17,17 +17,17 @@ import pyarrow as pa
 
 import eagleray.batch.job
 import eagleray.batch.report
-from eagleray import storage
 from eagleray.batch.commit import publish
 from eagleray.batch.job import finish_job, open_job, run_job
-from eagleray.batch.journal import ShardJournal
-from eagleray.batch.layout import OutputLayout
 from eagleray.batch.pipeline import Crew
-from eagleray.batch.request import JobRequest
+from eagleray.batch.spec import JobRequest
 from eagleray.batch.worker import SHARD_COLUMN, JobContext, ShardSummary, ShardWorker
 from eagleray.cli.console import ProgressBar
-from eagleray.cluster import Cluster
-from eagleray.settings import Settings
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.layout import OutputLayout
 
 ROWS_PER_PART = 32
 

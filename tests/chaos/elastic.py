@@ -14,7 +14,7 @@ from tests.chaos.curves import Curve, read_curve
 from tests.chaos.processes import Child, end_orphans, family, titled
 from tests.chaos.tally import Tally
 from tests.chaos.train import EPOCHS, WORKERS, Train, begin, run_folders
-from tests.parts.numerics import SAME_LOSS
+from tests.support.numerics import SAME_LOSS
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_FINISH = 1200.0

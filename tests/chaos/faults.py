@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from eagleray.storage import S3Options
+from eagleray.io.storage import S3Options
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.command import Finished
 from tests.chaos.places import Place
@@ -14,7 +14,7 @@ from tests.chaos.processes import in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
-from tests.parts.s3_faults import FaultProxy, Faults
+from tests.support.s3_faults import FaultProxy, Faults
 
 NUM_IMAGES = 600
 TEN_PERCENT = Faults(slow_down=0.05, reset=0.03, hang=0.005, truncate=0.015, latency=0.02)

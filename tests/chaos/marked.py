@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any
 
-from eagleray.batch.journal import ShardJournal
 from eagleray.batch.worker import ShardWorker
-from tests.parts.killers import HOOKS, killer_environment
+from eagleray.sharded.attempts import ShardJournal
+from tests.support.killers import HOOKS, killer_environment
 
 
 class MarkedImagesKill(ShardWorker):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from eagleray import storage
-from eagleray.batch.request import JobRequest
+from eagleray.batch.spec import JobRequest
+from eagleray.io import storage
 from eagleray.models.package import write_package
 from tests.chaos.places import Place
-from tests.unit.images import encode, photo
-from tests.unit.models_kit import CONTRACT, small_package
+from tests.support.images import encode, photo
+from tests.support.models import CONTRACT, small_package
 
 MOST_PIXELS = 30_000_000
 

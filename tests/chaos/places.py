@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eagleray import storage
+from eagleray.io import storage
 
 
 @dataclass(frozen=True)

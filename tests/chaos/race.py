@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-from eagleray.batch.request import JobRequest
+from eagleray.batch.spec import JobRequest
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.drive import Ending, copy_shards, drive, keep_shards
 from tests.chaos.places import Place

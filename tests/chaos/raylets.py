@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.batch.layout import OutputLayout
+from eagleray.sharded.layout import OutputLayout
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict

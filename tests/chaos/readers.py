@@ -23,10 +23,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset
 
-from eagleray import storage
 from eagleray.batch.commit import read_commit
 from eagleray.batch.earlier import read_results
-from eagleray.batch.layout import OutputLayout
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
 from tests.chaos.processes import Child
 from tests.chaos.tally import Tally

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from eagleray.batch.earlier import read_results
+from eagleray.inference.predictor import Predictor
 from eagleray.jobs.demo import BROKEN_FILES, write_digits
 from eagleray.models.package import read_package
-from eagleray.predictor import Predictor
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.material import Material, write_model
 from tests.chaos.places import Place
@@ -29,8 +29,8 @@ from tests.chaos.predict import Predict
 from tests.chaos.processes import in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
-from tests.parts.killers import killer_environment, killer_jpeg
-from tests.unit.images import bombs, encode, photo
+from tests.support.images import bombs, encode, photo
+from tests.support.killers import killer_environment, killer_jpeg
 
 SHARE_BROKEN = 0.03
 MOST_BYTES, MOST_PIXELS = 100_000, 1_000_000

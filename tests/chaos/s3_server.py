@@ -7,7 +7,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 
-from tests.parts.s3_server import moto_server
+from tests.support.s3_server import moto_server
 
 BUCKET = "chaos"
 

@@ -32,13 +32,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from eagleray.choices import TOLERANCE
+from eagleray.core.settings import Settings
+from eagleray.core.types import TOLERANCE
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, ModelPackage
-from eagleray.models.registry import ModelVersion, Registry
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings
-from tests.parts.service import RunningService, running_service
-from tests.unit.models_kit import golden_png, lenet_module, small_package
+from eagleray.registry.registry import ModelVersion, Registry
+from tests.support.models import golden_png, lenet_module, small_package
+from tests.support.service import RunningService, running_service
 
 MODEL, IMAGE = "digits", golden_png(7)
 NUM_GOOD = 4

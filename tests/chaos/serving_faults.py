@@ -33,12 +33,12 @@ from pathlib import Path
 import httpx
 import psutil
 
-from eagleray.models.registry import Registry
+from eagleray.registry.registry import Registry
 from tests.chaos.processes import end_orphans, family
 from tests.chaos.serving_load import Load, ask, steady_load
-from tests.parts.service import RunningService, running_service
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.models import golden_png
+from tests.support.service import RunningService, running_service
+from tests.support.serving import registry_with
 
 MODEL, IMAGE = "digits", golden_png(7)
 PARTS = {

@@ -21,7 +21,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
-from tests.parts.service import RunningService
+from tests.support.service import RunningService
 
 __all__ = ["Load", "RefusedError", "Sent", "ask", "steady_load"]
 

@@ -26,8 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.core.settings import Settings
+from eagleray.registry.registry import Registry
 from tests.chaos.arena import Arena, open_arena, tally_of
 from tests.chaos.curves import Curve, Worst, compare, read_curve
 from tests.chaos.elastic import lose_node

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-from eagleray import storage
 from eagleray.batch.earlier import read_results
-from eagleray.batch.layout import OutputLayout
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
 from tests.chaos.processes import in_child
 from tests.chaos.readers import arrow_filesystem

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 from eagleray.training.checkpoint import CheckpointStore
 from tests.chaos.processes import Child
 from tests.chaos.tally import Tally

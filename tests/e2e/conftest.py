@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.parts.installed import Distributions, Installed, build_distributions, install
+from tests.support.installed import Distributions, Installed, build_distributions, install
 
 
 @pytest.fixture(scope="session")

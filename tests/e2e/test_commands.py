@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from eagleray.choices import TOLERANCE
+from eagleray.core.types import TOLERANCE
 from eagleray.jobs.demo import BROKEN_FILES
-from tests.parts.installed import Installed
+from tests.support.installed import Installed
 
 NUM_DIGITS = 1797
 

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from tests.parts.installed import Distributions, Installed
+from tests.support.installed import Distributions, Installed
 
 ROOT = Path(__file__).parents[2]
 WHERE = """
@@ -65,7 +65,9 @@ def test_an_installed_package_is_whole_and_imports_from_itself_alone(
         check=True,
     )
     assert "predict" in helped.stdout
-    assert {"eagleray.jobs.tune", "eagleray.serve.http.app", "eagleray.serving.fleet"} <= set(names)
+    assert {"eagleray.jobs.tune", "eagleray.serve.http.app", "eagleray.serving.model_pool"} <= set(
+        names
+    )
     assert all(Path(file).is_relative_to(installed.folder) for file in files)
     package = Path(files[0]).parent
     assert (package / "serve/gateway/haproxy.cfg").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts.mlflow_database import prepare_home
+from tests.support.mlflow_database import prepare_home
 
 
 @pytest.fixture(autouse=True)

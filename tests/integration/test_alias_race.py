@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,19 +9,19 @@ import pytest
 
 from eagleray.batch.job import open_job as open_batch
 from eagleray.batch.job import run_job as run_batch
-from eagleray.batch.request import JobRequest
-from eagleray.choices import TOLERANCE
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.datasets.labelled import read_labelled
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.core.types import TOLERANCE
+from eagleray.data.labelled import read_labelled
 from eagleray.evaluation.evaluate import evaluate
-from eagleray.models.sources import load_model
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings
+from eagleray.inference.predictor import Predictor
+from eagleray.registry.references import load_model
 from eagleray.training.job import run_job
-from eagleray.training.opening import open_job
-from tests.unit.attributes_kit import write_sites
-from tests.unit.training_kit import small_spec
+from eagleray.training.prepare import open_job
+from tests.support.attributes import write_sites
+from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
 

@@ -18,21 +18,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eagleray import read_results, storage
+from eagleray import read_results
 from eagleray.batch.history import cancel_job, find_job, list_jobs
 from eagleray.batch.job import JobSummary, finish_job, open_job, run_job
-from eagleray.batch.layout import OutputLayout
 from eagleray.batch.progress import read_progress
 from eagleray.batch.quote import quote_job
-from eagleray.batch.request import FailureLimit, JobRequest
-from eagleray.batch.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import read_settings
+from eagleray.io import storage
+from eagleray.io.http import UrlPolicy
 from eagleray.models.package import write_package
-from eagleray.settings import read_settings
-from eagleray.urls import UrlPolicy
-from tests.unit.models_kit import small_package
+from eagleray.sharded.layout import OutputLayout
+from tests.support.models import small_package
 
 QUIET = Console(json_output=True)
 

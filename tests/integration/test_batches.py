@@ -14,12 +14,12 @@ import httpx
 import pytest
 
 from eagleray import Client
-from eagleray.choices import TOLERANCE
-from eagleray.errors import JobFailedError
+from eagleray.core.errors import JobFailedError
+from eagleray.core.types import TOLERANCE
 from eagleray.serving.applications import Applications
-from tests.parts.service import running_service
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.models import golden_png
+from tests.support.service import running_service
+from tests.support.serving import registry_with
 
 NUM_IMAGES = 30
 PATH = "/v1/batches"

@@ -15,18 +15,18 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch.job import open_job, run_job
-from eagleray.batch.request import JobRequest
-from eagleray.choices import TOLERANCE
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import ProgressBar
-from eagleray.cluster import Cluster
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.core.types import TOLERANCE
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package, write_package
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings
 from tests.chaos.marked import MarkedImagesKill
 from tests.chaos.processes import family, kill, titled
-from tests.parts.killers import killer_jpeg
-from tests.unit.images import encode, photo
-from tests.unit.models_kit import small_package
+from tests.support.images import encode, photo
+from tests.support.killers import killer_jpeg
+from tests.support.models import small_package
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 90

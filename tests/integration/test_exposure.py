@@ -18,7 +18,7 @@ import grpc
 import httpx
 import pytest
 
-from tests.parts.exposure import (
+from tests.support.exposure import (
     LOOPBACK,
     SAID_BY,
     Answers,

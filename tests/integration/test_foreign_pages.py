@@ -19,14 +19,14 @@ from typing import Any
 import httpx
 import pytest
 
-from eagleray.models.registry import Registry
+from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
-from tests.parts.http_service import Served, http_service
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.http_service import Served, http_service
+from tests.support.models import golden_png
+from tests.support.serving import registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ATTACKS = (Path(__file__).parents[1] / "parts" / "attacks.js").read_text()
+ATTACKS = (Path(__file__).parents[1] / "support" / "attacks.js").read_text()
 PAGE = b"<!doctype html><title>hostile</title><body></body>"
 EVIL = "evil.test"
 SHOWN = 5  # of what went wrong

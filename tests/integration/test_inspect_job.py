@@ -14,16 +14,16 @@ import typer
 from PIL import Image, ImageEnhance
 from typer.testing import CliRunner
 
-from eagleray.cluster import Cluster
-from eagleray.datasets import inspection
-from eagleray.datasets.inspection import Inspection, inspect_images
-from eagleray.datasets.labelled import LabelledImages, read_labelled
-from eagleray.datasets.split import read_split
-from eagleray.errors import ExitCode, Reason
+from eagleray.core.errors import ExitCode, Reason
+from eagleray.core.ray_session import Cluster
+from eagleray.data import inspection
+from eagleray.data.inspection import Inspection, inspect_images
+from eagleray.data.labelled import LabelledImages, read_labelled
+from eagleray.data.split import read_split
 from eagleray.imaging import named_contract
 from eagleray.jobs import inspect
-from tests.parts.killers import killer_environment, killer_jpeg
-from tests.unit.images import encode, photo
+from tests.support.images import encode, photo
+from tests.support.killers import killer_environment, killer_jpeg
 
 FAST = named_contract("fast")
 NUM_GOOD = 60

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from eagleray.batch.journal import ShardJournal
 from eagleray.batch.plan import new_id
-from eagleray.cluster import Cluster
+from eagleray.core.ray_session import Cluster
+from eagleray.sharded.attempts import ShardJournal
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

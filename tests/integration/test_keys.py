@@ -13,12 +13,12 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from eagleray import Client, RequestRefusedError
+from eagleray.core.settings import Settings
 from eagleray.database.store import open_database
 from eagleray.serving.applications import Applications
-from eagleray.settings import Settings
-from tests.parts.service import RunningService, running_service, until
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.models import golden_png
+from tests.support.service import RunningService, running_service, until
+from tests.support.serving import registry_with
 
 IMAGE = golden_png(0)
 LIVENESS = ["/live", "/v2/health/live"]

@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from eagleray.errors import UnknownNameError
+from eagleray.core.errors import UnknownNameError
+from eagleray.core.settings import Settings
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.models.lineage import Use, trace, trained_on
-from eagleray.models.promotion import promote, rollback
-from eagleray.models.registry import Registry
-from eagleray.models.sources import load_model
-from eagleray.settings import Settings
-from tests.parts.postgres import PostgresServer
-from tests.unit.models_kit import small_package
+from eagleray.registry.lineage import Use, trace, trained_on
+from eagleray.registry.promotion import promote, rollback
+from eagleray.registry.references import load_model
+from eagleray.registry.registry import Registry
+from tests.support.models import small_package
+from tests.support.postgres import PostgresServer
 
 START_SECONDS = 90
 

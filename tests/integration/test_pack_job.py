@@ -13,21 +13,21 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray import storage
-from eagleray.batch.inputs import InputSpec, open_inputs
 from eagleray.batch.job import open_job, run_job
-from eagleray.batch.request import JobRequest
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.errors import ExitCode
+from eagleray.core.errors import ExitCode
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.io import storage
 from eagleray.jobs import pack
 from eagleray.models.package import write_package
 from eagleray.packing.job import open_pack
 from eagleray.packing.plan import PackRequest
 from eagleray.packing.worker import pack_shard
-from eagleray.settings import Settings
-from tests.unit.images import encode
-from tests.unit.models_kit import small_package
+from eagleray.sources import InputSpec, open_inputs
+from tests.support.images import encode
+from tests.support.models import small_package
 
 NUM_IMAGES = 300
 QUIET = Console(json_output=True)

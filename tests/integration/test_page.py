@@ -15,8 +15,8 @@ from eagleray.serve.http import build_http
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import NotedLauncher, registry_with
+from tests.support.models import golden_png
+from tests.support.serving import NotedLauncher, registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

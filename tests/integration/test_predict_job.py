@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 
 from eagleray.batch.job import Job, JobSummary, open_job, run_job
-from eagleray.batch.journal import ShardJournal
 from eagleray.batch.pipeline import Crew, _dataset
 from eagleray.batch.plan import new_id
-from eagleray.batch.request import JobRequest
-from eagleray.choices import TOLERANCE
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.errors import OutputExistsError, UserError
+from eagleray.core.errors import OutputExistsError, UserError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.core.types import TOLERANCE
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import write_package
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings
-from tests.unit.models_kit import small_package
+from eagleray.sharded.attempts import ShardJournal
+from tests.support.models import small_package
 
 pytestmark = pytest.mark.numerical
 

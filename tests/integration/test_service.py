@@ -22,17 +22,17 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from eagleray import AsyncClient, BadImageError, Client, RequestRefusedError
-from eagleray.choices import TOLERANCE
+from eagleray.core.types import TOLERANCE
 from eagleray.imaging import decode
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import ModelPackage
-from eagleray.models.registry import Registry
-from eagleray.outcome import Prediction
-from eagleray.predictor import Predictor
-from tests.parts.otlp import SERVER, Collector, running_collector
-from tests.parts.service import RunningService, running_service, until
-from tests.unit.images import encode
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from eagleray.registry.registry import Registry
+from eagleray.tasks.outcome import Prediction
+from tests.support.images import encode
+from tests.support.models import golden_png
+from tests.support.otlp import SERVER, Collector, running_collector
+from tests.support.service import RunningService, running_service, until
+from tests.support.serving import registry_with
 
 IMAGES = [golden_png(seed) for seed in range(6)]
 SAME = max(TOLERANCE.values())

@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.parts.service import RunningService, running_service, until
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.models import golden_png
+from tests.support.service import RunningService, running_service, until
+from tests.support.serving import registry_with
 
 PREDICT = "/v1/models/digits/predict"
 IMAGE = golden_png(0)

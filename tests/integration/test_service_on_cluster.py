@@ -17,10 +17,10 @@ import pytest
 import tritonclient.grpc
 
 from eagleray import Client
-from eagleray.machine import free_port
-from tests.parts.service import running_service
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from eagleray.core.system import free_port
+from tests.support.models import golden_png
+from tests.support.service import running_service
+from tests.support.serving import registry_with
 
 IMAGE = golden_png(0)
 APPLICATIONS = """

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from eagleray.serving.applications import Applications
-from tests.parts.service import RunningService, running_service
-from tests.unit.images import encode
-from tests.unit.models_kit import golden_png
-from tests.unit.serving_kit import registry_with
+from tests.support.images import encode
+from tests.support.models import golden_png
+from tests.support.service import RunningService, running_service
+from tests.support.serving import registry_with
 
 IMAGE = golden_png(1)
 PREDICT = "/v1/models/digits/predict"

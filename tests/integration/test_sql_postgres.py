@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from eagleray.batch.sql import SqlTarget
-from eagleray.batch.sql import target as target_module
+from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import target as target_module
+from eagleray.core.errors import InputError, JobFailedError
 from eagleray.database.connection import wait_for_turn
-from eagleray.errors import InputError, JobFailedError
-from tests.parts.postgres import PASSWORD, USER, PostgresServer
-from tests.parts.sql_contract import RESULTS, SqlContract, connect, execute, query, results
+from tests.support.postgres import PASSWORD, USER, PostgresServer
+from tests.support.sql_contract import RESULTS, SqlContract, connect, execute, query, results
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +269,8 @@ def test_a_connection_that_breaks_is_one_sentence_and_leaves_the_table(
 
 KILLED = """
 import os, signal, sys
-from eagleray.batch.sql import SqlTarget
-from tests.parts.sql_contract import results
+from eagleray.batch.sinks.sql import SqlTarget
+from tests.support.sql_contract import results
 def tables():
     yield results(count=50_000)
     os.kill(os.getpid(), signal.SIGKILL)

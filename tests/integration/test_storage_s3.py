@@ -16,13 +16,13 @@ import fsspec
 import pytest
 import s3fs
 
-from eagleray import storage
-from eagleray.errors import InputError
-from eagleray.storage import S3Options, StorageUnavailableError, faults, listing, s3_keys
-from eagleray.storage.remote import open_remote
-from tests.parts.s3_faults import FaultProxy, Faults
-from tests.parts.s3_listing import LAYOUTS, listing_server
-from tests.parts.s3_server import moto_server
+from eagleray.core.errors import InputError
+from eagleray.io import storage
+from eagleray.io.storage import S3Options, StorageUnavailableError, faults, listing, s3_keys
+from eagleray.io.storage.remote import open_remote
+from tests.support.s3_faults import FaultProxy, Faults
+from tests.support.s3_listing import LAYOUTS, listing_server
+from tests.support.s3_server import moto_server
 
 ODD_KEYS = [
     " leading",

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.errors import InputError, JobFailedError, UserError
-from eagleray.models.registry import Registry
-from eagleray.models.sources import load_model
-from eagleray.predictor import Predictor
-from eagleray.settings import Settings
+from eagleray.core.errors import InputError, JobFailedError, UserError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.inference.predictor import Predictor
+from eagleray.registry.references import load_model
+from eagleray.registry.registry import Registry
 from eagleray.training.job import TrainSummary, run_job
-from eagleray.training.opening import open_job
+from eagleray.training.prepare import open_job
 from eagleray.training.spec import TrainSpec
-from tests.unit.training_kit import train_alone
+from tests.support.training import train_alone
 
 pytestmark = pytest.mark.numerical
 

@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.models.registry import Registry
-from eagleray.settings import Settings
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.registry.registry import Registry
 from eagleray.training.job import TrainSummary, run_job
-from eagleray.training.opening import open_job, reopen_job
+from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import Run, RunRecord
 from eagleray.training.spec import TrainSpec
-from tests.parts.numerics import SAME_LOSS
-from tests.unit.training_kit import small_spec, write_stripes
+from tests.support.numerics import SAME_LOSS
+from tests.support.training import small_spec, write_stripes
 
 pytestmark = pytest.mark.numerical
 

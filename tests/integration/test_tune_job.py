@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import pytest
 
 from eagleray.cli.console import Console
-from eagleray.cluster import Cluster
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
 from eagleray.jobs.tune import TuneSummary, best_file, build, run
-from eagleray.models.registry import Registry
-from eagleray.models.sources import load_model
-from eagleray.settings import Settings
+from eagleray.registry.references import load_model
+from eagleray.registry.registry import Registry
 from eagleray.training.search import Choice, SearchSpace
 from eagleray.training.spec import read_spec
 from eagleray.training.trials import Ledger
 from eagleray.training.tuning import Budget, make_scheduler
-from tests.unit.training_kit import small_spec, write_stripes
+from tests.support.training import small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8
 NUM_EPOCHS = 6

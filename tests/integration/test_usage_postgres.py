@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
-from eagleray.settings import Settings
-from tests.parts.postgres import PostgresServer
-from tests.unit.test_usage import check_nobody_is_overwritten, check_sums
+from tests.support.postgres import PostgresServer
+from tests.unit.serving.test_usage import check_nobody_is_overwritten, check_sums
 
 
 def opened(server: PostgresServer, folder: Path) -> OpenDatabase:

@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from eagleray import storage
-from eagleray.batch.claims import read_committed
-from eagleray.batch.formats import encode_table
-from eagleray.batch.layout import FileName, OutputLayout
 from eagleray.batch.plan import Plan, new_id
 from eagleray.batch.results import read_columns
 from eagleray.batch.worker import ShardSummary, decode_shard
-from eagleray.errors import InputError, JobFailedError
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.io import storage
+from eagleray.io.arrow_files import encode_table
+from eagleray.sharded.claims import read_committed
+from eagleray.sharded.layout import FileName, OutputLayout
 
 __all__ = ["Commit", "Draft", "Part", "merge", "publish", "read_commit", "tidy_up"]
 

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eagleray import storage
 from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.inputs import LISTING_SCHEMA, Listing
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader, user_columns
 from eagleray.batch.plan import Plan, read_plan
 from eagleray.batch.results import read_columns
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader, user_columns
+from eagleray.sources import LISTING_SCHEMA, Listing
 
 __all__ = ["failures_of", "leave_out_known", "read_results"]
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eagleray import storage
 from eagleray.batch.commit import read_commit
-from eagleray.batch.layout import OutputLayout
 from eagleray.batch.plan import Plan, read_plan
 from eagleray.batch.progress import Progress, read_progress
-from eagleray.errors import EaglerayError, InputError, UnknownNameError
-from eagleray.settings import Settings
+from eagleray.core.errors import EaglerayError, InputError, UnknownNameError
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
 
 __all__ = ["JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
 

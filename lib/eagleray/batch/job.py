@@ -20,21 +20,9 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eagleray import storage
-from eagleray.batch.claims import require_free
 from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.history import record_job
-from eagleray.batch.inputs import (
-    LISTING_SCHEMA,
-    InputSpec,
-    Listing,
-    keep_within,
-    open_inputs,
-    require_readable,
-)
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader, write_manifest
 from eagleray.batch.pipeline import Crew, run_shards
 from eagleray.batch.plan import Plan, Work, claim_plan, new_id, read_plan, require_same_work
 from eagleray.batch.progress import JobMonitor, read_progress
@@ -45,16 +33,28 @@ from eagleray.batch.report import (
     render_report,
     seconds_of_work,
 )
-from eagleray.batch.request import JobRequest
 from eagleray.batch.results import result_schema, score_columns
+from eagleray.batch.spec import JobRequest
 from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
-from eagleray.cluster import Cluster
-from eagleray.errors import InputError, JobFailedError
-from eagleray.listener import Listener
+from eagleray.core.callbacks import Listener
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.io.tables import texts_of
 from eagleray.models.attributes import encode_columns, require_columns
-from eagleray.models.sources import LoadedModel, load_model
-from eagleray.settings import Settings
-from eagleray.tables import texts_of
+from eagleray.registry.references import LoadedModel, load_model
+from eagleray.sharded.claims import require_free
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader, write_manifest
+from eagleray.sources import (
+    LISTING_SCHEMA,
+    InputSpec,
+    Listing,
+    keep_within,
+    open_inputs,
+    require_readable,
+)
 
 __all__ = [
     "Job",

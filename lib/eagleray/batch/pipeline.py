@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from eagleray.batch.journal import ShardJournal
 from eagleray.batch.plan import new_id
 from eagleray.batch.worker import (
     SHARD_COLUMN,
@@ -26,8 +25,9 @@ from eagleray.batch.worker import (
     ShardSummary,
     ShardWorker,
 )
-from eagleray.cluster import Cluster
-from eagleray.errors import JobFailedError
+from eagleray.core.errors import JobFailedError
+from eagleray.core.ray_session import Cluster
+from eagleray.sharded.attempts import ShardJournal
 
 __all__ = ["Crew", "run_shards"]
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eagleray import storage
-from eagleray.batch.claims import SettledWork, claim, require_equal
-from eagleray.batch.layout import FileName, OutputFormat, OutputLayout
-from eagleray.errors import InputError, OutputExistsError
+from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.io import storage
+from eagleray.sharded.claims import SettledWork, claim, require_equal
+from eagleray.sharded.layout import FileName, OutputFormat, OutputLayout
 
 __all__ = ["Plan", "Work", "claim_plan", "new_id", "read_plan", "require_same_work"]
 

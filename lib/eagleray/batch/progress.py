@@ -18,10 +18,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from eagleray import storage
-from eagleray.batch.layout import OutputLayout
 from eagleray.batch.worker import ShardSummary
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
 
 __all__ = ["JobMonitor", "Progress", "State", "read_progress"]
 

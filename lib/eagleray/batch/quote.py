@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eagleray import storage
 from eagleray.batch.job import Job
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader, user_columns, write_manifest
 from eagleray.batch.pipeline import Crew, run_shards
 from eagleray.batch.plan import new_id
-from eagleray.cluster import Cluster
+from eagleray.core.ray_session import Cluster
+from eagleray.io import storage
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader, user_columns, write_manifest
 
 __all__ = ["Quote", "quote_job"]
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eagleray.batch.worker import ShardSummary
-from eagleray.pages import histogram, horizontal_bars, line, render_page, thumbnails
+from eagleray.reports import histogram, horizontal_bars, line, render_page, thumbnails
 
 __all__ = [
     "REPORT_COLUMNS",

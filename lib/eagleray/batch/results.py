@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from eagleray.batch.formats import column_names, decode_table
-from eagleray.batch.layout import OutputFormat
-from eagleray.batch.manifest import USER_PREFIX, names_beside_ours, user_columns
-from eagleray.models.sources import LoadedModel
-from eagleray.outcome import Outcome
+from eagleray.io.arrow_files import column_names, decode_table
+from eagleray.registry.references import LoadedModel
+from eagleray.sharded.layout import OutputFormat
+from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]
 

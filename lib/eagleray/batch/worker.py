@@ -26,25 +26,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eagleray import storage
-from eagleray.batch.feeder import Budget, Fed, Feeder, feed_carefully
-from eagleray.batch.formats import encode_table
-from eagleray.batch.journal import ShardJournal
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import USER_PREFIX, ManifestReader
 from eagleray.batch.results import ResultWriter, result_schema
-from eagleray.batch.watchdog import Watchdog, worker_memory_budget
-from eagleray.choices import CompileMode, Precision
-from eagleray.errors import Reason
-from eagleray.fetch import ImageReader, ImageSource
+from eagleray.core.errors import Reason
+from eagleray.core.system import give_way
+from eagleray.core.types import CompileMode, Precision
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
-from eagleray.machine import give_way
+from eagleray.imaging.watchdog import Watchdog, worker_memory_budget
+from eagleray.inference.prefetcher import Budget, Fed, Feeder, feed_carefully
+from eagleray.io import storage
+from eagleray.io.arrow_files import encode_table
+from eagleray.io.fetch import ImageReader, ImageSource
+from eagleray.io.http import UrlPolicy
+from eagleray.io.tables import texts_of
 from eagleray.models.attributes import Attribute, Features, encode_columns
-from eagleray.models.sources import LoadedModel
-from eagleray.outcome import Outcome
-from eagleray.tables import texts_of
-from eagleray.urls import UrlPolicy
+from eagleray.registry.references import LoadedModel
+from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import USER_PREFIX, ManifestReader
+from eagleray.tasks.outcome import Outcome
 
 __all__ = [
     "SHARD_COLUMN",
@@ -372,7 +372,9 @@ class _Answering:
     """The half of the work that needs the network: predict, and put the shard's result."""
 
     def __init__(self, context: JobContext) -> None:
-        from eagleray.predictor import Predictor  # the driver imports this module without PyTorch
+        from eagleray.inference.predictor import (
+            Predictor,
+        )  # the driver imports this module without PyTorch
 
         options = context.options
         self._layout = OutputLayout(context.output)

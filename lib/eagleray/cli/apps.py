@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.settings import Settings, read_settings
+from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
@@ -133,7 +133,7 @@ def pin_application(
     target: Annotated[str, typer.Argument(help="Version number, or an alias.")],
 ) -> None:
     """Give an application a version of its own, whatever is promoted for the others."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         registry = Registry()

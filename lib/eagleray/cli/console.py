@@ -41,8 +41,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from eagleray.errors import EaglerayError, ExitCode
-from eagleray.visible import visible, visible_json
+from eagleray.core.display import visible, visible_json
+from eagleray.core.errors import EaglerayError, ExitCode
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
 

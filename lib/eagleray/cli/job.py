@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
-from eagleray.cluster import Cluster, ray_session
-from eagleray.environment import bypass_proxy_for_loopback, ray_temporary_folder
-from eagleray.file_names import text_of_name
-from eagleray.settings import Settings, read_settings
-from eagleray.storage import S3Options
-from eagleray.urls import UrlPolicy
+from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
+from eagleray.core.file_names import text_of_name
+from eagleray.core.ray_session import Cluster, ray_session
+from eagleray.core.settings import Settings, read_settings
+from eagleray.io.http import UrlPolicy
+from eagleray.io.storage import S3Options
 
 __all__ = [
     "ClusterOption",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.settings import Settings, read_settings
+from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # help must answer at once
     from eagleray.batch.history import JobStatus
@@ -85,9 +85,9 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
 @jobs_app.command("report")
 def open_report(name: JobName) -> None:
     """Print where the page of a finished job is."""
-    from eagleray import storage
-    from eagleray.batch.layout import OutputLayout
-    from eagleray.errors import InputError
+    from eagleray.core.errors import InputError
+    from eagleray.io import storage
+    from eagleray.sharded.layout import OutputLayout
 
     with command_errors():
         job = _find(name)
@@ -115,8 +115,8 @@ def cancel(name: JobName) -> None:
 
 def _find(name: str) -> JobStatus:
     """Find a job, and reach S3 as it does from here on."""
-    from eagleray import storage
     from eagleray.batch.history import find_job
+    from eagleray.io import storage
 
     job = find_job(_settings(), name)
     storage.use_s3(job.s3)
@@ -125,8 +125,8 @@ def _find(name: str) -> JobStatus:
 
 def _settings() -> Settings:
     """Read the settings, and reach S3 as they say: outputs may be there."""
-    from eagleray import storage
     from eagleray.cli.job import s3_options
+    from eagleray.io import storage
 
     settings = read_settings()
     storage.use_s3(s3_options(settings))

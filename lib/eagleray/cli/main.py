@@ -18,8 +18,8 @@ from eagleray.cli.apps import apps_app
 from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
-from eagleray.errors import UserError
-from eagleray.file_names import text_of_name
+from eagleray.core.errors import UserError
+from eagleray.core.file_names import text_of_name
 
 __all__ = ["app", "main"]
 

@@ -14,7 +14,7 @@ import typer
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import AsJson, versions_app
-from eagleray.errors import InputError, PackageError
+from eagleray.core.errors import InputError, PackageError
 
 __all__ = ["models_app"]
 
@@ -43,7 +43,7 @@ def list_models(
     json_output: AsJson = False,
 ) -> None:
     """List the registered models, or the versions of one."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -74,7 +74,7 @@ def list_models(
 @models_app.command("show")
 def show_model(model: Reference, json_output: AsJson = False) -> None:
     """Describe a model: task, labels, contract, metrics, lineage."""
-    from eagleray.models.sources import load_model
+    from eagleray.registry.references import load_model
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -120,7 +120,7 @@ def verify_model(model: Reference, json_output: AsJson = False) -> None:
     Every check is told, also where one fails; then the exit code is 2. A package of a stranger is
     read no further than it is found in order.
     """
-    from eagleray.models.sources import verify_model as verify
+    from eagleray.registry.references import verify_model as verify
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -146,8 +146,8 @@ def register_model(
     json_output: AsJson = False,
 ) -> None:
     """Register a package as the next version of the model that it names."""
-    from eagleray.models.registry import Registry
-    from eagleray.models.sources import load_model
+    from eagleray.registry.references import load_model
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -167,10 +167,10 @@ def export_model(
     json_output: AsJson = False,
 ) -> None:
     """Write a model's package into a folder or under a URI."""
-    from eagleray import storage
-    from eagleray.errors import OutputExistsError
+    from eagleray.core.errors import OutputExistsError
+    from eagleray.io import storage
     from eagleray.models.package import write_package
-    from eagleray.models.sources import load_model
+    from eagleray.registry.references import load_model
 
     with command_errors():
         if storage.exists(folder):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
     from eagleray.serving.routes import Routes
     from eagleray.serving.routing import Route
 
@@ -60,7 +60,7 @@ def set_shadow(
 
 
 def _set_part(part: str, name: str, target: str | None, share: float, off: bool) -> None:
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         if (target is None) != off:
@@ -78,7 +78,7 @@ def _set_part(part: str, name: str, target: str | None, share: float, off: bool)
 @routes_app.command("keep")
 def keep_in_memory(name: Name, off: Off = False) -> None:
     """Keep the versions of a model in memory although nobody asks for them."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         registry = Registry()
@@ -94,7 +94,7 @@ def show_users(
     json_output: AsJson = False,
 ) -> None:
     """Say who is meant to use which version of a model, who does, and who changed that."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
     from eagleray.serving.usage import UsageBook
     from eagleray.serving.watch import read_snapshot
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.errors import InputError
-from eagleray.visible import visible
+from eagleray.core.display import visible
+from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
-    from eagleray.models.comparison import Comparison, MetricPair
-    from eagleray.models.history import AliasChange
-    from eagleray.models.lineage import Use
-    from eagleray.models.registry import ModelVersion, Registry
+    from eagleray.registry.alias_history import AliasChange
+    from eagleray.registry.comparison import Comparison, MetricPair
+    from eagleray.registry.lineage import Use
+    from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["AsJson", "versions_app"]
 
@@ -45,8 +45,8 @@ def promote_version(
 ) -> None:
     """Point an alias to a version that reaches its KPIs and answers its golden images."""
     from eagleray.evaluation.kpi import read_kpis
-    from eagleray.models.promotion import promote
-    from eagleray.models.registry import Registry
+    from eagleray.registry.promotion import promote
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -65,8 +65,8 @@ def roll_back(
     name: Name, alias: Alias = "production", why: Why = "", json_output: AsJson = False
 ) -> None:
     """Point an alias back to the version that held it before; once more goes back further."""
-    from eagleray.models.promotion import rollback
-    from eagleray.models.registry import Registry
+    from eagleray.registry.promotion import rollback
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -86,7 +86,7 @@ def set_alias(
     json_output: AsJson = False,
 ) -> None:
     """Point an alias to a version without asking for figures; the history keeps it too."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -104,7 +104,7 @@ def show_history(
     json_output: AsJson = False,
 ) -> None:
     """Show who moved which alias of a model, when and why."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -131,8 +131,8 @@ def show_history(
 @versions_app.command("compare")
 def compare_versions(first: Version, second: Version, json_output: AsJson = False) -> None:
     """Compare two versions: figures side by side, and whether they were measured alike."""
-    from eagleray.models.comparison import Side, compare
-    from eagleray.models.registry import Registry
+    from eagleray.registry.comparison import Side, compare
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -148,8 +148,8 @@ def compare_versions(first: Version, second: Version, json_output: AsJson = Fals
 @versions_app.command("lineage")
 def show_lineage(version: Version, json_output: AsJson = False) -> None:
     """Show where a version comes from: data, split, test set, parent, specification, run."""
-    from eagleray.models.lineage import trace
-    from eagleray.models.registry import Registry
+    from eagleray.registry.lineage import trace
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -172,8 +172,8 @@ def show_trained_on(
     json_output: AsJson = False,
 ) -> None:
     """Show which versions an image was given to, and in which part: train, validation or test."""
-    from eagleray.models.lineage import trained_on
-    from eagleray.models.registry import Registry
+    from eagleray.registry.lineage import trained_on
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -201,7 +201,7 @@ def delete_version(
     json_output: AsJson = False,
 ) -> None:
     """Delete a version that no alias points to, with its files; the history keeps that it was."""
-    from eagleray.models.registry import Registry
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -227,7 +227,7 @@ def delete_version(
 
 def _find(registry: Registry, reference: str) -> ModelVersion:
     """Look up NAME/VERSION or NAME@ALIAS."""
-    from eagleray.models.sources import registered_version
+    from eagleray.registry.references import registered_version
 
     found = registered_version(reference, registry)
     if found is None:

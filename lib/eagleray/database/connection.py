@@ -15,8 +15,8 @@ import sqlalchemy as sa
 import sqlalchemy.event
 import sqlalchemy.exc
 
-from eagleray import storage
-from eagleray.errors import EaglerayError, InputError
+from eagleray.core.errors import EaglerayError, InputError
+from eagleray.io import storage
 
 __all__ = ["Database", "take_turn", "wait_for_turn"]
 

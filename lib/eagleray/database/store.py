@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.orm import Session
 
+from eagleray.core.errors import DatabaseReplacedError, InputError, OutageError, UserError
+from eagleray.core.settings import Settings
 from eagleray.database.connection import Database, take_turn, wait_for_turn
 from eagleray.database.tables import IdentityRow
-from eagleray.errors import DatabaseReplacedError, InputError, OutageError, UserError
-from eagleray.settings import Settings
 
 __all__ = ["OpenDatabase", "Patience", "known_database", "open_database"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from eagleray.evaluation.answers import (
+from eagleray.evaluation.outputs import (
     LabelColumn,
     answered_labels,
     count_labels,
@@ -26,7 +26,7 @@ from eagleray.evaluation.answers import (
     true_labels,
     true_values,
 )
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 __all__ = ["Interval", "bootstrap", "weighted_figures"]
 

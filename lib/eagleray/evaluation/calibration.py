@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eagleray.errors import InputError
-from eagleray.evaluation.answers import LEAST_PROBABILITY, true_labels
-from eagleray.models.tasks import Binary, Multiclass, Regression, Task
+from eagleray.core.errors import InputError
+from eagleray.evaluation.outputs import LEAST_PROBABILITY, true_labels
+from eagleray.tasks.tasks import Binary, Multiclass, Regression, Task
 
 __all__ = ["Reliability", "at_temperature", "fit_temperature", "reliability"]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import Tensor
 
-from eagleray.evaluation.answers import LabelColumn, label_columns
-from eagleray.models.tasks import Multiclass, Task
+from eagleray.evaluation.outputs import LabelColumn, label_columns
+from eagleray.tasks.tasks import Multiclass, Task
 
 __all__ = ["Curve", "precision_recall_curves", "roc_curves"]
 

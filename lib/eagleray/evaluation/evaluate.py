@@ -11,15 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eagleray.datasets.encoding import encode_attributes, encode_targets
-from eagleray.datasets.labelled import LabelledImages
-from eagleray.errors import BadImageError, InputError, PackageError, Reason
+from eagleray.core.errors import BadImageError, InputError, PackageError, Reason
+from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.metrics import headline_names, measure
-from eagleray.fetch import fetch_image
 from eagleray.imaging import DecodedImage
-from eagleray.models.tasks import Regression, Task
-from eagleray.outcome import Outcome, Prediction
-from eagleray.predictor import Predictor
+from eagleray.inference.predictor import Predictor
+from eagleray.io.fetch import fetch_image
+from eagleray.tasks.outcome import Outcome, Prediction
+from eagleray.tasks.tasks import Regression, Task
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
 

@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eagleray import storage
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.io import storage
 
 __all__ = ["Kpi", "Verdict", "judge", "parse_kpis", "read_kpis", "require_known"]
 

@@ -24,7 +24,8 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
-from eagleray.evaluation.answers import (
+from eagleray.evaluation.calibration import reliability
+from eagleray.evaluation.outputs import (
     LabelCounts,
     answered_labels,
     count_labels,
@@ -35,8 +36,7 @@ from eagleray.evaluation.answers import (
     true_labels,
     true_values,
 )
-from eagleray.evaluation.calibration import reliability
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 __all__ = ["headline_names", "measure", "metric_names"]
 

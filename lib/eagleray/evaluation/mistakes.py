@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.evaluation.answers import answered_labels, label_columns, true_labels, true_values
 from eagleray.evaluation.evaluate import Evaluation
-from eagleray.models.tasks import Multilabel, Regression
+from eagleray.evaluation.outputs import answered_labels, label_columns, true_labels, true_values
+from eagleray.tasks.tasks import Multilabel, Regression
 
 __all__ = ["Mistake", "SuspectedLabel", "suspected_labels", "worst_mistakes"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.evaluation.answers import answered_labels, true_labels, true_values
 from eagleray.evaluation.bootstrap import Interval
 from eagleray.evaluation.calibration import Reliability, at_temperature, reliability
 from eagleray.evaluation.curves import Curve, precision_recall_curves, roc_curves
@@ -19,9 +18,10 @@ from eagleray.evaluation.mistakes import (
     suspected_labels,
     worst_mistakes,
 )
+from eagleray.evaluation.outputs import answered_labels, true_labels, true_values
 from eagleray.evaluation.slices import Slice
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression
-from eagleray.pages import confusion, curves, histogram, render_page, scatter, thumbnails
+from eagleray.reports import confusion, curves, histogram, render_page, scatter, thumbnails
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
 
 __all__ = ["render_evaluation"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eagleray.datasets.labelled import LabelledImages
-from eagleray.errors import UnknownNameError
+from eagleray.core.errors import UnknownNameError
+from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.bootstrap import Interval, bootstrap, weighted_figures
 from eagleray.evaluation.evaluate import Evaluation
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
-from eagleray.errors import InputError
-from eagleray.evaluation.answers import LabelColumn, label_columns
-from eagleray.models.tasks import Binary, Multilabel, Task
+from eagleray.core.errors import InputError
+from eagleray.evaluation.outputs import LabelColumn, label_columns
+from eagleray.tasks.tasks import Binary, Multilabel, Task
 
 __all__ = ["choose_thresholds"]
 

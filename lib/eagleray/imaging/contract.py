@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.errors import ContractError, UnknownNameError
-from eagleray.visible import visible
+from eagleray.core.display import visible
+from eagleray.core.errors import ContractError, UnknownNameError
 
 __all__ = [
     "FORMATS",

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
 
-from eagleray.errors import BadImageError, Reason
+from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import Exact, ImageContract
 from eagleray.imaging.header import Header
-from eagleray.imaging.opening import open_image
+from eagleray.imaging.pillow import open_image
 from eagleray.imaging.probe import probe
 from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from eagleray.errors import BadImageError, Reason
+from eagleray.core.errors import BadImageError, Reason
 
 __all__ = ["refuse_foreign"]
 

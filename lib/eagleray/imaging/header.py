@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eagleray.errors import BadImageError, Reason
+from eagleray.core.errors import BadImageError, Reason
 
 __all__ = [
     "MAX_BLOCKS",

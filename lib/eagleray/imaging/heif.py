@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from eagleray.errors import BadImageError, Reason
-from eagleray.imaging.bits import av1_sizes, hevc_size
+from eagleray.core.errors import BadImageError, Reason
+from eagleray.imaging.bit_reader import av1_sizes, hevc_size
 from eagleray.imaging.header import (
     MAX_BLOCKS,
     MAX_TILE_PIXELS,

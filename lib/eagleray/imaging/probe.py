@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
-from eagleray.errors import BadImageError, Reason
+from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import FORMATS, Format
 from eagleray.imaging.foreign import refuse_foreign
 from eagleray.imaging.header import (

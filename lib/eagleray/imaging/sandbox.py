@@ -30,12 +30,12 @@ from typing import IO, NamedTuple, Self
 import cv2
 import numpy as np
 
-from eagleray.errors import BadImageError, JobFailedError, Reason
+from eagleray.core.errors import BadImageError, JobFailedError, Reason
+from eagleray.core.parent_death import die_with
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import DecodedImage, decode
-from eagleray.imaging.opening import load_readers
+from eagleray.imaging.pillow import load_readers
 from eagleray.imaging.probe import probe
-from eagleray.parent_death import die_with
 
 __all__ = ["DecodeSandbox"]
 

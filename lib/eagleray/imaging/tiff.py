@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eagleray.errors import BadImageError, Reason
+from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.header import MAX_BLOCKS, MAX_TILE_PIXELS, Header, damaged, unsupported
 
 __all__ = [

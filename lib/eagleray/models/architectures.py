@@ -23,10 +23,10 @@ from pydantic import (
     model_serializer,
 )
 
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
-from eagleray.models.limits import MAX_LABELS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from eagleray.errors import AttributeValueError, InputError
-from eagleray.models.limits import MAX_NAME
+from eagleray.core.errors import AttributeValueError, InputError
+from eagleray.core.limits import MAX_NAME
 
 __all__ = [
     "Attribute",

@@ -37,15 +37,9 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray import storage
-from eagleray.choices import HEALTHY_DIFFERENCE
-from eagleray.errors import PackageError
-from eagleray.imaging import FORMATS, ImageContract, decode, probe
-from eagleray.imaging.contract import canonical_json, first_fault
-from eagleray.models.architectures import Architecture, build
-from eagleray.models.attributes import Attribute, encode_mappings, num_features
-from eagleray.models.json_limits import JsonLimits, parse_json
-from eagleray.models.limits import (
+from eagleray.core.errors import PackageError
+from eagleray.core.json_limits import JsonLimits, parse_json
+from eagleray.core.limits import (
     GOLDEN_JSON,
     MANIFEST_JSON,
     MAX_ATTRIBUTES,
@@ -57,6 +51,13 @@ from eagleray.models.limits import (
     MAX_NAME,
     MAX_NOTE,
 )
+from eagleray.core.names import ModelName
+from eagleray.core.types import HEALTHY_DIFFERENCE
+from eagleray.imaging import FORMATS, ImageContract, decode, probe
+from eagleray.imaging.contract import canonical_json, first_fault
+from eagleray.io import storage
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.attributes import Attribute, encode_mappings, num_features
 from eagleray.models.package_files import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -64,9 +65,8 @@ from eagleray.models.package_files import (
     PackageFiles,
     open_package,
 )
-from eagleray.models.tasks import Task
 from eagleray.models.weights import check_weights, view_reader
-from eagleray.names import ModelName
+from eagleray.tasks.tasks import Task
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn

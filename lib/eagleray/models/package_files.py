@@ -12,17 +12,17 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from eagleray.errors import PackageError
-from eagleray.models.architectures import Architecture
-from eagleray.models.limits import (
+from eagleray.core.errors import PackageError
+from eagleray.core.limits import (
     MAX_FILES,
     MAX_GOLDEN_BYTES,
     MAX_GOLDEN_JSON_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_UNCHECKED_WEIGHTS,
 )
+from eagleray.io.storage.plain import PlainFile, PlainFolder, TooManyFilesError, open_plain_folder
+from eagleray.models.architectures import Architecture
 from eagleray.models.weights import check_weights, max_weights_bytes, view_reader
-from eagleray.storage.plain import PlainFile, PlainFolder, TooManyFilesError, open_plain_folder
 
 __all__ = [
     "GOLDEN_FILE",

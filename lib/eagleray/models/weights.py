@@ -18,11 +18,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eagleray.errors import PackageError
+from eagleray.core.errors import PackageError
+from eagleray.core.json_limits import parse_json
+from eagleray.core.limits import HEADER_JSON, MAX_HEADER_BYTES
 from eagleray.imaging.contract import first_fault
 from eagleray.models.architectures import Architecture, build_on_meta
-from eagleray.models.json_limits import parse_json
-from eagleray.models.limits import HEADER_JSON, MAX_HEADER_BYTES
 
 __all__ = ["check_weights", "max_weights_bytes", "view_reader"]
 

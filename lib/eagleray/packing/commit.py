@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from eagleray import storage
-from eagleray.batch.claims import read_committed
-from eagleray.batch.formats import decode_table, encode_table
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader
 from eagleray.batch.plan import new_id
-from eagleray.errors import InputError, JobFailedError
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.io import storage
+from eagleray.io.arrow_files import decode_table, encode_table
 from eagleray.packing.parts import PartFormat
 from eagleray.packing.plan import PackPlan
 from eagleray.packing.receipt import PackedPart, PackedShard, read_receipt
+from eagleray.sharded.claims import read_committed
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader
 
 __all__ = [
     "FAILURES",

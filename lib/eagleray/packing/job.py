@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from eagleray import storage
-from eagleray.batch.claims import require_free
-from eagleray.batch.inputs import InputSpec, Listing, open_inputs
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import Manifest, ShardLimits, write_manifest
 from eagleray.batch.plan import new_id
-from eagleray.errors import InputError, JobFailedError
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.io import storage
 from eagleray.packing.commit import (
     PackCommit,
     commit,
@@ -35,9 +31,13 @@ from eagleray.packing.plan import PackPlan, PackRequest, claim_plan, read_plan, 
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
 from eagleray.packing.worker import PackContext
+from eagleray.sharded.claims import require_free
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import Manifest, ShardLimits, write_manifest
+from eagleray.sources import InputSpec, Listing, open_inputs
 
 if TYPE_CHECKING:
-    from eagleray.listener import Listener
+    from eagleray.core.callbacks import Listener
 
 __all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "run_pack"]
 

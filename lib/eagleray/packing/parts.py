@@ -19,14 +19,14 @@ from typing import Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eagleray.batch.formats import encode_table
-from eagleray.batch.inputs.archives import input_members
-from eagleray.batch.inputs.skips import SkippedFiles
-from eagleray.batch.manifest import USER_PREFIX, names_beside_ours, user_columns
-from eagleray.errors import BadImageError
-from eagleray.fetch.archives import Member
-from eagleray.fetch.source import packing_of, readings_of
+from eagleray.core.errors import BadImageError
 from eagleray.imaging.probe import probe
+from eagleray.io.arrow_files import encode_table
+from eagleray.io.fetch.archives import Member
+from eagleray.io.fetch.source import packing_of, readings_of
+from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.sources.archives import input_members
+from eagleray.sources.skipped import SkippedFiles
 
 __all__ = [
     "IMAGE_COLUMN",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from eagleray.cluster import Cluster
-from eagleray.errors import EaglerayError, JobFailedError
+from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.ray_session import Cluster
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext, pack_shard
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eagleray import storage
-from eagleray.batch.claims import SettledWork, claim, require_equal
-from eagleray.batch.layout import FileName, OutputLayout
-from eagleray.errors import InputError, OutputExistsError
+from eagleray.core.errors import InputError, OutputExistsError
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
+from eagleray.io import storage
+from eagleray.io.http import UrlPolicy
 from eagleray.packing.parts import PartFormat
-from eagleray.urls import UrlPolicy
+from eagleray.sharded.claims import SettledWork, claim, require_equal
+from eagleray.sharded.layout import FileName, OutputLayout
 
 if TYPE_CHECKING:
-    from eagleray.batch.request import FailureLimit
+    from eagleray.batch.spec import FailureLimit
 
 __all__ = [
     "PackPlan",

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from eagleray import storage
-from eagleray.batch.formats import encode_table
-from eagleray.batch.layout import OutputLayout
-from eagleray.errors import JobFailedError
+from eagleray.core.errors import JobFailedError
+from eagleray.io import storage
+from eagleray.io.arrow_files import encode_table
+from eagleray.sharded.layout import OutputLayout
 
 __all__ = ["PackedPart", "PackedShard", "encode_receipt", "read_receipt"]
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eagleray.errors import InputError
-from eagleray.fetch import ImageSource
-from eagleray.fetch.source import cell_column
-from eagleray.tables import open_parquet
+from eagleray.core.errors import InputError
+from eagleray.io.fetch import ImageSource
+from eagleray.io.fetch.source import cell_column
+from eagleray.io.tables import open_parquet
 
 __all__ = ["ExpectedSizes"]
 

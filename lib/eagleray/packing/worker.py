@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from eagleray import storage
-from eagleray.batch.layout import OutputLayout
-from eagleray.batch.manifest import ManifestReader
-from eagleray.errors import BadImageError, JobFailedError, Reason
-from eagleray.fetch import ImageReader, ImageSource
+from eagleray.core.errors import BadImageError, JobFailedError, Reason
+from eagleray.io import storage
+from eagleray.io.fetch import ImageReader, ImageSource
+from eagleray.io.http import UrlPolicy
 from eagleray.packing.parts import (
     PartFormat,
     PartWriter,
@@ -24,7 +23,8 @@ from eagleray.packing.parts import (
     with_user_columns,
 )
 from eagleray.packing.receipt import PackedPart, PackedShard, encode_receipt, read_receipt
-from eagleray.urls import UrlPolicy
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader
 
 __all__ = ["PackContext", "pack_shard"]
 

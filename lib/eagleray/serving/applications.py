@@ -16,12 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.names import require_application_name
 from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow, ServingChangeRow
-from eagleray.errors import InputError, UnknownNameError
-from eagleray.names import require_application_name
-from eagleray.serving.changes import Change, note_change, read_changes
+from eagleray.serving.audit import Change, note_change, read_changes
 from eagleray.serving.routing import Application, Callers, Key
 
 __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from eagleray.errors import OutageError
+from eagleray.core.errors import OutageError
 
 __all__ = ["BlockingCalls"]
 

@@ -16,10 +16,10 @@ from pydantic import (
     field_validator,
 )
 
-from eagleray import storage
-from eagleray.choices import CompileMode, Isolation, Precision
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
+from eagleray.core.types import CompileMode, Isolation, Precision
 from eagleray.imaging.contract import first_fault
+from eagleray.io import storage
 
 __all__ = ["ServiceConfig", "make_config", "read_config"]
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Self
 
-from eagleray.choices import Isolation
-from eagleray.errors import BadImageError
+from eagleray.core.errors import BadImageError
+from eagleray.core.types import Isolation
 from eagleray.imaging import DecodedImage, ImageContract, decode, format_of
 from eagleray.imaging.sandbox import DecodeSandbox
-from eagleray.outcome import Outcome
+from eagleray.tasks.outcome import Outcome
 
 __all__ = ["Decoding"]
 

@@ -11,7 +11,7 @@ import binascii
 import re
 from urllib.parse import unquote, unquote_to_bytes
 
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 
 __all__ = ["image_of_text"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 from eagleray.serving.problems import TooLargeError
 
 __all__ = ["MOST_NUMBERS", "MOST_VALUES", "read_json"]

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.choices import CompileMode
+from eagleray.core.types import CompileMode
 from eagleray.imaging import DecodedImage, judge
+from eagleray.inference.predictor import Predictor
 from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
-from eagleray.models.registry import Registry
-from eagleray.outcome import Outcome
-from eagleray.predictor import Predictor
+from eagleray.registry.registry import Registry
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.decoding import Decoding
+from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ImageWithAttributes", "LoadedVersion", "Loader"]
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from eagleray.errors import (
+from eagleray.core.errors import (
     BadImageError,
     EaglerayError,
     OutageError,

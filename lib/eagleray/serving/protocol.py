@@ -33,13 +33,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.errors import InputError
+from eagleray.core.errors import InputError
 from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.package import ModelManifest
-from eagleray.models.tasks import Task
-from eagleray.outcome import Outcome
 from eagleray.serving.image_text import image_of_text
 from eagleray.serving.json_body import MOST_NUMBERS, read_json
+from eagleray.tasks.outcome import Outcome
+from eagleray.tasks.tasks import Task
 
 __all__ = [
     "InferRequest",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.imaging import DecodedImage
-from eagleray.serving.answers import answer_of
-from eagleray.serving.lanes import Answered
-from eagleray.serving.links import ImageLink
+from eagleray.serving.image_urls import ImageLink
 from eagleray.serving.loading import LoadedVersion
+from eagleray.serving.responses import answer_of
 from eagleray.serving.tracing import NO_TRACE, Trace
+from eagleray.serving.workers import Answered
 
 __all__ = ["Answers", "PredictRequest"]
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from eagleray.core.errors import InputError
 from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ModelRouteRow, ServedRow
-from eagleray.errors import InputError
-from eagleray.serving.changes import Change, note_change, read_changes
+from eagleray.serving.audit import Change, note_change, read_changes
 from eagleray.serving.routing import Role, Route, Via
 
 __all__ = ["Routes"]

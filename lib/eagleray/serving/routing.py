@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 
-from eagleray.errors import InputError, UnknownNameError, UnknownVersionError
+from eagleray.core.errors import InputError, UnknownNameError, UnknownVersionError
 
 __all__ = [
     "DEFAULT_ALIAS",

@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from eagleray.database.store import OpenDatabase, Patience, known_database, open_database
-from eagleray.errors import (
+from eagleray.core.errors import (
     AttributeValueError,
     BadImageError,
     DatabaseReplacedError,
@@ -24,20 +23,18 @@ from eagleray.errors import (
     InputError,
     OutageError,
 )
-from eagleray.machine import num_usable_cores
+from eagleray.core.system import num_usable_cores
+from eagleray.database.store import OpenDatabase, Patience, known_database, open_database
 from eagleray.models.attributes import Features
-from eagleray.models.registry import Registry
-from eagleray.outcome import Outcome
+from eagleray.registry.registry import Registry
+from eagleray.serving.admission import Access, ByteGate, Quotas, identify, settle_access
 from eagleray.serving.blocking import BlockingCalls
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.decoding import Decoding
-from eagleray.serving.fleet import Event, Fleet, FleetOptions
-from eagleray.serving.gate import Access, ByteGate, Quotas, identify, settle_access
-from eagleray.serving.lanes import Answered, LaneOptions, Lanes
-from eagleray.serving.links import ImageLink, LinkReader
+from eagleray.serving.image_urls import ImageLink, LinkReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion, Loader
 from eagleray.serving.logs import log_event
-from eagleray.serving.metrics_board import MetricsBoard
+from eagleray.serving.model_pool import Event, Fleet, FleetOptions
 from eagleray.serving.problems import NotReadyError, TooLargeError
 from eagleray.serving.protocol import (
     InferRequest,
@@ -46,6 +43,7 @@ from eagleray.serving.protocol import (
     images_of,
     outputs_of,
 )
+from eagleray.serving.replica_metrics import MetricsBoard
 from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
@@ -54,6 +52,8 @@ from eagleray.serving.telemetry import Telemetry, text_of_all
 from eagleray.serving.tracing import NO_TRACE, ONLY_FAILURES, open_tracing
 from eagleray.serving.usage import UsageBook, UsageCounter
 from eagleray.serving.watch import DatabaseReader, RegistryReader, SnapshotFields, Watcher
+from eagleray.serving.workers import Answered, LaneOptions, Lanes
+from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ImageService"]
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from eagleray.outcome import Outcome
-from eagleray.serving.lanes import Answered
 from eagleray.serving.requests import Answers, PredictRequest
+from eagleray.serving.workers import Answered
+from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ShadowDifference", "ShadowTally"]
 

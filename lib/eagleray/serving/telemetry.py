@@ -10,9 +10,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from eagleray.serving.fleet import Event
-from eagleray.serving.lanes import Answered
-from eagleray.visible import visible
+from eagleray.core.display import visible
+from eagleray.serving.model_pool import Event
+from eagleray.serving.workers import Answered
 
 __all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
 

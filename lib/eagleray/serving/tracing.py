@@ -22,8 +22,8 @@ from contextlib import AbstractContextManager
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
-from eagleray.serving.lanes import Answered
-from eagleray.settings import Settings
+from eagleray.core.settings import Settings
+from eagleray.serving.workers import Answered
 
 if TYPE_CHECKING:  # only where a collector is configured
     from opentelemetry.trace import Span, Tracer

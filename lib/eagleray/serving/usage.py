@@ -17,9 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from eagleray.core.errors import EaglerayError
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import UsageRow
-from eagleray.errors import EaglerayError
 
 __all__ = ["UsageBook", "UsageCounter", "Use", "Used"]
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from eagleray.core.errors import DatabaseReplacedError, EaglerayError, OutageError
 from eagleray.database.store import OpenDatabase
-from eagleray.errors import DatabaseReplacedError, EaglerayError, OutageError
-from eagleray.models.registry import Registry
+from eagleray.registry.registry import Registry
+from eagleray.registry.tracking import store_file
 from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Snapshot
-from eagleray.tracking import store_file
 
 __all__ = ["DatabaseReader", "RegistryReader", "SnapshotFields", "Watcher", "read_snapshot"]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
-from eagleray.training.pixels import centre
+from eagleray.training.pixel_cache import centre
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["Draws", "needs_margin"]

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eagleray.models.tasks import Task
+from eagleray.tasks.tasks import Task
 from eagleray.training.augment import Draws
+from eagleray.training.distributed import Team
 from eagleray.training.losses import soft_targets
-from eagleray.training.pixels import DecodedPixels
+from eagleray.training.pixel_cache import DecodedPixels
 from eagleray.training.spec import TrainSpec
-from eagleray.training.team import Team
 
 __all__ = ["Batch", "BatchFeeder", "Part", "StepPlan"]
 

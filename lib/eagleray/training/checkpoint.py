@@ -26,10 +26,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from eagleray import storage
-from eagleray.errors import InputError
-from eagleray.models.json_limits import JsonLimits, parse_json
-from eagleray.storage.plain import NotPlainError, PlainFile, open_plain_folder
+from eagleray.core.errors import InputError
+from eagleray.core.json_limits import JsonLimits, parse_json
+from eagleray.io import storage
+from eagleray.io.storage.plain import NotPlainError, PlainFile, open_plain_folder
 from eagleray.training.sharding import placed_like
 
 __all__ = [

@@ -7,27 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray import storage
-from eagleray.cluster import Cluster
-from eagleray.datasets.inspection import Fault, inspect_images, require_readable
-from eagleray.datasets.labelled import join_images
-from eagleray.datasets.report import DataReport, make_report, render_data_report
-from eagleray.datasets.split import (
+from eagleray.core.callbacks import Audience, NotedBar
+from eagleray.core.errors import Reason
+from eagleray.core.ray_session import Cluster
+from eagleray.data.inspection import Fault, inspect_images, require_readable
+from eagleray.data.labelled import join_images
+from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.split import (
     Split,
     fold_images,
     require_parts,
     split_images,
     write_split,
 )
-from eagleray.errors import Reason
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.execution import has_bfloat16
-from eagleray.listener import Audience, NotedBar
-from eagleray.models.registry import ModelVersion
-from eagleray.tracking import TrackedRun
-from eagleray.training.finish import FinishedModel, finish_again, finish_model
+from eagleray.inference.engines import has_bfloat16
+from eagleray.io import storage
+from eagleray.registry.registry import ModelVersion
+from eagleray.registry.tracking import TrackedRun
 from eagleray.training.launch import (
     Trained,
     bring_home,
@@ -37,7 +36,7 @@ from eagleray.training.launch import (
     run_training,
 )
 from eagleray.training.loop import WorkerInput, primary_metric
-from eagleray.training.opening import TrainJob
+from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.page import overfit_warning, render_range_page, render_training_page
 from eagleray.training.plan import (
     TrainPlan,
@@ -45,6 +44,7 @@ from eagleray.training.plan import (
     is_stratified,
     plan_network,
 )
+from eagleray.training.prepare import TrainJob
 from eagleray.training.range_finder import NUM_STEPS, Suggestion
 from eagleray.training.reports import EpochDone, LeftOut, Report, Started, StepsDone
 from eagleray.training.runs import Run, RunRecord, create_run

@@ -11,9 +11,9 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from eagleray import storage
-from eagleray.cluster import Cluster
-from eagleray.errors import InputError, JobFailedError
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.ray_session import Cluster
+from eagleray.io import storage
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore
 from eagleray.training.loop import WorkerInput, train_as_ray_worker, weights_to_keep
 from eagleray.training.plan import TrainPlan

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
-from eagleray import storage
-from eagleray.datasets.encoding import encode_attributes, encode_targets
-from eagleray.datasets.labelled import LabelledImages
+from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import ImageContract
+from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build, find_head
 from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
-from eagleray.models.tasks import Task
+from eagleray.tasks.tasks import Task
 from eagleray.training.augment import needs_margin
 from eagleray.training.batches import Batch, BatchFeeder, Part, StepPlan
 from eagleray.training.checkpoint import (
@@ -37,15 +37,16 @@ from eagleray.training.checkpoint import (
     restore_optimizer,
     with_prefix,
 )
+from eagleray.training.distributed import Team, join_ray_team
 from eagleray.training.losses import make_losses
 from eagleray.training.metrics import make_metrics, metric_inputs
-from eagleray.training.optimizing import (
+from eagleray.training.optimizer import (
     learning_rate,
     make_average,
     make_optimizer,
     set_learning_rate,
 )
-from eagleray.training.pixels import open_pixels, with_margin
+from eagleray.training.pixel_cache import open_pixels, with_margin
 from eagleray.training.reports import (
     EpochDone,
     LeftOut,
@@ -57,7 +58,6 @@ from eagleray.training.reports import (
 from eagleray.training.sharding import load_whole, shard, whole
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import frozen_after, set_frozen, stages_of
-from eagleray.training.team import Team, join_ray_team
 
 __all__ = ["Trainer", "WorkerInput", "primary_metric", "train_as_ray_worker", "weights_to_keep"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Task, split_labels
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Task, split_labels
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["ImageLosses", "class_weights", "make_losses", "soft_targets"]

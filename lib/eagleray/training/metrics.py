@@ -15,7 +15,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanAbsoluteError, R2Score
 
-from eagleray.models.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 __all__ = ["make_metrics", "metric_inputs"]
 

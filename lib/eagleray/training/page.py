@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eagleray.pages import render_page, series
+from eagleray.reports import render_page, series
 from eagleray.training.launch import Trained
-from eagleray.training.optimizing import learning_rate
+from eagleray.training.optimizer import learning_rate
 from eagleray.training.range_finder import Suggestion
 from eagleray.training.spec import TrainSpec
 

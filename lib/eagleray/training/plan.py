@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from eagleray.datasets.encoding import encode_attributes, encode_targets
-from eagleray.datasets.labelled import (
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.settings import Settings
+from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.labelled import (
     LabelledImages,
     join_images,
     read_labelled,
     require_enough,
 )
-from eagleray.datasets.split import (
+from eagleray.data.split import (
     Split,
     describe_lacking,
     read_split,
@@ -29,8 +31,8 @@ from eagleray.datasets.split import (
     require_undivided,
     split_images,
 )
-from eagleray.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract
+from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
@@ -50,10 +52,8 @@ from eagleray.models.attributes import (
     require_columns,
 )
 from eagleray.models.package import ModelPackage
-from eagleray.models.sources import load_model
-from eagleray.models.tasks import Task, make_task
-from eagleray.settings import Settings
-from eagleray.tables import digest_table
+from eagleray.registry.references import load_model
+from eagleray.tasks.tasks import Task, make_task
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_possible_freeze, stages_of
 

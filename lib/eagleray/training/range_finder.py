@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from eagleray.training.distributed import Team, join_ray_team
 from eagleray.training.loop import Trainer, WorkerInput
 from eagleray.training.reports import RangeFound, Report, Started, StepsDone
-from eagleray.training.team import Team, join_ray_team
 
 __all__ = ["NUM_STEPS", "Suggestion", "find_as_ray_worker", "find_learning_rate", "suggest"]
 

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from eagleray import storage
-from eagleray.errors import InputError, UnknownNameError
-from eagleray.settings import Settings
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.settings import Settings
+from eagleray.io import storage
 from eagleray.training.spec import TrainSpec, read_spec
 
 __all__ = ["Run", "RunRecord", "create_run", "find_run"]

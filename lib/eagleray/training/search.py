@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.training.spec import DATA, RUN, TrainSpec, make_spec, read_fields
 
 __all__ = ["Choice", "Domain", "Range", "SearchSpace", "default_space", "read_space"]

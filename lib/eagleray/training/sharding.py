@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from eagleray.training.distributed import Team
 from eagleray.training.stages import Stage
-from eagleray.training.team import Team
 
 __all__ = ["load_whole", "placed_like", "shard", "whole"]
 

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from eagleray import storage
-from eagleray.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.names import ModelName
 from eagleray.imaging.contract import first_fault
-from eagleray.models.tasks import TaskName
-from eagleray.names import ModelName
+from eagleray.io import storage
+from eagleray.tasks.tasks import TaskName
 
 __all__ = [
     "Loss",

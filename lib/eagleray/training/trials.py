@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eagleray import storage
-from eagleray.errors import EaglerayError, UserError
+from eagleray.core.errors import EaglerayError, UserError
+from eagleray.io import storage
 from eagleray.training.search import SearchSpace
 
 __all__ = ["Ledger", "Trial", "TrialState", "Tuned", "rank"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray.pages import dots, progress, render_page
+from eagleray.reports import dots, progress, render_page
 from eagleray.training.search import Range
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, Tuned

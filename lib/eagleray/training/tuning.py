@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from eagleray import storage
-from eagleray.cluster import Cluster
-from eagleray.datasets.labelled import LabelledImages
-from eagleray.datasets.split import Split
-from eagleray.errors import InputError, JobFailedError
-from eagleray.models.tasks import Task
-from eagleray.settings import Settings
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.data.labelled import LabelledImages
+from eagleray.data.split import Split
+from eagleray.io import storage
+from eagleray.tasks.tasks import Task
+from eagleray.training.distributed import alone
 from eagleray.training.launch import explain_stop, make_worker_input, uses_gpu
 from eagleray.training.loop import Trainer, primary_metric
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.reports import EpochDone, Report, Stopped
 from eagleray.training.search import SearchSpace
 from eagleray.training.spec import TrainSpec
-from eagleray.training.team import alone
 from eagleray.training.trials import Ledger, Trial, Tuned, rank
 
 __all__ = ["Budget", "make_scheduler", "require_budget", "run_trials", "share_cluster"]

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from eagleray.imaging import decode
+from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package
-from eagleray.predictor import Predictor
 from tests.bench.peers import STEADY_FILE, PeerArguments, parse_arguments
 
 Answer = tuple[str, str, float]

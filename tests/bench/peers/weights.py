@@ -23,7 +23,7 @@ from eagleray.imaging import decode
 from eagleray.models.architectures import default_contract
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, create_package, write_package
-from eagleray.models.sources import load_model
+from eagleray.registry.references import load_model
 
 __all__ = ["REFERENCE_CONTRACT", "SharedWeights", "write_weights"]
 

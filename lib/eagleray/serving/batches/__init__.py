@@ -8,10 +8,10 @@ results.py    what came of it
 desk.py       the counter: started, found again, watched, cancelled, handed out
 """
 
-from eagleray.serving.batches.asked import BatchAsked
-from eagleray.serving.batches.desk import BatchDesk
-from eagleray.serving.batches.launching import Launched, Launcher, Room
-from eagleray.serving.batches.places import BatchPlaces
+from eagleray.serving.batches.batch_jobs import BatchDesk
+from eagleray.serving.batches.launcher import Launched, Launcher, Room
+from eagleray.serving.batches.path_policy import BatchPlaces
+from eagleray.serving.batches.spec import BatchAsked
 from eagleray.serving.batches.status import BatchStatus
 
 __all__ = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from eagleray import storage
 from eagleray.batch.commit import Commit
 from eagleray.batch.earlier import read_results
-from eagleray.batch.formats import encode_table
+from eagleray.io import storage
+from eagleray.io.arrow_files import encode_table
 
 __all__ = ["described", "json_lines"]
 

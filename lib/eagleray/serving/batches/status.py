@@ -10,7 +10,7 @@ from typing import Any
 from eagleray.batch.commit import Commit
 from eagleray.batch.progress import Progress
 from eagleray.database.tables import BatchRow
-from eagleray.serving.answers import BatchState
+from eagleray.serving.responses import BatchState
 
 __all__ = ["BatchStatus", "status_of"]
 

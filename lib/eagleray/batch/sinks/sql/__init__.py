@@ -1,0 +1,7 @@
+"""Results in a table of a SQL database: all rows of a job or none, however often they are put."""
+
+from __future__ import annotations
+
+from eagleray.batch.sinks.sql.target import SqlTarget
+
+__all__ = ["SqlTarget"]

@@ -1,0 +1,313 @@
+"""The table that results go into: checked before the work, filled in one transaction after it.
+
+The table has a column `job`, the columns of the result table, and the primary key (`job`, `row`).
+`docs/results.md` describes it for those who read it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+import pyarrow.csv
+import sqlalchemy as sa
+
+from eagleray.batch.sinks.sql.columns import fits, plain_column, spelling, sql_type
+from eagleray.core.errors import InputError, JobFailedError
+from eagleray.database.connection import Database, wait_for_turn
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy.dialects.postgresql.base import PGInspector
+
+__all__ = ["SqlTarget"]
+
+_SECONDS_TO_GET_READY = 30.0
+_SECONDS_TO_LOAD = 600.0  # another load, of millions of rows, takes minutes
+_POSTGRESQL_NAME_BYTES = 63
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class SqlTarget:
+    """A table of a database, there already or yet to be created.
+
+    Attributes:
+        database: Where it is.
+        schema: The schema it is in; None for the database's own choice.
+        name: Its name.
+    """
+
+    database: Database
+    schema: str | None
+    name: str
+
+    @classmethod
+    def parse(cls, url: str, table: str) -> SqlTarget:
+        """Read what a user wrote, without connecting.
+
+        Args:
+            url: As `sqlite:///results.db` or `postgresql://user:password@host/database`. What
+                libpq knows by itself (`PGPASSWORD`, `~/.pgpass`) need not be in it.
+            table: `name`, or on PostgreSQL `schema.name`.
+
+        Raises:
+            InputError: They cannot be read, or the driver for PostgreSQL is missing.
+        """
+        database = Database.parse(url)
+        schema, dot, name = table.rpartition(".")
+        parts = [schema, name] if dot else [name]
+        if not all(parts) or "." in schema or "\0" in table:
+            raise InputError(f"{table!r} is no name of a table; write name or schema.name.")
+        if dot and not database.is_postgresql:
+            raise InputError(f"SQLite has no schemas; name a table without a dot, not {table!r}.")
+        longest = max(len(part.encode()) for part in parts)
+        if database.is_postgresql and longest > _POSTGRESQL_NAME_BYTES:
+            raise InputError(f"Names in PostgreSQL have at most 63 bytes; shorten {table!r}.")
+        return cls(database, schema if dot else None, name)
+
+    def __str__(self) -> str:
+        name = f"{self.schema}.{self.name}" if self.schema else self.name
+        return f"table {name} of {self.database.place}"
+
+    def require_ready(self, result_schema: pa.Schema) -> None:
+        """Check that rows of a schema can be put into the table.
+
+        A table that is not there is created, tried, and taken back. A SQLite file that is not
+        there is made, without content.
+
+        Args:
+            result_schema: Of the result table, with its column `row`.
+
+        Raises:
+            InputError: The database does not answer or refuses, or the table is another one.
+        """
+        table = self._define(result_schema)
+        with self.database.connected(
+            patience=_SECONDS_TO_GET_READY,
+            kind=InputError,
+            sentence=lambda reason: (
+                f"Results cannot go into {self} ({reason}); mend that, or name another table."
+            ),
+        ) as connection:
+            transaction = connection.begin()
+            try:
+                self._prepare(connection, table)
+            finally:
+                transaction.rollback()
+
+    def load(self, job_id: str, tables: Iterable[pa.Table]) -> int:
+        """Put all rows of a job into the table, in place of those that it has there.
+
+        Args:
+            job_id: What the column `job` holds.
+            tables: The result rows, all of one schema. They are held one at a time.
+
+        Returns:
+            How many rows there were. Without any table nothing is done.
+
+        Raises:
+            InputError: The table is not one that these rows fit into.
+            JobFailedError: The database failed. The table has what it had before or, where the
+                connection broke at the very end, all rows of the job.
+        """
+        stream = iter(tables)
+        first = next(stream, None)
+        if first is None:
+            return 0
+        table = self._define(first.schema)
+        with self.database.connected(
+            patience=_SECONDS_TO_LOAD,
+            kind=JobFailedError,
+            sentence=lambda reason: (
+                f"Job {job_id} was not put into {self} ({reason}); its results are whole where "
+                "they were written, and they can be put into a table again."
+            ),
+        ) as connection:
+            with connection.begin():
+                self._prepare(connection, table)
+            with connection.begin():
+                _wait_for_loads_of(job_id, connection, table)
+                connection.execute(sa.delete(table).where(table.c.job == job_id))
+                return _insert(connection, table, _plain(job_id, itertools.chain([first], stream)))
+
+    def _define(self, schema: pa.Schema) -> sa.Table:
+        """Describe the table that holds rows of a schema.
+
+        Raises:
+            InputError: A column cannot be in a SQL table.
+        """
+        assert "row" in schema.names
+        columns = [sa.Column("job", sa.Text(), primary_key=True)]
+        for name, column in zip(self._column_names(schema.names), schema, strict=True):
+            kind = sql_type(column.type)
+            if kind is None:
+                raise InputError(
+                    f"Column {column.name!r} is of type {column.type}, which no SQL table holds; "
+                    "cast it to another type or leave it out."
+                )
+            key = name == "row"
+            always_null = pa.types.is_null(column.type)
+            columns.append(
+                sa.Column(
+                    name,
+                    kind,
+                    primary_key=key,
+                    autoincrement=False,
+                    info={"always_null": always_null},
+                )
+            )
+        return sa.Table(self.name, sa.MetaData(), *columns, schema=self.schema)
+
+    def _column_names(self, names: list[str]) -> list[str]:
+        """Return the names that columns have in the database, `job` not among them.
+
+        Raises:
+            InputError: One is no name, or two would be the same.
+        """
+        short_names = names
+        if self.database.is_postgresql:  # it cuts long names by itself, without an error
+            cut = [name.encode()[:_POSTGRESQL_NAME_BYTES] for name in names]
+            short_names = [name.decode(errors="ignore") for name in cut]
+        taken: dict[str, str] = {}
+        for name, short in zip(names, short_names, strict=True):
+            key = short if self.database.is_postgresql else short.lower()
+            if not name or "\0" in name:
+                raise InputError(f"A column of a SQL table cannot be named {name!r}; rename it.")
+            if key == "job":
+                raise InputError(
+                    f"In {self} the column 'job' tells jobs apart; rename the input's {name!r}."
+                )
+            if key in taken:
+                raise InputError(
+                    f"Columns {taken[key]!r} and {name!r} would have the same name in {self}; "
+                    "rename one of them."
+                )
+            taken[key] = name
+        return short_names
+
+    def _prepare(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Create the table, or check the one that is there; and check that it can be filled.
+
+        Raises:
+            InputError: Rows do not fit into the table that is there.
+        """
+        if self.database.is_postgresql:
+            encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
+            if encoding != "UTF8":
+                raise InputError(
+                    f"{self.database.place} keeps text as {encoding}, which cannot hold every "
+                    "name of a file; name a database that was created with ENCODING 'UTF8'."
+                )
+        wait_for_turn(connection, "create a table")
+        if sa.inspect(connection).has_table(table.name, schema=table.schema):
+            self._require_fit(connection, table)
+        else:
+            table.create(connection, checkfirst=False)
+        connection.execute(sa.delete(table).where(sa.false()))
+        _insert(connection, table, ())
+
+    def _require_fit(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Check that the table that is there has the columns and the key that a load needs.
+
+        Raises:
+            InputError: It has not.
+        """
+        inspector = sa.inspect(connection)
+        found = inspector.get_columns(table.name, schema=table.schema)
+        present = {column["name"]: column for column in found}
+        for column in table.columns:
+            needed = spelling(column.type, connection.dialect)
+            if column.name not in present:
+                raise InputError(
+                    f"There is no column {column.name!r} in {self}; add it as {needed}, or name "
+                    "another table."
+                )
+            kind = present.pop(column.name)["type"]
+            fitting = column.info.get("always_null") or fits(column.type, kind, connection.dialect)
+            if not fitting:
+                raise InputError(
+                    f"Column {column.name!r} in {self} is {spelling(kind, connection.dialect)} and "
+                    f"must be {needed}; change it, or name another table."
+                )
+        key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+        if set(key) != {"job", "row"}:
+            raise InputError(
+                f"The primary key must be (job, row) in {self}, so that no row can be there twice; "
+                "change it, or name another table."
+            )
+        for name, extra in present.items():
+            if not extra["nullable"] and extra["default"] is None and "identity" not in extra:
+                raise InputError(
+                    f"Column {name!r} in {self} wants a value, and results have none for it; give "
+                    "it a default, or name another table."
+                )
+
+
+def _wait_for_loads_of(job_id: str, connection: sa.Connection, table: sa.Table) -> None:
+    """Wait until no other load of the job into the table is under way.
+
+    On PostgreSQL two of them would each remove the rows that they see and insert the same ones,
+    and the primary key would end the later one.
+    """
+    if connection.dialect.name == "postgresql":
+        inspector = cast("PGInspector", sa.inspect(connection))
+        oid = inspector.get_table_oid(table.name, schema=table.schema)
+        wait_for_turn(connection, f"load {oid} {job_id}")
+
+
+def _plain(job_id: str, tables: Iterable[pa.Table]) -> Iterator[list[pa.Array]]:
+    """Yield some thousand rows at a time as columns of plain values, the job's first."""
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            if batch.num_rows:
+                job = pa.repeat(job_id, batch.num_rows)
+                yield [plain_column(column) for column in (job, *batch.columns)]
+
+
+def _insert(connection: sa.Connection, table: sa.Table, batches: Iterable[list[pa.Array]]) -> int:
+    """Insert columns of plain values, in the order of the table's; return how many rows."""
+    if connection.dialect.name == "postgresql":
+        return _copy(connection, table, batches)
+    statement = str(sa.insert(table).compile(dialect=connection.dialect))
+    num_rows = 0
+    for columns in batches:
+        rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
+        connection.exec_driver_sql(statement, rows)
+        num_rows += len(rows)
+    return num_rows
+
+
+def _copy(connection: sa.Connection, table: sa.Table, batches: Iterable[list[pa.Array]]) -> int:
+    """Insert through COPY, which reads CSV as Arrow writes it: unquoted and empty is null."""
+    from psycopg import sql
+
+    path = [table.schema, table.name] if table.schema else [table.name]
+    names = [column.name for column in table.columns]
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+        sql.Identifier(*path), sql.SQL(", ").join(map(sql.Identifier, names))
+    )
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    num_rows = 0
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for columns in batches:
+            texts = [
+                _hexadecimal(values) if isinstance(column.type, sa.LargeBinary) else values
+                for column, values in zip(table.columns, columns, strict=True)
+            ]
+            buffer = io.BytesIO()
+            pyarrow.csv.write_csv(pa.RecordBatch.from_arrays(texts, names), buffer, options)
+            copy.write(buffer.getvalue())
+            num_rows += len(texts[0])
+    return num_rows
+
+
+def _hexadecimal(values: pa.Array) -> pa.Array:
+    """Spell bytes as PostgreSQL reads them from text."""
+    texts = [None if value is None else rf"\x{value.hex()}" for value in values.to_pylist()]
+    return pa.array(texts, pa.large_string())

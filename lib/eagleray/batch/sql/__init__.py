@@ -1,7 +1,0 @@
-"""Results in a table of a SQL database: all rows of a job or none, however often they are put."""
-
-from __future__ import annotations
-
-from eagleray.batch.sql.target import SqlTarget
-
-__all__ = ["SqlTarget"]

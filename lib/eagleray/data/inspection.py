@@ -1,0 +1,367 @@
+"""Every image fetched and decoded once: what it is, or why it cannot be read.
+
+Ray tasks take the images in chunks. One that loses its worker is done again with every decode in a
+child process, so that the image at fault is found and named and the others are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eagleray.core.errors import BadImageError, EaglerayError, InputError, JobFailedError, Reason
+from eagleray.core.ray_session import Cluster
+from eagleray.data.labelled import LabelledImages
+from eagleray.imaging import DecodedImage, ImageContract, decode, probe
+from eagleray.imaging.sandbox import DecodeSandbox
+from eagleray.imaging.watchdog import Watchdog, worker_memory_budget
+from eagleray.io import storage
+from eagleray.io.fetch import fetch_image
+from eagleray.io.read_ahead import results_ahead
+from eagleray.io.tables import digest_table
+
+__all__ = [
+    "INSPECTION_SCHEMA",
+    "THUMBNAIL_SIDE",
+    "Fault",
+    "Inspection",
+    "gray_thumbnail",
+    "inspect_images",
+    "require_readable",
+]
+
+THUMBNAIL_SIDE = 16
+"""Rows and columns of the gray thumbnails that images are compared by."""
+
+INSPECTION_SCHEMA = pa.schema(
+    [
+        ("reason", pa.string()),  # null for an image that can be read
+        ("message", pa.string()),
+        ("width", pa.int32()),  # upright; null, as all that follows, where nobody could say
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("thumbnail", pa.binary(THUMBNAIL_SIDE**2)),  # null for a flat image too
+    ]
+)
+"""Of an inspection: a row for each image, in the order of the data."""
+
+_SECONDS_PER_IMAGE = 60.0
+_LARGEST_CHUNK = 256
+_CHUNKS_PER_CORE = 8  # or smaller ones, so that cores finish together
+_LEAST_CHUNK = 8
+_TASKS_PER_CORE = 2
+_RETRIES = 3
+_READERS = 8
+_SHARE_FOR_AN_IMAGE = 4  # one part in so many of a worker's memory
+
+_FLAT = 2.0  # levels of gray; of a smaller deviation, rounding and noise are too large a part
+
+# What another try, on another day, may find to be otherwise.
+_PASSING = {Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY}
+
+Progress = Callable[[int, int], None]
+"""Hears how many more images were read, and how many of these cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An image that cannot be read."""
+
+    uri: str
+    reason: Reason
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the images of a data set are.
+
+    Attributes:
+        uris: Locations of the images.
+        table: Of `INSPECTION_SCHEMA`, a row for each.
+    """
+
+    uris: tuple[str, ...]
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.uris)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Images that cannot be read, in the order of the data."""
+        reasons, messages = (self.table.column(name).to_pylist() for name in ("reason", "message"))
+        return tuple(
+            Fault(uri, Reason(reason), message)
+            for uri, reason, message in zip(self.uris, reasons, messages, strict=True)
+            if reason is not None
+        )
+
+
+def require_readable(inspection: Inspection, most: float) -> None:
+    """Refuse data of which too many images cannot be read.
+
+    Args:
+        inspection: Of all images.
+        most: The share of unreadable images that is allowed, 0 to 1.
+
+    Raises:
+        InputError: Naming the first of them.
+    """
+    faults = inspection.faults
+    if len(faults) > most * len(inspection):
+        share = len(faults) / len(inspection)
+        raise InputError(
+            f"{len(faults):,} of {len(inspection):,} images ({share:.2%}) cannot be read, and the "
+            f"limit is {most:.2%}; the first is {faults[0]}. Mend them or take them out of the "
+            "data, or allow more."
+        )
+
+
+# --- inspect ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What a worker needs to know beside the locations of its images."""
+
+    contract: ImageContract
+    s3: storage.S3Options
+    workers_on_node: int
+    seconds_per_image: float
+
+
+def inspect_images(
+    images: LabelledImages,
+    contract: ImageContract,
+    *,
+    cluster: Cluster,
+    cache_folder: Path | None = None,
+    s3: storage.S3Options | None = None,
+    seconds_per_image: float = _SECONDS_PER_IMAGE,
+    progress: Progress = lambda _count, _failed: None,
+) -> Inspection:
+    """Fetch and decode every image once.
+
+    What was found is kept for the next time, where versions tell that the images are the same and
+    every fault is the image's own.
+
+    Args:
+        images: The rows; their labels play no part.
+        contract: How images are decoded.
+        cluster: Where the work is done.
+        cache_folder: Where inspections are kept; None keeps nothing.
+        s3: How workers reach S3; None leaves that to their environment.
+        seconds_per_image: Longest time for one decode.
+        progress: Hears of every chunk.
+
+    Raises:
+        JobFailedError: The workers stopped.
+    """
+    cache = None if cache_folder is None else _cache_file(images, contract, cache_folder)
+    if cache is not None and (known := _read_cache(cache, len(images))) is not None:
+        progress(len(images), known.num_rows - known.column("reason").null_count)
+        return Inspection(images.uris, known)
+    workers = cluster.cpus_per_node
+    context = _Context(contract, s3 or storage.S3Options(), workers, seconds_per_image)
+    size = len(images) // (_CHUNKS_PER_CORE * cluster.num_cpus)
+    size = min(max(size, _LEAST_CHUNK), _LARGEST_CHUNK)
+    chunks = [images.uris[start : start + size] for start in range(0, len(images), size)]
+    tables: list[pa.Table] = [INSPECTION_SCHEMA.empty_table()] * len(chunks)
+    for index, table in _inspect_on(cluster, chunks, context):
+        tables[index] = table
+        progress(table.num_rows, table.num_rows - table.column("reason").null_count)
+    inspection = Inspection(images.uris, pa.concat_tables(tables).combine_chunks())
+    if cache is not None and _is_lasting(inspection):
+        _write_cache(cache, inspection.table)
+    return inspection
+
+
+def _inspect_on(
+    cluster: Cluster, chunks: Sequence[Sequence[str]], context: _Context
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the number and the rows of every chunk, in any order."""
+    import ray
+
+    # A worker that dies is told of at once, and its chunk goes on with care and with retries.
+    quick = ray.remote(num_cpus=1, max_retries=0)(_inspect_chunk)
+    careful = quick.options(max_retries=_RETRIES)
+    shared = ray.put(context)
+    waiting = iter(range(len(chunks)))
+    most = _TASKS_PER_CORE * cluster.num_cpus
+    running: dict[Any, tuple[int, bool]] = {}
+
+    def start(indices: Iterator[int]) -> None:
+        for index in indices:
+            running[quick.remote(shared, chunks[index], careful=False)] = (index, False)
+
+    start(islice(waiting, most))
+    try:
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            index, was_careful = running.pop(done)
+            try:
+                table = ray.get(done)
+            except _lost_worker() as error:
+                if was_careful:
+                    raise _as_ours(error) from error
+                running[careful.remote(shared, chunks[index], careful=True)] = (index, True)
+                continue
+            start(islice(waiting, 1))
+            yield index, table
+    except ray.exceptions.RayError as error:
+        raise _as_ours(error) from error
+    finally:
+        for left in running:
+            ray.cancel(left)
+
+
+def _lost_worker() -> tuple[type[Exception], ...]:
+    from ray import exceptions
+
+    return (
+        exceptions.WorkerCrashedError,
+        exceptions.OutOfMemoryError,
+        exceptions.NodeDiedError,
+    )
+
+
+def _as_ours(error: Exception) -> EaglerayError:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, EaglerayError):
+        return cause
+    lines = [line for line in str(cause or error).splitlines() if line.strip()]
+    return JobFailedError(
+        f"The workers that inspect images stopped ({type(cause or error).__name__}: "
+        f"{lines[-1] if lines else 'no message'}); run the command again, with --verbose for the "
+        "workers' output."
+    )
+
+
+# --- on a worker ------------------------------------------------------------------------------
+
+_Decoder = Callable[[str, bytes], DecodedImage]
+
+
+def _inspect_chunk(context: _Context, uris: Sequence[str], *, careful: bool) -> pa.Table:
+    """Read some images, a few ahead of the decoder."""
+    storage.use_s3(context.s3)
+    cv2.setNumThreads(1)
+    memory = worker_memory_budget(context.workers_on_node)
+    if careful:
+        with DecodeSandbox(
+            context.contract,
+            seconds=context.seconds_per_image,
+            memory_bytes=memory // _SHARE_FOR_AN_IMAGE,
+        ) as sandbox:
+            return _rows(uris, context.contract, lambda _, data: sandbox.decode(data))
+    with Watchdog(context.seconds_per_image, memory) as watchdog:
+
+        def decode_watched(uri: str, data: bytes) -> DecodedImage:
+            with watchdog.decoding(uri):
+                return decode(data, context.contract)
+
+        return _rows(uris, context.contract, decode_watched)
+
+
+def _rows(uris: Sequence[str], contract: ImageContract, decoder: _Decoder) -> pa.Table:
+    def read(uri: str) -> bytes | BadImageError:
+        try:
+            return fetch_image(uri, contract)
+        except BadImageError as error:
+            return error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        rows = [
+            _row(uri, data, contract, decoder)
+            for uri, data in zip(uris, results_ahead(pool, read, uris), strict=True)
+        ]
+    return pa.Table.from_pylist(rows, INSPECTION_SCHEMA)
+
+
+def _row(
+    uri: str, data: bytes | BadImageError, contract: ImageContract, decoder: _Decoder
+) -> dict[str, Any]:
+    if isinstance(data, BadImageError):
+        return {"reason": data.reason, "message": data.message}
+    row: dict[str, Any] = {}
+    if len(data) <= contract.max_bytes:  # or it is not all of them
+        row |= {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    try:
+        image = decoder(uri, data)
+    except BadImageError as error:
+        return {**row, "reason": error.reason, "message": error.message}
+    return {
+        **row,
+        "format": probe(data).format,
+        "width": image.width,
+        "height": image.height,
+        "thumbnail": gray_thumbnail(image.pixels),
+    }
+
+
+def gray_thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes | None:
+    """Return a picture's means over 16 x 16 cells, row by row; None for a flat one.
+
+    Args:
+        pixels: uint8 array (H, W, 3), RGB, or (H, W, 1).
+    """
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    return None if small.std() < _FLAT else small.tobytes()
+
+
+# --- kept -------------------------------------------------------------------------------------
+
+
+def _cache_file(images: LabelledImages, contract: ImageContract, folder: Path) -> Path | None:
+    """Return where the inspection of these very images is kept; None where versions are unknown."""
+    if not all(images.versions):
+        return None
+    same_images = digest_table([images.uris, images.versions])
+    key = digest_table([(same_images,), (contract.digest,)])[:32]
+    return folder / "inspections" / f"{key}.parquet"
+
+
+def _is_lasting(inspection: Inspection) -> bool:
+    """Whether every fault is the image's own, and not that of a storage or a busy machine."""
+    reasons = inspection.table.column("reason").to_pylist()
+    digests = inspection.table.column("sha256").to_pylist()
+    return not any(
+        reason in _PASSING and (digest is None or reason != Reason.UNREADABLE)
+        for reason, digest in zip(reasons, digests, strict=True)
+    )
+
+
+def _read_cache(file: Path, num_rows: int) -> pa.Table | None:
+    """Return what is kept; None where nothing is, or nothing whole."""
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException):
+        return None
+    fits = table.num_rows == num_rows and table.schema.equals(INSPECTION_SCHEMA)
+    return table if fits else None
+
+
+def _write_cache(file: Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.put_atomic(str(file), buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Runs a loaded package on a device: the predictor, its engines and its prefetching."""

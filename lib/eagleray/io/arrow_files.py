@@ -1,0 +1,273 @@
+"""Result tables as files and back; CSV and JSON lines spell as text what they have no form for.
+
+Both text formats write times as ISO 8601, durations as whole numbers of their unit, decimals digit
+by digit and bytes in hexadecimal. CSV writes lists and structs as JSON, and tells an empty text
+(`""`) from a null (nothing). JSON has no NaN and no infinity; they become null. Control characters
+are escapes in both, so that a file may be shown on a terminal, and are read back as they were.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from eagleray.core.display import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
+from eagleray.sharded.layout import OutputFormat
+
+__all__ = ["column_names", "decode_table", "encode_table"]
+
+_ROWS_AT_ONCE = 4096
+_LONGEST_BLOCK = 2**31 - 1
+
+
+def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
+    """Encode a table as the bytes of one file."""
+    buffer = io.BytesIO()
+    if output_format == "parquet":
+        pyarrow.parquet.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    elif output_format == "csv":
+        columns = [_cells(_spelled(column)) for column in table.columns]
+        names = [escape_cell(name) for name in table.column_names]
+        pyarrow.csv.write_csv(pa.table(columns, names=names), buffer)
+    else:
+        columns = [_spelled(column) for column in table.columns]
+        spelled = pa.table(columns, names=table.column_names)
+        for batch in spelled.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for record in batch.to_pylist():
+                buffer.write(_json(record).encode() + b"\n")
+    return buffer.getvalue()
+
+
+def column_names(content: bytes, output_format: OutputFormat) -> list[str]:
+    """Return the names of a file's columns, in order."""
+    names: list[str]
+    if output_format == "parquet":
+        names = pyarrow.parquet.read_schema(pa.BufferReader(content)).names
+    elif output_format == "csv":
+        header = _open_csv(content, pyarrow.csv.ConvertOptions()).schema.names
+        names = [unescape_cell(name) for name in header]
+    else:
+        names = list(json.loads(content.split(b"\n", 1)[0]))
+    return names
+
+
+def decode_table(content: bytes, output_format: OutputFormat, schema: pa.Schema) -> pa.Table:
+    """Read some columns of a file.
+
+    Args:
+        content: Of the file.
+        output_format: It was encoded in.
+        schema: The columns, with the types that they had when they were encoded.
+
+    Raises:
+        ValueError: The file is damaged; `OSError` and `KeyError` may say so as well.
+    """
+    if output_format == "parquet":
+        file = pyarrow.parquet.ParquetFile(
+            pa.BufferReader(content), page_checksum_verification=True
+        )
+        return file.read(schema.names).select(schema.names).cast(schema)
+    columns = _read_csv(content, schema) if output_format == "csv" else _read_json(content, schema)
+    return pa.table(list(columns), schema=schema)
+
+
+# --- write ------------------------------------------------------------------------------------
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(test(kind) for test in tests) or bool(types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return any(
+        test(kind) for test in (types.is_string, types.is_large_string, types.is_string_view)
+    )
+
+
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that an extension type or a dictionary stands for."""
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        extension = isinstance(kind, pa.BaseExtensionType)
+        kind = kind.storage_type if extension else kind.value_type
+    return kind
+
+
+def _carrier(kind: pa.DataType) -> pa.DataType:
+    """Return the type that stands for one that is not nested in the text formats."""
+    kind = _storage_type(kind)
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_duration(kind):
+        return pa.int64()
+    types = pa.types
+    is_plain = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return kind if is_plain or types.is_null(kind) else pa.string()
+
+
+def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Spell values in types that both text formats have; nested ones stay."""
+    kind = _storage_type(column.type)
+    if kind != column.type:
+        column = column.cast(kind)
+    if pa.types.is_nested(kind):
+        return column
+    if _is_bytes(kind):
+        return _texts(value if value is None else value.hex() for value in column.to_pylist())
+    if _is_text(kind):
+        return _valid_text(column)
+    return column.cast(_carrier(kind))
+
+
+def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Put U+FFFD for what is no UTF-8: Parquet files of others hold anything under that name."""
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        found = column.cast(pa.large_binary()).to_pylist()
+        return _texts(value if value is None else value.decode(errors="replace") for value in found)
+    return column
+
+
+def _texts(values: Iterator[str | None]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(list(values), pa.large_string())])
+
+
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return cells of CSV: nested values as JSON, texts with control characters escaped."""
+    if pa.types.is_nested(column.type):
+        return _texts(value if value is None else _json(value) for value in column.to_pylist())
+    if _is_text(column.type) and pc.any(pc.match_substring_regex(column, ESCAPED_IN_CELLS)).as_py():
+        return _each(escape_cell, column)
+    return column
+
+
+def _each(change: Callable[[str], str], column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _texts(value if value is None else change(value) for value in column.to_pylist())
+
+
+def _json(value: Any) -> str:
+    try:
+        return visible_json(_ENCODER.encode(value))
+    except ValueError:  # a NaN; they are rare, and taking every value apart would be slow
+        return visible_json(_ENCODER.encode(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json_scalar(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_json_scalar)
+
+
+# --- read -------------------------------------------------------------------------------------
+
+
+def _open_csv(content: bytes, convert: pyarrow.csv.ConvertOptions) -> pa.RecordBatchReader:
+    return pyarrow.csv.open_csv(
+        pa.BufferReader(content),
+        # One block: a row that is cut by its end could not be read.
+        read_options=pyarrow.csv.ReadOptions(block_size=min(len(content) + 1, _LONGEST_BLOCK)),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=convert,
+    )
+
+
+def _read_csv(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
+    cells = {escape_cell(field.name): field.type for field in schema}
+    options = pyarrow.csv.ConvertOptions(
+        include_columns=list(cells),
+        column_types={name: _carrier(kind) for name, kind in cells.items()},
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+    found = _open_csv(content, options).read_all()
+    for name, kind in cells.items():
+        column = found.column(name)
+        if pa.types.is_nested(_storage_type(kind)):
+            parsed = [value if value is None else json.loads(value) for value in column.to_pylist()]
+            yield _revived(parsed, kind)
+        else:
+            yield _revived(_unescaped(column), kind)
+
+
+def _unescaped(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if _is_text(column.type) and pc.any(pc.match_substring(column, "\\u")).as_py():
+        return _each(unescape_cell, column)
+    return column
+
+
+def _read_json(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
+    values: list[list[Any]] = [[] for _ in schema]
+    for line in io.BytesIO(content):
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("a line is no JSON object")
+        for name, column in zip(schema.names, values, strict=True):
+            column.append(record[name])
+    for field, column in zip(schema, values, strict=True):
+        yield _revived(column, field.type)
+
+
+def _revived(values: list[Any] | pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return the values of a type from what stands for them."""
+    stored = _storage_type(kind)
+    if pa.types.is_nested(stored):
+        column = pa.chunked_array([pa.array([_parsed(value, stored) for value in values], stored)])
+    else:
+        carried = values if isinstance(values, pa.ChunkedArray) else _carried(values, stored)
+        column = _from_hex(carried, stored) if _is_bytes(stored) else _cast(carried, stored)
+    return column if stored == kind else column.cast(kind)
+
+
+def _carried(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(values, _carrier(kind))])
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_time(kind):  # Arrow reads no time of day, but moments
+        moments = pc.binary_join_element_wise("1970-01-01", column, " ")
+        column = moments.cast(pa.timestamp(kind.unit))
+    return column.cast(kind)
+
+
+def _from_hex(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    found = [value if value is None else bytes.fromhex(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(found, kind)])
+
+
+def _parsed(value: Any, kind: pa.DataType) -> Any:
+    """Return what a nested value was before it was spelled as JSON."""
+    if value is None:
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: _parsed(value.get(field.name), field.type) for field in kind}
+    if pa.types.is_map(kind):
+        return [(_parsed(k, kind.key_type), _parsed(v, kind.item_type)) for k, v in value]
+    if pa.types.is_nested(kind):
+        return [_parsed(item, kind.value_type) for item in value]
+    if _is_bytes(kind):
+        return bytes.fromhex(value)
+    spelled = pa.types.is_temporal(kind) or pa.types.is_decimal(kind)
+    return _revived([value], kind)[0].as_py() if spelled else value

@@ -1,0 +1,15 @@
+"""One image's bytes from wherever it is: a file, an archive, a table, an address."""
+
+from eagleray.io.fetch.locate import may_read
+from eagleray.io.fetch.reader import ImageReader, fetch_image
+from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of
+
+__all__ = [
+    "ImageReader",
+    "ImageSource",
+    "Packing",
+    "fetch_image",
+    "may_read",
+    "packed_uri",
+    "packing_of",
+]

@@ -1,0 +1,72 @@
+"""The one package that speaks to storage: local paths, and URIs of the supported object stores.
+
+Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
+is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
+function says so. Faults that pass are waited out (`faults.py` says how long); nothing that a
+storage has answered before is believed again. All functions may be called from many threads.
+"""
+
+from __future__ import annotations
+
+from eagleray.io.storage.faults import StorageUnavailableError
+from eagleray.io.storage.hidden import SKIPPED_KINDS, is_skipped_name, kind_of_skipped
+from eagleray.io.storage.listing import (
+    LISTING_SCHEMA,
+    FileInfo,
+    file_info,
+    glob_files,
+    glob_tables,
+    list_files,
+    list_tables,
+    version_of,
+)
+from eagleray.io.storage.locations import absolute, is_remote, join, name_of
+from eagleray.io.storage.path_policy import PathPolicy, is_within, require_place
+from eagleray.io.storage.reading import open_seekable, read_bytes, read_range
+from eagleray.io.storage.remote import S3Options, use_s3, using_s3
+from eagleray.io.storage.stat import exists, is_folder, size_of
+from eagleray.io.storage.writing import (
+    delete,
+    make_folder,
+    put_atomic,
+    put_if_absent,
+    remove_empty_folder,
+    remove_tree,
+)
+
+__all__ = [
+    "LISTING_SCHEMA",
+    "SKIPPED_KINDS",
+    "FileInfo",
+    "PathPolicy",
+    "S3Options",
+    "StorageUnavailableError",
+    "absolute",
+    "delete",
+    "exists",
+    "file_info",
+    "glob_files",
+    "glob_tables",
+    "is_folder",
+    "is_remote",
+    "is_skipped_name",
+    "is_within",
+    "join",
+    "kind_of_skipped",
+    "list_files",
+    "list_tables",
+    "make_folder",
+    "name_of",
+    "open_seekable",
+    "put_atomic",
+    "put_if_absent",
+    "read_bytes",
+    "read_range",
+    "remove_empty_folder",
+    "remove_tree",
+    "require_place",
+    "size_of",
+    "use_s3",
+    "using_s3",
+    "version_of",
+]

@@ -1,0 +1,138 @@
+"""Two versions side by side: figures, and whether they can be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eagleray.evaluation.record import EvaluationRecord
+from eagleray.models.package import ModelManifest
+from eagleray.registry.registry import ModelVersion, Registry
+
+__all__ = ["Comparison", "MetricPair", "Side", "compare"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two versions, with all that is compared.
+
+    Attributes:
+        version: Of the registry.
+        manifest: What its package says of itself.
+        evaluations: Newest first.
+    """
+
+    version: ModelVersion
+    manifest: ModelManifest
+    evaluations: tuple[EvaluationRecord, ...]
+
+    @classmethod
+    def read(cls, registry: Registry, version: ModelVersion) -> Side:
+        """Fetch it; the weights stay where they are.
+
+        Raises:
+            PackageError: The package is not what was registered.
+        """
+        evaluations = tuple(registry.evaluations(version))
+        return cls(version, registry.manifest(version), evaluations)
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What makes it what it is, apart from its figures."""
+        manifest, lineage = self.manifest, self.manifest.lineage
+        return {
+            "task": manifest.task.name,
+            "labels": ", ".join(manifest.task.labels) or None,
+            "architecture": manifest.architecture.name,
+            "contract": manifest.contract_digest,
+            "training data": lineage.data_digest,
+            "split": lineage.split_digest,
+            "test set": lineage.test_digest,
+            "started from": lineage.parent,
+            "package": self.version.digest,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPair:
+    """One metric of both; None where one of them has no such figure."""
+
+    metric: str
+    first: float | None
+    second: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Of the second from the first."""
+        if self.first is None or self.second is None:
+            return None
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions side by side.
+
+    Attributes:
+        first: One.
+        second: The other.
+        same_images: Whether their figures were measured on the same images; None if nobody knows.
+        measured_on: Location of these images, where an evaluation names it.
+        metrics: The figures, by name.
+    """
+
+    first: Side
+    second: Side
+    same_images: bool | None
+    measured_on: str | None
+    metrics: tuple[MetricPair, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        first, second = self.first.facts, self.second.facts
+        return {
+            "first": self.first.version.reference,
+            "second": self.second.version.reference,
+            "same_images": self.same_images,
+            "measured_on": self.measured_on,
+            "metrics": {
+                pair.metric: {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "difference": pair.difference,
+                }
+                for pair in self.metrics
+            },
+            "facts": {
+                name: {
+                    "first": first[name],
+                    "second": second[name],
+                    "same": first[name] == second[name],
+                }
+                for name in first
+            },
+        }
+
+
+def compare(first: Side, second: Side) -> Comparison:
+    """Put two versions side by side.
+
+    Figures come from evaluations on the same images where both have one. Otherwise they are those
+    that each was registered with, on its own test set.
+    """
+    others = {record.data_digest: record for record in second.evaluations}
+    for record in first.evaluations:
+        other = others.get(record.data_digest)
+        if other is not None:
+            pairs = _pairs(record.metrics, other.metrics)
+            return Comparison(first, second, True, record.data, pairs)
+    tests = [side.manifest.lineage.test_digest for side in (first, second)]
+    same = None if None in tests else tests[0] == tests[1]
+    pairs = _pairs(first.manifest.metrics, second.manifest.metrics)
+    return Comparison(first, second, same, None, pairs)
+
+
+def _pairs(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[MetricPair, ...]:
+    names = sorted({*first, *second})
+    return tuple(MetricPair(name, first.get(name), second.get(name)) for name in names)

@@ -1,0 +1,200 @@
+"""Every way to name a model, and how a name becomes a verified package.
+
+digits@production            what an alias of the registry points to
+digits/3                     a version of the registry
+./models/digits              a folder (one that looks like name/3 is written ./name/3)
+s3://bucket/models/digits    a package in an object store
+random:resnet18              an architecture with random weights and ImageNet's labels
+pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.settings import Settings, read_settings
+from eagleray.imaging import ImageContract
+from eagleray.inference.verification import Report, verify_loaded, verify_package
+from eagleray.io import storage
+from eagleray.models.architectures import (
+    TIMM_PREFIX,
+    Architecture,
+    architecture_for,
+    architecture_names,
+    build,
+    build_pretrained,
+    default_contract,
+    has_published,
+    imagenet_labels,
+    require_architecture,
+)
+from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
+from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.tasks.tasks import Multiclass
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["LoadedModel", "load_model", "registered_version", "verify_model"]
+
+RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
+
+_BY_ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)@([A-Za-z0-9_-]+)")
+_BY_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/(\d+)")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A package and what it is called.
+
+    Attributes:
+        reference: As the user named it.
+        package: Verified.
+        version: Of the registry; empty for a model that is not in it.
+    """
+
+    reference: str
+    package: ModelPackage
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.package.manifest.name
+
+
+def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
+    """Find, fetch and verify the model that a reference names.
+
+    Raises:
+        UnknownNameError: No such model, version, alias or architecture.
+        PackageError: What is there is refused.
+        InputError: The reference names nothing.
+    """
+    settings = settings or read_settings()
+    if reference.startswith(RANDOM_PREFIX):
+        return LoadedModel(reference, _random(reference.removeprefix(RANDOM_PREFIX)))
+    if reference.startswith(PRETRAINED_PREFIX):
+        return LoadedModel(reference, _pretrained(reference.removeprefix(PRETRAINED_PREFIX)))
+    if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
+        registry = Registry(settings)
+        found = registered_version(reference, registry)
+        assert found is not None
+        return LoadedModel(reference, registry.load(found), str(found.version))
+    if storage.is_remote(reference) or storage.is_folder(reference):
+        return LoadedModel(reference, read_package(reference))
+    raise _nothing_named(reference, settings)
+
+
+def verify_model(reference: str, settings: Settings | None = None) -> Report:
+    """Check what a reference names, however little of it is in order.
+
+    Raises:
+        UnknownNameError: No such model, version, alias or architecture.
+        InputError: The reference names nothing.
+    """
+    settings = settings or read_settings()
+    if reference.startswith((RANDOM_PREFIX, PRETRAINED_PREFIX)):
+        return verify_loaded(load_model(reference, settings).package)
+    if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
+        registry = Registry(settings)
+        found = registered_version(reference, registry)
+        assert found is not None
+        with registry.location(found) as folder:
+            return verify_package(folder, expected_digest=found.digest or None)
+    if storage.is_remote(reference) or storage.is_folder(reference):
+        return verify_package(reference)
+    raise _nothing_named(reference, settings)
+
+
+def registered_version(reference: str, registry: Registry) -> ModelVersion | None:
+    """Look up NAME@ALIAS or NAME/VERSION; None where a reference is neither.
+
+    Raises:
+        UnknownNameError: No such model, version or alias.
+    """
+    if by_alias := _BY_ALIAS.fullmatch(reference):
+        return registry.get(by_alias[1], alias=by_alias[2])
+    if by_version := _BY_VERSION.fullmatch(reference):
+        return registry.get(by_version[1], version=int(by_version[2]))
+    return None
+
+
+def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNameError:
+    if reference.startswith(("./", "../", "/")):
+        return InputError(f"There is no folder {reference}; check the path.")
+    names = Registry(settings).names()
+    if reference in names:
+        return InputError(
+            f"Which version of {reference!r}? Write {reference}@ALIAS or {reference}/NUMBER; "
+            f"`eagleray models list {reference}` shows them."
+        )
+    if reference in architecture_names():
+        published = f", pretrained:{reference} with published ones" * has_published(reference)
+        return InputError(
+            f"No model is named {reference!r}, but an architecture is: random:{reference} runs it "
+            f"with random weights{published}."
+        )
+    return UnknownNameError(
+        "model",
+        reference,
+        names,
+        hint="A model is NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+    )
+
+
+def _random(name: str) -> ModelPackage:
+    require_architecture(name)
+    contract = default_contract(name)
+    labels = _labels_for(1000)
+    architecture = architecture_for(name, contract, len(labels))
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same reference gives the same answers every time
+        module = build(architecture).eval()
+    return _in_memory(architecture, contract, module, labels, note="random weights, seed 0")
+
+
+def _pretrained(text: str) -> ModelPackage:
+    if text.startswith(TIMM_PREFIX):
+        name, weights = text, "DEFAULT"
+    else:
+        name, _, weights = text.partition("/")
+    weights = weights or "DEFAULT"
+    module, architecture = build_pretrained(name, weights=weights)
+    contract = default_contract(name, weights=weights)
+    labels = _labels_for(architecture.num_outputs)
+    return _in_memory(architecture, contract, module, labels, note=f"published weights {weights}")
+
+
+def _labels_for(num_outputs: int) -> tuple[str, ...]:
+    """ImageNet's names where they fit, numbers where nobody knows the names."""
+    labels = imagenet_labels()
+    if num_outputs == len(labels):
+        return tuple(labels)
+    return tuple(str(index) for index in range(num_outputs))
+
+
+def _in_memory(
+    architecture: Architecture,
+    contract: ImageContract,
+    module: nn.Module,
+    labels: tuple[str, ...],
+    *,
+    note: str,
+) -> ModelPackage:
+    # Without the time of its making the same reference has the same digest, as versions have, and
+    # a job that names it can be resumed.
+    lineage = Lineage.now(note=note).model_copy(update={"created": "1970-01-01T00:00:00+00:00"})
+    return create_package(
+        name=architecture.name.replace("/", "-"),
+        task=Multiclass(labels=labels),
+        architecture=architecture,
+        contract=contract,
+        module=module,
+        lineage=lineage,
+    )

@@ -1,0 +1,223 @@
+"""MLflow, spoken to in one place: runs with their parameters and metrics, and the client itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from eagleray.core.environment import bypass_proxy_for_loopback, identify_user
+from eagleray.core.errors import OutageError
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+
+__all__ = ["TrackedRun", "connect", "explain_failures", "store_file"]
+
+EXPERIMENT = "eagleray"
+_PUBLIC = "The registry of models does not answer now; try again later."
+_ANSWER_SECONDS = "10"
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
+
+
+def connect(settings: Settings) -> Any:
+    """Return an `MlflowClient` on the configured server or database.
+
+    Raises:
+        OutageError: It cannot be reached.
+        UserError: The home folder cannot be written.
+    """
+    identify_user(settings.home_folder)
+    bypass_proxy_for_loopback()
+    # Read by MLflow when it is imported: a library that we bring along sends nothing home.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the terminal is ours
+    # A server that is not there is said within seconds, not after MLflow's minutes of retries.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # What follows is read when MLflow first opens a database. A SQLite file is opened anew for
+    # every use, so that one that was replaced is not read on; PostgreSQL must let us in in time.
+    uri = settings.mlflow_uri
+    if uri.startswith("sqlite"):
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", _ANSWER_SECONDS)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if settings.tracking_uri is None:
+        settings.make_home()
+    file = store_file(settings)
+    with explain_failures(settings, makes_store=True):
+        _require_answer(uri)
+        _made.discard(file)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    if file is not None:
+        _make_no_more(file)
+    return client
+
+
+_made: set[Path | None] = set()
+"""SQLite files of MLflow that this process has opened, and that are not made once more."""
+
+
+def _make_no_more(file: Path) -> None:
+    """Have SQLite open a file from now on only if it is there, whoever removes it when."""
+    from sqlalchemy import Engine, event
+
+    if not event.contains(Engine, "do_connect", _connect_to_what_is_there):
+        event.listen(Engine, "do_connect", _connect_to_what_is_there)
+    _made.add(file)
+
+
+def _connect_to_what_is_there(
+    dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]
+) -> None:
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]) in _made:
+        arguments[0] = f"file:{urllib.parse.quote(arguments[0])}?mode=rw"
+        options["uri"] = True
+
+
+def _require_store(settings: Settings) -> None:
+    """Refuse an MLflow database in a SQLite file that is gone, before SQLite makes an empty one.
+
+    Raises:
+        OutageError: It is not there.
+    """
+    file = store_file(settings)
+    if file is not None and not file.exists():
+        raise OutageError(
+            f"There is no MLflow database {file} any more; put it back, or check "
+            "EAGLERAY_TRACKING_URI.",
+            public=_PUBLIC,
+        )
+
+
+def store_file(settings: Settings) -> Path | None:
+    """Return the SQLite file that MLflow keeps everything in, if it is one."""
+    from sqlalchemy import make_url
+
+    uri = settings.mlflow_uri
+    if not uri.startswith("sqlite"):
+        return None
+    name = make_url(uri).database
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def _require_answer(uri: str) -> None:
+    """Ask a PostgreSQL once: MLflow itself goes on trying for minutes.
+
+    Raises:
+        SQLAlchemyError: It does not answer, or does not let us in.
+    """
+    from sqlalchemy import NullPool, create_engine
+
+    if uri.startswith(("postgresql:", "postgresql+")):
+        engine = create_engine(uri, poolclass=NullPool)
+        with engine.connect():
+            pass
+
+
+@contextlib.contextmanager
+def explain_failures(settings: Settings, *, makes_store: bool = False) -> Iterator[None]:
+    """Turn a registry that does not answer into one sentence.
+
+    Args:
+        settings: Which MLflow.
+        makes_store: Whether a SQLite file that is missing may be made.
+
+    Raises:
+        OutageError: With that sentence.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not makes_store:
+        _require_store(settings)
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        check = (
+            f"that {settings.home_folder} has room and can be written, or set EAGLERAY_HOME"
+            if settings.tracking_uri is None
+            else "EAGLERAY_TRACKING_URI"
+        )
+        sentence = (
+            f"The MLflow registry at {settings.mlflow_uri} does not answer as it should ({text}); "
+            f"check {check}."
+        )
+        raise OutageError(_PASSWORD.sub(r"\1***@", sentence), public=_PUBLIC) from error
+
+
+class TrackedRun:
+    """One MLflow run, to be used in a `with` block: its end records whether the work succeeded.
+
+    Args:
+        settings: Which MLflow.
+        client: Connected to it.
+        name: Of a new run.
+        run_id: Of a run that goes on.
+    """
+
+    def __init__(
+        self, settings: Settings, client: Any, name: str, *, run_id: str | None = None
+    ) -> None:
+        self._client = client
+        with explain_failures(settings):
+            if run_id is None:
+                run = client.create_run(_experiment(settings, client), run_name=name)
+            else:
+                client.update_run(run_id, status="RUNNING")
+                run = client.get_run(run_id)
+        self.run_id: str = run.info.run_id
+        self.artifact_uri: str = run.info.artifact_uri
+
+    def log_parameters(self, parameters: Mapping[str, object]) -> None:
+        """Record what the run was asked to do."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
+        self._client.log_batch(self.run_id, params=entities)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Record figures at a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
+        self._client.log_batch(self.run_id, metrics=entities)
+
+    def steps_of(self, metric: str) -> set[int]:
+        """Return the steps that a figure has been recorded at."""
+        return {item.step for item in self._client.get_metric_history(self.run_id, metric)}
+
+    def log_file(self, location: str) -> None:
+        """Keep a copy of a file with the run."""
+        with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
+            local = Path(folder) / storage.name_of(location)
+            local.write_bytes(storage.read_bytes(location))
+            self._client.log_artifact(self.run_id, str(local))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else "FAILED")
+
+
+def _experiment(settings: Settings, client: Any) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server chooses where its artifacts go; a database has nobody else to ask.
+    location = None if settings.mlflow_uri.startswith("http") else settings.artifacts
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))

@@ -1,0 +1,44 @@
+"""Pictures small enough to live inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from eagleray.core.errors import BadImageError
+from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
+from eagleray.io.fetch import fetch_image
+
+__all__ = ["thumbnail", "thumbnails"]
+
+_SIDE = 96
+_AT_A_TIME = 8
+_CONTRACT = ImageContract(
+    formats=FORMATS,
+    resize=ShortestSide(size=_SIDE),
+    crop=(_SIDE, _SIDE),
+    resampler="opencv_linear",
+    jpeg="scaled",
+    alpha="white",
+)
+
+
+def thumbnail(uri: str) -> str | None:
+    """Return a square picture of an image as a `data:` URI; None when it cannot be shown."""
+    try:
+        pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
+    except BadImageError:
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnails(uris: Sequence[str]) -> list[str | None]:
+    """Return the pictures of several images, in order."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(thumbnail, uris))

@@ -1,0 +1,128 @@
+"""What goes over the wire: answers, as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from eagleray.models.package import ModelManifest
+from eagleray.tasks.outcome import Outcome, Prediction
+
+__all__ = [
+    "Answer",
+    "BatchAnswer",
+    "BatchState",
+    "ImageAnswer",
+    "LabelScore",
+    "Timings",
+    "answer_of",
+]
+
+BatchState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LabelScore(_Wire):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class ImageAnswer(_Wire):
+    """The answer for one image: `ok` with a prediction, or `failed` with a reason."""
+
+    status: Literal["ok", "failed"]
+    label: str | None = Field(default=None, description="The answer in one word.")
+    score: float | None = Field(default=None, description="Probability of the label.")
+    labels: list[str] = Field(default_factory=list, description="All labels that hold.")
+    value: float | None = Field(default=None, description="Of a regression.")
+    top: list[LabelScore] = Field(default_factory=list, description="Likeliest labels, best first.")
+    width: int = Field(default=0, description="Of the upright image, in pixels.")
+    height: int = Field(default=0, description="Of the upright image, in pixels.")
+    reason: str | None = Field(default=None, description="Code of a failure, as in batch tables.")
+    message: str | None = Field(default=None, description="A sentence about the failure.")
+
+
+class Timings(_Wire):
+    """Where the time went, in milliseconds; of several images the slowest."""
+
+    queue_ms: float
+    decode_ms: float
+    forward_ms: float
+    total_ms: float
+    batch_images: Annotated[int, Field(ge=0, description="Images that shared a forward pass.")]
+
+
+class Answer(_Wire):
+    """The answer to a request: one result for each of its images, in order."""
+
+    model: str
+    version: int
+    via: str = Field(description="Why this version: asked, pinned, canary or default.")
+    contract_digest: str
+    package_digest: str
+    request_id: str
+    results: list[ImageAnswer]
+    timings: Timings
+
+
+class BatchAnswer(_Wire):
+    """How far a batch job is."""
+
+    id: str
+    state: BatchState
+    created: str = Field(description="UTC, as in ISO 8601.")
+    model: str = Field(description="The version that was meant when it was accepted.")
+    output: str
+    request: dict[str, Any] = Field(description="As it was asked for.")
+    total: int | None = Field(description="Images; null before they are listed.")
+    done: int = Field(description="Images with a result.")
+    failed: int = Field(description="Of these.")
+    images_per_second: float | None
+    seconds_left: float | None
+    message: str = Field(description="Why it is as it is, where there is something to say.")
+
+
+def answer_of(
+    outcome: Outcome, manifest: ModelManifest, *, top_k: int, threshold: float | None
+) -> dict[str, Any]:
+    """Return what goes over the wire for an outcome: the members of an `ImageAnswer`.
+
+    Args:
+        outcome: Of the predictor.
+        manifest: Of the model that gave it.
+        top_k: Labels listed at most.
+        threshold: Lowest probability of a label that is listed, and of one that holds where
+            several may.
+    """
+    size = {"width": outcome.width, "height": outcome.height}
+    if outcome.prediction is None:
+        assert outcome.failure is not None
+        failure = outcome.failure
+        return {"status": "failed", "reason": failure.reason.value, "message": failure.message}
+    prediction = outcome.prediction
+    labels = manifest.task.labels
+    top = prediction.top(labels, top_k) if labels else []
+    if threshold is not None:
+        top = [(label, score) for label, score in top if score >= threshold]
+    return {
+        "status": "ok",
+        "label": prediction.label,
+        "score": prediction.score,
+        "labels": _holding(prediction, manifest, threshold),
+        "value": prediction.value,
+        "top": [{"label": label, "score": score} for label, score in top],
+        **size,
+    }
+
+
+def _holding(prediction: Prediction, manifest: ModelManifest, threshold: float | None) -> list[str]:
+    if threshold is None or manifest.task.name != "multilabel":
+        return list(prediction.labels)
+    pairs = zip(manifest.task.labels, prediction.probabilities, strict=True)
+    return [label for label, probability in pairs if probability >= threshold]

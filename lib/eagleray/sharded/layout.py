@@ -1,0 +1,108 @@
+"""Where everything of one output is.
+
+    OUTPUT/
+      part-00000.parquet …      results in the order of the manifest
+      _manifest.json            the commit: its parts with rows and digests; one writer wins
+      _SUCCESS                  put last, for readers that look for it
+      _eagleray/                plan, inputs, shard results, progress, page; readers skip it
+
+Names that begin with `_` are skipped by Arrow, Spark and Ray.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from eagleray.io import storage
+
+__all__ = ["FileName", "OutputFormat", "OutputLayout"]
+
+OutputFormat = Literal["parquet", "csv", "jsonl"]
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name inside of an output; whoever can write there must not make it lead out."""
+
+
+class OutputLayout:
+    """The locations of an output.
+
+    Args:
+        location: The folder or URI that the user named.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = storage.absolute(location)
+        self.commit = storage.join(self.location, "_manifest.json")
+        self.success = storage.join(self.location, "_SUCCESS")
+        self.private = storage.join(self.location, "_eagleray")
+        self.plan = storage.join(self.private, "plan.json")
+        self.shards = storage.join(self.private, "shards")
+        self.progress = storage.join(self.private, "progress.json")
+        self.cancel = storage.join(self.private, "cancel")
+        self.timeline = storage.join(self.private, "timeline.parquet")
+        self.report = storage.join(self.private, "report.html")
+
+    def part(self, number: int, output_format: OutputFormat) -> str:
+        """The location of a result file."""
+        return storage.join(self.location, f"part-{number:05d}.{output_format}")
+
+    def manifest(self, name: str) -> str:
+        """The folder of a manifest; the plan says which one counts."""
+        return storage.join(self.private, name)
+
+    def shard(self, number: int) -> str:
+        """The location of a shard's result, which depends on nothing but the shard."""
+        return storage.join(self.shards, f"shard-{number:08d}.parquet")
+
+    def manifest_names(self) -> set[str]:
+        """Names of all manifests' folders, also of runs that lost the race for the plan."""
+        return {name for name in self._private_folders() if name.startswith("manifest-")}
+
+    def stray_folders(self, manifest: str) -> list[str]:
+        """Locations of what other runs have left: manifests that are not the plan's, samples."""
+        return [
+            storage.join(self.private, name)
+            for name in sorted(self._private_folders())
+            if name.startswith(("manifest-", "quote-")) and name != manifest
+        ]
+
+    def _private_folders(self) -> set[str]:
+        below = (file.uri.removeprefix(f"{self.private}/") for file in _files_under(self.private))
+        return {name.split("/", 1)[0] for name in below if "/" in name}
+
+    def leftovers(self) -> list[str]:
+        """Locations of parts that were being written, most of them by a run that was killed."""
+        start = storage.join(self.location, ".part-")
+        return [file.uri for file in _files_under(self.location) if file.uri.startswith(start)]
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a private folder, which another run may remove or fill at the same time."""
+        try:
+            if storage.is_folder(folder):
+                storage.remove_tree(folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+    def is_taken(self) -> bool:
+        """Whether the output holds anything that is not ours."""
+        files = storage.list_files(self.location) if storage.is_folder(self.location) else ()
+        return any(not file.uri.startswith(f"{self.private}/") for file in files)
+
+    def finished_shards(self) -> set[int]:
+        """Numbers of the shards that have a result."""
+        names = (storage.name_of(file.uri) for file in _files_under(self.shards))
+        return {
+            int(name.removeprefix("shard-").removesuffix(".parquet"))
+            for name in names
+            if name.startswith("shard-") and name.endswith(".parquet")
+        }
+
+
+def _files_under(folder: str) -> list[storage.FileInfo]:
+    return list(storage.list_files(folder)) if storage.is_folder(folder) else []

@@ -1,0 +1,304 @@
+"""The manifest: the list of a job's inputs, written before any work starts.
+
+A row number is an input's identity: the same URI twice is two inputs with two results. The list is
+stored as Parquet files in which one row group is one shard, so a worker reads the rows of its
+shard and nothing else, and neither side ever holds the whole list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eagleray.core.errors import InputError
+from eagleray.io import storage
+from eagleray.sources import LISTING_SCHEMA
+
+__all__ = [
+    "USER_PREFIX",
+    "Manifest",
+    "ManifestReader",
+    "ShardLimits",
+    "names_beside_ours",
+    "shard_rows",
+    "user_columns",
+    "write_manifest",
+]
+
+USER_PREFIX = "user:"
+"""Keeps the user's own columns apart from ours."""
+
+_SHARDS_PER_FILE = 64
+_MOST_ROWS = 512
+_MOST_BYTES = 64 * 2**20
+_ROUND_TO = 16  # a forward pass of the CPU; a shard of whole passes pads nothing
+_SHARE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A written list.
+
+    Attributes:
+        folder: Of its files.
+        num_rows: Inputs.
+        num_shards: Row groups.
+        num_bytes: Of the inputs whose size is known.
+        digest: SHA-256 of its files, one after the other.
+    """
+
+    folder: str
+    num_rows: int
+    num_shards: int
+    num_bytes: int
+    digest: str
+
+
+def user_columns(manifest_schema: pa.Schema) -> pa.Schema:
+    """Return the user's own columns of a manifest, under their own names."""
+    return pa.schema(
+        field.with_name(field.name.removeprefix(USER_PREFIX))
+        for field in manifest_schema
+        if field.name.startswith(USER_PREFIX)
+    )
+
+
+def names_beside_ours(names: Sequence[str], is_ours: Callable[[str], bool]) -> list[str]:
+    """Return what the user's columns are called in a table that has columns of ours as well.
+
+    Ours keep their names, and so does every other one. What is left gets `input_` in front, once,
+    and a number behind it where the user has a column of that name too, as results have that are
+    inputs again.
+
+    Args:
+        names: Of the user's columns.
+        is_ours: Whether a name is that of a column of ours.
+    """
+    taken = {name for name in names if not is_ours(name)}
+    free = []
+    for name in names:
+        chosen = f"input_{name}" if is_ours(name) else name
+        number = 2
+        while is_ours(name) and chosen in taken:
+            chosen, number = f"input_{name}_{number}", number + 1
+        taken.add(chosen)
+        free.append(chosen)
+    return free
+
+
+def shard_rows(rows_before: int) -> int:
+    """Return how many rows the next shard may have.
+
+    Shards grow with the job: small ones first, so that results show at once, and none larger than
+    a share of what came before it, so that workers finish together. The cut depends on nothing but
+    the inputs, so a job that is resumed on another machine has the same shards.
+    """
+    wanted = rows_before // _SHARE
+    return min(_MOST_ROWS, max(1, -(-wanted // _ROUND_TO)) * _ROUND_TO)
+
+
+def listed_bytes(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the bytes of each row's image, int64 (N,): as listed, 0 where nobody knows."""
+    sizes: npt.NDArray[np.int64] = rows.column("size").fill_null(0).to_numpy()
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLimits:
+    """Where a manifest is cut; nothing but the inputs may decide it.
+
+    Attributes:
+        most_rows: Of any shard.
+        most_bytes: Of a shard's images, where there are more than one.
+        next_rows: How many rows the next shard may have, by the number of rows before it.
+        bytes_of: Bytes of each row's image, for `most_bytes`.
+    """
+
+    most_rows: int = _MOST_ROWS
+    most_bytes: int = _MOST_BYTES
+    next_rows: Callable[[int], int] = shard_rows
+    bytes_of: Callable[[pa.Table], npt.NDArray[np.int64]] = listed_bytes
+
+
+_USUAL_LIMITS = ShardLimits()
+
+
+def write_manifest(
+    tables: Iterable[pa.Table],
+    user_schema: pa.Schema,
+    folder: str,
+    *,
+    limits: ShardLimits = _USUAL_LIMITS,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> Manifest:
+    """Write the list of inputs.
+
+    Args:
+        tables: Columns of `LISTING_SCHEMA`, then the user's own, in order.
+        user_schema: The user's own columns.
+        folder: Where to; nothing must be there.
+        limits: Of the shards.
+        on_rows: Told the number of rows so far, now and then.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: There are no rows, or one that cannot be stored.
+    """
+    writer = _Writer(folder, user_schema, limits)
+    for table in tables:
+        writer.add(table)
+        on_rows(writer.num_rows)
+    manifest = writer.close()
+    if manifest.num_rows == 0:
+        raise InputError("The inputs hold no images; name others.")
+    return manifest
+
+
+class _Writer:
+    """Cuts what comes in into shards and writes a file for every few of them."""
+
+    def __init__(self, folder: str, user_schema: pa.Schema, limits: ShardLimits) -> None:
+        self._folder, self._limits = folder, limits
+        self._schema = pa.schema(
+            [
+                pa.field("row", pa.int64(), nullable=False),
+                *LISTING_SCHEMA,
+                *(field.with_name(USER_PREFIX + field.name) for field in user_schema),
+            ]
+        )
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+        self._shards: list[pa.Table] = []
+        self._num_shards = self._num_bytes = 0
+        self._digest = hashlib.sha256()
+        self.num_rows = 0
+        """Rows in shards or waiting for one."""
+        self._rows_cut = 0
+
+    def add(self, table: pa.Table) -> None:
+        # By position: the user's own columns may have names of ours.
+        self._waiting.append(pa.table(table.columns, names=self._schema.names[1:]))
+        self._num_waiting += table.num_rows
+        self.num_rows += table.num_rows
+        if self._num_waiting >= self._limits.most_rows:
+            self._cut(last=False)
+
+    def close(self) -> Manifest:
+        self._cut(last=True)
+        self._write_file()
+        return Manifest(
+            folder=self._folder,
+            num_rows=self.num_rows,
+            num_shards=self._num_shards,
+            num_bytes=self._num_bytes,
+            digest=self._digest.hexdigest(),
+        )
+
+    def _cut(self, *, last: bool) -> None:
+        if not self._waiting:
+            return
+        rows = pa.concat_tables(self._waiting).combine_chunks()
+        limits = self._limits
+        ends = np.cumsum(limits.bytes_of(rows))
+        start = 0
+        while rows.num_rows - start >= (1 if last else limits.most_rows):
+            allowed = min(limits.next_rows(self._rows_cut), rows.num_rows - start)
+            before = int(ends[start - 1]) if start else 0
+            fitting = int(np.searchsorted(ends, before + limits.most_bytes, side="right")) - start
+            count = max(1, min(allowed, fitting))
+            self._add_shard(rows.slice(start, count))
+            start += count
+        self._num_bytes += int(listed_bytes(rows.slice(0, start)).sum())
+        self._waiting = [rows.slice(start)] if start < rows.num_rows else []
+        self._num_waiting = rows.num_rows - start
+
+    def _add_shard(self, rows: pa.Table) -> None:
+        numbers = pa.array(np.arange(self._rows_cut, self._rows_cut + rows.num_rows))
+        columns = [numbers, *rows.columns]
+        self._shards.append(pa.table(columns, names=self._schema.names).cast(self._schema))
+        self._rows_cut += rows.num_rows
+        self._num_shards += 1
+        if len(self._shards) == _SHARDS_PER_FILE:
+            self._write_file()
+
+    def _write_file(self) -> None:
+        if not self._shards:
+            return
+        content = self._encode()
+        self._digest.update(content)
+        number = (self._num_shards - 1) // _SHARDS_PER_FILE
+        storage.put_atomic(_file(self._folder, number), content)
+        self._shards = []
+
+    def _encode(self) -> bytes:
+        buffer = io.BytesIO()
+        try:
+            with pq.ParquetWriter(buffer, self._schema, compression="zstd") as file:
+                for shard in self._shards:
+                    file.write_table(shard, row_group_size=shard.num_rows)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"A column of the inputs cannot be stored ({error}); leave it out, or cast it to "
+                "another type."
+            ) from error
+        return buffer.getvalue()
+
+
+def _file(folder: str, number: int) -> str:
+    return storage.join(folder, f"part-{number:05d}.parquet")
+
+
+class ManifestReader:
+    """Reads a stored list, shard by shard, in any thread; keeps one of its files in memory.
+
+    Args:
+        folder: Of the manifest.
+        num_shards: That it has.
+    """
+
+    def __init__(self, folder: str, num_shards: int) -> None:
+        self._folder, self._num_shards = folder, num_shards
+        self._open: tuple[int, pq.ParquetFile] | None = None
+        self._one_reads = threading.RLock()
+
+    def shard(self, number: int) -> pa.Table:
+        """Return the rows of one shard.
+
+        Raises:
+            OSError: The manifest cannot be read.
+        """
+        file, group = divmod(number, _SHARDS_PER_FILE)
+        with self._one_reads:
+            return self._parquet(file).read_row_group(group)
+
+    def shard_sizes(self) -> Iterator[int]:
+        """Yield the number of rows of each shard."""
+        for number in range(self._num_shards):
+            file, group = divmod(number, _SHARDS_PER_FILE)
+            yield self._parquet(file).metadata.row_group(group).num_rows
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all rows, in order, a file at a time."""
+        for number in range(-(-self._num_shards // _SHARDS_PER_FILE)):
+            yield self._parquet(number).read()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the manifest."""
+        return self._parquet(0).schema_arrow
+
+    def _parquet(self, number: int) -> pq.ParquetFile:
+        if self._open is None or self._open[0] != number:
+            content = storage.read_bytes(_file(self._folder, number))
+            self._open = (number, pq.ParquetFile(pa.BufferReader(content)))
+        return self._open[1]

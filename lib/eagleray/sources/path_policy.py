@@ -1,0 +1,107 @@
+"""Inputs that must lie where a job may read: for jobs of callers of little trust.
+
+What a user names, what a folder holds and what a table says is each judged before it is opened, so
+that a refusal is the same whether or not something is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pyarrow as pa
+
+from eagleray.core.errors import InputError
+from eagleray.io.fetch import ImageSource, may_read
+from eagleray.io.fetch.source import describe_inline_image
+from eagleray.io.storage import PathPolicy
+from eagleray.sources.listing import LISTING_SCHEMA, Listing
+
+__all__ = ["files_within", "keep_within", "require_readable"]
+
+_FIELDS = ("uri", "packing", "container")
+_PLACES = tuple(LISTING_SCHEMA.get_field_index(name) for name in _FIELDS)
+_MAX_SHOWN = 300  # characters of a location
+
+
+def require_readable(locations: Iterable[str], policy: PathPolicy) -> None:
+    """Refuse locations that a user names and a job may not read.
+
+    Raises:
+        InputError: One of them is elsewhere.
+    """
+    for location in locations:
+        # An empty one is the working folder here, and nothing in a table.
+        if not (policy.allows("") if not location else may_read(ImageSource(location), policy)):
+            raise _outside("An input", location, policy)
+
+
+def files_within(
+    files: Iterator[pa.Table], location: str, policy: PathPolicy
+) -> Iterator[pa.Table]:
+    """Pass on the files of a folder or a pattern; a link to elsewhere is refused by its own name.
+
+    Args:
+        files: As storage lists them.
+        location: What was listed, for the message.
+        policy: Of the job.
+
+    Raises:
+        InputError: While they are read.
+    """
+    for table in files:
+        if policy.is_limited:
+            for uri in table.column("uri").to_pylist():
+                if not policy.allows(uri):
+                    raise _outside(f"A file of {location}", uri, policy)
+        yield table
+
+
+def keep_within(listing: Listing, policy: PathPolicy) -> Listing:
+    """Refuse a listing that names a location outside of what may be read.
+
+    A table in such a place may name any other location. http(s) addresses are the URL policy's to
+    judge.
+
+    Args:
+        listing: Of the inputs.
+        policy: Of the job.
+
+    Returns:
+        The same inputs; while they are read, the first one outside raises an `InputError`.
+    """
+    if not policy.is_limited:
+        return listing
+    return replace(listing, tables=_checked(listing.tables, policy))
+
+
+def _checked(tables: Iterator[pa.Table], policy: PathPolicy) -> Iterator[pa.Table]:
+    num_before = 0
+    for table in tables:
+        # By position: the user's own columns may have names of ours.
+        columns = [table.column(place).to_pylist() for place in _PLACES]
+        known: str | None = None  # a container has many rows that follow one another
+        for number, (uri, packing, container) in enumerate(zip(*columns, strict=True)):
+            if packing is not None and container == known:
+                continue
+            if not _may_stay(ImageSource(uri, packing=packing, container=container), policy):
+                location = uri if packing is None else container
+                raise _outside(f"Input {num_before + number}", location, policy)
+            known = container if packing is not None else None
+        num_before += table.num_rows
+        yield table
+
+
+def _may_stay(source: ImageSource, policy: PathPolicy) -> bool:
+    """Whether an input may be read, or is an image in base64, which its own row then says."""
+    if may_read(source, policy):
+        return True
+    return source.packing is None and describe_inline_image(source.uri) is not None
+
+
+def _outside(what: str, location: str, policy: PathPolicy) -> InputError:
+    shown = location if len(location) <= _MAX_SHOWN else f"{location[:_MAX_SHOWN]}…"
+    return InputError(
+        f"{what} is {shown}, which is not where this job may read: "
+        f"{', '.join(policy.places or ())}."
+    )

@@ -1,0 +1,245 @@
+"""Tables: of locations, packed ones among them, and of images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eagleray.core.errors import InputError
+from eagleray.core.file_names import text_of_name
+from eagleray.io import storage
+from eagleray.io.fetch import ImageSource
+from eagleray.io.fetch.locate import Locator, may_read, read_uri
+from eagleray.io.fetch.parquet import holds_images, may_hold_paths, read_paths
+from eagleray.io.fetch.source import describe_inline_image, packed_uri, packing_of
+from eagleray.io.storage import PathPolicy
+from eagleray.io.tables import TableFile, beside, open_table
+from eagleray.sources.columns import ImageColumn, require_image_column
+from eagleray.sources.listing import (
+    LISTING_SCHEMA,
+    ROWS_AT_ONCE,
+    InputSpec,
+    Source,
+    listing_of_sources,
+    packed_version,
+    with_user_columns,
+)
+from eagleray.sources.schema_merge import user_fields
+
+__all__ = ["list_locations", "open_images", "open_tabled"]
+
+
+def open_tabled(
+    location: str, spec: InputSpec, version: str, *, may_be_empty: bool = False
+) -> Source:
+    """Open a table that the user named.
+
+    Args:
+        location: Of the table, which may be read.
+        spec: The column of locations or of image bytes, and which locations may be read.
+        version: Of the table.
+        may_be_empty: Whether it may have no rows, as one of several may.
+
+    Raises:
+        InputError: It is no table, the column holds neither, or it is not clear which one does.
+        UnknownNameError: It has no such column.
+    """
+    table = open_table(location, may_be_empty=may_be_empty)
+    if table.num_rows == 0 and not table.schema.names:  # JSON lines without a line
+        return Source(location, table.schema, iter(()), f"{location} has no rows.")
+    chosen = require_image_column(table.schema, spec.column, location)
+    if chosen.holds_images:
+        return open_images(table, chosen, version, spec.policy)
+    return _open_list(table, chosen, spec.policy)
+
+
+def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], ...]:
+    """Return what was decided in reading a table, as `Source` has it."""
+    words = (*table.notes, *([chosen.note] if chosen.note else []))
+    return tuple((table.location, one) for one in words)
+
+
+# --- tables of images -------------------------------------------------------------------------
+
+
+def open_images(table: TableFile, column: ImageColumn, version: str, policy: PathPolicy) -> Source:
+    """Open a Parquet file whose rows are images.
+
+    Other columns of image bytes do not come along: masks and the like would fill the results.
+
+    Args:
+        table: That is open.
+        column: Of images.
+        version: Of the table.
+        policy: Which of the locations that cells may name instead may be read.
+    """
+    user_schema = user_fields(table.schema, lambda field: holds_images(field.type))
+    return Source(
+        where=table.location,
+        user_schema=user_schema,
+        tables=_image_tables(table, column.name, user_schema.names, version, policy),
+        nothing=f"{table.location} has no rows.",
+        notes=_notes_of(table, column),
+    )
+
+
+def _image_tables(
+    table: TableFile, column: str, user: Sequence[str], version: str, policy: PathPolicy
+) -> Iterator[pa.Table]:
+    container = storage.absolute(table.location)
+    rows = partial(_cells, container, text_of_name(column), version)
+    if may_hold_paths(table.location, column, table.schema.field(column).type):
+        yield from _image_or_path_tables(table, column, user, rows, Locator(policy))
+        return
+    first = 0
+    if user:
+        for part in table.read(user):
+            yield with_user_columns(rows(first, part.num_rows), part)
+            first += part.num_rows
+        return
+    assert table.num_rows is not None
+    for first in range(0, table.num_rows, ROWS_AT_ONCE):
+        yield rows(first, min(ROWS_AT_ONCE, table.num_rows - first))
+
+
+def _image_or_path_tables(
+    table: TableFile,
+    column: str,
+    user: Sequence[str],
+    rows: Callable[[int, int], pa.Table],
+    locator: Locator,
+) -> Iterator[pa.Table]:
+    """Yield the rows of a table some of whose images are only named, by the path in their cell.
+
+    They become rows of their locations here and not when they are read, so that whoever bounds what
+    a job may read sees them.
+    """
+    resolve = beside(table.location)
+    first = 0
+    for part, paths in read_paths(table.location, column, user):
+        listing = rows(first, part.num_rows)
+        first += part.num_rows
+        named = [index for index, path in enumerate(paths) if path]
+        if named:
+            located = list_locations([paths[index] for index in named], resolve, locator)
+            both = pa.concat_tables([listing, located])
+            places = list(range(part.num_rows))
+            for place, index in enumerate(named):
+                places[index] = part.num_rows + place
+            listing = both.take(places)
+        yield with_user_columns(listing, part)
+
+
+def _cells(container: str, column: str, version: str, first: int, count: int) -> pa.Table:
+    numbers = pa.array(np.arange(first, first + count))
+    texts = pc.cast(numbers, pa.string())
+    uris = pc.binary_join_element_wise(
+        pa.scalar(f"parquet://{column}/"), texts, pa.scalar(f"::{container}"), ""
+    )
+    versions = (
+        pc.binary_join_element_wise(pa.scalar(version), texts, ":")
+        if version
+        else pa.array([""] * count, pa.string())
+    )
+    return pa.table(
+        [
+            uris,
+            pa.nulls(count, pa.int64()),
+            versions,
+            pa.array(["parquet"] * count, pa.string()),
+            pa.array([container] * count, pa.string()),
+            numbers,
+        ],
+        schema=LISTING_SCHEMA,
+    )
+
+
+# --- tables of locations ----------------------------------------------------------------------
+
+
+def _open_list(table: TableFile, column: ImageColumn, policy: PathPolicy) -> Source:
+    name = column.name
+    user_schema = user_fields(
+        table.schema, lambda field: field.name == name or holds_images(field.type)
+    )
+    return Source(
+        where=table.location,
+        user_schema=user_schema,
+        tables=_list_tables(table, name, user_schema.names, Locator(policy)),
+        nothing=f"{table.location} has no rows.",
+        notes=_notes_of(table, column),
+    )
+
+
+def _require_location(value: str, table: TableFile, column: str) -> None:
+    """Refuse a column whose first value is an image itself.
+
+    Raises:
+        InputError: It is.
+    """
+    inline = describe_inline_image(value)
+    if inline is not None:
+        raise InputError(
+            f"Column {column!r} of {table.location} holds images as {inline} and not their "
+            "locations, which is not read from tables; write the images into files, or their bytes "
+            "into a binary column of a Parquet file."
+        )
+
+
+def _list_tables(
+    table: TableFile, column: str, user: Sequence[str], locator: Locator
+) -> Iterator[pa.Table]:
+    resolve = beside(table.location)
+    first = None
+    for part in table.read([column, *user]):
+        uris = pc.cast(part.column(0), pa.string()).to_pylist()
+        if first is None:
+            first = next(filter(None, uris), None)
+            _require_location(first or "", table, column)
+        listing = list_locations(uris, resolve, locator)
+        yield with_user_columns(listing, part.select(range(1, part.num_columns)))
+
+
+def list_locations(
+    uris: Sequence[str | None],
+    resolve: Callable[[str], str] = storage.absolute,
+    locator: Locator | None = None,
+) -> pa.Table:
+    """Make a row for each location, whatever it says.
+
+    Local files are asked for their size and version; remote ones are not, for that would cost a
+    request each. Images in archives and tables are looked up; those that are not there stay, and
+    so do empty cells, to fail as missing. Of those that the locator's policy does not allow nothing
+    is looked up.
+
+    Args:
+        uris: The locations.
+        resolve: Makes them absolute.
+        locator: Of packed images.
+    """
+    locator = locator or Locator()
+    found = [_locate(uri or "", resolve, locator) for uri in uris]
+    return listing_of_sources([source for source, _ in found], [version for _, version in found])
+
+
+def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[ImageSource, str]:
+    if not uri:
+        return ImageSource(uri=""), ""
+    if packing_of(uri) is None:
+        location = resolve(uri)
+        if not may_read(ImageSource(location), locator.policy):
+            return ImageSource(location), ""
+        info = storage.file_info(location)
+        if not info.version and describe_inline_image(uri) is not None:
+            return ImageSource(uri), ""  # as it is, so that its row says what it is
+        return ImageSource(info.uri, info.size), info.version
+    try:
+        source, version = locator.find(uri, resolve)
+    except (OSError, InputError):
+        packing, name, container = read_uri(uri, resolve, locator.policy)
+        return ImageSource(packed_uri(packing, name, container)), ""
+    return source, packed_version(version, source.offset)

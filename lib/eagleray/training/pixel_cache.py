@@ -1,0 +1,195 @@
+"""Decoded images, once per node: a memory-mapped uint8 array that all its workers share.
+
+Every worker decodes a part of the data by the image contract; from then on a batch is a memory
+copy, in every epoch and in every later run on the same data. Images that cannot be decoded are
+left out by everybody alike and reported with their reasons. Data that would take more than half of
+the disk's free space are decoded anew in every epoch instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from eagleray.core.errors import BadImageError, JobFailedError
+from eagleray.data.labelled import LabelledImages
+from eagleray.imaging import ImageContract, ShortestSide, decode
+from eagleray.io.fetch import fetch_image
+from eagleray.io.tables import digest_table
+
+__all__ = ["DecodedPixels", "centre", "open_pixels", "with_margin"]
+
+Barrier = Callable[[], None]
+
+_MOST_AT_ONCE = 256
+_MOST_OF_DISK = 0.5
+
+
+@dataclass(frozen=True)
+class DecodedPixels:
+    """The decoded part of a data set.
+
+    Attributes:
+        images: The rows.
+        contract: That they are decoded by.
+        pixels: uint8 array (N, H, W, C), memory-mapped; rows of bad images are zero. None where
+            every read decodes.
+        good: Indices of the rows that could be decoded, ascending.
+        bad: (location, reason, message) of the others.
+    """
+
+    images: LabelledImages
+    contract: ImageContract
+    pixels: npt.NDArray[np.uint8] | None
+    good: npt.NDArray[np.int64]
+    bad: tuple[tuple[str, str, str], ...]
+
+    def read_one(self, row: int) -> npt.NDArray[np.uint8]:
+        """Return the pixels of a row: uint8 array (H, W, C).
+
+        Raises:
+            JobFailedError: It could be decoded before, and cannot be now.
+        """
+        if self.pixels is not None:
+            pixels: npt.NDArray[np.uint8] = self.pixels[row]
+            return pixels
+        uri = self.images.uris[row]
+        decoded = _read(uri, self.contract)
+        if isinstance(decoded, BadImageError):
+            raise JobFailedError(
+                f"{uri} could be decoded when training began and cannot be any more "
+                f"({decoded.reason.value}: {decoded.message}); restore it and resume."
+            )
+        return decoded
+
+    def read(self, rows: npt.NDArray[np.int64], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Return the middle of some rows: uint8 array (N, *size, C)."""
+        if self.pixels is not None and self.contract.size == size:
+            return self.pixels[rows]
+        return np.stack([centre(self.read_one(int(row)), size) for row in rows])
+
+
+def centre(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Cut the middle of an image (H, W, C), where a contract's own crop cuts it."""
+    top, left = (round((have - want) / 2) for have, want in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def with_margin(contract: ImageContract) -> ImageContract:
+    """Return a contract that keeps what another one crops away, as a square around the middle.
+
+    Random crops are cut from it; its middle is what the other contract gives.
+    """
+    if not isinstance(contract.resize, ShortestSide) or contract.crop is None:
+        return contract
+    side = contract.resize.size
+    if side <= max(contract.crop):
+        return contract
+    return ImageContract.model_validate({**contract.model_dump(), "crop": (side, side)})
+
+
+def open_pixels(
+    images: LabelledImages,
+    contract: ImageContract,
+    folder: Path,
+    *,
+    run: str,
+    rank: int = 0,
+    num_ranks: int = 1,
+    barrier: Barrier = lambda: None,
+) -> DecodedPixels:
+    """Decode what is not decoded yet, together with the node's other workers, and map it.
+
+    Args:
+        images: The rows.
+        contract: How they are decoded.
+        folder: Cache folder of this node.
+        run: Names the run, so that two that decode the same data do not meet.
+        rank: Of this worker on its node.
+        num_ranks: Workers on this node.
+        barrier: Waits until every worker has reached it.
+    """
+    key = digest_table([(images.digest,), (contract.digest,)])[:32]
+    target = folder / f"{key}.npy"
+    building = folder / f"{key}.{run}.npy"
+    shape = (len(images), *contract.shape)
+    if not target.exists() and not _fits(folder, shape):
+        return DecodedPixels(images, contract, None, np.arange(len(images)), ())
+    # Without versions a changed image could go unseen, so such a cache serves one run only.
+    known = target.exists() and all(images.versions)
+    barrier()  # everyone has looked before anyone builds
+    if not known:
+        if rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(building, mode="w+", dtype=np.uint8, shape=shape)
+        barrier()
+        mine = range(rank, len(images), num_ranks)
+        faults = _decode_rows(images, contract, building, mine)
+        _faults_file(building, rank).write_text(json.dumps(faults))
+        barrier()
+        if rank == 0:
+            _complete(building, target, num_ranks)
+        barrier()
+    pixels = np.load(target, mmap_mode="r")
+    faults = json.loads(target.with_suffix(".json").read_text())
+    rows = {int(row) for row in faults}
+    good = np.asarray([row for row in range(len(images)) if row not in rows], np.int64)
+    bad = tuple((images.uris[row], *faults[str(row)]) for row in sorted(rows))
+    return DecodedPixels(images, contract, pixels, good, bad)
+
+
+def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
+    """Whether decoded images leave at least as much of the disk free as they take."""
+    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return math.prod(shape) <= shutil.disk_usage(present).free * _MOST_OF_DISK
+
+
+def _faults_file(building: Path, rank: int) -> Path:
+    return building.with_suffix(f".{rank}.json")
+
+
+def _complete(building: Path, target: Path, num_ranks: int) -> None:
+    """Join the workers' faults and give the array its name, which makes it known."""
+    faults: dict[str, tuple[str, str]] = {}
+    for rank in range(num_ranks):
+        part = _faults_file(building, rank)
+        faults |= json.loads(part.read_text())
+        part.unlink()
+    target.with_suffix(".json").write_text(json.dumps(faults))
+    building.replace(target)
+
+
+def _decode_rows(
+    images: LabelledImages, contract: ImageContract, array: Path, rows: range
+) -> dict[str, tuple[str, str]]:
+    """Decode some rows into the array and return the faults of those that cannot be."""
+    pixels = np.load(array, mmap_mode="r+")
+    faults = {}
+    with ThreadPoolExecutor(max_workers=4) as readers:
+        for start in range(0, len(rows), _MOST_AT_ONCE):
+            part = rows[start : start + _MOST_AT_ONCE]
+            uris = [images.uris[row] for row in part]
+            for row, decoded in zip(
+                part, readers.map(lambda uri: _read(uri, contract), uris), strict=True
+            ):
+                if isinstance(decoded, BadImageError):
+                    faults[str(row)] = (decoded.reason.value, decoded.message)
+                else:
+                    pixels[row] = decoded
+    pixels.flush()
+    return faults
+
+
+def _read(uri: str, contract: ImageContract) -> npt.NDArray[np.uint8] | BadImageError:
+    try:
+        return decode(fetch_image(uri, contract), contract).pixels
+    except BadImageError as error:
+        return error

@@ -1,0 +1,77 @@
+"""What may differ between two computations of the same prediction, and a stand-in that makes it so.
+
+Kernels may sum in another order for another shape or another place in a batch. Whether they do is
+the CPU's and the library's choice, so a test that passes with the kernels of one machine proves
+nothing: `rounding_by_place` makes the last bits differ everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from eagleray.core.types import TOLERANCE
+from eagleray.inference import predictor as predictor_module
+from eagleray.inference.engines import ExecutionPlan, Run, prepare
+from eagleray.models.package import ModelPackage
+from eagleray.tasks.outcome import Outcome, Prediction
+
+__all__ = [
+    "SAME_LOSS",
+    "assert_same_outcomes",
+    "assert_same_prediction",
+    "make_all_round_by_place",
+    "rounding_by_place",
+]
+
+SAME_LOSS = 1e-5
+"""Largest relative difference of a loss when a training is repeated or resumed on one machine."""
+
+_LAST_BITS = {"float32": 2.0**-21, "bfloat16": 2.0**-9}
+
+
+def assert_same_outcomes(
+    found: Sequence[Outcome], expected: Sequence[Outcome], *, precision: str = "float32"
+) -> None:
+    """The same failures, and predictions that are equal up to rounding."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.width, one.height) == (other.width, other.height)
+        assert one.failure == other.failure
+        assert one.ok == other.ok
+        if one.prediction is not None and other.prediction is not None:
+            assert_same_prediction(one.prediction, other.prediction, precision=precision)
+
+
+def assert_same_prediction(
+    found: Prediction, expected: Prediction, *, precision: str = "float32"
+) -> None:
+    """Probabilities within the tolerance, and the same label unless two are that close."""
+    tolerance = TOLERANCE[precision]
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=tolerance)
+    second, first = np.sort(expected.probabilities)[-2:]
+    assert found.label == expected.label or first - second <= 2 * tolerance
+
+
+def rounding_by_place(run: Run, precision: str = "float32") -> Run:
+    """Return the network with last bits that depend on a row's place and on the batch's size."""
+
+    def elsewhere(*inputs: torch.Tensor) -> torch.Tensor:
+        logits = run(*inputs)
+        places = (torch.arange(len(logits)) + len(logits)) % 5 - 2
+        return logits * (1 + places[:, None] * _LAST_BITS[precision])
+
+    return elsewhere
+
+
+def make_all_round_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every predictor that this process makes from here on round by place."""
+
+    def prepared(package: ModelPackage, plan: ExecutionPlan, **options: object) -> object:
+        run, compiled = prepare(package, plan, **options)  # type: ignore[arg-type]
+        return rounding_by_place(run, plan.precision), compiled
+
+    monkeypatch.setattr(predictor_module, "prepare", prepared)

@@ -1,0 +1,135 @@
+"""A service on a real registry, asked over HTTP without a network: what tests of it share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+
+from eagleray.registry.registry import Registry
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.http import build_http
+from eagleray.serving.batches import Launched, Room
+from eagleray.serving.config import ServiceConfig
+from eagleray.serving.service import ImageService
+from tests.support.models import golden_png, registry_in, small_package
+
+Ask = Callable[["Asked"], Awaitable[None]]
+
+
+@dataclass
+class NotedLauncher:
+    """Notes what it is to run, and says of each run what a test has it say."""
+
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    runs: dict[str, Launched] = field(default_factory=dict)
+    has: Room = field(default_factory=lambda: Room(2, 0, waits=True))
+
+    def room(self) -> Room:
+        """Say what there is for jobs."""
+        return self.has
+
+    def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Note a run."""
+        assert environment["EAGLERAY_HOME"]
+        self.commands[name] = list(command)
+        self.runs[name] = Launched("queued")
+
+    def look(self, name: str) -> Launched | None:
+        """Say where a run is."""
+        return self.runs.get(name)
+
+    def stop(self, name: str) -> None:
+        """End a run."""
+        self.runs[name] = Launched("stopped")
+
+
+class Asked:
+    """A service that runs, and a client of it."""
+
+    def __init__(
+        self, service: ImageService, client: httpx.AsyncClient, launcher: NotedLauncher
+    ) -> None:
+        self.service, self.client, self.launcher = service, client, launcher
+
+    async def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+        """Wait for something to come about."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+class CallContext:
+    """What gRPC gives to a call."""
+
+    def __init__(self, caller: str = "127.0.0.1", **metadata: str) -> None:
+        self.code, self.details, self.caller = grpc.StatusCode.OK, "", caller
+        self._metadata = tuple(metadata.items())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+
+async def grpc_call(service: ImageService, method: str, request: Any, context: CallContext) -> Any:
+    """Make a call with a message that has arrived."""
+
+    async def read(_: str) -> Any:
+        return request
+
+    return await GrpcInterface(service).call(method, read, context, context.caller)
+
+
+def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:
+    """Make a registry of models with versions that differ, the first one in production."""
+    registry = registry_in(folder)
+    for name in names:
+        add_versions(registry, name, versions)
+        registry.set_alias(name, "production", 1)
+    return registry
+
+
+def add_versions(registry: Registry, name: str, count: int) -> None:
+    """Register versions that answer differently."""
+    from tests.support.models import lenet_module
+
+    for _ in range(count):
+        number = len(registry.versions(name)) if name in registry.names() else 0
+        module = lenet_module(seed=number)
+        given = {"name": name, "module": module, "golden_images": [golden_png(0)]}
+        registry.register(small_package(**given))
+
+
+@contextlib.asynccontextmanager
+async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[Asked]:
+    config = ServiceConfig(**{"compile": "never", "watch_s": 0.05, **fields})
+    service = ImageService(registry, config, device="cpu", num_cores=2)
+    launcher = NotedLauncher()
+    app = build_http(service, launcher)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app, client=(address, 4000), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            yield Asked(service, client, launcher)
+
+
+def with_service(
+    registry: Registry, test: Ask, *, address: str = "127.0.0.1", **fields: Any
+) -> None:
+    """Run a test against a service, from its first request to its orderly end."""
+
+    async def main() -> None:
+        async with _running(registry, address, **fields) as asked:
+            await test(asked)
+
+    asyncio.run(main())

@@ -1,0 +1,150 @@
+"""The command line as far as it starts no job: help, launching, and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner
+
+from eagleray.cli import main as cli
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.job import run_command
+from eagleray.core.errors import ExitCode, InputError, JobFailedError
+from eagleray.registry.registry import Registry
+from tests.support.mlflow_database import prepare_home
+from tests.support.models import small_package
+
+runner = CliRunner()
+
+
+class LaunchedError(Exception):
+    """What would have replaced this process."""
+
+
+def test_a_job_gets_the_words_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def become(program: str, command: list[str]) -> NoReturn:
+        raise LaunchedError(command[1:])
+
+    monkeypatch.setattr(os, "execv", become)
+    words = ["predict", "a b.png", "--model", "x@y", "--output", "o", "--help"]
+    result = runner.invoke(cli.app, words)
+    assert isinstance(result.exception, LaunchedError)
+    (command,) = result.exception.args
+    assert command == ["-P", "-m", "eagleray.jobs.predict", *words[1:]]
+
+
+HEARD: list[str] = []
+
+
+def program(inputs: list[str]) -> None:
+    """Hear the words."""
+    HEARD.extend(inputs)
+
+
+def test_words_that_are_not_utf8_become_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = os.fsdecode(b"caf\xe9/")
+    monkeypatch.setattr(sys, "argv", ["program", raw, "b"])
+    HEARD.clear()
+    with pytest.raises(SystemExit):
+        run_command(program, module_docstring="eagleray program INPUT")
+    assert HEARD == ["caf\\xe9/", "b"]
+
+
+def test_a_command_says_a_name_that_is_not_utf8(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["eagleray", "jobs", "show", os.fsdecode(b"/caf\xe9")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == ExitCode.USER
+    assert "No job is named" in capsys.readouterr().err
+
+
+def test_help_teaches_by_example() -> None:
+    text = runner.invoke(cli.app, ["--help"]).output
+    assert "eagleray predict photos/ --model flowers@candidate --output results/" in text
+    for job in ("train", "predict", "demo", "models"):
+        assert job in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("Mend the path."), ExitCode.USER),
+        (JobFailedError("It stopped."), ExitCode.JOB_FAILED),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, command_errors():
+        raise error
+    assert caught.value.code == code
+    shown = capsys.readouterr().err
+    assert (str(error) or "interrupted") in shown
+    assert "Traceback" not in shown
+
+
+def test_progress_outside_a_terminal_says_the_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    with console.progress("Predicting", 100) as bar:
+        for _ in range(100):
+            bar.advance(1, failed=1)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[-1] == "Predicting 100/100  100 failed"
+    assert len(lines) == 10
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EAGLERAY_HOME", str(prepare_home(tmp_path / "home")))
+    return tmp_path
+
+
+def test_models_are_listed_shown_verified_aliased_and_exported(home: Path) -> None:
+    def run(*words: str) -> str:
+        result = runner.invoke(cli.app, ["models", *words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "No model is registered yet" in run("list")
+    package = small_package(name="digits", metrics={"test_accuracy": 0.875})
+    Registry().register(package)
+    run("alias", "digits", "production", "1")
+    listed = json.loads(run("list", "--json"))
+    assert listed[0]["model"] == "digits/1"
+    assert listed[0]["aliases"] == ["production"]
+    assert listed[0]["metrics"] == {"test_accuracy": 0.875}
+    shown = json.loads(run("show", "digits@production", "--json"))
+    assert shown["digest"] == package.digest
+    assert shown["contract_digest"] == package.contract.digest
+    assert "0.8750" in run("show", "digits/1")
+    verified = json.loads(run("verify", "digits/1", "--json"))
+    assert verified["golden_images"] > 0
+    assert verified["largest_difference"] <= verified["tolerance"]
+    run("export", "digits/1", str(home / "exported"))
+    assert json.loads(run("register", str(home / "exported"), "--json"))["model"] == "digits/2"
+    assert "digits/1" in run("list", "digits")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["show", "nothing@production"], "No registered model is named 'nothing'"),
+        (["show", "resnet18"], "random:resnet18"),
+        (["alias", "digits", "latest", "1"], "cannot be an alias"),
+        (["architectures", "zzz"], "No architecture has 'zzz'"),
+    ],
+)
+def test_a_users_mistake_is_a_sentence(home: Path, words: list[str], sentence: str) -> None:
+    result = runner.invoke(cli.app, ["models", *words])
+    assert result.exit_code == ExitCode.USER
+    assert sentence in " ".join(result.output.split())
+    assert "Traceback" not in result.output

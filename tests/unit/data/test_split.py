@@ -1,0 +1,298 @@
+"""The parts of labelled data: all rows once, groups whole, kept in a file that is checked."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.data.labelled import LabelledImages
+from eagleray.data.split import (
+    PART_NAMES,
+    SPLIT_SCHEMA,
+    Split,
+    fold_images,
+    merge_groups,
+    read_split,
+    require_parts,
+    split_images,
+    write_split,
+)
+from tests.unit.data.test_labelled import labelled
+
+
+def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:
+    options: dict[str, object] = {
+        "stratify": True,
+        "validation_fraction": 0.1,
+        "test_fraction": 0.2,
+        **change,
+    }
+    return split_images(images, seed=seed, **options)  # type: ignore[arg-type]
+
+
+def part_of(split: Split) -> dict[str, str]:
+    return {uri: name for name, part in split.parts.items() for uri in part.uris}
+
+
+# --- divide -----------------------------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(3, 60), min_size=2),
+    st.integers(0, 2**31),
+)
+def test_a_split_uses_every_row_once_and_every_class_everywhere(
+    counts: dict[str, int], seed: int
+) -> None:
+    images = labelled(**counts)
+    split = divide(images, seed=seed)
+    assert sorted(uri for part in split.parts.values() for uri in part.uris) == sorted(images.uris)
+    require_parts(split, "multiclass")
+    for label, count in counts.items():
+        assert abs(Counter(split.test.texts)[label] - 0.2 * count) <= 1
+
+
+def test_a_split_depends_on_the_seed_alone() -> None:
+    images = labelled(a=30, b=30)
+    assert divide(images, seed=1) == divide(images, seed=1)
+    assert divide(images, seed=1).digest != divide(images, seed=2).digest
+
+
+def test_the_digest_tells_which_row_is_in_which_part() -> None:
+    split = divide(labelled(a=30, b=30))
+    assert Split(split.validation, split.train, split.test).digest != split.digest
+    assert split.test.digest in {part.digest for part in split.parts.values()}
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), min_size=30, max_size=120),
+    st.booleans(),
+    st.integers(0, 100),
+)
+def test_a_group_is_never_cut(rows: list[tuple[str, int]], stratify: bool, seed: int) -> None:
+    groups = tuple("" if number == 0 else f"g{number}" for _, number in rows)
+    uris = tuple(f"{row}.png" for row in range(len(rows)))
+    images = LabelledImages(uris, tuple(label for label, _ in rows), ("",) * len(rows))
+    if len(set(groups) - {""}) + groups.count("") < 3:
+        return
+    split = divide(images, seed=seed, stratify=stratify, groups=groups)
+    parts = part_of(split)
+    assert set(parts) == set(uris)
+    assert all(len(part) for part in split.parts.values())
+    for key in set(groups) - {""}:
+        assert (
+            len({parts[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
+        )
+
+
+def test_groups_come_near_to_shares_and_classes() -> None:
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, 9, 400)
+    groups = tuple(f"g{index}" for index, size in enumerate(sizes) for _ in range(size))
+    labels = tuple(str(generator.choice(["a", "b", "c"], p=[0.7, 0.2, 0.1])) for _ in groups)
+    uris = tuple(f"{row}.png" for row in range(len(groups)))
+    split = divide(LabelledImages(uris, labels, ("",) * len(uris)), groups=groups)
+    for part, share in zip(split.parts.values(), (0.7, 0.1, 0.2), strict=True):
+        assert len(part) / len(uris) == pytest.approx(share, abs=0.005)
+        for label, count in Counter(labels).items():
+            assert Counter(part.texts)[label] / count == pytest.approx(share, abs=0.02)
+
+
+def test_a_large_group_is_placed_first_and_small_ones_make_up_for_it() -> None:
+    groups = tuple("film" if row >= 60 else "" for row in range(160))
+    for seed in range(5):
+        split = divide(labelled(a=160), groups=groups, seed=seed)
+        assert [len(part) for part in split.parts.values()] == [112, 16, 32]
+
+
+def test_rows_of_one_image_stay_together_without_groups() -> None:
+    uris = tuple(f"{row // 2}.png" for row in range(60))
+    images = LabelledImages(uris, ("a", "b") * 30, ("",) * 60)
+    split = divide(images)
+    for one, other in itertools.combinations(split.parts.values(), 2):
+        assert not set(one.uris) & set(other.uris)
+    assert [len(part) for part in split.parts.values()] == [42, 6, 12]
+
+
+def test_a_part_that_is_to_be_empty_is_empty() -> None:
+    images = labelled(a=20, b=20)
+    groups = tuple(str(row // 2) for row in range(40))
+    for split in (
+        divide(images, test_fraction=0.0),
+        divide(images, test_fraction=0.0, groups=groups),
+    ):
+        assert [len(part) for part in split.parts.values()] == [36, 4, 0]
+
+
+def test_too_few_groups_are_said() -> None:
+    with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 parts"):
+        divide(labelled(a=10), groups=("x", "y") * 5)
+
+
+def test_groups_of_groups_are_merged() -> None:
+    merged = merge_groups(("a", "a", "", "", ""), ("", "b", "b", "", "c"))
+    assert merged[0] == merged[1] == merged[2] != ""
+    assert merged[3:] == ("", "")
+
+
+# --- folds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_folds_validate_every_row_once(stratify: bool, grouped: bool) -> None:
+    images = labelled(a=40, b=20)
+    groups = tuple(str(row // 4) for row in range(60)) if grouped else None
+    folds = fold_images(images, 5, stratify=stratify, seed=0, groups=groups)
+    assert sorted(uri for _, part in folds for uri in part.uris) == sorted(images.uris)
+    for train, validation in folds:
+        assert not set(train.uris) & set(validation.uris)
+        assert len(train) + len(validation) == 60
+        if stratify:
+            assert Counter(validation.texts) == {"a": 8, "b": 4}
+        if groups:
+            group_of = dict(zip(images.uris, groups, strict=True))
+            assert not {group_of[uri] for uri in train.uris} & {
+                group_of[uri] for uri in validation.uris
+            }
+    again = fold_images(images, 5, stratify=stratify, seed=0, groups=groups)
+    assert again == folds
+
+
+@pytest.mark.parametrize(
+    ("num_folds", "groups", "sentence"),
+    [
+        (1, None, "needs 2 folds or more, not 1"),
+        (5, ("x", "y") * 6, "5 folds need as many groups of images, and there are 2"),
+        (5, None, "Class 'rare' has 2 images, too few for 5 folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_one_sentence(
+    num_folds: int, groups: tuple[str, ...] | None, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fold_images(labelled(common=10, rare=2), num_folds, stratify=True, seed=0, groups=groups)
+
+
+# --- what each part must have -----------------------------------------------------------------
+
+
+def test_a_class_that_a_part_lacks_is_named() -> None:
+    train, validation = labelled(a=3, b=3), labelled(a=1)
+    with pytest.raises(InputError, match="Class 'b' has no image in the validation part"):
+        require_parts(Split(train, validation, train), "multiclass")
+    with pytest.raises(InputError, match="The test part has no images"):
+        require_parts(Split(train, validation, train.take([])), "regression")
+
+
+def test_a_label_must_be_learned_and_may_be_rare() -> None:
+    both = LabelledImages(("1",), ("a|b",), ("",))
+    one = LabelledImages(("2",), ("a",), ("",))
+    require_parts(Split(both, one, one), "multilabel")
+    with pytest.raises(InputError, match="Class 'b' has no image in the train part"):
+        require_parts(Split(one, both, one), "multilabel")
+
+
+# --- kept -------------------------------------------------------------------------------------
+
+TEXT = st.text(max_size=5).filter(lambda text: not any(map(_is_half, text)))
+
+
+def _is_half(character: str) -> bool:
+    return 0xD800 <= ord(character) <= 0xDFFF
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(TEXT, st.tuples(TEXT, TEXT, st.sampled_from(PART_NAMES)), max_size=20),
+    st.none() | st.integers(0, 2**40),
+)
+def test_a_split_comes_back_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: dict[str, tuple[str, str, str]],
+    seed: int | None,
+) -> None:
+    labels, versions, names = zip(*rows.values(), strict=True) if rows else ((), (), ())
+    images = LabelledImages(tuple(rows), labels, versions, {"camera": ("x",) * len(rows)})
+    split = Split(
+        *(
+            images.take([row for row, part in enumerate(names) if part == name])
+            for name in PART_NAMES
+        )
+    )
+    location = str(tmp_path_factory.mktemp("split") / "s.parquet")
+    write_split(split, location, data_digest=images.digest, seed=seed)
+    assert read_split(location, images) == split
+    table = pq.read_table(location)
+    assert table.column_names == ["uri", "version", "label", "part"]
+    assert table.schema.metadata[b"test_digest"].decode() == split.test.digest
+    assert table.schema.metadata[b"data_digest"].decode() == images.digest
+    assert table.schema.metadata.get(b"seed") == (None if seed is None else str(seed).encode())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> str:
+    location = str(tmp_path / "s.parquet")
+    write_split(divide(labelled(a=10, b=10)), location)
+    return location
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"uris": "-"}, "1 gone, namely /images/3.png; 1 new, namely -"),
+        ({"texts": "b"}, "1 relabelled, namely /images/3.png"),
+        ({"versions": "2"}, "1 changed, namely /images/3.png"),
+    ],
+)
+def test_a_split_of_other_data_says_what_differs(
+    kept: str, change: dict[str, str], sentence: str
+) -> None:
+    images = labelled(a=10, b=10)
+    ((name, value),) = change.items()
+    values = list(getattr(images, name))
+    values[3] = value
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        read_split(kept, replace(images, **{name: tuple(values)}))  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
+
+
+def test_order_attributes_and_unknown_versions_are_no_difference(kept: str) -> None:
+    images = labelled(a=10, b=10)
+    reordered = replace(
+        images.take(list(range(19, -1, -1))), versions=("",) * 20, attributes={"x": ("y",) * 20}
+    )
+    assert part_of(read_split(kept, reordered)) == part_of(read_split(kept, images))
+
+
+def test_a_split_is_never_overwritten(kept: str) -> None:
+    with pytest.raises(OutputExistsError, match="a split is kept"):
+        write_split(divide(labelled(a=5, b=5)), kept)
+
+
+def test_what_is_no_split_file_is_one_sentence(tmp_path: Path, kept: str) -> None:
+    with pytest.raises(InputError, match="There is no split file"):
+        read_split(str(tmp_path / "none.parquet"), labelled(a=3))
+    pq.write_table(pa.table({"uri": ["a"], "part": ["train"]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="is no split file of Eagleray"):
+        read_split(str(tmp_path / "other.parquet"), labelled(a=3))
+    (tmp_path / "half.parquet").write_bytes(Path(kept).read_bytes()[:-20])
+    with pytest.raises(InputError, match="is not a whole Parquet file"):
+        read_split(str(tmp_path / "half.parquet"), labelled(a=3))
+    table = pq.read_table(kept)
+    elsewhere = table.set_column(3, SPLIT_SCHEMA.field("part"), pa.array(["test"] * 20))
+    doubled = pa.concat_tables([table, elsewhere])
+    pq.write_table(doubled, tmp_path / "doubled.parquet")
+    with pytest.raises(InputError, match="in more than one part"):
+        read_split(str(tmp_path / "doubled.parquet"), labelled(a=10, b=10))

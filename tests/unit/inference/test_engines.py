@@ -1,0 +1,104 @@
+"""Networks made ready to run: quicker than they were built, and the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eagleray.core.errors import InputError
+from eagleray.imaging import ImageContract, named_contract
+from eagleray.inference.engines import ExecutionPlan, _compiling_pays, _settled, prepare
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.network import ImageNetwork
+from eagleray.models.package import Lineage, ModelPackage, create_package
+from eagleray.tasks.tasks import Multiclass
+
+pytestmark = pytest.mark.numerical
+
+CONTRACT: ImageContract = named_contract("whole-image", size=64)
+LABELS = tuple("abcde")
+
+
+def package_of(name: str) -> ModelPackage:
+    torch.manual_seed(0)
+    architecture = Architecture(name=name, num_outputs=len(LABELS))
+    module = build(architecture).eval()
+    for (
+        layer
+    ) in module.modules():  # as training would leave it: folding nothing would prove nothing
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return create_package(
+        name="letters",
+        task=Multiclass(labels=LABELS),
+        architecture=architecture,
+        contract=CONTRACT,
+        module=module,
+        lineage=Lineage.now(),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "googlenet", "resnet20"],
+)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_a_network_that_runs_answers_as_the_one_that_was_built(
+    name: str, precision: str, tolerance: float
+) -> None:
+    package = package_of(name)
+    plan = ExecutionPlan(device="cpu", precision=precision, batch_size=4, num_threads=1)  # type: ignore[arg-type]
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = ImageNetwork(package.build_module(), CONTRACT)(images).softmax(1)
+        run, compiled = prepare(
+            package, plan, compile_mode="never", expected_images=0, cache_folder=Path()
+        )
+        outputs = run(images).softmax(1)
+    assert not compiled
+    assert outputs.dtype == torch.float32
+    assert (outputs - expected).abs().max() <= tolerance
+
+
+def test_batch_normalisation_is_gone_and_weights_are_rounded_once() -> None:
+    layers = list(_settled(package_of("resnet18").build_module(), torch.bfloat16).modules())
+    assert not [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+    weighted = [layer for layer in layers if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    assert weighted
+    assert {layer.weight.dtype for layer in weighted} == {torch.bfloat16}
+
+
+class LooksAtItsImages(nn.Module):
+    """Its path depends on values, so that it cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        return features if images.mean() > 0 else -features
+
+
+def test_a_network_that_cannot_be_traced_runs_as_it_is() -> None:
+    module = LooksAtItsImages().eval()
+    images = torch.ones(1, 3, 8, 8)
+    assert torch.equal(_settled(module, None)(images), module(images))
+
+
+def test_compiling_pays_for_many_images() -> None:
+    package, plan = package_of("resnet18"), ExecutionPlan("cpu", "bfloat16", 16, 1)
+    assert _compiling_pays(package, plan, 10**12)
+    assert not _compiling_pays(package, plan, 100)
+
+
+def test_nothing_is_compiled_for_a_gpu(tmp_path: Path) -> None:
+    package, plan = package_of("resnet18"), ExecutionPlan("cuda", "bfloat16", 128)
+    with pytest.raises(InputError, match="compiled for CPUs only"):
+        prepare(package, plan, compile_mode="always", expected_images=1, cache_folder=tmp_path)

@@ -1,0 +1,174 @@
+"""The precision that is faster on this machine: measured once, kept, and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eagleray.inference import precision as precision_module
+from eagleray.inference.engines import ExecutionPlan, Run
+from eagleray.inference.precision import MeasuredPrecision, with_measured_precision
+from eagleray.inference.predictor import Predictor
+from eagleray.models.package import ModelPackage
+from tests.support.models import small_package
+
+pytestmark = pytest.mark.numerical
+
+CANDIDATE = ExecutionPlan("cpu", "bfloat16", batch_size=4, num_threads=1)
+Seconds = Callable[[ExecutionPlan, str], float]
+
+
+@pytest.fixture
+def passes() -> list[tuple[str, str]]:
+    """The precision and compile mode of each pass that was timed."""
+    return []
+
+
+def take(monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], seconds: Seconds) -> None:
+    """Have every pass take the seconds that a function of plan and compile mode says."""
+    durations: dict[int, tuple[str, str, float]] = {}
+
+    def prepared(_: ModelPackage, plan: ExecutionPlan, **options: Any) -> tuple[Run, bool]:
+        def run(*_: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("it is timed below")
+
+        mode = options["compile_mode"]
+        durations[id(run)] = (plan.precision, mode, seconds(plan, mode))
+        return run, mode == "always"
+
+    def timed(run: Run, _: tuple[torch.Tensor, ...]) -> float:
+        precision, mode, duration = durations[id(run)]
+        passes.append((precision, mode))
+        return duration
+
+    monkeypatch.setattr(precision_module, "prepare", prepared)
+    monkeypatch.setattr(precision_module, "_seconds", timed)
+
+
+def choose(folder: Path, *, expected_images: int = 0) -> ExecutionPlan:
+    return with_measured_precision(
+        small_package(),
+        CANDIDATE,
+        compile_mode="auto",
+        expected_images=expected_images,
+        cache_folder=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bfloat16_seconds", "precision", "reason"),
+    [
+        (0.1, "bfloat16", "measured on this machine: 40.0 images/s, against 20.0 in float32"),
+        (
+            0.19,
+            "float32",
+            "measured on this machine: 20.0 images/s, against 21.1 in bfloat16, less than 1.2 "
+            "times as fast",
+        ),
+        (0.27, "float32", "measured on this machine: 20.0 images/s, against 14.8 in bfloat16"),
+    ],
+)
+def test_the_faster_precision_is_taken_and_float32_unless_the_gain_is_clear(
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[tuple[str, str]],
+    tmp_path: Path,
+    bfloat16_seconds: float,
+    precision: str,
+    reason: str,
+) -> None:
+    take(monkeypatch, passes, lambda p, _: 0.2 if p.precision == "float32" else bfloat16_seconds)
+    plan = choose(tmp_path)
+    assert (plan.precision, plan.reason) == (precision, reason)
+    assert passes.count(("float32", "never")) == passes.count(("bfloat16", "never"))
+
+
+def test_a_machine_measures_a_package_once(
+    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    take(monkeypatch, passes, lambda p, _: 0.2 if p.precision == "float32" else 0.1)
+
+    def measures() -> bool:
+        passes.clear()
+        assert choose(tmp_path).precision == "bfloat16"
+        return bool(passes)
+
+    assert measures()
+    assert not measures()
+    (kept,) = (tmp_path / "precision").glob("*.json")
+    assert MeasuredPrecision.model_validate_json(kept.read_bytes()).bfloat16 == 40
+    kept.write_text("{")
+    assert measures()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "another")  # and so another machine, for kernels
+    assert measures()
+
+
+def test_emulated_bfloat16_is_given_up_after_one_pass(
+    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    take(monkeypatch, passes, lambda p, _: 0.5 if p.precision == "float32" else 5.0)
+    assert choose(tmp_path).precision == "float32"
+    assert passes == [("float32", "never"), ("bfloat16", "never")]
+
+
+@pytest.mark.parametrize(("eager", "measured_again"), [(0.18, True), (0.1, False), (0.4, False)])
+def test_where_both_are_close_the_compiled_networks_decide(
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[tuple[str, str]],
+    tmp_path: Path,
+    eager: float,
+    measured_again: bool,
+) -> None:
+    def seconds(plan: ExecutionPlan, mode: str) -> float:
+        compiled = {"float32": 0.1, "bfloat16": 0.05}
+        return (
+            compiled[plan.precision]
+            if mode == "always"
+            else {"float32": 0.2}.get(plan.precision, eager)
+        )
+
+    take(monkeypatch, passes, seconds)
+    assert choose(tmp_path).precision == ("bfloat16" if eager < 0.15 else "float32")
+    plan = choose(tmp_path, expected_images=10**12)
+    assert (("bfloat16", "always") in passes) is measured_again
+    if measured_again:
+        assert plan.precision == "bfloat16"
+        assert choose(tmp_path).precision == "bfloat16"  # what is not compiled follows
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement_each_time(
+    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    take(monkeypatch, passes, lambda p, _: 0.2 if p.precision == "float32" else 0.1)
+    (tmp_path / "file").write_text("")
+    assert choose(tmp_path / "file").precision == "bfloat16"
+    passes.clear()
+    choose(tmp_path / "file")
+    assert passes
+
+
+def test_real_passes_are_timed_and_the_predictor_says_what_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("eagleray.inference.engines.has_bfloat16", lambda _: True)
+    predictor = Predictor(small_package(), device="cpu", cache_folder=tmp_path)
+    (kept,) = (tmp_path / "precision").glob("*.json")
+    measured = MeasuredPrecision.model_validate_json(kept.read_bytes())
+    assert predictor.plan.precision == measured.precision
+    assert predictor.engine == (
+        f"PyTorch on cpu, not compiled, {measured.precision} ({measured.reason})"
+    )
+    told = Predictor(small_package(), device="cpu", precision="float32", cache_folder=tmp_path)
+    assert told.engine == "PyTorch on cpu, not compiled, float32 (as requested)"
+
+
+def test_without_bfloat16_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("eagleray.inference.engines.has_bfloat16", lambda _: False)
+    predictor = Predictor(small_package(), device="cpu", cache_folder=tmp_path)
+    assert predictor.engine.endswith("float32 (the device has no bfloat16)")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,484 @@
+"""The predictor: one outcome for each image, whatever shares its batch."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from eagleray.core.errors import ContractError, InputError, PackageError, Reason
+from eagleray.core.types import TOLERANCE
+from eagleray.imaging import DecodedImage, named_contract
+from eagleray.inference.compiled import load_compiled
+from eagleray.inference.engines import ExecutionPlan, Run, compiled_path
+from eagleray.inference.predictor import Predictor
+from eagleray.models.architectures import Architecture, build
+from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
+from eagleray.tasks.outcome import Outcome, Prediction
+from eagleray.tasks.tasks import Multiclass, Regression, Task
+from tests.support.numerics import (
+    assert_same_outcomes,
+    assert_same_prediction,
+    make_all_round_by_place,
+    rounding_by_place,
+)
+
+pytestmark = pytest.mark.numerical
+
+LABELS = ("cat", "dog", "owl")
+
+
+def png(seed: int, side: int = 40) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def package(architecture: str = "resnet20", task: Task | None = None) -> ModelPackage:
+    torch.manual_seed(3)
+    task = task or Multiclass(labels=LABELS)
+    spec = Architecture(name=architecture, num_outputs=task.num_outputs)
+    return create_package(
+        name="pets",
+        task=task,
+        architecture=spec,
+        contract=named_contract("whole-image", size=32),
+        module=build(spec).eval(),
+        lineage=Lineage.now(),
+        golden_images=[png(100), png(101)],
+    )
+
+
+@pytest.fixture(scope="module")
+def pets() -> ModelPackage:
+    return package()
+
+
+@pytest.fixture(scope="module")
+def small() -> ModelPackage:
+    """A network that compiles quickly."""
+    return package(architecture="lenet5")
+
+
+@pytest.fixture(scope="module")
+def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the processes of a parallel run share: one of them compiles, the others wait."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled-networks"
+
+
+def eager(pets: ModelPackage, **options: object) -> Predictor:
+    defaults: dict[str, object] = {
+        "compile_mode": "never",
+        "precision": "float32",
+        "num_threads": 1,
+        "cache_folder": Path("/nonexistent"),
+    }
+    return Predictor(pets, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["kernels of this machine", "kernels that round by place"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Networks run as they are, and as on machines whose kernels round by an image's place."""
+    if request.param == "kernels that round by place":
+        make_all_round_by_place(monkeypatch)
+    return str(request.param)
+
+
+def first_run(predictor: Predictor) -> Run:
+    return predictor._runs[max(predictor._runs)]
+
+
+def replace_run(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, run: Run) -> None:
+    monkeypatch.setattr(predictor, "_runs", dict.fromkeys(predictor._runs, run))
+
+
+def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
+    inputs = [png(1), b"", png(2), b"not an image at all", png(3)]
+    outcomes = eager(pets, batch_size=2).predict(inputs)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, False, True]
+    assert [outcome.failure.reason for outcome in outcomes if outcome.failure] == [
+        Reason.TRUNCATED,
+        Reason.NOT_AN_IMAGE,
+    ]
+    first = outcomes[0].prediction
+    assert first is not None
+    assert first.label in LABELS
+    assert first.score == pytest.approx(first.probabilities.max())
+    assert first.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert (outcomes[0].width, outcomes[0].height) == (40, 40)
+
+
+@pytest.mark.parametrize("decode_threads", [1, 4])
+def test_no_inputs_give_no_outcomes(pets: ModelPackage, decode_threads: int) -> None:
+    assert eager(pets, decode_threads=decode_threads).predict([]) == []
+
+
+# good, empty, foreign and cut images of several sizes; the third batch of 4 has none that is good
+MIXED = [
+    *(png(seed, side=20 + 7 * seed) for seed in range(6)),
+    b"",
+    png(6),
+    *[b"not an image at all", b"", png(7)[:60], b"\xff\xd8\xff"],
+    *(png(seed, side=200 - seed) for seed in range(8, 18)),
+    png(18)[:100],
+]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("batch_size", [1, 4, 16, 64])
+def test_threads_that_decode_change_nothing(pets: ModelPackage, batch_size: int) -> None:
+    one, four = (
+        eager(pets, batch_size=batch_size, decode_threads=threads).predict(MIXED)
+        for threads in (1, 4)
+    )
+    assert len(one) == len(MIXED)
+    assert sum(outcome.ok for outcome in one) == 17
+    assert_same_outcomes(four, one)
+
+
+def test_decoding_stays_two_batches_ahead_of_the_network(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=4, decode_threads=3)
+    preprocess, run = predictor.preprocess, first_run(predictor)
+    begun: list[bytes] = []
+    begun_by_then: list[int] = []
+
+    def counted(image: bytes) -> DecodedImage | Outcome:
+        begun.append(image)
+        return preprocess(image)
+
+    def slow(images: torch.Tensor) -> torch.Tensor:
+        most = min(4 * (len(begun_by_then) + 3), 38)
+        assert len(begun) <= most
+        deadline = time.monotonic() + 10
+        while len(begun) < most and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)  # for what should not begin
+        begun_by_then.append(len(begun))
+        return run(images)
+
+    monkeypatch.setattr(predictor, "preprocess", counted)
+    replace_run(monkeypatch, predictor, slow)
+    assert all(outcome.ok for outcome in predictor.predict([png(seed) for seed in range(38)]))
+    assert begun_by_then == [12, 16, 20, 24, 28, 32, 36, 38, 38, 38]
+
+
+def test_the_next_batch_is_launched_before_one_is_read(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=4, decode_threads=2)
+    run, read = first_run(predictor), predictor._read_batch
+    steps: list[str] = []
+
+    def launched(images: torch.Tensor) -> torch.Tensor:
+        steps.append("launch")
+        return run(images)
+
+    def read_one(*batch: Any) -> list[Outcome]:
+        steps.append("read")
+        return read(*batch)
+
+    replace_run(monkeypatch, predictor, launched)
+    monkeypatch.setattr(predictor, "_read_batch", read_one)
+    predictor.predict([png(seed) for seed in range(14)])
+    assert steps == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
+
+
+def test_decoding_takes_one_thread_on_a_cpu_and_never_none(pets: ModelPackage) -> None:
+    assert eager(pets, device="cpu").decode_threads == 1
+    with pytest.raises(InputError, match="decode_threads is 1 or more"):
+        eager(pets, decode_threads=0)
+
+
+def test_probabilities_equal_a_hand_written_forward_pass(pets: ModelPackage) -> None:
+    image = png(7)
+    pixels = np.asarray(Image.open(io.BytesIO(image)).resize((32, 32), Image.Resampling.BILINEAR))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    tensor = ((torch.from_numpy(pixels.copy()).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = pets.build_module()(tensor).softmax(1)[0].numpy()
+    prediction = eager(pets).predict([image])[0].prediction
+    assert prediction is not None
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_prediction_does_not_depend_on_what_shares_the_batch(
+    pets: ModelPackage, precision: str
+) -> None:
+    predictor = eager(pets, precision=precision, batch_size=8)
+    images = [png(seed) for seed in range(21)]
+    together = predictor.predict(images)
+    for index in (0, 7, 8, 20):
+        alone = predictor.predict([images[index]])
+        assert alone[0].ok
+        assert_same_outcomes(alone, [together[index]], precision=precision)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_batch_size_moves_predictions_within_the_documented_tolerance(
+    pets: ModelPackage, precision: str
+) -> None:
+    images = [png(seed) for seed in range(19)]
+    reference = eager(pets, precision=precision, batch_size=1).predict(images)
+    for batch_size in (3, 16, 32):
+        outcomes = eager(pets, precision=precision, batch_size=batch_size).predict(images)
+        assert_same_outcomes(outcomes, reference, precision=precision)
+
+
+def test_the_stand_in_for_other_kernels_moves_last_bits_by_place_and_is_seen(
+    pets: ModelPackage,
+) -> None:
+    predictor = eager(pets, batch_size=4)
+    run = first_run(predictor)
+    predictor._runs = {4: rounding_by_place(run)}
+    same = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8), 4, 0)
+    rows = predictor.forward(same)
+    assert 0 < np.abs(rows - rows[0]).max() <= TOLERANCE["float32"]
+    predictor._runs = {4: lambda images: rounding_by_place(run)(images) * 1.001}
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_same_outcomes(predictor.predict([png(1)]), eager(pets).predict([png(1)]))
+
+
+@pytest.mark.parametrize("probabilities", [(0.6, 0.3, 0.1), (0.500004, 0.499996, 0.0)])
+def test_another_label_is_the_same_only_where_two_are_within_the_tolerance(
+    probabilities: tuple[float, ...],
+) -> None:
+    values = np.asarray(probabilities, np.float32)
+    one, other = (Prediction(label, 0.5, (label,), None, values) for label in ("cat", "dog"))
+    if probabilities[0] < 0.55:
+        assert_same_prediction(other, one)
+    else:
+        with pytest.raises(AssertionError):
+            assert_same_prediction(other, one)
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets, batch_size=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
+    expected = predictor.forward(pixels)
+    run, sizes = first_run(predictor), []
+
+    def small_device(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(images)
+
+    replace_run(monkeypatch, predictor, small_device)
+    np.testing.assert_allclose(predictor.forward(pixels), expected, atol=TOLERANCE["float32"])
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[3:]) == {4}
+
+
+@pytest.mark.parametrize("decode_threads", [1, 4])
+def test_when_not_even_one_image_fits_every_image_gets_the_reason(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, decode_threads: int
+) -> None:
+    predictor = eager(pets, batch_size=4, decode_threads=decode_threads)
+
+    def no_memory(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate")
+
+    replace_run(monkeypatch, predictor, no_memory)
+    outcomes = predictor.predict([png(1), b"", png(2)])
+    reasons = [outcome.failure.reason for outcome in outcomes if outcome.failure]
+    assert reasons == [Reason.OUT_OF_MEMORY, Reason.TRUNCATED, Reason.OUT_OF_MEMORY]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_running_out_of_memory_while_others_are_decoded_halves_the_batch(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [png(seed) for seed in range(50)]
+    expected = eager(pets, batch_size=5).predict(images)
+    predictor = eager(pets, batch_size=11, decode_threads=4)
+    run, sizes = first_run(predictor), []
+
+    def small_device(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(images)
+
+    replace_run(monkeypatch, predictor, small_device)
+    outcomes = predictor.predict(images)
+    assert all(outcome.ok for outcome in outcomes)
+    assert_same_outcomes(outcomes, expected)
+    assert sizes == [11] + [5] * 14  # four batches of 11 in three passes each, the last 6 in two
+
+
+@pytest.mark.parametrize("decode_threads", [1, 4])
+def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, decode_threads: int
+) -> None:
+    predictor = eager(pets, decode_threads=decode_threads)
+
+    def defect(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    replace_run(monkeypatch, predictor, defect)
+    with pytest.raises(RuntimeError, match="multiplied"):
+        predictor.predict([png(1), png(2)])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.mark.parametrize("compile_mode", ["never", "always"])
+def test_threads_that_share_a_predictor_get_the_answers_of_one(
+    small: ModelPackage, compiled_cache: Path, compile_mode: str
+) -> None:
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    predictor = eager(small, compile_mode=compile_mode, **options)
+    random, shape = np.random.default_rng(0), small.contract.shape
+    batches = [random.integers(0, 256, (11, *shape), dtype=np.uint8) for _ in range(24)]
+    expected = [predictor.forward(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for outputs, alone in zip(pool.map(predictor.forward, batches), expected, strict=True):
+            np.testing.assert_allclose(outputs, alone, rtol=0, atol=TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_every_thread_that_predicts_has_the_threads_of_the_plan(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    predictor = eager(pets, num_threads=num_threads)
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(predictor.predict, [[png(1)], [png(2)]]))
+    assert seen == [num_threads] * 2
+
+
+def test_other_predictors_may_be_made_while_one_predicts(pets: ModelPackage) -> None:
+    predictor = eager(pets)
+    images = np.zeros((4, *pets.contract.shape), np.uint8)
+    made = threading.Event()
+
+    def predict_until_made() -> int:
+        count = 0
+        while not made.is_set():
+            predictor.forward(images)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = [pool.submit(predict_until_made) for _ in range(2)]
+        for _ in range(10):
+            eager(pets)
+        made.set()
+        assert all(count.result() > 0 for count in counts)
+
+
+def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pt2"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("model/readme.txt", "nothing")
+    with pytest.raises(RuntimeError, match="holds 0 libraries where one belongs"):
+        load_compiled(empty)
+
+
+def test_a_compiled_network_is_cached_and_agrees_with_eager(
+    small: ModelPackage, compiled_cache: Path
+) -> None:
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    compiled = eager(small, compile_mode="always", **options)
+    assert compiled.compiled
+    pixels = np.random.default_rng(0).integers(0, 256, (9, *small.contract.shape), dtype=np.uint8)
+    difference = np.abs(compiled.forward(pixels) - eager(small, batch_size=4).forward(pixels))
+    assert difference.max() <= 1e-4
+    files = list((compiled_cache / "compiled").glob("*.pt2"))
+    stamp = files[0].stat().st_mtime_ns
+    again = eager(small, compile_mode="auto", **options)  # the cache is used, though 0 are expected
+    assert again.compiled
+    assert [file.stat().st_mtime_ns for file in files] == [stamp]
+    assert again.require_healthy().num_images == 2
+
+
+def test_passes_of_a_compiled_network_take_no_memory(
+    small: ModelPackage, compiled_cache: Path
+) -> None:
+    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
+    compiled = eager(small, compile_mode="always", **options)
+    images = torch.zeros((4, *small.contract.shape), dtype=torch.uint8)
+    run, process = first_run(compiled), psutil.Process()
+    for _ in range(500):
+        run(images)
+    before = process.memory_info().rss
+    for _ in range(4000):
+        run(images)
+    assert process.memory_info().rss - before < 300_000  # a pass that kept anything would be above
+
+
+def test_the_cache_knows_weights_precision_and_shape_apart(pets: ModelPackage) -> None:
+    other = package(architecture="resnet56")
+    folder = Path("/cache")
+    paths = {
+        compiled_path(model, ExecutionPlan("cpu", precision, size), folder)
+        for model in (pets, other)
+        for precision in ("float32", "bfloat16")
+        for size in (8, 16)
+    }
+    assert len(paths) == 8
+
+
+def test_compiling_is_left_out_when_it_cannot_pay(pets: ModelPackage, tmp_path: Path) -> None:
+    predictor = eager(pets, compile_mode="auto", expected_images=50, cache_folder=tmp_path)
+    assert not predictor.compiled
+    assert not list(tmp_path.iterdir())
+
+
+def test_golden_images_tell_a_healthy_model_from_a_broken_one(
+    pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = eager(pets)
+    assert predictor.require_healthy().largest_difference <= TOLERANCE["float32"]
+    run = first_run(predictor)
+    replace_run(monkeypatch, predictor, lambda images: -run(images))
+    with pytest.raises(PackageError, match="fails its golden images"):
+        predictor.require_healthy()
+    replace_run(monkeypatch, predictor, lambda images: run(images) * float("nan"))
+    with pytest.raises(PackageError, match="fails its golden images"):
+        predictor.require_healthy()
+
+
+def test_golden_tolerance_of_a_regression_is_in_its_own_unit() -> None:
+    regression = package(task=Regression(mean=500.0, std=100.0))
+    golden: GoldenSet = regression.golden
+    assert golden.tolerance == pytest.approx(3.0)
+    prediction = eager(regression).predict([png(1)])[0].prediction
+    assert prediction is not None
+    assert prediction.value is not None
+    assert prediction.label is None
+    assert prediction.score is None
+
+
+def test_a_model_refuses_another_contract(pets: ModelPackage) -> None:
+    other = named_contract("fast", size=32)
+    with pytest.raises(ContractError, match="refuses to run under"):
+        eager(pets, contract=other)
+    eager(pets, contract=pets.contract)
+
+
+def test_a_device_that_is_not_there_is_one_sentence(pets: ModelPackage) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="not on this machine"):
+        eager(pets, device="cuda")

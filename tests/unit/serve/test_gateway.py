@@ -1,0 +1,490 @@
+"""The gateway with a real HAProxy, before replicas that are small servers of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+
+from eagleray.core.system import free_port
+from eagleray.serve.gateway.gateway import Gateway, running_gateway
+from eagleray.serve.gateway.haproxy import Limits
+from eagleray.serve.gateway.join import CALLER, SECRET, FromGateway, GatewayAddress, Membership
+from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
+
+PREDICT = "/v1/models/m/predict"
+LIMITS = Limits(connections_per_address=50, connections=500, head_s=1)
+
+
+@dataclass
+class Replica:
+    """Takes on one prediction at once, and answers when it may.
+
+    Attributes:
+        heads: Headers of each request.
+        asked: Is set by each request.
+        may_answer: Whether it may answer.
+        stalled: Whether it answers nothing at all, as a process that is stopped.
+    """
+
+    name: str = "one"
+    heads: list[dict[str, str]] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    stalled: bool = False
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    server: asyncio.Server | None = None
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                lines = head.splitlines()
+                headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+                await reader.readexactly(int(headers.get("content-length", 0)))
+                if self.stalled:
+                    await asyncio.Event().wait()
+                if "/live " not in lines[0]:
+                    self.heads.append(headers)
+                    self.asked.set()
+                    await self.may_answer.wait()
+                body = self.name.encode()
+                length = b"content-length: %d\r\n\r\n" % len(body)
+                writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-room: 1\r\n" + length + body)
+        writer.close()
+
+    async def listen(self, path: str) -> None:
+        self.server = await asyncio.start_unix_server(self.answer, path)
+
+    def die(self) -> None:
+        """Break all connections and listen no more, as a process that is killed."""
+        assert self.server is not None
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+@dataclass
+class Running:
+    place: Place
+    address: GatewayAddress
+    client: httpx.AsyncClient
+    told: list[str]
+    gateway: Gateway
+    members: list[Membership] = field(default_factory=list)
+
+    async def join(self, replica: Replica) -> None:
+        """Have a replica listen, and join the gateway."""
+        path = f"{self.address.folder}/{replica.name}.sock"
+        await replica.listen(path)
+        member = Membership(self.address, http=f"unix@{path}", grpc=f"unix@{path}")
+        member.join()
+        self.members.append(member)
+        await until(lambda: member.joined)
+
+    async def predict(self, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(PREDICT, content=b"0", headers=named)
+
+    def haproxy(self) -> psutil.Process:
+        """Return the process that answers: the newest one."""
+        found = [
+            child for child in psutil.Process().children() if "haproxy" in " ".join(child.cmdline())
+        ]
+        return max(found, key=lambda child: child.create_time())
+
+    async def told_of(self, what: str) -> None:
+        await until(lambda: any(what in sentence for sentence in self.told))
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        caller = socket.socket()
+        caller.settimeout(10)
+        caller.bind((source, 0))
+        with contextlib.suppress(ConnectionResetError):  # it may be one too many
+            caller.connect(("127.0.0.1", self.place.port))
+        return caller
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    tmp_path: Path, *replicas: Replica, tell: Callable[[str], None] | None = None
+) -> AsyncIterator[Running]:
+    """Run a gateway that these replicas have joined."""
+    place = Place("127.0.0.1", free_port(), free_port())
+    told: list[str] = []
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(private_folder())
+        doors = stack.enter_context(open_doors(place))
+        log = tmp_path / "haproxy.log"
+        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=tell or told.append)
+        running, address = stack.enter_context(starting)
+        async with httpx.AsyncClient(base_url=place.url, timeout=20) as client:
+            made = Running(place, address, client, told, running)
+            await asyncio.gather(*(made.join(replica) for replica in replicas))
+            yield made
+
+
+def run(
+    tmp_path: Path,
+    test: Callable[..., Awaitable[None]],
+    *names: str,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Run a test with a gateway and replicas of these names."""
+
+    async def go() -> None:
+        replicas = [Replica(name) for name in names]
+        async with gateway(tmp_path, *replicas, tell=tell) as running:
+            await test(running, *replicas)
+
+    asyncio.run(go())
+
+
+def test_a_replica_hears_how_many_were_refused_and_no_caller_can_say_so(tmp_path: Path) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        claims = {"x_eagleray_refused": "1000", "x_eagleray_caller": "9.9.9.9"}
+        replica.may_answer.set()
+        assert (await running.predict(**claims)).status_code == 200  # now the room is known
+        replica.may_answer.clear()
+        replica.asked.clear()
+        held = asyncio.create_task(running.predict(**claims))
+        await replica.asked.wait()
+        refused = [(await running.predict(**claims)).status_code for _ in range(3)]
+        assert refused == [429, 429, 429]
+        replica.may_answer.set()
+        assert (await held).status_code == 200
+        assert (await running.client.get("/metrics")).status_code == 200
+        assert (await running.predict(**claims)).status_code == 200
+        heard = [head.get("x-eagleray-refused", "") for head in replica.heads]
+        assert heard == ["", "", "3", ""]
+        assert {head[CALLER] for head in replica.heads} == {"127.0.0.1"}
+        assert {head[SECRET] for head in replica.heads} == {running.address.secret.lower()}
+
+    run(tmp_path, test, "one")
+
+
+def test_a_place_that_becomes_free_within_a_moment_is_waited_for(tmp_path: Path) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        replica.may_answer.set()
+        assert (await running.predict()).status_code == 200
+        for _ in range(20):  # callers who ask again as soon as they are answered
+            both = await asyncio.gather(running.predict(), running.predict())
+            assert {answer.status_code for answer in both} == {200}
+
+    run(tmp_path, test, "one")
+
+
+def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Path) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        replica.may_answer.set()
+        assert (await running.predict(x_request_id="mine-1")).status_code == 200
+        assert (await running.predict(x_request_id="no id;")).status_code == 200
+        assert (await running.predict()).status_code == 200
+        ids = [head["x-request-id"] for head in replica.heads]
+        assert ids[0] == "mine-1"
+        assert [len(made) for made in ids[1:]] == [36, 36]
+        replica.may_answer.clear()
+        replica.asked.clear()
+        held = asyncio.create_task(running.predict())
+        await replica.asked.wait()
+        refused = await running.predict(x_request_id="mine-2")
+        assert refused.status_code == 429
+        assert refused.headers.get_list("x-request-id") == ["mine-2"]
+        assert refused.json()["request_id"] == "mine-2"
+        replica.may_answer.set()
+        await held
+
+    run(tmp_path, test, "one")
+
+
+def test_a_request_whose_replica_dies_is_answered_by_another(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica, other: Replica) -> None:
+        asking = [asyncio.create_task(running.predict()) for _ in range(2)]
+        await asyncio.gather(one.asked.wait(), other.asked.wait())
+        one.die()
+        other.may_answer.set()
+        answers = await asyncio.gather(*asking)
+        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 2
+
+    run(tmp_path, test, "one", "other")
+
+
+def test_a_replica_that_stalls_is_left_out_and_its_requests_are_put_to_another(
+    tmp_path: Path,
+) -> None:
+    async def test(running: Running, one: Replica, other: Replica) -> None:
+        other.may_answer.set()
+        one.may_answer.set()
+        one.stalled = True
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(running.predict() for _ in range(2)))
+        assert {(answer.status_code, answer.text) for answer in answers} == {(200, "other")}
+        assert asyncio.get_running_loop().time() - began < 10
+        quick = asyncio.get_running_loop().time()
+        assert [(await running.predict()).text for _ in range(5)] == ["other"] * 5
+        assert asyncio.get_running_loop().time() - quick < 1
+
+    run(tmp_path, test, "one", "other")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_callers_wait_while_haproxy_is_replaced(tmp_path: Path, how: signal.Signals) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        replica.may_answer.set()
+        assert (await running.predict()).status_code == 200
+        running.haproxy().send_signal(how)
+        await running.client.aclose()  # its connections break with the process
+        async with httpx.AsyncClient(base_url=running.place.url, timeout=20) as later:
+            if how == signal.SIGKILL:  # whoever comes now waits in the socket of the command
+                assert (await later.post(PREDICT, content=b"0")).status_code == 200
+            await running.told_of("it was started again in")
+            assert (await later.get("/x")).status_code == 200
+
+    run(tmp_path, test, "one")
+
+
+def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
+    async def test(running: Running) -> None:
+        answer = await running.predict()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "/problems/notready"
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.place.grpc_port}") as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(b"")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
+def test_what_is_no_request_is_refused(tmp_path: Path, sent: bytes) -> None:
+    async def test(running: Running) -> None:
+        with running.connect() as caller:
+            caller.sendall(sent)
+            answer = b""
+            while more := await asyncio.to_thread(caller.recv, 10_000):
+                answer += more
+        assert answer.startswith(b"HTTP/1.1 400")
+
+    run(tmp_path, test)
+
+
+def test_whoever_holds_all_connections_of_an_address_leaves_the_others_alone(
+    tmp_path: Path,
+) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        replica.may_answer.set()
+        with contextlib.ExitStack() as stack:
+            for _ in range(3 * LIMITS.connections_per_address):
+                stack.enter_context(running.connect("127.0.0.2"))
+            for _ in range(3):
+                assert (await running.client.get("/live")).status_code == 200
+                assert (await running.predict()).status_code == 200
+
+    run(tmp_path, test, "one")
+
+
+def test_a_connection_without_the_head_of_a_request_is_closed(tmp_path: Path) -> None:
+    async def test(running: Running) -> None:
+        for sent in (b"", b"POST / HTTP/1.1\r\nhost: a\r\n"):
+            with running.connect() as caller:
+                caller.sendall(sent)
+                answer = b""
+                while more := await asyncio.to_thread(caller.recv, 10_000):
+                    answer += more
+                assert answer[:12] in (b"", b"HTTP/1.1 408")
+
+    run(tmp_path, test)
+
+
+def test_nobody_joins_without_the_secret(tmp_path: Path) -> None:
+    async def test(running: Running, replica: Replica) -> None:
+        for line in (
+            b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}',
+            b"[1]",
+            b"",
+        ):
+            reader, writer = await running.address.connect()
+            writer.write(line + b"\n")
+            assert await reader.read() == b""
+            writer.close()
+        replica.may_answer.set()
+        assert (await running.predict()).text == "one"
+
+    run(tmp_path, test, "one")
+
+
+def test_files_and_sockets_are_their_owners_alone(tmp_path: Path) -> None:
+    async def test(running: Running, _: Replica) -> None:
+        assert running.address.folder is not None
+        folder = Path(running.address.folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.stat().st_uid == os.getuid()
+        assert not list(folder.glob("*.cfg"))  # it has the secret, and HAProxy has read it
+        for socket_of in folder.glob("haproxy-*.sock"):
+            with contextlib.suppress(OSError):  # those of processes that have ended
+                reader, writer = await asyncio.open_unix_connection(socket_of)
+                writer.write(b"disable server replicas/replica1\n")
+                assert b"denied" in (await reader.read()).lower()
+                writer.close()
+
+    run(tmp_path, test, "one")
+
+
+def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        other = Replica("other")
+        await running.join(other)
+        one.may_answer.set()
+        other.may_answer.set()
+        seen = {(await running.predict()).text for _ in range(10)}
+        assert seen == {"one", "other"}
+        await running.members[-1].leave()
+        async with httpx.AsyncClient(base_url=running.place.url) as later:
+            left = {(await later.post(PREDICT, content=b"0")).text for _ in range(10)}
+        assert left == {"one"}
+        assert running.told == []
+
+    run(tmp_path, test, "one")
+
+
+def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered(
+    tmp_path: Path,
+) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        assert (await running.predict()).text == "one"
+        before = running.haproxy()
+        other = Replica("other")
+        other.may_answer.set()
+        await running.join(other)
+        await running.members[0].leave()
+        one.die()
+        assert before.is_running()  # it has the connection, and knows the first replica alone
+        answers = [await running.predict() for _ in range(3)]
+        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 3
+
+    run(tmp_path, test, "one")
+
+
+def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        assert running.address.folder is not None
+        folder = Path(running.address.folder)
+        running.haproxy().kill()
+        await running.told_of("it was started again in")
+        await running.join(Replica("other"))
+        await until(lambda: len(list(folder.glob("haproxy-*"))) == 1)
+        assert running.address.folder in " ".join(running.haproxy().cmdline())
+
+    run(tmp_path, test, "one")
+
+
+def test_a_replica_that_stalls_is_told_of_and_so_is_its_return(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica, other: Replica) -> None:
+        one.may_answer.set()
+        other.may_answer.set()
+        one.stalled = True
+        await running.told_of("gives no sign of life")
+        running.haproxy().kill()  # the next one hears of it again, and it is told once
+        await running.told_of("it was started again in")
+        one.stalled = False
+        await running.told_of("answers again")
+        assert [sentence.split(" (")[0] for sentence in running.told] == [
+            "A replica gives no sign of life",
+            "HAProxy ended",
+            "A replica answers again",
+        ]
+
+    run(tmp_path, test, "one", "other")
+
+
+def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def refuse(sentence: str) -> None:
+        heard.append(sentence)
+        raise BrokenPipeError
+
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        for number in (1, 2):
+            running.haproxy().kill()
+            await until(lambda number=number: len(heard) == number)  # type: ignore[misc]
+        reader, writer = await running.address.connect()
+        said = {"secret": running.address.secret, "pid": 1, "http": "unix@/x", "grpc": "unix@/x"}
+        writer.write(json.dumps(said).encode() + b"\n")
+        assert await reader.readline() == b"joined\n"
+        writer.close()
+        await until(lambda: len(heard) == 3)
+        assert "A replica ended" in heard[2]
+        assert [(await running.predict()).text for _ in range(3)] == ["one"] * 3
+
+    run(tmp_path, test, "one", tell=refuse)
+
+
+def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: Path) -> None:
+    async def test(running: Running, one: Replica) -> None:
+        one.may_answer.set()
+        assert (await running.predict()).status_code == 200
+        haproxy = running.haproxy()
+        haproxy.suspend()
+        await asyncio.sleep(0.8)  # now it is asked
+        running.gateway.loop.call_soon_threadsafe(time.sleep, 3)
+        await asyncio.sleep(0.5)
+        haproxy.resume()
+        await asyncio.sleep(4)
+        assert (await running.predict()).status_code == 200
+        assert running.told == []
+
+    run(tmp_path, test, "one")
+
+
+def test_a_replica_answers_the_gateway_alone() -> None:
+    seen: list[tuple[object, list[bytes]]] = []
+
+    async def app(scope: dict[str, object], receive: object, send: object) -> None:
+        headers = scope["headers"]
+        assert isinstance(headers, list)
+        seen.append((scope["client"], [name for name, _ in headers]))
+
+    async def ask(*headers: tuple[str, str]) -> int:
+        statuses: list[int] = []
+
+        async def send(message: dict[str, int]) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        encoded = [(name.encode(), value.encode()) for name, value in headers]
+        scope = {"type": "http", "client": None, "headers": encoded}
+        await FromGateway(app, "open")(scope, None, send)  # type: ignore[arg-type]
+        return statuses[0] if statuses else 200
+
+    async def test() -> None:
+        assert await ask() == 403
+        assert await ask((SECRET, "wrong"), (CALLER, "127.0.0.1")) == 403
+        assert seen == []
+        assert await ask((SECRET, "open"), (CALLER, "192.0.2.7"), ("host", "a")) == 200
+        assert seen == [(("192.0.2.7", 0), [b"host"])]
+
+    asyncio.run(test())

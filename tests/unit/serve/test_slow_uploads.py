@@ -1,0 +1,208 @@
+"""Bodies that come slowly, or only claim to come: they cost whoever sends them, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eagleray.serving.admission import ByteGate
+from eagleray.serving.applications import Applications
+from eagleray.serving.problems import FullError, TooLargeError
+from tests.support.http_service import Served, http_service
+from tests.support.models import golden_png, registry_in
+from tests.support.serving import registry_with
+
+PREDICT = "/v1/models/digits/predict"
+IMAGE = golden_png(7)
+AT_ONCE = 2.0  # seconds for an answer, on a machine that does other work
+
+
+class Upload:
+    """A request whose body is on its way."""
+
+    def __init__(self, port: int, key: str, declared: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        head = (
+            f"POST {PREDICT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/png\r\n"
+            f"authorization: Bearer {key}\r\ncontent-length: {declared}\r\n\r\n"
+        )
+        self.send(head.encode())
+
+    def send(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # it was refused
+            self._socket.sendall(content)
+
+    def status(self) -> int | None:
+        """Return how it was answered; None while it is not."""
+        self._socket.setblocking(False)
+        try:
+            start = self._socket.recv(64, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return 0
+        finally:
+            self._socket.settimeout(30)
+        return int(start.split(b" ")[1])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Dripping:
+    """Uploads that each send a little, ten times a second, until the block ends."""
+
+    def __init__(self, uploads: list[Upload], a_second: int) -> None:
+        self._uploads, self._part = uploads, b"x" * (a_second // 10)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._drip)
+
+    def _drip(self) -> None:
+        while not self._ending.wait(0.1):
+            for upload in self._uploads:
+                upload.send(self._part)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    registry = registry_with(tmp_path, "digits")
+    applications = Applications(registry.history.database, who="tester")
+    return {name: applications.create(name).key for name in ("slow", "shop")}
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, **fields: Any) -> Iterator[Served]:
+    with http_service(registry_in(tmp_path), **fields) as served:
+        yield served
+
+
+def answered_at_once(served: Served, key: str) -> None:
+    """Expect health and predictions of another application, each at once."""
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=served.url, timeout=30, headers=headers) as client:
+        client.post(PREDICT, content=IMAGE)  # perhaps the first, for which the model is loaded
+        for method, path in (("GET", "/live"), ("GET", "/ready"), ("POST", PREDICT)):
+            for _ in range(3):
+                answer = client.request(method, path, content=IMAGE if method == "POST" else None)
+                assert answer.status_code == 200, answer.text
+                assert answer.elapsed.total_seconds() < AT_ONCE
+
+
+@pytest.mark.parametrize("count", [8, 80])
+def test_bodies_that_are_declared_and_come_slowly_cost_no_one_else(
+    tmp_path: Path, keys: dict[str, str], count: int
+) -> None:
+    """At the slowest legal pace, 64 MB take eleven minutes."""
+    with serving(tmp_path) as served:
+        uploads = [Upload(served.port, keys["slow"], 64_000_000) for _ in range(count)]
+        with Dripping(uploads, a_second=100_000):
+            for _ in range(5):
+                answered_at_once(served, keys["shop"])
+                time.sleep(0.2)
+            answered_at_once(served, keys["slow"])
+        assert [upload.status() for upload in uploads] == [None] * count
+        assert 0 < served.service.bytes.in_flight < 100_000_000
+        for upload in uploads:
+            upload.close()
+
+
+def test_what_has_arrived_of_one_application_leaves_room_for_others(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    with serving(tmp_path, max_flight_mb=8, max_body_mb=1, timeout_s=60) as served:
+        gate = served.service.bytes
+        uploads = [Upload(served.port, keys["slow"], 1_000_000) for _ in range(16)]
+        for upload in uploads:  # all but the last byte of each
+            upload.send(b"x" * 999_999)
+            before = time.monotonic()
+            while upload.status() is None and gate.in_flight % 999_999:
+                assert time.monotonic() < before + 10
+                time.sleep(0.01)
+        answered_at_once(served, keys["shop"])
+        assert gate.in_flight <= 4_000_000
+        refused = [upload.status() for upload in uploads].count(429)
+        assert 11 <= refused <= 12
+        for upload in uploads:
+            upload.close()
+        end = time.monotonic() + 10
+        while gate.in_flight:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        answered_at_once(served, keys["slow"])
+
+
+def test_what_is_declared_above_the_limit_is_refused_at_once(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    with serving(tmp_path, max_body_mb=1) as served:
+        head = (
+            f"POST {PREDICT} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {keys['shop']}\r\n"
+            "content-length: 1000001\r\n\r\n"
+        )
+        assert served.say(head.encode()).startswith(b"HTTP/1.1 413")
+        assert served.service.bytes.in_flight == 0
+
+
+# --- the gate alone ---------------------------------------------------------------------------
+
+
+def test_an_application_alone_has_half_and_two_have_a_third_each() -> None:
+    gate = ByteGate(120, 100)
+    with contextlib.ExitStack() as stack:
+        held = dict.fromkeys(("a", "b"), 0)
+        for name, share in (("a", 60), ("b", 30)):  # what is left for others after the first
+            with contextlib.suppress(FullError):
+                while True:
+                    stack.enter_context(gate.hold(name))(5)
+                    held[name] += 5
+            assert held[name] == share
+        with pytest.raises(FullError, match="as are left for others"):
+            stack.enter_context(gate.hold("a"))(1)
+        stack.enter_context(gate.hold("c"))(30)
+        with pytest.raises(FullError, match="Too many bytes"):
+            stack.enter_context(gate.hold("d"))(1)
+    assert gate.in_flight == 0
+
+
+def test_a_single_request_may_have_all_that_is_left() -> None:
+    gate = ByteGate(100, 100)
+    with gate.hold("a") as grow:
+        grow(70)
+        grow(70)
+        grow(100)
+        assert gate.in_flight == 100
+        with pytest.raises(TooLargeError):
+            grow(101)
+        with gate.hold("b") as other:
+            other(0)
+            with pytest.raises(FullError):
+                other(1)
+    assert gate.in_flight == 0
+
+
+def test_a_refused_request_gives_back_what_it_held() -> None:
+    gate = ByteGate(100, 100)
+    with gate.hold("a") as first:
+        first(30)
+        with gate.hold("a") as second:
+            second(20)
+            with pytest.raises(FullError):
+                second(60)
+            assert gate.in_flight == 50
+        assert gate.in_flight == 30
+    assert gate.in_flight == 0

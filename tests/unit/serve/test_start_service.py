@@ -1,0 +1,105 @@
+"""A service that cannot be started says why, before anything is loaded."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from ray import serve
+from ray.exceptions import RayError
+
+from eagleray.core.errors import InputError, JobFailedError, UnknownNameError, UserError
+from eagleray.core.system import free_port
+from eagleray.serve.gateway import sockets
+from eagleray.serve.gateway.join import GatewayAddress
+from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
+from eagleray.serve.run import require_models, start
+from eagleray.serving.admission import Access
+from eagleray.serving.config import ServiceConfig
+from tests.support.serving import registry_with
+
+ACCESS = Access(keyless=True, database="", last_change=0)
+ADDRESS = GatewayAddress("/nowhere/join.sock", "/nowhere", "secret")
+
+
+def test_a_start_that_takes_too_long_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(**_: object) -> None:
+        raise TimeoutError("Controller not available after 60s.")  # as Ray Serve's own
+
+    monkeypatch.setattr(serve, "start", give_up)
+    with pytest.raises(JobFailedError, match=r"after 60s\.\); the machine may be too busy"):
+        start(ServiceConfig(), ACCESS, ADDRESS)
+
+
+def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(**_: object) -> None:
+        raise RayError("a traceback\nPermissionError: Permission denied: '/tmp/x'")
+
+    monkeypatch.setattr(serve, "start", die)
+    with pytest.raises(JobFailedError, match=r"^The service does not start: .*Permission denied"):
+        start(ServiceConfig(), ACCESS, ADDRESS)
+
+
+def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, "digits")
+    require_models(ServiceConfig(models=("digits",)), registry)
+    require_models(ServiceConfig(), registry)
+    with pytest.raises(UnknownNameError, match=r"'digitz'. Nearest: digits"):
+        require_models(ServiceConfig(models=("digits", "digitz")), registry)
+
+
+def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with private_folder() as one, private_folder() as other:
+        assert one != other
+        assert one.stat().st_mode & 0o777 == 0o700
+        assert len(f"{one}/haproxy-4194304.sock.4194304.tmp") <= 107  # as paths of sockets may be
+    assert not one.exists()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sockets, "_TEMPORARY", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="which cannot be made"), private_folder():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "loopback", "url"),
+    [
+        ("127.0.0.1", "127.0.0.1", True, "http://127.0.0.1:"),
+        ("localhost", None, True, "http://localhost:"),
+        ("::1", "::1", True, "http://[::1]:"),
+        ("0.0.0.0", "0.0.0.0", False, "http://127.0.0.1:"),
+        ("::", "::", False, "http://[::1]:"),
+    ],
+)
+def test_the_service_listens_where_it_is_told_and_nowhere_else(
+    host: str, address: str | None, loopback: bool, url: str
+) -> None:
+    place = Place(host, free_port(), free_port())
+    with open_doors(place) as doors:
+        assert doors.grpc is not None
+        for door, port in ((doors.http, place.port), (doors.grpc, place.grpc_port)):
+            assert door.getsockname()[1] == port
+            assert address in (None, door.getsockname()[0])
+        assert doors.are_loopback is loopback
+        assert place.url == f"{url}{place.port}"
+        for family, peer in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as caller:
+                reached = caller.connect_ex((peer, place.port)) == 0
+            versions = {"0.0.0.0": "4", "::": "46", "::1": "6", "127.0.0.1": "4"}.get(host)
+            assert versions is None or reached is (("6" if ":" in peer else "4") in versions)
+
+
+def test_a_port_that_is_taken_and_an_address_of_others_are_sentences() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(InputError, match=f"Port {port} of 127.0.0.1 cannot be used"),
+            open_doors(Place("127.0.0.1", port, 0)),
+        ):
+            pass
+    with pytest.raises(InputError, match="--host"), open_doors(Place("192.0.2.1", free_port(), 0)):
+        pass
+    with pytest.raises(InputError, match="no address"), open_doors(Place("not a host", 1, 0)):
+        pass

@@ -1,0 +1,174 @@
+"""Who used which version: counted in memory, added to the database, kept while it is away."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eagleray.cli.main import app
+from eagleray.core.errors import UserError
+from eagleray.core.settings import Settings
+from eagleray.database.store import OpenDatabase, open_database
+from eagleray.serving.applications import Applications
+from eagleray.serving.usage import UsageBook, UsageCounter
+from tests.support.serving import Asked, registry_with, with_service
+from tests.unit.serve.test_service_http import IMAGE, PREDICT
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> OpenDatabase:
+    return open_database(Settings(home=tmp_path / "home"))
+
+
+class Replica:
+    """A counter whose clock and database do as they are told."""
+
+    def __init__(self, book: UsageBook) -> None:
+        self.now, self.away, self._book = NOON, False, book
+        self.counter = UsageCounter(self._add, clock=lambda: self.now)
+
+    def _add(self, sums: object) -> None:
+        if self.away:
+            raise UserError("the database is away")
+        self._book.add(sums)  # type: ignore[arg-type]
+
+    def count(self, application: str, version: int, times: int = 1, *, days_ago: int = 0) -> None:
+        self.now = NOON - timedelta(days=days_ago)
+        for _ in range(times):
+            self.counter.count(application, "digits", version)
+        self.now = NOON
+
+
+def check_sums(database: OpenDatabase) -> None:
+    """What every kind of database must do."""
+    book = UsageBook(database)
+    one, other = Replica(book), Replica(book)
+    one.count("shop", 7, 3)
+    one.count("shop", 7, 2, days_ago=6)
+    one.count("shop", 7, 100, days_ago=7)  # too long ago
+    one.count("", 8, 1, days_ago=1)
+    other.count("shop", 7, 4)
+    assert all((one.counter.flush(), other.counter.flush(), other.counter.flush()))
+    other.count("shop", 7, 1, days_ago=0)
+    other.counter.flush()
+    used = book.recent(model="digits", now=NOON)
+    told = [(item.application, item.version, item.today, item.week) for item in used]
+    assert told == [("shop", 7, 8, 10), ("", 8, 0, 1)]
+    assert [item.last for item in used] == [NOON, NOON - timedelta(days=1)]
+    assert book.recent(model="other", now=NOON) == []
+    assert [item.version for item in book.recent(application="", now=NOON)] == [8]
+
+
+def check_nobody_is_overwritten(database: OpenDatabase) -> None:
+    """Many replicas add to the same rows at once, in any order."""
+    book, together = UsageBook(database), threading.Barrier(6)
+
+    def replica(number: int) -> None:
+        counter = UsageCounter(book.add, clock=lambda: NOON)
+        together.wait(30)
+        for round_ in range(5):
+            for version in (1, 2, 3) if (number + round_) % 2 else (3, 2, 1):
+                counter.count("shop", "digits", version)
+            assert counter.flush()
+
+    threads = [threading.Thread(target=replica, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [item.today for item in book.recent(now=NOON)] == [30, 30, 30]
+
+
+def test_replicas_add_to_the_same_rows(database: OpenDatabase) -> None:
+    check_sums(database)
+
+
+def test_additions_at_the_same_time_all_count(database: OpenDatabase) -> None:
+    check_nobody_is_overwritten(database)
+
+
+def test_what_the_database_does_not_take_is_added_later(
+    database: OpenDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = UsageBook(database)
+    replica = Replica(book)
+    replica.away = True
+    replica.count("shop", 7, 3)
+    assert not replica.counter.flush()
+    replica.count("shop", 7, 2)
+    assert not replica.counter.flush()
+    assert replica.counter.num_kept == 5
+    assert [record.message for record in caplog.records] == [
+        "counts of requests are kept until the database takes them: the database is away"
+    ]
+    replica.away = False
+    assert replica.counter.flush()
+    assert replica.counter.num_kept == 0
+    assert [item.today for item in book.recent(now=NOON)] == [5]
+
+
+def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = registry_with(tmp_path, "digits", versions=2)
+    applications = Applications(registry.history.database, who="tester")
+    keys = {name: applications.create(name).key for name in ("shop", "web")}
+    applications.pin("web", "digits", "2")
+
+    async def test(asked: Asked) -> None:
+        for name, times in (("shop", 3), ("web", 2)):
+            headers = {"authorization": f"Bearer {keys[name]}"}
+            for _ in range(times):
+                answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
+                assert answer.status_code == 200
+            refused = await asked.client.post("/v1/models/no/predict", headers=headers)
+            assert refused.status_code == 404
+        asked.service._used.flush()
+        for name, version, times in (("shop", 1, 3), ("web", 2, 2)):
+            headers = {"authorization": f"Bearer {keys[name]}"}
+            described = (await asked.client.get("/v1/models/digits", headers=headers)).json()
+            (usage,) = described["usage"]
+            assert (usage["application"], usage["version"]) == (name, version)
+            assert (usage["today"], usage["last_7_days"]) == (times, times)
+            text = json.dumps(described)
+            assert not [other for other in keys if other != name and other in text]
+            assert [role["via"] for role in described["roles"]] == (
+                ["default", "pinned"] if name == "web" else ["default"]
+            )
+        await asked.client.post(PREDICT, content=IMAGE, headers=headers)  # counted at the end
+
+    with_service(registry, test)
+    monkeypatch.setenv("EAGLERAY_HOME", str(registry.settings.home))
+    for words, expected in (
+        ("digits", [("shop", 1, 3), ("web", 2, 3)]),
+        ("digits/2", [("web", 2, 3)]),
+    ):
+        answer = CliRunner().invoke(app, ["models", "users", words, "--json"])
+        told = json.loads(answer.output)
+        assert (
+            sorted(
+                (item["application"], item["version"], item["today"]) for item in told["requests"]
+            )
+            == expected
+        )
+    assert [item["by"] for item in told["routes"]] == ["pinned to 2"]
+    assert told["changes"] == []
+    CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
+    answer = CliRunner().invoke(app, ["models", "users", "digits", "--json"])
+    (change,) = json.loads(answer.output)["changes"]
+    assert (change["who"], change["what"]) == (registry.settings.who, "canary 2, canary_share 0.1")
+    shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
+    assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
+    for command in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):
+        answer = CliRunner().invoke(app, command)
+        assert answer.exit_code == 0, answer.output
+        assert "7 days" in answer.output
+    wrong = CliRunner().invoke(app, ["models", "users", "digits/two"])
+    assert wrong.exit_code != 0

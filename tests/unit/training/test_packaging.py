@@ -1,0 +1,93 @@
+"""After the last step, for each task: calibrated, tested once, packed with golden images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eagleray.core.settings import Settings
+from eagleray.inference.predictor import Predictor
+from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
+from eagleray.training.distributed import alone
+from eagleray.training.launch import bring_home
+from eagleray.training.loop import Trainer
+from eagleray.training.packaging import FinishedModel, finish_model
+from tests.support.training import plan_for, small_spec
+
+pytestmark = pytest.mark.numerical
+
+LABELS = {
+    "multiclass": ("dark", "gray", "bright"),
+    "binary": ("dim", "light"),
+    "multilabel": ("not-dark", "not-gray", "not-bright"),
+}
+
+
+def write_table(folder: Path, count: int = 120) -> Path:
+    """Plain images whose brightness says every label."""
+    generator = np.random.default_rng(0)
+    rows = ["path,multiclass,binary,multilabel,regression"]
+    for index in range(count):
+        level = int(generator.integers(0, 256))
+        Image.new("L", (32, 32), level).save(folder / f"{index}.png")
+        third = LABELS["multiclass"][level * 3 // 256]
+        tags = "|".join(tag for tag in LABELS["multilabel"] if tag != f"not-{third}")
+        half = LABELS["binary"][level * 2 // 256]
+        rows.append(f"{index}.png,{third},{half},{tags},{level}")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("levels"))
+
+
+def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
+    fields = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **changes}
+    spec = small_spec(table, task=task, label_column=task, name=task, **fields)
+    plan, given = plan_for(spec, home)
+    Trainer(given, alone(spec), lambda _: None).run()
+    bring_home(given, plan.module)
+    return finish_model(
+        plan, plan.module, cache_folder=Settings(home=home).cache_folder, mlflow_run=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "metric", "least"),
+    [
+        ("multiclass", Multiclass, "accuracy", 0.8),
+        ("binary", Binary, "accuracy", 0.85),
+        ("multilabel", Multilabel, "f1_macro", 0.8),
+        ("regression", Regression, "r2", 0.9),
+    ],
+)
+def test_every_task_is_learned_tested_and_packed(
+    table: Path, tmp_path: Path, task: str, kind: type, metric: str, least: float
+) -> None:
+    tested = finish(table, tmp_path, task, thresholds="f1")
+    package = tested.package
+    assert isinstance(package.task, kind)
+    assert tested.evaluation.metrics[metric] >= least
+    assert package.manifest.metrics[f"test_{metric}"] == tested.evaluation.metrics[metric]
+    assert tested.record.metrics == tested.evaluation.metrics
+    assert tested.record.package_digest == package.digest
+    lineage = package.manifest.lineage
+    assert lineage.test_digest == tested.record.data_digest
+    assert lineage.split_digest is not None
+    assert Predictor(package, compile_mode="never").require_healthy().num_images == 4
+    if task != "regression":
+        assert package.task.temperature != 1.0  # type: ignore[union-attr]
+
+
+def test_without_calibration_the_model_answers_as_it_was_trained(
+    table: Path, tmp_path: Path
+) -> None:
+    tested = finish(table, tmp_path, "binary", epochs=2, calibrate=False)
+    assert isinstance(tested.package.task, Binary)
+    assert (tested.package.task.temperature, tested.package.task.threshold) == (1.0, 0.5)

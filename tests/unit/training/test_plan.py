@@ -1,0 +1,137 @@
+"""From a specification to a plan: where a network starts, what its input is, and the parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eagleray.core.errors import UserError
+from eagleray.core.settings import Settings
+from eagleray.data.split import write_split
+from eagleray.models.package import write_package
+from eagleray.training.plan import TrainPlan, make_plan
+from tests.support.models import small_package
+from tests.support.training import small_spec, write_stripes
+
+pytestmark = pytest.mark.numerical
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stripes(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> str:
+    """A LeNet-5 of three digits, in a folder."""
+    folder = str(tmp_path / "parent")
+    write_package(small_package(), folder)
+    return folder
+
+
+def plan(data: Path | str, home: Path, **changes: Any) -> TrainPlan:
+    return make_plan(small_spec(data, **changes), Settings(home=home))
+
+
+def test_a_parent_gives_architecture_contract_and_weights_but_for_the_head(
+    stripes: Path, tmp_path: Path, parent: str
+) -> None:
+    planned = plan(stripes, tmp_path, architecture=None, parent=parent)
+    package = small_package()
+    assert planned.architecture.name == "lenet5"
+    assert planned.contract == package.contract
+    assert planned.parent == package.digest
+    theirs, ours = package.build_module().state_dict(), planned.module.state_dict()
+    head = {"classifier.4.weight", "classifier.4.bias"}
+    assert {name for name in ours if theirs[name].shape != ours[name].shape} == head
+    for name in set(ours) - head:
+        assert torch.equal(ours[name], theirs[name])
+
+
+def test_a_parent_with_the_same_labels_keeps_its_head(tmp_path: Path, parent: str) -> None:
+    package = small_package()
+    for label in package.task.labels:
+        source = write_stripes(tmp_path / label / "x", 4) / "vertical"
+        (tmp_path / "same").mkdir(exist_ok=True)
+        source.rename(tmp_path / "same" / label)
+    planned = plan(tmp_path / "same", tmp_path, parent=parent)
+    theirs = package.build_module().state_dict()
+    for name, tensor in planned.module.state_dict().items():
+        assert torch.equal(tensor, theirs[name])
+    assert planned.module.training
+
+
+def test_the_same_seed_starts_from_the_same_weights_and_split(
+    stripes: Path, tmp_path: Path
+) -> None:
+    first, second = plan(stripes, tmp_path), plan(stripes, tmp_path)
+    other = plan(stripes, tmp_path, seed=1)
+    assert first.split.digest == second.split.digest != other.split.digest
+    weights = [planned.module.state_dict()["classifier.4.weight"] for planned in (first, second)]
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], other.module.state_dict()["classifier.4.weight"])
+
+
+def test_a_split_is_used_again(stripes: Path, tmp_path: Path) -> None:
+    first = plan(stripes, tmp_path, seed=5)
+    write_split(first.split, str(tmp_path / "split.parquet"))
+    again = plan(stripes, tmp_path, seed=6, split=str(tmp_path / "split.parquet"))
+    assert again.split.digest == first.split.digest
+
+
+def test_a_test_set_of_its_own_takes_nothing_from_the_data(stripes: Path, tmp_path: Path) -> None:
+    own = write_stripes(tmp_path / "own", 5, seed=9)
+    planned = plan(stripes, tmp_path, test_data=str(own))
+    assert len(planned.split.test) == 10
+    assert len(planned.split.train) + len(planned.split.validation) == 48
+
+
+def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
+    for name, count in (("train", 20), ("val", 4), ("test", 6)):
+        write_stripes(tmp_path / "data" / name, count, seed=count)
+    (tmp_path / "data/README.md").touch()
+    planned = plan(tmp_path / "data", tmp_path, validation_fraction=0.5, test_fraction=0.0)
+    assert {name: len(part) for name, part in planned.split.parts.items()} == {
+        "train": 40,
+        "validation": 8,
+        "test": 12,
+    }
+    assert planned.task.labels == ("horizontal", "vertical")
+    assert len(planned.notes) == 2
+    own = str(tmp_path / "data/val")
+    with pytest.raises(UserError, match="leave --test-data out"):
+        plan(tmp_path / "data", tmp_path, test_data=own)
+    with pytest.raises(UserError, match=r"is divided into .*; name one"):
+        plan(tmp_path / "data/train", tmp_path, test_data=str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": "resnet20", "parent": "PARENT"}, "the parent PARENT is a lenet5"),
+        ({"group_column": "camera"}, "No column to group by is named 'camera'"),
+        ({"split": "nowhere.parquet"}, "There is no split file nowhere.parquet"),
+        ({"parent": "nobody@production"}, "No registered model is named 'nobody'"),
+        ({"parent": "PARENT", "freeze": 9}, "freeze 9: the network has 3 stages before its head"),
+        ({"task": "regression"}, "is not a number"),
+        ({"task": "binary", "test_data": "DIGITS"}, "'zero' is not a label of this model"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(
+    stripes: Path, tmp_path: Path, parent: str, changes: dict[str, Any], sentence: str
+) -> None:
+    write_stripes(tmp_path / "digits", 4)
+    (tmp_path / "digits/vertical").rename(tmp_path / "digits/zero")
+    places = {"PARENT": parent, "DIGITS": str(tmp_path / "digits")}
+    fields = {
+        name: places.get(value, value) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+    if "parent" in fields and "architecture" not in fields:
+        fields["architecture"] = None
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        plan(stripes, tmp_path, **fields)
+    assert sentence.replace("PARENT", parent) in str(caught.value)

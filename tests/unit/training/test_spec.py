@@ -1,0 +1,138 @@
+"""The specification: validated with its field, kept as YAML, and a flag for each field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from eagleray.cli.options import with_spec_options
+from eagleray.core.errors import InputError, UserError
+from eagleray.training.spec import TrainSpec, make_spec, read_spec
+
+LEAST = {"data": "d", "name": "n"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": "a b"}, "name: "),
+        ({"epochs": 0}, "epochs: "),
+        ({"learning_rate": "fast"}, "learning_rate: "),
+        ({"epoch": 3}, "No field of a specification is named 'epoch'. Nearest: epochs."),
+        ({"batch_size": 1, "workers": 2}, "batch_size 1 is over all 2 workers"),
+        ({"batch_size": 8, "workers": "1..4", "accumulate": 4}, "must be at least 16"),
+        ({"workers": "4..2"}, "workers: 4 is more than 2"),
+        ({"workers": "many"}, "workers: 'many' is no number"),
+        ({"validation_fraction": 0}, "validation_fraction must be above 0"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
+        ({"label_column": "a", "label_columns": "b,c"}, "exclude each other"),
+        ({"folds": 1}, "folds must be 2 or more"),
+        ({"parent": "p", "pretrained": True}, "parent and pretrained exclude each other"),
+        ({"freeze": "half"}, "freeze must be a number of stages"),
+        ({"freeze": 2}, "freeze keeps random weights as they are"),
+        ({"unfreeze": "3:1"}, "unfreeze has nothing to do"),
+        ({"parent": "p", "freeze": 2, "unfreeze": "soon"}, "'soon' is not EPOCH:STAGES"),
+        ({"parent": "p", "freeze": 2, "unfreeze": "5:1,3:1"}, "in rising order"),
+        ({"parent": "p", "freeze": 2, "unfreeze": "20:1"}, "training ends after 20"),
+        ({"loss": "mse"}, "loss mse is not for multiclass; take cross_entropy or focal"),
+        ({"task": "regression", "loss": "bce"}, "loss bce is not for regression; take mse"),
+        ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is for multiclass"),
+        ({"task": "regression", "class_weights": "balanced"}, "a regression has no classes"),
+        ({"task": "regression", "cutmix": 1}, "cutmix is for classes"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_with_its_field(
+    fields: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        make_spec({**LEAST, **fields})
+    assert sentence in str(caught.value)
+
+
+def test_what_is_missing_is_asked_for() -> None:
+    with pytest.raises(InputError, match="What is the name"):
+        make_spec({"data": "d"})
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "data": st.text(st.characters(codec="utf-8"), min_size=1, max_size=20),
+            "epochs": st.integers(1, 10**6),
+            "learning_rate": st.floats(1e-9, 10),
+            "flip": st.booleans(),
+            "label_columns": st.lists(st.text(min_size=1), max_size=3).map(tuple),
+            "separator": st.none() | st.sampled_from(["|", "#", ": ", "'", '"', "\\", "\n", "no"]),
+            "workers": st.sampled_from([1, 7, "2..8"]),
+            "group_column": st.none() | st.text(),
+        }
+    )
+)
+def test_a_specification_comes_back_from_its_file(fields: dict[str, Any]) -> None:
+    import tempfile
+
+    spec = TrainSpec.model_validate({"name": "n", **fields, "batch_size": 64})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spec.yaml"
+        file.write_text(spec.to_yaml(), encoding="utf-8")
+        assert read_spec(str(file), {}) == spec
+        assert read_spec(str(file), {"epochs": "5"}).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("epochs: [", "line 1 is not YAML"),
+        ("- epochs", "must hold fields"),
+        ("data: d\nname: n\nepochz: 3\n", "Nearest: epochs"),
+        ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs: "),
+    ],
+)
+def test_a_file_that_is_no_specification_is_one_sentence(
+    tmp_path: Path, content: str, sentence: str
+) -> None:
+    (tmp_path / "spec.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        read_spec(str(tmp_path / "spec.yaml"), {})
+    assert sentence in str(caught.value)
+    with pytest.raises(InputError, match="There is no specification"):
+        read_spec(str(tmp_path / "none.yaml"), {})
+
+
+def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
+    heard: list[dict[str, Any]] = []
+
+    @with_spec_options(TrainSpec, argument="data")
+    def main(fields: dict[str, Any]) -> None:
+        """Train."""
+        heard.append(fields)
+
+    app = typer.Typer()
+    app.command()(main)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    done = runner.invoke(
+        app, ["pics/", "--epochs", "3", "--flip", "--workers", "1..4", "--label-columns", "a,b"]
+    )
+    assert done.exit_code == 0, done.output
+    assert heard == [
+        {"data": "pics/", "epochs": "3", "flip": True, "workers": "1..4", "label_columns": "a,b"}
+    ]
+    spec = make_spec({**heard[0], "name": "n", "task": "multilabel"})
+    assert (spec.epochs, spec.most_workers, spec.label_columns) == (3, 4, ("a", "b"))
+    shown = runner.invoke(app, ["--help"]).output
+    for name in TrainSpec.model_fields:
+        if name != "data":
+            assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_every_field_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    for name, field in TrainSpec.model_fields.items():
+        assert f"| `{name}` |" in page, name
+        assert str(field.description) in page.replace("\\|", "|"), name
