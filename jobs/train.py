@@ -137,7 +137,7 @@ def main(
             f"{len(parts.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
         )
         for attribute in job.plan.attributes:
-            console.note(f"beside each image {attribute.in_words}")
+            console.note(f"beside each image {attribute.describe}")
         # Takes seconds to import, which nobody waits for who only made a mistake above.
         from eagleray.training.job import cross_validate, find_rate, run_job
 

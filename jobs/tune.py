@@ -179,7 +179,7 @@ def _try(job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, console: Co
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,
-            listener=_Teller(bar, plan.spec.epochs).tell,
+            reporter=_Teller(bar, plan.spec.epochs).tell,
         )
 
 

@@ -76,9 +76,9 @@ class ReplicaServers:
         # They end at the same time: one after the other would take longer than a replica has.
         servers = contextlib.AsyncExitStack(), contextlib.AsyncExitStack()
         self._running.push_async_callback(_close_together, *servers)
-        listener, at_http = self._listen()
+        reporter, at_http = self._listen()
         app = FromGateway(self._app, self._gateway.secret)
-        await servers[0].enter_async_context(_running_http(app, listener, self._seconds_to_finish))
+        await servers[0].enter_async_context(_running_http(app, reporter, self._seconds_to_finish))
         at_grpc = await servers[1].enter_async_context(self._running_grpc())
         membership = Membership(self._gateway, http=at_http, grpc=at_grpc)
         membership.join()
@@ -92,13 +92,13 @@ class ReplicaServers:
         """Listen for HTTP; return the socket, and its address as HAProxy writes it."""
         if self._gateway.folder is not None:
             path = self._path("http")
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            return listener, f"unix@{path}"
-        listener = socket.socket()
-        listener.bind((ray.util.get_node_ip_address(), 0))
-        host, port = listener.getsockname()
-        return listener, f"{host}:{port}"
+            reporter = socket.socket(socket.AF_UNIX)
+            reporter.bind(str(path))
+            return reporter, f"unix@{path}"
+        reporter = socket.socket()
+        reporter.bind((ray.util.get_node_ip_address(), 0))
+        host, port = reporter.getsockname()
+        return reporter, f"{host}:{port}"
 
     def _path(self, protocol: str) -> Path:
         assert self._gateway.folder is not None
@@ -142,7 +142,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _running_http(
-    app: Any, listener: socket.socket, seconds_to_finish: int
+    app: Any, reporter: socket.socket, seconds_to_finish: int
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
@@ -157,7 +157,7 @@ async def _running_http(
         timeout_graceful_shutdown=seconds_to_finish,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=[reporter]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     try:

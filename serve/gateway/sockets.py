@@ -82,21 +82,21 @@ def _listen(host: str, port: int) -> socket.socket:
             "127.0.0.1, 0.0.0.0 or ::1."
         ) from None
     family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
+    reporter = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reporter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             everywhere = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+            reporter.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        reporter.bind(address)
+        reporter.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
+        reporter.close()
         raise InputError(
             f"Port {port} of {host} cannot be used ({_reason(error)}); choose another --host, "
             "--port or --grpc-port."
         ) from None
-    return listener
+    return reporter
 
 
 def _reason(error: Exception) -> str:

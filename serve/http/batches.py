@@ -27,7 +27,7 @@ _BODY = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
 }
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 # A report lies where its batch wrote it, so it is shown as a stranger's: it runs and sends nothing.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
@@ -69,7 +69,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="The caller's batch jobs, newest first.",
     )
     async def list_batches(
-        request: Request, limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20
+        request: Request, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 20
     ) -> Response:
         found = await calls.run(desk.list, _caller(request), limit=limit)
         return JSONResponse({"batches": [status.as_json() for status in found]})

@@ -22,7 +22,7 @@ from tests.chaos.tally import Tally
 from tests.chaos.verify import Difference, compare, count, save_reference
 
 CHAINS = 6  # outputs whose runs die many times
-MOST_DEATHS = 12  # of one output
+MAX_DEATHS = 12  # of one output
 OUTPUTS_PER_LINE = 20
 
 _FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "shards")
@@ -54,7 +54,7 @@ def crash_everywhere(
             points = [point for point in points if point.call.target in _FROM_THE_FIRST_PART_ON]
         tally.notes.append(f"{len(calls)} calls of the storage in a run, {len(points)} moments")
         deaths = [[point] for point in points]
-        deaths += [chance.choices(points, k=MOST_DEATHS) for _ in range(0 if quick else CHAINS)]
+        deaths += [chance.choices(points, k=MAX_DEATHS) for _ in range(0 if quick else CHAINS)]
         with polling(tally, place, output_of, material.num_images) as readers:
             for number, plan in enumerate(deaths, start=1):
                 request = material.request(place, output_of(number))

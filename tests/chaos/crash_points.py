@@ -34,7 +34,7 @@ CALLS = tuple(
 """Every function of the storage that touches it."""
 
 _STREAMS = ("glob_tables", "list_files", "list_tables")
-_MOST_POINTS_OF_A_KIND = {"input": 2, "model": 1}
+_MAX_POINTS_OF_A_KIND = {"input": 2, "model": 1}
 
 _KINDS = (
     (r"_manifest\.json", "commit"),
@@ -111,7 +111,7 @@ def points_of(place: Place, calls: list[Call], *, during: bool = True) -> list[P
     """
     points = []
     for call in calls:
-        if call.nth > _MOST_POINTS_OF_A_KIND.get(call.target, 1000):
+        if call.nth > _MAX_POINTS_OF_A_KIND.get(call.target, 1000):
             continue
         moments: list[Moment] = ["before", "after"]
         if during:

@@ -7,7 +7,6 @@ of the storage that a job makes, always in the same order, and can be killed at 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,15 @@ import eagleray.batch.job
 import eagleray.batch.report
 from eagleray.batch.commit import publish
 from eagleray.batch.job import finish_job, open_job, run_job
-from eagleray.batch.pipeline import Crew
+from eagleray.batch.pipeline import WorkerPool
 from eagleray.batch.spec import JobRequest
 from eagleray.batch.worker import SHARD_COLUMN, JobContext, ShardSummary, ShardWorker
-from eagleray.cli.console import ProgressBar
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.layout import OutputLayout
+from tests.support.reporting import RecordingReporter
 
 ROWS_PER_PART = 32
 
@@ -49,28 +48,6 @@ class Ending:
     notes: tuple[str, ...] = ()
 
 
-class Listener:
-    """Hears what a job tells its user."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    @contextlib.contextmanager
-    def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
-        yield _NoBar()
-
-
-class _NoBar(ProgressBar):
-    def __init__(self) -> None:
-        pass
-
-    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
-        pass
-
-
 def drive(request: JobRequest, *, rows_per_part: int | None = ROWS_PER_PART) -> Ending:
     """Do what `eagleray.jobs.predict` does. Changes this process: call it in a child.
 
@@ -81,15 +58,15 @@ def drive(request: JobRequest, *, rows_per_part: int | None = ROWS_PER_PART) -> 
     _work_in_this_process()
     if rows_per_part is not None:
         setattr(eagleray.batch.job, "_rows_per_part", lambda *_: rows_per_part)  # noqa: B010
-    listener = Listener()
-    job = open_job(request, Settings(), listener)
+    reporter = RecordingReporter()
+    job = open_job(request, Settings(), reporter)
     if job.committed is not None:
         summary = finish_job(job)
         was_complete = True
     else:
-        summary = run_job(job, lambda: Cluster(num_cpus=1, num_gpus=0, embedded=True), listener)
+        summary = run_job(job, lambda: Cluster(num_cpus=1, num_gpus=0, embedded=True), reporter)
         was_complete = False
-    return Ending(summary.committed_here, was_complete, summary.job_id, tuple(listener.notes))
+    return Ending(summary.committed_here, was_complete, summary.job_id, tuple(reporter.notes))
 
 
 def _work_in_this_process() -> None:
@@ -106,7 +83,9 @@ class _BegunNeverBefore(ShardJournal):
         return 0
 
 
-def _run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iterator[ShardSummary]:
+def _run_shards(
+    pending: Iterable[int], context: JobContext, worker_pool: WorkerPool
+) -> Iterator[ShardSummary]:
     worker = ShardWorker(context, _BegunNeverBefore("alone"))
     for number in pending:
         done = worker(pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}))
@@ -116,7 +95,7 @@ def _run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iter
 def copy_shards(source: Path, request: JobRequest) -> None:
     """Open a job, and give it the shard results of a folder that hold the same inputs."""
     setattr(eagleray.batch.job, "_rows_per_part", lambda *_: ROWS_PER_PART)  # noqa: B010
-    open_job(request, Settings(), Listener())
+    open_job(request, Settings(), RecordingReporter())
     layout = OutputLayout(request.output)
     for file in source.iterdir():
         storage.put_atomic(storage.join(layout.shards, file.name), file.read_bytes())

@@ -17,7 +17,7 @@ from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
 
 NUM_IMAGES = 120
-_MOST_KILLS_OF_AN_OUTPUT = 4
+_MAX_KILLS_OF_AN_OUTPUT = 4
 
 
 def kill_drivers(arena: Arena, place: Place, *, num_kills: int = 12) -> Tally:
@@ -45,7 +45,7 @@ def kill_drivers(arena: Arena, place: Place, *, num_kills: int = 12) -> Tally:
             while tally.kills < num_kills and tally.outputs < num_kills:
                 number = tally.outputs + 1
                 readers.watch(number)
-                for attempt in range(min(_MOST_KILLS_OF_AN_OUTPUT, num_kills - tally.kills)):
+                for attempt in range(min(_MAX_KILLS_OF_AN_OUTPUT, num_kills - tally.kills)):
                     tally.resumes += attempt > 0
                     predict = Predict(material, place, output_of(number))
                     if not _kill_it(tally, readers, predict, chance, seconds):

@@ -16,7 +16,7 @@ from tests.chaos.places import Place
 from tests.support.images import encode, photo
 from tests.support.models import CONTRACT, small_package
 
-MOST_PIXELS = 30_000_000
+MAX_PIXELS = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_model(folder: Path, **limits: Any) -> str:
         folder: Where to.
         limits: Of its contract, as `max_bytes`.
     """
-    contract = CONTRACT.model_copy(update={"max_pixels": MOST_PIXELS, **limits})
+    contract = CONTRACT.model_copy(update={"max_pixels": MAX_PIXELS, **limits})
     write_package(small_package(contract=contract), str(folder))
     return str(folder)
 

@@ -26,7 +26,7 @@ import psutil
 SECONDS_TO_END = 15.0
 _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
-_MOST_BYTES = 60_000  # of an answer: it must fit into a pipe
+_MAX_BYTES = 60_000  # of an answer: it must fit into a pipe
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
         traceback.print_exc()
         answer = (None, f"{type(error).__name__}: {error}")
     content = pickle.dumps(answer)
-    assert len(content) < _MOST_BYTES, "write what is so large to a file"
+    assert len(content) < _MAX_BYTES, "write what is so large to a file"
     os.write(send, content)
     os._exit(0)
 

@@ -34,7 +34,7 @@ from tests.chaos.tally import Tally
 
 NUM_ROWS, NUM_BLOCKS = 400, 8
 _AT_WORK = ("Write", "ray::Read", "ray::_clean", "ray::convert")
-_MOST_RUNS = 4
+_MAX_RUNS = 4
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_CALM_DOWN = 30.0
 
@@ -115,14 +115,14 @@ def _attacks(events: Counter[Event], workers_too: bool) -> list[Attack]:
 
 def _attack(tally: Tally, stage: Stage, output: str, attack: Attack, readers: Readers) -> None:
     """Run a job under one attack and again until it is done; count its rows."""
-    for run in range(_MOST_RUNS):
+    for run in range(_MAX_RUNS):
         tally.resumes += run > 0
         done, _ = stage.run(output, attack)
         readers.settle()
         if done:
             break
     else:
-        tally.notes.append(f"{attack}: not done after {_MOST_RUNS} runs")
+        tally.notes.append(f"{attack}: not done after {_MAX_RUNS} runs")
     tally.kills += stage.has_struck(output)
     rows = stage.rows(output)
     lost = NUM_ROWS - len(set(rows))

@@ -33,7 +33,7 @@ from tests.support.images import bombs, encode, photo
 from tests.support.killers import killer_environment, killer_jpeg
 
 SHARE_BROKEN = 0.03
-MOST_BYTES, MOST_PIXELS = 100_000, 1_000_000
+MAX_BYTES, MAX_PIXELS = 100_000, 1_000_000
 SECONDS_PER_IMAGE = 5
 MARKED = {
     "SEGV": ("decoder_crash", 3),
@@ -122,7 +122,7 @@ def write_rotten(arena: Arena, num_inputs: int) -> Material:
     names = ("uri", "expected", "how")
     arrays = [pa.array(column, pa.string()) for column in columns]
     pa.parquet.write_table(pa.table(arrays, names=names), table)
-    model = write_model(folder / "model", max_bytes=MOST_BYTES, max_pixels=MOST_PIXELS)
+    model = write_model(folder / "model", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
     return Material(str(table), num_inputs, model)
 
 
@@ -157,7 +157,7 @@ def _files() -> dict[str, tuple[str, _Maker]]:
         "text": ("not_an_image", b"no image at all"),
         "a page": ("not_an_image", b"<!doctype html><title>404</title>"),
         "a document": ("unsupported_format", b"%PDF-1.7\n"),
-        "many bytes": ("too_many_bytes", png + bytes(MOST_BYTES)),
+        "many bytes": ("too_many_bytes", png + bytes(MAX_BYTES)),
         "many pixels": ("too_many_pixels", encode(np.zeros((1001, 1000), np.uint8))),
     }
     contents |= {f"bomb {bomb.name}": ("too_many_pixels", bomb.data) for bomb in bombs()}

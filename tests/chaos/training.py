@@ -47,7 +47,7 @@ from tests.chaos.watcher import watching
 
 _SECONDS_BETWEEN_LOOKS = 0.002
 _SECONDS_TO_FINISH = 1200.0
-_MOST_SECONDS_BETWEEN_KILLS = 6.0
+_MAX_SECONDS_BETWEEN_KILLS = 6.0
 _AGAIN_AT_START = 0.25  # the share of kills that is followed by one of the workers that come next
 _MOMENTS = {
     "starting": 10.0,
@@ -140,7 +140,7 @@ def _kill_some(
             return
         while_writing = chance.random() < 0.3
         if not while_writing:
-            time.sleep(chance.uniform(0, _MOST_SECONDS_BETWEEN_KILLS))
+            time.sleep(chance.uniform(0, _MAX_SECONDS_BETWEEN_KILLS))
         victims = train.workers()
         if while_writing and not _wait(train, run.is_writing):
             return
@@ -198,7 +198,7 @@ def _kill_through_a_run(
     known = {run.name for run in run_folders(subject.home)}
     run: RunFolder | None = None
     left: list[Any] = []
-    for moment, most_seconds in _MOMENTS.items():
+    for moment, max_seconds in _MOMENTS.items():
         if tally.kills >= num_kills:
             break
         train = _go_on(subject, tally, run)
@@ -207,7 +207,7 @@ def _kill_through_a_run(
             break
         if not _await_moment(subject, train, run, moment):
             break
-        time.sleep(chance.uniform(0, most_seconds))
+        time.sleep(chance.uniform(0, max_seconds))
         if not train.is_running:
             break
         at_once = chance.random() < 0.5

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ import pytest
 
 from eagleray.batch.job import open_job, run_job
 from eagleray.batch.spec import JobRequest
-from eagleray.cli.console import ProgressBar
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
@@ -27,6 +24,7 @@ from tests.chaos.processes import family, kill, titled
 from tests.support.images import encode, photo
 from tests.support.killers import killer_jpeg
 from tests.support.models import small_package
+from tests.support.reporting import RecordingReporter
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 90
@@ -47,10 +45,11 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-class KillsAWorker(ProgressBar):
+class KillsAWorker(RecordingReporter):
     """Kills a worker of ours when the first shard is done."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.num_killed = 0
 
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
@@ -60,30 +59,11 @@ class KillsAWorker(ProgressBar):
             self.num_killed += kill(newest)  # an older one may be another test's
 
 
-class Listener:
-    def __init__(self, bar: ProgressBar) -> None:
-        self.bar = bar
-
-    def note(self, text: str) -> None:
-        pass
-
-    @contextlib.contextmanager
-    def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
-        yield self.bar
-
-
-class Silent(ProgressBar):
-    def __init__(self) -> None:
-        pass
-
-    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
-        pass
-
-
-def predict(cluster: Cluster, request: JobRequest, bar: ProgressBar) -> list[dict[str, object]]:
+def predict(
+    cluster: Cluster, request: JobRequest, reporter: RecordingReporter
+) -> list[dict[str, object]]:
     """Run a job and return its table, without the times."""
-    listener = Listener(bar)
-    run_job(open_job(request, Settings(), listener), lambda: cluster, listener)
+    run_job(open_job(request, Settings(), reporter), lambda: cluster, reporter)
     table = pyarrow.parquet.read_table(request.output).drop_columns(["milliseconds"])
     rows: list[dict[str, object]] = table.to_pylist()
     return rows
@@ -134,7 +114,7 @@ def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
         picture = np.zeros((40, 40, 3), np.uint8)
         (images / f"040-{kind}.jpg").write_bytes(killer_jpeg(kind, picture))
     request = JobRequest((str(images),), model, str(tmp_path / "out"), seconds_per_image=2.0)
-    rows = predict(cluster, request, Silent())
+    rows = predict(cluster, request, RecordingReporter())
     failed = {Path(str(row["uri"])).stem: row["reason"] for row in rows if row["reason"]}
     assert failed == {f"040-{kind}": reason for kind, reason in killers.items()}
     assert [row["row"] for row in rows] == list(range(NUM_IMAGES + len(killers)))

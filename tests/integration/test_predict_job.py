@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from eagleray.batch.job import Job, JobSummary, open_job, run_job
-from eagleray.batch.pipeline import Crew, _dataset
+from eagleray.batch.pipeline import WorkerPool, _dataset
 from eagleray.batch.plan import new_id
 from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console
@@ -238,13 +238,13 @@ def test_more_workers_than_cores_can_wait_for_nothing(
 
 @pytest.mark.parametrize("num_decoders", [0, 2])
 def test_ray_data_takes_whole_shards_on_gpus(cluster: Cluster, num_decoders: int) -> None:
-    crew = Crew(
+    worker_pool = WorkerPool(
         num_workers=1,
-        most_workers=1,
+        max_workers=1,
         per_process=1,
         num_decoders=num_decoders,
         threads=1,
         per_node=1,
         uses_gpu=True,
     )
-    _dataset([0, 1], None, ShardJournal(new_id()), crew)  # lazy: there may be no GPU here
+    _dataset([0, 1], None, ShardJournal(new_id()), worker_pool)  # lazy: there may be no GPU here

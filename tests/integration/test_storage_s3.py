@@ -235,7 +235,7 @@ def test_a_reader_may_stop_early(fake: FaultProxy) -> None:
 
 @pytest.mark.parametrize("fake", ["flat"], indirect=True)
 def test_a_slow_reader_is_waited_for(fake: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_keys, "_MOST_WAITING", 2000)
+    monkeypatch.setattr(s3_keys, "_MAX_WAITING", 2000)
     monkeypatch.setattr(s3_keys, "_WORKERS", 2)
     pages = s3_keys.iterate_pages(open_remote("s3://bucket/photos"), "bucket", "photos/")
     assert [len(next(pages)) for _ in range(7)] == [1000] * 7

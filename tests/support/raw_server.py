@@ -66,8 +66,8 @@ def response(
 @contextlib.contextmanager
 def raw_server(*replies: bytes | Reply) -> Iterator[RawServer]:
     """Run a server that gives one reply after the other, and the last one from then on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = RawServer(listener.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as reporter:
+        server = RawServer(reporter.getsockname()[1])
 
         def serve(connection: socket.socket) -> None:
             with connection, contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def raw_server(*replies: bytes | Reply) -> Iterator[RawServer]:
         def listen() -> None:
             with contextlib.suppress(OSError):
                 while not server.ended.is_set():
-                    connection, _ = listener.accept()
+                    connection, _ = reporter.accept()
                     threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
         thread = threading.Thread(target=listen, daemon=True)
@@ -93,7 +93,7 @@ def raw_server(*replies: bytes | Reply) -> Iterator[RawServer]:
         finally:
             server.ended.set()
             with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
+                reporter.shutdown(socket.SHUT_RDWR)
             thread.join(5)
 
 

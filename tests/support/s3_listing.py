@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-MOST_KEYS = 1000
+MAX_KEYS = 1000
 BESIDE = "photos0"  # the first name that can follow the folder
 FOLDERS = 1000
 _LAST = "\U0010ffff"
@@ -107,7 +107,7 @@ def answer(keys: Keys, query: dict[str, list[str]]) -> bytes:
     after = base64.urlsafe_b64decode(token).decode() if token else first("start-after")
     place = max(bisect_left(keys.names, prefix), bisect_right(keys.names, after))
     end = bisect_right(keys.names, prefix + _LAST)
-    limit = min(int(first("max-keys", str(MOST_KEYS))), MOST_KEYS)
+    limit = min(int(first("max-keys", str(MAX_KEYS))), MAX_KEYS)
     if delimiter:
         body, count, place = roll_up(keys, prefix, delimiter, place, end, limit)
     else:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from eagleray.batch.commit import Commit, Draft, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.history import record_job
-from eagleray.batch.pipeline import Crew, run_shards
+from eagleray.batch.pipeline import WorkerPool, run_shards
 from eagleray.batch.plan import Plan, Work, claim_plan, new_id, read_plan, require_same_work
 from eagleray.batch.progress import JobMonitor, read_progress
 from eagleray.batch.report import (
@@ -36,7 +36,7 @@ from eagleray.batch.report import (
 from eagleray.batch.results import result_schema, score_columns
 from eagleray.batch.spec import JobRequest
 from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
-from eagleray.core.callbacks import Listener
+from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, JobFailedError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -66,8 +66,8 @@ __all__ = [
 ]
 
 _BYTES_PER_PART = 128 * 2**20
-_MOST_ROWS_PER_PART = 250_000
-_LEAST_ROWS_PER_PART = 1_000
+_MAX_ROWS_PER_PART = 250_000
+_MIN_ROWS_PER_PART = 1_000
 _BYTES_OF_OURS = 250  # that a result row has in memory beside the user's columns and labels
 
 
@@ -96,24 +96,24 @@ class Job:
         """The list of inputs."""
         return ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
 
-    def context(self, crew: Crew) -> JobContext:
+    def context(self, worker_pool: WorkerPool) -> JobContext:
         """Return what the workers need to know.
 
         Raises:
             InputError: The network is to be compiled, and would run on GPUs.
         """
-        if crew.uses_gpu and self.request.compile_mode == "always":
+        if worker_pool.uses_gpu and self.request.compile_mode == "always":
             raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
         options = WorkerOptions(
             top_k=self.request.top_k,
-            device="cuda" if crew.uses_gpu else "cpu",
+            device="cuda" if worker_pool.uses_gpu else "cpu",
             precision=self.request.precision,
             compile_mode=self.request.compile_mode,
-            num_threads=crew.threads,
-            shards_at_a_time=crew.per_process,
-            processes_per_node=crew.per_node,
+            num_threads=worker_pool.threads,
+            shards_at_a_time=worker_pool.per_process,
+            processes_per_node=worker_pool.per_node,
             seconds_per_image=self.request.seconds_per_image,
-            expected_images=self.plan.num_rows // crew.num_workers,
+            expected_images=self.plan.num_rows // worker_pool.num_workers,
             cache_folder=str(self.settings.cache_folder),
             niceness=os.nice(0),
         )
@@ -171,7 +171,7 @@ class JobSummary:
 # --- open ------------------------------------------------------------------------------------
 
 
-def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job:
+def open_job(request: JobRequest, settings: Settings, reporter: ProgressReporter) -> Job:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
@@ -190,7 +190,7 @@ def open_job(request: JobRequest, settings: Settings, listener: Listener) -> Job
     if plan is None:
         listing = _with_attributes(listing, model)
         _require_sql(request, model, listing.user_schema)
-        plan = _new_plan(layout, work, model, listing, listener)
+        plan = _new_plan(layout, work, model, listing, reporter)
     else:
         require_same_work(layout, plan, work)
     record_job(settings, plan, layout.location, request.s3)
@@ -247,7 +247,11 @@ def _require_sql(request: JobRequest, model: LoadedModel, user_schema: pa.Schema
 
 
 def _new_plan(
-    layout: OutputLayout, work: Work, model: LoadedModel, listing: Listing, listener: Listener
+    layout: OutputLayout,
+    work: Work,
+    model: LoadedModel,
+    listing: Listing,
+    reporter: ProgressReporter,
 ) -> Plan:
     name = f"manifest-{new_id()}"
     last_note = time.monotonic()
@@ -256,7 +260,7 @@ def _new_plan(
         nonlocal last_note
         if time.monotonic() - last_note > 2:
             last_note = time.monotonic()
-            listener.note(f"{num_rows:,} images listed so far")
+            reporter.note(f"{num_rows:,} images listed so far")
 
     was_there = storage.exists(layout.location)
     require_writable(layout)
@@ -283,7 +287,7 @@ def _new_plan(
     claimed = claim_plan(layout, plan)
     if claimed.manifest != name:
         layout.remove_folder(layout.manifest(name))
-        listener.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
+        reporter.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
     return claimed
 
 
@@ -338,7 +342,7 @@ def _writing(layout: OutputLayout) -> Iterator[None]:
 def _rows_per_part(user_schema: pa.Schema, num_scores: int) -> int:
     """Return how many rows make a part of a size that one process can hold."""
     bytes_per_row = _BYTES_OF_OURS + 64 * len(user_schema) + 4 * num_scores
-    return max(_LEAST_ROWS_PER_PART, min(_MOST_ROWS_PER_PART, _BYTES_PER_PART // bytes_per_row))
+    return max(_MIN_ROWS_PER_PART, min(_MAX_ROWS_PER_PART, _BYTES_PER_PART // bytes_per_row))
 
 
 def finish_job(job: Job) -> JobSummary:
@@ -351,13 +355,13 @@ def finish_job(job: Job) -> JobSummary:
 # --- run -------------------------------------------------------------------------------------
 
 
-def run_job(job: Job, cluster: Callable[[], Cluster], listener: Listener) -> JobSummary:
+def run_job(job: Job, cluster: Callable[[], Cluster], reporter: ProgressReporter) -> JobSummary:
     """Work on every shard that has no result, merge, report and commit.
 
     Args:
         job: Opened.
         cluster: Gives the cluster to work on; not asked when every shard has its result.
-        listener: Hears how it goes.
+        reporter: Receives the progress.
 
     Raises:
         JobFailedError: It was cancelled, too many inputs failed, or the workers stopped; what is
@@ -370,7 +374,7 @@ def run_job(job: Job, cluster: Callable[[], Cluster], listener: Listener) -> Job
     monitor = _monitor(job)
     first: float | None = None
     with _told_how_it_ends(monitor), monitor.watching():
-        for summary in _work(job, cluster, monitor, listener):
+        for summary in _work(job, cluster, monitor, reporter):
             first = first or summary.finished - started
         monitor.enter("committing")
         summary_of_job = _commit(job, started=started, first=first)
@@ -435,22 +439,26 @@ def _told_how_it_ends(monitor: JobMonitor) -> Iterator[None]:
 
 
 def _work(
-    job: Job, cluster: Callable[[], Cluster], monitor: JobMonitor, listener: Listener
+    job: Job, cluster: Callable[[], Cluster], monitor: JobMonitor, reporter: ProgressReporter
 ) -> Iterator[ShardSummary]:
     finished = job.layout.finished_shards()
     pending = [number for number in range(job.plan.num_shards) if number not in finished]
     if finished:
-        listener.note(
+        reporter.note(
             f"Job {job.plan.job_id} goes on: {monitor.num_done:,} of {job.plan.num_rows:,} images "
             "have their results already."
         )
     _require_few_failures(job, monitor)
     if not pending:
         return
-    crew = Crew.choose(cluster(), len(pending), wanted=job.request.workers, split=job.request.split)
-    with listener.progress("Predicting", job.plan.num_rows) as bar:
+    worker_pool = WorkerPool.choose(
+        cluster(), len(pending), wanted=job.request.workers, split=job.request.split
+    )
+    with reporter.progress("Predicting", job.plan.num_rows) as bar:
         bar.advance(monitor.num_done, failed=monitor.num_failed)
-        for summary in run_shards(_in_turn(pending, crew), job.context(crew), crew):
+        for summary in run_shards(
+            _in_turn(pending, worker_pool), job.context(worker_pool), worker_pool
+        ):
             monitor.add(summary)
             bar.advance(summary.num_rows, failed=summary.num_failed)
             yield summary
@@ -459,13 +467,13 @@ def _work(
             _require_few_failures(job, monitor)
 
 
-def _in_turn(pending: list[int], crew: Crew) -> list[int]:
+def _in_turn(pending: list[int], worker_pool: WorkerPool) -> list[int]:
     """Order shards, which grow with their number.
 
     Each worker begins with a small one, so that results show at once; then come the largest, and
     at the end small ones again, so that workers finish together.
     """
-    return pending[: crew.num_workers] + pending[crew.num_workers :][::-1]
+    return pending[: worker_pool.num_workers] + pending[worker_pool.num_workers :][::-1]
 
 
 def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
@@ -479,7 +487,7 @@ def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
 
 def _put_report(job: Job, draft: Draft, collector: ReportCollector) -> None:
     plan = {
-        **job.plan.in_words(),
+        **job.plan.describe(),
         "engine": "; ".join(_engines(draft.timeline)),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -29,21 +29,21 @@ from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_session import Cluster
 from eagleray.sharded.attempts import ShardJournal
 
-__all__ = ["Crew", "run_shards"]
+__all__ = ["WorkerPool", "run_shards"]
 
 _RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
-_MOST_RUNS_WITHOUT_A_RESULT = 3
+_MAX_RUNS_WITHOUT_A_RESULT = 3
 _SHARDS_FOR_A_WORKER = 2  # the next one is there when the last one is done
-_MOST_PER_PROCESS = 4
+_MAX_PER_PROCESS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerPool:
     """Who does the work.
 
     Attributes:
         num_workers: Shards that are predicted at a time: the fewest that the job starts with.
-        most_workers: As many as it may grow to where the cluster grows.
+        max_workers: As many as it may grow to where the cluster grows.
         per_process: Workers that are threads of one process, where they share PyTorch and the
             network's weights.
         num_decoders: Processes that only decode; 0 where the workers do it themselves.
@@ -53,7 +53,7 @@ class Crew:
     """
 
     num_workers: int
-    most_workers: int
+    max_workers: int
     per_process: int
     num_decoders: int
     threads: int
@@ -66,9 +66,9 @@ class Crew:
         return -(-self.num_workers // self.per_process)
 
     @property
-    def most_processes(self) -> int:
+    def max_processes(self) -> int:
         """Processes that predict, when the cluster has grown."""
-        return -(-self.most_workers // self.per_process)
+        return -(-self.max_workers // self.per_process)
 
     @classmethod
     def choose(
@@ -78,7 +78,7 @@ class Crew:
         *,
         wanted: tuple[int, int] | None = None,
         split: bool | None = None,
-    ) -> Crew:
+    ) -> WorkerPool:
         """Take what the cluster has, or as many workers as wanted; never more than shards.
 
         Args:
@@ -93,14 +93,14 @@ class Crew:
         num_nodes = max(1, cluster.num_nodes)
         per_process = 1
         if not split and not cluster.num_gpus:
-            per_process = _share_evenly(num_workers, min(_MOST_PER_PROCESS, cluster.cpus_per_node))
+            per_process = _share_evenly(num_workers, min(_MAX_PER_PROCESS, cluster.cpus_per_node))
         # A GPU's own process wants a core; what is left decodes.
         cores_left = cluster.num_cpus - (num_workers if cluster.num_gpus else 0)
         num_decoders = max(1, min(cores_left, num_shards)) if split else 0
         num_processes = -(-num_workers // per_process)
         return cls(
             num_workers=num_workers,
-            most_workers=max(num_workers, min(most, num_shards)),
+            max_workers=max(num_workers, min(most, num_shards)),
             per_process=per_process,
             num_decoders=num_decoders,
             threads=1,
@@ -109,13 +109,15 @@ class Crew:
         )
 
 
-def _share_evenly(num_workers: int, most_per_process: int) -> int:
+def _share_evenly(num_workers: int, max_per_process: int) -> int:
     """Return how many workers a process gets when all get about the same: 3 and 3, not 4 and 2."""
-    num_processes = -(-num_workers // most_per_process)
+    num_processes = -(-num_workers // max_per_process)
     return -(-num_workers // num_processes)
 
 
-def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Iterator[ShardSummary]:
+def run_shards(
+    pending: Iterable[int], context: JobContext, worker_pool: WorkerPool
+) -> Iterator[ShardSummary]:
     """Work on shards and yield a summary of each as it is finished, in any order.
 
     Workers and nodes may die: Ray starts others and gives them what was lost. Should Ray give up,
@@ -128,13 +130,13 @@ def run_shards(pending: Iterable[int], context: JobContext, crew: Crew) -> Itera
 
     journal = ShardJournal(new_id())
     try:
-        yield from _run_until_done(list(pending), ray.put(context), journal, crew)
+        yield from _run_until_done(list(pending), ray.put(context), journal, worker_pool)
     finally:
         journal.forget()
 
 
 def _run_until_done(
-    pending: list[int], context: Any, journal: ShardJournal, crew: Crew
+    pending: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
 ) -> Iterator[ShardSummary]:
     import ray
 
@@ -144,13 +146,13 @@ def _run_until_done(
         num_before = len(remaining)
         why: Exception = JobFailedError("shards came back without a result.")
         try:
-            for summary in _run_once(list(remaining), context, journal, crew):
+            for summary in _run_once(list(remaining), context, journal, worker_pool):
                 remaining.pop(summary.shard, None)
                 yield summary
         except ray.exceptions.RayError as error:
             why = error
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-        if num_fruitless == _MOST_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
+        if num_fruitless == _MAX_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
             raise JobFailedError(
                 f"The workers stopped: {_what_was_raised(why)} What is done is kept: run the same "
                 "command again to go on, with --verbose for the workers' output."
@@ -158,18 +160,20 @@ def _run_until_done(
 
 
 def _run_once(
-    shards: list[int], context: Any, journal: ShardJournal, crew: Crew
+    shards: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
 ) -> Iterator[ShardSummary]:
     import ray
 
     # Batches would come by way of four threads; blocks cost the cores of the workers less.
-    for bundle in _dataset(shards, context, journal, crew).iter_internal_ref_bundles():
+    for bundle in _dataset(shards, context, journal, worker_pool).iter_internal_ref_bundles():
         for block in ray.get(bundle.block_refs):
             for record in block.to_pylist():
                 yield ShardSummary(**record)
 
 
-def _dataset(shards: list[int], context: Any, journal: ShardJournal, crew: Crew) -> Any:
+def _dataset(
+    shards: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
+) -> Any:
     """Return the dataset whose blocks are the summaries; nothing runs until they are asked for."""
     import ray.data
 
@@ -180,24 +184,24 @@ def _dataset(shards: list[int], context: Any, journal: ShardJournal, crew: Crew)
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
     )
     pool = ray.data.ActorPoolStrategy(
-        min_size=crew.num_processes,
-        max_size=crew.most_processes,
-        max_tasks_in_flight_per_actor=_SHARDS_FOR_A_WORKER * crew.per_process,
-        max_concurrent_calls_per_actor=crew.per_process,
-        enable_true_multi_threading=crew.per_process > 1,
+        min_size=worker_pool.num_processes,
+        max_size=worker_pool.max_processes,
+        max_tasks_in_flight_per_actor=_SHARDS_FOR_A_WORKER * worker_pool.per_process,
+        max_concurrent_calls_per_actor=worker_pool.per_process,
+        enable_true_multi_threading=worker_pool.per_process > 1,
     )
     # Half a core is what a worker claims of Ray. It occupies a whole one, but were all of them
     # claimed, the tasks that feed it would find no room, and the job would wait for ever.
-    share = 0.25 if crew.num_decoders else 0.5 * crew.per_process
-    claim = {"num_gpus": 1} if crew.uses_gpu else {"num_cpus": share}
+    share = 0.25 if worker_pool.num_decoders else 0.5 * worker_pool.per_process
+    claim = {"num_gpus": 1} if worker_pool.uses_gpu else {"num_cpus": share}
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
     # Beside GPUs `map_batches` wants a number of rows for a batch; without that check it is
     # `map_batches_internal`, which Ray Data's own `map_groups` calls for the same reason.
-    if crew.num_decoders:
+    if worker_pool.num_decoders:
         dataset = dataset.map_batches(
             DecodeWorker,
             fn_constructor_args=(context, journal),
-            compute=ray.data.ActorPoolStrategy(size=crew.num_decoders),
+            compute=ray.data.ActorPoolStrategy(size=worker_pool.num_decoders),
             num_cpus=0.5,
             **whole_blocks,
         )

@@ -87,7 +87,7 @@ class Plan(BaseModel):
     remarks: tuple[str, ...] = ()
     skipped: dict[str, int] = {}
 
-    def in_words(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """For a page: names and values, without what is empty."""
         facts = {
             **self.work.model_dump(),

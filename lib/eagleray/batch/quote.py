@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eagleray.batch.job import Job
-from eagleray.batch.pipeline import Crew, run_shards
+from eagleray.batch.pipeline import WorkerPool, run_shards
 from eagleray.batch.plan import new_id
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
@@ -66,31 +66,31 @@ def quote_job(job: Job, cluster: Cluster, *, price_per_hour: float | None = None
             user_columns(job.manifest.schema),
             trial.manifest("manifest"),
         )
-        crew = Crew.choose(
+        worker_pool = WorkerPool.choose(
             cluster, sample.num_shards, wanted=job.request.workers, split=job.request.split
         )
         context = dataclasses.replace(
-            job.context(crew),
+            job.context(worker_pool),
             output=trial.location,
             manifest_folder=sample.folder,
             num_shards=sample.num_shards,
         )
-        summaries = list(run_shards(range(sample.num_shards), context, crew))
+        summaries = list(run_shards(range(sample.num_shards), context, worker_pool))
         reasons, num_bytes = _look_at_results(trial)
     finally:
         if storage.is_folder(trial.location):
             storage.remove_tree(trial.location)
     summaries.sort(key=lambda summary: summary.started)
     # Without the shards that warmed the workers up, if enough of them are left.
-    measured = summaries[_WARM_UP_SHARDS * crew.num_workers :] or summaries
+    measured = summaries[_WARM_UP_SHARDS * worker_pool.num_workers :] or summaries
     busy = sum(summary.finished - summary.started for summary in measured)
-    rate = sum(summary.num_rows for summary in measured) / max(busy, 1e-3) * crew.num_workers
+    rate = sum(summary.num_rows for summary in measured) / max(busy, 1e-3) * worker_pool.num_workers
     seconds = job.plan.num_rows / rate
     return Quote(
         num_rows=job.plan.num_rows,
         num_sampled=sample.num_rows,
         reasons=reasons,
-        num_workers=crew.num_workers,
+        num_workers=worker_pool.num_workers,
         images_per_second=rate,
         seconds=seconds,
         output_bytes=round(num_bytes / sample.num_rows * job.plan.num_rows),

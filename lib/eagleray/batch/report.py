@@ -38,10 +38,10 @@ REPORT_COLUMNS = (
 _EXAMPLES_PER_CLASS = 8
 _EXAMPLES_PER_REASON = 3
 _NUM_LEAST_CONFIDENT = 20
-_MOST_CLASSES_SHOWN = 20
+_MAX_CLASSES_SHOWN = 20
 _SCORE_BINS = 20
-_MOST_POINTS = 120
-_MOST_VALUES = 10_000
+_MAX_POINTS = 120
+_MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ReportCollector:
         ok = table.filter(pa.array(status == "ok"))
         if ok.num_rows and ok.column("value").null_count == 0:
             values = ok.column("value").to_numpy()
-            room = max(_MOST_VALUES - len(self.values), 0)
+            room = max(_MAX_VALUES - len(self.values), 0)
             self.values.extend(values[np.isfinite(values)][:room].tolist())
         elif ok.num_rows:
             self._add_ok(ok)
@@ -201,16 +201,16 @@ def render_report(
                 "count": count,
                 "examples": _with_pictures(collector.class_examples(label)),
             }
-            for label, count in common[:_MOST_CLASSES_SHOWN]
+            for label, count in common[:_MAX_CLASSES_SHOWN]
         ],
-        num_more_classes=max(0, len(common) - _MOST_CLASSES_SHOWN),
+        num_more_classes=max(0, len(common) - _MAX_CLASSES_SHOWN),
         plan=plan,
     )
 
 
 def _plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list[str]:
     plots = []
-    common = collector.labels.most_common(_MOST_CLASSES_SHOWN)
+    common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
     if common:
         title = "Images for each class"
         if len(collector.labels) > len(common):
@@ -268,7 +268,7 @@ def throughput(timeline: Sequence[ShardSummary]) -> tuple[list[float], list[floa
     ends = worked(np.array([shard.finished for shard in timeline]))
     ends = np.maximum(ends, starts + 1e-3)  # clocks are coarse, and may be put back
     rates = np.array([shard.num_rows for shard in timeline]) / (ends - starts)
-    edges = np.linspace(0, ends.max(), min(_MOST_POINTS, len(timeline)) + 1)
+    edges = np.linspace(0, ends.max(), min(_MAX_POINTS, len(timeline)) + 1)
     overlaps = np.minimum(ends[:, None], edges[None, 1:]) - np.maximum(
         starts[:, None], edges[None, :-1]
     )

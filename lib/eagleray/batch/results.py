@@ -19,7 +19,7 @@ from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]
 
-MOST_LABEL_COLUMNS = 1000
+MAX_LABEL_COLUMNS = 1000
 SCORE_PREFIX = "score_"
 """Of the columns with one label's probability each, which a multilabel table has."""
 
@@ -61,7 +61,7 @@ def output_names(user_columns: Sequence[str]) -> list[str]:
 def score_columns(model: LoadedModel) -> tuple[str, ...]:
     """Return the columns with one label's probability each: a multilabel model has them."""
     task = model.package.task
-    if task.name != "multilabel" or len(task.labels) > MOST_LABEL_COLUMNS:
+    if task.name != "multilabel" or len(task.labels) > MAX_LABEL_COLUMNS:
         return ()
     return tuple(SCORE_PREFIX + label for label in task.labels)
 

@@ -16,7 +16,7 @@ from eagleray.sharded.layout import OutputFormat
 
 __all__ = ["FailureLimit", "JobRequest"]
 
-MOST_TOP_K = 1000
+MAX_TOP_K = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class JobRequest:
     s3: storage.S3Options = field(default_factory=storage.S3Options)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= MOST_TOP_K:
-            raise InputError(f"--top-k must be 1 to {MOST_TOP_K}, not {self.top_k}.")
+        if not 1 <= self.top_k <= MAX_TOP_K:
+            raise InputError(f"--top-k must be 1 to {MAX_TOP_K}, not {self.top_k}.")
         if not 0 < self.seconds_per_image < math.inf:
             raise InputError(
                 f"--image-timeout must be a number above 0, not {self.seconds_per_image}."

@@ -28,12 +28,12 @@ import pyarrow.parquet as pq
 
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.core.errors import Reason
-from eagleray.core.system import give_way
+from eagleray.core.system import set_niceness
 from eagleray.core.types import CompileMode, Precision
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.imaging.watchdog import Watchdog, worker_memory_budget
-from eagleray.inference.prefetcher import Budget, Fed, Feeder, feed_carefully
+from eagleray.inference.prefetcher import Budget, DecodedItem, Prefetcher, decode_sandboxed
 from eagleray.io import storage
 from eagleray.io.arrow_files import encode_table
 from eagleray.io.fetch import ImageReader, ImageSource
@@ -189,7 +189,7 @@ class ShardWorker:
 
         loaded: JobContext = ray.get(context)
         storage.use_s3(loaded.s3)
-        give_way(loaded.options.niceness)
+        set_niceness(loaded.options.niceness)
         self._journal = journal
         self._answering = _Answering(loaded)
         self._decoding = _Decoding(loaded)  # knows what memory the model has left it
@@ -271,7 +271,7 @@ class PredictWorker:
         return self._answering.answer(number, rows, fed, started).as_block()
 
 
-def _as_record(fed: Fed) -> dict[str, Any]:
+def _as_record(fed: DecodedItem) -> dict[str, Any]:
     image = fed.image
     if isinstance(image, DecodedImage):
         answer: dict[str, Any] = {
@@ -290,14 +290,14 @@ def _records(block: pa.Table) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _from_record(index: int, record: dict[str, Any], shape: tuple[int, ...]) -> Fed:
+def _from_record(index: int, record: dict[str, Any], shape: tuple[int, ...]) -> DecodedItem:
     image: DecodedImage | Outcome
     if record["pixels"] is None:
         image = Outcome.failed(Reason(record["reason"]), record["message"])
     else:
         pixels = np.frombuffer(record["pixels"], np.uint8).reshape(shape)
         image = DecodedImage(pixels, record["width"], record["height"])
-    return Fed(index, image, record["milliseconds"])
+    return DecodedItem(index, image, record["milliseconds"])
 
 
 def _settle(context: JobContext) -> None:
@@ -306,7 +306,7 @@ def _settle(context: JobContext) -> None:
 
     cv2.setNumThreads(1)
     storage.use_s3(context.s3)
-    give_way(context.options.niceness)
+    set_niceness(context.options.niceness)
 
 
 class _Decoding:
@@ -326,8 +326,8 @@ class _Decoding:
             seconds=options.seconds_per_image,
             memory_bytes=memory // _SHARE_FOR_PIXELS // options.shards_at_a_time,
         )
-        feeder = functools.partial(
-            Feeder,
+        prefetcher = functools.partial(
+            Prefetcher,
             reader=self._reader,
             contract=contract,
             apart=_LARGE_IMAGE,
@@ -337,8 +337,8 @@ class _Decoding:
             watch=self._watchdog.decoding,
         )
 
-        def with_readers(count: int) -> Feeder:
-            return feeder(
+        def with_readers(count: int) -> Prefetcher:
+            return prefetcher(
                 pool=ThreadPoolExecutor(options.shards_at_a_time * (count + options.num_threads)),
                 ahead=2 * count + 4 * options.num_threads,
             )
@@ -349,14 +349,14 @@ class _Decoding:
     def rows(self, number: int) -> pa.Table:
         return self._manifest.shard(number)
 
-    def feed(self, rows: pa.Table, *, carefully: bool) -> Iterator[Fed]:
+    def feed(self, rows: pa.Table, *, carefully: bool) -> Iterator[DecodedItem]:
         sources = _sources(rows)
         if not carefully:
             remote = any(storage.is_remote(source.uri) for source in sources)
             yield from (self._feed_remote if remote else self._feed_files)(sources)
             return
         with contextlib.closing(self._new_sandbox()) as sandbox:
-            yield from feed_carefully(sources, self._reader, sandbox)
+            yield from decode_sandboxed(sources, self._reader, sandbox)
 
 
 def _sources(rows: pa.Table) -> list[ImageSource]:
@@ -400,7 +400,7 @@ class _Answering:
             return None
 
     def answer(
-        self, number: int, rows: pa.Table, fed: Iterator[Fed], started: float
+        self, number: int, rows: pa.Table, fed: Iterator[DecodedItem], started: float
     ) -> ShardSummary:
         outcomes: list[Outcome | None] = [None] * rows.num_rows
         milliseconds = [0.0] * rows.num_rows
@@ -444,9 +444,9 @@ def _attributes_of(rows: pa.Table, attributes: Sequence[Attribute]) -> Features 
     return encode_columns(attributes, columns)
 
 
-def _groups(fed: Iterator[Fed], size: int) -> Iterator[list[Fed]]:
+def _groups(fed: Iterator[DecodedItem], size: int) -> Iterator[list[DecodedItem]]:
     """Gather whole forward passes: images that failed share a group and fill no place in it."""
-    group: list[Fed] = []
+    group: list[DecodedItem] = []
     num_decoded = 0
     for one in fed:
         group.append(one)

@@ -72,7 +72,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
             console.emit(facts)
             return
         if job.plan is not None:
-            facts |= job.plan.in_words()
+            facts |= job.plan.describe()
         shown = {
             key: ", ".join(f"{reason}: {count:,}" for reason, count in value.items())
             if isinstance(value, dict)

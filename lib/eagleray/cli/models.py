@@ -103,7 +103,7 @@ def show_model(model: Reference, json_output: AsJson = False) -> None:
             "golden images": len(loaded.package.golden.images),
         }
         if manifest.attributes:
-            facts["attributes"] = "; ".join(one.in_words for one in manifest.attributes)
+            facts["attributes"] = "; ".join(one.describe for one in manifest.attributes)
         facts |= {name: f"{value:.4f}" for name, value in sorted(manifest.metrics.items())}
         facts |= {
             name: value

@@ -133,7 +133,7 @@ def read_answer(received: Received) -> Any:
         raise _stranger(received, f"a content type of {received.content_type or 'none'!r}")
     try:
         if received.content_type == _JSON:
-            return read_json(received.body, most_values=_MAX_VALUES)
+            return read_json(received.body, max_values=_MAX_VALUES)
         return _read_lines(received.body)
     except TooLargeError:
         raise RequestRefusedError(
@@ -151,7 +151,7 @@ def _read_lines(body: bytes) -> list[Any]:
     marks = sum(body.count(mark) for mark in (b",", b"[", b"{"))
     if marks > _MAX_VALUES:
         raise TooLargeError("too many values")
-    return [read_json(line, most_values=_MAX_VALUES) for line in body.split(b"\n") if line]
+    return [read_json(line, max_values=_MAX_VALUES) for line in body.split(b"\n") if line]
 
 
 def as_model(kind: type[Model], body: Any) -> Model:

@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-__all__ = ["cpu_model", "free_port", "give_way", "num_usable_cores"]
+__all__ = ["cpu_model", "free_port", "num_usable_cores", "set_niceness"]
 
 
 def num_usable_cores() -> int:
@@ -32,7 +32,7 @@ def cpu_model() -> str:
     return ", ".join(known).removeprefix("model name ")
 
 
-def give_way(niceness: int) -> None:
+def set_niceness(niceness: int) -> None:
     """Let this process go after others, at least as far as a niceness says.
 
     Args:

@@ -62,7 +62,7 @@ INSPECTION_SCHEMA = pa.schema(
 _SECONDS_PER_IMAGE = 60.0
 _LARGEST_CHUNK = 256
 _CHUNKS_PER_CORE = 8  # or smaller ones, so that cores finish together
-_LEAST_CHUNK = 8
+_MIN_CHUNK = 8
 _TASKS_PER_CORE = 2
 _RETRIES = 3
 _READERS = 8
@@ -182,7 +182,7 @@ def inspect_images(
     workers = cluster.cpus_per_node
     context = _Context(contract, s3 or storage.S3Options(), workers, seconds_per_image)
     size = len(images) // (_CHUNKS_PER_CORE * cluster.num_cpus)
-    size = min(max(size, _LEAST_CHUNK), _LARGEST_CHUNK)
+    size = min(max(size, _MIN_CHUNK), _LARGEST_CHUNK)
     chunks = [images.uris[start : start + size] for start in range(0, len(images), size)]
     tables: list[pa.Table] = [INSPECTION_SCHEMA.empty_table()] * len(chunks)
     for index, table in _inspect_on(cluster, chunks, context):

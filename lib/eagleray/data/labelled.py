@@ -50,7 +50,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "target")
 MULTILABEL_COLUMNS = ("labels", "label", "class", "target")
 """The same where several labels of an image are wanted, as result tables have them."""
 
-_LEAST_PER_CLASS = 3  # one each for training, validation and test
+_MIN_PER_CLASS = 3  # one each for training, validation and test
 _QUESTIONS_AT_A_TIME = 32
 _HOLDS = {
     **dict.fromkeys(("1", "1.0", "true"), True),
@@ -453,19 +453,17 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
         _require_classes(images, where)
         counts = Counter(images.texts)
         for label, count in sorted(counts.items()):
-            if count < _LEAST_PER_CLASS:
+            if count < _MIN_PER_CLASS:
                 plural = "image" if count == 1 else "images"
                 other = look_alike(label, sorted(counts))
                 meant = "" if other is None else f" It may be {other!r}, written otherwise."
                 raise InputError(
-                    f"Class {label!r} of {where} has {count} {plural}; at least {_LEAST_PER_CLASS} "
+                    f"Class {label!r} of {where} has {count} {plural}; at least {_MIN_PER_CLASS} "
                     "are needed, one each for training, validation and test. Add images or remove "
                     f"the class.{meant}"
                 )
-    elif len(images) < _LEAST_PER_CLASS:
-        raise InputError(
-            f"{where} has {len(images)} images; at least {_LEAST_PER_CLASS} are needed."
-        )
+    elif len(images) < _MIN_PER_CLASS:
+        raise InputError(f"{where} has {len(images)} images; at least {_MIN_PER_CLASS} are needed.")
 
 
 def _require_classes(images: LabelledImages, where: str) -> None:

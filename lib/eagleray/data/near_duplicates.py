@@ -23,7 +23,7 @@ NEAR_BITS = 10
 """Bits in which the hashes of two pictures differ at most that are compared."""
 
 _NUM_BANDS = 12  # of 64 bits; with NEAR_BITS changed, two of them at least are as they were
-_MOST_AT_ONCE = 4_000_000  # pairs of hashes compared, to bound memory
+_MAX_AT_ONCE = 4_000_000  # pairs of hashes compared, to bound memory
 _PICTURES_AT_ONCE = 16_384  # pictures compared, to bound memory
 
 _REFERENCE = 2048  # pictures drawn at random, from which the data's own distances are learned
@@ -227,7 +227,7 @@ def _pairs_with_equal(keys: Hashes) -> Iterator[tuple[Rows, Rows]]:
     first = 0
     while first < len(keys):
         done = bounds[first - 1] if first else 0
-        last = max(int(np.searchsorted(bounds, done + _MOST_AT_ONCE, side="right")), first + 1)
+        last = max(int(np.searchsorted(bounds, done + _MAX_AT_ONCE, side="right")), first + 1)
         counts = num_after[first:last]
         left = np.repeat(np.arange(first, last), counts)
         offsets = np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -20,12 +20,12 @@ from eagleray.tasks.tasks import TaskName, split_labels
 __all__ = ["Copies", "DataReport", "Picture", "Range", "make_report", "render_data_report"]
 
 _IMBALANCE = 10.0  # times, from which the smallest class is likely to be neglected
-_MOST_PAIRS = 1000  # of near-duplicates that are kept; they are counted all
-_MOST_CLASSES_SHOWN = 60
-_MOST_BARS = 20
-_MOST_FAULTS_SHOWN = 100
-_MOST_COPIES_SHOWN = 20
-_MOST_PICTURES_SHOWN = 6  # of one group of copies
+_MAX_PAIRS = 1000  # of near-duplicates that are kept; they are counted all
+_MAX_CLASSES_SHOWN = 60
+_MAX_BARS = 20
+_MAX_FAULTS_SHOWN = 100
+_MAX_COPIES_SHOWN = 20
+_MAX_PICTURES_SHOWN = 6  # of one group of copies
 _PICTURES_AT_A_TIME = 8
 
 
@@ -284,7 +284,7 @@ def _find_leaks(rows: _Rows) -> tuple[tuple[Copies, ...], dict[str, tuple[int, i
     for later, earlier in rows.near_across():
         new = [row for row in later if row not in exact]
         nearly |= set(new)
-        if new and len(pairs) < _MOST_PAIRS:
+        if new and len(pairs) < _MAX_PAIRS:
             pairs.append(Copies((rows.pictures[new[0]], rows.pictures[earlier[0]])))
 
     def count(found: set[int], part: str) -> int:
@@ -414,11 +414,11 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
         report=report,
         about=about,
         plots=_plots(report),
-        classes=list(report.classes.items())[:_MOST_CLASSES_SHOWN],
-        num_more_classes=max(0, len(report.classes) - _MOST_CLASSES_SHOWN),
+        classes=list(report.classes.items())[:_MAX_CLASSES_SHOWN],
+        num_more_classes=max(0, len(report.classes) - _MAX_CLASSES_SHOWN),
         part_names=PART_NAMES,
-        unreadable=report.unreadable[:_MOST_FAULTS_SHOWN],
-        num_more_unreadable=max(0, len(report.unreadable) - _MOST_FAULTS_SHOWN),
+        unreadable=report.unreadable[:_MAX_FAULTS_SHOWN],
+        num_more_unreadable=max(0, len(report.unreadable) - _MAX_FAULTS_SHOWN),
         copies=[
             {"title": heading, "count": len(found), "groups": _with_pictures(found)}
             for heading, found in kinds
@@ -430,7 +430,7 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
 def _plots(report: DataReport) -> list[str]:
     plots = []
     if report.classes:
-        shown = list(report.classes.items())[:_MOST_BARS]
+        shown = list(report.classes.items())[:_MAX_BARS]
         title = "Images for each class"
         if len(report.classes) > len(shown):
             title += f" (the {len(shown)} largest of {len(report.classes)})"
@@ -449,7 +449,7 @@ def _plots(report: DataReport) -> list[str]:
 
 
 def _with_pictures(found: Sequence[Copies]) -> list[list[dict[str, Any]]]:
-    groups = [copies.pictures[:_MOST_PICTURES_SHOWN] for copies in found[:_MOST_COPIES_SHOWN]]
+    groups = [copies.pictures[:_MAX_PICTURES_SHOWN] for copies in found[:_MAX_COPIES_SHOWN]]
 
     def show(picture: Picture) -> dict[str, Any]:
         # What no worker could decode is not decoded here.

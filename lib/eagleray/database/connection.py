@@ -29,7 +29,7 @@ _DRIVERS = {
 }
 _EXAMPLES = "sqlite:///results.db or postgresql://user@host/database"
 _ANSWER_SECONDS = 10
-_LEAST_CONNECT_SECONDS = 2  # libpq takes no less
+_MIN_CONNECT_SECONDS = 2  # libpq takes no less
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Database:
         if self.is_postgresql:
             arguments: dict[str, Any] = {"client_encoding": "utf8"}
             if "connect_timeout" not in self.url.query:
-                arguments["connect_timeout"] = max(_LEAST_CONNECT_SECONDS, int(seconds))
+                arguments["connect_timeout"] = max(_MIN_CONNECT_SECONDS, int(seconds))
             # Each statement must see what others committed while it waited for them.
             options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
             begin = _limit_reading if only_reads else _limit_waiting

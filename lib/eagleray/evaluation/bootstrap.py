@@ -33,7 +33,7 @@ __all__ = ["Interval", "bootstrap", "weighted_figures"]
 Floats = npt.NDArray[np.floating[Any]]
 Figures = Callable[[Floats], dict[str, Floats]]
 
-_MOST_WEIGHTS_AT_ONCE = 2_000_000
+_MAX_WEIGHTS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def bootstrap(
     figures = weighted_figures(task, outputs, targets)
     generator = np.random.default_rng(seed)
     num_images = len(targets)
-    at_once = max(1, _MOST_WEIGHTS_AT_ONCE // num_images)
+    at_once = max(1, _MAX_WEIGHTS_AT_ONCE // num_images)
     drawn: dict[str, list[Floats]] = {}
     for start in range(0, num_resamples, at_once):
         count = min(at_once, num_resamples - start)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eagleray.core.errors import InputError
-from eagleray.evaluation.outputs import LEAST_PROBABILITY, true_labels
+from eagleray.evaluation.outputs import MIN_PROBABILITY, true_labels
 from eagleray.tasks.tasks import Binary, Multiclass, Regression, Task
 
 __all__ = ["Reliability", "at_temperature", "fit_temperature", "reliability"]
@@ -161,4 +161,4 @@ def _logits(task: Task, outputs: Tensor) -> Tensor:
     if isinstance(task, Multiclass):  # up to a constant for each image, which softmax forgets
         return scores.clamp(min=torch.finfo(torch.float32).tiny).log()
     positive = scores[:, 1:] if isinstance(task, Binary) else scores
-    return positive.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY).logit()
+    return positive.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit()

@@ -18,7 +18,7 @@ __all__ = ["Curve", "precision_recall_curves", "roc_curves"]
 Floats = npt.NDArray[np.floating[Any]]
 
 _GRID = np.linspace(0, 1, 201)
-_MOST_LABELS_SHOWN = 8
+_MAX_LABELS_SHOWN = 8
 _MACRO = "macro average"
 
 
@@ -53,7 +53,7 @@ def _curves(task: Task, outputs: Tensor, targets: Tensor, on_grid: Any) -> list[
     if len(found) < 2:
         return found
     macro = Curve(_MACRO, _GRID, np.mean([curve.y for curve in found], axis=0))
-    if isinstance(task, Multiclass) or len(found) > _MOST_LABELS_SHOWN:
+    if isinstance(task, Multiclass) or len(found) > _MAX_LABELS_SHOWN:
         return [macro]
     return [macro, *found]
 

@@ -23,7 +23,7 @@ from eagleray.tasks.tasks import Regression, Task
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
 
-_LEAST_READERS = 4  # storage answers several as quickly as one
+_MIN_READERS = 4  # storage answers several as quickly as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,12 @@ def evaluate(
         try:
             return predictor.preprocess(fetch_image(uri, predictor.package.contract))
         except BadImageError as error:
-            return Outcome.of_bad(error)
+            return Outcome.from_error(error)
 
     rows: list[int] = []
     outputs: list[npt.NDArray[np.float32]] = []
     failures: list[FailedImage] = []
-    num_threads = max(_LEAST_READERS, predictor.decode_threads)
+    num_threads = max(_MIN_READERS, predictor.decode_threads)
     done = 0
     batches = predictor.predict_ahead(
         images.uris, read, num_threads=num_threads, attributes=attributes

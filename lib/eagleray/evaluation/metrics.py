@@ -42,7 +42,7 @@ __all__ = ["headline_names", "measure", "metric_names"]
 
 _COUNTED = ("precision", "recall", "f1")
 _RANKED = ("average_precision", "roc_auc")
-_LEAST_FOR_TOP5 = 6
+_MIN_FOR_TOP5 = 6
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def metric_names(task: Task, targets: Tensor | None = None) -> tuple[str, ...]:
     pooled += [f"{name}_macro" for name in _RANKED if ranked]
     if isinstance(task, Multilabel):
         return ("accuracy", "hamming_loss", *pooled, "ece", *of_labels)
-    top5 = ("top5_accuracy", "top5_error") if len(task.labels) >= _LEAST_FOR_TOP5 else ()
+    top5 = ("top5_accuracy", "top5_error") if len(task.labels) >= _MIN_FOR_TOP5 else ()
     return ("accuracy", "error", *top5, *pooled, "log_loss", "ece", *of_labels)
 
 
@@ -110,7 +110,7 @@ def headline_names(task: Task) -> tuple[str, ...]:
         return ("accuracy", "f1", "precision", "recall", "roc_auc", "log_loss", "ece")
     if isinstance(task, Multilabel):
         return ("f1_macro", "accuracy", "f1_micro", "average_precision_macro", "ece")
-    top5 = ("top5_accuracy",) if len(task.labels) >= _LEAST_FOR_TOP5 else ()
+    top5 = ("top5_accuracy",) if len(task.labels) >= _MIN_FOR_TOP5 else ()
     return ("accuracy", "f1_macro", *top5, "log_loss", "ece")
 
 

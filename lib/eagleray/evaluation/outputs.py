@@ -13,7 +13,7 @@ from torch import Tensor
 from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 __all__ = [
-    "LEAST_PROBABILITY",
+    "MIN_PROBABILITY",
     "LabelColumn",
     "LabelCounts",
     "answered_labels",
@@ -29,7 +29,7 @@ __all__ = [
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 
-LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
+MIN_PROBABILITY = float(np.finfo(np.float32).eps)
 """What stands for a probability of 0 where its logarithm is taken, as in scikit-learn."""
 
 
@@ -113,7 +113,7 @@ def is_in_top(outputs: Tensor, truth: Integers, count: int) -> npt.NDArray[np.bo
 def log_losses(outputs: Tensor, truth: Integers) -> npt.NDArray[np.float64]:
     """Return -log of each true label's probability, float64 (N,)."""
     own = outputs.cpu().numpy()[np.arange(len(truth)), truth].astype(np.float64)
-    return np.asarray(-np.log(np.clip(own, LEAST_PROBABILITY, 1.0)))
+    return np.asarray(-np.log(np.clip(own, MIN_PROBABILITY, 1.0)))
 
 
 # --- counts -----------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
 
 __all__ = ["render_evaluation"]
 
-_MOST_CLASSES_DRAWN = 50
-_MOST_CLASSES_CURVED = 200
-_MOST_PAIRS = 15
-_MOST_POINTS = 5000
-_MOST_FAILURES = 20
+_MAX_CLASSES_DRAWN = 50
+_MAX_CLASSES_CURVED = 200
+_MAX_PAIRS = 15
+_MAX_POINTS = 5000
+_MAX_FAILURES = 20
 _NUM_PICTURES = 24
 
 
@@ -74,7 +74,7 @@ def render_evaluation(
         mistakes=_with_pictures(worst_mistakes(evaluation, _NUM_PICTURES)),
         suspects=_with_pictures(suspects[:_NUM_PICTURES]),
         num_suspects=len(suspects),
-        failures=evaluation.failures[:_MOST_FAILURES],
+        failures=evaluation.failures[:_MAX_FAILURES],
         metrics={name: value for name, value in evaluation.metrics.items() if "[" not in name},
         facts=facts,
     )
@@ -124,7 +124,7 @@ def _confused_pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
     totals = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     labels = evaluation.task.labels
-    order = np.argsort(-counts, axis=None, kind="stable")[:_MOST_PAIRS].tolist()
+    order = np.argsort(-counts, axis=None, kind="stable")[:_MAX_PAIRS].tolist()
     places = [divmod(cell, len(labels)) for cell in order]
     return [
         {
@@ -160,10 +160,10 @@ def _plots(evaluation: Evaluation) -> list[str]:
     if isinstance(task, Regression):
         return _regression_plots(evaluation, task)
     plots = []
-    if not isinstance(task, Multilabel) and len(task.labels) <= _MOST_CLASSES_DRAWN:
+    if not isinstance(task, Multilabel) and len(task.labels) <= _MAX_CLASSES_DRAWN:
         counts = _confusion_counts(evaluation)
         plots.append(confusion(task.labels, counts, title="What was answered for what"))
-    if len(task.labels) <= _MOST_CLASSES_CURVED:
+    if len(task.labels) <= _MAX_CLASSES_CURVED:
         plots += _curve_plots(evaluation)
     return [*plots, _reliability_plot(evaluation)]
 
@@ -220,7 +220,7 @@ def _reliability_line(name: str, found: Reliability) -> tuple[str, list[float], 
 def _regression_plots(evaluation: Evaluation, task: Regression) -> list[str]:
     truth = true_values(task, evaluation.targets)
     values = evaluation.outputs.cpu().numpy()[:, 0].astype(np.float64)
-    shown = np.random.default_rng(0).permutation(len(truth))[:_MOST_POINTS]
+    shown = np.random.default_rng(0).permutation(len(truth))[:_MAX_POINTS]
     counts, edges = np.histogram(values - truth, bins=30)
     return [
         scatter(

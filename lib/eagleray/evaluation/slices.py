@@ -13,9 +13,9 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.bootstrap import Interval, bootstrap, weighted_figures
 from eagleray.evaluation.evaluate import Evaluation
 
-__all__ = ["MOST_VALUES", "Slice", "choose_columns", "slice_metrics"]
+__all__ = ["MAX_VALUES", "Slice", "choose_columns", "slice_metrics"]
 
-MOST_VALUES = 20
+MAX_VALUES = 20
 """Of a column: with more it is not sliced unless asked for, and numbers are sliced by quartiles."""
 
 _FEW_IMAGES = 30  # below, an interval is too wide to conclude from
@@ -55,7 +55,7 @@ def choose_columns(images: LabelledImages, wanted: Sequence[str] = ()) -> tuple[
     if wanted:
         return tuple(wanted)
     return tuple(
-        name for name, values in images.attributes.items() if 1 < len(set(values)) <= MOST_VALUES
+        name for name, values in images.attributes.items() if 1 < len(set(values)) <= MAX_VALUES
     )
 
 
@@ -71,7 +71,7 @@ def slice_metrics(evaluation: Evaluation, columns: Sequence[str]) -> list[Slice]
 def _groups(evaluation: Evaluation, column: str) -> list[tuple[str, list[int]]]:
     """Return each value with the positions of its images among the measured ones."""
     values = [evaluation.images.attributes[column][row] for row in evaluation.rows]
-    texts = _as_ranges(values) if len(set(values)) > MOST_VALUES else values
+    texts = _as_ranges(values) if len(set(values)) > MAX_VALUES else values
     groups: dict[str, list[int]] = {}
     for position, text in enumerate(texts):
         groups.setdefault(text or _NO_VALUE, []).append(position)

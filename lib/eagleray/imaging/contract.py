@@ -46,9 +46,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DEFAULT_MAX_BYTES = 128 * 2**20
 DEFAULT_MAX_PIXELS = 128 * 2**20  # above the 102 megapixels of the largest common cameras
-MOST_PIXELS = 178_956_970  # Pillow refuses to open larger images
-MOST_BYTES = 2**31
-MOST_INPUT_PIXELS = 4096 * 4096
+MAX_PIXELS = 178_956_970  # Pillow refuses to open larger images
+MAX_BYTES = 2**31
+MAX_INPUT_PIXELS = 4096 * 4096
 """Pixels of a network's input, and of an image on its way there. The largest in use are those of
 mammograms, with 2944 x 1920; photographs take 224 to 800 a side."""
 _MAX_SHOWN = 500  # characters of a field or a message
@@ -139,8 +139,8 @@ class ImageContract(_Frozen):
     crop: tuple[Side, Side] | None = None
     resampler: Resampler = "pillow_bilinear"
     jpeg: Literal["exact", "scaled"] = "exact"
-    max_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)] = DEFAULT_MAX_BYTES
-    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = DEFAULT_MAX_PIXELS
+    max_bytes: Annotated[int, Field(ge=1, le=MAX_BYTES)] = DEFAULT_MAX_BYTES
+    max_pixels: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     dtype: Literal["uint8"] = "uint8"
@@ -239,10 +239,10 @@ class ImageContract(_Frozen):
 
 
 def _require_modest(height: int, width: int) -> None:
-    if height * width > MOST_INPUT_PIXELS:
+    if height * width > MAX_INPUT_PIXELS:
         raise ValueError(
             f"images of {height:,} x {width:,} pixels are too large for a network; "
-            f"{MOST_INPUT_PIXELS:,} pixels is the limit"
+            f"{MAX_INPUT_PIXELS:,} pixels is the limit"
         )
 
 

@@ -33,8 +33,8 @@ _PILLOW_FILTERS = {
 }
 _OPENCV_FILTERS = {"opencv_linear": cv2.INTER_LINEAR, "opencv_area": cv2.INTER_AREA}
 _PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
-_MOST_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
-_MOST_SCANNED_PIXELS = 2**31
+_MAX_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
+_MAX_SCANNED_PIXELS = 2**31
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _XMP = ("xmp", "XML:com.adobe.xmp")
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -104,7 +104,7 @@ def _judge_pixels(width: int, height: int, contract: ImageContract) -> None:
 
 def _judge_scans(header: Header) -> None:
     """Refuse a JPEG of few bytes that would keep its decoder busy for minutes."""
-    most = min(_MOST_SCANS, _MOST_SCANNED_PIXELS // (header.width * header.height))
+    most = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // (header.width * header.height))
     if header.scans > most:
         raise BadImageError(
             Reason.UNREADABLE,

@@ -46,10 +46,10 @@ _REQUEST = struct.Struct("<Q")  # length of the encoded bytes
 _ANSWER = struct.Struct("<BIIQ")  # status, upright width and height, length of what follows
 _READY, _DECODED, _REFUSED = range(3)
 
-_MOST_REFUSAL_BYTES = 2**16
-_MOST_MESSAGE = 1000  # characters of a refusal
-_MOST_WORDS = 200  # characters of a decoder's last words in a message
-_MOST_PRINTED_BYTES = 2**20  # by one child, to its standard output and error
+_MAX_REFUSAL_BYTES = 2**16
+_MAX_MESSAGE = 1000  # characters of a refusal
+_MAX_WORDS = 200  # characters of a decoder's last words in a message
+_MAX_PRINTED_BYTES = 2**20  # by one child, to its standard output and error
 
 _NEEDS_PROOF = {Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
 _BYTES_A_PIXEL = {"webp": 12, "heic": 6, "avif": 6, "jpeg2000": 20}  # that decoders hold at least
@@ -196,7 +196,7 @@ class _Child:
             pixels = np.empty(self._contract.shape, np.uint8)
             self._receive_into(pixels.reshape(-1).data, deadline)
             return DecodedImage(pixels, width, height)
-        if status == _REFUSED and length <= _MOST_REFUSAL_BYTES:
+        if status == _REFUSED and length <= _MAX_REFUSAL_BYTES:
             refusal = bytearray(length)
             self._receive_into(memoryview(refusal), deadline)
             with contextlib.suppress(ValueError, TypeError, RecursionError):
@@ -240,10 +240,10 @@ class _Child:
             return "closed its connection and went on running"
         ending = f"died of {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         size = os.fstat(self._words.fileno()).st_size
-        start = max(words_from, size - 4 * _MOST_WORDS)
+        start = max(words_from, size - 4 * _MAX_WORDS)
         words = os.pread(self._words.fileno(), size - start, start).decode(errors="replace")
         lines = words.strip().splitlines()
-        return f"{ending} ({lines[-1][:_MOST_WORDS]})" if lines else ending
+        return f"{ending} ({lines[-1][:_MAX_WORDS]})" if lines else ending
 
 
 def _start(orders: _Orders, stdin: socket.socket, output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -302,7 +302,7 @@ def main() -> None:
 
 def _limit_resources(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower_limit(resource.RLIMIT_FSIZE, _MOST_PRINTED_BYTES)
+    _lower_limit(resource.RLIMIT_FSIZE, _MAX_PRINTED_BYTES)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         _lower_limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
@@ -340,7 +340,7 @@ def _serve(connection: socket.socket, orders: _Orders) -> None:
 
 def _refusal(error: BadImageError, data: bytes, memory_bytes: int) -> tuple[Reason, str]:
     """Return reason and message; some decoders call it damage when they get no memory."""
-    message = error.message[:_MOST_MESSAGE]
+    message = error.message[:_MAX_MESSAGE]
     starved = error.reason is Reason.OUT_OF_MEMORY
     if error.reason is Reason.UNREADABLE:
         starved = _tells_of_memory(message) or _is_too_large(data, memory_bytes)

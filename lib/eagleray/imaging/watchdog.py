@@ -35,12 +35,12 @@ EXIT_TOO_SLOW = 91
 EXIT_TOO_MUCH_MEMORY = 92
 
 SECONDS_BETWEEN_LOOKS = 0.25
-LEAST_SECONDS_OF_SILENCE = 30.0  # large modules take seconds to import, and hold the GIL
+MIN_SECONDS_OF_SILENCE = 30.0  # large modules take seconds to import, and hold the GIL
 SHARE_FOR_WORKERS = 0.6
 ROOM_FOR_AN_IMAGE = 2**30
 
 _STDERR = 2
-_MOST_URIS_SHOWN = 4
+_MAX_URIS_SHOWN = 4
 
 _InFlight = dict[int, tuple[float, str]]
 
@@ -74,7 +74,7 @@ class Watchdog:
         memory_bytes: Largest private resident memory of this process: what it shares with others,
             as Ray's object store or mapped files, does not count.
         seconds_of_silence: How long the GIL may be held; by default 4 * `seconds`, at least
-            `LEAST_SECONDS_OF_SILENCE`.
+            `MIN_SECONDS_OF_SILENCE`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Watchdog:
     ) -> None:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
-        self._silence = seconds_of_silence or max(4 * seconds, LEAST_SECONDS_OF_SILENCE)
+        self._silence = seconds_of_silence or max(4 * seconds, MIN_SECONDS_OF_SILENCE)
         self._process = psutil.Process()
         self._in_flight: _InFlight = {}
         self._stopping = threading.Event()
@@ -125,8 +125,8 @@ class Watchdog:
         used = _private_memory(self._process)
         if used > self._memory_bytes:
             uris = [uri for _, uri in self._in_flight.copy().values()]
-            shown = ", ".join(map(repr, uris[:_MOST_URIS_SHOWN])) or "nothing"
-            more = f" and {len(uris) - _MOST_URIS_SHOWN} more" * (len(uris) > _MOST_URIS_SHOWN)
+            shown = ", ".join(map(repr, uris[:_MAX_URIS_SHOWN])) or "nothing"
+            more = f" and {len(uris) - _MAX_URIS_SHOWN} more" * (len(uris) > _MAX_URIS_SHOWN)
             _end_process(
                 EXIT_TOO_MUCH_MEMORY,
                 f"this worker holds {used / 2**20:,.0f} MiB of memory, the limit is "

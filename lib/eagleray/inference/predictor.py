@@ -275,7 +275,7 @@ class Predictor:
         try:
             outputs = self.forward(np.stack([image.pixels for image in images]), attributes)
         except BadImageError as error:
-            return [Outcome.of_bad(error) for _ in images]
+            return [Outcome.from_error(error) for _ in images]
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
 
     def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
@@ -336,7 +336,7 @@ class Predictor:
         try:
             return batch.images, list(self._passes(batch.pixels, attributes))
         except BadImageError as error:
-            failed = Outcome.of_bad(error)
+            failed = Outcome.from_error(error)
             return [failed if isinstance(i, DecodedImage) else i for i in batch.images], []
 
     def _read_batch(
@@ -369,7 +369,7 @@ class Predictor:
         try:
             return decode(encoded, self.package.contract)
         except BadImageError as error:
-            return Outcome.of_bad(error)
+            return Outcome.from_error(error)
 
     def forward(
         self, pixels: npt.NDArray[np.uint8], attributes: Features | None = None

@@ -22,7 +22,7 @@ from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.tasks.outcome import Outcome
 
-__all__ = ["Budget", "Fed", "Feeder", "feed_carefully"]
+__all__ = ["Budget", "DecodedItem", "Prefetcher", "decode_sandboxed"]
 
 
 class Budget:
@@ -54,7 +54,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class DecodedItem:
     """One image on its way to the network.
 
     Attributes:
@@ -88,7 +88,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class Feeder:
+class Prefetcher:
     """Reads with threads, and decodes large images with them; the others, whoever takes them.
 
     Attributes:
@@ -113,9 +113,9 @@ class Feeder:
     watch: Callable[[str], AbstractContextManager[None]]
     ahead: int
 
-    def feed(self, sources: Sequence[ImageSource]) -> Iterator[Fed]:
+    def feed(self, sources: Sequence[ImageSource]) -> Iterator[DecodedItem]:
         """Yield every image, in the order in which they become ready."""
-        ready: queue.SimpleQueue[Fed | _Read | BaseException] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[DecodedItem | _Read | BaseException] = queue.SimpleQueue()
         waiting = iter(enumerate(sources))
         num_under_way = 0
 
@@ -148,7 +148,7 @@ class Feeder:
                 if isinstance(left, _Read):
                     left.held.close()
 
-    def _read(self, index: int, source: ImageSource) -> Fed | _Read:
+    def _read(self, index: int, source: ImageSource) -> DecodedItem | _Read:
         """Read an image; a large one is decoded as well, and one that cannot be is a failure."""
         started = time.perf_counter()
         with contextlib.ExitStack() as held:
@@ -158,8 +158,8 @@ class Feeder:
                 seconds = time.perf_counter() - started
                 header = judge(data, self.contract)
             except BadImageError as error:
-                image = Outcome.of_bad(error)
-                return Fed(index, image, 1000 * (time.perf_counter() - started))
+                image = Outcome.from_error(error)
+                return DecodedItem(index, image, 1000 * (time.perf_counter() - started))
             num_pixels = header.width * header.height
             read = _Read(index, source, data, seconds, held.pop_all())
         if num_pixels <= self.apart:
@@ -167,7 +167,7 @@ class Feeder:
         with self.decoders, self.pixels.take(num_pixels):
             return self._decode(read)
 
-    def _decode(self, read: _Read) -> Fed:
+    def _decode(self, read: _Read) -> DecodedItem:
         began = time.perf_counter()
         image: DecodedImage | Outcome
         with read.held:
@@ -175,13 +175,13 @@ class Feeder:
                 with self.watch(read.source.uri):
                     image = decode(read.data, self.contract)
             except BadImageError as error:
-                image = Outcome.of_bad(error)
-        return Fed(read.index, image, 1000 * (read.seconds + time.perf_counter() - began))
+                image = Outcome.from_error(error)
+        return DecodedItem(read.index, image, 1000 * (read.seconds + time.perf_counter() - began))
 
 
-def feed_carefully(
+def decode_sandboxed(
     sources: Sequence[ImageSource], reader: ImageReader, sandbox: DecodeSandbox
-) -> Iterator[Fed]:
+) -> Iterator[DecodedItem]:
     """Yield every image, in order, each decoded where its faults hurt nobody."""
     for index, source in enumerate(sources):
         started = time.perf_counter()
@@ -189,5 +189,5 @@ def feed_carefully(
         try:
             image = sandbox.decode(reader.read(source))
         except BadImageError as error:
-            image = Outcome.of_bad(error)
-        yield Fed(index, image, 1000 * (time.perf_counter() - started))
+            image = Outcome.from_error(error)
+        yield DecodedItem(index, image, 1000 * (time.perf_counter() - started))

@@ -35,7 +35,7 @@ __all__ = [
 
 Features = npt.NDArray[np.float32]
 
-_MOST_VALUES = 1000
+_MAX_VALUES = 1000
 _MISSING = {"", "nan"}
 _FARTHEST = 10.0  # standard deviations; what is farther counts as so far
 
@@ -75,7 +75,7 @@ class NumberAttribute(_Frozen):
         return np.stack([scores.clip(-_FARTHEST, _FARTHEST).astype(np.float32), missing], axis=1)
 
     @property
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """For people."""
         return f"{self.name}: a number, {self.mean:.4g} on average, \u00b1 {self.std:.4g}"
 
@@ -92,7 +92,7 @@ class CategoryAttribute(_Frozen):
     name: Annotated[str, Field(max_length=MAX_NAME)]
     values: Annotated[
         tuple[Annotated[str, Field(max_length=MAX_NAME)], ...],
-        Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True),
+        Field(min_length=1, max_length=_MAX_VALUES, fail_fast=True),
     ]
 
     @property
@@ -111,7 +111,7 @@ class CategoryAttribute(_Frozen):
         return features
 
     @property
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """For people."""
         shown = ", ".join(self.values[:8]) + (", …" if len(self.values) > 8 else "")
         return f"{self.name}: one of {len(self.values):,} ({shown})"
@@ -186,12 +186,12 @@ def _learn(name: str, texts: Sequence[str]) -> Attribute:
     try:
         numbers = np.asarray([_number(text) for text in texts if not is_missing(text)])
     except ValueError:
-        if len(values) <= _MOST_VALUES:
+        if len(values) <= _MAX_VALUES:
             return CategoryAttribute(name=name, values=tuple(values))
         odd = next(text for text in values if not _is_number(text))
         raise InputError(
             f"Attribute {name!r} is no number (as in {odd!r}), and has {len(values):,} values, "
-            f"where a category has at most {_MOST_VALUES:,}; group them, or leave it out."
+            f"where a category has at most {_MAX_VALUES:,}; group them, or leave it out."
         ) from None
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(numbers.mean()), float(numbers.std())

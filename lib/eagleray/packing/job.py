@@ -37,11 +37,11 @@ from eagleray.sharded.manifest import Manifest, ShardLimits, write_manifest
 from eagleray.sources import InputSpec, Listing, open_inputs
 
 if TYPE_CHECKING:
-    from eagleray.core.callbacks import Listener
+    from eagleray.core.callbacks import ProgressReporter
 
 __all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "run_pack"]
 
-_MOST_ROWS_PER_PART = 50_000
+_MAX_ROWS_PER_PART = 50_000
 
 PackShards = Callable[[Sequence[int], PackContext], Iterator[PackedShard]]
 """Packs shards and yields each as it is done, in any order."""
@@ -120,7 +120,7 @@ class PackSummary:
 # --- open ------------------------------------------------------------------------------------
 
 
-def open_pack(request: PackRequest, listener: Listener) -> PackJob:
+def open_pack(request: PackRequest, reporter: ProgressReporter) -> PackJob:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
@@ -134,18 +134,18 @@ def open_pack(request: PackRequest, listener: Listener) -> PackJob:
     if plan is None:
         require_free(layout)
         listing = open_inputs(InputSpec(request.inputs, request.column))
-        plan = _new_plan(layout, request, listing, listener)
+        plan = _new_plan(layout, request, listing, reporter)
     else:
         require_same_work(layout, plan, request.work())
     return PackJob(request, layout, plan, read_commit(layout))
 
 
 def _new_plan(
-    layout: OutputLayout, request: PackRequest, listing: Listing, listener: Listener
+    layout: OutputLayout, request: PackRequest, listing: Listing, reporter: ProgressReporter
 ) -> PackPlan:
     name = f"manifest-{new_id()}"
     try:
-        manifest = _write_manifest(layout.manifest(name), request.part_bytes, listing, listener)
+        manifest = _write_manifest(layout.manifest(name), request.part_bytes, listing, reporter)
     except OSError as error:
         raise InputError(
             f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
@@ -165,30 +165,32 @@ def _new_plan(
     claimed = claim_plan(layout, plan)
     if claimed.manifest != name:
         layout.remove_folder(layout.manifest(name))
-        listener.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
+        reporter.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
     return claimed
 
 
-def _write_manifest(folder: str, part_bytes: int, listing: Listing, listener: Listener) -> Manifest:
+def _write_manifest(
+    folder: str, part_bytes: int, listing: Listing, reporter: ProgressReporter
+) -> Manifest:
     probe = storage.join(folder, "probe")  # listing may take long before the first file
     storage.put_atomic(probe, b"")
     storage.delete(probe)
     limits = ShardLimits(
-        most_rows=_MOST_ROWS_PER_PART,
-        most_bytes=part_bytes,
-        next_rows=lambda _: _MOST_ROWS_PER_PART,
+        max_rows=_MAX_ROWS_PER_PART,
+        max_bytes=part_bytes,
+        next_rows=lambda _: _MAX_ROWS_PER_PART,
         bytes_of=ExpectedSizes(),
     )
     return write_manifest(
-        listing.tables, listing.user_schema, folder, limits=limits, on_rows=_Notes(listener).hear
+        listing.tables, listing.user_schema, folder, limits=limits, on_rows=_Notes(reporter).hear
     )
 
 
 class _Notes:
     """Says every few seconds how many inputs are listed."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener, self._last = listener, time.monotonic()
+    def __init__(self, reporter: ProgressReporter) -> None:
+        self._listener, self._last = reporter, time.monotonic()
 
     def hear(self, num_rows: int) -> None:
         if time.monotonic() - self._last > 2:
@@ -199,20 +201,20 @@ class _Notes:
 # --- run -------------------------------------------------------------------------------------
 
 
-def run_pack(job: PackJob, pack_shards: PackShards, listener: Listener) -> PackSummary:
+def run_pack(job: PackJob, pack_shards: PackShards, reporter: ProgressReporter) -> PackSummary:
     """Pack every shard that is not done, and commit.
 
     Args:
         job: Opened.
         pack_shards: Does the work; not called when every shard is done.
-        listener: Hears how it goes.
+        reporter: Receives the progress.
 
     Raises:
         JobFailedError: Too many inputs failed, or the workers stopped; what is done is kept.
     """
     if read_commit(job.layout) is not None:  # by another run, since this one opened the job
         return finish_pack(job)
-    seconds, done = _pack(job, pack_shards, listener)
+    seconds, done = _pack(job, pack_shards, reporter)
     committed, committed_here = commit(job.layout, job.plan)
     tidy_up(job.layout, job.plan)
     return PackSummary(
@@ -239,7 +241,7 @@ def _reasons(job: PackJob, committed: PackCommit) -> dict[str, int]:
 
 
 def _pack(
-    job: PackJob, pack_shards: PackShards, listener: Listener
+    job: PackJob, pack_shards: PackShards, reporter: ProgressReporter
 ) -> tuple[float, list[PackedShard]]:
     """Return the shards that this run has packed, and how long it was at work on them."""
     finished = read_finished(job.layout)
@@ -250,7 +252,7 @@ def _pack(
     _require_few_failures(job, num_failed, num_done)
     pending = sorted(set(range(job.plan.num_shards)) - {packed.shard for packed in finished})
     if finished:
-        listener.note(
+        reporter.note(
             f"Job {job.plan.job_id} goes on: {num_done:,} of {job.plan.num_rows:,} images are done "
             "already."
         )
@@ -258,7 +260,7 @@ def _pack(
         return 0.0, []
     at_work = pack_shards(pending, job.context)
     started, done = time.monotonic(), []
-    with listener.progress("Packing", job.plan.num_rows) as bar:
+    with reporter.progress("Packing", job.plan.num_rows) as bar:
         bar.advance(num_done, failed=num_failed)
         for packed in at_work:
             done.append(packed)

@@ -15,7 +15,7 @@ __all__ = ["pack_on"]
 # Two tasks share a core: while one waits for storage the other one hashes and writes.
 _CORES_PER_TASK = 0.5
 _TASKS_PER_CORE = 4  # two at work and two that follow, also on nodes that are still to come
-_LEAST_TASKS = 64
+_MIN_TASKS = 64
 _RETRIES = 3
 _BASE_MEMORY = 256 * 2**20
 _PARTS_IN_MEMORY = 2  # object stores are given a part in pieces, which are copies
@@ -36,7 +36,7 @@ def pack_on(cluster: Cluster, shards: Sequence[int], context: PackContext) -> It
     )(pack_shard)
     shared = ray.put(context)
     waiting = iter(shards)
-    most = max(_LEAST_TASKS, _TASKS_PER_CORE * cluster.num_cpus)
+    most = max(_MIN_TASKS, _TASKS_PER_CORE * cluster.num_cpus)
     running = [task.remote(shared, shard) for shard in islice(waiting, most)]
     try:
         while running:

@@ -31,7 +31,7 @@ __all__ = [
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_LEAST_PART_BYTES, _MOST_PART_BYTES = 10**6, 4 * 10**9  # a worker holds a part in its memory
+_MIN_PART_BYTES, _MAX_PART_BYTES = 10**6, 4 * 10**9  # a worker holds a part in its memory
 
 
 def parse_part_size(text: str) -> int:
@@ -45,7 +45,7 @@ def parse_part_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
-    if not _LEAST_PART_BYTES <= size <= _MOST_PART_BYTES:
+    if not _MIN_PART_BYTES <= size <= _MAX_PART_BYTES:
         raise InputError(f"--part-size must be like 256MB, from 1MB to 4GB, not {text!r}.")
     return size
 

@@ -49,7 +49,7 @@ PACKAGE_ARTIFACT = "package"
 EVALUATIONS_ARTIFACT = "evaluations"
 
 _MOST = 2**31 - 1  # the largest version number that every database can be asked for
-_MOST_MODELS_AT_ONCE = 1000  # more a page no MLflow gives
+_MAX_MODELS_AT_ONCE = 1000  # more a page no MLflow gives
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -441,9 +441,7 @@ class Registry:
 
     def _models(self) -> list[Any]:
         with explain_failures(self.settings):
-            return _all_pages(
-                self.client.search_registered_models, max_results=_MOST_MODELS_AT_ONCE
-            )
+            return _all_pages(self.client.search_registered_models, max_results=_MAX_MODELS_AT_ONCE)
 
     def _aliases(self, name: str) -> dict[str, int]:
         """Return the aliases of a model with their versions.

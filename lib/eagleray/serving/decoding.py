@@ -71,7 +71,7 @@ class Decoding:
             with self._sandboxes.lend(contract) as sandbox:
                 return sandbox.decode(image)
         except BadImageError as error:
-            return Outcome.of_bad(error)
+            return Outcome.from_error(error)
 
     def _is_isolated(self, image: bytes) -> bool:
         if self._isolation == "rare":

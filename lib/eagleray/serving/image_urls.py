@@ -41,12 +41,12 @@ class LinkReader:
         )
         self._threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
 
-    async def read(self, link: ImageLink, *, most_bytes: int, deadline: float) -> bytes:
+    async def read(self, link: ImageLink, *, max_bytes: int, deadline: float) -> bytes:
         """Read an image.
 
         Args:
             link: Where it is.
-            most_bytes: That it may have.
+            max_bytes: That it may have.
             deadline: On the monotonic clock.
 
         Raises:
@@ -57,11 +57,11 @@ class LinkReader:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await loop.run_in_executor(self._threads, self._read, link, most_bytes)
+                return await loop.run_in_executor(self._threads, self._read, link, max_bytes)
         except TimeoutError:
             raise DeadlineError("The deadline passed before the image was fetched.") from None
 
-    def _read(self, link: ImageLink, most_bytes: int) -> bytes:
+    def _read(self, link: ImageLink, max_bytes: int) -> bytes:
         if link.uri.partition("://")[0].lower() in ("http", "https"):
             if not self._urls.hosts:
                 raise ForbiddenError("This service fetches no URLs; send the image itself.")
@@ -73,7 +73,7 @@ class LinkReader:
             raise ForbiddenError(
                 "This service does not read images from there; send the image itself."
             )
-        return ImageReader(most_bytes, self._urls, self._paths).read(ImageSource(link.uri))
+        return ImageReader(max_bytes, self._urls, self._paths).read(ImageSource(link.uri))
 
     def close(self) -> None:
         """End; what is not begun is left."""

@@ -13,29 +13,29 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.serving.problems import TooLargeError
 
-__all__ = ["MOST_NUMBERS", "MOST_VALUES", "read_json"]
+__all__ = ["MAX_NUMBERS", "MAX_VALUES", "read_json"]
 
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 """Of a body whose images are texts."""
 
-MOST_NUMBERS = 2_000_000
+MAX_NUMBERS = 2_000_000
 """Of a body whose images may be lists of numbers."""
 
 
-def read_json(body: bytes, *, most_values: int = MOST_VALUES) -> Any:
+def read_json(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
     """Read a body of JSON.
 
     Args:
         body: As it came.
-        most_values: That it may hold, roughly.
+        max_values: That it may hold, roughly.
 
     Raises:
         InputError: It is no JSON.
         TooLargeError: It holds too many values.
     """
-    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > most_values:
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > max_values:
         raise TooLargeError(
-            f"The JSON holds more than {most_values:,} values; send the images as they are, or "
+            f"The JSON holds more than {max_values:,} values; send the images as they are, or "
             "their tensors as raw bytes."
         )
     try:

@@ -37,7 +37,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.package import ModelManifest
 from eagleray.serving.image_text import image_of_text
-from eagleray.serving.json_body import MOST_NUMBERS, read_json
+from eagleray.serving.json_body import MAX_NUMBERS, read_json
 from eagleray.tasks.outcome import Outcome
 from eagleray.tasks.tasks import Task
 
@@ -57,7 +57,7 @@ __all__ = [
     "raw_elements",
 ]
 
-_MOST_ELEMENTS = 2**31
+_MAX_ELEMENTS = 2**31
 _IMAGES = ("image", "pixels")
 _NUMBERS: Mapping[str, np.dtype[Any]] = {
     "UINT8": np.dtype("u1"),
@@ -148,7 +148,7 @@ def parse_http(body: bytes, header_length: int | None) -> InferRequest:
         raise InputError(
             f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes."
         )
-    head = read_json(body[:length], most_values=MOST_NUMBERS)
+    head = read_json(body[:length], max_values=MAX_NUMBERS)
     if not isinstance(head, dict):
         raise InputError("The request is no JSON object.")
     rest = memoryview(body)[length:]
@@ -201,7 +201,7 @@ def _input(item: dict[str, Any], rest: memoryview) -> tuple[TensorIn, int]:
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
     good = isinstance(shape, list) and 0 < len(shape) <= 8
-    if not good or not all(type(side) is int and 0 <= side < _MOST_ELEMENTS for side in shape):
+    if not good or not all(type(side) is int and 0 <= side < _MAX_ELEMENTS for side in shape):
         raise InputError(f"Input {name}: shape is a list of whole numbers.")
     return tuple(shape)
 

@@ -546,12 +546,12 @@ class ImageService:
                 with trace.stage("fetch", image=number):
                     image = await self._links.read(
                         image,
-                        most_bytes=loaded.manifest.contract.max_bytes,
+                        max_bytes=loaded.manifest.contract.max_bytes,
                         deadline=request.deadline,
                     )
             pixels = loaded.judge(image)
         except BadImageError as error:
-            return Answered(Outcome.of_bad(error), 0.0, 0.0, 0.0, 0)
+            return Answered(Outcome.from_error(error), 0.0, 0.0, 0.0, 0)
         wanted = image if attributes is None else ImageWithAttributes(image, attributes)
         with trace.stage("lanes", image=number, least=ONLY_FAILURES):
             answered = await self.lanes.answer(

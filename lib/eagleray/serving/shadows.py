@@ -12,7 +12,7 @@ from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ShadowDifference", "ShadowTally"]
 
-_MOST_EXAMPLES = 50
+_MAX_EXAMPLES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ShadowTally:
     same: int = 0
     different: int = 0
     skipped: int = 0
-    examples: deque[ShadowDifference] = field(default_factory=lambda: deque(maxlen=_MOST_EXAMPLES))
+    examples: deque[ShadowDifference] = field(default_factory=lambda: deque(maxlen=_MAX_EXAMPLES))
 
     def compare(
         self,

@@ -18,7 +18,7 @@ __all__ = ["SettledWork", "claim", "read_committed", "require_equal", "require_f
 
 M = TypeVar("M", bound=BaseModel)
 
-_MOST_SHOWN = 80  # characters of a value
+_MAX_SHOWN = 80  # characters of a value
 
 
 class SettledWork(BaseModel):
@@ -38,7 +38,7 @@ class SettledWork(BaseModel):
 
 def _short(value: object) -> str:
     text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}…"
 
 
 def require_free(layout: OutputLayout) -> None:

@@ -37,8 +37,8 @@ USER_PREFIX = "user:"
 """Keeps the user's own columns apart from ours."""
 
 _SHARDS_PER_FILE = 64
-_MOST_ROWS = 512
-_MOST_BYTES = 64 * 2**20
+_MAX_ROWS = 512
+_MAX_BYTES = 64 * 2**20
 _ROUND_TO = 16  # a forward pass of the CPU; a shard of whole passes pads nothing
 _SHARE = 32
 
@@ -102,7 +102,7 @@ def shard_rows(rows_before: int) -> int:
     the inputs, so a job that is resumed on another machine has the same shards.
     """
     wanted = rows_before // _SHARE
-    return min(_MOST_ROWS, max(1, -(-wanted // _ROUND_TO)) * _ROUND_TO)
+    return min(_MAX_ROWS, max(1, -(-wanted // _ROUND_TO)) * _ROUND_TO)
 
 
 def listed_bytes(rows: pa.Table) -> npt.NDArray[np.int64]:
@@ -116,14 +116,14 @@ class ShardLimits:
     """Where a manifest is cut; nothing but the inputs may decide it.
 
     Attributes:
-        most_rows: Of any shard.
-        most_bytes: Of a shard's images, where there are more than one.
+        max_rows: Of any shard.
+        max_bytes: Of a shard's images, where there are more than one.
         next_rows: How many rows the next shard may have, by the number of rows before it.
-        bytes_of: Bytes of each row's image, for `most_bytes`.
+        bytes_of: Bytes of each row's image, for `max_bytes`.
     """
 
-    most_rows: int = _MOST_ROWS
-    most_bytes: int = _MOST_BYTES
+    max_rows: int = _MAX_ROWS
+    max_bytes: int = _MAX_BYTES
     next_rows: Callable[[int], int] = shard_rows
     bytes_of: Callable[[pa.Table], npt.NDArray[np.int64]] = listed_bytes
 
@@ -190,7 +190,7 @@ class _Writer:
         self._waiting.append(pa.table(table.columns, names=self._schema.names[1:]))
         self._num_waiting += table.num_rows
         self.num_rows += table.num_rows
-        if self._num_waiting >= self._limits.most_rows:
+        if self._num_waiting >= self._limits.max_rows:
             self._cut(last=False)
 
     def close(self) -> Manifest:
@@ -211,10 +211,10 @@ class _Writer:
         limits = self._limits
         ends = np.cumsum(limits.bytes_of(rows))
         start = 0
-        while rows.num_rows - start >= (1 if last else limits.most_rows):
+        while rows.num_rows - start >= (1 if last else limits.max_rows):
             allowed = min(limits.next_rows(self._rows_cut), rows.num_rows - start)
             before = int(ends[start - 1]) if start else 0
-            fitting = int(np.searchsorted(ends, before + limits.most_bytes, side="right")) - start
+            fitting = int(np.searchsorted(ends, before + limits.max_bytes, side="right")) - start
             count = max(1, min(allowed, fitting))
             self._add_shard(rows.slice(start, count))
             start += count

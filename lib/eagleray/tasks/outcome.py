@@ -77,6 +77,6 @@ class Outcome:
         return cls(failure=Failure(reason, message))
 
     @classmethod
-    def of_bad(cls, error: BadImageError) -> Outcome:
+    def from_error(cls, error: BadImageError) -> Outcome:
         """Make the outcome of an image that cannot be used."""
         return cls.failed(error.reason, error.message)

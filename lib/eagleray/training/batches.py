@@ -25,7 +25,7 @@ from eagleray.training.losses import soft_targets
 from eagleray.training.pixel_cache import DecodedPixels
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Batch", "BatchFeeder", "Part", "StepPlan"]
+__all__ = ["Batch", "BatchPrefetcher", "Part", "StepPlan"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -97,7 +97,7 @@ class _Made:
     draws: Draws
 
 
-class BatchFeeder:
+class BatchPrefetcher:
     """Makes a worker's batches in threads, a few steps ahead of training.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray.core.callbacks import Audience, NotedBar
+from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault, inspect_images, require_readable
@@ -108,9 +108,9 @@ def model_facts(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
 # --- run --------------------------------------------------------------------------------------
 
 
-def run_job(job: TrainJob, cluster: Cluster, audience: Audience) -> TrainSummary:
+def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Look at the data, train, test once, register."""
-    plan, report = look(job, cluster, audience)
+    plan, report = look(job, cluster, reporter)
     kept, record = open_run(job)
     about = {"data": job.spec.data, "run": kept.name}
     page = render_data_report(report, about, title=f"Data of {kept.name}")
@@ -120,10 +120,10 @@ def run_job(job: TrainJob, cluster: Cluster, audience: Audience) -> TrainSummary
         tracked.log_parameters(job.spec.model_dump())
         for file in (kept.spec_file, kept.split_file):
             tracked.log_file(file)
-        trained, left_out = _train(job, plan, kept, cluster, audience, _Diary(tracked).enter)
+        trained, left_out = _train(job, plan, kept, cluster, reporter, _Diary(tracked).enter)
         page = render_training_page(job.spec, kept.name, trained)
         storage.put_atomic(kept.page("training"), page)
-        with audience.status("Testing and registering"):
+        with reporter.status("Testing and registering"):
             tested, version = register(job, plan, tracked)
             page = evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
@@ -132,13 +132,15 @@ def run_job(job: TrainJob, cluster: Cluster, audience: Audience) -> TrainSummary
         )
     warning = overfit_warning(trained.epochs)
     if warning is not None:
-        audience.warn(warning)
+        reporter.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
     faults = (*report.unreadable, *left_out)
     return TrainSummary(kept, version, tested, trained, faults, warnings, report.notes)
 
 
-def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan, DataReport]:
+def look(
+    job: TrainJob, cluster: Cluster, reporter: ProgressReporter
+) -> tuple[TrainPlan, DataReport]:
     """Decode every image once, and leave those out that cannot be.
 
     Raises:
@@ -147,14 +149,14 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
     require_resources(job.spec, cluster)
     on_cpu = job.spec.device == "cpu" or not cluster.num_gpus
     if job.spec.precision == "bfloat16" and on_cpu and not has_bfloat16("cpu"):
-        audience.warn(
+        reporter.warn(
             "This machine's CPUs have no bfloat16, so training in it takes about ten times as long "
             "as in float32."
         )
     plan = job.plan
     parts = plan.split.parts
     images = join_images(*parts.values())
-    with audience.progress("Scanning images", len(images)) as bar:
+    with reporter.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
             images,
             plan.contract,
@@ -163,10 +165,10 @@ def look(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[TrainPlan
             s3=job.s3,
             progress=lambda count, failed: bar.advance(count, failed=failed),
         )
-    require_readable(inspection, job.spec.most_unreadable)
+    require_readable(inspection, job.spec.max_unreadable)
     report = make_report(plan.split, inspection, job.spec.task, notes=plan.notes)
     for warning in report.warnings:
-        audience.warn(warning)
+        reporter.warn(warning)
     bad = {fault.uri for fault in inspection.faults}
     readable = {
         name: part.take([row for row, uri in enumerate(part.uris) if uri not in bad])
@@ -195,14 +197,14 @@ def _train(
     plan: TrainPlan,
     kept: Run,
     cluster: Cluster,
-    audience: Audience,
+    reporter: ProgressReporter,
     epoch_done: Callable[[int, dict[str, float]], None],
 ) -> tuple[Trained, list[Fault]]:
     """Train to the end, showing how it goes, and put the best weights into the plan's network."""
     left_out: list[Fault] = []
-    given = worker_input(job, plan, kept, audience)
+    given = worker_input(job, plan, kept, reporter)
     num_images = plan.spec.epochs * len(plan.split.train)
-    with audience.progress("Images", num_images) as bar:
+    with reporter.progress("Images", num_images) as bar:
         teller = _Teller(plan, bar, num_images)
 
         def listen(report: Report) -> None:
@@ -212,7 +214,7 @@ def _train(
             if isinstance(report, LeftOut):
                 left_out.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
 
-        run_training(given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen)
+        run_training(given, ray_folder=kept.ray_folder, cluster=cluster, reporter=listen)
     trained = bring_home(given, plan.module)
     for epoch, metrics in enumerate(trained.epochs, start=1):
         epoch_done(epoch, metrics)  # one that ended as its worker died was not told of
@@ -233,9 +235,11 @@ class _Diary:
             self._entered.add(epoch)
 
 
-def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, audience: Audience) -> WorkerInput:
+def worker_input(
+    job: TrainJob, plan: TrainPlan, kept: Run, reporter: ProgressReporter
+) -> WorkerInput:
     """Return what every worker is given."""
-    audience.note(f"run {kept.name}, in {kept.folder}")
+    reporter.note(f"run {kept.name}, in {kept.folder}")
     return make_worker_input(
         plan,
         run=kept.name,
@@ -248,7 +252,7 @@ def worker_input(job: TrainJob, plan: TrainPlan, kept: Run, audience: Audience) 
 class _Teller:
     """Shows on a bar of images how training goes."""
 
-    def __init__(self, plan: TrainPlan, bar: NotedBar, num_images: int) -> None:
+    def __init__(self, plan: TrainPlan, bar: ProgressBar, num_images: int) -> None:
         self._bar, self._num_images = bar, num_images
         self._metric = primary_metric(plan.task)
         self._shown, self._num_steps, self._score = 0, 1, ""
@@ -314,12 +318,14 @@ def evaluation_page(tested: FinishedModel, version: ModelVersion, kept: Run) -> 
 # --- other answers than a model ---------------------------------------------------------------
 
 
-def find_rate(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[Suggestion, str]:
+def find_rate(
+    job: TrainJob, cluster: Cluster, reporter: ProgressReporter
+) -> tuple[Suggestion, str]:
     """Try learning rates, and return the suggestion and its page."""
-    plan, _ = look(job, cluster, audience)
+    plan, _ = look(job, cluster, reporter)
     kept = create_run(job.settings, job.spec)
-    given = worker_input(job, plan, kept, audience)
-    with audience.progress("Learning rates", NUM_STEPS) as bar:
+    given = worker_input(job, plan, kept, reporter)
+    with reporter.progress("Learning rates", NUM_STEPS) as bar:
         shown = 0
 
         def listen(report: Report) -> None:
@@ -329,19 +335,21 @@ def find_rate(job: TrainJob, cluster: Cluster, audience: Audience) -> tuple[Sugg
                 shown = report.total_steps
 
         suggestion = run_range_finder(
-            given, ray_folder=kept.ray_folder, cluster=cluster, listener=listen
+            given, ray_folder=kept.ray_folder, cluster=cluster, reporter=listen
         )
     page = kept.page("learning-rate")
     storage.put_atomic(page, render_range_page(suggestion, f"Learning rates of {kept.name}"))
     return suggestion, page
 
 
-def cross_validate(job: TrainJob, cluster: Cluster, audience: Audience) -> list[dict[str, float]]:
+def cross_validate(
+    job: TrainJob, cluster: Cluster, reporter: ProgressReporter
+) -> list[dict[str, float]]:
     """Train on all folds but one, for each of them, and return the metrics of what was left out.
 
     The test part plays no role, and nothing is registered.
     """
-    plan, _ = look(job, cluster, audience)
+    plan, _ = look(job, cluster, reporter)
     learned = join_images(plan.split.train, plan.split.validation)
     folds = fold_images(
         learned,
@@ -352,7 +360,7 @@ def cross_validate(job: TrainJob, cluster: Cluster, audience: Audience) -> list[
     )
     figures = []
     for number, (train, held_out) in enumerate(folds, start=1):
-        audience.note(f"fold {number} of {len(folds)}: {len(held_out):,} images are held out")
+        reporter.note(f"fold {number} of {len(folds)}: {len(held_out):,} images are held out")
         # The best epoch is chosen on images of its own: those held out are for the figures.
         inner = split_images(
             train,
@@ -365,8 +373,8 @@ def cross_validate(job: TrainJob, cluster: Cluster, audience: Audience) -> list[
         split = Split(inner.train, inner.validation, held_out)
         fold = plan_network(job.spec, job.settings, plan.images, split, plan.task)
         kept = create_run(job.settings, job.spec)
-        _train(job, fold, kept, cluster, audience, lambda *_: None)
-        with audience.status("Testing"):
+        _train(job, fold, kept, cluster, reporter, lambda *_: None)
+        with reporter.status("Testing"):
             cache = job.settings.cache_folder
             tested = finish_model(fold, fold.module, cache_folder=cache, mlflow_run=None)
         figures.append(tested.evaluation.headline)

@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _FAILURES_WITHOUT_PROGRESS = 3
-_MOST_WORKERS_PER_CORE = 4
+_MAX_WORKERS_PER_CORE = 4
 _IDLE_HELPERS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
-Listener = Callable[[Report], None]
+ProgressReporter = Callable[[Report], None]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
     if spec.device == "gpu" and not cluster.num_gpus:
         raise InputError("--device gpu: there is no GPU here; leave the option out, or say cpu.")
     on_gpu = uses_gpu(spec, cluster)
-    available = cluster.num_gpus if on_gpu else cluster.num_cpus * _MOST_WORKERS_PER_CORE
-    if spec.least_workers > available:
+    available = cluster.num_gpus if on_gpu else cluster.num_cpus * _MAX_WORKERS_PER_CORE
+    if spec.min_workers > available:
         limit = (
             f"there are {cluster.num_gpus} GPUs"
             if on_gpu
@@ -117,7 +117,7 @@ def make_worker_input(
 
 
 def run_training(
-    given: WorkerInput, *, ray_folder: str, cluster: Cluster, listener: Listener
+    given: WorkerInput, *, ray_folder: str, cluster: Cluster, reporter: ProgressReporter
 ) -> None:
     """Train on all workers to the end; those that die are started again from the last checkpoint.
 
@@ -125,7 +125,7 @@ def run_training(
         given: What every worker gets.
         ray_folder: Where Ray Train keeps its own notes.
         cluster: What there is to run on.
-        listener: Called with every `Report`, from a thread of its own.
+        reporter: Called with every `Report`, from a thread of its own.
 
     Raises:
         JobFailedError: The loss is not finite, or workers die without getting any farther.
@@ -136,7 +136,7 @@ def run_training(
         return  # a run that was killed while it was tested
     while True:
         reached = store.names()[:1]
-        stopped = _run_group(train_as_ray_worker, given, ray_folder, cluster, listener)
+        stopped = _run_group(train_as_ray_worker, given, ray_folder, cluster, reporter)
         if stopped is None:
             return
         if isinstance(stopped, Stopped):
@@ -149,7 +149,7 @@ def run_training(
 
 
 def run_range_finder(
-    given: WorkerInput, *, ray_folder: str, cluster: Cluster, listener: Listener
+    given: WorkerInput, *, ray_folder: str, cluster: Cluster, reporter: ProgressReporter
 ) -> Suggestion:
     """Try learning rates on all workers.
 
@@ -161,7 +161,7 @@ def run_range_finder(
     def listen(report: Report) -> None:
         if isinstance(report, RangeFound):
             found.append(report)
-        listener(report)
+        reporter(report)
 
     stopped = _run_group(find_as_ray_worker, given, ray_folder, cluster, listen)
     if not found:
@@ -174,7 +174,7 @@ def _run_group(
     given: WorkerInput,
     ray_folder: str,
     cluster: Cluster,
-    listener: Listener,
+    reporter: ProgressReporter,
 ) -> Stopped | str | None:
     """Run workers until they end, and return why they stopped before the end, if they did."""
     import ray
@@ -202,7 +202,7 @@ def _run_group(
             failure_config=FailureConfig(max_failures=_FAILURES_WITHOUT_PROGRESS - 1),
         ),
     )
-    listening = _Listening(mailbox, listener)
+    listening = _Listening(mailbox, reporter)
     with listening:
         try:
             trainer.fit()
@@ -230,16 +230,16 @@ def _trainer_class(*, embedded: bool) -> Any:
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
     """Return a number of workers, or the range that Ray Train chooses from as nodes come and go."""
-    if spec.least_workers == spec.most_workers:
-        return spec.most_workers
-    return spec.least_workers, spec.most_workers
+    if spec.min_workers == spec.max_workers:
+        return spec.max_workers
+    return spec.min_workers, spec.max_workers
 
 
 def _resources(spec: TrainSpec, cluster: Cluster) -> dict[str, float]:
     """Give each worker a GPU, or a core; where there are more workers than cores, part of one."""
     if uses_gpu(spec, cluster):
         return {"GPU": 1}
-    return {"CPU": min(1.0, cluster.num_cpus / spec.least_workers)}
+    return {"CPU": min(1.0, cluster.num_cpus / spec.min_workers)}
 
 
 def explain_stop(stopped: Stopped, given: WorkerInput) -> str:
@@ -282,10 +282,10 @@ def _cause(error: BaseException) -> str:
 
 
 class _Listening:
-    """Empties the mailbox into a listener while the driver waits for the workers."""
+    """Empties the mailbox into a reporter while the driver waits for the workers."""
 
-    def __init__(self, mailbox: Any, listener: Listener) -> None:
-        self._mailbox, self._listener = mailbox, listener
+    def __init__(self, mailbox: Any, reporter: ProgressReporter) -> None:
+        self._mailbox, self._listener = mailbox, reporter
         self._over = threading.Event()
         self.stopped: Stopped | None = None
         self._thread = threading.Thread(target=self._listen, daemon=True)

@@ -26,7 +26,7 @@ from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
 from eagleray.tasks.tasks import Task
 from eagleray.training.augment import needs_margin
-from eagleray.training.batches import Batch, BatchFeeder, Part, StepPlan
+from eagleray.training.batches import Batch, BatchPrefetcher, Part, StepPlan
 from eagleray.training.checkpoint import (
     BestEpoch,
     Checkpoint,
@@ -165,7 +165,7 @@ class Trainer:
         if bad:
             self.report(LeftOut(bad))
         self.plan = StepPlan(self.train.decoded.good, self.spec)
-        self.feeder = BatchFeeder(
+        self.prefetcher = BatchPrefetcher(
             self.train, self.plan, self.spec, self.size, self.team, task=given.task
         )
 
@@ -237,7 +237,7 @@ class Trainer:
         epoch, first = self.progress.epoch, self.progress.step
         clock = _Clock(self._writer)
         model = self.set_going(epoch)
-        for step, batch in enumerate(self.feeder.epoch(epoch, first), start=first):
+        for step, batch in enumerate(self.prefetcher.epoch(epoch, first), start=first):
             clock.waited += batch.waited
             rate = learning_rate(self.spec, self.progress.total_steps, self.plan.num_steps)
             self.losses.append(self.step(model, epoch, step, batch, rate))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FinishedModel", "finish_again", "finish_model"]
 
 NUM_GOLDEN = 4
-MOST_GOLDEN_BYTES = 2**20
+MAX_GOLDEN_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,11 @@ def _golden_images(plan: TrainPlan) -> list[tuple[bytes, dict[str, str]]]:
     modest = plan.contract.model_copy(update={"max_pixels": most})
     for row, uri in enumerate(part.uris):
         try:
-            data = storage.read_bytes(uri, limit=MOST_GOLDEN_BYTES + 1)
+            data = storage.read_bytes(uri, limit=MAX_GOLDEN_BYTES + 1)
             decode(data, modest)
         except (OSError, BadImageError):
             continue
-        if len(data) <= MOST_GOLDEN_BYTES:
+        if len(data) <= MAX_GOLDEN_BYTES:
             values = {one.name: part.attributes[one.name][row] for one in plan.attributes}
             found.append((data, values))
         if len(found) == NUM_GOLDEN:

@@ -18,7 +18,7 @@ __all__ = ["overfit_warning", "render_range_page", "render_training_page"]
 _LOOK_BACK = 3  # epochs in a row that must be worse
 _MATTERS = 0.1  # of what was learned, that is lost again
 _NOISE = 3.0  # standard deviations of an epoch's validation loss
-_MOST_POINTS = 1000  # of a curve
+_MAX_POINTS = 1000  # of a curve
 _SPEEDS = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 
 
@@ -145,7 +145,7 @@ def render_range_page(suggestion: Suggestion, title: str) -> bytes:
 
 def _thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
     """Return (step, mean loss) of as many stretches as a plot can show."""
-    stretch = -(-len(losses) // _MOST_POINTS)
+    stretch = -(-len(losses) // _MAX_POINTS)
     parts = [losses[start : start + stretch] for start in range(0, len(losses), stretch)]
     return [
         (min((index + 1) * stretch, len(losses)), sum(part) / len(part))

@@ -29,8 +29,8 @@ __all__ = ["DecodedPixels", "centre", "open_pixels", "with_margin"]
 
 Barrier = Callable[[], None]
 
-_MOST_AT_ONCE = 256
-_MOST_OF_DISK = 0.5
+_MAX_AT_ONCE = 256
+_MAX_OF_DISK = 0.5
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def open_pixels(
 def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
     """Whether decoded images leave at least as much of the disk free as they take."""
     present = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return math.prod(shape) <= shutil.disk_usage(present).free * _MOST_OF_DISK
+    return math.prod(shape) <= shutil.disk_usage(present).free * _MAX_OF_DISK
 
 
 def _faults_file(building: Path, rank: int) -> Path:
@@ -174,8 +174,8 @@ def _decode_rows(
     pixels = np.load(array, mmap_mode="r+")
     faults = {}
     with ThreadPoolExecutor(max_workers=4) as readers:
-        for start in range(0, len(rows), _MOST_AT_ONCE):
-            part = rows[start : start + _MOST_AT_ONCE]
+        for start in range(0, len(rows), _MAX_AT_ONCE):
+            part = rows[start : start + _MAX_AT_ONCE]
             uris = [images.uris[row] for row in part]
             for row, decoded in zip(
                 part, readers.map(lambda uri: _read(uri, contract), uris), strict=True

@@ -47,7 +47,7 @@ def find_learning_rate(given: WorkerInput, team: Team, report: Callable[[Report]
     while len(found) < NUM_STEPS:
         epoch = len(found) // trainer.plan.steps_per_epoch
         model = trainer.set_going(epoch)
-        for step, batch in enumerate(trainer.feeder.epoch(epoch, 0)):
+        for step, batch in enumerate(trainer.prefetcher.epoch(epoch, 0)):
             rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(found) / (NUM_STEPS - 1))
             loss = float(trainer.step(model, epoch, step, batch, rate))
             lowest = min(lowest, loss)

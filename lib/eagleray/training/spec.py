@@ -98,7 +98,7 @@ class TrainSpec(BaseModel):
     validation_fraction: Fraction = _field(0.1, DATA, "Of the data, to choose the best epoch by.")
     test_fraction: Fraction = _field(0.2, DATA, "Of the data, held out to the end.")
     folds: int = _field(0, DATA, "Cross-validate with so many folds; register nothing.", ge=0)
-    most_unreadable: Share = _field(0.05, DATA, "Largest share of images that cannot be decoded.")
+    max_unreadable: Share = _field(0.05, DATA, "Largest share of images that cannot be decoded.")
 
     name: ModelName = _field(..., MODEL, "Of the model that is registered.")
     architecture: str | None = _field(
@@ -193,11 +193,11 @@ class TrainSpec(BaseModel):
     def _consistent(self) -> Self:
         for check in (self._check_data, self._check_model, self._check_optimisation):
             check()
-        if self.batch_size < self.most_workers * self.accumulate:
+        if self.batch_size < self.max_workers * self.accumulate:
             raise ValueError(
-                f"batch_size {self.batch_size} is over all {self.most_workers} workers and "
+                f"batch_size {self.batch_size} is over all {self.max_workers} workers and "
                 f"{self.accumulate} parts together, so it must be at least "
-                f"{self.most_workers * self.accumulate}"
+                f"{self.max_workers * self.accumulate}"
             )
         return self
 
@@ -271,12 +271,12 @@ class TrainSpec(BaseModel):
         return None if self.freeze == "backbone" else int(self.freeze)
 
     @property
-    def least_workers(self) -> int:
+    def min_workers(self) -> int:
         """How many workers training needs to go on."""
         return self._worker_range[0]
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """How many workers it starts when there is room."""
         return self._worker_range[1]
 

@@ -110,13 +110,13 @@ class Ledger:
     Attributes:
         metric: What they are ranked by.
         folder: Of their checkpoints, a folder for each.
-        listener: Hears of every change.
+        reporter: Receives every change.
         trials: By key.
     """
 
     metric: str
     folder: str
-    listener: Callable[[Trial], None] = lambda _: None
+    reporter: Callable[[Trial], None] = lambda _: None
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def begin(self, key: str, number: int, values: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ class Ledger:
 
     def _put(self, trial: Trial) -> None:
         self.trials[trial.key] = trial
-        self.listener(trial)
+        self.reporter(trial)
 
     def _sweep(self) -> None:
         """Remove the checkpoints of trials that have ended and are not the best one so far."""

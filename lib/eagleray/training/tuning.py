@@ -36,9 +36,9 @@ from eagleray.training.trials import Ledger, Trial, Tuned, rank
 __all__ = ["Budget", "make_scheduler", "require_budget", "run_trials", "share_cluster"]
 
 _REDUCTION = 3  # ASHA lets a third of the trials go on at each look
-_MOST_RANDOM = 10  # trials before Optuna learns from them
+_MAX_RANDOM = 10  # trials before Optuna learns from them
 
-Listener = Callable[[Trial], None]
+ProgressReporter = Callable[[Trial], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def require_budget(budget: Budget, spec: TrainSpec) -> None:
     Raises:
         InputError: With the option to change.
     """
-    if spec.most_workers > 1:
+    if spec.max_workers > 1:
         raise InputError(
             f"workers {spec.workers}: a trial is one process; leave it out, and give it to "
             "`eagleray train --spec` with what the search has found."
@@ -109,7 +109,7 @@ def run_trials(
     settings: Settings,
     s3: storage.S3Options,
     cluster: Cluster,
-    listener: Listener = lambda _: None,
+    reporter: ProgressReporter = lambda _: None,
 ) -> Tuned:
     """Try specifications until the budget is spent.
 
@@ -123,7 +123,7 @@ def run_trials(
         settings: Where parents are registered, and where decoded images are cached.
         s3: How S3 is reached.
         cluster: What there is to run on.
-        listener: Called with a trial after each of its epochs, and when it has ended.
+        reporter: Called with a trial after each of its epochs, and when it has ended.
 
     Raises:
         JobFailedError: No trial has got through an epoch.
@@ -142,7 +142,7 @@ def run_trials(
         s3=s3,
     )
     metric = primary_metric(plan.task)
-    ledger = Ledger(metric, folder, listener)
+    ledger = Ledger(metric, folder, reporter)
     _tune(given, budget, ledger, at_once=at_once, share=share, ray_folder=ray_folder)
     trials = tuple(sorted(ledger.trials.values(), key=lambda trial: trial.number))
     ranking = tuple(rank(ledger.trials))
@@ -184,7 +184,7 @@ def _tune(
     spec = given.space.spec(default)
     sampler = optuna.samplers.TPESampler(
         seed=spec.seed,
-        n_startup_trials=min(_MOST_RANDOM, max(2, budget.trials // 3)),
+        n_startup_trials=min(_MAX_RANDOM, max(2, budget.trials // 3)),
         # Trials that still run count as poor, or those at once would all try the same place.
         constant_liar=True,
     )

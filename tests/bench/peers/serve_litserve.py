@@ -11,13 +11,13 @@ from fastapi import UploadFile
 
 from tests.bench.peers.serving import Network, parse_arguments
 
-MOST_IN_A_BATCH = 8
+MAX_IN_A_BATCH = 8
 SECONDS_FOR_A_BATCH = 0.01
 
 
 class ImageClassifier(litserve.LitAPI):  # type: ignore[misc]
     def __init__(self, weights: str) -> None:
-        super().__init__(max_batch_size=MOST_IN_A_BATCH, batch_timeout=SECONDS_FOR_A_BATCH)
+        super().__init__(max_batch_size=MAX_IN_A_BATCH, batch_timeout=SECONDS_FOR_A_BATCH)
         self._weights = weights
 
     def setup(self, device: str) -> None:

@@ -23,7 +23,6 @@ from eagleray.batch.progress import JobMonitor, read_progress
 from eagleray.batch.sinks.sql import SqlTarget
 from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.batch.worker import ShardSummary, decode_shard
-from eagleray.core.callbacks import Bar
 from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
@@ -33,25 +32,8 @@ from eagleray.sharded.layout import OutputFormat, OutputLayout
 from tests.support.batch import Killed, Output, dies_at
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
+from tests.support.reporting import RecordingReporter
 from tests.unit.batch.test_results import every_format
-
-
-class Silent:
-    """Hears everything, and remembers the sentences."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.advanced: list[tuple[int, int]] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    @contextlib.contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Bar]:
-        yield self
-
-    def advance(self, count: int, *, failed: int = 0) -> None:
-        self.advanced.append((count, failed))
 
 
 class Place:
@@ -60,7 +42,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = settings_in(folder)
-        self.listener = Silent()
+        self.reporter = RecordingReporter()
         write_package(small_package(), str(folder / "model"))
         self.add_images("a b.png", "ü%20.png", *(f"{number:03d}.png" for number in range(38)))
 
@@ -78,7 +60,7 @@ class Place:
         return JobRequest(**{**parts, **overrides})
 
     def open(self, **overrides: Any) -> Job:
-        return open_job(self.request(**overrides), self.settings, self.listener)
+        return open_job(self.request(**overrides), self.settings, self.reporter)
 
     def run_with(self, job: Job, *failed: int) -> JobSummary:
         """Run a job whose workers answer without any model, shard after shard."""
@@ -91,7 +73,7 @@ class Place:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("eagleray.batch.job.run_shards", work)
-            return run_job(job, lambda: Cluster(2, 0, embedded=True), self.listener)
+            return run_job(job, lambda: Cluster(2, 0, embedded=True), self.reporter)
 
     def worked(self, *failed: int, **overrides: Any) -> Job:
         """Open a job and do what its workers would do."""
@@ -100,7 +82,7 @@ class Place:
         return job
 
     def run(self, job: Job) -> JobSummary:
-        return run_job(job, no_cluster, self.listener)
+        return run_job(job, no_cluster, self.reporter)
 
 
 def no_cluster() -> Cluster:
@@ -191,7 +173,7 @@ def test_a_run_that_loses_the_race_for_the_plan_joins_the_winner(
     loser = place.open()
     assert loser.plan == winner[0].plan
     assert loser.layout.manifest_names() == {loser.plan.manifest}
-    assert any("joining it" in note for note in place.listener.notes)
+    assert any("joining it" in note for note in place.reporter.notes)
 
 
 def test_a_run_whose_manifest_was_tidied_away_by_the_winner_joins_all_the_same(
@@ -352,7 +334,7 @@ def test_results_go_into_a_sql_table_with_their_types(
 
 def test_a_job_counts_what_is_done(place: Place) -> None:
     summary = place.run_with(place.open(), 3, 39)
-    assert place.listener.advanced == [(0, 0), (16, 1), (16, 0), (8, 1)]
+    assert place.reporter.advanced == [(0, 0), (16, 1), (16, 0), (8, 1)]
     assert (summary.totals.num_rows, summary.totals.num_failed) == (40, 2)
     assert summary.first_result_seconds is not None
     progress = read_progress(OutputLayout(summary.output))
@@ -363,7 +345,7 @@ def test_a_job_counts_what_is_done(place: Place) -> None:
 def test_a_job_begins_with_a_small_shard_and_ends_with_small_ones(place: Place) -> None:
     place.add_images(*(f"more-{number:04d}.png" for number in range(800)))
     place.run_with(place.open(workers=(2, 2)))
-    sizes = [count for count, _ in place.listener.advanced[1:]]
+    sizes = [count for count, _ in place.reporter.advanced[1:]]
     assert sizes[:2] == [16, 16]
     growing = sizes[3:]  # the one before holds what was left
     assert growing == sorted(growing, reverse=True)
@@ -409,9 +391,9 @@ def test_a_cancelled_job_goes_on_where_it_was(
             place.run_with(job, 3)
     assert list_jobs(place.settings)[0].state == "cancelled"
     assert job.layout.finished_shards() == {0}
-    place.listener.advanced.clear()
+    place.reporter.advanced.clear()
     summary = place.run_with(place.open(), 3)
-    assert place.listener.advanced == [(16, 1), (16, 0), (8, 0)]
+    assert place.reporter.advanced == [(16, 1), (16, 0), (8, 0)]
     assert summary.totals.num_failed == 1
 
 
@@ -480,6 +462,6 @@ def dies_in_run(place: Place, job: Job, call: int) -> bool:
 def test_an_output_is_opened_from_any_home(place: Place) -> None:
     summary = place.run(place.worked())
     elsewhere = settings_in(place.folder, "other-home")
-    job = open_job(place.request(), elsewhere, place.listener)
+    job = open_job(place.request(), elsewhere, place.reporter)
     assert job.committed is not None
     assert job.committed.num_rows == summary.totals.num_rows

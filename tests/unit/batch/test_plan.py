@@ -113,7 +113,7 @@ def test_a_plan_of_another_version_is_one_sentence(
 
 
 def test_a_plan_in_words_leaves_out_what_is_empty() -> None:
-    words = plan(work=work(inputs=("/a", "/b"))).in_words()
+    words = plan(work=work(inputs=("/a", "/b"))).describe()
     assert words["inputs"] == "/a, /b"
     assert words["num_rows"] == 3
     assert not {"column", "since", "failed_of", "url_hosts", "work"} & set(words)

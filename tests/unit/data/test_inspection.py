@@ -174,7 +174,7 @@ def test_near_hashes_are_found_as_by_comparing_all(data: st.DataObject) -> None:
 
 
 def test_many_equal_bands_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eagleray.data.near_duplicates._MOST_AT_ONCE", 100)
+    monkeypatch.setattr("eagleray.data.near_duplicates._MAX_AT_ONCE", 100)
     generator = np.random.default_rng(0)
     hashes = np.unique(generator.integers(0, 2**12, 300, dtype=np.uint64))
     assert by_bands(hashes) == by_comparing_all(hashes)

@@ -20,7 +20,7 @@ from eagleray.imaging import (
     ShortestSide,
     named_contract,
 )
-from eagleray.imaging.contract import MOST_PIXELS, ORIGINAL_FORMATS, Color, canonical_json
+from eagleray.imaging.contract import MAX_PIXELS, ORIGINAL_FORMATS, Color, canonical_json
 from eagleray.models.architectures import default_contract
 
 sides = st.integers(1, 4096)
@@ -59,7 +59,7 @@ def contracts(draw: st.DrawFn) -> ImageContract:
         ),
         jpeg=draw(st.sampled_from(["exact", "scaled"])),
         max_bytes=draw(st.integers(1, 2**31)),
-        max_pixels=draw(st.integers(1, MOST_PIXELS)),
+        max_pixels=draw(st.integers(1, MAX_PIXELS)),
         mean=draw(st.tuples(*[finite] * channels)),
         std=draw(st.tuples(*[positive] * channels)),
     )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.sandbox import DecodeSandbox
-from eagleray.inference.prefetcher import Budget, Fed, Feeder, feed_carefully
+from eagleray.inference.prefetcher import Budget, DecodedItem, Prefetcher, decode_sandboxed
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.tasks.outcome import Outcome
 from tests.support.images import encode, photo
@@ -151,7 +151,7 @@ def test_threads_that_share_a_budget_all_get_their_turn(
         pass
 
 
-# --- feeder -----------------------------------------------------------------------------------
+# --- prefetcher -----------------------------------------------------------------------------------
 
 THUMBNAIL = encode(photo(40, 30))
 HUGE = encode(photo(400, 300))
@@ -175,7 +175,7 @@ class FakeReader(ImageReader):
 
 
 @contextlib.contextmanager
-def feeder(
+def prefetcher(
     *,
     answers: dict[str, Any] | None = None,
     threads: int = 4,
@@ -185,9 +185,9 @@ def feeder(
     num_bytes: int = 10**6,
     ahead: int = 8,
     watch: Callable[[str], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
-) -> Iterator[Feeder]:
+) -> Iterator[Prefetcher]:
     with ThreadPoolExecutor(threads) as pool:
-        yield Feeder(
+        yield Prefetcher(
             reader=FakeReader(answers or {}),
             contract=CONTRACT,
             pool=pool,
@@ -204,19 +204,19 @@ def sources(count: int, *, size: int | None = 100) -> list[ImageSource]:
     return [ImageSource(f"/images/{number}", size) for number in range(count)]
 
 
-def leave(feed: Iterator[Fed]) -> None:
+def leave(feed: Iterator[DecodedItem]) -> None:
     assert isinstance(feed, Generator)
     feed.close()
 
 
-def indices(fed: Iterator[Fed]) -> list[int]:
+def indices(fed: Iterator[DecodedItem]) -> list[int]:
     return [one.index for one in fed]
 
 
 @pytest.mark.parametrize("apart", [0, 10**9])
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
 def test_every_image_comes_out_once(count: int, apart: int) -> None:
-    with feeder(apart=apart) as feeding:
+    with prefetcher(apart=apart) as feeding:
         fed = list(feeding.feed(sources(count)))
     assert sorted(one.index for one in fed) == list(range(count))
     assert all(isinstance(one.image, DecodedImage) for one in fed)
@@ -225,7 +225,7 @@ def test_every_image_comes_out_once(count: int, apart: int) -> None:
 
 def test_an_image_belongs_to_the_row_that_named_it() -> None:
     sizes = {f"/images/{number}": encode(photo(20 + number, 30)) for number in range(30)}
-    with feeder(answers=dict(sizes), decoders=3) as feeding:
+    with prefetcher(answers=dict(sizes), decoders=3) as feeding:
         for one in feeding.feed(sources(30)):
             assert isinstance(one.image, DecodedImage)
             assert one.image.width == 20 + one.index
@@ -238,7 +238,7 @@ def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(apart: int) -> None:
         "/images/2": BadImageError(Reason.MISSING, "there is no file"),
         "/images/3": THUMBNAIL[:-200],
     }
-    with feeder(answers=answers, apart=apart) as feeding:
+    with prefetcher(answers=answers, apart=apart) as feeding:
         fed = {one.index: one.image for one in feeding.feed(sources(5))}
     reasons = {
         index: image.failure.reason
@@ -257,7 +257,7 @@ def test_a_slow_image_holds_up_nobody() -> None:
         assert others_are_out.wait(PATIENCE)
         return THUMBNAIL
 
-    with feeder(answers={"/images/0": slow}, ahead=4) as feeding:
+    with prefetcher(answers={"/images/0": slow}, ahead=4) as feeding:
         found = []
         for one in feeding.feed(sources(20)):
             found.append(one.index)
@@ -269,7 +269,7 @@ def test_a_slow_image_holds_up_nobody() -> None:
 
 @pytest.mark.parametrize("fault", [KeyError("lost"), MemoryError(), SystemExit(3)], ids=repr)
 def test_what_is_no_fault_of_an_image_is_raised(fault: BaseException) -> None:
-    with feeder(answers={"/images/5": fault}) as feeding:
+    with prefetcher(answers={"/images/5": fault}) as feeding:
         with pytest.raises(type(fault)):
             list(feeding.feed(sources(50)))
         assert sorted(indices(feeding.feed(sources(5)))) == list(range(5))  # it is still of use
@@ -280,7 +280,7 @@ def test_a_feed_that_is_left_leaves_no_thread_behind_and_gives_back_what_it_held
     apart: int,
 ) -> None:
     threads_before = threading.active_count()
-    with feeder(num_bytes=150, pixels=2000, apart=apart) as feeding:
+    with prefetcher(num_bytes=150, pixels=2000, apart=apart) as feeding:
         feed = feeding.feed(sources(100))
         next(feed)
         leave(feed)
@@ -289,7 +289,7 @@ def test_a_feed_that_is_left_leaves_no_thread_behind_and_gives_back_what_it_held
 
 
 def test_no_more_is_read_than_is_asked_for_ahead() -> None:
-    with feeder(ahead=6) as feeding:
+    with prefetcher(ahead=6) as feeding:
         feed = feeding.feed(sources(100))
         taken = [next(feed) for _ in range(10)]
         leave(feed)
@@ -330,7 +330,7 @@ class Gauge:
 )
 def test_decoding_keeps_to_its_budgets(decoders: int, pixels: int, most: int) -> None:
     gauge = Gauge()
-    with feeder(threads=8, decoders=decoders, pixels=pixels, ahead=16, watch=gauge) as feeding:
+    with prefetcher(threads=8, decoders=decoders, pixels=pixels, ahead=16, watch=gauge) as feeding:
         assert sorted(indices(feeding.feed(sources(60)))) == list(range(60))
     assert gauge.most <= most
     assert sorted(gauge.names) == sorted(source.uri for source in sources(60))
@@ -339,7 +339,7 @@ def test_decoding_keeps_to_its_budgets(decoders: int, pixels: int, most: int) ->
 def test_a_huge_image_among_thumbnails_is_decoded_alone() -> None:
     gauge = Gauge()
     answers = {"/images/7": HUGE}
-    with feeder(answers=answers, threads=8, decoders=4, pixels=5000, watch=gauge) as feeding:
+    with prefetcher(answers=answers, threads=8, decoders=4, pixels=5000, watch=gauge) as feeding:
         fed = {one.index: one.image for one in feeding.feed(sources(40))}
     huge = fed[7]
     assert isinstance(huge, DecodedImage)
@@ -358,7 +358,7 @@ def test_whoever_takes_an_image_decodes_it_unless_it_is_large() -> None:
         yield
 
     answers = {"/images/7": HUGE}
-    with feeder(answers=answers, apart=40 * 30, watch=watch) as feeding:
+    with prefetcher(answers=answers, apart=40 * 30, watch=watch) as feeding:
         assert sorted(indices(feeding.feed(sources(20)))) == list(range(20))
     here = threading.current_thread()
     assert [uri for uri, thread in decoded_by.items() if thread is not here] == ["/images/7"]
@@ -373,7 +373,7 @@ def test_small_images_pass_a_large_one_that_is_being_decoded() -> None:
         assert uri != "/images/0" or others_are_out.wait(PATIENCE)
         yield
 
-    with feeder(answers={"/images/0": HUGE}, apart=40 * 30, watch=watch) as feeding:
+    with prefetcher(answers={"/images/0": HUGE}, apart=40 * 30, watch=watch) as feeding:
         found = []
         for one in feeding.feed(sources(20)):
             found.append(one.index)
@@ -391,14 +391,14 @@ def test_bytes_are_held_from_the_read_to_the_end_of_the_decode() -> None:
             return THUMBNAIL
 
     answers = {source.uri: read for source in sources(40)}
-    with feeder(answers=answers, threads=8, num_bytes=250) as feeding:
+    with prefetcher(answers=answers, threads=8, num_bytes=250) as feeding:
         assert len(indices(feeding.feed(sources(40)))) == 40
     assert gauge.most <= 2
 
 
 @pytest.mark.parametrize("size", [None, 0, 10**9])
 def test_sizes_that_are_unknown_or_beyond_the_budget_do_not_stop_it(size: int | None) -> None:
-    with feeder(num_bytes=1000) as feeding:
+    with prefetcher(num_bytes=1000) as feeding:
         assert len(indices(feeding.feed(sources(20, size=size)))) == 20
 
 
@@ -421,7 +421,7 @@ def test_no_mixture_of_images_gets_stuck(
         "missing": BadImageError(Reason.MISSING, "there is no file"),
     }
     by_uri = {f"/images/{index}": answers[kind] for index, kind in enumerate(pictures)}
-    with feeder(
+    with prefetcher(
         answers=by_uri,
         threads=threads,
         apart=apart,
@@ -441,7 +441,7 @@ def test_carefully_is_in_order_and_names_the_same_faults() -> None:
         "/images/2": BadImageError(Reason.UNREADABLE, "the storage answers: no"),
     }
     with DecodeSandbox(CONTRACT, seconds=30, memory_bytes=2**30) as sandbox:
-        fed = list(feed_carefully(sources(4), FakeReader(answers), sandbox))
+        fed = list(decode_sandboxed(sources(4), FakeReader(answers), sandbox))
     assert [one.index for one in fed] == [0, 1, 2, 3]
     first, second, third, fourth = (one.image for one in fed)
     assert isinstance(first, DecodedImage)

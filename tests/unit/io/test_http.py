@@ -92,7 +92,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.num_connections = 0
         self.num_open = 0
-        self.most_open = 0
+        self.max_open = 0
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
         self.replies: dict[str, Reply] = {}
@@ -110,7 +110,7 @@ class Site(http.server.ThreadingHTTPServer):
         with self.lock:
             self.num_connections += 1
             self.num_open += 1
-            self.most_open = max(self.most_open, self.num_open)
+            self.max_open = max(self.max_open, self.num_open)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -1198,7 +1198,7 @@ def test_connections_are_bounded_and_threads_wait_for_them(site: Site) -> None:
             lambda _: fetch_url(site.url("/together"), policy(), limit=LIMIT), range(num_threads)
         )
         assert list(found) == [b"image"] * num_threads
-    assert site.most_open == connections._NUM_CONNECTIONS
+    assert site.max_open == connections._NUM_CONNECTIONS
 
 
 def test_failures_give_their_connections_back(site: Site) -> None:

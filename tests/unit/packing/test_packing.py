@@ -321,8 +321,8 @@ def test_tables_of_images_tell_what_their_images_take(tmp_path: Path) -> None:
 
 def test_a_manifest_is_cut_by_the_limits_it_is_given(tmp_path: Path) -> None:
     limits = ShardLimits(
-        most_rows=4,
-        most_bytes=100,
+        max_rows=4,
+        max_bytes=100,
         next_rows=lambda _: 4,
         bytes_of=lambda rows: np.where(rows.column("uri").to_numpy() == "/images/5.png", 99, 10),
     )

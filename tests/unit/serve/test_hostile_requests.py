@@ -15,7 +15,7 @@ from tests.support.memory import CAN_TELL, forget_peak, peak_bytes
 from tests.support.models import golden_png
 from tests.support.serving import registry_with
 
-MOST_GROWTH = 100_000_000
+MAX_GROWTH = 100_000_000
 PREDICT, INFER, MLFLOW = "/v1/models/digits/predict", "/v2/models/digits/infer", "/invocations"
 IMAGE = golden_png(7)
 TEXT = base64.b64encode(IMAGE).decode()
@@ -37,7 +37,7 @@ def client(served: Served) -> Iterator[httpx.Client]:
         yield connected
         grown = peak_bytes() - resident if CAN_TELL else 0
         print(f"all requests together took {grown / 1e6:.0f} MB")
-        assert grown < MOST_GROWTH
+        assert grown < MAX_GROWTH
 
 
 def form(content_type: str, *headers: bytes, body: bytes = IMAGE) -> dict[str, Any]:

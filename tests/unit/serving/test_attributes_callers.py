@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.client import client as clients
 from eagleray.batch.job import open_job
 from eagleray.batch.spec import JobRequest
 from eagleray.batch.worker import JobContext, WorkerOptions, _Answering, _Decoding, decode_shard
 from eagleray.cli.console import Console
+from eagleray.client import client as clients
 from eagleray.core.errors import InputError
 from eagleray.inference.predictor import Predictor
 from eagleray.io.http import UrlPolicy

@@ -207,7 +207,7 @@ def test_data_too_large_for_the_disk_are_decoded_every_time(
 ) -> None:
     spec = small_spec(stripes, **RICH)
     kept, _ = train_alone(spec, tmp_path / "kept")
-    monkeypatch.setattr("eagleray.training.pixel_cache._MOST_OF_DISK", 0.0)
+    monkeypatch.setattr("eagleray.training.pixel_cache._MAX_OF_DISK", 0.0)
     decoded, _ = train_alone(spec, tmp_path / "decoded")
     assert decoded.losses == pytest.approx(kept.losses, rel=SAME_LOSS)
     assert not (tmp_path / "decoded/cache").exists()

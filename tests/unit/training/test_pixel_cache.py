@@ -63,7 +63,7 @@ def test_a_second_run_reads_the_cache_until_an_image_changes(
 def test_an_image_that_vanishes_between_epochs_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eagleray.training.pixel_cache._MOST_OF_DISK", 0.0)
+    monkeypatch.setattr("eagleray.training.pixel_cache._MAX_OF_DISK", 0.0)
     write_image(tmp_path / "a/1.png", 1)
     decoded = open_pixels(read_labelled(str(tmp_path)), CONTRACT, tmp_path / ".cache", run="one")
     assert decoded.read_one(0).shape == CONTRACT.shape

@@ -124,7 +124,7 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
         {"data": "pics/", "epochs": "3", "flip": True, "workers": "1..4", "label_columns": "a,b"}
     ]
     spec = make_spec({**heard[0], "name": "n", "task": "multilabel"})
-    assert (spec.epochs, spec.most_workers, spec.label_columns) == (3, 4, ("a", "b"))
+    assert (spec.epochs, spec.max_workers, spec.label_columns) == (3, 4, ("a", "b"))
     shown = runner.invoke(app, ["--help"]).output
     for name in TrainSpec.model_fields:
         if name != "data":

@@ -17,7 +17,7 @@ from eagleray.io.tables import open_parquet
 
 __all__ = ["Locator", "may_read", "read_uri"]
 
-_MOST_CONTAINERS = 8
+_MAX_CONTAINERS = 8
 _FETCHED = ("http://", "https://")
 _ANY = PathPolicy()
 
@@ -110,7 +110,7 @@ class Locator:
             if key not in self._known:
                 self._known[key] = _list(packing, container, key[2])
             self._known.move_to_end(key)
-            if len(self._known) > _MOST_CONTAINERS:
+            if len(self._known) > _MAX_CONTAINERS:
                 self._known.popitem(last=False)
             return self._known[key]
 

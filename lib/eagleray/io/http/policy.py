@@ -24,7 +24,7 @@ from eagleray.io.http.targets import (
 
 __all__ = ["UrlPolicy"]
 
-_MOST_REDIRECTS = 20
+_MAX_REDIRECTS = 20
 _WIDEST_PRIVATE = {4: 8, 6: 7}  # prefix lengths: 10.0.0.0/8 and fc00::/7
 _PATTERN = re.compile(r"(?P<star>\*\.)?(?P<host>\*|[^*/@?#]+?)(?::(?P<port>\*|[0-9]{1,5}))?")
 
@@ -89,8 +89,8 @@ class UrlPolicy:
             object.__setattr__(self, name, tuple(sorted({spell(value) for value in values})))
         if not self.schemes:
             _refuse("schemes", "name http, https or both")
-        if type(self.max_redirects) is not int or not 0 <= self.max_redirects <= _MOST_REDIRECTS:
-            _refuse("max_redirects", f"it is a whole number from 0 to {_MOST_REDIRECTS}")
+        if type(self.max_redirects) is not int or not 0 <= self.max_redirects <= _MAX_REDIRECTS:
+            _refuse("max_redirects", f"it is a whole number from 0 to {_MAX_REDIRECTS}")
         for name in ("connect_seconds", "read_seconds", "total_seconds"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
 

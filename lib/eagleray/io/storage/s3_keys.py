@@ -21,7 +21,7 @@ __all__ = ["iterate_pages", "name_between"]
 _WORKERS = 16
 _PAGES_FOR_A_CUT = 2
 # Keys that wait for those before them; a row takes about 150 bytes.
-_MOST_WAITING = 200_000
+_MAX_WAITING = 200_000
 # The last name below a folder is before this one.
 _AFTER_ALL = "\U0010fffd"
 
@@ -152,7 +152,7 @@ class _Listing:
         for place, entry in enumerate(self._ranges):
             before += waiting[place]
             # Early names may fill the room once more when late ones have filled it.
-            has_room = before < _MOST_WAITING and total < 2 * _MOST_WAITING
+            has_room = before < _MAX_WAITING and total < 2 * _MAX_WAITING
             is_awaited = place == 0 and not entry.pages
             if not entry.done and (is_awaited or has_room):
                 if not entry.busy:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from eagleray.batch.plan import Work
-from eagleray.batch.spec import MOST_TOP_K, FailureLimit
+from eagleray.batch.spec import MAX_TOP_K, FailureLimit
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
@@ -27,7 +27,7 @@ from eagleray.sharded.layout import OutputFormat
 
 __all__ = ["BatchAsked"]
 
-_MOST_LOCATIONS = 1000
+_MAX_LOCATIONS = 1000
 _SECONDS_PER_IMAGE = 60.0
 
 
@@ -63,7 +63,7 @@ class BatchAsked(BaseModel):
 
     input: Locations = Field(
         (),
-        max_length=_MOST_LOCATIONS,
+        max_length=_MAX_LOCATIONS,
         description="Folders, patterns, tables, archives or images: one, or a list.",
     )
     output: Location = Field(description="Folder or URI; new, or of the same job.")
@@ -72,10 +72,10 @@ class BatchAsked(BaseModel):
     column: Text | None = Field(
         None, description="Table column that holds the locations, or the images."
     )
-    top_k: int = Field(5, ge=1, le=MOST_TOP_K, description="Labels listed for each image.")
+    top_k: int = Field(5, ge=1, le=MAX_TOP_K, description="Labels listed for each image.")
     since: Locations = Field(
         (),
-        max_length=_MOST_LOCATIONS,
+        max_length=_MAX_LOCATIONS,
         description="Earlier outputs; only what is new or changed since.",
     )
     failed_only: Location | None = Field(
