@@ -40,8 +40,7 @@ from eagleray.cli.job import (
     url_policy,
 )
 from eagleray.core.errors import InputError
-from eagleray.core.types import CompileMode, Precision
-from eagleray.sharded.layout import OutputFormat
+from eagleray.core.types import CompileMode, OutputFormat, Precision
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:

@@ -17,9 +17,10 @@ from eagleray.batch.plan import Plan, Work, claim_plan, new_id
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.worker import ShardSummary, encode_shard
 from eagleray.core.errors import Reason
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.layout import OutputFormat, OutputLayout
+from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader, write_manifest
 from eagleray.sources import LISTING_SCHEMA
 from eagleray.tasks.outcome import Outcome, Prediction

@@ -46,6 +46,28 @@ def test_imports_go_one_way(room: str) -> None:
         assert programs <= ROOMS[room], file
 
 
+PACKAGES = (
+    *("core", "imaging", "io", "tasks", "models", "inference", "sources", "database", "reports"),
+    *("data", "evaluation", "registry", "sharded", "batch", "packing", "training", "serving"),
+    *("client", "cli"),
+)
+"""The packages from the lowest up; each imports only those before it, and itself."""
+
+
+def test_packages_import_downwards_only() -> None:
+    package = ROOT / "lib/eagleray"
+    folders = {file.parent.name for file in package.glob("*/__init__.py")}
+    assert folders - {"jobs", "serve"} == set(PACKAGES)
+    for rank, name in enumerate(PACKAGES):
+        for file in python_files(f"lib/eagleray/{name}"):
+            imported = {
+                module.split(".")[1]
+                for module in imported_modules(file)
+                if module.startswith("eagleray.") and module.split(".")[1] in PACKAGES
+            }
+            assert imported <= set(PACKAGES[: rank + 1]), file
+
+
 def test_below_the_command_line_nothing_imports_it() -> None:
     for file in python_files("lib/eagleray"):
         if "cli" not in file.parts and file.name != "__main__.py":

@@ -11,9 +11,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.sharded.claims import SettledWork, claim, require_equal
-from eagleray.sharded.layout import FileName, OutputFormat, OutputLayout
+from eagleray.sharded.layout import FileName, OutputLayout
 
 __all__ = ["Plan", "Work", "claim_plan", "new_id", "read_plan", "require_same_work"]
 

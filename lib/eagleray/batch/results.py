@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.layout import OutputFormat
 from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.tasks.outcome import Outcome
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from eagleray.batch.plan import Work
 from eagleray.batch.sinks.sql import SqlTarget
 from eagleray.core.errors import InputError
-from eagleray.core.types import CompileMode, Precision
+from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.layout import OutputFormat
 
 __all__ = ["FailureLimit", "JobRequest"]
 

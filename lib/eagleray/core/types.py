@@ -1,14 +1,22 @@
-"""What a user may choose of how a model runs; apart, so that saying it needs no PyTorch."""
+"""Choices and tolerances that the command line names, importable without PyTorch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["HEALTHY_DIFFERENCE", "TOLERANCE", "CompileMode", "Isolation", "Precision"]
+__all__ = [
+    "HEALTHY_DIFFERENCE",
+    "TOLERANCE",
+    "CompileMode",
+    "Isolation",
+    "OutputFormat",
+    "Precision",
+]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 CompileMode = Literal["auto", "always", "never"]
 Isolation = Literal["rare", "all", "none"]
+OutputFormat = Literal["parquet", "csv", "jsonl"]
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.02}
 """By precision, how far the probabilities of one image may be apart between two forward passes of

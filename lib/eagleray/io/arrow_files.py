@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from eagleray.core.display import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
-from eagleray.sharded.layout import OutputFormat
+from eagleray.core.types import OutputFormat
 
 __all__ = ["column_names", "decode_table", "encode_table"]
 

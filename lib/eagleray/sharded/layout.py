@@ -12,15 +12,14 @@ Names that begin with `_` are skipped by Arrow, Spark and Ray.
 from __future__ import annotations
 
 import errno
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import StringConstraints
 
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 
-__all__ = ["FileName", "OutputFormat", "OutputLayout"]
-
-OutputFormat = Literal["parquet", "csv", "jsonl"]
+__all__ = ["FileName", "OutputLayout"]
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A name inside of an output; whoever can write there must not make it lead out."""

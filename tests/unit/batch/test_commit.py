@@ -22,8 +22,8 @@ from eagleray.batch.earlier import read_results
 from eagleray.batch.results import result_schema
 from eagleray.batch.worker import ShardSummary, decode_shard, encode_shard
 from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
-from eagleray.sharded.layout import OutputFormat
 from tests.support.batch import Killed, Output, classified, dies_at, output, result_rows
 
 

@@ -12,8 +12,8 @@ import pytest
 from eagleray.batch.earlier import failures_of, leave_out_known, read_results
 from eagleray.batch.results import result_schema
 from eagleray.core.errors import InputError
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
-from eagleray.sharded.layout import OutputFormat
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import listing, output
 from tests.unit.batch.test_results import ODD_COLUMNS, every_format

@@ -25,10 +25,11 @@ from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
 from eagleray.core.ray_session import Cluster
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.jobs.predict import as_json
 from eagleray.models.package import write_package
-from eagleray.sharded.layout import OutputFormat, OutputLayout
+from eagleray.sharded.layout import OutputLayout
 from tests.support.batch import Killed, Output, dies_at
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from eagleray.batch.results import output_names, read_columns, result_schema
 from eagleray.core.errors import Reason
+from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.layout import OutputFormat
 from eagleray.tasks.outcome import Outcome
 from eagleray.tasks.tasks import Multiclass, Multilabel
 from tests.support.batch import (

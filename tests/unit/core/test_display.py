@@ -16,11 +16,11 @@ import pytest
 from eagleray.cli.console import Console, command_errors, open_streams
 from eagleray.core.display import escape_cell, unescape_cell, visible, visible_json
 from eagleray.core.errors import InputError
+from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
 from eagleray.reports import render_page
 from eagleray.serving.logs import log_event, log_to_file
 from eagleray.serving.telemetry import Telemetry, text_of_all
-from eagleray.sharded.layout import OutputFormat
 
 HOSTILE = (
     "\x1b]0;owned\x07",

@@ -19,11 +19,11 @@ from pydantic import (
 from eagleray.batch.plan import Work
 from eagleray.batch.spec import MAX_TOP_K, FailureLimit
 from eagleray.core.errors import InputError
+from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.registry import ModelVersion
 from eagleray.serving.config import ServiceConfig
-from eagleray.sharded.layout import OutputFormat
 
 __all__ = ["BatchAsked"]
 
