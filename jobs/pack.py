@@ -14,12 +14,10 @@ predict` and of `eagleray pack`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from eagleray.batch.spec import FailureLimit
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -37,12 +35,10 @@ from eagleray.cli.job import (
     url_policy,
 )
 from eagleray.io import storage
+from eagleray.packing.files import PackFormat
 from eagleray.packing.job import PackSummary, finish_pack, open_pack, run_pack
-from eagleray.packing.parts import PartFormat
-from eagleray.packing.pipeline import pack_on
 from eagleray.packing.plan import PackRequest, parse_part_size
-from eagleray.packing.receipt import PackedShard
-from eagleray.packing.worker import PackContext
+from eagleray.sharded.failure_limit import FailureLimit
 
 
 def as_json(summary: PackSummary) -> dict[str, Any]:
@@ -50,17 +46,17 @@ def as_json(summary: PackSummary) -> dict[str, Any]:
     committed = summary.committed
     return {
         "job": committed.job_id,
-        "images": committed.num_inputs,
-        "packed": committed.num_rows,
+        "images": committed.num_rows,
+        "packed": committed.num_ok,
         "failed": committed.num_failed,
         "reasons": summary.reasons,
         "skipped": committed.skipped,
         "seconds": round(summary.seconds, 3),
         "images_per_second": round(summary.images_per_second, 2),
-        "megabytes": round(committed.image_bytes / 1e6, 3),
+        "megabytes": round(summary.megabytes, 3),
         "megabytes_per_second": round(summary.megabytes_per_second, 2),
         "output": summary.output,
-        "parts": [storage.join(summary.output, part.name) for part in committed.parts],
+        "files": [storage.join(summary.output, file.name) for file in committed.files],
         "failures": summary.failures,
         "committed_here": summary.committed_here,
     }
@@ -72,18 +68,18 @@ def show(summary: PackSummary, console: Console) -> None:
         console.emit(as_json(summary))
         return
     committed = summary.committed
-    rows = [["packed", f"{committed.num_rows:,}"]]
+    rows = [["packed", f"{committed.num_ok:,}"]]
     rows += [[f"failed: {reason}", f"{count:,}"] for reason, count in summary.reasons.items()]
-    rows.append(["all", f"{committed.num_inputs:,}"])
+    rows.append(["all", f"{committed.num_rows:,}"])
     console.table("Packed images", ["outcome", "images"], rows)
     if summary.seconds:
         console.say(
             f"{summary.seconds:.1f} s, {summary.images_per_second:,.1f} images/s, "
             f"{summary.megabytes_per_second:,.1f} MB/s"
         )
-    num_parts = len(committed.parts)
+    num_files = len(committed.files)
     console.say(
-        f"{committed.image_bytes / 1e6:,.1f} MB in {num_parts:,} part{'s' * (num_parts != 1)}: "
+        f"{summary.megabytes:,.1f} MB in {num_files:,} file{'s' * (num_files != 1)}: "
         f"{summary.output}"
     )
     if summary.failures is not None:
@@ -105,7 +101,7 @@ def main(
     column: Annotated[
         str | None, typer.Option(help="Table column that holds the locations, or the images.")
     ] = None,
-    part_format: Annotated[PartFormat, typer.Option("--format", help="Of the parts.")] = "parquet",
+    part_format: Annotated[PackFormat, typer.Option("--format", help="Of the parts.")] = "parquet",
     part_size: Annotated[str, typer.Option(help="Of the images in a part.")] = "256MB",
     max_failures: Annotated[
         str, typer.Option(help="Stop when more inputs than this cannot be read: 1% or 200.")
@@ -144,7 +140,7 @@ def main(
                 requester_pays=s3_requester_pays,
             ),
         )
-        job = open_pack(request, console)
+        job = open_pack(request, settings, console)
         console.note(f"{job.plan.num_rows:,} images, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)
@@ -153,12 +149,8 @@ def main(
             show(finish_pack(job), console)
             return
         with contextlib.ExitStack() as stack:
-
-            def pack_shards(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
-                session = job_session(settings, address=cluster, verbose=verbose)
-                return pack_on(stack.enter_context(session), shards, context)
-
-            summary = run_pack(job, pack_shards, console)
+            session = job_session(settings, address=cluster, verbose=verbose)
+            summary = run_pack(job, lambda: stack.enter_context(session), console)
         show(summary, console)
 
 

@@ -19,10 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
+from eagleray.batch.job import Job, open_job
 from eagleray.batch.quote import Quote, quote_job
+from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.sinks.sql import SqlTarget
-from eagleray.batch.spec import FailureLimit, JobRequest
+from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
     ClusterOption,
@@ -41,6 +42,7 @@ from eagleray.cli.job import (
 )
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, OutputFormat, Precision
+from eagleray.sharded.failure_limit import FailureLimit
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
@@ -79,7 +81,7 @@ def as_json(summary: JobSummary) -> dict[str, Any]:
         "images_per_second": round(totals.images_per_second, 2),
         "model": summary.model,
         "output": summary.output,
-        "parts": summary.parts,
+        "files": summary.files,
         "report": summary.report,
         "committed_here": summary.committed_here,
         "engines": summary.engines,
@@ -106,8 +108,8 @@ def show(summary: JobSummary, console: Console) -> None:
         console.say("Another run of this job has committed this output; its results stand.")
     for engine in summary.engines:
         console.say(f"engine: {engine}")
-    for part in summary.parts:
-        console.say(f"table: {part}")
+    for file in summary.files:
+        console.say(f"table: {file}")
     if summary.sql_rows is not None:
         console.say(f"sql:   {summary.sql_rows:,} rows")
     console.say(f"page:  {summary.report}")

@@ -16,19 +16,22 @@ import pyarrow as pa
 
 import eagleray.batch.job
 import eagleray.batch.report
-from eagleray.batch.commit import publish
-from eagleray.batch.job import finish_job, open_job, run_job
+from eagleray.batch.context import JobContext
+from eagleray.batch.job import open_job
 from eagleray.batch.pipeline import WorkerPool
+from eagleray.batch.run import finish_job, run_job
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.spec import JobRequest
-from eagleray.batch.worker import SHARD_COLUMN, JobContext, ShardSummary, ShardWorker
+from eagleray.batch.worker import SHARD_COLUMN, ShardWorker
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.commit import publish
 from eagleray.sharded.layout import OutputLayout
 from tests.support.reporting import RecordingReporter
 
-ROWS_PER_PART = 32
+ROWS_PER_FILE = 32
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,16 @@ class Ending:
     notes: tuple[str, ...] = ()
 
 
-def drive(request: JobRequest, *, rows_per_part: int | None = ROWS_PER_PART) -> Ending:
+def drive(request: JobRequest, *, rows_per_file: int | None = ROWS_PER_FILE) -> Ending:
     """Do what `eagleray.jobs.predict` does. Changes this process: call it in a child.
 
     Args:
         request: As a user would make it.
-        rows_per_part: None leaves it to the job, which puts so few rows into one part.
+        rows_per_file: None leaves it to the job, which puts so few rows into one part.
     """
     _work_in_this_process()
-    if rows_per_part is not None:
-        setattr(eagleray.batch.job, "_rows_per_part", lambda *_: rows_per_part)  # noqa: B010
+    if rows_per_file is not None:
+        setattr(eagleray.batch.job, "_rows_per_part", lambda *_: rows_per_file)  # noqa: B010
     reporter = RecordingReporter()
     job = open_job(request, Settings(), reporter)
     if job.committed is not None:
@@ -94,7 +97,7 @@ def _run_shards(
 
 def copy_shards(source: Path, request: JobRequest) -> None:
     """Open a job, and give it the shard results of a folder that hold the same inputs."""
-    setattr(eagleray.batch.job, "_rows_per_part", lambda *_: ROWS_PER_PART)  # noqa: B010
+    setattr(eagleray.batch.job, "_rows_per_part", lambda *_: ROWS_PER_FILE)  # noqa: B010
     open_job(request, Settings(), RecordingReporter())
     layout = OutputLayout(request.output)
     for file in source.iterdir():

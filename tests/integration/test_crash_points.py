@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from eagleray.batch.job import open_job, run_job
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
 from eagleray.batch.spec import JobRequest
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings

@@ -13,7 +13,8 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray.batch.job import open_job, run_job
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
 from eagleray.batch.spec import JobRequest
 from eagleray.cli.console import Console
 from eagleray.core.errors import ExitCode
@@ -69,7 +70,7 @@ def test_what_is_packed_is_predicted_like_the_files(
     summary = summary_of(*words)
     assert (summary["images"], summary["packed"], summary["failed"]) == (302, 301, 1)
     assert summary["reasons"] == {"missing": 1}
-    assert len(summary["parts"]) > 1
+    assert len(summary["files"]) > 1
     assert summary["megabytes_per_second"] > 0
     assert summary_of(*words)["committed_here"] is False
 
@@ -90,7 +91,7 @@ def test_images_and_parts_may_live_on_s3(cluster: Cluster, s3: str, images: Path
         filesystem.pipe_file(f"{s3}/pack/in/{name}", (images / name).read_bytes())
     words = ["--part-size", "1MB", "--s3-region", "us-east-1"]
     first = summary_of(f"{s3}/pack/in/", "--output", f"{s3}/pack/first", *words)
-    table = pq.read_table(first["parts"][0], filesystem=filesystem)
+    table = pq.read_table(first["files"][0], filesystem=filesystem)
     assert table.column("uri").to_pylist() == [f"{s3}/pack/in/{name}" for name in names]
     again = [f"{s3}/pack/first", "--output", f"{s3}/pack/again", "--format", "webdataset", *words]
     second = summary_of(*again)
@@ -108,7 +109,7 @@ def test_what_a_worker_cannot_mend_is_one_sentence(
     cluster: Cluster, tmp_path: Path, images: Path
 ) -> None:
     request = PackRequest(inputs=(str(images),), output=str(tmp_path / "out"), part_bytes=10**6)
-    job = open_pack(request, QUIET)
+    job = open_pack(request, Settings(), QUIET)
     pack_shard(job.context, 0)
     Path(job.layout.shard(0)).unlink()
     (tmp_path / "out" / "part-00000.parquet").write_text("something else")
@@ -126,7 +127,7 @@ def test_people_read_totals_and_where_the_failures_are(
     said = run(str(images), "--output", str(tmp_path / "out"), "--max-failures", "1")
     assert "failed: missing" in said
     assert "MB/s" in said
-    assert f"in 1 part: {tmp_path}/out" in said
+    assert f"in 1 file: {tmp_path}/out" in said
     assert f"failures: {tmp_path}/out/_failures.parquet" in said
     wrong = run(str(images), "--output", "x", "--part-size", "1kB", expect=ExitCode.USER)
     assert "--part-size must be like 256MB" in wrong

@@ -5,54 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from eagleray.batch.plan import Work
+from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks.sql import SqlTarget
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.references import LoadedModel
+from eagleray.sharded.failure_limit import FailureLimit
 
-__all__ = ["FailureLimit", "JobRequest"]
+__all__ = ["JobRequest"]
 
 MAX_TOP_K = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class FailureLimit:
-    """How many inputs may fail before a job stops: a share of all, or a number.
-
-    Attributes:
-        share: Of all inputs, 0 to 1; None for a number.
-        number: Of inputs; None for a share.
-    """
-
-    share: float | None = None
-    number: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> FailureLimit:
-        """Read `1%`, `0.5 %` or `200`.
-
-        Raises:
-            InputError: It is neither.
-        """
-        try:
-            if text.strip().endswith("%"):
-                share = float(text.strip()[:-1]) / 100
-                if 0 <= share <= 1:
-                    return cls(share=share)
-            elif int(text) >= 0:
-                return cls(number=int(text))
-        except ValueError:
-            pass
-        raise InputError(f"--max-failures must be like 1% or 200, not {text!r}.")
-
-    def allows(self, num_failed: int, num_rows: int) -> bool:
-        """Whether so many failures of so many inputs are within the limit."""
-        if self.share is not None:
-            return num_failed <= self.share * num_rows
-        return self.number is None or num_failed <= self.number
 
 
 @dataclass(frozen=True)
@@ -117,10 +81,10 @@ class JobRequest:
         """Which locations may be read."""
         return storage.PathPolicy(self.within or None)
 
-    def work(self, model: LoadedModel) -> Work:
+    def work(self, model: LoadedModel) -> PredictWork:
         """Return what decides the results."""
         package = model.package
-        return Work(
+        return PredictWork(
             inputs=tuple(storage.absolute(location) for location in self.inputs),
             column=self.column,
             since=tuple(storage.absolute(output) for output in self.since),

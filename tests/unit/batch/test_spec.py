@@ -7,48 +7,16 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.plan import Work
-from eagleray.batch.spec import FailureLimit, JobRequest
+from eagleray.batch.plan import PredictWork
+from eagleray.batch.spec import JobRequest
 from eagleray.core.errors import InputError
+from eagleray.sharded.failure_limit import FailureLimit
 from tests.support.batch import loaded_model
 
 
 def request(**overrides: Any) -> JobRequest:
     parts: dict[str, Any] = {"inputs": ("photos",), "model": "digits/3", "output": "out"}
     return JobRequest(**{**parts, **overrides})
-
-
-@pytest.mark.parametrize(
-    ("text", "failed", "rows", "allowed"),
-    [
-        ("1%", 10, 1000, True),
-        ("1%", 11, 1000, False),
-        ("0%", 0, 5, True),
-        ("0%", 1, 5, False),
-        ("100%", 5, 5, True),
-        (" 0.5 % ", 1, 200, True),
-        (" 0.5 % ", 2, 200, False),
-        ("200", 200, 10**7, True),
-        ("200", 201, 10**7, False),
-        ("0", 1, 10, False),
-    ],
-)
-def test_a_limit_of_failures_is_a_share_or_a_number(
-    text: str, failed: int, rows: int, allowed: bool
-) -> None:
-    assert FailureLimit.parse(text).allows(failed, rows) is allowed
-
-
-def test_without_a_limit_all_may_fail() -> None:
-    assert FailureLimit().allows(10, 10)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "%", "some", "101%", "-1%", "nan%", "inf%", "1.5", "-3", "1e2", "1%%"]
-)
-def test_what_is_no_limit_is_one_sentence(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--max-failures must be like 1% or 200[^\n]*$"):
-        FailureLimit.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +62,4 @@ def test_work_comes_back_from_its_json() -> None:
     asked = request(seconds_per_image=0.25, output_format="jsonl", column="photo").work(
         loaded_model()
     )
-    assert Work.model_validate_json(asked.model_dump_json()) == asked
+    assert PredictWork.model_validate_json(asked.model_dump_json()) == asked

@@ -16,14 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.batch.plan import Work
-from eagleray.batch.spec import MAX_TOP_K, FailureLimit
+from eagleray.batch.plan import PredictWork
+from eagleray.batch.spec import MAX_TOP_K
 from eagleray.core.errors import InputError
 from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.registry import ModelVersion
 from eagleray.serving.config import ServiceConfig
+from eagleray.sharded.failure_limit import FailureLimit
 
 __all__ = ["BatchAsked"]
 
@@ -101,9 +102,9 @@ class BatchAsked(BaseModel):
         """All that it names."""
         return (*self.input, *self.earlier, self.output)
 
-    def work(self, model: ModelVersion, config: ServiceConfig, contract_digest: str) -> Work:
+    def work(self, model: ModelVersion, config: ServiceConfig, contract_digest: str) -> PredictWork:
         """Return what decides the results, to be compared with a plan that is there."""
-        return Work(
+        return PredictWork(
             inputs=self.input,
             column=self.column,
             since=self.since,
