@@ -67,9 +67,9 @@ class OutputLayout:
         ]
 
     def unfinished_files(self) -> list[str]:
-        """Locations of result files that were being written, most of them by a killed run."""
-        start = storage.join(self.location, ".part-")
-        return [file.uri for file in _files_under(self.location) if file.uri.startswith(start)]
+        """Locations of probes and incomplete result files, most of them of killed runs."""
+        starts = (storage.join(self.location, ".part-"), storage.join(self.private, "probe-"))
+        return [file.uri for file in _files_under(self.location) if file.uri.startswith(starts)]
 
     def remove_folder(self, folder: str) -> None:
         """Remove a private folder, even if another run removes or fills it at the same time."""
