@@ -25,22 +25,22 @@ CHAINS = 6  # outputs whose runs die many times
 MAX_DEATHS = 12  # of one output
 OUTPUTS_PER_LINE = 20
 
-_FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "shards")
+_FROM_THE_FIRST_FILE_ON = ("file", "report", "timeline", "commit", "success", "shards")
 
 
 def crash_everywhere(
-    arena: Arena, place: Place, *, one_part: bool = False, quick: bool = False
+    arena: Arena, place: Place, *, one_file: bool = False, quick: bool = False
 ) -> Tally:
     """Kill a driver at every moment.
 
     Args:
         arena: Where.
         place: Of inputs and outputs.
-        one_part: Make one part of all results, and attack nothing before that.
-        quick: Attack nothing before the first part, and no output many times.
+        one_file: Make one file of all results, and attack nothing before that.
+        quick: Attack nothing before the first file, and no output many times.
     """
-    scenario = "commit, one part" if one_part else "commit"
-    rows_per_file = None if one_part else ROWS_PER_FILE
+    scenario = "commit, one file" if one_file else "commit"
+    rows_per_file = None if one_file else ROWS_PER_FILE
     material = arena.small(place)
     chance = arena.chance(scenario, place.name)
 
@@ -50,8 +50,8 @@ def crash_everywhere(
     with tally_of(scenario, place) as tally:
         reference, calls = _undisturbed(arena, place, output_of(0), rows_per_file)
         points = points_of(place, calls, during=not quick)
-        if one_part or quick:
-            points = [point for point in points if point.call.target in _FROM_THE_FIRST_PART_ON]
+        if one_file or quick:
+            points = [point for point in points if point.call.target in _FROM_THE_FIRST_FILE_ON]
         tally.notes.append(f"{len(calls)} calls of the storage in a run, {len(points)} moments")
         deaths = [[point] for point in points]
         deaths += [chance.choices(points, k=MAX_DEATHS) for _ in range(0 if quick else CHAINS)]
