@@ -24,13 +24,13 @@ from eagleray.cli.job import (
     job_session,
     job_settings,
     run_command,
-    s3_options,
 )
 from eagleray.cli.options import with_spec_options
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.data.report import render_data_report
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.job import (
@@ -296,7 +296,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        storage.use_s3(s3_options(settings))
+        storage.use_s3(S3Fields().with_settings(settings).s3)
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = build(searched, Budget(trials, at_once, grace), settings, alias=alias)
         for note in job.default.plan.notes:

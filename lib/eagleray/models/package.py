@@ -53,8 +53,9 @@ from eagleray.core.limits import (
 )
 from eagleray.core.names import ModelName
 from eagleray.core.types import HEALTHY_DIFFERENCE
+from eagleray.core.validation import describe_invalid
 from eagleray.imaging import FORMATS, ImageContract, decode, probe
-from eagleray.imaging.contract import canonical_json, first_fault
+from eagleray.imaging.contract import canonical_json
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features
@@ -419,7 +420,7 @@ def create_package(
             files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
         )
     except ValidationError as error:
-        raise PackageError(f"{MANIFEST_FILE}: {first_fault(error)}.") from None
+        raise PackageError(f"{MANIFEST_FILE}: {describe_invalid(error)}.") from None
     return ModelPackage(manifest, MappingProxyType(files))
 
 
@@ -636,4 +637,4 @@ def _parse(kind: type[_Parsed], content: bytes, where: str, limits: JsonLimits) 
         if fault["type"] == "extra_forbidden":
             field = ".".join(str(part) for part in fault["loc"])
             raise PackageError(f"{where} has the unknown field {field[:MAX_NAME]!r}.") from None
-        raise PackageError(f"{where} is not valid: {first_fault(error)}.") from None
+        raise PackageError(f"{where} is not valid: {describe_invalid(error)}.") from None

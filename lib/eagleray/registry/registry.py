@@ -21,9 +21,9 @@ from eagleray.core.json_limits import parse_json
 from eagleray.core.limits import MAX_FILES, MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, RECORD_JSON
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings, read_settings
+from eagleray.core.validation import describe_invalid
 from eagleray.database.store import open_database
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.imaging.contract import first_fault
 from eagleray.io import storage
 from eagleray.models.package import (
     MANIFEST_FILE,
@@ -329,7 +329,7 @@ class Registry:
                 parse_json(content, RECORD_JSON)
                 records.append(EvaluationRecord.model_validate_json(content))
             except ValueError as error:
-                fault = first_fault(error) if isinstance(error, ValidationError) else error
+                fault = describe_invalid(error) if isinstance(error, ValidationError) else error
                 raise InputError(
                     f"{path} of run {version.run_id} is no evaluation ({fault}); remove it and "
                     f"evaluate {version.reference} again."

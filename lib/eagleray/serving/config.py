@@ -18,7 +18,7 @@ from pydantic import (
 
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, Isolation, Precision
-from eagleray.imaging.contract import first_fault
+from eagleray.core.validation import describe_invalid
 from eagleray.io import storage
 
 __all__ = ["ServiceConfig", "make_config", "read_config"]
@@ -203,7 +203,7 @@ def make_config(fields: Mapping[str, Any]) -> ServiceConfig:
     try:
         return ServiceConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"Service configuration, {first_fault(error)}.") from None
+        raise InputError(f"Service configuration, {describe_invalid(error)}.") from None
 
 
 def read_config(location: str) -> dict[str, Any]:

@@ -458,7 +458,7 @@ def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
     words = f"No image in {photos}/a; sqlite:////srv/hidden/mlflow.db and /srv/hidden/b are away."
 
     async def test(asked: Asked) -> None:
-        body = {"input": str(photos), "output": str(output), "model": "digits"}
+        body = {"inputs": str(photos), "output": str(output), "model": "digits"}
         started = (await asked.client.post("/v1/batches", json=body)).json()
         (run,) = asked.launcher.runs
         asked.launcher.runs[run] = Launched("failed", words)
