@@ -23,7 +23,7 @@ from eagleray.io import storage
 from eagleray.jobs import pack
 from eagleray.models.package import write_package
 from eagleray.packing.job import open_pack
-from eagleray.packing.plan import PackSpec
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import pack_shard
 from eagleray.sources import InputSpec, open_inputs
 from tests.support.images import encode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,7 +17,6 @@ import pytest
 
 from eagleray.batch.history import JobStatus, cancel_job, find_job, list_jobs, record_job
 from eagleray.batch.plan import Plan
-from eagleray.batch.progress import Progress
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -46,7 +46,7 @@ def show_life(made: Output, **overrides: Any) -> None:
         "images_per_second": 8.0,
         "seconds_left": 3.0,
     }
-    content = Progress(**{**parts, **overrides}).model_dump_json().encode()
+    content = json.dumps({**parts, **overrides}).encode()
     storage.put_atomic(made.layout.progress, content)
 
 

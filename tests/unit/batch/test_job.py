@@ -26,7 +26,6 @@ from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameE
 from eagleray.core.ray_session import Cluster
 from eagleray.core.types import OutputFormat
 from eagleray.io import storage
-from eagleray.jobs.predict import as_json
 from eagleray.models.package import write_package
 from eagleray.sharded.layout import OutputLayout
 from tests.support.batch import Killed, Output, dies_at
@@ -247,8 +246,8 @@ def test_what_was_skipped_and_chosen_is_said_everywhere(place: Place) -> None:
     page = html.unescape(Path(summary.report).read_text())
     assert all(remark in page for remark in remarks)
     assert finish_job(place.open(inputs=inputs)).remarks == remarks
-    assert as_json(summary)["skipped"] == skipped
-    assert as_json(summary)["remarks"] == remarks
+    assert summary.as_json()["skipped"] == skipped
+    assert summary.as_json()["remarks"] == remarks
 
 
 def test_folders_whose_names_are_not_utf8_are_inputs_and_outputs(place: Place) -> None:
@@ -343,7 +342,7 @@ def test_a_job_counts_what_is_done(place: Place) -> None:
 
 def test_a_job_begins_with_a_small_shard_and_ends_with_small_ones(place: Place) -> None:
     place.add_images(*(f"more-{number:04d}.png" for number in range(800)))
-    place.run_with(place.open(workers=(2, 2)))
+    place.run_with(place.open(workers="2"))
     sizes = [count for count, _ in place.reporter.advanced[1:]]
     assert sizes[:2] == [16, 16]
     growing = sizes[3:]  # the one before holds what was left
