@@ -12,6 +12,8 @@ import safetensors.torch
 from torch import nn
 
 from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.ray_errors import read_failure
+from eagleray.core.ray_private import lean_torch_trainer
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore
@@ -34,7 +36,6 @@ __all__ = [
 
 _FAILURES_WITHOUT_PROGRESS = 3
 _MAX_WORKERS_PER_CORE = 4
-_IDLE_HELPERS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 ProgressReporter = Callable[[Report], None]
 
@@ -179,6 +180,7 @@ def _run_group(
     """Run workers until they end, and return why they stopped before the end, if they did."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -188,7 +190,8 @@ def _run_group(
     # It stays with the driver: on another node it would die with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer_class(embedded=cluster.embedded)(
+    trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
+    trainer = trainer_class(
         work,
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},
         scaling_config=ScalingConfig(
@@ -207,25 +210,8 @@ def _run_group(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            return _cause(error)
+            return read_failure(error).sentence
     return listening.stopped
-
-
-def _trainer_class(*, embedded: bool) -> Any:
-    """Return Ray's trainer; in a Ray of our own, without helpers that have nothing to do there.
-
-    One cleans up after a driver that died, which takes such a Ray with it, and at the end of every
-    training waits ten seconds for a dashboard that is not there. The other hands out Ray Data's
-    datasets, of which there are none. Each is a process that takes seconds to start.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class LeanTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks: list[Any] = super()._create_default_callbacks()
-            return [one for one in callbacks if type(one).__name__ not in _IDLE_HELPERS]
-
-    return LeanTrainer if embedded else TorchTrainer
 
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
@@ -271,14 +257,6 @@ def bring_home(given: WorkerInput, module: nn.Module) -> Trained:
         checkpoints=given.checkpoint_folder,
         ended_early=progress.epoch < given.spec.epochs,
     )
-
-
-def _cause(error: BaseException) -> str:
-    """Return the line that says what went wrong in a worker."""
-    failures = getattr(error, "worker_failures", None)
-    first = next(iter(failures.values())) if failures else error
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(first).__name__).rstrip(".") + "."
 
 
 class _Listening:

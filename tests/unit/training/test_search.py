@@ -224,7 +224,7 @@ def test_a_trial_that_fails_has_its_reason_and_no_rank(tmp_path: Path) -> None:
     for key, error, state, reason in (
         ("b", JobFailedError("The loss is no number."), "failed", "The loss is no number."),
         ("c", InputError("Too small."), "refused", "Too small."),
-        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room"),
+        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room."),
     ):
         ledger.begin(key, len(ledger.trials) + 1, {})
         ledger.add_epoch(key, epoch(0.9), last=False)
