@@ -57,18 +57,18 @@ class GoldenCheck:
 
     Attributes:
         num_images: How many there are.
-        largest_difference: Of any output from the expected one.
+        max_difference: Of any output from the expected one.
         tolerance: What is healthy.
     """
 
     num_images: int
-    largest_difference: float
+    max_difference: float
     tolerance: float
 
     @property
     def healthy(self) -> bool:
         """Whether every output is as expected. NaN is not."""
-        return self.largest_difference <= self.tolerance
+        return self.max_difference <= self.tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,7 +516,7 @@ class Predictor:
         if not check.healthy:
             raise PackageError(
                 f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.largest_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
+                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
                 "it on this machine."
             )
         return check

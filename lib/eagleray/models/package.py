@@ -81,8 +81,8 @@ __all__ = [
     "ModelManifest",
     "ModelPackage",
     "create_package",
-    "digest_of",
-    "is_allowed",
+    "is_package_file",
+    "manifest_digest",
     "parse_manifest",
     "read_manifest",
     "read_package",
@@ -314,7 +314,7 @@ class ModelPackage:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical manifest, which names every file by digest."""
-        return digest_of(self.manifest)
+        return manifest_digest(self.manifest)
 
     @property
     def task(self) -> Task:
@@ -515,11 +515,11 @@ def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelMa
 
 def _open_manifest(folder: str, opened: PackageFiles, expected: str | None) -> ModelManifest:
     manifest = parse_manifest(opened.read(MANIFEST_FILE), f"{folder}: {MANIFEST_FILE}")
-    require_digest(folder, digest_of(manifest), expected)
+    require_digest(folder, manifest_digest(manifest), expected)
     return manifest
 
 
-def digest_of(manifest: ModelManifest) -> str:
+def manifest_digest(manifest: ModelManifest) -> str:
     """Return the digest of the package that a manifest describes."""
     text = canonical_json(manifest.model_dump(mode="json"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -577,7 +577,7 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
             )
 
 
-def is_allowed(name: str) -> bool:
+def is_package_file(name: str) -> bool:
     """Whether a package may list a file of this name."""
     return _ALLOWED_FILE.fullmatch(name) is not None
 
@@ -594,7 +594,7 @@ def require_listed(folder: str, present: Sequence[str], manifest: ModelManifest)
         PackageError: With the first of them.
     """
     for name in manifest.files:
-        if not is_allowed(name):
+        if not is_package_file(name):
             raise PackageError(
                 f"{folder}: {MANIFEST_FILE} lists {name[:MAX_NAME]!r}, which no package may hold: "
                 "weights are safetensors, and pickles and code are never loaded."

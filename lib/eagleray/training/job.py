@@ -281,13 +281,13 @@ def register(
     """Test the model and make it a version; what a killed run had done of it is not done twice."""
     cache = job.settings.cache_folder
     # A run that was killed here has a version already, and makes no second one.
-    version = job.registry.made_by(tracked, job.spec.name)
+    version = job.registry.version_of_run(tracked, job.spec.name)
     if version is None:
         tested = finish_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
         version = job.registry.register(tested.package, run=tracked, alias=job.alias)
     else:
         tested = finish_again(plan, job.registry.load(version), cache_folder=cache)
-        version = job.registry.give_first_alias(version, job.alias)
+        version = job.registry.set_first_alias(version, job.alias)
     job.registry.record_evaluation(version, tested.record)
     tracked.log_metrics(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},

@@ -47,7 +47,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.attributes import (
     Attribute,
-    learn_attributes,
+    fit_attributes,
     num_features,
     require_columns,
 )
@@ -230,7 +230,7 @@ def _learn_attributes(
 ) -> tuple[Attribute, ...]:
     """Learn the attributes of the training part, and see that they suit the other parts."""
     known = () if parent is None else parent.attributes
-    attributes = learn_attributes(spec.attributes, split.train.attributes, parents=known)
+    attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
     for part in (split.validation, split.test):
         encode_attributes(attributes, part)
     return attributes
