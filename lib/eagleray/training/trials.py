@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from eagleray.core.errors import EaglerayError, UserError
 from eagleray.io import storage
-from eagleray.training.search import SearchSpace
+from eagleray.training.search_space import SearchSpace
 
-__all__ = ["Ledger", "Trial", "TrialState", "Tuned", "rank"]
+__all__ = ["Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
 
 TrialState = Literal["running", "finished", "stopped", "failed", "refused"]
 
@@ -66,7 +66,7 @@ def rank(trials: Mapping[str, Trial]) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """What a tuning gives back.
 
     Attributes:
@@ -104,7 +104,7 @@ class Tuned:
 
 
 @dataclass
-class Ledger:
+class TrialTracker:
     """What has become of the trials so far.
 
     Attributes:
