@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.names import ModelName
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.tasks.tasks import TaskName
 
@@ -377,4 +377,4 @@ def make_spec(fields: Mapping[str, Any], *, where: str = "") -> TrainSpec:
         return TrainSpec.model_validate(dict(fields))
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
-        raise InputError(f"{prefix}{first_fault(error)}.") from None
+        raise InputError(f"{prefix}{first_validation_error(error)}.") from None
