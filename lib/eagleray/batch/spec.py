@@ -108,7 +108,7 @@ class JobRequest:
                 f"--image-timeout must be a number above 0, not {self.seconds_per_image}."
             )
         for place in self.within:
-            storage.require_place(place)
+            storage.require_prefix(place)
         if bool(self.inputs) == bool(self.failed_of):
             raise InputError("Name inputs, or an earlier output with --failed-only, and not both.")
 

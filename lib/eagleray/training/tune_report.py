@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray.reports import dots, progress, render_page
+from eagleray.reports import dot_plot, learning_curves, render_page
 from eagleray.training.search_space import Range
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, TuneResult
@@ -119,7 +119,7 @@ def _epochs_plot(tuned: TuneResult) -> str:
     trials = sorted(
         tuned.trials, key=lambda trial: list(names).index(trial.key) if trial.key in names else 2
     )
-    return progress(
+    return learning_curves(
         [(trial.scores, names.get(trial.key), trial.state != "finished") for trial in trials],
         title="All trials on the validation part",
         x_label="epoch",
@@ -140,7 +140,7 @@ def _field_plots(tuned: TuneResult) -> list[str]:
             if trial.score is not None
         ]
         plots.append(
-            dots(
+            dot_plot(
                 points,
                 title=name.replace("_", " "),
                 x_label=name,
