@@ -20,7 +20,6 @@ from eagleray.sources.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.sources.folders import open_folder, open_pattern
 from eagleray.sources.listing import InputSpec, Listing, Source, listing_of_sources
 from eagleray.sources.path_policy import keep_within, require_readable
-from eagleray.sources.read_ahead import NUM_THREADS
 from eagleray.sources.schema_merge import conform, unite
 from eagleray.sources.skipped import SkippedFiles
 from eagleray.sources.tables import list_locations, open_tabled
@@ -52,7 +51,7 @@ def open_inputs(spec: InputSpec) -> Listing:
     """
     require_readable(spec.locations, spec.policy)
     skipped = SkippedFiles()
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(8) as pool:
         sources = list(pool.map(lambda place: _open(place, spec, skipped), spec.locations))
     user_schema = unite((source.where, source.user_schema) for source in sources)
     notes = (note for source in sources for note in source.notes)

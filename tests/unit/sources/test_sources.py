@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.io.storage import PathPolicy
 from eagleray.sources import LISTING_SCHEMA, InputSpec, Listing, keep_within, open_inputs
 from eagleray.sources.listing import ROWS_AT_ONCE
-from eagleray.sources.read_ahead import in_order
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
 
 NUM_OURS = len(LISTING_SCHEMA)
@@ -326,21 +325,6 @@ def test_many_shards_come_in_order(tmp_path: Path) -> None:
     for number in range(60):
         write_tar(tmp_path / f"{number:02}.tar", {f"{number}.jpg": b"%d" % number})
     assert read_all(listed(tmp_path)) == [b"%d" % number for number in range(60)]
-
-
-def test_streams_are_begun_ahead_but_not_without_bound() -> None:
-    begun: list[int] = []
-
-    def stream(number: int) -> Iterator[pa.Table]:
-        begun.append(number)
-        for _ in range(3):
-            yield pa.table({"number": [number]})
-
-    tables = in_order(stream(number) for number in range(200))
-    assert next(tables)["number"].to_pylist() == [0]
-    assert len(begun) < 40
-    rest = [table["number"][0].as_py() for table in tables]
-    assert rest == [0, 0, *(number for number in range(1, 200) for _ in range(3))]
 
 
 def test_leaving_a_listing_early_leaves_no_threads(tmp_path: Path) -> None:
