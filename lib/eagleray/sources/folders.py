@@ -19,7 +19,7 @@ from eagleray.io.tables import TABLE_EXTENSIONS, open_table
 from eagleray.sources.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.sources.columns import find_image_column
 from eagleray.sources.listing import InputSpec, Source, listing_of_files
-from eagleray.sources.path_policy import files_within
+from eagleray.sources.path_policy import check_files
 from eagleray.sources.schema_merge import conform, unite
 from eagleray.sources.skipped import SkippedFiles, skipped_kind
 from eagleray.sources.tables import open_images, open_tabled
@@ -102,7 +102,7 @@ def _open_files(
     skipped: SkippedFiles,
     nothing: str,
 ) -> Source:
-    files = files_within(files, location, spec.policy)
+    files = check_files(files, location, spec.policy)
     peeked, complete = _peek(files)
     if not peeked:
         raise InputError(" ".join(filter(None, (nothing, skipped.describe()))))
