@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from eagleray.batch.plan import Work
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
@@ -95,7 +95,7 @@ class JobRequest:
     max_failures: FailureLimit = field(default_factory=FailureLimit)
     workers: tuple[int, int] | None = None
     split: bool | None = None
-    sql: SqlTarget | None = None
+    sql: SqlSink | None = None
     urls: UrlPolicy = field(default_factory=UrlPolicy)
     within: tuple[str, ...] = ()
     s3: storage.S3Options = field(default_factory=storage.S3Options)

@@ -16,7 +16,7 @@ from eagleray.data.report import DataReport, make_report, render_data_report
 from eagleray.data.split import (
     Split,
     fold_images,
-    require_parts,
+    require_complete_split,
     split_images,
     write_split,
 )
@@ -160,7 +160,7 @@ def inspect_data(
             "as in float32."
         )
     plan = job.plan
-    parts = plan.split.parts
+    parts = plan.split.by_name
     images = join_images(*parts.values())
     with reporter.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
@@ -182,7 +182,7 @@ def inspect_data(
     }
     # The test part stays whole: its unreadable images are counted by the evaluation.
     split = Split(readable["train"], readable["validation"], plan.split.test)
-    require_parts(split, job.spec.task)
+    require_complete_split(split, job.spec.task)
     return dataclasses.replace(plan, split=split), report
 
 

@@ -209,7 +209,7 @@ class Trainer:
             self.network = network.to(self.context.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(spec, self.module, self.stages)
         self.average = make_ema(self.module, spec.ema_decay) if spec.ema_decay else None
-        self.losses_of = make_losses(spec, given.task, given.train.texts)
+        self.losses_of = make_losses(spec, given.task, given.train.labels)
         self._writer = CheckpointWriter(self._store, keep=spec.keep_checkpoints)
         self._wrapped: tuple[int, nn.Module] | None = None
 
