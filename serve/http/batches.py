@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from eagleray.core.job_state import JobState
-from eagleray.core.validation import describe_invalid
+from eagleray.core.validation import first_validation_error
 from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
@@ -146,7 +146,7 @@ def _read(body: bytes) -> BatchBody:
     try:
         return BatchBody.model_validate(read_json(body))
     except ValidationError as error:
-        raise ParameterError(f"JSON body: {describe_invalid(error)}.") from None
+        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 
 
 def _caller(request: Request) -> str:

@@ -53,9 +53,9 @@ from eagleray.sources import (
     LISTING_SCHEMA,
     InputSpec,
     Listing,
-    keep_within,
     open_inputs,
     require_readable,
+    restrict_listing,
 )
 
 __all__ = [
@@ -235,7 +235,7 @@ def _list_inputs(request: PredictSpec) -> Listing:
     policy = request.path_policy
     require_readable([*request.inputs, *request.earlier], policy)
     if request.failed_only is not None:
-        listing = keep_within(failures_of(request.failed_only), policy)
+        listing = restrict_listing(failures_of(request.failed_only), policy)
     else:
         listing = open_inputs(InputSpec(request.inputs, request.column, policy))
     if not request.since:
@@ -311,7 +311,7 @@ def _new_plan(
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
         rows_per_part=_rows_per_part(listing.user_schema, len(score_columns(model))),
-        remarks=listing.remarks(),
+        remarks=listing.all_notes(),
         skipped=dict(listing.skipped.counts),
     )
     claimed = claim_plan(layout, plan)

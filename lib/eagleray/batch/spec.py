@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import Work
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.spec import Spec, as_value_error, spec_field, worker_range
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
@@ -163,9 +163,9 @@ class PredictSpec(BatchRequest, SourceFields):
         return None if self.workers is None else worker_range(self.workers)
 
     @property
-    def sql_target(self) -> SqlTarget | None:
+    def sql_target(self) -> SqlSink | None:
         """The table that the results go into as well."""
-        return None if self.sql is None else SqlTarget.parse(self.sql, self.sql_table)
+        return None if self.sql is None else SqlSink.parse(self.sql, self.sql_table)
 
     @property
     def path_policy(self) -> storage.PathPolicy:

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, Reason
-from eagleray.core.validation import describe_invalid
+from eagleray.core.validation import first_validation_error
 from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import TooLargeError
 
@@ -164,7 +164,7 @@ def as_model(kind: type[Model], body: Any) -> Model:
     try:
         return kind.model_validate(body, extra="ignore")
     except ValidationError as error:
-        raise _not_ours(describe_invalid(error)) from None
+        raise _not_ours(first_validation_error(error)) from None
     except RecursionError:
         raise _not_ours("it is nested too deeply") from None
 
@@ -247,4 +247,4 @@ def _named(status: int) -> str:
 def _shown(detail: object) -> str:
     """Return a sentence of a service, or of whatever else answers, as it may be printed."""
     text = detail if isinstance(detail, str) else json.dumps(detail, default=str)
-    return visible(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+    return escape_text(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")

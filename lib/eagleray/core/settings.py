@@ -14,9 +14,9 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eagleray.core.environment import make_writable
+from eagleray.core.environment import require_writable_folder
 from eagleray.core.errors import InputError
-from eagleray.core.validation import describe_invalid
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["Settings", "read_settings"]
 
@@ -30,7 +30,7 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise InputError(f"{describe_invalid(error, name=_variable)}.") from None
+        raise InputError(f"{first_validation_error(error, name=_variable)}.") from None
 
 
 def _variable(field: str) -> str:
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         Raises:
             UserError: It cannot be written.
         """
-        make_writable(self.home_folder, "The home folder", "EAGLERAY_HOME")
+        require_writable_folder(self.home_folder, "The home folder", "EAGLERAY_HOME")
         return self.home_folder
 
     def as_environment(self) -> dict[str, str]:
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         return self.artifact_root or str(self.home_folder / "artifacts")
 
     @property
-    def who(self) -> str:
+    def actor(self) -> str:
         """Who is written into the history."""
         if self.user:
             return self.user

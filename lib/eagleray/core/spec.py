@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.validation import describe_invalid
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["Spec", "as_value_error", "panel_of", "spec_field", "worker_range"]
 
@@ -66,7 +66,7 @@ class Spec(BaseModel):
             return cls.model_validate(dict(fields))
         except ValidationError as error:
             prefix = f"{where}: " if where else ""
-            raise InputError(f"{prefix}{describe_invalid(error, name=name)}.") from None
+            raise InputError(f"{prefix}{first_validation_error(error, name=name)}.") from None
 
 
 def worker_range(text: int | str) -> tuple[int, int]:

@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 
-__all__ = ["describe_invalid"]
+__all__ = ["first_validation_error"]
 
 _MAX_SHOWN = 500  # characters of a name, and of a message
 
 
-def describe_invalid(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
+def first_validation_error(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
     """Return the first fault of a validation in one line, as in `top_k must be …`.
 
     The values may be a stranger's, so none is repeated unless a validator of ours does so; names
-    are made visible, and long ones are cut.
+    are escaped, and long ones are cut.
 
     Args:
         error: Raised by pydantic.
@@ -28,8 +28,8 @@ def describe_invalid(error: ValidationError, *, name: Callable[[str], str] = str
     """
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field, *inner = [str(part) for part in fault["loc"]] or [""]
-    place = visible(".".join([name(field) if field else "", *inner])[:_MAX_SHOWN])
-    message = visible(fault["msg"][:_MAX_SHOWN])
+    place = escape_text(".".join([name(field) if field else "", *inner])[:_MAX_SHOWN])
+    message = escape_text(fault["msg"][:_MAX_SHOWN])
     if fault["type"] == "missing":
         return f"{place} is required"
     if fault["type"] == "extra_forbidden":

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from eagleray.core.errors import ContractError, UnknownNameError
-from eagleray.core.validation import describe_invalid
+from eagleray.core.validation import first_validation_error
 
 __all__ = [
     "FORMATS",
@@ -235,7 +235,7 @@ class ImageContract(_Frozen):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise ContractError(
-                f"The image contract is not valid: {describe_invalid(error)}."
+                f"The image contract is not valid: {first_validation_error(error)}."
             ) from None
 
 
@@ -322,4 +322,4 @@ def named_contract(
         contract = NAMED_CONTRACTS[name](size, shorter_side, color)
         return ImageContract.model_validate({**contract.model_dump(), "formats": formats})
     except ValidationError as error:
-        raise ContractError(f"Contract {name!r}: {describe_invalid(error)}.") from None
+        raise ContractError(f"Contract {name!r}: {first_validation_error(error)}.") from None

@@ -19,7 +19,7 @@ SOURCES_PANEL = "Where images may come from"
 
 def _path_prefix(text: str) -> str:
     with as_value_error():
-        storage.require_place(text)
+        storage.require_prefix(text)
     return text
 
 

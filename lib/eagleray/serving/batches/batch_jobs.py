@@ -108,7 +108,7 @@ class BatchJobs:
         places.require_any()
         places.require_output(body.output)
         places.require_inputs([*body.inputs, *body.earlier])
-        with self._database.turn("batches") as session:
+        with self._database.lock("batches") as session:
             row = self._same(session, body, application)
             if row is None:
                 row = self._new_row(body, application, snapshot)
@@ -303,7 +303,7 @@ class BatchJobs:
             UnknownNameError: The application has none of this id.
             NotReadyError: Whatever runs jobs does not answer.
         """
-        with self._database.turn("batches") as session:
+        with self._database.lock("batches") as session:
             row = self._row(batch, application)
             if self._status(row).state not in _ENDED:
                 self._launcher.stop(row.submission)
