@@ -18,7 +18,7 @@ from eagleray.batch.job import open_job
 from eagleray.batch.pipeline import WorkerPool
 from eagleray.batch.run import RunShards, finish_job, run_job
 from eagleray.batch.shard_summary import ShardSummary
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import SHARD_COLUMN, ShardWorker
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -73,7 +73,7 @@ def run_shards_here(
 
 
 def drive(
-    request: JobRequest,
+    request: PredictSpec,
     *,
     rows_per_file: int | None = ROWS_PER_FILE,
     run_shards: RunShards = run_shards_here,
@@ -101,7 +101,7 @@ def drive(
     return Ending(summary.committed_here, was_complete, summary.job_id, tuple(reporter.notes))
 
 
-def copy_shards(source: Path, request: JobRequest) -> None:
+def copy_shards(source: Path, request: PredictSpec) -> None:
     """Open a job, and give it the shard results of a folder that hold the same inputs."""
     open_job(request, Settings(), RecordingReporter(), rows_per_file=ROWS_PER_FILE)
     layout = OutputLayout(request.output)
@@ -109,7 +109,7 @@ def copy_shards(source: Path, request: JobRequest) -> None:
         storage.put_atomic(storage.join(layout.shards, file.name), file.read_bytes())
 
 
-def keep_shards(request: JobRequest, folder: Path) -> None:
+def keep_shards(request: PredictSpec, folder: Path) -> None:
     """Run a job, and copy its shard results into a folder before it commits."""
 
     def run_and_keep(

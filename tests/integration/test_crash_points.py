@@ -16,7 +16,7 @@ import pytest
 from eagleray.batch import pipeline
 from eagleray.batch.job import open_job
 from eagleray.batch.run import run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import ShardWorker
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -65,7 +65,7 @@ class KillsAWorker(RecordingReporter):
 
 def predict(
     cluster: Cluster,
-    request: JobRequest,
+    request: PredictSpec,
     reporter: RecordingReporter,
     worker: type[ShardWorker] = ShardWorker,
 ) -> list[dict[str, object]]:
@@ -102,7 +102,9 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     bar = KillsAWorker()
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), precision="float32")
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), precision="float32"
+    )
     rows = predict(cluster, request, bar)
     assert bar.num_killed == 1
     assert [row["row"] for row in rows] == list(range(NUM_IMAGES))
@@ -121,7 +123,9 @@ def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
     for kind in killers:
         picture = np.zeros((40, 40, 3), np.uint8)
         (images / f"040-{kind}.jpg").write_bytes(killer_jpeg(kind, picture))
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), seconds_per_image=2.0)
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), image_timeout=2.0
+    )
     rows = predict(cluster, request, RecordingReporter(), MarkedImagesKill)
     failed = {Path(str(row["uri"])).stem: row["reason"] for row in rows if row["reason"]}
     assert failed == {f"040-{kind}": reason for kind, reason in killers.items()}

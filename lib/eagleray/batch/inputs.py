@@ -15,9 +15,9 @@ from eagleray.sources import (
     LISTING_SCHEMA,
     InputSpec,
     Listing,
-    keep_within,
     open_inputs,
     require_readable,
+    restrict_listing,
 )
 
 __all__ = ["list_inputs"]
@@ -45,7 +45,7 @@ def list_inputs(
     earlier = [*since, *filter(None, [failed_of])]
     require_readable([*spec.locations, *earlier], policy)
     listing = (
-        open_inputs(spec) if failed_of is None else keep_within(failures_of(failed_of), policy)
+        open_inputs(spec) if failed_of is None else restrict_listing(failures_of(failed_of), policy)
     )
     if since:
         listing = replace(listing, tables=skip_known(listing.tables, since))

@@ -21,7 +21,7 @@ from eagleray.batch.inputs import list_inputs
 from eagleray.batch.pipeline import WorkerPool
 from eagleray.batch.plan import PredictPlan, PredictWork
 from eagleray.batch.results import result_schema, score_columns
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
@@ -57,7 +57,7 @@ class Job:
         settings: Settings of this process.
     """
 
-    request: JobRequest
+    request: PredictSpec
     model: LoadedModel
     layout: OutputLayout
     plan: PredictPlan
@@ -76,17 +76,17 @@ class Job:
             InputError: If the network is to be compiled, but would run on GPUs.
         """
         request = self.request
-        if worker_pool.uses_gpu and request.compile_mode == "always":
+        if worker_pool.uses_gpu and request.compile == "always":
             raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
         options = WorkerOptions(
             top_k=request.top_k,
             device="cuda" if worker_pool.uses_gpu else "cpu",
             precision=request.precision,
-            compile_mode=request.compile_mode,
+            compile_mode=request.compile,
             num_threads=worker_pool.threads,
             shards_at_a_time=worker_pool.per_process,
             processes_per_node=worker_pool.per_node,
-            seconds_per_image=request.seconds_per_image,
+            seconds_per_image=request.image_timeout,
             expected_images=self.plan.num_rows // worker_pool.num_workers,
             cache_folder=str(self.settings.cache_folder),
             niceness=os.nice(0),
@@ -104,7 +104,7 @@ class Job:
 
 
 def open_job(
-    request: JobRequest,
+    request: PredictSpec,
     settings: Settings,
     reporter: ProgressReporter,
     *,
@@ -126,7 +126,12 @@ def open_job(
     """
     storage.use_s3(request.s3)
     model = load_model(request.model, settings)
-    work = request.work(model)
+    package = model.package
+    work = request.work(
+        model_version=model.version,
+        model_digest=package.digest,
+        contract_digest=package.contract.digest,
+    )
     layout = OutputLayout(request.output)
     plan = read_plan(layout, PredictPlan)
     if plan is None:
@@ -134,20 +139,20 @@ def open_job(
         listing = list_inputs(
             InputSpec(request.inputs, request.column, request.path_policy),
             since=request.since,
-            failed_of=request.failed_of,
-            attributes=model.package.attributes,
+            failed_of=request.failed_only,
+            attributes=package.attributes,
         )
         columns = listing.user_schema
-        if request.sql is not None:  # before anything is written
+        if request.sql_target is not None:  # before anything is written
             fields = [field.with_name(USER_PREFIX + field.name) for field in columns]
-            request.sql.require_ready(result_schema(model, pa.schema(fields)))
+            request.sql_target.require_ready(result_schema(model, pa.schema(fields)))
         build = _plan_builder(model, work, rows_per_file or _rows_per_file(model, columns))
         plan = make_plan(layout, listing, build, reporter)
     require_same_work(layout, plan, work)
     record_job(settings, plan, layout.location, request.s3)
     job = Job(request, model, layout, plan, read_commit(layout), settings)
-    if request.sql is not None:
-        request.sql.require_ready(result_schema(model, job.manifest.schema))
+    if request.sql_target is not None:
+        request.sql_target.require_ready(result_schema(model, job.manifest.schema))
     return job
 
 

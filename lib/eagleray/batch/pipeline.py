@@ -18,6 +18,7 @@ import pyarrow as pa
 from eagleray.batch.context import JobContext
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.worker import SHARD_COLUMN, DecodeWorker, PredictWorker, ShardWorker
+from eagleray.core.ray_private import iterate_blocks, map_blocks, use_whole_blocks
 from eagleray.core.ray_session import Cluster
 from eagleray.sharded.attempts import ShardJournal, run_until_done
 from eagleray.sharded.plan import new_id
@@ -131,11 +132,9 @@ def run_shards(
 
     def run_once(shards: list[int]) -> Iterator[ShardSummary]:
         dataset = shard_dataset(shards, shared, journal, worker_pool, worker=worker)
-        # Batches would pass through four threads; blocks cost the workers' cores less.
-        for bundle in dataset.iter_internal_ref_bundles():
-            for block in ray.get(bundle.block_refs):
-                for record in block.to_pylist():
-                    yield ShardSummary(**record)
+        for block in iterate_blocks(dataset):
+            for record in block.to_pylist():
+                yield ShardSummary(**record)
 
     try:
         yield from run_until_done(pending, run_once)
@@ -154,8 +153,7 @@ def shard_dataset(
     """Return the dataset whose blocks are the summaries; nothing runs until they are read."""
     import ray.data
 
-    # A block is one shard from end to end: Ray Data must neither cut nor merge it.
-    ray.data.DataContext.get_current().target_max_block_size = None
+    use_whole_blocks()  # a block is one shard, from end to end
     # `from_arrow` would start a task for each table.
     dataset = ray.data.from_blocks(
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
@@ -171,20 +169,17 @@ def shard_dataset(
     # that supply its shards would never be scheduled.
     share = 0.25 if worker_pool.num_decoders else 0.5 * worker_pool.per_process
     claim = {"num_gpus": 1} if worker_pool.uses_gpu else {"num_cpus": share}
-    whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
-    # With GPUs `map_batches` requires a batch size; `map_batches_internal` does not, which is why
-    # Ray Data's own `map_groups` calls it as well.
     if worker_pool.num_decoders:
-        dataset = dataset.map_batches(
+        dataset = map_blocks(
+            dataset,
             DecodeWorker,
             fn_constructor_args=(context, journal),
             compute=ray.data.ActorPoolStrategy(size=worker_pool.num_decoders),
             num_cpus=0.5,
-            **whole_blocks,
         )
-        return dataset.map_batches_internal(
-            PredictWorker, fn_constructor_args=(context,), compute=pool, **claim, **whole_blocks
+        return map_blocks(
+            dataset, PredictWorker, fn_constructor_args=(context,), compute=pool, **claim
         )
-    return dataset.map_batches_internal(
-        worker, fn_constructor_args=(context, journal), compute=pool, **claim, **whole_blocks
+    return map_blocks(
+        dataset, worker, fn_constructor_args=(context, journal), compute=pool, **claim
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from eagleray.batch.report import (
 )
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.sharded.commit import publish, read_commit, tidy_up
@@ -76,6 +78,30 @@ class JobSummary:
     engines: tuple[str, ...]
     sql_rows: int | None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        totals, first = self.totals, self.first_result_seconds
+        return {
+            "job": self.job_id,
+            "images": totals.num_rows,
+            "ok": totals.num_ok,
+            "failed": totals.num_failed,
+            "reasons": self.reasons,
+            "labels": self.labels,
+            "skipped": self.skipped,
+            "remarks": self.remarks,
+            "seconds": round(self.seconds, 3),
+            "first_result_seconds": None if first is None else round(first, 3),
+            "images_per_second": round(totals.images_per_second, 2),
+            "model": self.model,
+            "output": self.output,
+            "files": self.files,
+            "report": self.report,
+            "committed_here": self.committed_here,
+            "engines": self.engines,
+            "sql_rows": self.sql_rows,
+        }
+
 
 def run_job(
     job: Job,
@@ -102,17 +128,17 @@ def run_job(
         return finish_job(job)
 
     def work(pending: list[int]) -> Iterator[ShardSummary]:
-        wanted, split = job.request.workers, job.request.split
+        wanted, split = job.request.worker_range, job.request.separate_decoding
         worker_pool = WorkerPool.choose(cluster(), len(pending), wanted=wanted, split=split)
         return run_shards(_in_turn(pending, worker_pool), job.context(worker_pool), worker_pool)
 
     started = time.time()
     first: float | None = None
-    run = JobRun(job.layout, job.plan, job.request.max_failures, reporter)
+    run = JobRun(job.layout, job.plan, job.request.failure_limit, reporter)
     with run.monitored() as monitor:
         for shard in run.finish_shards("Predicting", work, monitor):
             first = first or shard.finished - started
-        monitor.enter("committing")
+        monitor.enter(JobState.RUNNING, "writing the result files")
         collector, committed_here = ReportCollector(), False
         draft = merge(job.layout, job.plan, on_shard=collector.add)
         if draft is not None:
@@ -215,8 +241,8 @@ def _summarise(
     committed = read_commit(job.layout)
     assert committed is not None
     sql_rows = None
-    if job.request.sql is not None:
-        sql_rows = job.request.sql.load(job.plan.job_id, read_results(job.layout.location))
+    if job.request.sql_target is not None:
+        sql_rows = job.request.sql_target.load(job.plan.job_id, read_results(job.layout.location))
     return JobSummary(
         job_id=job.plan.job_id,
         totals=_totals(job, timeline, collector),

@@ -13,16 +13,19 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.packing.collect import collect
 from eagleray.packing.pipeline import pack_shards
-from eagleray.packing.plan import PackPlan, PackRequest
+from eagleray.packing.plan import PackPlan
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext
 from eagleray.sharded.commit import Commit, publish, read_commit, tidy_up
 from eagleray.sharded.history import record_job
@@ -52,7 +55,7 @@ class PackJob:
         committed: Commit of an earlier run, if there is one.
     """
 
-    request: PackRequest
+    request: PackSpec
     layout: OutputLayout
     plan: PackPlan
     committed: Commit | None
@@ -65,7 +68,7 @@ class PackJob:
             manifest_folder=self.layout.manifest(self.plan.manifest),
             num_shards=self.plan.num_shards,
             file_format=self.plan.work.format,
-            file_bytes=self.plan.work.part_bytes,
+            file_bytes=self.plan.work.file_bytes,
             max_bytes=self.plan.work.max_bytes,
             urls=self.request.urls,
             s3=self.request.s3,
@@ -118,8 +121,28 @@ class PackSummary:
         failures = self.committed.failures
         return None if failures is None else storage.join(self.output, failures.name)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        committed = self.committed
+        return {
+            "job": committed.job_id,
+            "images": committed.num_rows,
+            "packed": committed.num_ok,
+            "failed": committed.num_failed,
+            "reasons": self.reasons,
+            "skipped": committed.skipped,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "megabytes": round(self.megabytes, 3),
+            "megabytes_per_second": round(self.megabytes_per_second, 2),
+            "output": self.output,
+            "files": [storage.join(self.output, file.name) for file in committed.files],
+            "failures": self.failures,
+            "committed_here": self.committed_here,
+        }
 
-def open_pack(request: PackRequest, settings: Settings, reporter: ProgressReporter) -> PackJob:
+
+def open_pack(request: PackSpec, settings: Settings, reporter: ProgressReporter) -> PackJob:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
@@ -136,7 +159,7 @@ def open_pack(request: PackRequest, settings: Settings, reporter: ProgressReport
         listing = open_inputs(InputSpec(request.inputs, request.column))
         limits = ShardLimits(
             max_rows=_MAX_ROWS_PER_FILE,
-            max_bytes=work.part_bytes,
+            max_bytes=work.file_bytes,
             next_rows=lambda _: _MAX_ROWS_PER_FILE,
             bytes_of=ExpectedSizes(),
         )
@@ -177,11 +200,11 @@ def run_pack(
         started = time.monotonic()
         return pack_shards(pending, job.context, workers)
 
-    run = JobRun(job.layout, job.plan, job.request.max_failures, reporter)
+    run = JobRun(job.layout, job.plan, job.request.failure_limit, reporter)
     with run.monitored() as monitor:
         done = list(run.finish_shards("Packing", work, monitor))
         seconds = time.monotonic() - started if done else 0.0
-        monitor.enter("committing")
+        monitor.enter(JobState.RUNNING, "checking the packed files")
         commit, committed_here = collect(job.layout, job.plan), False
         if commit is not None:
             run.check_failures(commit.num_failed)

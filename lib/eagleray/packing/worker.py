@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +13,7 @@ from eagleray.core.errors import BadImageError, JobFailedError, Reason
 from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.io.http import UrlPolicy
+from eagleray.io.read_ahead import read_ahead
 from eagleray.packing.files import (
     PackFormat,
     PackWriter,
@@ -207,19 +206,11 @@ def _read_in_order(
         except BadImageError as error:
             return error
 
-    pool = ThreadPoolExecutor(_NUM_READERS)
-    ahead: deque[tuple[int, Future[bytes | BadImageError]]] = deque()
-    bytes_ahead = 0
-    try:
-        for source in sources:
-            size = _UNKNOWN_BYTES if source.size is None else source.size
-            while ahead and (len(ahead) == _IMAGES_AHEAD or bytes_ahead + size > _BYTES_AHEAD):
-                before, future = ahead.popleft()
-                bytes_ahead -= before
-                yield future.result()
-            ahead.append((size, pool.submit(read, source)))
-            bytes_ahead += size
-        for _, future in ahead:
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return read_ahead(
+        read,
+        sources,
+        threads=_NUM_READERS,
+        max_ahead=_IMAGES_AHEAD,
+        max_bytes=_BYTES_AHEAD,
+        num_bytes=lambda source: _UNKNOWN_BYTES if source.size is None else source.size,
+    )

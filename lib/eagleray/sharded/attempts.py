@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.errors import ContractError, JobFailedError, PackageError
+from eagleray.core.ray_errors import read_failure
+from eagleray.core.ray_private import delete_keys, put_key_if_absent
 from eagleray.sharded.shard_results import FinishedShard
 
 __all__ = ["ShardJournal", "run_until_done"]
@@ -15,8 +16,7 @@ __all__ = ["ShardJournal", "run_until_done"]
 S = TypeVar("S", bound=FinishedShard)
 
 _NAMESPACE = b"eagleray"
-_MAX_RUNS_WITHOUT_A_RESULT = 3
-_RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
+_MAX_FRUITLESS_RUNS = 3
 
 
 def run_until_done(
@@ -32,8 +32,8 @@ def run_until_done(
         run_once: Runs shards and yields each as it is finished.
 
     Raises:
+        EaglerayError: If a worker raised one.
         JobFailedError: If runs yield nothing any more.
-        EaglerayError: If a worker raised one that another attempt would raise again.
     """
     import ray
 
@@ -41,37 +41,23 @@ def run_until_done(
     num_fruitless = 0
     while remaining:
         num_before = len(remaining)
-        reason: Exception = JobFailedError("shards came back without a result.")
+        reason: Exception = JobFailedError("Shards came back without a result.")
         try:
             for finished in run_once(list(remaining)):
                 remaining.pop(finished.shard, None)
                 yield finished
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, EaglerayError):
-                raise cause from error
             reason = error
+        failure = read_failure(reason)
+        if failure.error is not None and failure.error is not reason:
+            raise failure.error from reason
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-        if num_fruitless == _MAX_RUNS_WITHOUT_A_RESULT or _is_hopeless(reason):
+        hopeless = failure.is_a(PackageError, ContractError)  # it would end the same way again
+        if num_fruitless == _MAX_FRUITLESS_RUNS or hopeless:
             raise JobFailedError(
-                f"The workers stopped: {_what_was_raised(reason)} What is done is kept: run the "
-                "same command again to resume, with --verbose for the workers' output."
+                f"The workers stopped: {failure.sentence} What is done is kept: run the same "
+                "command again to resume, with --verbose for the workers' output."
             ) from reason
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    """Whether another attempt would end the same way: a worker refused the model or its device."""
-    return "PackageError" in str(error) or "ContractError" in str(error)
-
-
-def _what_was_raised(error: BaseException) -> str:
-    """Return what a worker raised, which Ray quotes in the traceback that it sends."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line) and "UserCodeException" not in line]
-    last = lines[-1] if lines else "no message"
-    return (raised[-1] if raised else f"{type(error).__name__}: {last}").rstrip(".") + "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +75,14 @@ class ShardJournal:
 
     def begin(self, shard: int) -> int:
         """Note that a shard is begun, and return how often it was begun before."""
-        from ray.experimental.internal_kv import _internal_kv_put
-
         times = 0
-        # The call returns whether the key was there, so two callers never get the same number.
-        while _internal_kv_put(self._key(f"{shard}-{times}"), b"", False, namespace=_NAMESPACE):
+        while not put_key_if_absent(self._key(f"{shard}-{times}"), _NAMESPACE):
             times += 1
         return times
 
     def forget(self) -> None:
         """Remove the notes of this run."""
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        _internal_kv_del(self._key(""), del_by_prefix=True, namespace=_NAMESPACE)
+        delete_keys(self._key(""), _NAMESPACE)
 
     def _key(self, name: str) -> str:
         return f"shards-begun-{self.run}-{name}"

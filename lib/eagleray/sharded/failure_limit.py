@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from eagleray.core.errors import InputError, JobFailedError
+from pydantic import AfterValidator, Field
 
-__all__ = ["FailureLimit"]
+from eagleray.core.errors import JobFailedError
+
+__all__ = ["FailureLimit", "FailureLimitText"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class FailureLimit:
         """Read `1%`, `0.5 %` or `200`.
 
         Raises:
-            InputError: If it is neither.
+            ValueError: If the text is neither.
         """
         try:
             if text.strip().endswith("%"):
@@ -37,7 +40,7 @@ class FailureLimit:
                 return cls(number=int(text))
         except ValueError:
             pass
-        raise InputError(f"--max-failures must be like 1% or 200, not {text!r}.")
+        raise ValueError(f"write a share such as 1%, or a number such as 200, not {text!r}")
 
     def allows(self, num_failed: int, num_rows: int) -> bool:
         """Whether so many failures of so many inputs are within the limit."""
@@ -63,3 +66,12 @@ class FailureLimit:
                 f"allows; what is done is kept. See `eagleray jobs show {job_id}`, and run the "
                 "same command with a higher limit to resume."
             )
+
+
+def _valid(text: str) -> str:
+    FailureLimit.parse(text)
+    return text
+
+
+FailureLimitText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_valid)]
+"""A failure limit as users write it."""

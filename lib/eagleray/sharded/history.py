@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray.core.errors import EaglerayError, InputError, UnknownNameError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.sharded.commit import read_commit
@@ -55,9 +56,8 @@ class JobStatus:
         job_id: Identifier of the job.
         output: Location of its output.
         created: ISO time of its plan, UTC.
-        state: State of its progress; `done` once committed; `stopped` if its driver is gone;
-            `gone` if the output is; `unreadable` if the storage does not respond, or the output is
-            of an incompatible version.
+        state: State of the job; `unknown` if its output is gone, does not respond, or is of an
+            incompatible version.
         num_rows: Number of inputs.
         num_done: Number of inputs with a result.
         num_failed: Number of inputs that failed.
@@ -72,7 +72,7 @@ class JobStatus:
     job_id: str
     output: str
     created: str
-    state: str
+    state: JobState
     num_rows: int
     num_done: int
     num_failed: int
@@ -143,7 +143,7 @@ def cancel_job(status: JobStatus) -> None:
     Raises:
         InputError: If it is not running.
     """
-    if status.state not in ("listing", "running", "committing"):
+    if status.state != JobState.RUNNING:
         raise InputError(f"Job {status.job_id} is {status.state}; only a running one is cancelled.")
     storage.put_atomic(OutputLayout(status.output).cancel, b"")
 
@@ -155,9 +155,9 @@ def _status(record: _Record) -> JobStatus:
             plan, progress = read_plan(layout, AnyPlan), read_progress(layout)
             committed = read_commit(layout)
     except (EaglerayError, OSError) as error:
-        return _status_unknown(record, "unreadable", str(error))
+        return _status_unknown(record, str(error))
     if plan is None or plan.job_id != record.job_id:
-        return _status_unknown(record, "gone")
+        return _status_unknown(record, "The output is gone.")
     num_done = progress.num_done if progress else 0
     num_failed = progress.num_failed if progress else 0
     if committed:
@@ -166,7 +166,7 @@ def _status(record: _Record) -> JobStatus:
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state="done" if committed else _state(progress),
+        state=JobState.SUCCEEDED if committed else _state(progress),
         num_rows=plan.num_rows,
         num_done=num_done,
         num_failed=num_failed,
@@ -178,12 +178,12 @@ def _status(record: _Record) -> JobStatus:
     )
 
 
-def _status_unknown(record: _Record, state: str, message: str = "") -> JobStatus:
+def _status_unknown(record: _Record, message: str) -> JobStatus:
     return JobStatus(
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state=state,
+        state=JobState.UNKNOWN,
         num_rows=0,
         num_done=0,
         num_failed=0,
@@ -195,11 +195,11 @@ def _status_unknown(record: _Record, state: str, message: str = "") -> JobStatus
     )
 
 
-def _state(progress: Progress | None) -> str:
+def _state(progress: Progress | None) -> JobState:
     if progress is None:
-        return "stopped"
-    if progress.state in ("running", "committing", "listing") and not _is_alive(progress):
-        return "stopped"
+        return JobState.STOPPED
+    if progress.state == JobState.RUNNING and not _is_alive(progress):
+        return JobState.STOPPED
     return progress.state
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_state import JobState
 from eagleray.io import storage
 from eagleray.sharded.failure_limit import FailureLimit
 from eagleray.sharded.layout import OutputLayout
@@ -28,7 +29,6 @@ class JobRun:
 
         with run.monitored() as monitor:
             for shard in run.finish_shards("Predicting", work, monitor): ...
-            monitor.enter("committing")
             run.check_failures(num_failed)
             ...
 
@@ -56,7 +56,7 @@ class JobRun:
         monitor = self._new_monitor()
         with _end_published(monitor), monitor.watching():
             yield monitor
-            monitor.enter("done")
+            monitor.enter(JobState.SUCCEEDED)
 
     def finish_shards(
         self, title: str, work: Callable[[list[int]], Iterator[S]], monitor: JobMonitor
@@ -127,22 +127,22 @@ def _end_published(monitor: JobMonitor) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not monitor.cancelled:
-            monitor.enter("stopped", "interrupted")
+            monitor.enter(JobState.STOPPED, "interrupted")
             raise
-        monitor.enter("cancelled")
+        monitor.enter(JobState.CANCELLED)
         raise JobFailedError(
             f"Job {monitor.job_id} was cancelled after {monitor.num_done:,} images; they are kept: "
             "run the same command again to resume."
         ) from None
     except JobFailedError as error:
-        monitor.enter("failed", str(error))
+        monitor.enter(JobState.FAILED, str(error))
         raise
     except OSError as error:  # a full disk, or a storage that is gone for good
-        monitor.enter("failed", str(error))
+        monitor.enter(JobState.FAILED, str(error))
         raise JobFailedError(
             f"The storage failed ({error}). What is done is kept: run the same command again to "
             "resume."
         ) from error
     except BaseException as error:
-        monitor.enter("failed", f"{type(error).__name__}: {error}")
+        monitor.enter(JobState.FAILED, f"{type(error).__name__}: {error}")
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from eagleray.core.errors import JobFailedError
 from eagleray.io import storage
 from eagleray.io.arrow_files import encode_table
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.sharded.layout import OutputLayout
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
 S = TypeVar("S")
 
 _SUMMARY_KEY = b"eagleray"
-_READERS = 8
 
 
 class FinishedShard(Protocol):
@@ -92,6 +90,5 @@ def read_result(
 def read_results_of_shards(
     layout: OutputLayout, shards: Iterable[int], parse: Callable[[bytes], S]
 ) -> Iterator[tuple[pa.Table, S]]:
-    """Yield the results of shards in order, with the errors of `read_result`."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        yield from results_ahead(pool, lambda shard: read_result(layout, shard, parse), shards)
+    """Yield the results of shards in order, read a few ahead, with the errors of `read_result`."""
+    return read_ahead(lambda shard: read_result(layout, shard, parse), shards)

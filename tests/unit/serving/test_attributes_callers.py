@@ -19,7 +19,7 @@ from eagleray.batch.job import open_job
 from eagleray.batch.shard_decoder import ShardDecoder
 from eagleray.batch.shard_predictor import ShardPredictor
 from eagleray.batch.shard_summary import decode_shard
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.client import client as clients
 from eagleray.core.errors import InputError
@@ -70,10 +70,13 @@ def write_list(folder: Path, columns: list[str], rows: list[list[object]]) -> st
     return str(folder / "list.csv")
 
 
-def request_for(tmp_path: Path, inputs: str) -> JobRequest:
+def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
     write_package(package_with_attributes(), str(tmp_path / "model"))
-    return JobRequest(
-        (inputs,), str(tmp_path / "model"), str(tmp_path / "out"), precision="float32"
+    return PredictSpec(
+        inputs=(inputs,),
+        model=str(tmp_path / "model"),
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
 
 
