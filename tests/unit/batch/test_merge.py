@@ -132,6 +132,15 @@ def test_before_the_commit_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert committed_rows(made) == list(range(40))
 
 
+def test_a_commit_of_the_version_before_is_read(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, failed={3})
+    made.commit()
+    found = json.loads((tmp_path / "_manifest.json").read_text())
+    found["parts"] = found.pop("files")
+    (tmp_path / "_manifest.json").write_text(json.dumps(found))
+    require_whole(made)
+
+
 def test_a_manifest_of_a_later_version_is_one_sentence(tmp_path: Path) -> None:
     made = output(tmp_path)
     storage.put_atomic(made.layout.commit, b'{"parts": 3}')

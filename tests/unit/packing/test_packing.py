@@ -20,6 +20,7 @@ import pytest
 
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError, UserError
+from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -29,10 +30,12 @@ from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
 from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext, pack_shard
+from eagleray.sharded.history import list_jobs
 from eagleray.sharded.manifest import ManifestReader, ShardLimits, write_manifest
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
 from tests.support.batch import NO_COLUMNS, Killed, dies_at, listing, output
 from tests.support.images import encode, photo
+from tests.support.models import settings_in
 
 FORMATS = pytest.mark.parametrize("part_format", ["parquet", "webdataset"])
 QUIET = Console(json_output=True)
@@ -480,6 +483,20 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert (summary.packed_here, summary.committed.num_rows) == (4, 10)
     again = run(opened(request(folder, tmp_path / "out", file_size="3000")), nobody)
     assert (again.committed, again.committed_here) == (summary.committed, False)
+
+
+def test_a_packing_job_is_in_the_history(tmp_path: Path, faulty: str) -> None:
+    settings = settings_in(tmp_path)
+    job = open_pack(request(faulty, tmp_path / "out"), settings, QUIET)
+    (status,) = list_jobs(settings)
+    assert (status.state, status.num_rows) == (JobState.STOPPED, 7)
+    run(job, here)
+    (status,) = list_jobs(settings)
+    assert status.plan is not None
+    assert (status.plan.kind, status.state) == ("pack", JobState.SUCCEEDED)
+    assert (status.num_done, status.num_failed) == (7, 5)
+    assert status.reasons == {"missing": 3, "too_many_bytes": 1, "unreadable": 1}
+    assert status.plan.describe()["file_bytes"] == 256_000_000
 
 
 def orphan(tmp_path: Path) -> tuple[str, Path]:
