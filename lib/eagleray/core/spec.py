@@ -59,13 +59,15 @@ class Spec(BaseModel):
             InputError: A field is invalid or missing; the message names it.
             UnknownNameError: A field does not exist; the message names the nearest ones.
         """
-        for field in fields:
-            if field not in cls.model_fields:
-                raise UnknownNameError("field of a specification", str(field), cls.model_fields)
+        prefix = f"{where}: " if where else ""
+        unknown = [str(field) for field in fields if field not in cls.model_fields]
+        if len(unknown) > 1:
+            raise InputError(f"{prefix}A specification has no fields named {', '.join(unknown)}.")
+        if unknown:
+            raise UnknownNameError("field of a specification", unknown[0], cls.model_fields)
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            prefix = f"{where}: " if where else ""
             raise InputError(f"{prefix}{first_validation_error(error, name=name)}.") from None
 
 

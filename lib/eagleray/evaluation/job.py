@@ -29,7 +29,7 @@ from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
 from eagleray.models.package import ModelPackage
-from eagleray.tasks.tasks import Regression
+from eagleray.tasks.tasks import Regression, TaskName
 
 __all__ = [
     "EvaluatedModel",
@@ -164,7 +164,7 @@ def open_evaluation(
     )
 
 
-def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
+def _read_images(spec: EvaluateSpec, task: TaskName) -> LabelledImages:
     if spec.split is not None and not storage.is_folder(spec.data):
         return read_named_split(spec.data, spec.split)
     images = read_labelled(
