@@ -160,7 +160,8 @@ def main(
             workers = min(WORKERS, session.num_gpus or session.num_cpus)
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
-                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} --shift {SHIFT}"
+                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
+                f"--random-translation {SHIFT}"
             )
             spec = TrainSpec(
                 data=str(labels),
@@ -169,7 +170,7 @@ def main(
                 workers=workers,
                 epochs=EPOCHS,
                 batch_size=BATCH_SIZE,
-                shift=SHIFT,
+                random_translation=SHIFT,
             )
             job = open_train_job(spec, settings, alias="candidate")
             trained = run_train_job(job, session, console)

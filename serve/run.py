@@ -315,7 +315,7 @@ def end_on_cluster() -> None:
 
 def report(place: Place, settings: Settings, database: OpenDatabase, console: Console) -> None:
     """Say where the service is, and who may ask it."""
-    names = Applications(database, who=settings.who).names()
+    names = Applications(database, who=settings.actor).names()
     if console.for_scripts:
         console.emit_line({"url": place.url, "grpc_port": place.grpc_port, "applications": names})
         return

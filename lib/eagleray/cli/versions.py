@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -213,7 +213,7 @@ def delete_version(
         if not yes:
             if not console.can_ask:
                 raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
-            if not typer.confirm(visible(f"Delete {found.reference} and its files for good?")):
+            if not typer.confirm(escape_text(f"Delete {found.reference} and its files for good?")):
                 console.say(f"{found.reference} stays.")
                 return
         change = registry.delete(name, version, reason=reason)

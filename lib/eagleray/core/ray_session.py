@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from eagleray.core.environment import identify_user, ray_temporary_folder
+from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import JobFailedError, UserError
 from eagleray.core.ray_errors import first_line
 from eagleray.core.ray_private import (
@@ -80,7 +80,7 @@ def ray_session(
         JobFailedError: No Ray starts on this machine.
     """
     address = address or settings.ray_address
-    identify_user(settings.home_folder)
+    set_user_variables(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
     import ray
 

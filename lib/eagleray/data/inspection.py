@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.imaging.watchdog import Watchdog, worker_memory_budget
 from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.tables import digest_table
 
 __all__ = [
@@ -66,7 +65,6 @@ _CHUNKS_PER_CORE = 8  # or smaller ones, so that cores finish together
 _MIN_CHUNK = 8
 _TASKS_PER_CORE = 2
 _RETRIES = 3
-_READERS = 8
 _SHARE_FOR_AN_IMAGE = 4  # one part in so many of a worker's memory
 
 _FLAT = 2.0  # levels of gray; of a smaller deviation, rounding and noise are too large a part
@@ -273,11 +271,8 @@ def _rows(uris: Sequence[str], contract: ImageContract, decoder: _Decoder) -> pa
         except BadImageError as error:
             return error
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        rows = [
-            _row(uri, data, contract, decoder)
-            for uri, data in zip(uris, results_ahead(pool, read, uris), strict=True)
-        ]
+    contents = read_ahead(read, uris)
+    rows = [_row(uri, data, contract, decoder) for uri, data in zip(uris, contents, strict=True)]
     return pa.Table.from_pylist(rows, INSPECTION_SCHEMA)
 
 

@@ -32,9 +32,9 @@ from eagleray.core.errors import (
 from eagleray.core.limits import MAX_GOLDEN_PIXELS
 from eagleray.core.settings import read_settings
 from eagleray.core.system import num_usable_cores
-from eagleray.core.types import HEALTHY_DIFFERENCE, CompileMode, Precision
+from eagleray.core.types import HEALTH_TOLERANCE, CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
-from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.forward import ForwardPasses, LaunchedPass
 from eagleray.inference.plan import ExecutionPlan
@@ -177,7 +177,7 @@ class Predictor:
             AttributeValueError: If the model takes attributes, and they are missing or not valid.
             TypeError: If an image is not an image file, such as a decoded one.
         """
-        require_several(images)
+        require_sequence(images)
         encoded = self.encode_attributes(attributes, len(images))
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images], encoded)
@@ -378,7 +378,7 @@ class Predictor:
         """
         golden = self.package.golden
         # A package may state a smaller tolerance than Eagleray's, never a larger one.
-        max_tolerance = HEALTHY_DIFFERENCE[self.plan.precision] * self.task.unit
+        max_tolerance = HEALTH_TOLERANCE[self.plan.precision] * self.task.unit
         tolerance = min(golden.tolerance, max_tolerance)
         size = self.passes.max_size
         differences = [

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from eagleray.core.errors import AttributeValueError, InputError
-from eagleray.core.limits import MAX_NAME
+from eagleray.core.limits import MAX_NAME_LENGTH
 
 __all__ = [
     "Attribute",
@@ -54,7 +54,7 @@ class NumberAttribute(_Frozen):
     """
 
     kind: Literal["number"] = "number"
-    name: Annotated[str, Field(max_length=MAX_NAME)]
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     mean: FiniteFloat
     std: Annotated[FiniteFloat, Field(gt=0)]
 
@@ -89,9 +89,9 @@ class CategoryAttribute(_Frozen):
     """
 
     kind: Literal["category"] = "category"
-    name: Annotated[str, Field(max_length=MAX_NAME)]
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     values: Annotated[
-        tuple[Annotated[str, Field(max_length=MAX_NAME)], ...],
+        tuple[Annotated[str, Field(max_length=MAX_NAME_LENGTH)], ...],
         Field(min_length=1, max_length=_MAX_VALUES, fail_fast=True),
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.io.storage.plain import open_plain_folder
+from eagleray.io.storage.untrusted import open_untrusted_folder
 from eagleray.registry.tracking import registry_errors
 
 __all__ = ["RunArtifacts"]
@@ -63,7 +63,7 @@ class RunArtifacts:
         with self.accessible(f"{folder_uri}/{name}", max_bytes=limit) as location:
             folder = location.removesuffix(f"/{name}")
             try:
-                with open_plain_folder(folder) as opened, opened.open(name) as file:
+                with open_untrusted_folder(folder) as opened, opened.open(name) as file:
                     _require_size(location, file.size, limit)
                     return file.read(0, file.size)
             except OSError as error:

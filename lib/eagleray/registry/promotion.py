@@ -95,7 +95,7 @@ def promote(
             alias,
             version,
             action="promote",
-            who=who or registry.settings.who,
+            who=who or registry.settings.actor,
             reason=reason,
             evidence={"digest": candidate.digest, **judgement.evidence(forced=force)},
         )
@@ -129,7 +129,7 @@ def rollback(
             alias,
             target.version,
             action="rollback",
-            who=who or registry.settings.who,
+            who=who or registry.settings.actor,
             reason=reason,
             evidence={"digest": target.digest},
         )

@@ -23,7 +23,7 @@ from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import open_database
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.models.package import (
     MANIFEST_FILE,
@@ -329,7 +329,9 @@ class Registry:
                 parse_json(content, RECORD_JSON)
                 records.append(EvaluationRecord.model_validate_json(content))
             except ValueError as error:
-                fault = first_fault(error) if isinstance(error, ValidationError) else error
+                fault = (
+                    first_validation_error(error) if isinstance(error, ValidationError) else error
+                )
                 raise InputError(
                     f"{path} of run {version.run_id} is no evaluation ({fault}); remove it and "
                     f"evaluate {version.reference} again."
@@ -364,7 +366,7 @@ class Registry:
         """
         require_alias(alias)
         self.get(name, version=version)
-        who = who or self.settings.who
+        who = who or self.settings.actor
         with self.history.lock(name) as locked:
             return locked.move(alias, version, action=action, who=who, reason=reason)
 
@@ -380,7 +382,9 @@ class Registry:
             found = self.get(name, version=version)
             self.require_unused(found)
             files = self._own_files(found)
-            return locked.delete(version, who=who or self.settings.who, reason=reason, files=files)
+            return locked.delete(
+                version, who=who or self.settings.actor, reason=reason, files=files
+            )
 
     def require_unused(self, version: ModelVersion) -> None:
         """Refuse a version that an alias points to.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from eagleray.core.environment import bypass_proxy_for_loopback, identify_user
+from eagleray.core.environment import bypass_proxy_for_loopback, set_user_variables
 from eagleray.core.errors import OutageError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -33,7 +33,7 @@ def connect(settings: Settings) -> Any:
         OutageError: It cannot be reached.
         UserError: The home folder cannot be written.
     """
-    identify_user(settings.home_folder)
+    set_user_variables(settings.home_folder)
     bypass_proxy_for_loopback()
     # Read by MLflow when it is imported: a library that we bring along sends nothing home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

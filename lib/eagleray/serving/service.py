@@ -184,7 +184,7 @@ class ImageService:
         read_registry = RegistryReader(self.registry)
         callers = await asyncio.to_thread(read_database)
         models = await asyncio.to_thread(read_registry)
-        self._routes = Routes(database, who=settings.who)
+        self._routes = Routes(database, who=settings.actor)
         self.usage = UsageBook(database)
         self._used = UsageCounter(self.usage.add)
         if self.config.replicas > 1:

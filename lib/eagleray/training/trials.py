@@ -11,9 +11,9 @@ from typing import Any, Literal
 from eagleray.core.errors import UserError
 from eagleray.core.ray_errors import read_failure
 from eagleray.io import storage
-from eagleray.training.search import SearchSpace
+from eagleray.training.search_space import SearchSpace
 
-__all__ = ["Ledger", "Trial", "TrialState", "Tuned", "rank"]
+__all__ = ["Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
 
 TrialState = Literal["running", "finished", "stopped", "failed", "refused"]
 
@@ -67,7 +67,7 @@ def rank(trials: Mapping[str, Trial]) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """What a tuning gives back.
 
     Attributes:
@@ -105,7 +105,7 @@ class Tuned:
 
 
 @dataclass
-class Ledger:
+class TrialTracker:
     """What has become of the trials so far.
 
     Attributes:

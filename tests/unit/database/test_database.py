@@ -149,5 +149,5 @@ def test_settings_do_not_show_the_password() -> None:
 
 def test_who_is_the_setting_or_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "grace")
-    assert Settings().who.startswith("grace@")
-    assert Settings(user="Ada").who == "Ada"
+    assert Settings().actor.startswith("grace@")
+    assert Settings(user="Ada").actor == "Ada"

@@ -39,16 +39,16 @@ from eagleray.models.attributes import (
 )
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
-from eagleray.training.distributed import alone
+from eagleray.training.distributed import single_process
 from eagleray.training.job import open_run
+from eagleray.training.lr_finder import run_range_test
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import make_plan
 from eagleray.training.prepare import open_job, reopen_job
-from eagleray.training.range_finder import find_learning_rate
-from eagleray.training.stages import set_frozen, stages_of
+from eagleray.training.stages import freeze_stages, stages_of
 from tests.support.attributes import ATTRIBUTES, package_with_attributes, write_sites
 from tests.support.models import golden_png, small_package
-from tests.support.training import plan_for, small_spec, train_alone
+from tests.support.training import plan_for, small_spec, train_in_process
 
 pytestmark = pytest.mark.numerical
 
@@ -169,7 +169,7 @@ def test_a_head_with_attributes_is_one_stage_and_is_replaced_as_one() -> None:
     assert find_head(module, 5) == "head"
     stages = stages_of(module, 5)
     assert [stage.name for stage in stages][-2:] == ["backbone.layer4", "head"]
-    set_frozen(module.train(), stages, len(stages) - 1)
+    freeze_stages(module.train(), stages, len(stages) - 1)
     learning = [name for name, weight in module.named_parameters() if weight.requires_grad]
     assert learning == [name for name, _ in module.named_parameters() if name.startswith("head.")]
     replace_head(module, 5, 3)
@@ -326,13 +326,13 @@ _LEARNS = {"epochs": 20, "batch_size": 16, "learning_rate": 5e-3}
 
 def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path: Path) -> None:
     table = write_sites(tmp_path / "sites")
-    blind, _ = train_alone(small_spec(table, **_LEARNS), tmp_path / "blind")
+    blind, _ = train_in_process(small_spec(table, **_LEARNS), tmp_path / "blind")
     assert blind.metrics["validation_accuracy"] < 0.8
 
-    spec = small_spec(table, attributes="age,site", ema=0.5, dropout=0.1, **_LEARNS)
+    spec = small_spec(table, attributes="age,site", ema_decay=0.5, dropout=0.1, **_LEARNS)
     plan, _ = plan_for(spec, tmp_path / "home")
     assert [attribute.kind for attribute in plan.attributes] == ["number", "category"]
-    trained, _ = train_alone(spec, tmp_path / "home", plan=plan)
+    trained, _ = train_in_process(spec, tmp_path / "home", plan=plan)
     assert trained.metrics["validation_accuracy"] >= 0.95
 
     finished = finish_model(plan, plan.module, cache_folder=tmp_path, mlflow_run=None)
@@ -356,24 +356,26 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
 
 def test_mixed_images_have_mixed_attributes(tmp_path: Path) -> None:
     spec = small_spec(write_sites(tmp_path / "sites"), attributes="site", mixup=1.0, cutmix=1.0)
-    trained, _ = train_alone(spec, tmp_path / "home")
+    trained, _ = train_in_process(spec, tmp_path / "home")
     assert all(np.isfinite(trained.losses))
     # The mixed features of two one-hot vectors still add up to one.
-    from eagleray.training.augment import Draws
+    from eagleray.training.augment import StepAugmentation
 
     images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
     sites = torch.eye(2)[[0, 1, 1, 0]]
-    _, targets, attributes = Draws(spec, 0, 0, 4).mix(images, sites.clone(), sites)
+    _, targets, attributes = StepAugmentation(spec, 0, 0, 4).mix(images, sites.clone(), sites)
     torch.testing.assert_close(targets, attributes)
     torch.testing.assert_close(attributes.sum(1), torch.ones(4))
     assert not torch.equal(attributes, sites)
 
 
 def test_the_range_of_learning_rates_is_found_with_attributes(tmp_path: Path) -> None:
-    spec = small_spec(write_sites(tmp_path / "sites", 40), attributes="site", accumulate=2)
+    spec = small_spec(
+        write_sites(tmp_path / "sites", 40), attributes="site", gradient_accumulation_steps=2
+    )
     _, given = plan_for(spec, tmp_path / "home")
     reports: list[Any] = []
-    find_learning_rate(given, alone(spec), reports.append)
+    run_range_test(given, single_process(spec), reports.append)
     assert len(reports[-1].steps) > 10
 
 

@@ -293,7 +293,7 @@ def test_registering_under_an_alias_is_in_the_history(registry: Registry, name: 
     registry.register(small_package(name=name), alias="candidate")
     (change,) = registry.history.changes(name)
     assert (change.alias, change.action, change.version) == ("candidate", "register", 1)
-    assert change.who == registry.settings.who
+    assert change.who == registry.settings.actor
 
 
 # --- deletion ---------------------------------------------------------------------------------

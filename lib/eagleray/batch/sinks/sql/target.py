@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy.dialects.postgresql.base import PGInspector
 
-__all__ = ["SqlTarget"]
+__all__ = ["SqlSink"]
 
 _SECONDS_TO_GET_READY = 30.0
 _SECONDS_TO_LOAD = 600.0  # another load, of millions of rows, takes minutes
@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class SqlTarget:
+class SqlSink:
     """A table of a database, there already or yet to be created.
 
     Attributes:
@@ -47,7 +47,7 @@ class SqlTarget:
     name: str
 
     @classmethod
-    def parse(cls, url: str, table: str) -> SqlTarget:
+    def parse(cls, url: str, table: str) -> SqlSink:
         """Read what a user wrote, without connecting.
 
         Args:
