@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks.sql import SqlSink
-from eagleray.core.spec import Spec, as_value_error, spec_field, worker_range
+from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
@@ -36,9 +36,7 @@ WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_
 class BatchRequest(Spec):
     """The fields of a batch job that a caller of the service may set."""
 
-    inputs: tuple[str, ...] = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     model: str = spec_field(..., INPUT, "Reference of a registered model.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the results; new, or of the same job."
@@ -46,7 +44,7 @@ class BatchRequest(Spec):
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1
     )
-    since: tuple[str, ...] = spec_field(
+    since: Texts = spec_field(
         (), INPUT, "Output of an earlier job; only inputs that are new or changed since."
     )
     failed_only: str | None = spec_field(
@@ -85,7 +83,7 @@ class PredictSpec(BatchRequest, SourceFields):
     image_timeout: float = spec_field(
         60.0, LIMITS, "Seconds that decoding one image may take.", gt=0, allow_inf_nan=False
     )
-    allow_path: tuple[PathPrefix, ...] = spec_field(
+    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
         (),
         SOURCES_PANEL,
         "Prefix of the locations that may be read, also of those that a table names; default: any.",

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.validation import first_validation_error
 
-__all__ = ["Spec", "as_value_error", "panel_of", "spec_field", "worker_range"]
+__all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+AsList = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+"""Lets one text stand for a list of one, in YAML files and in requests."""
+
+Texts = Annotated[tuple[str, ...], AsList]
 
 
 def spec_field(default: Any, panel: str, description: str, **constraints: Any) -> Any:
@@ -59,13 +69,15 @@ class Spec(BaseModel):
             InputError: A field is invalid or missing; the message names it.
             UnknownNameError: A field does not exist; the message names the nearest ones.
         """
-        for field in fields:
-            if field not in cls.model_fields:
-                raise UnknownNameError("field of a specification", str(field), cls.model_fields)
+        prefix = f"{where}: " if where else ""
+        unknown = [str(field) for field in fields if field not in cls.model_fields]
+        if len(unknown) > 1:
+            raise InputError(f"{prefix}A specification has no fields named {', '.join(unknown)}.")
+        if unknown:
+            raise UnknownNameError("field of a specification", unknown[0], cls.model_fields)
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            prefix = f"{where}: " if where else ""
             raise InputError(f"{prefix}{first_validation_error(error, name=name)}.") from None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from eagleray.core.spec import spec_field
+from eagleray.core.spec import Texts, spec_field
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
@@ -42,9 +42,7 @@ FileSizeText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(
 class PackSpec(SourceFields):
     """A packing job: what is packed, and into which files."""
 
-    inputs: tuple[str, ...] = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the packed files; new, or of the same job."
     )
