@@ -33,6 +33,8 @@ from eagleray.cli.job import (
     run_command,
 )
 from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
+from eagleray.io import storage
+from eagleray.registry.references import load_model
 
 
 def show(summary: JobSummary, console: Console) -> None:
@@ -98,7 +100,9 @@ def main(
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
         request = read_spec(PredictSpec, fields, file=spec).with_settings(settings)
-        job = open_job(request, settings, console)
+        storage.use_s3(request.s3)
+        model = load_model(request.model, settings)
+        job = open_job(request, model, settings, console)
         console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)

@@ -13,7 +13,6 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray.batch.job import open_job
 from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
@@ -28,6 +27,7 @@ from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import pack_shard
 from eagleray.sources import InputSpec, open_inputs
 from tests.support.images import encode
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 NUM_IMAGES = 300
@@ -78,7 +78,7 @@ def test_what_is_packed_is_predicted_like_the_files(
     request = PredictSpec(
         inputs=(out,), model=str(tmp_path / "model"), output=str(tmp_path / "results")
     )
-    predicted = run_job(open_job(request, Settings(), QUIET), lambda: cluster, QUIET)
+    predicted = run_job(open_predict(request, Settings(), QUIET), lambda: cluster, QUIET)
     assert (predicted.totals.num_rows, predicted.totals.num_ok) == (301, 300)
     assert predicted.reasons == {"not_an_image": 1}
     if file_format == "parquet":

@@ -10,9 +10,12 @@ from eagleray.batch.job import Job, open_job
 from eagleray.batch.run import JobSummary, run_job
 from eagleray.batch.shard_summary import ShardSummary, decode_shard
 from eagleray.batch.spec import PredictSpec
+from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.models.package import write_package
+from eagleray.registry.references import load_model
 from tests.support.batch import Output
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
@@ -43,7 +46,7 @@ class JobFolder:
         return PredictSpec(**{**parts, **overrides})
 
     def open(self, **overrides: Any) -> Job:
-        return open_job(self.request(**overrides), self.settings, self.reporter)
+        return open_predict(self.request(**overrides), self.settings, self.reporter)
 
     def run_with(self, job: Job, *failed: int) -> JobSummary:
         """Run a job whose workers answer without any model, shard after shard."""
@@ -69,3 +72,16 @@ class JobFolder:
 
 def no_cluster() -> Cluster:
     raise AssertionError("every shard has its result")
+
+
+def open_predict(
+    request: PredictSpec,
+    settings: Settings,
+    reporter: ProgressReporter,
+    *,
+    rows_per_file: int | None = None,
+) -> Job:
+    """Load the model of a request and open its job, as `eagleray predict` does."""
+    storage.use_s3(request.s3)
+    model = load_model(request.model, settings)
+    return open_job(request, model, settings, reporter, rows_per_file=rows_per_file)

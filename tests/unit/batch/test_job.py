@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.job import Job, open_job
+from eagleray.batch.job import Job
 from eagleray.batch.run import finish_job
 from eagleray.core.errors import OutputExistsError, UnknownNameError, UserError
 from eagleray.io import storage
 from eagleray.sharded.history import list_jobs
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.progress import read_progress
-from tests.support.job_folder import JobFolder
+from tests.support.job_folder import JobFolder, open_predict
 from tests.support.models import settings_in
 
 
@@ -121,6 +121,6 @@ def test_a_run_whose_manifest_was_tidied_away_by_the_winner_joins_all_the_same(
 def test_an_output_is_opened_from_any_home(place: JobFolder) -> None:
     summary = place.run(place.worked())
     elsewhere = settings_in(place.folder, "other-home")
-    job = open_job(place.request(), elsewhere, place.reporter)
+    job = open_predict(place.request(), elsewhere, place.reporter)
     assert job.committed is not None
     assert job.committed.num_rows == summary.totals.num_rows
