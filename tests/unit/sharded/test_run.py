@@ -106,3 +106,30 @@ def test_failures_that_a_killed_run_did_not_publish_still_count_before_the_commi
     with pytest.raises(JobFailedError, match="3 of 40 images failed so far"):
         run.check_failures(3)
     run.check_failures(2)
+
+
+def test_a_run_whose_shards_were_removed_by_the_winner_ends_quietly(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, shards=[])
+    run, _ = run_of(made)
+
+    def work(pending: list[int]) -> Iterator[ShardSummary]:
+        made.put_shards()
+        made.commit()
+        yield from ()
+        raise FileNotFoundError("the folder of shards")
+
+    with run.monitored() as monitor:
+        assert list(run.finish_shards("Working", work, monitor)) == []
+    assert progress_of(made).state == JobState.SUCCEEDED
+
+
+def test_a_file_that_is_missing_without_a_commit_fails_a_run(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, shards=[])
+    run, _ = run_of(made)
+
+    def work(pending: list[int]) -> Iterator[ShardSummary]:
+        yield from ()
+        raise FileNotFoundError("the manifest")
+
+    with pytest.raises(JobFailedError, match="The storage failed"), run.monitored() as monitor:
+        list(run.finish_shards("Working", work, monitor))
