@@ -19,16 +19,14 @@ import typer
 
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, run_command
-from eagleray.core.errors import InputError, KpiMissedError
+from eagleray.core.errors import InputError, KpiFailedError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
 from eagleray.data.split import read_part, require_undivided, take_part
 from eagleray.evaluation.bootstrap import Interval, bootstrap
-from eagleray.evaluation.calibration import fit_temperature
 from eagleray.evaluation.evaluate import Evaluation, evaluate
-from eagleray.evaluation.kpi import Kpi, Verdict, judge, read_kpis, require_known
-from eagleray.evaluation.metrics import metric_names
+from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
@@ -36,7 +34,6 @@ from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
 from eagleray.registry.references import LoadedModel, load_model
 from eagleray.registry.registry import Registry
-from eagleray.tasks.tasks import Regression
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class EvaluationSummary:
     record: EvaluationRecord
     evaluation: Evaluation
     intervals: dict[str, Interval]
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
     page: str
     recorded_as: str
 
@@ -72,8 +69,8 @@ class EvaluationSummary:
             "failures": [asdict(failure) for failure in self.evaluation.failures],
             "metrics": self.record.metrics,
             "intervals": {name: asdict(found) for name, found in self.intervals.items()},
-            "kpis": [verdict.as_json() for verdict in self.verdicts],
-            "passed": all(verdict.passed for verdict in self.verdicts),
+            "kpis": [result.as_json() for result in self.kpi_results],
+            "passed": all(result.passed for result in self.kpi_results),
             "data": self.record.data,
             "data_digest": self.record.data_digest,
             "package_digest": self.record.package_digest,
@@ -126,7 +123,7 @@ def build(
         require_undivided(images, data)
     targets = encode_targets(task, images)
     if kpi is not None:
-        require_known(kpis, metric_names(task, targets), where=kpi)
+        require_known(kpis, task.measured_names(targets), where=kpi)
     holder = None if current is None else load_model(current, settings)
     for one in kpis:
         if one.from_current and holder is None:
@@ -149,11 +146,11 @@ def build(
 
 
 def run(job: EvaluationJob, console: Console) -> EvaluationSummary:
-    """Measure, judge, write the page, and keep the figures of a registered version."""
+    """Measure the model, check the KPIs, write the page, and record the metrics of a version."""
     evaluation, engine = _measure(job, job.model, console)
     current = None if job.current is None else _measure(job, job.current, console)[0].metrics
     with console.status("Computing and drawing"):
-        verdicts = judge(job.kpis, evaluation.metrics, current)
+        kpi_results = check_kpis(job.kpis, evaluation.metrics, current)
         task = evaluation.task
         intervals = bootstrap(task, evaluation.outputs, evaluation.targets)
         record = EvaluationRecord(
@@ -169,12 +166,12 @@ def run(job: EvaluationJob, console: Console) -> EvaluationSummary:
             {**_facts(job, evaluation, record), "engine": engine},
             model_name=job.model.reference,
             intervals=intervals,
-            verdicts=verdicts,
+            kpi_results=kpi_results,
             slices=slice_metrics(evaluation, job.columns),
         )
         _write(job.output, page)
         recorded_as = _keep(job, record)
-    return EvaluationSummary(record, evaluation, intervals, verdicts, job.output, recorded_as)
+    return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output, recorded_as)
 
 
 def _measure(job: EvaluationJob, model: LoadedModel, console: Console) -> tuple[Evaluation, str]:
@@ -205,9 +202,7 @@ def _facts(
         "data digest": record.data_digest,
         "measured": record.created,
     }
-    if not isinstance(task, Regression):
-        best = fit_temperature(task, evaluation.outputs, evaluation.targets)
-        facts["temperature"] = f"{task.temperature:.3g}; {best:.3g} would suit these images best"
+    facts |= task.facts(evaluation.outputs, evaluation.targets)
     if job.images.notes:
         facts["how the data were read"] = " ".join(job.images.notes)
     if job.current is not None:
@@ -245,8 +240,8 @@ def show(summary: EvaluationSummary, console: Console) -> None:
     num_failed = summary.record.num_failed
     title = f"{summary.record.num_images:,} images ({num_failed:,} failed)"
     console.table(title, ["metric", "value", "95 % interval"], rows)
-    for verdict in summary.verdicts:
-        console.say(str(verdict))
+    for result in summary.kpi_results:
+        console.say(str(result))
     for failure in summary.evaluation.failures[:10]:
         console.warn(f"failed: {failure.uri}: {failure.reason}: {failure.message}")
     if summary.recorded_as:
@@ -255,16 +250,16 @@ def show(summary: EvaluationSummary, console: Console) -> None:
 
 
 def require_reached(summary: EvaluationSummary) -> None:
-    """End the command with a code of its own when a KPI is missed.
+    """End the command with a code of its own when a KPI is failed.
 
     Raises:
-        KpiMissedError: Naming those that are.
+        KpiFailedError: Naming those that are.
     """
-    missed = [verdict for verdict in summary.verdicts if not verdict.passed]
-    if missed:
-        raise KpiMissedError(
-            f"{len(missed)} of {len(summary.verdicts)} KPIs missed: "
-            f"{'; '.join(str(verdict) for verdict in missed)}."
+    failed = [result for result in summary.kpi_results if not result.passed]
+    if failed:
+        raise KpiFailedError(
+            f"{len(failed)} of {len(summary.kpi_results)} KPIs failed: "
+            f"{'; '.join(str(result) for result in failed)}."
         )
 
 

@@ -57,7 +57,7 @@ from eagleray.data.split import (
 from eagleray.imaging import FORMATS, NAMED_CONTRACTS, ImageContract, named_contract
 from eagleray.io import storage
 from eagleray.io.storage import S3Options
-from eagleray.tasks.tasks import TaskName, make_task
+from eagleray.tasks import make_task, task_class
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class InspectSpec:
 
     data: str
     output: str
-    task: TaskName = "multiclass"
+    task: str = "multiclass"
     contract: str = "fast"
     column: str | None = None
     label_column: str | None = None
@@ -221,7 +221,7 @@ def _split(job: InspectJob, groups: Sequence[str] | None) -> Split:
     spec = job.spec
     split = split_images(
         job.images,
-        stratify=spec.task in ("multiclass", "binary"),
+        stratify=task_class(spec.task).label_coverage == "all",
         validation_fraction=spec.validation_fraction,
         test_fraction=0.0 if job.own_test is not None else spec.test_fraction,
         seed=spec.seed,
@@ -314,7 +314,10 @@ def main(
         typer.Argument(help="Folder with a folder for each class, or a table.", metavar="DATA"),
     ],
     output: Annotated[str, typer.Option(help="HTML file for the report; may be there already.")],
-    task: Annotated[TaskName, typer.Option(help="What is to be learned.")] = "multiclass",
+    task: Annotated[
+        str,
+        typer.Option(help="What is to be learned: binary, multiclass, multilabel, regression, …"),
+    ] = "multiclass",
     column: Annotated[str | None, typer.Option(help="Table column of the locations.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Table column of the labels.")] = None,
     label_columns: Annotated[

@@ -45,7 +45,9 @@ def read_results(
         if part.first_row + part.num_rows <= first_row:
             continue
         content = storage.read_bytes(storage.join(layout.location, part.name))
-        yield read_columns(content, plan.work.format, columns, user_schema=user_schema)
+        yield read_columns(
+            content, plan.work.format, columns, user_schema=user_schema, task=plan.task
+        )
 
 
 def _require_commit(layout: OutputLayout) -> tuple[Commit, Plan]:

@@ -33,7 +33,7 @@ from eagleray.io.tables import (
     require_column,
     texts_of,
 )
-from eagleray.tasks.tasks import LABEL_SEPARATOR, Task, TaskName
+from eagleray.tasks import LABEL_SEPARATOR, Task, task_class
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -125,7 +125,7 @@ def read_labelled(
     label_column: str | None = None,
     label_columns: Sequence[str] = (),
     separator: str | None = None,
-    task: TaskName | None = None,
+    task: str | None = None,
 ) -> LabelledImages:
     """Read an image-folder tree (one folder for each class) or a table of locations and labels.
 
@@ -139,8 +139,8 @@ def read_labelled(
         label_columns: Columns of 0 and 1 instead, each named after the label that holds where it
             is 1.
         separator: What stands between several labels in the label column, if not `|`.
-        task: What is learned or measured; None for any. Only `multilabel` has several labels of an
-            image.
+        task: Name of the task; None for any. Only some tasks, such as `multilabel`, have several
+            labels of an image.
 
     Raises:
         InputError: It is not there, is empty, or has no labels.
@@ -181,8 +181,9 @@ def _read_tree(location: str) -> LabelledImages:
 class _Table:
     """A table read whole, column by column as text; columns of bytes are left out."""
 
-    def __init__(self, location: str, task: TaskName | None) -> None:
-        self._location, self._task = location, task
+    def __init__(self, location: str, task: str | None) -> None:
+        self._location, self._task_name = location, task
+        self._has_many = task is None or task_class(task).has_many_labels
         opened = open_table(location)
         self._bytes = {column.name for column in opened.schema if _holds_bytes(column.type)}
         names = [name for name in opened.schema.names if name not in self._bytes]
@@ -205,7 +206,8 @@ class _Table:
             used += [self._require(name, (), "--label-columns") for name in label_columns]
             texts: Sequence[str | None] = self._read_one_hot(used[1:], uris)
         else:
-            usual = MULTILABEL_COLUMNS if self._task == "multilabel" else LABEL_COLUMNS
+            many_expected = self._task_name is not None and self._has_many
+            usual = MULTILABEL_COLUMNS if many_expected else LABEL_COLUMNS
             used.append(self._require(label_column, usual, "--label-column"))
             texts = self._read_labels(used[1], separator, uris)
         others = [name for name in self._table.column_names if name not in used]
@@ -330,10 +332,10 @@ class _Table:
                 f"{self._row(row, uris)} has the labels {written!r}: a list needs no --separator; "
                 "leave it out."
             )
-        if self._task not in (None, "multilabel") and len(labels) != 1:
+        if not self._has_many and len(labels) != 1:
             raise InputError(
                 f"{self._row(row, uris)} has the labels {written!r}: {len(labels)} in a list, "
-                f"where a {self._task} task takes one label; use --task multilabel, or name "
+                f"where a {self._task_name} task takes one label; use --task multilabel, or name "
                 "another column with --label-column."
             )
         if any(LABEL_SEPARATOR in label for label in labels):
@@ -443,13 +445,13 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
     return encoded
 
 
-def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
+def require_enough(images: LabelledImages, task: str, where: str) -> None:
     """Refuse data with a class so small that it cannot be in every part, or with one class.
 
     Raises:
         InputError: Naming the class.
     """
-    if task in ("multiclass", "binary"):
+    if task_class(task).label_coverage == "all":
         _require_classes(images, where)
         counts = Counter(images.texts)
         for label, count in sorted(counts.items()):

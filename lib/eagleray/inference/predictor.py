@@ -37,6 +37,7 @@ from eagleray.core.system import num_usable_cores
 from eagleray.core.types import HEALTHY_DIFFERENCE, CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.engines import ExecutionPlan, Run, prepare
 from eagleray.inference.precision import with_measured_precision
@@ -279,9 +280,9 @@ class Predictor:
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
 
     def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
-        return Outcome(
-            prediction=self.task.postprocess(row), width=image.width, height=image.height
-        )
+        frame = frame_of(self.package.contract, image.width, image.height)
+        prediction = self.task.postprocess(row, frame)
+        return Outcome(prediction, width=image.width, height=image.height)
 
     # --- the whole way, decoding beside the forward passes ---
 
@@ -416,7 +417,7 @@ class Predictor:
     def _launch(self, inputs: Sequence[Tensor], size: int) -> _Pass:
         with torch.inference_mode():
             padded = [self._upload(tensor, size) for tensor in inputs]
-            outputs = self.task.activate(self._runs[size](*padded)[: len(inputs[0])])
+            outputs = self.task.activate(self._runs[size](*padded))[: len(inputs[0])]
             if self._copies is None:
                 return _Pass(outputs.cpu())
             # The way back is queued here too: later it would stand behind the next pass.
@@ -504,7 +505,8 @@ class Predictor:
         known = [item.attributes for item in images]
         attributes = self.encode_attributes(known, len(known))
         expected = np.asarray([item.outputs for item in images])
-        return float(np.abs(self.forward(np.stack(pixels), attributes) - expected).max())
+        outputs = self.forward(np.stack(pixels), attributes)
+        return self.task.max_difference(outputs.reshape(expected.shape), expected)
 
     def require_healthy(self) -> GoldenCheck:
         """Check the golden images.

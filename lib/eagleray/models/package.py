@@ -66,7 +66,7 @@ from eagleray.models.package_files import (
     open_package,
 )
 from eagleray.models.weights import check_weights, view_reader
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import StoredTask, Task
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn
@@ -239,7 +239,7 @@ class ModelManifest(_Frozen):
 
     format: Literal[1] = 1
     name: ModelName
-    task: Task
+    task: StoredTask
     architecture: Architecture
     hierarchy: Annotated[dict[str, str], BeforeValidator(_require_hierarchy)] = Field(
         default_factory=dict, description="label -> parent label"
@@ -450,7 +450,7 @@ def _golden_files(
     if attributes:
         inputs.append(torch.from_numpy(encode_mappings(attributes, values)))
     with torch.inference_mode():
-        outputs = task.activate(network(*inputs)).tolist()
+        outputs = task.activate(network(*inputs)).flatten(1).tolist()
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
     golden = GoldenSet(
         tolerance=GOLDEN_TOLERANCE * task.unit,
@@ -559,7 +559,7 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
             f"{folder}: {GOLDEN_FILE} has a tolerance of {golden.tolerance:.3g}, with which any "
             f"answers could be healthy; {most:.3g} is the limit for this task."
         )
-    num_outputs = len(manifest.task.labels) or 1
+    num_values = manifest.task.num_values
     for image in golden.images:
         if not image.file.startswith("golden/") or image.file not in files:
             raise PackageError(
@@ -570,10 +570,10 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
                 raise PackageError(
                     f"{folder}: {GOLDEN_FILE} says nothing of {attribute.name!r} of {image.file}."
                 )
-        if len(image.outputs) != num_outputs:
+        if len(image.outputs) != num_values:
             raise PackageError(
                 f"{folder}: {GOLDEN_FILE} expects {len(image.outputs)} outputs of {image.file}, "
-                f"the task gives {num_outputs}."
+                f"the task gives {num_values}."
             )
 
 

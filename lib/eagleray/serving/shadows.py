@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from eagleray.serving.requests import Answers, PredictRequest
 from eagleray.serving.workers import Answered
-from eagleray.tasks.outcome import Outcome
+from eagleray.tasks import Outcome, Task
 
 __all__ = ["ShadowDifference", "ShadowTally"]
 
@@ -57,23 +57,33 @@ class ShadowTally:
             version: Of the shadow.
             answered: What the shadow says.
         """
+        task = given.loaded.manifest.task
         for ours, theirs in zip(given.answered, answered, strict=True):
-            label, shadow_label = _label(ours.outcome), _label(theirs.outcome)
-            if label == shadow_label:
+            if _same(task, ours.outcome, theirs.outcome):
                 self.same += 1
                 yield "same"
                 continue
             self.different += 1
             self.examples.append(
                 ShadowDifference(
-                    request.request_id, given.loaded.version, label, version, shadow_label
+                    request.request_id,
+                    given.loaded.version,
+                    _describe(task, ours.outcome),
+                    version,
+                    _describe(task, theirs.outcome),
                 )
             )
             yield "different"
 
 
-def _label(outcome: Outcome) -> str | None:
+def _same(task: Task, ours: Outcome, theirs: Outcome) -> bool:
+    if ours.prediction is None or theirs.prediction is None:
+        return ours.failure == theirs.failure
+    return task.same_answer(ours.prediction, theirs.prediction)
+
+
+def _describe(task: Task, outcome: Outcome) -> str | None:
     if outcome.prediction is None:
         assert outcome.failure is not None
         return f"failed: {outcome.failure.reason.value}"
-    return "|".join(outcome.prediction.labels) if outcome.prediction.labels else None
+    return task.describe(outcome.prediction)

@@ -24,7 +24,7 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build, find_head
 from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 from eagleray.training.augment import needs_margin
 from eagleray.training.batches import Batch, BatchPrefetcher, Part, StepPlan
 from eagleray.training.checkpoint import (
@@ -38,8 +38,7 @@ from eagleray.training.checkpoint import (
     with_prefix,
 )
 from eagleray.training.distributed import Team, join_ray_team
-from eagleray.training.losses import make_losses
-from eagleray.training.metrics import make_metrics, metric_inputs
+from eagleray.training.metrics import TaskMetrics
 from eagleray.training.optimizer import (
     learning_rate,
     make_average,
@@ -203,7 +202,7 @@ class Trainer:
             self.network = network.to(self.team.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(spec, self.module, self.stages)
         self.average = make_average(self.module, spec.ema) if spec.ema else None
-        self.losses_of = make_losses(spec, given.task, given.train.texts)
+        self.losses_of = given.task.image_losses(spec.loss_options, given.train.texts)
         self._writer = CheckpointWriter(self._store, keep=spec.keep_checkpoints)
         self._wrapped: tuple[int, nn.Module] | None = None
 
@@ -346,7 +345,7 @@ class Trainer:
         if len(rows) >= team.size:  # else everybody computes all, which changes no mean
             num_passes = -(-len(rows) // (team.size * size))
             rows = rows[team.rank :: team.size]
-        metrics = make_metrics(given.task).to(team.device)
+        metrics = TaskMetrics(given.task).to(team.device)
         loss_mean = MeanMetric().to(team.device)
         for number in range(num_passes):
             part = rows[number * size : (number + 1) * size]
@@ -356,8 +355,8 @@ class Trainer:
             targets = self.validation.targets[part].to(team.device)
             logits = network(*self.validation.inputs(part, self.size, team.device))
             loss_mean.update(given.task.loss(logits, targets), len(targets))
-            metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
-        values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
+            metrics.update(given.task.activate(logits), targets)
+        values = {f"validation_{name}": value for name, value in metrics.compute().items()}
         return {"validation_loss": float(loss_mean.compute()), **values}
 
     def _finish_epoch(self, epoch: int, figures: dict[str, float]) -> None:

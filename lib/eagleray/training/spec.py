@@ -21,10 +21,9 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.names import ModelName
 from eagleray.imaging.contract import first_fault
 from eagleray.io import storage
-from eagleray.tasks.tasks import TaskName
+from eagleray.tasks import LossOptions, task_class
 
 __all__ = [
-    "Loss",
     "Optimizer",
     "Schedule",
     "Thaw",
@@ -37,7 +36,6 @@ __all__ = [
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one_cycle", "cosine", "linear", "step", "constant"]
-Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse"]
 TrainPrecision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "gpu"]
 Sharding = Literal["replicated", "sharded"]
@@ -47,12 +45,6 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 _WORKERS = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
 _THAW = re.compile(r"(\d+):(\d+|all)")
-_LOSSES: dict[TaskName, tuple[Loss, ...]] = {
-    "multiclass": ("cross_entropy", "focal"),
-    "binary": ("bce", "focal"),
-    "multilabel": ("bce", "focal"),
-    "regression": ("mse",),
-}
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
@@ -82,7 +74,9 @@ class TrainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = _field(..., DATA, "Folder with a folder for each class, or a table of images.")
-    task: TaskName = _field("multiclass", DATA, "What the model answers.")
+    task: str = _field(
+        "multiclass", DATA, "binary, multiclass, multilabel, regression, or a task of an extension."
+    )
     column: str | None = _field(None, DATA, "Column of the locations.")
     label_column: str | None = _field(None, DATA, "Column of the labels.")
     label_columns: tuple[str, ...] = _field((), DATA, "Columns of 0 and 1, one for each label.")
@@ -134,7 +128,9 @@ class TrainSpec(BaseModel):
     )
     momentum: float = _field(0.9, OPTIMISATION, "Of SGD (Nesterov).", ge=0, lt=1)
     weight_decay: float = _field(1e-4, OPTIMISATION, "Decoupled for AdamW, else L2.", ge=0)
-    loss: Loss = _field("auto", OPTIMISATION, "What is minimised; auto: the task's own.")
+    loss: str = _field(
+        "auto", OPTIMISATION, "cross_entropy, bce, mse, focal, …; auto: the default of the task."
+    )
     focal_gamma: float = _field(2.0, OPTIMISATION, "Of the focal loss.", ge=0)
     label_smoothing: float = _field(0.0, OPTIMISATION, "Share spread over all classes.", ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = _field(
@@ -239,15 +235,19 @@ class TrainSpec(BaseModel):
             )
 
     def _check_optimisation(self) -> None:
-        losses = _LOSSES[self.task]
-        if self.loss != "auto" and self.loss not in losses:
-            raise ValueError(f"loss {self.loss} is not for {self.task}; take {' or '.join(losses)}")
-        if self.label_smoothing and self.task != "multiclass":
-            raise ValueError(f"label_smoothing is for multiclass, not for {self.task}")
-        if self.class_weights != "none" and self.task == "regression":
-            raise ValueError("class_weights: a regression has no classes")
-        if self.cutmix and self.task == "regression":
-            raise ValueError("cutmix is for classes; mixup mixes numbers too")
+        kind = task_class(self.task)
+        if self.loss not in ("auto", *kind.losses):
+            raise ValueError(
+                f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
+            )
+        used = {
+            "label_smoothing": self.label_smoothing > 0,
+            "class_weights": self.class_weights != "none",
+            "cutmix": self.cutmix > 0,
+        }
+        for name, is_used in used.items():
+            if is_used and name not in kind.training_options:
+                raise ValueError(f"{name} is not for {self.task}; leave it out")
 
     @property
     def thaws(self) -> tuple[Thaw, ...]:
@@ -291,9 +291,14 @@ class TrainSpec(BaseModel):
         return least, most
 
     @property
-    def used_loss(self) -> Loss:
-        """The loss, once `auto` is the task's own."""
-        return _LOSSES[self.task][0] if self.loss == "auto" else self.loss
+    def loss_options(self) -> LossOptions:
+        """How the task computes losses."""
+        return LossOptions(
+            name=None if self.loss == "auto" else self.loss,
+            class_weights=self.class_weights,
+            focal_gamma=self.focal_gamma,
+            label_smoothing=self.label_smoothing,
+        )
 
     def to_yaml(self) -> str:
         """Return the specification as YAML: every field, under the heading of its panel."""

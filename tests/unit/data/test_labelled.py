@@ -28,7 +28,7 @@ from eagleray.data.split import (
     split_images,
     take_part,
 )
-from eagleray.tasks.tasks import make_task
+from eagleray.tasks import make_task
 
 LABEL = st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool)
 

@@ -14,7 +14,7 @@ from eagleray.inference.engines import ExecutionPlan, _compiling_pays, _settled,
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 
 pytestmark = pytest.mark.numerical
 

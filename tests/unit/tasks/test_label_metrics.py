@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from torchmetrics.functional import classification as other
 from torchmetrics.functional import regression as other_regression
 
-from eagleray.evaluation.calibration import reliability
-from eagleray.evaluation.metrics import (
-    headline_names,
-    measure,
-    metric_names,
-)
-from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
-from eagleray.training.metrics import make_metrics, metric_inputs
+from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.training.metrics import TaskMetrics
 from tests.support.evaluation import CLASSES, DEFECTS, TAGS, TASKS, WEIGHT, answers_of
 
 pytestmark = pytest.mark.numerical
@@ -36,7 +30,7 @@ KINDS = pytest.mark.parametrize("ties", [False, True])
 @KINDS
 def test_multiclass_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
     outputs, targets = answers_of(SIX, 600, ties=ties)
-    figures = measure(SIX, outputs, targets)
+    figures = SIX.measure(outputs, targets)
     truth, answers = targets.numpy(), outputs.numpy().argmax(axis=1)
     assert figures["accuracy"] == pytest.approx(reference.accuracy_score(truth, answers))
     assert figures["error"] == pytest.approx(1 - figures["accuracy"])
@@ -69,13 +63,13 @@ def test_multiclass_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
 
 def test_of_equal_scores_the_first_labels_are_in_the_top_five() -> None:
     outputs, targets = torch.full((7, 7), 1 / 7), torch.arange(7)
-    assert measure(SIX, outputs, targets)["top5_accuracy"] == pytest.approx(5 / 7)
-    assert measure(SIX, outputs, targets)["accuracy"] == pytest.approx(1 / 7)
+    assert SIX.measure(outputs, targets)["top5_accuracy"] == pytest.approx(5 / 7)
+    assert SIX.measure(outputs, targets)["accuracy"] == pytest.approx(1 / 7)
 
 
 def test_a_class_without_images_has_no_metrics_and_is_in_no_average() -> None:
     outputs = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]])
-    figures = measure(CLASSES, outputs, torch.tensor([0, 0, 1, 1]))
+    figures = CLASSES.measure(outputs, torch.tensor([0, 0, 1, 1]))
     assert "recall[owl]" not in figures
     assert "roc_auc[owl]" not in figures
     assert figures["recall[cat]"] == 0.5
@@ -87,13 +81,13 @@ def test_a_class_without_images_has_no_metrics_and_is_in_no_average() -> None:
 
 def test_one_class_alone_is_not_ranked() -> None:
     outputs, targets = answers_of(CLASSES, 20)[0], torch.ones(20, dtype=torch.int64)
-    figures = measure(CLASSES, outputs, targets)
+    figures = CLASSES.measure(outputs, targets)
     assert not [name for name in figures if name.startswith(("roc_auc", "average_precision"))]
     assert figures["recall_macro"] == figures["recall[dog]"] == figures["accuracy"]
 
 
 def test_a_probability_of_zero_costs_much_and_not_everything() -> None:
-    figures = measure(CLASSES, torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([2]))
+    figures = CLASSES.measure(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([2]))
     assert figures["log_loss"] == pytest.approx(-math.log(np.finfo(np.float32).eps))
 
 
@@ -103,7 +97,7 @@ def test_a_probability_of_zero_costs_much_and_not_everything() -> None:
 @KINDS
 def test_binary_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
     outputs, targets = answers_of(DEFECTS, 500, ties=ties)
-    figures = measure(DEFECTS, outputs, targets)
+    figures = DEFECTS.measure(outputs, targets)
     truth, scores = targets.int().numpy(), outputs[:, 1].numpy()
     answers = scores >= DEFECTS.threshold
     expected = {
@@ -130,15 +124,15 @@ def test_binary_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
 def test_binary_counts_a_score_that_equals_the_threshold(threshold: float, recall: float) -> None:
     task = Binary(labels=("no", "yes"), threshold=threshold)
     outputs, targets = torch.tensor([[0.5, 0.5], [0.4, 0.6]]), torch.tensor([1.0, 1.0])
-    assert measure(task, outputs, targets)["recall"] == recall
-    metrics = make_metrics(task)
-    metrics.update(*metric_inputs(task, outputs, targets))
-    assert metrics.compute()["accuracy"].item() == recall  # training sees it likewise
+    assert task.measure(outputs, targets)["recall"] == recall
+    metrics = TaskMetrics(task)
+    metrics.update(outputs, targets)
+    assert metrics.compute()["accuracy"] == recall  # training sees it likewise
 
 
 def test_binary_without_positives_says_what_can_be_said() -> None:
     outputs = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    figures = measure(DEFECTS, outputs, torch.tensor([0.0, 0.0]))
+    figures = DEFECTS.measure(outputs, torch.tensor([0.0, 0.0]))
     assert figures["accuracy"] == figures["specificity"] == figures["recall[fine]"] == 0.5
     assert {"recall", "f1", "precision", "roc_auc", "recall[defect]"}.isdisjoint(figures)
 
@@ -149,7 +143,7 @@ def test_binary_without_positives_says_what_can_be_said() -> None:
 @KINDS
 def test_multilabel_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
     outputs, targets = answers_of(TAGS, 500, ties=ties)
-    figures = measure(TAGS, outputs, targets)
+    figures = TAGS.measure(outputs, targets)
     truth = targets.int().numpy()
     answers = outputs.numpy() >= np.asarray(TAGS.thresholds, np.float32)
     assert figures["accuracy"] == pytest.approx(reference.accuracy_score(truth, answers))
@@ -171,19 +165,19 @@ def test_multilabel_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
 
 def test_labels_that_no_image_or_every_image_has() -> None:
     outputs = torch.tensor([[0.9, 0.9, 0.1], [0.2, 0.9, 0.9]])
-    figures = measure(TAGS, outputs, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]))
+    figures = TAGS.measure(outputs, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]))
     assert {"recall[sweet]", "roc_auc[sweet]", "roc_auc[round]"}.isdisjoint(figures)
     assert figures["recall_macro"] == figures["roc_auc_macro"] == figures["roc_auc[red]"] == 1.0
     assert figures["accuracy"] == 0.5
     assert figures["precision_micro"] == 3 / 4
-    nothing = measure(TAGS, outputs, torch.zeros(2, 3))
+    nothing = TAGS.measure(outputs, torch.zeros(2, 3))
     assert set(nothing) == {"accuracy", "hamming_loss", "ece"}
 
 
 def test_a_single_label_is_a_multilabel_task_too() -> None:
     task = Multilabel(labels=("red",), thresholds=(0.5,))
     outputs, targets = torch.tensor([[0.9], [0.6], [0.2]]), torch.tensor([[1.0], [0.0], [1.0]])
-    figures = measure(task, outputs, targets)
+    figures = task.measure(outputs, targets)
     assert figures["f1_macro"] == figures["f1[red]"] == figures["f1_micro"] == pytest.approx(1 / 2)
     assert figures["accuracy"] == pytest.approx(1 / 3)
 
@@ -193,7 +187,7 @@ def test_a_single_label_is_a_multilabel_task_too() -> None:
 
 def test_regression_equals_torchmetrics() -> None:
     outputs, targets = answers_of(WEIGHT, 400)
-    figures = measure(WEIGHT, outputs, targets)
+    figures = WEIGHT.measure(outputs, targets)
     values, truth = outputs[:, 0].double(), targets.double() * WEIGHT.std + WEIGHT.mean
     expected = {
         "r2": other_regression.r2_score(values, truth),
@@ -213,15 +207,15 @@ def test_regression_equals_torchmetrics() -> None:
 def test_no_percentage_of_nothing() -> None:
     task = Regression(mean=127.3, std=70.1)
     targets = torch.tensor([task.encode("0"), task.encode("200")])
-    figures = measure(task, torch.tensor([[10.0], [180.0]]), targets)
+    figures = task.measure(torch.tensor([[10.0], [180.0]]), targets)
     assert "mean_absolute_percentage_error" not in figures
     assert figures["mean_absolute_error"] == pytest.approx(15.0)
 
 
 def test_numbers_that_are_all_the_same() -> None:
-    flat = measure(WEIGHT, torch.tensor([[10.0], [20.0]]), torch.tensor([0.5, 0.5]))
+    flat = WEIGHT.measure(torch.tensor([[10.0], [20.0]]), torch.tensor([0.5, 0.5]))
     assert {"r2", "pearson"}.isdisjoint(flat)
-    constant = measure(WEIGHT, torch.full((3, 1), 50.0), torch.tensor([-1.0, 0.0, 1.0]))
+    constant = WEIGHT.measure(torch.full((3, 1), 50.0), torch.tensor([-1.0, 0.0, 1.0]))
     assert constant["pearson"] == 0.0
     assert constant["r2"] == pytest.approx(0.0)
 
@@ -232,10 +226,10 @@ def test_numbers_that_are_all_the_same() -> None:
 @pytest.mark.parametrize("task", [*TASKS, SIX], ids=lambda task: task.name)
 def test_names_are_known_before_anything_is_measured(task: Task) -> None:
     outputs, targets = answers_of(task, 300)
-    assert tuple(measure(task, outputs, targets)) == metric_names(task)
-    assert set(headline_names(task)) <= set(metric_names(task))
-    assert set(task.metric_names) <= set(metric_names(task))
-    assert headline_names(task)[0] == task.metric_names[0]
+    assert tuple(task.measure(outputs, targets)) == task.measured_names()
+    assert set(task.headline_names) <= set(task.measured_names())
+    assert set(task.metric_names) <= set(task.measured_names())
+    assert task.headline_names[0] == task.metric_names[0]
 
 
 @settings(max_examples=60)
@@ -246,8 +240,8 @@ def test_however_few_images_there_are_every_figure_is_a_number(
     outputs, targets = answers_of(task, num_images, seed=seed, ties=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures = measure(task, outputs, targets)
-    assert tuple(figures) == metric_names(task, targets)
+        figures = task.measure(outputs, targets)
+    assert tuple(figures) == task.measured_names(targets)
     assert all(math.isfinite(value) for value in figures.values())
 
 
@@ -257,13 +251,14 @@ def test_however_few_images_there_are_every_figure_is_a_number(
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_what_training_follows_is_what_is_measured_in_the_end(task: Task) -> None:
     outputs, targets = answers_of(task, 300)
-    metrics = make_metrics(task)
-    assert set(metrics) == set(task.metric_names)
+    metrics = TaskMetrics(task)
     for part in (slice(0, 100), slice(100, None)):
-        metrics.update(*metric_inputs(task, outputs[part], targets[part]))
-    figures = measure(task, outputs, targets)
-    for name, value in metrics.compute().items():
-        assert value.item() == pytest.approx(figures[name], rel=1e-4)
+        metrics.update(outputs[part], targets[part])
+    figures = task.measure(outputs, targets)
+    found = metrics.compute()
+    assert tuple(found) == task.metric_names
+    for name, value in found.items():
+        assert value == pytest.approx(figures[name], rel=1e-4)
 
 
 # --- reliability ------------------------------------------------------------------------------
@@ -273,7 +268,7 @@ def test_the_calibration_error_by_hand() -> None:
     task = Binary(labels=("no", "yes"))
     scores = torch.tensor([0.05, 0.05, 0.95, 0.95])
     outputs, targets = torch.stack([1 - scores, scores], dim=1), torch.tensor([0.0, 1.0, 1.0, 1.0])
-    found = reliability(task, outputs, targets, num_bins=10)
+    found = task.reliability(outputs, targets, num_bins=10)
     assert found.counts.tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert (found.frequency[0], found.frequency[9]) == (0.5, 1.0)
     assert found.error == pytest.approx((0.45 * 2 + 0.05 * 2) / 4)
@@ -283,5 +278,5 @@ def test_the_calibration_error_by_hand() -> None:
 def test_a_bin_contains_its_upper_edge(score: float, place: int) -> None:
     task = Multilabel(labels=("a",), thresholds=(0.5,))
     outputs = torch.tensor([[score]], dtype=torch.float64)
-    found = reliability(task, outputs, torch.ones(1, 1), num_bins=5)
+    found = task.reliability(outputs, torch.ones(1, 1), num_bins=5)
     assert np.flatnonzero(found.counts).tolist() == [place]

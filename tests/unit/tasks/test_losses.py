@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
-from eagleray.training.losses import class_weights, make_losses, soft_targets
+from eagleray.tasks import Binary, LossOptions, Multiclass, Multilabel, Regression, Task
 from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
@@ -24,9 +23,9 @@ BOTH = Binary(labels=("bad", "good"))
 def losses(task: Task, texts: list[str], logits: torch.Tensor, **changes: Any) -> torch.Tensor:
     spec = small_spec("d", task=task.name, **changes)
     targets = torch.tensor(
-        [task.encode(text) for text in texts], dtype=getattr(torch, task.target_type)
+        [task.encode(text) for text in texts], dtype=getattr(torch, task.target_dtype)
     )
-    return make_losses(spec, task, texts)(logits, targets)
+    return task.image_losses(spec.loss_options, texts)(logits, targets)
 
 
 def logits_of(count: int, width: int) -> torch.Tensor:
@@ -43,7 +42,7 @@ def test_the_plain_losses_are_the_tasks_own() -> None:
     for task, texts, width in cases:
         logits = logits_of(4, width)
         targets = torch.tensor(
-            [task.encode(text) for text in texts], dtype=getattr(torch, task.target_type)
+            [task.encode(text) for text in texts], dtype=getattr(torch, task.target_dtype)
         )
         values = losses(task, texts, logits)
         assert values.shape == (4,)
@@ -73,23 +72,41 @@ def test_the_focal_loss_is_the_papers() -> None:
 
 def test_balanced_weights_give_every_class_the_same_say() -> None:
     texts = ["a"] * 6 + ["b"] * 3 + ["c"]
-    weights = class_weights(KINDS, texts)
-    assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
-    counts = torch.tensor([6, 3, 1])
-    assert (weights * counts).tolist() == pytest.approx([10 / 3] * 3)
-    assert class_weights(BOTH, ["bad"] * 9 + ["good"]).tolist() == [9.0]
-    assert class_weights(TAGS, ["x", "x", "y", ""]).tolist() == pytest.approx([1.0, 3.0])
     even = torch.zeros(10, 3)
     values = losses(KINDS, texts, even, class_weights="balanced")
+    assert values.tolist() == pytest.approx(
+        [math.log(3) * weight for weight in [10 / 18] * 6 + [10 / 9] * 3 + [10 / 3]]
+    )
     assert float(values[:6].sum()) == pytest.approx(float(values[9]), rel=1e-5)
+    assert float(values.mean()) == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize(
+    ("task", "texts", "weights"),
+    [
+        (BOTH, ["bad"] * 9 + ["good"], [9.0]),
+        (TAGS, ["x", "x", "y", ""], [1.0, 3.0]),
+    ],
+    ids=["binary", "multilabel"],
+)
+def test_balanced_positives_weigh_as_much_as_negatives(
+    task: Task, texts: list[str], weights: list[float]
+) -> None:
+    logits = logits_of(len(texts), len(weights))
+    targets = torch.tensor([task.encode(text) for text in texts]).reshape(logits.shape)
+    expected = functional.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=torch.tensor(weights), reduction="none"
+    ).mean(dim=1)
+    found = losses(task, texts, logits, class_weights="balanced")
+    assert torch.allclose(found, expected, rtol=1e-5)
 
 
 def test_mixed_targets_cost_what_their_parts_cost() -> None:
     logits = logits_of(2, 3)
     hard = torch.tensor([0, 2])
-    soft = soft_targets(KINDS, hard)
+    soft = KINDS.soft_targets(hard)
     assert soft.tolist() == [[1, 0, 0], [0, 0, 1]]
-    value = make_losses(small_spec("d"), KINDS, ["a"])
+    value = KINDS.image_losses(LossOptions(), ["a"])
     mixed = 0.3 * soft + 0.7 * soft.roll(1, 0)
     expected = 0.3 * value(logits, hard) + 0.7 * value(logits, hard.roll(1, 0))
     assert torch.allclose(value(logits, mixed), expected, rtol=1e-5)
