@@ -9,7 +9,7 @@ from eagleray.evaluation.bootstrap import Interval
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.evaluation.kpi import KpiResult
 from eagleray.evaluation.slices import Slice
-from eagleray.reports import confusion, curves, histogram, render_page, scatter, thumbnails
+from eagleray.reports import confusion_matrix, curves, histogram, render_page, scatter, thumbnails
 from eagleray.tasks.page import ConfusionMatrix, Curves, Histogram, Plot, Scatter
 from eagleray.tasks.review import Mistake, SuspectedLabel
 
@@ -18,7 +18,7 @@ __all__ = ["render_evaluation"]
 _MAX_FAILURES = 20
 _NUM_PICTURES = 24
 _DRAW: dict[type[Plot], Callable[..., str]] = {
-    ConfusionMatrix: confusion,
+    ConfusionMatrix: confusion_matrix,
     Curves: curves,
     Scatter: scatter,
     Histogram: histogram,

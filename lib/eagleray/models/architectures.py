@@ -1,10 +1,10 @@
 """Builds networks by name: torchvision's classifiers, registered ones, and timm's by a prefix.
 
-    architecture_names()            every name
-    Architecture(name=…, …)         a frozen description, as a model package stores it
-    build(architecture)             the network with random weights
-    build_pretrained(name, …)       the network with published weights and a fitted head
-    register_architecture(name, …)  makes another network known
+architecture_names()            every name
+Architecture(name=…, …)         a frozen description, as a model package stores it
+build(architecture)             the network with random weights
+build_pretrained(name, …)       the network with published weights and a fitted head
+register_architecture(name, …)  makes another network known
 """
 
 from __future__ import annotations

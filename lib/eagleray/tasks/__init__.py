@@ -7,6 +7,7 @@ from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
 from eagleray.tasks.registration import (
     StoredTask,
+    TaskName,
     make_task,
     register_task,
     task_class,
@@ -27,6 +28,7 @@ __all__ = [
     "Regression",
     "StoredTask",
     "Task",
+    "TaskName",
     "make_task",
     "register_task",
     "task_class",

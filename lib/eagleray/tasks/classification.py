@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, FiniteFloat, model_validator
 
 from eagleray.core.errors import InputError
-from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME
+from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME_LENGTH
 from eagleray.tasks.base import LossOptions, Outputs, Task
 from eagleray.tasks.calibration import (
     NUM_BINS,
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 Integers = npt.NDArray[np.int64]
-Label = Annotated[str, Field(max_length=MAX_NAME)]
+Label = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 """Divisor of logits before they become probabilities; above 1, it makes them less confident."""
@@ -340,10 +340,10 @@ def require_modest_labels(labels: Collection[str]) -> None:
             f"The data have {len(labels):,} labels, {MAX_LABELS:,} is the limit; group them."
         )
     longest = max(labels, key=len, default="")
-    if len(longest) > MAX_NAME:
+    if len(longest) > MAX_NAME_LENGTH:
         raise InputError(
             f"The label that begins with {longest[:40]!r} has {len(longest):,} characters, "
-            f"{MAX_NAME:,} is the limit; name it shorter."
+            f"{MAX_NAME_LENGTH:,} is the limit; name it shorter."
         )
     num_bytes = len(json.dumps(list(labels)))
     if num_bytes > MAX_MANIFEST_BYTES // 2:  # a manifest holds more than labels

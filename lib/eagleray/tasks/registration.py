@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import SerializeAsAny, ValidationInfo, WrapValidator
+from pydantic import AfterValidator, SerializeAsAny, ValidationInfo, WrapValidator
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.extensions import Extensions
 from eagleray.tasks.base import Task
 
-__all__ = ["StoredTask", "make_task", "register_task", "task_class", "task_names"]
+__all__ = ["StoredTask", "TaskName", "make_task", "register_task", "task_class", "task_names"]
 
 _TASKS: Extensions[type[Task]] = Extensions("task")
 _Task = TypeVar("_Task", bound=Task)
@@ -38,6 +38,18 @@ def task_class(name: str) -> type[Task]:
 def task_names() -> tuple[str, ...]:
     """Return the names of all tasks."""
     return _TASKS.names()
+
+
+def _known_name(name: str) -> str:
+    try:
+        task_class(name)
+    except UnknownNameError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_name)]
+"""The name of a task as a field of a specification."""
 
 
 def make_task(name: str, texts: Sequence[str], uris: Sequence[str] = ()) -> Task:

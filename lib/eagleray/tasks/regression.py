@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field, FiniteFloat
 
 from eagleray.core.errors import InputError
-from eagleray.core.types import HEALTHY_DIFFERENCE
+from eagleray.core.types import HEALTH_TOLERANCE
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import (
     Floats,
@@ -141,7 +141,7 @@ class Regression(Task):
         """Return whether both values differ by no more than a precision may change them."""
         assert prediction.value is not None
         assert other.value is not None
-        largest = max(HEALTHY_DIFFERENCE.values()) * self.unit
+        largest = max(HEALTH_TOLERANCE.values()) * self.unit
         return abs(prediction.value - other.value) <= largest
 
     def describe(self, prediction: Prediction) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from eagleray.core.errors import PackageError, UnknownNameError
-from eagleray.models.package import digest_of, parse_manifest
+from eagleray.models.manifest import manifest_digest, parse_manifest
 from eagleray.tasks import Regression, register_task, task_class, task_names
 
 MANIFESTS = Path(__file__).with_name("manifests")
@@ -28,7 +28,7 @@ def test_a_package_made_before_keeps_its_json_and_its_digest(name: str) -> None:
     text = (MANIFESTS / f"{name}.json").read_text()
     manifest = parse_manifest(text.encode(), "model.json")
     assert type(manifest.task) is task_class(name)
-    assert digest_of(manifest) == DIGESTS[name]
+    assert manifest_digest(manifest) == DIGESTS[name]
     assert manifest.model_dump_json(indent=2) == text
 
 
