@@ -26,15 +26,9 @@ from typing import Annotated
 
 import typer
 
+from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import EaglerayError, JobFailedError
 from eagleray.core.ray_errors import read_failure, read_failure_text

@@ -79,9 +79,7 @@ WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_
 class BatchRequest(Spec):
     """The fields of a batch job that a caller of the service may set."""
 
-    inputs: Texts = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     model: str = spec_field(..., INPUT, "Reference of a registered model.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the results; new, or of the same job."
@@ -113,7 +111,7 @@ class BatchRequest(Spec):
         return (*self.since, *filter(None, [self.failed_only]))
 
 
-class PredictSpec(BatchRequest, SourceFields):
+class PredictSpec(SourceFields, BatchRequest):
     """A batch job: what a caller may ask for, and how the operator has it run."""
 
     model: str = spec_field(

@@ -23,9 +23,7 @@ class LabelledFields(Spec):
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
-    label_columns: Texts = spec_field(
-        (), DATA, "Column of 0 and 1 that is named after its label."
-    )
+    label_columns: Texts = spec_field((), DATA, "Column of 0 and 1 that is named after its label.")
     separator: str | None = spec_field(
         None, DATA, "Separator of several labels in one column, if not a |."
     )
@@ -48,7 +46,7 @@ class SplitFields(LabelledFields):
     seed: int = spec_field(0, DATA, "Seed of everything random.", ge=0)
 
 
-class InspectSpec(SplitFields, S3Fields):
+class InspectSpec(S3Fields, SplitFields):
     """An inspection of labelled images."""
 
     output: str = spec_field(..., REPORT, "HTML file of the report; an existing one is replaced.")

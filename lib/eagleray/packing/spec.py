@@ -42,9 +42,7 @@ FileSizeText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(
 class PackSpec(SourceFields):
     """A packing job: what is packed, and into which files."""
 
-    inputs: Texts = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the packed files; new, or of the same job."
     )

@@ -134,7 +134,9 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "--workers",
             "1..4",
             "--label-columns",
-            "a,b",
+            "a",
+            "--label-columns",
+            "b",
         ],
     )
     assert done.exit_code == 0, done.output
@@ -144,7 +146,7 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "epochs": "3",
             "horizontal_flip": True,
             "workers": "1..4",
-            "label_columns": "a,b",
+            "label_columns": ["a", "b"],
         }
     ]
     spec = make_spec({**heard[0], "name": "n", "task": "multilabel"})
