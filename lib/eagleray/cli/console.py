@@ -175,7 +175,7 @@ class Console:
         sys.stdout.flush()
 
     def emit_line(self, value: Any) -> None:
-        """Print a value as one line of JSON at once, for scripts that read while the command runs."""
+        """Print a value as one line of JSON at once, for scripts that read as it runs."""
         sys.stdout.write(_json(value) + "\n")
         sys.stdout.flush()
 

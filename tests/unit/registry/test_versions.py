@@ -500,7 +500,7 @@ def test_the_commands_from_promotion_to_deletion(
 def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Path) -> None:
     first, second = register(registry, name, 2)
     told = run("compare", f"{name}/1", f"{name}/2")
-    assert "Nobody knows whether these figures were measured on the same images" in told
+    assert "It is unknown whether these metrics were measured on the same images" in told
     assert "+0.0100" in told
     for version, accuracy in ((first, 0.5), (second, 0.75)):
         evaluated(registry, version, accuracy)
