@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from eagleray.batch.job import open_job, run_job
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.common import JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
