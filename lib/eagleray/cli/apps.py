@@ -13,7 +13,7 @@ from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
-    from eagleray.serving.usage import UsageBook, Used
+    from eagleray.serving.usage import UsageStore, VersionUsage
 
 __all__ = ["apps_app"]
 
@@ -38,11 +38,11 @@ def _open(settings: Settings | None = None) -> Applications:
     return Applications(open_database(settings), who=settings.who)
 
 
-def _open_usage() -> UsageBook:
+def _open_usage() -> UsageStore:
     from eagleray.database.store import open_database
-    from eagleray.serving.usage import UsageBook
+    from eagleray.serving.usage import UsageStore
 
-    return UsageBook(open_database(read_settings()))
+    return UsageStore(open_database(read_settings()))
 
 
 def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
@@ -50,7 +50,10 @@ def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
         console.emit({"application": made.application, "key": made.key})
         return
     console.say(made.key)
-    console.note("This is the only time that the key is shown; the database keeps its digest.")
+    console.note(
+        "This is the only time that the key is shown; the database keeps its digest. A running "
+        "service accepts it within seconds."
+    )
 
 
 @apps_app.command("create")
@@ -63,7 +66,7 @@ def create_application(name: Name, quota: Quota = None, json_output: AsJson = Fa
         console = Console(json_output=json_output)
         _show_key(console, made, json_output)
         if first and not json_output:
-            console.note("A service that runs without keys demands them within seconds.")
+            console.note("A service that runs without keys requires them within seconds.")
 
 
 @apps_app.command("rotate")
@@ -214,7 +217,7 @@ def show_application(name: Name, json_output: AsJson = False) -> None:
         console.table("Changes", ["when", "who", "what"], [change.as_row() for change in changes])
 
 
-def _entry(book: Applications, name: str, used: Sequence[Used]) -> dict[str, Any]:
+def _entry(book: Applications, name: str, used: Sequence[VersionUsage]) -> dict[str, Any]:
     found, now = book.get(name), datetime.now(UTC)
     return {
         "name": name,
@@ -227,7 +230,7 @@ def _entry(book: Applications, name: str, used: Sequence[Used]) -> dict[str, Any
                 "created": f"{key.created:%Y-%m-%d %H:%M}",
                 "expires": None if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}",
                 "revoked": key.revoked is not None,
-                "holds": key.holds(now),
+                "holds": key.is_valid(now),
             }
             for key in book.keys(name)
         ],

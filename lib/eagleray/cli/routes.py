@@ -83,7 +83,7 @@ def keep_in_memory(name: Name, off: Off = False) -> None:
     with command_errors():
         registry = Registry()
         registry.versions(name)
-        _open(registry).set(name, keep=not off)
+        _open(registry).set(name, warm=not off)
         Console().say(f"{name} is {'loaded when it is asked for' if off else 'kept in memory'}.")
 
 
@@ -95,7 +95,7 @@ def show_users(
 ) -> None:
     """Say who is meant to use which version of a model, who does, and who changed that."""
     from eagleray.registry.registry import Registry
-    from eagleray.serving.usage import UsageBook
+    from eagleray.serving.usage import UsageStore
     from eagleray.serving.watch import read_snapshot
 
     with command_errors():
@@ -104,7 +104,7 @@ def show_users(
         snapshot = read_snapshot(registry)
         snapshot.require_model(name)
         found = [use for use in _uses(snapshot, name) if version in (None, use["version"])]
-        used = UsageBook(registry.history.database).recent(model=name)
+        used = UsageStore(registry.history.database).recent(model=name)
         seen = [item.as_json() for item in used if version in (None, item.version)]
         changes = _open(registry).changes(name)
         if json_output:
