@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from eagleray.core.errors import EaglerayError, InputError
-from eagleray.serve.messages import PACKAGE, SERVICE, message
+from eagleray.serve.messages import SERVICE, message
 from eagleray.serving import protocol
 from eagleray.serving.logs import log_access
 from eagleray.serving.problems import problem_from_error
@@ -23,18 +23,9 @@ from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
 from eagleray.serving.tracing import Trace
 
-__all__ = ["METHODS", "GrpcInterface"]
+__all__ = ["GrpcInterface"]
 
 log = logging.getLogger(__name__)
-
-METHODS = (
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelInfer",
-)
 
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -95,7 +86,7 @@ class GrpcInterface:
         """Handle one call, and set its status in every case.
 
         Args:
-            method: One of `METHODS`.
+            method: Name of the method.
             read: Reads the request on behalf of an application; called once the key is accepted.
             context: The call's context, from gRPC.
             caller: Network address of the caller; None if it is unknown.
@@ -215,7 +206,7 @@ class GrpcInterface:
 
 def _end(trace: Trace, method: str, code: grpc.StatusCode) -> None:
     """End a trace with the attributes of OpenTelemetry's conventions for RPC servers."""
-    name = f"{PACKAGE}.{SERVICE}/{method}"
+    name = f"{SERVICE}/{method}"
     attributes = {
         "rpc.system.name": "grpc",
         "rpc.method": name,

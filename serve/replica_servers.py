@@ -29,8 +29,8 @@ from eagleray.serve.gateway.join import (
     RequireGateway,
     is_from_gateway,
 )
-from eagleray.serve.grpc import METHODS, GrpcInterface
-from eagleray.serve.messages import PACKAGE, SERVICE, message
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.messages import METHODS, SERVICE, message
 from eagleray.serving.problems import SlowError
 from eagleray.serving.service import ImageService
 
@@ -194,7 +194,7 @@ class _Calls:
             )
             for method in METHODS
         }
-        return grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", methods)
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _handler(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         request_type = message(f"{method}Request")

@@ -191,7 +191,7 @@ def test_access_is_settled_once_for_all_replicas(
     keyless = determine_access(database, host_is_loopback=True)
     assert keyless == Access(True, database.read_identity(), 0)
     assert Access(**json.loads(json.dumps(dataclasses.asdict(keyless)))) == keyless
-    with pytest.raises(InputError, match="reached from other machines"):
+    with pytest.raises(InputError, match="Other machines would reach the service"):
         determine_access(database, host_is_loopback=False)
     made = applications.create("shop")
     keyed = determine_access(database, host_is_loopback=False)
