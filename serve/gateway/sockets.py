@@ -106,22 +106,25 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
+def private_folder(parent: str = _TEMPORARY) -> Iterator[Path]:
     """Create a temporary folder that only its owner can enter, for sockets.
 
     Its path is short, because the paths of sockets must be.
 
+    Args:
+        parent: Folder in which it is created.
+
     Raises:
-        UserError: If the system's temporary folder is not writable.
+        UserError: If the parent is not writable.
     """
     try:
         made = tempfile.TemporaryDirectory(
-            prefix="eagleray-", dir=_TEMPORARY, ignore_cleanup_errors=True
+            prefix="eagleray-", dir=parent, ignore_cleanup_errors=True
         )
     except OSError as error:
         raise UserError(
-            f"The folder for the service's sockets cannot be created in {_TEMPORARY} "
-            f"({error.strerror}); make {_TEMPORARY} writable."
+            f"The folder for the service's sockets cannot be created in {parent} "
+            f"({error.strerror}); make {parent} writable."
         ) from None
     with made as name:
         yield Path(name)

@@ -12,8 +12,7 @@ import pytest
 
 from eagleray.core.errors import EaglerayError
 from eagleray.registry.registry import Registry
-from eagleray.serve.grpc import METHODS
-from eagleray.serve.messages import message
+from eagleray.serve.messages import METHODS, message
 from eagleray.serving.applications import Applications
 from tests.support.models import golden_png
 from tests.support.mutants import flip_bytes, splice

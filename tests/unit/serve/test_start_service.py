@@ -12,7 +12,6 @@ from ray.exceptions import RayError
 from eagleray.core.errors import InputError, JobFailedError, UnknownNameError, UserError
 from eagleray.core.system import free_port
 from eagleray.serve.deployment import deploy
-from eagleray.serve.gateway import sockets
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 from eagleray.serve.run import require_models
@@ -50,17 +49,15 @@ def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path:
         require_models(ServiceConfig(models=("digits", "digitz")), registry)
 
 
-def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_service_has_a_folder_that_only_its_owner_enters(tmp_path: Path) -> None:
     with private_folder() as one, private_folder() as other:
         assert one != other
         assert one.stat().st_mode & 0o777 == 0o700
         assert len(f"{one}/haproxy-4194304.sock.4194304.tmp") <= 107  # as paths of sockets may be
     assert not one.exists()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sockets, "_TEMPORARY", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be created"), private_folder():
+    refused = pytest.raises(UserError, match="cannot be created")
+    with refused, private_folder(str(tmp_path / "file")):
         pass
 
 
