@@ -160,7 +160,8 @@ def main(
             workers = min(WORKERS, session.num_gpus or session.num_cpus)
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
-                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} --shift {SHIFT}"
+                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
+                f"--random-translation {SHIFT}"
             )
             spec = TrainSpec(
                 data=str(labels),
@@ -169,7 +170,7 @@ def main(
                 workers=workers,
                 epochs=EPOCHS,
                 batch_size=BATCH_SIZE,
-                shift=SHIFT,
+                random_translation=SHIFT,
             )
             job = open_train_job(spec, settings, alias="candidate")
             trained = run_train_job(job, session, console)
@@ -203,7 +204,7 @@ def ask_service(
     """
     name = version.name
     console.note(f"$ eagleray models alias {name} production {version.version}")
-    Registry(settings).set_alias(name, "production", version.version, why="the demo")
+    Registry(settings).set_alias(name, "production", version.version, reason="the demo")
     image = place / "images" / ASKED
     with running_service(name, console) as url:
         console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")

@@ -1,9 +1,9 @@
 """Try many specifications, stop the poor ones early, and register the best one's model.
 
-    python -m eagleray.jobs.tune flowers/ --name flowers --trials 12
-    eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --trials 20
-    eagleray tune cifar10/train --name cifar10 --space space.yaml --trials 12 --at-once 2
-    eagleray tune digits.csv --name digits --architecture lenet5 --epochs 10 --grace 2
+    python -m eagleray.jobs.tune flowers/ --name flowers --num-trials 12
+    eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --num-trials 20
+    eagleray tune cifar10/train --name cifar10 --space space.yaml --num-trials 12 --max-concurrent 2
+    eagleray tune digits.csv --name digits --architecture lenet5 --epochs 10 --grace-epochs 2
 
 Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 """
@@ -35,21 +35,27 @@ from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.job import (
     evaluation_page,
-    look,
-    model_facts,
+    inspect_data,
+    model_summary,
     open_run,
-    register,
+    register_model,
 )
-from eagleray.training.launch import Trained, bring_home, make_worker_input
+from eagleray.training.launch import TrainResult, load_best_checkpoint, make_worker_input
 from eagleray.training.packaging import FinishedModel
-from eagleray.training.page import render_training_page
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job
+from eagleray.training.report import render_training_page
 from eagleray.training.runs import Run
-from eagleray.training.search import SearchSpace, default_space, read_space
+from eagleray.training.search_space import SearchSpace, default_space, read_space
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trials import Trial, Tuned
-from eagleray.training.tune_page import Row, metric_name, ranking_rows, render_tune_page, verdict
+from eagleray.training.trials import Trial, TuneResult
+from eagleray.training.tune_report import (
+    Row,
+    metric_name,
+    ranking_rows,
+    render_tune_page,
+    summarize,
+)
 from eagleray.training.tuning import Budget, require_budget, run_trials
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
@@ -76,7 +82,7 @@ class TuneSummary:
 
     run: Run
     spec: TrainSpec
-    tuned: Tuned
+    tuned: TuneResult
     version: ModelVersion
     tested: FinishedModel
     warnings: tuple[str, ...]
@@ -85,7 +91,7 @@ class TuneSummary:
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            **model_facts(self.version, self.tested),
+            **model_summary(self.version, self.tested),
             "metric": self.tuned.metric,
             "best": self.tuned.best.number,
             "default": self.tuned.default.number,
@@ -137,7 +143,7 @@ def build(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str)
 def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
     """Look at the data once, try, and finish the best trial as a training is finished."""
     default = job.default
-    plan, report = look(default, cluster, console)
+    plan, report = inspect_data(default, cluster, console)
     kept, record = open_run(default)
     console.note(f"run {kept.name}, in {kept.folder}")
     about = {"data": default.spec.data, "run": kept.name}
@@ -150,14 +156,14 @@ def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
         spec = job.space.spec(tuned.best.values)
         storage.put_atomic(best_file(kept), spec.to_yaml().encode())
         _track(tuned, spec, tracked, files=[space_file, kept.split_file, best_file(kept)])
-        best, trained = _bring_home(job, plan, spec, tuned, kept)
+        best, trained = _load_best_checkpoint(job, plan, spec, tuned, kept)
         for name, page in (
             ("tune", render_tune_page(tuned, spec, kept.name)),
             ("training", render_training_page(spec, kept.name, trained)),
         ):
             storage.put_atomic(kept.page(name), page)
         with console.status("Testing and registering"):
-            tested, version = register(default, best, tracked)
+            tested, version = register_model(default, best, tracked)
             page = evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
@@ -165,9 +171,11 @@ def run(job: TuneJob, cluster: Cluster, console: Console) -> TuneSummary:
     return TuneSummary(kept, spec, tuned, version, tested, report.warnings, report.notes)
 
 
-def _try(job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, console: Console) -> Tuned:
+def _try(
+    job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, console: Console
+) -> TuneResult:
     """Run the trials, showing how it goes."""
-    num_epochs = job.budget.trials * plan.spec.epochs
+    num_epochs = job.budget.num_trials * plan.spec.epochs
     with console.progress("Epochs", num_epochs) as bar:
         return run_trials(
             plan,
@@ -201,9 +209,9 @@ class _Teller:
         self._shown[trial.key] = done
 
 
-def _bring_home(
-    job: TuneJob, plan: TrainPlan, spec: TrainSpec, tuned: Tuned, kept: Run
-) -> tuple[TrainPlan, Trained]:
+def _load_best_checkpoint(
+    job: TuneJob, plan: TrainPlan, spec: TrainSpec, tuned: TuneResult, kept: Run
+) -> tuple[TrainPlan, TrainResult]:
     """Put the best trial's weights into a network."""
     settings = job.default.settings
     best = plan_network(spec, settings, plan.images, plan.split, plan.task)
@@ -214,13 +222,13 @@ def _bring_home(
         cache_folder=settings.cache_folder,
         s3=job.default.s3,
     )
-    trained = bring_home(given, best.module)
+    trained = load_best_checkpoint(given, best.module)
     # Patience ends a trial by itself; one that was stopped for another's sake is not its doing.
     itself = trained.ended_early and tuned.best.state == "finished"
     return best, dataclasses.replace(trained, ended_early=itself)
 
 
-def _track(tuned: Tuned, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:
+def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:
     tracked.log_parameters(spec.model_dump())
     for file in files:
         tracked.log_file(file)
@@ -252,7 +260,7 @@ def show(summary: TuneSummary, console: Console) -> None:
     for trial in tuned.trials:
         if trial.reason is not None:
             console.warn(f"trial {trial.number} {trial.state}: {trial.reason}")
-    console.say(verdict(tuned))
+    console.say(summarize(tuned))
     evaluation = summary.tested.evaluation
     facts: dict[str, object] = {
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
@@ -277,13 +285,16 @@ def _settings(names: list[str], row: Row) -> str:
 def main(
     fields: dict[str, Any],
     space: Annotated[
-        str | None, typer.Option(help="YAML file of what is searched; flags are fixed.")
+        str | None, typer.Option(help="YAML file of the search space; options are fixed.")
     ] = None,
-    trials: Annotated[int, typer.Option(help="Specifications that are tried.", min=1)] = 20,
-    at_once: Annotated[
-        int | None, typer.Option(help="Trials side by side; default: all cores, or GPUs.", min=1)
+    num_trials: Annotated[int, typer.Option(help="Number of trials.", min=1)] = 20,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of concurrent trials; default: one per core, or GPU.", min=1
+        ),
     ] = None,
-    grace: Annotated[
+    grace_epochs: Annotated[
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
@@ -298,13 +309,15 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(s3_options(settings))
         searched = default_space(fields) if space is None else read_space(space, fields)
-        job = build(searched, Budget(trials, at_once, grace), settings, alias=alias)
+        job = build(
+            searched, Budget(num_trials, max_concurrent, grace_epochs), settings, alias=alias
+        )
         for note in job.default.plan.notes:
             console.note(note)
         parts = job.default.plan.split
         console.note(
             f"train {len(parts.train):,}, validation {len(parts.validation):,}, test "
-            f"{len(parts.test):,} images; {trials} trials on {', '.join(searched.searched)}"
+            f"{len(parts.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
         )
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run(job, session, console)

@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from eagleray.core.errors import JobFailedError
+from eagleray.core.ray_errors import read_failure, read_failure_text
 from eagleray.core.settings import Settings
 from eagleray.serve.gateway.gateway import Gateway
 from eagleray.serve.gateway.join import GatewayAddress
@@ -48,22 +49,22 @@ def deploy(config: ServiceConfig, access: Access, address: GatewayAddress) -> No
             "too busy, so try again when it has less to do."
         ) from None
     except RuntimeError as error:
-        message = _replica_error(APP_NAME) or str(error).splitlines()[0]
-        raise JobFailedError(f"The service does not start: {message}") from None
+        message = _replica_error(APP_NAME) or str(error).splitlines()[0].rstrip(".")
+        raise JobFailedError(f"The service does not start: {message}.") from None
     except RayError as error:  # the controller has died
-        last = str(error).strip().splitlines()[-1]
-        raise JobFailedError(f"The service does not start: {last}") from None
+        message = read_failure(error).message
+        raise JobFailedError(f"The service does not start: {message}.") from None
 
 
 def _replica_error(name: str) -> str:
-    """Return the error of a replica that died; empty if Ray Serve reports none."""
+    """Return the error of the replicas that failed; empty if Ray Serve reports none."""
     from ray import serve
 
     status = serve.status().applications.get(name)
     messages = [] if status is None else [status.message]
     messages += [item.message for item in (status.deployments.values() if status else ())]
-    lines = [line.strip() for text in messages for line in text.splitlines() if "Error: " in line]
-    return lines[-1].partition("Error: ")[2] if lines else ""
+    text = "\n".join(message for message in messages if "Error: " in message)
+    return read_failure_text(text).message if text else ""
 
 
 def require_joined(gateway: Gateway) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from eagleray.core.errors import InputError
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 
 __all__ = [
     "ParameterError",
@@ -77,4 +77,4 @@ def describe_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
         return f"{fault['loc'][0]} is not known; there are {', '.join(model.model_fields)}"
-    return first_fault(error).replace("a valid dictionary", "an object")
+    return first_validation_error(error).replace("a valid dictionary", "an object")

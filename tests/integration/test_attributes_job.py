@@ -27,9 +27,9 @@ pytestmark = pytest.mark.numerical
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_workers_learn_what_only_both_can_tell(
-    cluster: Cluster, tmp_path: Path, sharding: str
+    cluster: Cluster, tmp_path: Path, strategy: str
 ) -> None:
     table = write_sites(tmp_path / "sites", 160)
     spec = small_spec(
@@ -38,7 +38,7 @@ def test_two_workers_learn_what_only_both_can_tell(
         epochs=20,
         batch_size=16,
         workers=2,
-        sharding=sharding,
+        strategy=strategy,
         precision="float32",
     )
     quiet = Console(json_output=True)

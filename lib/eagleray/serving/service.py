@@ -23,7 +23,7 @@ from eagleray.core.errors import (
     OutageError,
 )
 from eagleray.core.system import num_usable_cores
-from eagleray.database.store import OpenDatabase, Patience, known_database, open_database
+from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.serving.admission import Access, ByteLimiter, Quotas, authenticate, determine_access
 from eagleray.serving.background import BackgroundTasks
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 _RECONCILE_SECONDS = 5.0  # between two checks of what may leave memory
 _FLUSH_SECONDS = 5.0  # between two additions of counts to the database
 _MIN_TRACED_LOAD = 0.001  # seconds; shorter waits for a version have no span
-_PATIENCE = Patience(transaction=3.0, reading=2.0, turn=10.0)  # of requests, with the database
+_DATABASE_TIMEOUTS = DatabaseTimeouts(write=3.0, read=2.0, lock=10.0)  # of requests
 _KEYS_UNCHECKED = "Keys cannot be checked now; try again later."
 
 
@@ -204,7 +204,7 @@ class ImageService:
             seconds=self.config.poll_interval_s,
         )
         first = await asyncio.to_thread(watch.read)
-        self._routes = Routes(database, who=settings.who)
+        self._routes = Routes(database, who=settings.actor)
         self.usage = UsageStore(database)
         self._usage_counter = UsageCounter(self.usage.add)
         if self.config.replicas > 1:
@@ -229,7 +229,7 @@ class ImageService:
     def database(self) -> OpenDatabase:
         """The organisation's database, as long as it is the one that the service started with."""
         identity = self.access.database
-        return known_database(self.registry.settings, identity, patience=_PATIENCE)
+        return known_database(self.registry.settings, identity, timeouts=_DATABASE_TIMEOUTS)
 
     @property
     def access(self) -> Access:

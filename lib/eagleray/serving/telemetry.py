@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.serving.model_pool import VersionEvent
 from eagleray.serving.workers import TimedOutcome
 
@@ -139,4 +139,4 @@ class _Joined(Collector):
 
 def _shown(labels: Mapping[str, str]) -> dict[str, str]:
     """Return the labels of a sample as safe text; values may come from callers or models."""
-    return {name: visible(value) for name, value in labels.items()}
+    return {name: escape_text(value) for name, value in labels.items()}

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EpochDone", "LeftOut", "RangeFound", "Report", "Started", "StepsDone", "Stopped"]
+__all__ = [
+    "EpochCompleted",
+    "ImagesSkipped",
+    "LossNotFinite",
+    "RangeTestCompleted",
+    "StepsCompleted",
+    "TrainEvent",
+    "TrainingStarted",
+]
 
 
 @dataclass(frozen=True)
-class Started:
+class TrainingStarted:
     """Training starts, or goes on after a stop.
 
     Attributes:
@@ -23,7 +31,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class StepsDone:
+class StepsCompleted:
     """Some steps are finished.
 
     Attributes:
@@ -36,7 +44,7 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
-class EpochDone:
+class EpochCompleted:
     """An epoch is finished and saved.
 
     Attributes:
@@ -51,14 +59,14 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ImagesSkipped:
     """Images that cannot be decoded: (location, reason, message) of each."""
 
     images: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
-class Stopped:
+class LossNotFinite:
     """The loss is not finite.
 
     Attributes:
@@ -75,10 +83,17 @@ class Stopped:
 
 
 @dataclass(frozen=True)
-class RangeFound:
+class RangeTestCompleted:
     """Learning rates were tried: (rate, loss) of each step."""
 
     steps: tuple[tuple[float, float], ...]
 
 
-Report = Started | StepsDone | EpochDone | LeftOut | Stopped | RangeFound
+TrainEvent = (
+    TrainingStarted
+    | StepsCompleted
+    | EpochCompleted
+    | ImagesSkipped
+    | LossNotFinite
+    | RangeTestCompleted
+)

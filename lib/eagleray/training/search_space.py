@@ -23,7 +23,8 @@ import yaml
 from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.training.spec import DATA, RUN, TrainSpec, make_spec, read_fields
+from eagleray.training.spec import DATA, RUN, TrainSpec
+from eagleray.training.spec_file import make_spec, read_fields
 
 __all__ = ["Choice", "Domain", "Range", "SearchSpace", "default_space", "read_space"]
 
@@ -158,8 +159,8 @@ def default_space(fields: Mapping[str, Any]) -> SearchSpace:
         "optimizer": Choice(("adamw", "sgd")),
         "weight_decay": Range("log_uniform", 1e-5, 1e-2),
         "batch_size": Choice((32, 64, 128)),
-        "shift": Range("uniform", 0.0, 0.15),
-        "flip": Choice((False, True)),
+        "random_translation": Range("uniform", 0.0, 0.15),
+        "horizontal_flip": Choice((False, True)),
     }
     if fields.get("task", "multiclass") == "multiclass":
         domains["label_smoothing"] = Range("uniform", 0.0, 0.2)

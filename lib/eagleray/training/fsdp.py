@@ -15,22 +15,24 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from eagleray.training.distributed import Team
+from eagleray.training.distributed import DistributedContext
 from eagleray.training.stages import Stage
 
 __all__ = ["load_whole", "placed_like", "shard", "whole"]
 
 
-def shard(network: nn.Module, module: nn.Module, stages: Sequence[Stage], team: Team) -> None:
+def shard(
+    network: nn.Module, module: nn.Module, stages: Sequence[Stage], context: DistributedContext
+) -> None:
     """Share a network out, in place: stage by stage, as its stages are gathered for a pass.
 
     Args:
         network: What is called; it contains `module`.
         module: What has the stages.
         stages: Each is gathered as one.
-        team: Whose workers share it.
+        context: Whose workers share it.
     """
-    mesh = init_device_mesh(team.device.type, (team.size,))
+    mesh = init_device_mesh(context.device.type, (context.world_size,))
     for stage in stages:
         fully_shard([module.get_submodule(name) for name in stage.modules], mesh=mesh)
     fully_shard(network, mesh=mesh)

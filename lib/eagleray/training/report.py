@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from eagleray.reports import render_page, series
-from eagleray.training.launch import Trained
+from eagleray.training.launch import TrainResult
+from eagleray.training.lr_finder import LearningRateSuggestion
 from eagleray.training.optimizer import learning_rate
-from eagleray.training.range_finder import Suggestion
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["overfit_warning", "render_range_page", "render_training_page"]
@@ -47,7 +47,7 @@ def overfit_warning(epochs: Sequence[dict[str, float]]) -> str | None:
     )
 
 
-def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
+def render_training_page(spec: TrainSpec, run: str, trained: TrainResult) -> bytes:
     """Make the page of a finished run.
 
     Args:
@@ -107,7 +107,7 @@ def render_training_page(spec: TrainSpec, run: str, trained: Trained) -> bytes:
     )
 
 
-def _facts(spec: TrainSpec, trained: Trained) -> dict[str, str]:
+def _facts(spec: TrainSpec, trained: TrainResult) -> dict[str, str]:
     last = trained.epochs[-1]
     early = f", stopped early (patience {spec.patience})" if trained.ended_early else ""
     return {
@@ -119,7 +119,7 @@ def _facts(spec: TrainSpec, trained: Trained) -> dict[str, str]:
     }
 
 
-def render_range_page(suggestion: Suggestion, title: str) -> bytes:
+def render_range_page(suggestion: LearningRateSuggestion, title: str) -> bytes:
     """Make the page of learning rates that were tried."""
     plot = series(
         suggestion.rates,

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, JobFailedError, UserError
 from eagleray.core.ray_session import Cluster
-from eagleray.training.search import Choice, Range, SearchSpace, default_space, read_space
-from eagleray.training.spec import TrainSpec, make_spec, read_spec
-from eagleray.training.trials import Ledger, Trial, Tuned, rank
-from eagleray.training.tune_page import ranking_rows, render_tune_page, verdict
+from eagleray.training.search_space import Choice, Range, SearchSpace, default_space, read_space
+from eagleray.training.spec import TrainSpec
+from eagleray.training.spec_file import make_spec, read_spec
+from eagleray.training.trials import Trial, TrialTracker, TuneResult, rank
+from eagleray.training.tune_report import ranking_rows, render_tune_page, summarize
 from eagleray.training.tuning import Budget, require_budget, share_cluster
 
 GIVEN = {"data": "flowers/", "name": "flowers"}
@@ -103,14 +104,17 @@ def test_what_cannot_be_searched_is_one_sentence(search: str, sentence: str) -> 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("search: {flip: {choice: [true]}}\nfixd: {}", "'fixd' is neither"),
+        ("search: {horizontal_flip: {choice: [true]}}\nfixd: {}", "'fixd' is neither"),
         ("fixed: {epochs: 3}", "searches nothing"),
-        ("search: [flip]", "search must hold fields"),
-        ("fixed: {flip: true}\nsearch: {flip: {choice: [true]}}", "flip is fixed and searched"),
-        ("fixed: {epochs: 0}\nsearch: {flip: {choice: [true]}}", "epochs: "),
-        ("fixed: {epoch: 3}\nsearch: {flip: {choice: [true]}}", "Nearest: epochs"),
-        ("search: {flip: ", "is not YAML"),
-        ("- flip", "must hold fields"),
+        ("search: [horizontal_flip]", "search must hold fields"),
+        (
+            "fixed: {horizontal_flip: true}\nsearch: {horizontal_flip: {choice: [true]}}",
+            "horizontal_flip is fixed and searched",
+        ),
+        ("fixed: {epochs: 0}\nsearch: {horizontal_flip: {choice: [true]}}", "epochs: "),
+        ("fixed: {epoch: 3}\nsearch: {horizontal_flip: {choice: [true]}}", "Nearest: epochs"),
+        ("search: {horizontal_flip: ", "is not YAML"),
+        ("- horizontal_flip", "must contain fields"),
     ],
 )
 def test_a_file_that_is_no_space_is_one_sentence(text: str, sentence: str) -> None:
@@ -126,19 +130,26 @@ def test_a_file_that_is_not_there_is_said() -> None:
 
 def test_a_field_that_is_given_is_not_searched() -> None:
     space = space_of(
-        "search: {learning_rate: {uniform: [0.1, 0.2]}, flip: {choice: [true, false]}}",
+        "search: {learning_rate: {uniform: [0.1, 0.2]}, horizontal_flip: {choice: [true, false]}}",
         learning_rate="0.5",
     )
-    assert set(space.searched) == {"flip"}
+    assert set(space.searched) == {"horizontal_flip"}
     assert space.spec(space.default()).learning_rate == 0.5
     with pytest.raises(InputError, match="nothing is left to search"):
-        space_of("search: {flip: {choice: [true, false]}}", flip=True)
+        space_of("search: {horizontal_flip: {choice: [true, false]}}", horizontal_flip=True)
 
 
 def test_the_space_of_those_who_name_none() -> None:
     space = default_space({**GIVEN, "batch_size": "16"})
     assert set(space.searched) == {
-        *("learning_rate", "optimizer", "weight_decay", "shift", "flip", "label_smoothing")
+        *(
+            "learning_rate",
+            "optimizer",
+            "weight_decay",
+            "random_translation",
+            "horizontal_flip",
+            "label_smoothing",
+        )
     }
     assert space.spec(space.default()) == make_spec({**GIVEN, "batch_size": 16})
     assert "label_smoothing" not in default_space({**GIVEN, "task": "regression"}).searched
@@ -147,7 +158,7 @@ def test_the_space_of_those_who_name_none() -> None:
 def test_a_combination_that_a_specification_refuses_is_for_the_trial_to_say() -> None:
     space = space_of("search: {cutmix: {choice: [0, 1]}}", task="regression")
     assert space.default() == {"cutmix": 0.0}
-    with pytest.raises(InputError, match="cutmix is for classes"):
+    with pytest.raises(InputError, match="cutmix is for classification"):
         space.spec({"cutmix": 1.0})
 
 
@@ -193,53 +204,54 @@ def epoch(accuracy: float) -> dict[str, float]:
     return {METRIC: accuracy, "train_loss": 1.0}
 
 
-def ledger_with(folder: Path, *runs: tuple[str, list[float]]) -> Ledger:
+def tracker_with(folder: Path, *runs: tuple[str, list[float]]) -> TrialTracker:
     """Enter trials of three epochs at most; a state beside `stopped` ends them."""
-    ledger = Ledger(METRIC, str(folder))
+    tracker = TrialTracker(METRIC, str(folder))
     for number, (key, scores) in enumerate(runs, start=1):
-        ledger.begin(key, number, {"learning_rate": 10.0**-number, "flip": True})
+        tracker.begin(key, number, {"learning_rate": 10.0**-number, "horizontal_flip": True})
         (folder / key).mkdir(parents=True)
         (folder / key / "step-000000001.safetensors").touch()
         for place, score in enumerate(scores, start=1):
-            ledger.add_epoch(key, epoch(score), last=place == 3)
-        ledger.end(key)
-    return ledger
+            tracker.add_epoch(key, epoch(score), last=place == 3)
+        tracker.end(key)
+    return tracker
 
 
 def test_trials_are_ranked_by_their_best_epoch_and_only_the_best_keeps_its_weights(
     tmp_path: Path,
 ) -> None:
     nan = float("nan")
-    ledger = ledger_with(
+    tracker = tracker_with(
         tmp_path, ("a", [0.3, 0.7, 0.6]), ("b", [0.2]), ("c", [nan, 0.7, nan]), ("d", [nan])
     )
-    assert [trial.key for trial in rank(ledger.trials)] == ["a", "c", "b"]
-    states = {key: trial.state for key, trial in ledger.trials.items()}
+    assert [trial.key for trial in rank(tracker.trials)] == ["a", "c", "b"]
+    states = {key: trial.state for key, trial in tracker.trials.items()}
     assert states == {"a": "finished", "b": "stopped", "c": "finished", "d": "stopped"}
     assert [folder.name for folder in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_trial_that_fails_has_its_reason_and_no_rank(tmp_path: Path) -> None:
-    ledger = ledger_with(tmp_path, ("a", [0.3, 0.3, 0.3]))
+    tracker = tracker_with(tmp_path, ("a", [0.3, 0.3, 0.3]))
     for key, error, state, reason in (
         ("b", JobFailedError("The loss is no number."), "failed", "The loss is no number."),
         ("c", InputError("Too small."), "refused", "Too small."),
-        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room"),
+        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room."),
     ):
-        ledger.begin(key, len(ledger.trials) + 1, {})
-        ledger.add_epoch(key, epoch(0.9), last=False)
-        ledger.end(key, failed=True)
-        ledger.explain(key, error)
-        assert (ledger.trials[key].state, ledger.trials[key].reason) == (state, reason)
-    assert [trial.key for trial in rank(ledger.trials)] == ["a"]
+        tracker.begin(key, len(tracker.trials) + 1, {})
+        tracker.add_epoch(key, epoch(0.9), last=False)
+        tracker.end(key, failed=True)
+        tracker.explain(key, error)
+        assert (tracker.trials[key].state, tracker.trials[key].reason) == (state, reason)
+    assert [trial.key for trial in rank(tracker.trials)] == ["a"]
 
 
-def tuned_with(folder: Path, *runs: tuple[str, list[float]]) -> Tuned:
-    trials = ledger_with(folder, *runs).trials
+def tuned_with(folder: Path, *runs: tuple[str, list[float]]) -> TuneResult:
+    trials = tracker_with(folder, *runs).trials
     space = space_of(
-        "search: {learning_rate: {log_uniform: [1e-9, 1]}, flip: {choice: [true, false]}}"
+        "search: {learning_rate: {log_uniform: [1e-9, 1]}, "
+        "horizontal_flip: {choice: [true, false]}}"
     )
-    return Tuned(tuple(trials.values()), tuple(rank(trials)), space, METRIC, str(folder))
+    return TuneResult(tuple(trials.values()), tuple(rank(trials)), space, METRIC, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -253,10 +265,10 @@ def tuned_with(folder: Path, *runs: tuple[str, list[float]]) -> Tuned:
         ([("a", [float("nan")]), ("b", [0.7])], "Trial 2 is the best"),
     ],
 )
-def test_the_verdict_compares_with_the_default(
+def test_the_summary_compares_with_the_default(
     tmp_path: Path, runs: list[tuple[str, list[float]]], sentence: str
 ) -> None:
-    assert sentence in verdict(tuned_with(tmp_path, *runs))
+    assert sentence in summarize(tuned_with(tmp_path, *runs))
 
 
 def test_the_page_has_every_trial(tmp_path: Path) -> None:
@@ -282,7 +294,7 @@ def test_the_page_has_every_trial(tmp_path: Path) -> None:
     [
         ({"workers": 2}, "a trial is one process"),
         ({"folds": 3}, "trials are compared on one split"),
-        ({"epochs": 2}, "--grace 3 is more than the 2 epochs"),
+        ({"epochs": 2}, "--grace-epochs 3 is more than the 2 epochs"),
     ],
 )
 def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentence: str) -> None:
@@ -297,7 +309,7 @@ def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentenc
 def test_a_trial_is_left_alone_while_its_learning_rate_rises(
     grace: int | None, epochs: int, expected: int
 ) -> None:
-    assert Budget(4, None, grace).grace_of(epochs) == expected
+    assert Budget(4, None, grace).grace_period(epochs) == expected
 
 
 @pytest.mark.parametrize(

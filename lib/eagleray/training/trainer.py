@@ -26,7 +26,7 @@ from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
 from eagleray.tasks.tasks import Task
 from eagleray.training.augment import needs_margin
-from eagleray.training.batches import Batch, BatchPrefetcher, Part, StepPlan
+from eagleray.training.batches import Batch, BatchPrefetcher, BatchSampler, ImageDataset
 from eagleray.training.checkpoint import (
     BestEpoch,
     Checkpoint,
@@ -37,29 +37,29 @@ from eagleray.training.checkpoint import (
     restore_optimizer,
     with_prefix,
 )
-from eagleray.training.distributed import Team, join_ray_team
+from eagleray.training.distributed import DistributedContext, join_process_group
+from eagleray.training.events import (
+    EpochCompleted,
+    ImagesSkipped,
+    LossNotFinite,
+    StepsCompleted,
+    TrainEvent,
+    TrainingStarted,
+)
+from eagleray.training.fsdp import load_whole, shard, whole
 from eagleray.training.losses import make_losses
 from eagleray.training.metrics import make_metrics, metric_inputs
 from eagleray.training.optimizer import (
     learning_rate,
-    make_average,
+    make_ema,
     make_optimizer,
     set_learning_rate,
 )
 from eagleray.training.pixel_cache import open_pixels, with_margin
-from eagleray.training.reports import (
-    EpochDone,
-    LeftOut,
-    Report,
-    Started,
-    StepsDone,
-    Stopped,
-)
-from eagleray.training.sharding import load_whole, shard, whole
 from eagleray.training.spec import TrainSpec
-from eagleray.training.stages import frozen_after, set_frozen, stages_of
+from eagleray.training.stages import freeze_stages, num_frozen_stages, stages_of
 
-__all__ = ["Trainer", "WorkerInput", "primary_metric", "train_as_ray_worker", "weights_to_keep"]
+__all__ = ["Trainer", "WorkerInput", "best_weights", "primary_metric", "train_as_ray_worker"]
 
 _TELL_EVERY = 0.5  # seconds between reports of steps
 _CHECK_EVERY = 20  # steps between looks at the losses of a GPU, which has to be waited for
@@ -107,16 +107,16 @@ def train_as_ray_worker(config: dict[str, Any]) -> None:
     """Train as one of several workers; started by Ray Train.
 
     Args:
-        config: `input`: object-store reference of a `WorkerInput`; `mailbox`: a queue of `Report`s.
+        config: `input`: reference of a `WorkerInput`; `mailbox`: queue of `TrainEvent`s.
     """
     import ray
 
     given: WorkerInput = ray.get(config["input"])
-    team = join_ray_team()
-    Trainer(given, team, config["mailbox"].put).run()
+    context = join_process_group()
+    Trainer(given, context, config["mailbox"].put).run()
 
 
-def weights_to_keep(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights of the best epoch so far."""
     return checkpoint.part("best") or checkpoint.part("model")
 
@@ -126,20 +126,26 @@ class Trainer:
 
     Args:
         given: What is trained on what.
-        team: The workers.
+        context: The workers.
         report: Hears how it goes, from the leader.
     """
 
-    def __init__(self, given: WorkerInput, team: Team, report: Callable[[Report], None]) -> None:
-        self.given, self.team, self.spec = given, team, given.spec
-        self.report: Callable[[Report], None] = report if team.leads else lambda _: None
+    def __init__(
+        self, given: WorkerInput, context: DistributedContext, report: Callable[[TrainEvent], None]
+    ) -> None:
+        self.given, self.context, self.spec = given, context, given.spec
+        self.report: Callable[[TrainEvent], None] = (
+            report if context.is_main_process else lambda _: None
+        )
         self._store = CheckpointStore(given.checkpoint_folder)
 
     def run(self) -> None:
         """Train to the end, from the newest checkpoint if there is one."""
         self.prepare()
         self._resume()
-        self.report(Started(self.progress.total_steps, self.plan.num_steps, self.team.size))
+        self.report(
+            TrainingStarted(self.progress.total_steps, self.plan.num_steps, self.context.world_size)
+        )
         try:
             while self.progress.epoch < self.spec.epochs and not self.progress.ended:
                 if not self._run_epoch():
@@ -163,25 +169,25 @@ class Trainer:
         self.validation = self._open(given.validation, given.contract)
         bad = (*self.train.decoded.bad, *self.validation.decoded.bad)
         if bad:
-            self.report(LeftOut(bad))
-        self.plan = StepPlan(self.train.decoded.good, self.spec)
+            self.report(ImagesSkipped(bad))
+        self.plan = BatchSampler(self.train.decoded.good, self.spec)
         self.prefetcher = BatchPrefetcher(
-            self.train, self.plan, self.spec, self.size, self.team, task=given.task
+            self.train, self.plan, self.spec, self.size, self.context, task=given.task
         )
 
-    def _open(self, images: LabelledImages, contract: ImageContract) -> Part:
-        given, team = self.given, self.team
+    def _open(self, images: LabelledImages, contract: ImageContract) -> ImageDataset:
+        given, context = self.given, self.context
         decoded = open_pixels(
             images,
             contract,
             Path(given.cache_folder) / "decoded",
             run=given.run,
-            rank=team.local_rank,
-            num_ranks=team.local_size,
-            barrier=team.barrier,
+            rank=context.local_rank,
+            num_ranks=context.local_world_size,
+            barrier=context.barrier,
         )
         attributes = encode_attributes(given.attributes, images)
-        return Part(
+        return ImageDataset(
             decoded,
             encode_targets(given.task, images),
             None if attributes is None else torch.from_numpy(attributes),
@@ -195,15 +201,15 @@ class Trainer:
         autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
         network = ImageNetwork(self.module, given.contract, autocast=autocast)
         self.stages = stages_of(self.module, given.task.num_outputs)
-        self.shards = spec.sharding == "sharded" and self.team.size > 1
+        self.shards = spec.strategy == "fsdp" and self.context.world_size > 1
         if self.shards:
-            shard(network, self.module, self.stages, self.team)
-            self.network = network.to(self.team.device)
+            shard(network, self.module, self.stages, self.context)
+            self.network = network.to(self.context.device)
         else:
-            self.network = network.to(self.team.device).to(memory_format=torch.channels_last)
+            self.network = network.to(self.context.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(spec, self.module, self.stages)
-        self.average = make_average(self.module, spec.ema) if spec.ema else None
-        self.losses_of = make_losses(spec, given.task, given.train.texts)
+        self.average = make_ema(self.module, spec.ema_decay) if spec.ema_decay else None
+        self.losses_of = make_losses(spec, given.task, given.train.labels)
         self._writer = CheckpointWriter(self._store, keep=spec.keep_checkpoints)
         self._wrapped: tuple[int, nn.Module] | None = None
 
@@ -212,10 +218,10 @@ class Trainer:
         self.losses: list[Tensor] = []  # of this epoch's steps
         self._past = torch.empty(0)  # of the epochs before
         self._best: dict[str, Tensor] = {}
-        if self.team.leads:
+        if self.context.is_main_process:
             self._store.sweep()
-        names = self._store.names() if self.team.leads else []
-        name = self.team.agree(names[0] if names else None)
+        names = self._store.names() if self.context.is_main_process else []
+        name = self.context.broadcast(names[0] if names else None)
         if name is None:
             return
         checkpoint = self._store.read(name)
@@ -228,7 +234,7 @@ class Trainer:
         self._best = checkpoint.part("best")
         finished = checkpoint.tensors["losses"]
         self._past = finished[: len(finished) - self.progress.step]
-        self.losses = list(finished[len(self._past) :].to(self.team.device).unbind())
+        self.losses = list(finished[len(self._past) :].to(self.context.device).unbind())
 
     # --- an epoch ---
 
@@ -236,7 +242,7 @@ class Trainer:
         """Run what is left of an epoch; False when training cannot go on."""
         epoch, first = self.progress.epoch, self.progress.step
         clock = _Clock(self._writer)
-        model = self.set_going(epoch)
+        model = self.start_epoch(epoch)
         for step, batch in enumerate(self.prefetcher.epoch(epoch, first), start=first):
             clock.waited += batch.waited
             rate = learning_rate(self.spec, self.progress.total_steps, self.plan.num_steps)
@@ -251,37 +257,37 @@ class Trainer:
         self._finish_epoch(epoch, figures)
         return True
 
-    def set_going(self, epoch: int) -> nn.Module:
+    def start_epoch(self, epoch: int) -> nn.Module:
         """Put the network into training, with the stages frozen that are at this epoch."""
         self.network.train()
-        frozen = frozen_after(self.spec, len(self.stages), epoch)
-        set_frozen(self.module, self.stages, frozen)
+        frozen = num_frozen_stages(self.spec, len(self.stages), epoch)
+        freeze_stages(self.module, self.stages, frozen)
         if self._wrapped is None or self._wrapped[0] != frozen:
-            network = self.network if self.shards else self.team.wrap(self.network)
+            network = self.network if self.shards else self.context.wrap(self.network)
             self._wrapped = (frozen, network)
         return self._wrapped[1]
 
     def step(self, model: nn.Module, epoch: int, step: int, batch: Batch, rate: float) -> Tensor:
         """Take one step and return the mean loss of its images, over all workers."""
-        torch.manual_seed(_seed_of(self.spec.seed, epoch, step, self.team.rank))  # for dropout
+        torch.manual_seed(_seed_of(self.spec.seed, epoch, step, self.context.rank))  # for dropout
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.team.device)
-        count = self.spec.accumulate
+        total = torch.zeros((), device=self.context.device)
+        count = self.spec.gradient_accumulation_steps
         pieces = list(zip(*(tensor.chunk(count) for tensor in batch.inputs), strict=True))
         targets = batch.targets.chunk(count)
         for number, (inputs, wanted) in enumerate(zip(pieces, targets, strict=True), start=1):
             with _exchanging(model, number == len(pieces)):
                 loss = self.losses_of(model(*inputs), wanted).sum() / batch.num_images
                 # Workers' gradients are averaged, and a share of the images wants them added.
-                (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
+                (loss * self.context.world_size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self.spec.clip_norm:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.clip_norm)
+        if self.spec.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.spec.max_grad_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.module)
-        return self.team.sum(total)
+        return self.context.all_reduce(total)
 
     def _advance(self, epoch: int, step: int) -> None:
         self.progress = dataclasses.replace(
@@ -294,7 +300,7 @@ class Trainer:
     def _healthy(self, epoch: int, step: int) -> bool:
         """Tell how it goes; False, at every worker alike, once a loss is not finite."""
         last = step + 1 == self.plan.steps_per_epoch or self._is_due(step + 1)
-        if self.team.device.type == "cuda" and not last and (step + 1) % _CHECK_EVERY:
+        if self.context.device.type == "cuda" and not last and (step + 1) % _CHECK_EVERY:
             return True
         recent = torch.stack(self.losses[-min(step + 1, _CHECK_EVERY) :]).cpu()
         if bool(recent.isfinite().all()):
@@ -305,7 +311,7 @@ class Trainer:
         self._writer.close()
         names = self._store.names()
         self.report(
-            Stopped(
+            LossNotFinite(
                 epoch=epoch + 1,
                 step=first_bad + 1,
                 images=tuple(self.given.train.uris[row] for row in rows),
@@ -320,7 +326,7 @@ class Trainer:
         now = time.monotonic()
         if now - self._told >= _TELL_EVERY or self.progress.step == self.plan.steps_per_epoch:
             self._told = now
-            self.report(StepsDone(self.progress.total_steps, loss))
+            self.report(StepsCompleted(self.progress.total_steps, loss))
 
     def _is_due(self, step: int) -> bool:
         every = self.spec.checkpoint_steps
@@ -331,30 +337,32 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         """Compute metrics over the validation part; every worker takes a share of it."""
-        given, team = self.given, self.team
-        team.average_buffers(self.module)
+        given, context = self.given, self.context
+        context.average_buffers(self.module)
         network = self.network
         if self.average is not None:
-            team.average_buffers(self.average.module)
+            context.average_buffers(self.average.module)
             network = ImageNetwork(
                 self.average.module, given.contract, autocast=self.network.autocast
-            ).to(team.device)
+            ).to(context.device)
         network.eval()
         rows = self.validation.decoded.good
-        size = max(1, self.spec.batch_size // team.size // self.spec.accumulate)
+        size = max(
+            1, self.spec.batch_size // context.world_size // self.spec.gradient_accumulation_steps
+        )
         num_passes = -(-len(rows) // size)
-        if len(rows) >= team.size:  # else everybody computes all, which changes no mean
-            num_passes = -(-len(rows) // (team.size * size))
-            rows = rows[team.rank :: team.size]
-        metrics = make_metrics(given.task).to(team.device)
-        loss_mean = MeanMetric().to(team.device)
+        if len(rows) >= context.world_size:  # else everybody computes all, which changes no mean
+            num_passes = -(-len(rows) // (context.world_size * size))
+            rows = rows[context.rank :: context.world_size]
+        metrics = make_metrics(given.task).to(context.device)
+        loss_mean = MeanMetric().to(context.device)
         for number in range(num_passes):
             part = rows[number * size : (number + 1) * size]
             if not len(part):  # the others' pass needs this worker's share of the weights
-                network(*self.validation.inputs(rows[:1], self.size, team.device))
+                network(*self.validation.inputs(rows[:1], self.size, context.device))
                 continue
-            targets = self.validation.targets[part].to(team.device)
-            logits = network(*self.validation.inputs(part, self.size, team.device))
+            targets = self.validation.targets[part].to(context.device)
+            logits = network(*self.validation.inputs(part, self.size, context.device))
             loss_mean.update(given.task.loss(logits, targets), len(targets))
             metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
         values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
@@ -380,7 +388,7 @@ class Trainer:
             ended=epoch + 1 == self.spec.epochs or 0 < self.spec.patience <= stale,
         )
         self._checkpoint()
-        self.report(EpochDone(epoch + 1, figures, ended_early=self._ended_early()))
+        self.report(EpochCompleted(epoch + 1, figures, ended_early=self._ended_early()))
 
     def settle(self) -> None:
         """Wait until the newest checkpoint is written, as one must who may be stopped any time."""
@@ -395,8 +403,8 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Save where the run stands; afterwards every worker has what a resumed one would."""
-        self.team.average_buffers(self.module)
-        if not (self.team.leads or self.shards):
+        self.context.average_buffers(self.module)
+        if not (self.context.is_main_process or self.shards):
             return
         tensors = {
             **with_prefix("model", self.module.state_dict()),
@@ -407,7 +415,7 @@ class Trainer:
         if self.average is not None:
             tensors |= with_prefix("average", self.average.module.state_dict())
         tensors = {name: whole(tensor) for name, tensor in tensors.items()}
-        if self.team.leads:
+        if self.context.is_main_process:
             self._writer.save(self.progress, tensors)
 
 

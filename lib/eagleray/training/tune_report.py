@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray.reports import dots, progress, render_page
-from eagleray.training.search import Range
+from eagleray.reports import dot_plot, learning_curves, render_page
+from eagleray.training.search_space import Range
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trials import Trial, Tuned
+from eagleray.training.trials import Trial, TuneResult
 
-__all__ = ["Row", "metric_name", "ranking_rows", "render_tune_page", "verdict"]
+__all__ = ["Row", "metric_name", "ranking_rows", "render_tune_page", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Row:
     gray: bool
 
 
-def metric_name(tuned: Tuned) -> str:
+def metric_name(tuned: TuneResult) -> str:
     """Return the metric as people read it."""
     return tuned.metric.replace("_", " ")
 
 
-def ranking_rows(tuned: Tuned) -> list[Row]:
+def ranking_rows(tuned: TuneResult) -> list[Row]:
     """Return a row for each trial: the ranked ones, then those without a rank."""
     rest = [trial for trial in tuned.trials if not trial.is_ranked]
     ranked = [_row(trial, str(place)) for place, trial in enumerate(tuned.ranking, start=1)]
@@ -67,7 +67,7 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def verdict(tuned: Tuned) -> str:
+def summarize(tuned: TuneResult) -> str:
     """Say in one sentence what the search has gained on the validation part."""
     best, default, metric = tuned.best, tuned.default, metric_name(tuned)
     if tuned.gain is None:
@@ -80,7 +80,7 @@ def verdict(tuned: Tuned) -> str:
     )
 
 
-def render_tune_page(tuned: Tuned, spec: TrainSpec, run: str) -> bytes:
+def render_tune_page(tuned: TuneResult, spec: TrainSpec, run: str) -> bytes:
     """Make the page of a tuning.
 
     Args:
@@ -101,7 +101,7 @@ def render_tune_page(tuned: Tuned, spec: TrainSpec, run: str) -> bytes:
         "tune.html.j2",
         title=f"Tuning {run}",
         facts=facts,
-        verdict=verdict(tuned),
+        summarize=summarize(tuned),
         metric=metric_name(tuned),
         fields=list(tuned.space.searched),
         rows=ranking_rows(tuned),
@@ -111,7 +111,7 @@ def render_tune_page(tuned: Tuned, spec: TrainSpec, run: str) -> bytes:
     )
 
 
-def _epochs_plot(tuned: Tuned) -> str:
+def _epochs_plot(tuned: TuneResult) -> str:
     best = "the default" if tuned.best == tuned.default else f"trial {tuned.best.number}"
     names = {tuned.best.key: f"best: {best}"}
     names.setdefault(tuned.default.key, "the default")
@@ -119,7 +119,7 @@ def _epochs_plot(tuned: Tuned) -> str:
     trials = sorted(
         tuned.trials, key=lambda trial: list(names).index(trial.key) if trial.key in names else 2
     )
-    return progress(
+    return learning_curves(
         [(trial.scores, names.get(trial.key), trial.state != "finished") for trial in trials],
         title="All trials on the validation part",
         x_label="epoch",
@@ -127,7 +127,7 @@ def _epochs_plot(tuned: Tuned) -> str:
     )
 
 
-def _field_plots(tuned: Tuned) -> list[str]:
+def _field_plots(tuned: TuneResult) -> list[str]:
     """Draw the metric against each field that is a number."""
     plots = []
     for name, domain in tuned.space.searched.items():
@@ -140,7 +140,7 @@ def _field_plots(tuned: Tuned) -> list[str]:
             if trial.score is not None
         ]
         plots.append(
-            dots(
+            dot_plot(
                 points,
                 title=name.replace("_", " "),
                 x_label=name,

@@ -12,19 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.training.distributed import Team, join_ray_team
-from eagleray.training.loop import Trainer, WorkerInput
-from eagleray.training.reports import RangeFound, Report, Started, StepsDone
+from eagleray.training.distributed import DistributedContext, join_process_group
+from eagleray.training.events import RangeTestCompleted, StepsCompleted, TrainEvent, TrainingStarted
+from eagleray.training.trainer import Trainer, WorkerInput
 
-__all__ = ["NUM_STEPS", "Suggestion", "find_as_ray_worker", "find_learning_rate", "suggest"]
+__all__ = [
+    "NUM_RANGE_TEST_STEPS",
+    "LearningRateSuggestion",
+    "range_test_as_ray_worker",
+    "run_range_test",
+    "suggest_learning_rate",
+]
 
-NUM_STEPS = 100
+NUM_RANGE_TEST_STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 1.0
 _MEMORY = 0.9  # of the smoothed loss
 _HOPELESS = 4.0  # times the lowest loss
 
 
-def find_as_ray_worker(config: dict[str, Any]) -> None:
+def range_test_as_ray_worker(config: dict[str, Any]) -> None:
     """Try learning rates as one of several workers; started by Ray Train.
 
     Args:
@@ -33,35 +39,37 @@ def find_as_ray_worker(config: dict[str, Any]) -> None:
     import ray
 
     given: WorkerInput = ray.get(config["input"])
-    team = join_ray_team()
-    find_learning_rate(given, team, config["mailbox"].put)
+    context = join_process_group()
+    run_range_test(given, context, config["mailbox"].put)
 
 
-def find_learning_rate(given: WorkerInput, team: Team, report: Callable[[Report], None]) -> None:
+def run_range_test(
+    given: WorkerInput, context: DistributedContext, report: Callable[[TrainEvent], None]
+) -> None:
     """Take steps with rising learning rates and report rates and losses."""
-    trainer = Trainer(given, team, report if team.leads else lambda _: None)
+    trainer = Trainer(given, context, report if context.is_main_process else lambda _: None)
     trainer.prepare()
-    trainer.report(Started(0, NUM_STEPS, team.size))
+    trainer.report(TrainingStarted(0, NUM_RANGE_TEST_STEPS, context.world_size))
     found: list[tuple[float, float]] = []
     lowest = math.inf
-    while len(found) < NUM_STEPS:
+    while len(found) < NUM_RANGE_TEST_STEPS:
         epoch = len(found) // trainer.plan.steps_per_epoch
-        model = trainer.set_going(epoch)
+        model = trainer.start_epoch(epoch)
         for step, batch in enumerate(trainer.prefetcher.epoch(epoch, 0)):
-            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(found) / (NUM_STEPS - 1))
+            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(found) / (NUM_RANGE_TEST_STEPS - 1))
             loss = float(trainer.step(model, epoch, step, batch, rate))
             lowest = min(lowest, loss)
             hopeless = not math.isfinite(loss) or loss > _HOPELESS * lowest
             if not hopeless:
                 found.append((rate, loss))
-                trainer.report(StepsDone(len(found), loss))
-            if hopeless or len(found) == NUM_STEPS:
-                trainer.report(RangeFound(tuple(found)))
+                trainer.report(StepsCompleted(len(found), loss))
+            if hopeless or len(found) == NUM_RANGE_TEST_STEPS:
+                trainer.report(RangeTestCompleted(tuple(found)))
                 return
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class LearningRateSuggestion:
     """What came of trying learning rates.
 
     Attributes:
@@ -75,7 +83,7 @@ class Suggestion:
     losses: tuple[float, ...]
 
 
-def suggest(found: tuple[tuple[float, float], ...]) -> Suggestion:
+def suggest_learning_rate(found: tuple[tuple[float, float], ...]) -> LearningRateSuggestion:
     """Choose the learning rate at which the loss falls the fastest, per factor of the rate.
 
     Args:
@@ -92,4 +100,4 @@ def suggest(found: tuple[tuple[float, float], ...]) -> Suggestion:
         slopes = np.gradient(np.asarray(smoothed[: lowest + 1])) if lowest > 1 else np.zeros(1)
         if slopes.min() < 0:
             best = rates[int(slopes.argmin())]
-    return Suggestion(best, rates, tuple(smoothed))
+    return LearningRateSuggestion(best, rates, tuple(smoothed))

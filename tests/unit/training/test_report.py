@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eagleray.training.page import overfit_warning
+from eagleray.training.report import overfit_warning
 
 
 def warning(validation: list[float], training: list[float]) -> str | None:
