@@ -14,7 +14,7 @@ from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
-    from eagleray.serving.usage import UsageBook, Used
+    from eagleray.serving.usage import UsageStore, VersionUsage
 
 __all__ = ["apps_app"]
 
@@ -37,11 +37,11 @@ def _open(settings: Settings | None = None) -> Applications:
     return Applications(open_database(settings), who=settings.actor)
 
 
-def _open_usage() -> UsageBook:
+def _open_usage() -> UsageStore:
     from eagleray.database.store import open_database
-    from eagleray.serving.usage import UsageBook
+    from eagleray.serving.usage import UsageStore
 
-    return UsageBook(open_database(read_settings()))
+    return UsageStore(open_database(read_settings()))
 
 
 def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
@@ -49,7 +49,10 @@ def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
         console.emit({"application": made.application, "key": made.key})
         return
     console.say(made.key)
-    console.note("This is the only time that the key is shown; the database keeps its digest.")
+    console.note(
+        "This is the only time that the key is shown; the database keeps its digest. A running "
+        "service accepts it within seconds."
+    )
 
 
 @apps_app.command("create")
@@ -62,7 +65,7 @@ def create_application(name: Name, quota: Quota = None, json_output: JsonOption 
         console = Console(json_output=json_output)
         _show_key(console, made, json_output)
         if first and not json_output:
-            console.note("A service that runs without keys demands them within seconds.")
+            console.note("A service that runs without keys requires them within seconds.")
 
 
 @apps_app.command("rotate")
@@ -215,7 +218,7 @@ def show_application(name: Name, json_output: JsonOption = False) -> None:
         console.table("Changes", ["when", "who", "what"], [change.as_row() for change in changes])
 
 
-def _entry(applications: Applications, name: str, used: Sequence[Used]) -> dict[str, Any]:
+def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) -> dict[str, Any]:
     found, now = applications.get(name), datetime.now(UTC)
     return {
         "name": name,
@@ -228,7 +231,7 @@ def _entry(applications: Applications, name: str, used: Sequence[Used]) -> dict[
                 "created": f"{key.created:%Y-%m-%d %H:%M}",
                 "expires": None if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}",
                 "revoked": key.revoked is not None,
-                "holds": key.holds(now),
+                "holds": key.is_valid(now),
             }
             for key in applications.keys(name)
         ],

@@ -75,7 +75,7 @@ def job_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    batches_at_once: int = 0,
+    max_concurrent_batches: int = 0,
 ) -> Iterator[Cluster]:
     """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
@@ -86,7 +86,10 @@ def job_session(
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
         ray_session(
-            settings, address=address, verbose=verbose, batches_at_once=batches_at_once
+            settings,
+            address=address,
+            verbose=verbose,
+            max_concurrent_batches=max_concurrent_batches,
         ) as cluster,
     ):
         yield cluster

@@ -82,7 +82,7 @@ def keep_warm(name: ModelName, off: OffOption = False) -> None:
     with command_errors():
         registry = Registry()
         registry.versions(name)
-        _open(registry).set(name, keep=not off)
+        _open(registry).set(name, warm=not off)
         Console().say(f"{name} is {'loaded on its first request' if off else 'kept in memory'}.")
 
 
@@ -94,7 +94,7 @@ def show_traffic(
 ) -> None:
     """Show which callers are routed to which version, their requests, and changes of routes."""
     from eagleray.registry.registry import Registry
-    from eagleray.serving.usage import UsageBook
+    from eagleray.serving.usage import UsageStore
     from eagleray.serving.watch import read_snapshot
 
     with command_errors():
@@ -103,7 +103,7 @@ def show_traffic(
         snapshot = read_snapshot(registry)
         snapshot.require_model(name)
         found = [use for use in _uses(snapshot, name) if version in (None, use["version"])]
-        used = UsageBook(registry.history.database).recent(model=name)
+        used = UsageStore(registry.history.database).recent(model=name)
         seen = [item.as_json() for item in used if version in (None, item.version)]
         changes = _open(registry).changes(name)
         if json_output:
