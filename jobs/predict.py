@@ -21,7 +21,7 @@ import typer
 
 from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
 from eagleray.batch.quote import Quote, quote_job
-from eagleray.batch.sinks.sql import SqlSink
+from eagleray.batch.sinks import sink_named, table_sink
 from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
@@ -40,7 +40,7 @@ from eagleray.cli.job import (
     url_policy,
 )
 from eagleray.core.errors import InputError
-from eagleray.core.types import CompileMode, OutputFormat, Precision
+from eagleray.core.types import CompileMode, Precision
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
@@ -180,7 +180,7 @@ def main(
         typer.Option(help="Earlier output; only what is new or changed since. Repeatable."),
     ] = None,
     output_format: Annotated[
-        OutputFormat, typer.Option("--format", help="Of the result files.")
+        str, typer.Option("--format", help="Format of the result files: parquet, csv or jsonl.")
     ] = "parquet",
     top_k: Annotated[int, typer.Option(help="Labels listed for each image.")] = 5,
     sql: Annotated[
@@ -244,9 +244,9 @@ def main(
             column=column,
             failed_of=failed_only,
             since=tuple(since or ()),
-            output_format=output_format,
+            output_format=sink_named(output_format).name,
             top_k=top_k,
-            sql=SqlSink.parse(sql, sql_table) if sql else None,
+            sql=table_sink(sql, sql_table) if sql else None,
             max_failures=FailureLimit.parse(max_failures),
             seconds_per_image=image_timeout,
             workers=parse_workers(workers),

@@ -111,7 +111,7 @@ def test_text_formats_hold_the_same_rows(
         (str(images),),
         model,
         str(tmp_path / "out"),
-        output_format=output_format,  # type: ignore[arg-type]
+        output_format=output_format,
     )
     part = predict(cluster, request).parts[0]
     if output_format == "csv":

@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from eagleray.batch.plan import Plan, new_id
 from eagleray.batch.results import read_columns
+from eagleray.batch.sinks import sink_named
 from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.core.errors import InputError, JobFailedError
 from eagleray.io import storage
-from eagleray.io.arrow_files import encode_table
 from eagleray.sharded.claims import read_committed
 from eagleray.sharded.layout import FileName, OutputLayout
 
@@ -233,7 +233,7 @@ def _put_part(
     """Put a part, unless a run before or beside this one has put it already."""
     _require_run_of_rows(rows, first_row, "The shards")
     location = layout.part(number, plan.work.format)
-    content = encode_table(rows, plan.work.format)
+    content = sink_named(plan.work.format).encode(rows)
     reasons = rows.column("reason")
     if not storage.put_if_absent(location, content):
         content = storage.read_bytes(location)

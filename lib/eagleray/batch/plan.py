@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from eagleray.batch.sinks import FormatName
 from eagleray.core.errors import InputError, OutputExistsError
-from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.sharded.claims import SettledWork, claim, require_equal
 from eagleray.sharded.layout import FileName, OutputLayout
@@ -50,7 +50,7 @@ class Work(SettledWork):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     top_k: int
     seconds_per_image: float
-    format: OutputFormat
+    format: FormatName
 
 
 class Plan(BaseModel):

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from eagleray.batch.plan import Work
-from eagleray.batch.sinks.sql import SqlSink
+from eagleray.batch.sinks import TableSink
 from eagleray.core.errors import InputError
-from eagleray.core.types import CompileMode, OutputFormat, Precision
+from eagleray.core.types import CompileMode, Precision
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.references import LoadedModel
@@ -87,7 +87,7 @@ class JobRequest:
     column: str | None = None
     since: tuple[str, ...] = ()
     failed_of: str | None = None
-    output_format: OutputFormat = "parquet"
+    output_format: str = "parquet"
     top_k: int = 5
     precision: Precision = "auto"
     compile_mode: CompileMode = "auto"
@@ -95,7 +95,7 @@ class JobRequest:
     max_failures: FailureLimit = field(default_factory=FailureLimit)
     workers: tuple[int, int] | None = None
     split: bool | None = None
-    sql: SqlSink | None = None
+    sql: TableSink | None = None
     urls: UrlPolicy = field(default_factory=UrlPolicy)
     within: tuple[str, ...] = ()
     s3: storage.S3Options = field(default_factory=storage.S3Options)
