@@ -84,8 +84,8 @@ def input_members(members: Iterable[Member], skipped: SkippedFiles) -> list[Memb
 
     In a WebDataset the files of one sample share their name up to the first dot of the last part:
     `7.cls` and `7.json` belong to `7.jpg` and are no inputs, and neither is `7.json` beside a
-    `7.bin`, whose format was not known when it was packed. Members without a sample stay, so that none is
-    lost silently.
+    `7.bin`, whose format was not known when it was packed. Members without a sample stay, so that
+    none is lost silently.
 
     Args:
         members: Members of the archive.

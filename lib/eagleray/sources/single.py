@@ -29,7 +29,7 @@ __all__ = ["ADDRESS", "IMAGE", "PACKED_IMAGE"]
 _FETCHED = ("http://", "https://")
 
 
-def _open_image(location: str, spec: InputSpec, skipped: SkippedFiles) -> OpenedSource:
+def _open_image(location: str, _spec: InputSpec, _skipped: SkippedFiles) -> OpenedSource:
     require_file(location)
     refuse_unread_name(location)
     info = describe_file(location)
@@ -39,11 +39,11 @@ def _open_image(location: str, spec: InputSpec, skipped: SkippedFiles) -> Opened
     )
 
 
-def _open_packed(location: str, spec: InputSpec, skipped: SkippedFiles) -> OpenedSource:
+def _open_packed(location: str, spec: InputSpec, _skipped: SkippedFiles) -> OpenedSource:
     return OpenedSource.single(list_locations([location], locator=Locator(spec.policy)))
 
 
-def _open_address(location: str, spec: InputSpec, skipped: SkippedFiles) -> OpenedSource:
+def _open_address(location: str, _spec: InputSpec, _skipped: SkippedFiles) -> OpenedSource:
     """Take an address for an image; whether it may be fetched is decided when it is read."""
     path = location.lower().partition("?")[0]
     if path.endswith((*TABLE_EXTENSIONS, *ARCHIVES)) or is_unread_name(path):
@@ -53,6 +53,6 @@ def _open_address(location: str, spec: InputSpec, skipped: SkippedFiles) -> Open
     return OpenedSource.single(list_locations([location]))
 
 
-IMAGE = Source("image", lambda location: True, _open_image)
+IMAGE = Source("image", lambda _: True, _open_image)
 PACKED_IMAGE = Source("packed", lambda location: packing_of(location) is not None, _open_packed)
 ADDRESS = Source("address", lambda location: location.lower().startswith(_FETCHED), _open_address)

@@ -1,9 +1,10 @@
 """Registers the sources of inputs: for each kind of location, how it is recognised and listed.
 
-    register_source(Source("catalog", lambda location: location.startswith("catalog:"), open_catalog))
+    register_source(Source("catalog", is_catalog, open_catalog))
 
-`open_catalog` returns an `OpenedSource`, whose tables name images that storage reads: local files,
-objects, http(s) addresses, members of archives and cells of Parquet files.
+`is_catalog` says whether a location such as `catalog://flowers` is of this kind. `open_catalog`
+returns an `OpenedSource`, whose tables name images that storage reads: local files, objects,
+http(s) addresses, members of archives and cells of Parquet files.
 """
 
 from __future__ import annotations

@@ -217,9 +217,9 @@ def list_locations(
     """Make a row for each location.
 
     Rows of local files have their size and version; those of remote ones do not, since that would
-    cost a request each. Images in archives and tables are looked up. Those that are missing stay, as
-    empty cells do, and fail when they are read. Locations that the locator's policy does not allow
-    are not looked up.
+    cost a request each. Images in archives and tables are looked up. Those that are missing stay,
+    as empty cells do, and fail when they are read. Locations that the locator's policy does not
+    allow are not looked up.
 
     Args:
         uris: The locations.
@@ -250,7 +250,7 @@ def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[
     return source, packed_version(version, source.offset)
 
 
-def _open_table(location: str, spec: InputSpec, skipped: SkippedFiles) -> OpenedSource:
+def _open_table(location: str, spec: InputSpec, _skipped: SkippedFiles) -> OpenedSource:
     return open_rows(location, spec, describe_file(location).version)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.feather
@@ -56,14 +56,13 @@ class Counter:
 
 
 @pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what a test registers from the others."""
     known = {name: sink_named(name) for name in ("parquet", "csv", "jsonl")}
     monkeypatch.setattr(sinks, "_FILE_SINKS", Extensions("result format"))
     monkeypatch.setattr(sinks, "_TABLE_SINKS", Extensions("kind of database"))
     for sink in known.values():
         register_sink(sink)
-    yield
 
 
 def test_a_format_from_outside_is_written_and_read_like_ours() -> None:
