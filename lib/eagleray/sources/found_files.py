@@ -123,6 +123,7 @@ def _open_data_set(location: str, files: Iterable[pa.Table], spec: InputSpec) ->
         tables=join_streams(_conformed(source, user_schema) for source in sources),
         nothing=f"The tables in {location} have no rows.",
         notes=tuple(note for source in sources for note in source.notes),
+        byte_columns=tuple(name for source in sources for name in source.byte_columns),
     )
 
 

@@ -46,6 +46,7 @@ def open_inputs(spec: InputSpec) -> Listing:
         _sentences(note for source in sources for note in source.notes),
         skipped,
         sources[0].root if len(sources) == 1 else None,
+        tuple(name for source in sources for name in source.byte_columns),
     )
     return restrict_listing(listing, spec.policy)
 

@@ -81,6 +81,7 @@ class Listing:
         notes: Sentences on what was decided for the user.
         skipped: Files that are no inputs; complete when the tables were read.
         root: As in `OpenedSource`; None for several locations.
+        byte_columns: Columns of tables that hold bytes and are not among the user's.
     """
 
     user_schema: pa.Schema
@@ -88,6 +89,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     root: str | None = None
+    byte_columns: tuple[str, ...] = ()
 
     def all_notes(self) -> tuple[str, ...]:
         """Return the sentences for the user, complete when the tables were read."""
@@ -107,6 +109,7 @@ class OpenedSource:
         notes: Tables, each with what was decided in reading it.
         root: Text that the images' URIs begin with and their paths in the location follow; None
             for tables, whose images may be anywhere.
+        byte_columns: As in `Listing`.
     """
 
     where: str
@@ -115,6 +118,7 @@ class OpenedSource:
     nothing: str
     notes: tuple[tuple[str, str], ...] = ()
     root: str | None = None
+    byte_columns: tuple[str, ...] = ()
 
     @classmethod
     def single(cls, row: pa.Table) -> Self:

@@ -66,6 +66,10 @@ def _notes_of(table: TableFile, chosen: ImageColumn) -> tuple[tuple[str, str], .
     return tuple((table.location, one) for one in notes)
 
 
+def _byte_columns(table: TableFile) -> tuple[str, ...]:
+    return tuple(field.name for field in table.schema if holds_images(field.type))
+
+
 # --- tables of images -------------------------------------------------------------------------
 
 
@@ -89,6 +93,7 @@ def open_images(
         tables=_image_tables(table, column.name, user_schema.names, version, policy),
         nothing=f"{table.location} has no rows.",
         notes=_notes_of(table, column),
+        byte_columns=_byte_columns(table),
     )
 
 
@@ -177,6 +182,7 @@ def _open_list(table: TableFile, column: ImageColumn, policy: PathPolicy) -> Ope
         tables=_list_tables(table, name, user_schema.names, Locator(policy)),
         nothing=f"{table.location} has no rows.",
         notes=_notes_of(table, column),
+        byte_columns=_byte_columns(table),
     )
 
 
