@@ -79,9 +79,8 @@ def read_class_folders(location: str, root: str, rows: pa.Table) -> Labels:
     found = _by_name(root, rows)
     loose = next((parts[0] for parts in found.paths if len(parts) < 2), None)
     if loose is not None:
-        where = (
-            "no class folders, and images such as" if _all_loose(found) else "beside class folders"
-        )
+        all_loose = all(len(parts) < 2 for parts in found.paths)
+        where = "no class folders, and images such as" if all_loose else "beside class folders"
         raise InputError(
             f"{location} holds {where} {loose!r}: every image belongs into a folder named after "
             "its class, or use a table of paths and labels."
@@ -112,7 +111,7 @@ def _by_name(root: str, rows: pa.Table) -> _Files:
     for row, (uri, container) in enumerate(zip(uris, containers, strict=True)):
         name = uri.removeprefix(root)
         if container is not None:
-            name = name.removesuffix(f"::{container}")
+            name = name.removesuffix(f"::{container}").removeprefix("./")  # as `tar c .` names
         parts = name.split("/")
         if _may_be_image(parts):
             found.rows.append(row)
