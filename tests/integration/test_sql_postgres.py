@@ -15,7 +15,7 @@ import pytest
 from eagleray.batch.sinks.sql import SqlSink
 from eagleray.batch.sinks.sql import target as target_module
 from eagleray.core.errors import InputError, JobFailedError
-from eagleray.database.connection import wait_for_turn
+from eagleray.database.connection import lock_for_transaction
 from tests.support.postgres import PASSWORD, USER, PostgresServer
 from tests.support.sql_contract import RESULTS, SqlContract, connect, execute, query, results
 
@@ -224,7 +224,7 @@ def test_a_table_that_another_job_is_just_creating_is_waited_for(url: str) -> No
     answers: list[int] = []
     loading = threading.Thread(target=lambda: answers.append(target.load("day", [results()])))
     with connect(url).begin() as other:
-        wait_for_turn(other, "create a table")
+        lock_for_transaction(other, "create a table")
         target._define(RESULTS).create(other)
         loading.start()
         while loading.is_alive() and not query(url, WAITING):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from eagleray.batch.sinks import sink_named
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]

@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eagleray.core.environment import make_writable
+from eagleray.core.environment import require_writable_folder
 from eagleray.core.errors import InputError
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["Settings", "read_settings"]
 
@@ -29,11 +30,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = "_".join(map(str, fault["loc"])).upper()
-        variable = name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
-        message = fault["msg"].removeprefix("Value error, ")
-        raise InputError(f"{variable}: {message}.") from None
+        raise InputError(f"{first_validation_error(error, name=_variable)}.") from None
+
+
+def _variable(field: str) -> str:
+    name = field.upper()
+    return name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
 
 
 class Settings(BaseSettings):
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
         Raises:
             UserError: It cannot be written.
         """
-        make_writable(self.home_folder, "The home folder", "EAGLERAY_HOME")
+        require_writable_folder(self.home_folder, "The home folder", "EAGLERAY_HOME")
         return self.home_folder
 
     def as_environment(self) -> dict[str, str]:
@@ -154,7 +156,7 @@ class Settings(BaseSettings):
         return self.artifact_root or str(self.home_folder / "artifacts")
 
     @property
-    def who(self) -> str:
+    def actor(self) -> str:
         """Who is written into the history."""
         if self.user:
             return self.user

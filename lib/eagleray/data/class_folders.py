@@ -20,7 +20,7 @@ from eagleray.core.errors import InputError
 from eagleray.data.label_format import SPLIT_WORDS, Labels
 from eagleray.data.label_texts import clean_label
 from eagleray.io import storage
-from eagleray.io.storage.hidden import is_skipped_name
+from eagleray.io.storage.skipped_names import is_skipped_name
 from eagleray.sources import LISTING_SCHEMA
 
 __all__ = ["read_class_folders"]

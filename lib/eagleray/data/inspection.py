@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, JobFailedError, Reason
+from eagleray.core.ray_errors import WorkerFailure, read_failure
 from eagleray.core.ray_session import Cluster
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage, ImageContract, decode, probe
@@ -217,39 +218,23 @@ def _inspect_on(
             index, was_careful = running.pop(done)
             try:
                 table = ray.get(done)
-            except _lost_worker() as error:
-                if was_careful:
-                    raise _as_ours(error) from error
+            except ray.exceptions.RayError as error:
+                failure = read_failure(error)
+                if was_careful or not failure.killed:
+                    raise _as_ours(failure) from error
                 running[careful.remote(shared, chunks[index], careful=True)] = (index, True)
                 continue
             start(islice(waiting, 1))
             yield index, table
-    except ray.exceptions.RayError as error:
-        raise _as_ours(error) from error
     finally:
         for left in running:
             ray.cancel(left)
 
 
-def _lost_worker() -> tuple[type[Exception], ...]:
-    from ray import exceptions
-
-    return (
-        exceptions.WorkerCrashedError,
-        exceptions.OutOfMemoryError,
-        exceptions.NodeDiedError,
-    )
-
-
-def _as_ours(error: Exception) -> EaglerayError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EaglerayError):
-        return cause
-    lines = [line for line in str(cause or error).splitlines() if line.strip()]
-    return JobFailedError(
-        f"The workers that inspect images stopped ({type(cause or error).__name__}: "
-        f"{lines[-1] if lines else 'no message'}); run the command again, with --verbose for the "
-        "workers' output."
+def _as_ours(failure: WorkerFailure) -> EaglerayError:
+    return failure.error or JobFailedError(
+        f"The workers that inspect images stopped ({failure.message}); run the command again, with "
+        "--verbose for the workers' output."
     )
 
 

@@ -14,7 +14,7 @@ from eagleray.data.inspection import Fault, Inspection
 from eagleray.data.label_texts import MISSING_VALUES, alike
 from eagleray.data.near_duplicates import find_near_duplicates
 from eagleray.data.split import SPLIT_NAMES, Split
-from eagleray.reports import histogram, horizontal_bars, render_page, thumbnail
+from eagleray.reports import bar_chart, histogram, render_page, thumbnail
 from eagleray.tasks.tasks import TaskName, split_labels
 
 __all__ = ["Copies", "DataReport", "Picture", "Range", "make_report", "render_data_report"]
@@ -435,16 +435,14 @@ def _plots(report: DataReport) -> list[str]:
         if len(report.classes) > len(shown):
             title += f" (the {len(shown)} largest of {len(report.classes)})"
         names = [label or "(none)" for label, _ in shown]
-        plots.append(
-            horizontal_bars(names, [sum(counts.values()) for _, counts in shown], title=title)
-        )
+        plots.append(bar_chart(names, [sum(counts.values()) for _, counts in shown], title=title))
     labels = {"width": "pixels", "height": "pixels", "kilobytes": "kB, encoded"}
     for name, spread in report.sizes.items():
         title = {"kilobytes": "File size"}.get(name, name.capitalize())
         plots.append(histogram(spread.edges, spread.counts, title=title, label=labels[name]))
     if report.formats:
         names, counts = list(report.formats), list(report.formats.values())
-        plots.append(horizontal_bars(names, counts, title="Formats"))
+        plots.append(bar_chart(names, counts, title="Formats"))
     return plots
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from eagleray.core.display import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
+from eagleray.core.display import ESCAPED_CELL_PATTERN, escape_cell, escape_json, unescape_cell
 from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_types import (
     forms_of,
@@ -118,7 +118,10 @@ def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return cells of CSV: nested values as JSON, texts with control characters escaped."""
     if pa.types.is_nested(column.type):
         return _texts(value if value is None else _json(value) for value in column.to_pylist())
-    if is_text(column.type) and pc.any(pc.match_substring_regex(column, ESCAPED_IN_CELLS)).as_py():
+    if (
+        is_text(column.type)
+        and pc.any(pc.match_substring_regex(column, ESCAPED_CELL_PATTERN)).as_py()
+    ):
         return _each(escape_cell, column)
     return column
 
@@ -128,7 +131,7 @@ def _each(change: Callable[[str], str], column: pa.ChunkedArray) -> pa.ChunkedAr
 
 
 def _json(value: Any) -> str:
-    return visible_json(json_text(value))
+    return escape_json(json_text(value))
 
 
 # --- read -------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.attributes import (
     Attribute,
-    learn_attributes,
+    fit_attributes,
     num_features,
     require_columns,
 )
@@ -55,7 +55,7 @@ from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks.tasks import Task, make_task
 from eagleray.training.spec import TrainSpec
-from eagleray.training.stages import require_possible_freeze, stages_of
+from eagleray.training.stages import require_freezable, stages_of
 
 __all__ = ["TrainPlan", "groups_of", "is_stratified", "make_plan", "plan_network"]
 
@@ -211,7 +211,7 @@ def plan_network(
         module = join_attributes(module, architecture) if attributes else module
     else:
         module = build(architecture)
-    require_possible_freeze(spec, stages_of(module, task.num_outputs))
+    require_freezable(spec, stages_of(module, task.num_outputs))
     return TrainPlan(
         spec=spec,
         images=images,
@@ -230,7 +230,7 @@ def _learn_attributes(
 ) -> tuple[Attribute, ...]:
     """Learn the attributes of the training part, and see that they suit the other parts."""
     known = () if parent is None else parent.attributes
-    attributes = learn_attributes(spec.attributes, split.train.attributes, parents=known)
+    attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
     for part in (split.validation, split.test):
         encode_attributes(attributes, part)
     return attributes

@@ -10,7 +10,7 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import error_code, one_kind_of_error
+from eagleray.io.storage.faults import error_code, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.reading import read_bytes
 from eagleray.io.storage.remote import Remote, open_remote
@@ -45,7 +45,7 @@ def put_atomic(location: str, content: bytes) -> None:
     if not is_remote(location):
         local.put_atomic(local_path(location), content)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         _pipe(open_remote(location, many_calls=_is_large(content)), content)
 
 
@@ -67,7 +67,7 @@ def put_if_absent(location: str, content: bytes) -> bool:
     """
     if not is_remote(location):
         return local.put_if_absent(local_path(location), content)
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location, many_calls=_is_large(content))
         try:
             _pipe(remote, content, mode="create")
@@ -120,7 +120,7 @@ def delete(location: str) -> None:
     if not is_remote(location):
         local_path(location).unlink(missing_ok=True)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         try:
             remote.patiently(lambda: remote.filesystem.rm_file(remote.name))
@@ -138,7 +138,7 @@ def remove_tree(location: str) -> None:
     if not is_remote(location):
         shutil.rmtree(local_path(location))
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         if remote.is_s3:
             _remove_keys(remote)
