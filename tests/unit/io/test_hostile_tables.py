@@ -238,7 +238,7 @@ def test_members_are_never_paths(place: Place) -> None:
     location = write_zip(place.folder / "images" / "a.zip", dict.fromkeys(names, IMAGE))
     policy = PathPolicy((str(place.folder / "images"),))
     reader = ImageReader(2**20, path_policy=policy)
-    job = place.open(inputs=(location,), within=policy.places)
+    job = place.open(inputs=(location,), within=policy.prefixes)
     rows = pa.concat_tables(job.manifest.tables()).to_pylist()
     assert len(rows) == len(names)
     for row in rows:
