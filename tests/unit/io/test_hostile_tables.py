@@ -24,9 +24,9 @@ from eagleray.io.storage import PathPolicy, S3Options
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import output
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
+from tests.support.http_site import Site, running
 from tests.support.images import encode, photo
 from tests.unit.batch.test_job import Place
-from tests.unit.io.test_http import Site, running
 
 IMAGE = encode(photo(8, 8))
 
@@ -299,7 +299,7 @@ def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
     with pytest.raises(BadImageError) as caught:
         reader.read(make(str(place.folder / "outside")))
     assert caught.value.reason is Reason.UNREADABLE
-    assert caught.value.message == "it is not where this job may read"
+    assert caught.value.message == "this job may not read that location"
 
 
 # --- earlier outputs that somebody made -------------------------------------------------------

@@ -46,7 +46,7 @@ def test_options_not_given_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"endpoint": "localhost:9000"}, "S3 endpoint 'localhost:9000' is no URL"),
+        ({"endpoint": "localhost:9000"}, "S3 endpoint 'localhost:9000' is not a URL"),
         ({"anonymous": True, "profile": "p"}, "give one of the two"),
     ],
 )
