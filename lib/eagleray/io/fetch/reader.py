@@ -91,7 +91,7 @@ class ImageReader:
         if source.offset is None:
             raise BadImageError(
                 Reason.MISSING,
-                "the archive lists it without its data: a dangling link, or a sparse file",
+                "the archive has no data for it: a link, or a sparse file",
             )
         assert source.container is not None
         if source.packing == "parquet":
