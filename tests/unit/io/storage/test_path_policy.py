@@ -118,7 +118,7 @@ def test_a_policy_goes_by_where_its_places_lead(room: Path) -> None:
         ("http://host/x", "is not fetched"),
         ("zip://a::s3://bucket/x", "is not opened"),
         ("s3://a:b@bucket/x", "a user name or a password"),
-        ("s3://bucket/a/../b", "leads somewhere else"),
+        ("s3://bucket/a/../b", "contains '..'"),
     ],
 )
 def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> None:
