@@ -54,8 +54,8 @@ def promote_version(
         if json_output:
             console.emit(promotion.change.as_json())
             return
-        for verdict in promotion.verdicts:
-            console.say(str(verdict))
+        for result in promotion.kpi_results:
+            console.say(str(result))
         console.say(_moved(promotion.change))
 
 

@@ -12,7 +12,7 @@
     │   └── OutageError         registry or database do not answer     503
     │       └── DatabaseReplacedError  it is another database          503
     ├── JobFailedError          a job started and could not finish     exit 3
-    ├── KpiMissedError          a model misses a KPI                   exit 4
+    ├── KpiFailedError          a model misses a KPI                   exit 4
     └── BadImageError           one image cannot be used               400
 
 Failures of single images never leave the predictor as exceptions: they become an `Outcome` with a
@@ -34,7 +34,7 @@ __all__ = [
     "ExitCode",
     "InputError",
     "JobFailedError",
-    "KpiMissedError",
+    "KpiFailedError",
     "OutageError",
     "OutputExistsError",
     "PackageError",
@@ -73,7 +73,7 @@ class ExitCode:
     BUG: ClassVar[int] = 1
     USER: ClassVar[int] = 2
     JOB_FAILED: ClassVar[int] = 3
-    KPI_MISSED: ClassVar[int] = 4
+    KPI_FAILED: ClassVar[int] = 4
     INTERRUPTED: ClassVar[int] = 130
 
 
@@ -172,11 +172,11 @@ class JobFailedError(EaglerayError):
     exit_code = ExitCode.JOB_FAILED
 
 
-class KpiMissedError(EaglerayError):
+class KpiFailedError(EaglerayError):
     """A model misses a KPI; the message names it."""
 
     http_status = 409
-    exit_code = ExitCode.KPI_MISSED
+    exit_code = ExitCode.KPI_FAILED
 
 
 class BadImageError(EaglerayError):

@@ -134,7 +134,7 @@ def test_a_home_is_named_by_a_setting_or_by_the_working_folder(
     monkeypatch.setenv("EAGLERAY_HOME", "")  # as a container's template leaves it
     assert read_settings().home_folder == tmp_path / "folder/.eagleray"
     (tmp_path / "folder").rmdir()
-    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray names no folder here"):
+    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray is not a folder here"):
         read_settings()
 
 
