@@ -18,20 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-    s3_options,
-)
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -124,7 +118,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        s3 = s3_options(settings)
+        s3 = S3Fields().with_settings(settings).s3
         storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:

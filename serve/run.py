@@ -2,7 +2,7 @@
 
     python -m eagleray.serve.run digits --port 8000
     eagleray serve
-    eagleray serve digits,flowers --replicas 2
+    eagleray serve digits flowers --replicas 2
     eagleray serve --config service.yaml --host 0.0.0.0
     eagleray serve digits --cluster auto
 
@@ -17,20 +17,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
-from eagleray.cli.options import with_spec_options
+from eagleray.cli.job import job_session, job_settings, run_command
+from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import EaglerayError
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
@@ -43,20 +37,11 @@ from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 from eagleray.serving.admission import Access, determine_access
 from eagleray.serving.applications import Applications
-from eagleray.serving.config import ServiceConfig, make_config, read_config
+from eagleray.serving.config import ServiceConfig
 from eagleray.serving.logs import log_to_file
 from eagleray.serving.routing import Snapshot
 
 # --- parse ------------------------------------------------------------------------------------
-
-
-def parse_config(location: str | None, fields: Mapping[str, str]) -> ServiceConfig:
-    """Return the configuration of a file, if there is one, with fields that override it.
-
-    Raises:
-        InputError: If the file cannot be read, or a field is invalid.
-    """
-    return make_config({**(read_config(location) if location else {}), **fields})
 
 
 def require_models(config: ServiceConfig, registry: Registry) -> None:
@@ -74,7 +59,7 @@ def require_models(config: ServiceConfig, registry: Registry) -> None:
 
 @with_spec_options(ServiceConfig, argument="models")
 def main(
-    fields: dict[str, str],
+    fields: dict[str, Any],
     config: Annotated[
         str | None, typer.Option(help="YAML file of the fields below; options override it.")
     ] = None,
@@ -98,7 +83,7 @@ def main(
     with command_errors(), contextlib.ExitStack() as stack:
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        parsed = parse_config(config, fields)
+        parsed = read_spec(ServiceConfig, fields, file=config)
         address = ListenAddress(host, port, grpc_port)
         is_embedded = cluster is None and settings.ray_address is None
         events = CommandEvents(console)
@@ -149,14 +134,14 @@ def main(
 
 def reload(
     location: str | None,
-    fields: Mapping[str, str],
+    fields: Mapping[str, Any],
     access: Access,
     address: GatewayAddress,
     console: Console,
 ) -> None:
     """Read the configuration again and replace the replicas; on an error they stay as they are."""
     try:
-        deployment.deploy(parse_config(location, fields), access, address)
+        deployment.deploy(read_spec(ServiceConfig, fields, file=location), access, address)
     except EaglerayError as error:
         console.warn(f"The service continues unchanged: {error}")
     else:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from eagleray.core.errors import InputError
-from eagleray.imaging.contract import first_validation_error
+from eagleray.core.validation import first_validation_error
 
 __all__ = [
     "ParameterError",

@@ -40,7 +40,7 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Application, Route, Snapshot, choose
 from eagleray.serving.watch import read_snapshot
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 from tests.support.models import golden_png, lenet_module, small_package
 from tests.support.service import running_service
 

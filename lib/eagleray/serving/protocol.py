@@ -38,8 +38,8 @@ from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.package import ModelManifest
 from eagleray.serving.image_text import decode_image_text
 from eagleray.serving.json_body import MAX_NUMBERS, read_json
-from eagleray.tasks.outcome import Outcome
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Outcome, Task
+from eagleray.tasks.tensors import NamedTensor, TensorSpec, text_tensor
 
 __all__ = [
     "InferRequest",
@@ -388,15 +388,8 @@ def _require_shape(tensor: InputTensor) -> None:
 def metadata(name: str, versions: Sequence[int], manifest: ModelManifest) -> dict[str, Any]:
     """Describe a model as the protocol does."""
     task, contract = manifest.task, manifest.contract
-    outputs = [_describe("status", "BYTES", [-1])]
-    if task.labels:
-        outputs += [
-            _describe("label", "BYTES", [-1]),
-            _describe("score", "FP32", [-1]),
-            _describe("probabilities", "FP32", [-1, len(task.labels)]),
-        ]
-    else:
-        outputs.append(_describe("value", "FP32", [-1]))
+    specs = (TensorSpec("status", "BYTES"), *task.tensor_specs())
+    outputs = [_describe(spec.name, spec.datatype, list(spec.shape)) for spec in specs]
     return {
         "name": name,
         "versions": [str(version) for version in versions],
@@ -445,30 +438,15 @@ def outputs_of(
     return outputs
 
 
-def _all_outputs(outcomes: Sequence[Outcome], task: Task) -> list[OutputTensor]:
-    count = len(outcomes)
-    predictions = [outcome.prediction for outcome in outcomes]
+def _all_outputs(outcomes: Sequence[Outcome], task: Task) -> list[NamedTensor]:
     status = [
-        b"ok" if outcome.failure is None else outcome.failure.reason.value.encode()
-        for outcome in outcomes
+        "ok" if outcome.failure is None else outcome.failure.reason.value for outcome in outcomes
     ]
-    outputs = [OutputTensor("status", "BYTES", (count,), status)]
-    if not task.labels:
-        values = [math.nan if item is None else item.value for item in predictions]
-        return [*outputs, OutputTensor("value", "FP32", (count,), np.asarray(values, np.float32))]
-    labels = [("" if item is None else item.label or "").encode() for item in predictions]
-    scores = [math.nan if item is None else item.score for item in predictions]
-    unknown = np.full(len(task.labels), np.nan, np.float32)
-    rows = [unknown if item is None else item.probabilities for item in predictions]
-    return [
-        *outputs,
-        OutputTensor("label", "BYTES", (count,), labels),
-        OutputTensor("score", "FP32", (count,), np.asarray(scores, np.float32)),
-        OutputTensor("probabilities", "FP32", (count, len(task.labels)), np.stack(rows)),
-    ]
+    tensors = task.tensors([outcome.prediction for outcome in outcomes])
+    return [text_tensor("status", status), *tensors]
 
 
-def _classes(tensor: OutputTensor, task: Task, count: int) -> OutputTensor:
+def _classes(tensor: NamedTensor, task: Task, count: int) -> NamedTensor:
     """Return the likeliest labels of each image as `score:index:label`."""
     if tensor.name != "probabilities" or isinstance(tensor.elements, list):
         raise InputError("classification is for the output probabilities.")
@@ -479,7 +457,7 @@ def _classes(tensor: OutputTensor, task: Task, count: int) -> OutputTensor:
         for row, best in zip(tensor.elements, order, strict=True)
         for index in best
     ]
-    return OutputTensor(tensor.name, "BYTES", (len(order), count), elements)
+    return NamedTensor(tensor.name, "BYTES", (len(order), count), elements)
 
 
 def as_json(

@@ -1,4 +1,4 @@
-"""What goes over the wire: answers, as the OpenAPI document describes them."""
+"""Responses of the service, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eagleray.core.job_state import JobState
 from eagleray.models.package import ModelManifest
-from eagleray.tasks.outcome import Outcome, Prediction
+from eagleray.tasks import Outcome
 
 __all__ = [
     "BatchResponse",
-    "BatchState",
     "ImagePrediction",
     "LabelScore",
     "PredictResponse",
     "Timings",
     "image_prediction",
 ]
-
-BatchState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class _Wire(BaseModel):
@@ -75,7 +73,7 @@ class BatchResponse(_Wire):
     """How far a batch job is."""
 
     id: str
-    state: BatchState
+    state: JobState
     created: str = Field(description="UTC, as in ISO 8601.")
     model: str = Field(description="The version that was meant when it was accepted.")
     output: str
@@ -100,29 +98,9 @@ def image_prediction(
         threshold: Lowest probability of a label that is listed, and of one that holds where
             several may.
     """
-    size = {"width": outcome.width, "height": outcome.height}
     if outcome.prediction is None:
         assert outcome.failure is not None
         failure = outcome.failure
         return {"status": "failed", "reason": failure.reason.value, "message": failure.message}
-    prediction = outcome.prediction
-    labels = manifest.task.labels
-    top = prediction.top(labels, top_k) if labels else []
-    if threshold is not None:
-        top = [(label, score) for label, score in top if score >= threshold]
-    return {
-        "status": "ok",
-        "label": prediction.label,
-        "score": prediction.score,
-        "labels": _holding(prediction, manifest, threshold),
-        "value": prediction.value,
-        "top": [{"label": label, "score": score} for label, score in top],
-        **size,
-    }
-
-
-def _holding(prediction: Prediction, manifest: ModelManifest, threshold: float | None) -> list[str]:
-    if threshold is None or manifest.task.name != "multilabel":
-        return list(prediction.labels)
-    pairs = zip(manifest.task.labels, prediction.probabilities, strict=True)
-    return [label for label, probability in pairs if probability >= threshold]
+    members = manifest.task.response(outcome.prediction, top_k=top_k, threshold=threshold)
+    return {"status": "ok", **members, "width": outcome.width, "height": outcome.height}

@@ -19,7 +19,7 @@ from eagleray.serving.routing import Choice
 from eagleray.serving.telemetry import Telemetry
 from eagleray.serving.tracing import NO_TRACE
 from eagleray.serving.workers import TimedOutcome
-from eagleray.tasks.outcome import Outcome
+from eagleray.tasks import Outcome, Task
 
 __all__ = ["ShadowComparison", "ShadowDifference", "Shadows"]
 
@@ -69,16 +69,20 @@ class ShadowComparison:
             version: Version number of the shadow.
             predicted: The outcomes of the shadow.
         """
+        task = returned.loaded.manifest.task
         for ours, theirs in zip(returned.outcomes, predicted, strict=True):
-            label, shadow_label = _label(ours.outcome), _label(theirs.outcome)
-            if label == shadow_label:
+            if _same(task, ours.outcome, theirs.outcome):
                 self.same += 1
                 yield "same"
                 continue
             self.different += 1
             self.examples.append(
                 ShadowDifference(
-                    request.request_id, returned.loaded.version, label, version, shadow_label
+                    request.request_id,
+                    returned.loaded.version,
+                    _describe(task, ours.outcome),
+                    version,
+                    _describe(task, theirs.outcome),
                 )
             )
             yield "different"
@@ -138,8 +142,14 @@ class Shadows:
             self._telemetry.shadows.labels(request.model, agreement).inc()
 
 
-def _label(outcome: Outcome) -> str | None:
+def _same(task: Task, ours: Outcome, theirs: Outcome) -> bool:
+    if ours.prediction is None or theirs.prediction is None:
+        return ours.failure == theirs.failure
+    return task.same_answer(ours.prediction, theirs.prediction)
+
+
+def _describe(task: Task, outcome: Outcome) -> str | None:
     if outcome.prediction is None:
         assert outcome.failure is not None
         return f"failed: {outcome.failure.reason.value}"
-    return "|".join(outcome.prediction.labels) if outcome.prediction.labels else None
+    return task.describe(outcome.prediction)

@@ -23,7 +23,7 @@ from eagleray.data.split import (
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.inference.engines import has_bfloat16
+from eagleray.inference.plan import has_bfloat16
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun

@@ -20,7 +20,7 @@ from eagleray.serve.http.origins import (
     require_own_pages,
 )
 from eagleray.serving.applications import Applications
-from eagleray.serving.config import make_config
+from eagleray.serving.config import ServiceConfig
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png
 from tests.support.serving import RunningApp, registry_with, with_service
@@ -137,7 +137,7 @@ def test_names_that_are_allowed(pattern: str, host: str, covered: bool) -> None:
 @pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "*", "a b", "a/b", "*.*.b"])
 def test_a_name_that_is_none_is_no_setting(name: str) -> None:
     with pytest.raises(InputError, match="allow_hosts"):
-        make_config({"allow_hosts": name})
+        ServiceConfig.make({"allow_hosts": name})
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
     tmp_path: Path, registry: Registry, kind: str
 ) -> None:
     async def test(running: RunningApp) -> None:
-        given = {"input": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
+        given = {"inputs": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
         began = (await running.client.post(BATCHES, json=given)).json()
         one = f"{BATCHES}/{began['id']}"
         simple = {"content-type": kind}

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eagleray.core.errors import OutageError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
@@ -463,10 +464,10 @@ def test_a_failed_batch_names_only_the_locations_of_its_caller(
     words = f"No image in {photos}/a; sqlite:////srv/hidden/mlflow.db and /srv/hidden/b are away."
 
     async def test(running: RunningApp) -> None:
-        body = {"input": str(photos), "output": str(output), "model": "digits"}
+        body = {"inputs": str(photos), "output": str(output), "model": "digits"}
         started = (await running.client.post("/v1/batches", json=body)).json()
         (run,) = running.launcher.runs
-        running.launcher.runs[run] = Launched("failed", words)
+        running.launcher.runs[run] = Launched(JobState.FAILED, words)
         found = (await running.client.get(f"/v1/batches/{started['id']}")).json()
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."

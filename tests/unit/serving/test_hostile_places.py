@@ -12,9 +12,9 @@ import pytest
 
 from eagleray.io.http import connections
 from eagleray.registry.registry import Registry
+from tests.support.http_site import FakeDns, Site, SixSite, running, status
 from tests.support.models import golden_png
 from tests.support.serving import RunningApp, registry_with, with_service
-from tests.unit.io.test_http import Site, SixSite, names, running, status
 
 PREDICT, INFER = "/v1/models/digits/predict", "/v2/models/digits/infer"
 MLFLOW = ("/invocations", "/v1/models/digits/invocations")
@@ -111,7 +111,7 @@ def test_no_url_is_fetched_where_the_operator_names_no_host(
 def test_no_spelling_of_a_private_address_reaches_the_canary(
     registry: Registry, canary: Site, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names(monkeypatch, ["127.0.0.1", "::1"])
+    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(["127.0.0.1", "::1"]))
 
     async def test(running: RunningApp) -> None:
         for place in PLACES:
@@ -130,7 +130,7 @@ def test_a_name_that_turns_private_reaches_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first look-up is judged and is the one that is connected to; there is no second one."""
-    names(monkeypatch, *answers)
+    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:
         url = f"http://rebinding.example.com:{canary.port}/a.png"

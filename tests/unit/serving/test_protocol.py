@@ -15,8 +15,8 @@ from eagleray.core.errors import InputError, Reason
 from eagleray.imaging import DecodedImage
 from eagleray.serving import protocol
 from eagleray.serving.protocol import InferRequest, InputTensor, RequestedOutput
+from eagleray.tasks import Multiclass, Regression
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Multiclass, Regression
 from tests.support.models import CONTRACT, small_package
 
 TASK = Multiclass(labels=("a", "b", "c"))

@@ -206,7 +206,7 @@ def test_a_collector_that_is_away_holds_up_nobody(
 @pytest.mark.parametrize("name", ["EAGLERAY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
 def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "collector:4317")
-    with pytest.raises(InputError, match="OTLP_ENDPOINT: 'collector:4317' must begin with http"):
+    with pytest.raises(InputError, match="OTLP_ENDPOINT: 'collector:4317' must start with http"):
         read_settings()
 
 

@@ -150,7 +150,7 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
         ("digits", [("shop", 1, 3), ("web", 2, 3)]),
         ("digits/2", [("web", 2, 3)]),
     ):
-        answer = CliRunner().invoke(app, ["models", "users", words, "--json"])
+        answer = CliRunner().invoke(app, ["models", "traffic", words, "--json"])
         told = json.loads(answer.output)
         assert (
             sorted(
@@ -161,7 +161,7 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     assert [item["by"] for item in told["routes"]] == ["pinned to 2"]
     assert told["changes"] == []
     CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
-    answer = CliRunner().invoke(app, ["models", "users", "digits", "--json"])
+    answer = CliRunner().invoke(app, ["models", "traffic", "digits", "--json"])
     (change,) = json.loads(answer.output)["changes"]
     assert (change["who"], change["what"]) == (
         registry.settings.actor,
@@ -169,9 +169,9 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     )
     shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
     assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
-    for command in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):
+    for command in (["models", "traffic", "digits"], ["apps", "list"], ["apps", "show", "web"]):
         answer = CliRunner().invoke(app, command)
         assert answer.exit_code == 0, answer.output
         assert "7 days" in answer.output
-    wrong = CliRunner().invoke(app, ["models", "users", "digits/two"])
+    wrong = CliRunner().invoke(app, ["models", "traffic", "digits/two"])
     assert wrong.exit_code != 0
