@@ -96,7 +96,7 @@ def test_only_the_ports_of_the_service_are_off_loopback(
     assert [item for item in sockets if item.protocol in ("udp", "abstract")] == []
 
 
-def test_the_service_answers_at_exactly_the_addresses_that_it_is_told(service: Exposed) -> None:
+def test_the_service_is_reached_at_exactly_the_configured_addresses(service: Exposed) -> None:
     every = ["127.0.0.1", "::1", outer_address(), outer_address(socket.AF_INET6)]
     http, grpc_port = service.ports
     found = []
@@ -141,7 +141,7 @@ def test_the_services_ports_want_a_key_by_every_protocol(
     assert by_port[grpc_port].raw == by_port[grpc_port].http1 == "closed"
 
 
-def test_rays_ports_say_nothing_of_the_service_and_take_no_orders(
+def test_rays_ports_reveal_nothing_of_the_service_and_accept_no_commands(
     answers: dict[Listening, Answers],
 ) -> None:
     for item, said in answers.items():

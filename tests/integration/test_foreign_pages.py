@@ -197,7 +197,7 @@ def test_a_name_that_changes_its_address_reads_and_does_nothing(
 
 
 @pytest.mark.parametrize("at", [EVIL, "localhost"])
-def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
+def test_a_saved_password_gives_foreign_pages_no_access(
     registry: Registry, tmp_path: Path, hostile: int, at: str
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key

@@ -76,7 +76,7 @@ def expected(package: ModelPackage) -> list[Prediction]:
     return [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
 
 
-def test_a_request_stands_in_the_log_as_soon_as_it_is_answered(service: Running) -> None:
+def test_a_request_is_logged_as_soon_as_it_has_ended(service: Running) -> None:
     marked = {"x-request-id": "look-for-me"}
     answer = httpx.post(
         service.url + "/v1/models/digits/predict", content=IMAGES[0], headers=marked
@@ -138,7 +138,7 @@ def test_callers_that_go_away_are_499_and_cancelled(service: Running) -> None:
         assert line_of(service, "gone-grpc")["status"] == "CANCELLED"
 
 
-def test_an_answer_has_its_id_once_and_head_is_answered(service: Running) -> None:
+def test_a_response_has_its_id_once_and_head_is_served(service: Running) -> None:
     for path in ("/v1/models", "/v1/nothing", "/live"):
         for given in ("mine", "no id; as it has spaces", None):
             headers = {} if given is None else {"x-request-id": given}
@@ -149,7 +149,7 @@ def test_an_answer_has_its_id_once_and_head_is_answered(service: Running) -> Non
     assert httpx.head(service.url + "/ready").content == b""
 
 
-def test_the_clients_get_the_predictors_answers(
+def test_the_clients_get_the_predictors_results(
     service: Running, expected: list[Prediction], tmp_path: Path
 ) -> None:
     answer = httpx.post(service.url + "/v1/models/digits/predict", content=IMAGES[0])
@@ -298,7 +298,7 @@ def test_a_collector_gets_the_trace_of_a_request(service: Running, way: str) -> 
         assert root.began <= span.began <= span.ended <= root.ended
 
 
-def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Running) -> None:
+def test_a_promotion_reaches_the_running_service_without_delay(service: Running) -> None:
     registry = service.registry
     with Client(service.url) as client:
         seen: list[int] = []
@@ -314,7 +314,7 @@ def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Runni
         assert set(seen) == {1, 2}
 
 
-def test_every_port_answers_only_those_it_may(service: Running) -> None:
+def test_every_port_serves_only_permitted_callers(service: Running) -> None:
     """No application is configured: this machine alone is let in, on every port."""
     import psutil
 
@@ -353,7 +353,9 @@ def outer_addresses() -> list[str]:
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
-def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, version: str) -> None:
+def test_the_gateway_forwards_the_headers_that_identify_foreign_pages(
+    service: Running, version: str
+) -> None:
     with httpx.Client(
         base_url=service.url, http1=version == "HTTP/1.1", http2=version == "HTTP/2"
     ) as client:
@@ -372,7 +374,7 @@ def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, vers
         assert ask(host="rebound.test", x_forwarded_host="localhost") == 421
 
 
-def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
+def test_a_new_configuration_replaces_the_replicas_without_delay(service: Running) -> None:
     service.config.write_text("max_imagers: 2\n")  # at first with a fault
     service.process.send_signal(signal.SIGHUP)
     until(lambda: "continues unchanged" in service.log.read_text())

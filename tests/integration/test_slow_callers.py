@@ -108,7 +108,9 @@ def assert_answered(service: Keyed) -> None:
 
 @pytest.mark.parametrize("framing", [f"content-length: {DECLARED}", "transfer-encoding: chunked"])
 @pytest.mark.parametrize("header", ["accept: */*", "authorization: Bearer wrong"])
-def test_slow_uploads_of_strangers_refuse_nobody(service: Keyed, header: str, framing: str) -> None:
+def test_slow_uploads_without_a_key_affect_no_other_caller(
+    service: Keyed, header: str, framing: str
+) -> None:
     may_open(STRANGERS)
     with held(uploads(service, framing, header)) as strangers:
         assert_answered(service)
@@ -130,7 +132,7 @@ def test_large_uploads_of_strangers_hold_nothing_of_a_replica(service: Keyed, ke
         assert strangers
 
 
-def test_a_large_upload_that_is_refused_is_told_why(service: Keyed) -> None:
+def test_a_refused_large_upload_gets_the_reason(service: Keyed) -> None:
     for key, content, status in (
         ("wrong", bytes(DECLARED), 401),
         ("wrong", iter([bytes(1_000_000)] * 64), 401),
@@ -159,7 +161,7 @@ def test_a_large_upload_with_a_key_arrives_whole(service: Keyed) -> None:
             assert answer.json()["results"][0]["status"] == "ok"
 
 
-def test_idle_connections_and_slow_heads_of_an_address_refuse_nobody_else(service: Keyed) -> None:
+def test_idle_connections_and_slow_heads_of_an_address_affect_no_other(service: Keyed) -> None:
     may_open(4200)
 
     def idle() -> Iterator[socket.socket]:

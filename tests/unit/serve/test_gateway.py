@@ -160,7 +160,7 @@ def run(
     asyncio.run(go())
 
 
-def test_a_replica_hears_how_many_were_refused_and_no_caller_can_say_so(tmp_path: Path) -> None:
+def test_a_replica_gets_the_number_of_refusals_which_callers_cannot_forge(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         claims = {"x_eagleray_refused": "1000", "x_eagleray_caller": "9.9.9.9"}
         replica.may_answer.set()
@@ -217,7 +217,7 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
     run(tmp_path, test, "one")
 
 
-def test_a_request_whose_replica_dies_is_answered_by_another(tmp_path: Path) -> None:
+def test_a_request_whose_replica_dies_is_served_by_another(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         asking = [asyncio.create_task(running.predict()) for _ in range(2)]
         await asyncio.gather(one.requested.wait(), other.requested.wait())
@@ -263,7 +263,7 @@ def test_callers_wait_while_haproxy_is_replaced(tmp_path: Path, how: signal.Sign
     run(tmp_path, test, "one")
 
 
-def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
+def test_without_a_replica_callers_get_an_error(tmp_path: Path) -> None:
     async def test(running: Running) -> None:
         answer = await running.predict()
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -279,7 +279,7 @@ def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
-def test_what_is_no_request_is_refused(tmp_path: Path, sent: bytes) -> None:
+def test_malformed_requests_are_refused(tmp_path: Path, sent: bytes) -> None:
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
@@ -319,7 +319,7 @@ def test_a_connection_without_the_head_of_a_request_is_closed(tmp_path: Path) ->
     run(tmp_path, test)
 
 
-def test_nobody_joins_without_the_secret(tmp_path: Path) -> None:
+def test_a_replica_without_the_secret_cannot_join(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         for line in (
             b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}',
@@ -353,7 +353,7 @@ def test_files_and_sockets_are_their_owners_alone(tmp_path: Path) -> None:
     run(tmp_path, test, "one")
 
 
-def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None:
+def test_a_replica_that_leaves_gets_no_new_requests(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         other = Replica("other")
         await running.join(other)
@@ -370,7 +370,7 @@ def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None
     run(tmp_path, test, "one")
 
 
-def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered(
+def test_an_idle_connection_works_after_all_replicas_were_replaced(
     tmp_path: Path,
 ) -> None:
     async def test(running: Running, one: Replica) -> None:
@@ -389,7 +389,7 @@ def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered
     run(tmp_path, test, "one")
 
 
-def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) -> None:
+def test_the_files_of_an_ended_haproxy_are_removed(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         assert running.address.folder is not None
         folder = Path(running.address.folder)
@@ -421,7 +421,7 @@ def test_a_replica_that_stalls_is_reported_and_so_is_its_return(tmp_path: Path) 
     run(tmp_path, test, "one", "other")
 
 
-def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_end_the_gateway(tmp_path: Path) -> None:
     heard: list[str] = []
 
     def refuse(sentence: str) -> None:
@@ -462,7 +462,7 @@ def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: 
     run(tmp_path, test, "one")
 
 
-def test_a_replica_answers_the_gateway_alone() -> None:
+def test_a_replica_accepts_requests_from_the_gateway_only() -> None:
     seen: list[tuple[object, list[bytes]]] = []
 
     async def app(scope: dict[str, object], receive: object, send: object) -> None:

@@ -64,7 +64,7 @@ def test_refusals_of_haproxy_are_problems_with_safe_headers(tmp_path: Path) -> N
     run(tmp_path, test, "one")
 
 
-def test_what_haproxy_says_without_a_replica_is_a_problem_with_safe_headers(tmp_path: Path) -> None:
+def test_haproxys_own_responses_are_problems_with_security_headers(tmp_path: Path) -> None:
     async def test(running: Running) -> None:
         assert_is_problem(await running.predict(x_request_id="mine"), 503)
         assert_is_problem(await running.client.get("/", headers={"accept": "text/html"}), 503)
@@ -82,7 +82,7 @@ def test_what_haproxy_says_without_a_replica_is_a_problem_with_safe_headers(tmp_
         b"GET / HTTP/1.1\r\nhost: a\r\nx: <script>",  # and no more
     ],
 )
-def test_what_haproxys_parser_says_repeats_nothing_of_what_was_sent(
+def test_responses_of_haproxys_parser_repeat_nothing_of_the_request(
     tmp_path: Path, sent: bytes
 ) -> None:
     async def test(running: Running) -> None:
@@ -99,7 +99,7 @@ def test_what_haproxys_parser_says_repeats_nothing_of_what_was_sent(
 
 @pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
 @pytest.mark.parametrize("sends", [1, BUFFER])
-def test_bodies_that_are_still_arriving_refuse_nobody(
+def test_bodies_that_are_still_arriving_take_no_capacity(
     tmp_path: Path, method: str, sends: int
 ) -> None:
     """The replica takes one prediction at once; each of these would be another."""

@@ -101,7 +101,7 @@ def test_the_document_has_every_operation(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 @pytest.mark.filterwarnings("ignore")
-def test_every_answer_is_one_that_the_document_has(
+def test_every_response_conforms_to_the_openapi_document(
     served: tuple[Served, str], document: dict[str, Any], method: str, path: str
 ) -> None:
     running, key = served

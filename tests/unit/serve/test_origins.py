@@ -187,7 +187,7 @@ def test_a_page_of_another_origin_may_do_nothing(method: str, origin: str) -> No
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "None", "same-origin, none"])
-def test_what_a_browser_says_of_other_sites_is_refused(site: str) -> None:
+def test_cross_site_requests_of_a_browser_are_refused(site: str) -> None:
     opened = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     ways: list[tuple[str, str, dict[str, str]]] = [
         ("GET", "/", {}),
@@ -250,7 +250,7 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
     with_service(registry, test, **places)
 
 
-def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
+def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured(
     registry: Registry,
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
@@ -268,7 +268,7 @@ def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
     with_service(registry, one_name, allow_hosts=("vision.example.com",))
 
 
-def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
+def test_only_browsers_are_asked_for_a_password(registry: Registry) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
 
     async def test(running: RunningApp) -> None:
@@ -305,7 +305,7 @@ SAFE = {
 }
 
 
-def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
+def test_every_response_has_the_security_headers(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         foreign = {"origin": "https://evil.test", "access-control-request-method": "POST"}
         ways: list[tuple[str, str, dict[str, str]]] = [

@@ -66,7 +66,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
+def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
     options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
@@ -102,7 +102,7 @@ def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
     with_service(registry, test)
 
 
-def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry) -> None:
+def test_parameters_are_in_the_query_or_the_body(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         query: dict[str, str | int] = {"top_k": 2, "version": "2"}
         answer = (await running.client.post(PREDICT, params=query, content=IMAGE)).json()
@@ -159,7 +159,7 @@ def refused(registry: Registry) -> list[Any]:
 
 
 @pytest.mark.parametrize("number", range(len(REFUSALS)))
-def test_what_is_refused_is_a_problem_document(refused: list[Any], number: int) -> None:
+def test_refusals_are_problem_documents(refused: list[Any], number: int) -> None:
     _, _, status, kind, reason = REFUSALS[number]
     answer = refused[number]
     assert answer.headers["content-type"] == "application/problem+json", answer.text
@@ -171,7 +171,7 @@ def test_what_is_refused_is_a_problem_document(refused: list[Any], number: int) 
     assert "Traceback" not in answer.text
 
 
-def test_a_version_that_is_not_there_says_so(refused: list[Any]) -> None:
+def test_a_missing_version_is_reported(refused: list[Any]) -> None:
     texts = [answer.json()["detail"] for answer in refused]
     assert any("has no version 9" in text for text in texts)
     assert any("Nearest: digits" in text for text in texts)
@@ -230,7 +230,7 @@ def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> 
     with_service(own_registry, test)
 
 
-def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -> None:
+def test_everything_but_liveness_requires_a_key(own_registry: Registry) -> None:
     made = Applications(own_registry.history.database, who="tester").create("shop")
 
     async def test(running: RunningApp) -> None:
@@ -433,7 +433,7 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
     with_service(registry, test, worker_threads=1)
 
 
-def test_whatever_answers_get_answers_head(
+def test_every_get_route_serves_head(
     registry: Registry, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     async def test(running: RunningApp) -> None:
@@ -460,7 +460,7 @@ ALLOWED = {
 }
 
 
-def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
+def test_other_methods_get_the_allowed_ones(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for path, methods in ALLOWED.items():
             options = await running.client.options(path)
@@ -503,7 +503,7 @@ def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> 
     with_service(own_registry, test, address="192.0.2.7")
 
 
-def test_an_answer_has_its_id_once(registry: Registry) -> None:
+def test_a_response_has_its_id_once(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for path in ("/v1/models", "/v1/nothing"):
             given = await running.client.get(path, headers={"x-request-id": "mine"})

@@ -137,7 +137,7 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> None:
+def test_every_interface_returns_the_predictors_result(registry: Registry) -> None:
     forms: list[dict[str, Any]] = [
         {"json": {"image": {"base64": TEXT, "attributes": KNOWN[0]}}},
         {"content": IMAGE, "params": {"attributes": JSON}},
@@ -250,7 +250,7 @@ def test_requests_without_the_attributes_are_refused(
     with_service(registry, test)
 
 
-def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path: Path) -> None:
+def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path: Path) -> None:
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())

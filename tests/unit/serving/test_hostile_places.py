@@ -164,7 +164,7 @@ def test_no_redirect_leads_to_a_private_address(registry: Registry, canary: Site
         assert sum(outer.asked.values()) == len(targets) + 1
 
 
-def test_no_storage_is_read_but_what_the_operator_names(registry: Registry, tmp_path: Path) -> None:
+def test_only_storage_that_the_operator_allows_is_read(registry: Registry, tmp_path: Path) -> None:
     allowed, secret = tmp_path / "pictures", tmp_path / "pictures-secret"
     for folder in (allowed, secret):
         folder.mkdir()

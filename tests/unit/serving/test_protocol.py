@@ -164,7 +164,7 @@ def test_several_attributes_go_with_their_images() -> None:
         ([attribute("BYTES", ["\ud800", "a"])], "an element is not valid text"),
     ],
 )
-def test_what_is_no_attribute_is_refused_in_a_sentence(
+def test_invalid_attributes_are_refused_in_a_sentence(
     sent: list[dict[str, Any]], words: str
 ) -> None:
     with pytest.raises(InputError) as refused:
@@ -216,7 +216,7 @@ def test_an_image_that_failed_is_nan_beside_the_others() -> None:
     assert told["outputs"][3]["data"][3:] == [None] * 3
 
 
-def test_outputs_are_raw_where_that_is_asked_for() -> None:
+def test_outputs_are_raw_if_requested() -> None:
     wanted = [RequestedOutput("label", binary=True), RequestedOutput("score", binary=True)]
     outputs = protocol.select_outputs(outcomes(), TASK, InferRequest("", [], wanted))
     body, length = protocol.to_rest_response(

@@ -187,7 +187,7 @@ def test_without_a_collector_there_is_one_object_and_no_import(tmp_path: Path) -
     assert done.stdout.strip() == "[]"
 
 
-def test_a_collector_that_is_away_holds_up_nobody(
+def test_an_unreachable_collector_delays_no_request(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

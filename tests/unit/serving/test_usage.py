@@ -94,7 +94,7 @@ def test_additions_at_the_same_time_all_count(database: OpenDatabase) -> None:
     check_nobody_is_overwritten(database)
 
 
-def test_what_the_database_does_not_take_is_added_later(
+def test_counts_that_the_database_refuses_are_added_later(
     database: OpenDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = UsageStore(database)
