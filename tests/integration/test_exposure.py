@@ -125,10 +125,10 @@ def _lives(address: str) -> bool:
 
 
 def test_the_services_ports_want_a_key_by_every_protocol(
-    service: Exposed, answers: dict[Listening, Answers]
+    service: Exposed, responses: dict[Listening, Answers]
 ) -> None:
     http, grpc_port = service.ports
-    by_port = {item.port: said for item, said in answers.items() if item.owner == "HAProxy"}
+    by_port = {item.port: said for item, said in responses.items() if item.owner == "HAProxy"}
     assert by_port.keys() == {http, grpc_port}
     if service.setup.keyed:
         assert by_port[http].http1 == by_port[http].http2 == "401"
@@ -142,9 +142,9 @@ def test_the_services_ports_want_a_key_by_every_protocol(
 
 
 def test_rays_ports_reveal_nothing_of_the_service_and_accept_no_commands(
-    answers: dict[Listening, Answers],
+    responses: dict[Listening, Answers],
 ) -> None:
-    for item, said in answers.items():
+    for item, said in responses.items():
         if item.owner == "HAProxy":
             continue
         if item.owner in COUNTERS and said.http1 == "200":
@@ -163,11 +163,11 @@ def test_rays_ports_reveal_nothing_of_the_service_and_accept_no_commands(
 
 
 def test_the_token_of_ray_is_enforced_by_those_that_have_its_methods(
-    answers: dict[Listening, Answers],
+    responses: dict[Listening, Answers],
 ) -> None:
     """So that the test above does not pass because every method is called something else now."""
     refusing = set()
-    for item in answers:
+    for item in responses:
         for method in RAYS_METHODS:
             with grpc.insecure_channel(f"127.0.0.1:{item.port}") as channel:
                 try:

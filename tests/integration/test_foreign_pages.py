@@ -186,7 +186,7 @@ def test_a_name_that_changes_its_address_reads_and_does_nothing(
         witness.forget()
         page = running.new_page()
         url = f"http://{name}:{served.port}"
-        # The first answer of this name comes from the attacker; from then on it is the service's.
+        # The first response of this name comes from the attacker; from then on it is the service's.
         page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
         page.goto(f"{url}/first")
         learned = attack(page, tmp_path, url, batch)
@@ -208,7 +208,7 @@ def test_a_saved_password_gives_foreign_pages_no_access(
         page = context.new_page()
         page.goto(f"http://any:{key}@127.0.0.1:{served.port}/")
         page.goto(served.url)  # the browser has the password from now on
-        assert page.evaluate("fetch('/v1/models').then(answer => answer.status)") == 200
+        assert page.evaluate("fetch('/v1/models').then(response => response.status)") == 200
         witness.forget()
         page = context.new_page()
         page.goto(f"http://{at}:{hostile}/")

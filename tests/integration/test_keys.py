@@ -88,11 +88,13 @@ def test_without_a_key_every_port_reveals_only_liveness(service: Keyed, key: str
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             rays = "site-packages/ray/" in owner
             for method, path in itertools.product(METHODS, RAYS_PATHS if rays else paths):
-                answer = client.request(method, path.format(name="digits", version="1", batch="1"))
-                assert "digits" not in answer.text, (owner, method, path)
+                response = client.request(
+                    method, path.format(name="digits", version="1", batch="1")
+                )
+                assert "digits" not in response.text, (owner, method, path)
                 # Ray's processes count what they use; on loopback, as another test shows.
-                counts = rays and "# HELP" in answer.text
-                silent = not answer.text or answer.status_code in (401, 403, 404, 405)
+                counts = rays and "# HELP" in response.text
+                silent = not response.text or response.status_code in (401, 403, 404, 405)
                 assert silent or path in LIVENESS or counts, (owner, port, method, path)
 
 

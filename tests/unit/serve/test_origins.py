@@ -218,8 +218,8 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
             },
         ]
         for way in ways:
-            answer = await running.client.post(PREDICT, **way)
-            assert answer.status_code == 200, answer.text
+            response = await running.client.post(PREDICT, **way)
+            assert response.status_code == 200, response.text
 
     with_service(registry, test)
 
@@ -318,13 +318,13 @@ def test_every_response_has_the_security_headers(registry: Registry) -> None:
             ("PATCH", "/v1/batches", {}),
         ]
         for method, path, given in ways:
-            answer = await running.client.request(method, path, headers=given)
+            response = await running.client.request(method, path, headers=given)
             for name, value in SAFE.items():
-                assert answer.headers.get_list(name) == [value], (path, name)
-            (policy,) = answer.headers.get_list("content-security-policy")
+                assert response.headers.get_list(name) == [value], (path, name)
+            (policy,) = response.headers.get_list("content-security-policy")
             assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; ")), path
-            assert not [name for name in answer.headers if name.startswith("access-control")]
-            (kept,) = answer.headers.get_list("cache-control")
+            assert not [name for name in response.headers if name.startswith("access-control")]
+            (kept,) = response.headers.get_list("cache-control")
             assert (kept == "no-store") is (path != "/docs/swagger-ui.css")
         shipped = await running.client.get("/docs/swagger-ui.css")
         assert "sec-fetch-site" in shipped.headers["vary"]
@@ -353,9 +353,9 @@ def test_other_ways_to_speak_http_reach_nothing(registry: Registry) -> None:
 
 
 def _status(served: Served, head: bytes) -> int:
-    answer = served.say(head + b"\r\n")
-    assert b"secret" not in answer
-    return int(answer.split()[1])
+    response = served.say(head + b"\r\n")
+    assert b"secret" not in response
+    return int(response.split()[1])
 
 
 class _Loaded(HTMLParser):

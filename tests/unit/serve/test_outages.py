@@ -110,10 +110,10 @@ def metric(text: bytes, name: str) -> float:
     return sum(sample.value for one in families for sample in one.samples if sample.name == name)
 
 
-def hides_locations(answer: httpx.Response, registry: Registry) -> None:
+def hides_locations(response: httpx.Response, registry: Registry) -> None:
     """Check that a response does not reveal locations of the service."""
     for secret in (str(registry.settings.home_folder), ".db", "sqlite", "EAGLERAY_"):
-        assert secret not in answer.text, answer.text
+        assert secret not in response.text, response.text
 
 
 # --- access ------------------------------------------------------------------------------------
@@ -373,8 +373,8 @@ def test_a_locked_database_holds_up_only_requests_that_need_it(
             assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
             assert (await running.client.get("/metrics")).status_code == 200
             assert time.monotonic() - asked_at < 2
-            for answer in await asyncio.gather(*described):
-                assert answer.json()["usage"] is None
+            for response in await asyncio.gather(*described):
+                assert response.json()["usage"] is None
             assert time.monotonic() - began < 8
 
     with_service(registry, test, address=NEIGHBOUR)
@@ -392,12 +392,12 @@ def test_a_locked_registry_is_503_in_time_and_at_once_when_many_ask(
             ]
             first, _ = await asyncio.wait(waiting, timeout=1)
             assert len(first) == 40  # 4 work, 16 wait
-            answers = await asyncio.gather(*waiting)
+            responses = await asyncio.gather(*waiting)
             assert time.monotonic() - began < 8
-            for answer in answers:
-                assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outage")
-                assert int(answer.headers["retry-after"]) >= 1
-                hides_locations(answer, registry)
+            for response in responses:
+                assert (response.status_code, response.json()["type"]) == (503, "/problems/outage")
+                assert int(response.headers["retry-after"]) >= 1
+                hides_locations(response, registry)
             assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         await becomes(running, 200, "/v1/models/digits/versions")
 

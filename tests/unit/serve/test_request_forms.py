@@ -250,10 +250,10 @@ def answers(registry: Registry) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*READ, "in pieces"])
-def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], name: str) -> None:
-    expected = answers["image/jpg"].json()["results"][0]
-    assert answers[name].status_code == 200, answers[name].text
-    body = answers[name].json()
+def test_an_image_is_read_in_whatever_form_it_comes(responses: dict[str, Any], name: str) -> None:
+    expected = responses["image/jpg"].json()["results"][0]
+    assert responses[name].status_code == 200, responses[name].text
+    body = responses[name].json()
     if "outputs" in body:
         tensors = {item["name"]: item["data"] for item in body["outputs"]}
         assert tensors["label"] == [expected["label"]]
@@ -266,12 +266,12 @@ def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], nam
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_invalid_images_are_refused_in_a_sentence_for_callers(
-    answers: dict[str, Any], name: str
+    responses: dict[str, Any], name: str
 ) -> None:
     _, _, status, words = REFUSED[name]
-    answer = answers[name]
-    assert answer.status_code == status, answer.text
-    detail = answer.json()["detail"]
+    response = responses[name]
+    assert response.status_code == status, response.text
+    detail = response.json()["detail"]
     assert words in detail
     assert not _INTERNAL.search(detail), detail
 
@@ -294,8 +294,8 @@ def test_files_under_one_name_and_several_are_predicted_in_order(registry: Regis
 def test_parameters_apply_wherever_they_are_sent(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         async def listed(path: str, **body: Any) -> int:
-            answer = (await running.client.post(path, **body)).json()
-            return len((answer.get("results") or answer["predictions"])[0]["top"])
+            response = (await running.client.post(path, **body)).json()
+            return len((response.get("results") or response["predictions"])[0]["top"])
 
         by_form = form(part('name="image"; filename="a"', IMAGE), part('name="top_k"', b"2"))
         assert await listed(PREDICT, **by_form) == 2

@@ -104,8 +104,8 @@ def require_service(served: Served, key: str) -> None:
     with httpx.Client(base_url=served.url, timeout=SECONDS, headers=headers) as client:
         for method, path in (("GET", "/live"), ("GET", "/ready"), ("POST", PREDICT)):
             for _ in range(3):
-                answer = client.request(method, path, content=IMAGE if method == "POST" else None)
-                assert answer.status_code == 200, answer.text
+                response = client.request(method, path, content=IMAGE if method == "POST" else None)
+                assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("count", [8, 80])

@@ -1,4 +1,4 @@
-"""Which version answers: asked for, pinned, canary, default."""
+"""Which version serves a request: requested, pinned, canary, default."""
 
 from __future__ import annotations
 
