@@ -148,7 +148,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_named(
         ray_temporary_folder()
     assert str(caught.value) == (
         f"{variable} is too long for the paths of Ray's sockets (41 bytes, at most 39 fit): "
-        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a shorter path, such as /tmp."
     )
 
 
