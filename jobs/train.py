@@ -26,19 +26,20 @@ from eagleray.cli.job import (
     job_session,
     job_settings,
     run_command,
-    s3_options,
 )
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
-from eagleray.training.spec import TrainSpec, make_spec, read_spec
+from eagleray.training.spec import TrainSpec
+from eagleray.training.spec_file import make_spec, read_spec
 
 if TYPE_CHECKING:
     from eagleray.training.job import TrainSummary
-    from eagleray.training.range_finder import Suggestion
+    from eagleray.training.lr_finder import LearningRateSuggestion
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -53,17 +54,17 @@ def show(summary: TrainSummary, console: Console) -> None:
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
-    facts["left out"] = f"{len(summary.left_out):,} unreadable images"
+    facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.trained.best.epoch} of {len(summary.trained.epochs)}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")
     console.facts(f"Model {summary.version.name}", facts)
-    for fault in summary.left_out[:10]:
-        console.warn(f"left out: {fault}")
+    for fault in summary.skipped[:10]:
+        console.warn(f"skipped: {fault}")
 
 
-def show_rate(suggestion: Suggestion, page: str, console: Console) -> None:
+def show_rate(suggestion: LearningRateSuggestion, page: str, console: Console) -> None:
     """Tell which learning rate to take."""
     if console.for_scripts:
         console.emit({"learning_rate": suggestion.learning_rate, "page": page})
@@ -103,10 +104,13 @@ def show_folds(figures: list[dict[str, float]], console: Console) -> None:
 @with_spec_options(TrainSpec, argument="data")
 def main(
     fields: dict[str, Any],
-    spec: Annotated[str | None, typer.Option(help="YAML file with fields; flags win.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Run to go on with.")] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="YAML file of the specification; options override it.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Run to resume.")] = None,
     from_run: Annotated[
-        str | None, typer.Option("--from", help="Run whose specification is taken; flags win.")
+        str | None,
+        typer.Option("--from", help="Run whose specification is used; options override it."),
     ] = None,
     find_learning_rate: Annotated[
         bool, typer.Option("--find-learning-rate", help="Suggest one, and train nothing.")
@@ -120,7 +124,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        s3 = s3_options(settings)
+        s3 = S3Fields().with_settings(settings).s3
         storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:
@@ -139,11 +143,11 @@ def main(
         for attribute in job.plan.attributes:
             console.note(f"beside each image {attribute.describe}")
         # Takes seconds to import, which nobody waits for who only made a mistake above.
-        from eagleray.training.job import cross_validate, find_rate, run_job
+        from eagleray.training.job import cross_validate, run_job, run_lr_finder
 
         with job_session(settings, address=cluster, verbose=verbose) as session:
             if find_learning_rate:
-                suggestion, page = find_rate(job, session, console)
+                suggestion, page = run_lr_finder(job, session, console)
             elif job.spec.folds:
                 figures = cross_validate(job, session, console)
             else:

@@ -24,7 +24,15 @@ from typing import Any
 from eagleray.training.checkpoint import CheckpointStore
 
 SEEDS = (0, 1, 2)
-COMMON = ["--architecture", "resnet20", "--optimizer", "sgd", "--flip", "--shift", "0.125"]
+COMMON = [
+    "--architecture",
+    "resnet20",
+    "--optimizer",
+    "sgd",
+    "--horizontal-flip",
+    "--random-translation",
+    "0.125",
+]
 RECIPES = {
     "from scratch": ["--learning-rate", "0.1"],
     "frozen backbone": ["--parent", "PARENT", "--freeze", "backbone", "--learning-rate", "0.1"],

@@ -53,9 +53,17 @@ def begin(data: Path, *, workers: str = "2") -> list[str]:
     words = [str(data), "--name", MODEL, "--architecture", "resnet20", "--device", "cpu"]
     words += ["--workers", workers, "--epochs", str(EPOCHS), "--batch-size", str(BATCH_SIZE)]
     words += ["--checkpoint-steps", str(CHECKPOINT_STEPS), "--validation-fraction", "0.2"]
-    words += ["--test-fraction", "0.15", "--shift", "0.1", "--flip", "--crop", "0.6"]
-    words += ["--randaugment", "5", "--erasing", "0.3", "--mixup", "0.2", "--dropout", "0.2"]
-    return [*words, "--ema", "0.9", "--clip-norm", "1", "--learning-rate", "0.01"]
+    words += [
+        "--test-fraction",
+        "0.15",
+        "--random-translation",
+        "0.1",
+        "--horizontal-flip",
+        "--random-resized-crop",
+        "0.6",
+    ]
+    words += ["--randaugment", "5", "--random-erasing", "0.3", "--mixup", "0.2", "--dropout", "0.2"]
+    return [*words, "--ema-decay", "0.9", "--max-grad-norm", "1", "--learning-rate", "0.01"]
 
 
 class Train(Command):

@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch.job import open_job as open_batch
-from eagleray.batch.job import run_job as run_batch
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.run import run_job as run_batch
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.numerical
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_workers_learn_what_only_both_can_tell(
-    cluster: Cluster, tmp_path: Path, sharding: str
+    cluster: Cluster, tmp_path: Path, strategy: str
 ) -> None:
     table = write_sites(tmp_path / "sites", 160)
     spec = small_spec(
@@ -38,7 +38,7 @@ def test_two_workers_learn_what_only_both_can_tell(
         epochs=20,
         batch_size=16,
         workers=2,
-        sharding=sharding,
+        strategy=strategy,
         precision="float32",
     )
     quiet = Console(json_output=True)
@@ -47,8 +47,11 @@ def test_two_workers_learn_what_only_both_can_tell(
 
     model = load_model(summary.version.reference)
     measured = evaluate(Predictor(model.package, precision="float32"), read_labelled(str(table)))
-    request = JobRequest(
-        (str(table),), summary.version.reference, str(tmp_path / "out"), precision="float32"
+    request = PredictSpec(
+        inputs=(str(table),),
+        model=summary.version.reference,
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
     run_batch(open_batch(request, Settings(), quiet), lambda: cluster, quiet)
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()

@@ -20,7 +20,7 @@ from eagleray.registry.registry import Registry
 from eagleray.training.job import TrainSummary, run_job
 from eagleray.training.prepare import open_job
 from eagleray.training.spec import TrainSpec
-from tests.support.training import train_alone
+from tests.support.training import train_in_process
 
 pytestmark = pytest.mark.numerical
 
@@ -74,11 +74,11 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert summary.tested.evaluation.metrics["accuracy"] >= 0.95
     assert summary.version.reference == "stripes/1"
     assert summary.version.aliases == ("candidate",)
-    bad = [fault.uri for fault in summary.left_out]
+    bad = [fault.uri for fault in summary.skipped]
     failed = summary.tested.evaluation.num_failed
     assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into
 
-    alone, _ = train_alone(spec(stripes), stripes.parent / "alone")
+    alone, _ = train_in_process(spec(stripes), stripes.parent / "single_process")
     assert summary.trained.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
 
     loaded = load_model("stripes@candidate")
@@ -107,10 +107,12 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
 def test_the_number_of_workers_does_not_change_what_is_learned(
     cluster: Cluster, stripes: Path, tmp_path: Path
 ) -> None:
-    wanted = spec(stripes, epochs=3, accumulate=2)
-    one, _ = train_alone(wanted, tmp_path)
+    wanted = spec(stripes, epochs=3, gradient_accumulation_steps=2)
+    one, _ = train_in_process(wanted, tmp_path)
     # Weights that two workers share out among them learn what one worker learns.
-    two = train(cluster, spec(stripes, epochs=3, accumulate=2, sharding="sharded")).trained
+    two = train(
+        cluster, spec(stripes, epochs=3, gradient_accumulation_steps=2, strategy="fsdp")
+    ).trained
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
     assert two.losses[-1] < two.losses[0]
 

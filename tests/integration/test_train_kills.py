@@ -35,7 +35,13 @@ def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rich_spec(data: Path, **changes: object) -> TrainSpec:
     """Everything that can be random is, and a checkpoint follows every second step."""
-    random = {"shift": 0.1, "flip": True, "mixup": 0.2, "dropout": 0.2, "ema": 0.9}
+    random = {
+        "random_translation": 0.1,
+        "horizontal_flip": True,
+        "mixup": 0.2,
+        "dropout": 0.2,
+        "ema_decay": 0.9,
+    }
     fields = {"epochs": 4, "checkpoint_steps": 2, "workers": 2, **random, **changes}
     return small_spec(data, **fields)
 

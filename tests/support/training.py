@@ -11,12 +11,13 @@ from PIL import Image
 
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.training.distributed import alone
-from eagleray.training.launch import Trained, bring_home
-from eagleray.training.loop import Trainer, WorkerInput
+from eagleray.training.distributed import single_process
+from eagleray.training.events import TrainEvent
+from eagleray.training.launch import TrainResult, load_best_checkpoint
 from eagleray.training.plan import TrainPlan, make_plan
-from eagleray.training.reports import Report
-from eagleray.training.spec import TrainSpec, make_spec
+from eagleray.training.spec import TrainSpec
+from eagleray.training.spec_file import make_spec
+from eagleray.training.trainer import Trainer, WorkerInput
 
 
 def write_stripes(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
@@ -67,12 +68,12 @@ def plan_for(spec: TrainSpec, home: Path) -> tuple[TrainPlan, WorkerInput]:
     return plan, given
 
 
-def train_alone(
+def train_in_process(
     spec: TrainSpec, home: Path, *, plan: TrainPlan | None = None
-) -> tuple[Trained, list[Report]]:
+) -> tuple[TrainResult, list[TrainEvent]]:
     """Train in this process, as a trial of a tuning does; the weights go into a plan's network."""
     mine, given = plan_for(spec, home)
     plan = plan or mine
-    reports: list[Report] = []
-    Trainer(given, alone(spec), reports.append).run()
-    return bring_home(given, plan.module), reports
+    reports: list[TrainEvent] = []
+    Trainer(given, single_process(spec), reports.append).run()
+    return load_best_checkpoint(given, plan.module), reports

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.core.display import escape_text
 from eagleray.core.errors import ContractError, UnknownNameError
+from eagleray.core.validation import first_validation_error
 
 __all__ = [
     "FORMATS",
@@ -51,7 +51,6 @@ MAX_BYTES = 2**31
 MAX_INPUT_PIXELS = 4096 * 4096
 """Maximum number of pixels of a network's input and of a resized image. The largest in use are
 mammograms of 2944 x 1920 pixels; photographs have sides of 224 to 800 pixels."""
-_MAX_SHOWN = 500  # characters of a field or a message
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
@@ -244,17 +243,6 @@ def _check_input_size(height: int, width: int) -> None:
             f"images of {height:,} x {width:,} pixels are too large for a network; "
             f"{MAX_INPUT_PIXELS:,} pixels is the limit"
         )
-
-
-def first_validation_error(error: ValidationError) -> str:
-    """Return the first error of a validation as `field: message`, in one line.
-
-    The validated data may be untrusted: unsafe characters are escaped, and long texts truncated.
-    """
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = escape_text(".".join(str(part) for part in first["loc"])[:_MAX_SHOWN])
-    message = escape_text(first["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
-    return f"{field}: {message}" if field else message
 
 
 _MEAN = {"rgb": IMAGENET_MEAN, "gray": (0.5,)}

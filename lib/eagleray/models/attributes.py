@@ -1,6 +1,6 @@
 """Attributes: what a table says of an image besides its label, as numbers that a network can take.
 
-    learn_attributes(["age", "site"], columns)      what the training part says of each column
+    fit_attributes(["age", "site"], columns)      what the training part says of each column
     encode_columns(attributes, columns)             text by column -> float32 (N, num_features)
     encode_mappings(attributes, [{"age": 41, …}])   the same for one mapping an image
 
@@ -28,7 +28,7 @@ __all__ = [
     "NumberAttribute",
     "encode_columns",
     "encode_mappings",
-    "learn_attributes",
+    "fit_attributes",
     "num_features",
     "require_columns",
 ]
@@ -151,7 +151,7 @@ def require_columns(names: Sequence[str], columns: Iterable[str], where: str) ->
             raise InputError(f"{where} has no column {name!r} for the attribute; {there}.")
 
 
-def learn_attributes(
+def fit_attributes(
     names: Sequence[str],
     columns: Mapping[str, Sequence[str]],
     *,

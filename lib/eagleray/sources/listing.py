@@ -77,7 +77,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
-    def remarks(self) -> tuple[str, ...]:
+    def all_notes(self) -> tuple[str, ...]:
         """Return what the user should be told once the tables were read, in sentences."""
         skipped = self.skipped.describe()
         return self.notes if skipped is None else (*self.notes, skipped)

@@ -3,7 +3,7 @@
 What happens to an image is drawn from the seed, the epoch and the step alone, for all workers
 together: it does not depend on how many there are, on threads, or on a stop in between.
 
-    draws = Draws(spec, epoch, step, count)       all of a step's randomness
+    draws = StepAugmentation(spec, epoch, step, count)       all of a step's randomness
     draws.change(pixels, row, size)               one image, by any thread
     draws.mix(images, targets, …)                 a batch, on its device
 """
@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as change
 from eagleray.training.pixel_cache import centre
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Draws", "needs_margin"]
+__all__ = ["StepAugmentation", "needs_margin"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,10 +37,10 @@ _OPERATIONS = 2  # of RandAugment for each image
 
 def needs_margin(spec: TrainSpec) -> bool:
     """Whether images are cut at random, so that more of them is wanted than the contract keeps."""
-    return spec.crop < 1
+    return spec.random_resized_crop < 1
 
 
-class Draws:
+class StepAugmentation:
     """The randomness of one step.
 
     Args:
@@ -66,21 +66,21 @@ class Draws:
             size: (height, width) of the result.
         """
         spec, unit = self.spec, self.unit[row]
-        if spec.crop < 1:
-            pixels = _random_crop(pixels, unit[0:4], spec.crop, size)
+        if spec.random_resized_crop < 1:
+            pixels = _random_crop(pixels, unit[0:4], spec.random_resized_crop, size)
         else:
             pixels = centre(pixels, size)
-        if spec.shift:
-            pixels = _shifted(pixels, unit[4:6], spec.shift)
-        if spec.flip and unit[6] < 0.5:
+        if spec.random_translation:
+            pixels = _shifted(pixels, unit[4:6], spec.random_translation)
+        if spec.horizontal_flip and unit[6] < 0.5:
             pixels = pixels[:, ::-1]
         if spec.vertical_flip and unit[7] < 0.5:
             pixels = pixels[::-1]
-        if spec.color:
-            pixels = _recoloured(pixels, unit[8:11], spec.color)
+        if spec.color_jitter:
+            pixels = _recoloured(pixels, unit[8:11], spec.color_jitter)
         if spec.randaugment:
             pixels = _randaugmented(pixels, row, self._seed, spec.randaugment)
-        if spec.erasing and unit[11] < spec.erasing:
+        if spec.random_erasing and unit[11] < spec.random_erasing:
             pixels = _erased(pixels, unit[12:16])
         return pixels
 

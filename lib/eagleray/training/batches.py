@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from eagleray.tasks.tasks import Task
-from eagleray.training.augment import Draws
-from eagleray.training.distributed import Team
+from eagleray.training.augment import StepAugmentation
+from eagleray.training.distributed import DistributedContext
 from eagleray.training.losses import soft_targets
 from eagleray.training.pixel_cache import DecodedPixels
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Batch", "BatchPrefetcher", "Part", "StepPlan"]
+__all__ = ["Batch", "BatchPrefetcher", "BatchSampler", "ImageDataset"]
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Part:
+class ImageDataset:
     """One part of the data: its decoded images, encoded targets and, if any, attributes."""
 
     decoded: DecodedPixels
@@ -50,7 +50,7 @@ class Part:
         return [images, self.attributes[rows].to(device)]
 
 
-class StepPlan:
+class BatchSampler:
     """The rows of every step of a run."""
 
     def __init__(self, good: Rows, spec: TrainSpec) -> None:
@@ -94,7 +94,7 @@ class _Made:
     images: Tensor
     targets: Tensor
     attributes: tuple[Tensor, ...]
-    draws: Draws
+    draws: StepAugmentation
 
 
 class BatchPrefetcher:
@@ -105,25 +105,25 @@ class BatchPrefetcher:
         plan: The steps.
         spec: What is changed.
         size: (height, width) of the network's input.
-        team: Whose share is made.
+        context: Whose share is made.
         task: What the targets are of.
     """
 
     def __init__(
         self,
-        part: Part,
-        plan: StepPlan,
+        part: ImageDataset,
+        plan: BatchSampler,
         spec: TrainSpec,
         size: tuple[int, int],
-        team: Team,
+        context: DistributedContext,
         *,
         task: Task,
     ) -> None:
         self._part, self._plan, self._spec = part, plan, spec
-        self._size, self._team, self._task = size, team, task
-        on_gpu = team.device.type == "cuda"
+        self._size, self._context, self._task = size, context, task
+        on_gpu = context.device.type == "cuda"
         # On a CPU the network needs the cores: one thread stays ahead of it.
-        self._num_threads = max(1, team.num_cores - 1) if on_gpu else 1
+        self._num_threads = max(1, context.num_cores - 1) if on_gpu else 1
         self._pin = on_gpu
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
@@ -145,8 +145,8 @@ class BatchPrefetcher:
 
     def _make(self, epoch: int, step: int) -> _Made:
         rows = self._plan.rows(epoch, step)
-        draws = Draws(self._spec, epoch, step, len(rows))
-        mine = range(self._team.rank, len(rows), self._team.size)
+        draws = StepAugmentation(self._spec, epoch, step, len(rows))
+        mine = range(self._context.rank, len(rows), self._context.world_size)
         changed = [
             draws.change(self._part.decoded.read_one(int(rows[place])), place, self._size)
             for place in mine
@@ -162,7 +162,7 @@ class BatchPrefetcher:
         )
 
     def _place(self, made: _Made, waited: float) -> Batch:
-        device = self._team.device
+        device = self._context.device
         images = made.images.to(device, non_blocking=True)
         targets = made.targets.to(device, non_blocking=True)
         attributes = [tensor.to(device, non_blocking=True) for tensor in made.attributes]

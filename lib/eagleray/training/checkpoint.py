@@ -30,7 +30,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.json_limits import JsonLimits, parse_json
 from eagleray.io import storage
 from eagleray.io.storage.untrusted import NotRegularFileError, UntrustedFile, open_untrusted_folder
-from eagleray.training.sharding import placed_like
+from eagleray.training.fsdp import placed_like
 
 __all__ = [
     "BestEpoch",

@@ -1,6 +1,6 @@
 """The workers that train together, as each of them sees the others.
 
-A team is what Ray Train started, or a process alone, as a trial of a tuning is.
+A context is what Ray Train started, or a process alone, as a trial of a tuning is.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch import Tensor, nn
 
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Team", "alone", "join_ray_team"]
+__all__ = ["DistributedContext", "join_process_group", "single_process"]
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """A worker's place among the others.
 
     Attributes:
         rank: From 0.
         size: Workers.
         local_rank: Among those of this node.
-        local_size: Workers of this node.
+        local_world_size: Workers of this node.
         device: What this worker computes on.
     """
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    local_size: int
+    local_world_size: int
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one worker that writes and reports."""
         return self.rank == 0
 
@@ -44,22 +44,22 @@ class Team:
     def num_cores(self) -> int:
         """Cores of the node that are this worker's share."""
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        return max(1, (usable or os.cpu_count() or 1) // self.local_size)
+        return max(1, (usable or os.cpu_count() or 1) // self.local_world_size)
 
     def barrier(self) -> None:
         """Wait until every worker is here."""
-        if self.size > 1:
+        if self.world_size > 1:
             torch.distributed.barrier()
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """Add a tensor up over all workers, in place."""
-        if self.size > 1:
+        if self.world_size > 1:
             torch.distributed.all_reduce(value)
         return value
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return what the leader has, at every worker."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
@@ -67,12 +67,14 @@ class Team:
 
     def average_buffers(self, module: nn.Module) -> None:
         """Make the statistics of normalisation the mean over the workers, which drift apart."""
-        if self.size == 1:
+        if self.world_size == 1:
             return
         buffers = [item for item in module.buffers() if item.is_floating_point()]
         if not buffers:
             return
-        flat = self.sum(torch.cat([item.flatten() for item in buffers])).div_(self.size)
+        flat = self.all_reduce(torch.cat([item.flatten() for item in buffers])).div_(
+            self.world_size
+        )
         means = torch.split(flat, [item.numel() for item in buffers])
         for item, mean in zip(buffers, means, strict=True):
             item.copy_(mean.view_as(item))
@@ -82,7 +84,7 @@ class Team:
 
         Frozen parameters do not take part, so it is wrapped anew when that changes.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return network
         return nn.parallel.DistributedDataParallel(
             network,
@@ -92,7 +94,7 @@ class Team:
         )
 
 
-def join_ray_team() -> Team:
+def join_process_group() -> DistributedContext:
     """Take this worker's place in the group that Ray Train has started, with its share of cores."""
     import ray.train
     import ray.train.torch
@@ -101,7 +103,7 @@ def join_ray_team() -> Team:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    team = Team(
+    context = DistributedContext(
         context.get_world_rank(),
         context.get_world_size(),
         context.get_local_rank(),
@@ -109,11 +111,11 @@ def join_ray_team() -> Team:
         device,
     )
     if device.type == "cpu":
-        torch.set_num_threads(team.num_cores)
-    return team
+        torch.set_num_threads(context.num_cores)
+    return context
 
 
-def alone(spec: TrainSpec) -> Team:
-    """Return the team of one process."""
+def single_process(spec: TrainSpec) -> DistributedContext:
+    """Return the context of one process."""
     use_gpu = spec.device != "cpu" and torch.cuda.is_available()
-    return Team(0, 1, 0, 1, torch.device("cuda" if use_gpu else "cpu"))
+    return DistributedContext(0, 1, 0, 1, torch.device("cuda" if use_gpu else "cpu"))

@@ -16,28 +16,34 @@ from eagleray.data.report import DataReport, make_report, render_data_report
 from eagleray.data.split import (
     Split,
     fold_images,
-    require_parts,
+    require_complete_split,
     split_images,
     write_split,
 )
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.inference.engines import has_bfloat16
+from eagleray.inference.plan import has_bfloat16
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
+from eagleray.training.events import (
+    EpochCompleted,
+    ImagesSkipped,
+    StepsCompleted,
+    TrainEvent,
+    TrainingStarted,
+)
 from eagleray.training.launch import (
-    Trained,
-    bring_home,
+    TrainResult,
+    load_best_checkpoint,
     make_worker_input,
     require_resources,
     run_range_finder,
     run_training,
 )
-from eagleray.training.loop import WorkerInput, primary_metric
+from eagleray.training.lr_finder import NUM_RANGE_TEST_STEPS, LearningRateSuggestion
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
-from eagleray.training.page import overfit_warning, render_range_page, render_training_page
 from eagleray.training.plan import (
     TrainPlan,
     groups_of,
@@ -45,20 +51,20 @@ from eagleray.training.plan import (
     plan_network,
 )
 from eagleray.training.prepare import TrainJob
-from eagleray.training.range_finder import NUM_STEPS, Suggestion
-from eagleray.training.reports import EpochDone, LeftOut, Report, Started, StepsDone
+from eagleray.training.report import overfit_warning, render_range_page, render_training_page
 from eagleray.training.runs import Run, RunRecord, create_run
+from eagleray.training.trainer import WorkerInput, primary_metric
 
 __all__ = [
     "TrainSummary",
     "cross_validate",
     "evaluation_page",
-    "find_rate",
-    "look",
-    "model_facts",
+    "inspect_data",
+    "model_summary",
     "open_run",
-    "register",
+    "register_model",
     "run_job",
+    "run_lr_finder",
 ]
 
 
@@ -69,21 +75,21 @@ class TrainSummary:
     run: Run
     version: ModelVersion
     tested: FinishedModel
-    trained: Trained
-    left_out: tuple[Fault, ...]
+    trained: TrainResult
+    skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            **model_facts(self.version, self.tested),
+            **model_summary(self.version, self.tested),
             "validation": self.trained.metrics,
             "best_epoch": self.trained.best.epoch,
             "epochs": list(self.trained.epochs),
-            "left_out": [
+            "skipped": [
                 {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
-                for fault in self.left_out
+                for fault in self.skipped
             ],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
@@ -93,7 +99,7 @@ class TrainSummary:
         }
 
 
-def model_facts(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
+def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
     """Say for scripts which version was made, and how good it is."""
     return {
         "model": version.reference,
@@ -110,7 +116,7 @@ def model_facts(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
 
 def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Look at the data, train, test once, register."""
-    plan, report = look(job, cluster, reporter)
+    plan, report = inspect_data(job, cluster, reporter)
     kept, record = open_run(job)
     about = {"data": job.spec.data, "run": kept.name}
     page = render_data_report(report, about, title=f"Data of {kept.name}")
@@ -120,11 +126,11 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         tracked.log_parameters(job.spec.model_dump())
         for file in (kept.spec_file, kept.split_file):
             tracked.log_file(file)
-        trained, left_out = _train(job, plan, kept, cluster, reporter, _Diary(tracked).enter)
+        trained, skipped = _train(job, plan, kept, cluster, reporter, _Diary(tracked).enter)
         page = render_training_page(job.spec, kept.name, trained)
         storage.put_atomic(kept.page("training"), page)
         with reporter.status("Testing and registering"):
-            tested, version = register(job, plan, tracked)
+            tested, version = register_model(job, plan, tracked)
             page = evaluation_page(tested, version, kept)
             storage.put_atomic(kept.page("evaluation"), page)
         kept.write(
@@ -134,11 +140,11 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     if warning is not None:
         reporter.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
-    faults = (*report.unreadable, *left_out)
+    faults = (*report.unreadable, *skipped)
     return TrainSummary(kept, version, tested, trained, faults, warnings, report.notes)
 
 
-def look(
+def inspect_data(
     job: TrainJob, cluster: Cluster, reporter: ProgressReporter
 ) -> tuple[TrainPlan, DataReport]:
     """Decode every image once, and leave those out that cannot be.
@@ -154,7 +160,7 @@ def look(
             "as in float32."
         )
     plan = job.plan
-    parts = plan.split.parts
+    parts = plan.split.by_name
     images = join_images(*parts.values())
     with reporter.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
@@ -176,7 +182,7 @@ def look(
     }
     # The test part stays whole: its unreadable images are counted by the evaluation.
     split = Split(readable["train"], readable["validation"], plan.split.test)
-    require_parts(split, job.spec.task)
+    require_complete_split(split, job.spec.task)
     return dataclasses.replace(plan, split=split), report
 
 
@@ -199,26 +205,26 @@ def _train(
     cluster: Cluster,
     reporter: ProgressReporter,
     epoch_done: Callable[[int, dict[str, float]], None],
-) -> tuple[Trained, list[Fault]]:
+) -> tuple[TrainResult, list[Fault]]:
     """Train to the end, showing how it goes, and put the best weights into the plan's network."""
-    left_out: list[Fault] = []
+    skipped: list[Fault] = []
     given = worker_input(job, plan, kept, reporter)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
         teller = _Teller(plan, bar, num_images)
 
-        def listen(report: Report) -> None:
+        def listen(report: TrainEvent) -> None:
             teller.tell(report)
-            if isinstance(report, EpochDone):
+            if isinstance(report, EpochCompleted):
                 epoch_done(report.epoch, report.metrics)
-            if isinstance(report, LeftOut):
-                left_out.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
+            if isinstance(report, ImagesSkipped):
+                skipped.extend(Fault(uri, Reason(why), said) for uri, why, said in report.images)
 
         run_training(given, ray_folder=kept.ray_folder, cluster=cluster, reporter=listen)
-    trained = bring_home(given, plan.module)
+    trained = load_best_checkpoint(given, plan.module)
     for epoch, metrics in enumerate(trained.epochs, start=1):
         epoch_done(epoch, metrics)  # one that ended as its worker died was not told of
-    return trained, left_out
+    return trained, skipped
 
 
 class _Diary:
@@ -257,14 +263,14 @@ class _Teller:
         self._metric = primary_metric(plan.task)
         self._shown, self._num_steps, self._score = 0, 1, ""
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: TrainEvent) -> None:
         """Show what a report says."""
-        if isinstance(report, Started):
+        if isinstance(report, TrainingStarted):
             self._num_steps = report.num_steps
             self._show(report.total_steps, f"{report.num_workers} workers")
-        elif isinstance(report, StepsDone):
+        elif isinstance(report, StepsCompleted):
             self._show(report.total_steps, f"loss {report.loss:.3f}{self._score}")
-        elif isinstance(report, EpochDone):
+        elif isinstance(report, EpochCompleted):
             name = self._metric.removeprefix("validation_")
             self._score = f"  epoch {report.epoch}: {name} {report.metrics[self._metric]:.4f}"
             self._bar.advance(0, note=f"loss {report.metrics['train_loss']:.3f}{self._score}")
@@ -275,19 +281,19 @@ class _Teller:
         self._shown = max(self._shown, done)
 
 
-def register(
+def register_model(
     job: TrainJob, plan: TrainPlan, tracked: TrackedRun
 ) -> tuple[FinishedModel, ModelVersion]:
     """Test the model and make it a version; what a killed run had done of it is not done twice."""
     cache = job.settings.cache_folder
     # A run that was killed here has a version already, and makes no second one.
-    version = job.registry.made_by(tracked, job.spec.name)
+    version = job.registry.version_of_run(tracked, job.spec.name)
     if version is None:
         tested = finish_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
         version = job.registry.register(tested.package, run=tracked, alias=job.alias)
     else:
         tested = finish_again(plan, job.registry.load(version), cache_folder=cache)
-        version = job.registry.give_first_alias(version, job.alias)
+        version = job.registry.set_first_alias(version, job.alias)
     job.registry.record_evaluation(version, tested.record)
     tracked.log_metrics(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
@@ -318,19 +324,19 @@ def evaluation_page(tested: FinishedModel, version: ModelVersion, kept: Run) -> 
 # --- other answers than a model ---------------------------------------------------------------
 
 
-def find_rate(
+def run_lr_finder(
     job: TrainJob, cluster: Cluster, reporter: ProgressReporter
-) -> tuple[Suggestion, str]:
+) -> tuple[LearningRateSuggestion, str]:
     """Try learning rates, and return the suggestion and its page."""
-    plan, _ = look(job, cluster, reporter)
+    plan, _ = inspect_data(job, cluster, reporter)
     kept = create_run(job.settings, job.spec)
     given = worker_input(job, plan, kept, reporter)
-    with reporter.progress("Learning rates", NUM_STEPS) as bar:
+    with reporter.progress("Learning rates", NUM_RANGE_TEST_STEPS) as bar:
         shown = 0
 
-        def listen(report: Report) -> None:
+        def listen(report: TrainEvent) -> None:
             nonlocal shown
-            if isinstance(report, StepsDone):
+            if isinstance(report, StepsCompleted):
                 bar.advance(report.total_steps - shown, note=f"loss {report.loss:.3f}")
                 shown = report.total_steps
 
@@ -349,7 +355,7 @@ def cross_validate(
 
     The test part plays no role, and nothing is registered.
     """
-    plan, _ = look(job, cluster, reporter)
+    plan, _ = inspect_data(job, cluster, reporter)
     learned = join_images(plan.split.train, plan.split.validation)
     folds = fold_images(
         learned,

@@ -12,19 +12,25 @@ import safetensors.torch
 from torch import nn
 
 from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.ray_errors import read_failure
+from eagleray.core.ray_private import lean_torch_trainer
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore
-from eagleray.training.loop import WorkerInput, train_as_ray_worker, weights_to_keep
+from eagleray.training.events import LossNotFinite, RangeTestCompleted, TrainEvent
+from eagleray.training.lr_finder import (
+    LearningRateSuggestion,
+    range_test_as_ray_worker,
+    suggest_learning_rate,
+)
 from eagleray.training.plan import TrainPlan
-from eagleray.training.range_finder import Suggestion, find_as_ray_worker, suggest
-from eagleray.training.reports import RangeFound, Report, Stopped
 from eagleray.training.spec import TrainSpec
+from eagleray.training.trainer import WorkerInput, best_weights, train_as_ray_worker
 
 __all__ = [
-    "Trained",
-    "bring_home",
-    "explain_stop",
+    "TrainResult",
+    "describe_stop",
+    "load_best_checkpoint",
     "make_worker_input",
     "require_resources",
     "run_range_finder",
@@ -34,13 +40,12 @@ __all__ = [
 
 _FAILURES_WITHOUT_PROGRESS = 3
 _MAX_WORKERS_PER_CORE = 4
-_IDLE_HELPERS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
-ProgressReporter = Callable[[Report], None]
+ProgressReporter = Callable[[TrainEvent], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What training gives back.
 
     Attributes:
@@ -125,7 +130,7 @@ def run_training(
         given: What every worker gets.
         ray_folder: Where Ray Train keeps its own notes.
         cluster: What there is to run on.
-        reporter: Called with every `Report`, from a thread of its own.
+        reporter: Called with every `TrainEvent`, from a thread of its own.
 
     Raises:
         JobFailedError: The loss is not finite, or workers die without getting any farther.
@@ -139,8 +144,8 @@ def run_training(
         stopped = _run_group(train_as_ray_worker, given, ray_folder, cluster, reporter)
         if stopped is None:
             return
-        if isinstance(stopped, Stopped):
-            raise JobFailedError(explain_stop(stopped, given))
+        if isinstance(stopped, LossNotFinite):
+            raise JobFailedError(describe_stop(stopped, given))
         if store.names()[:1] == reached:
             raise JobFailedError(
                 f"Training stopped: {stopped} Run again with --verbose for the workers' output, "
@@ -150,23 +155,23 @@ def run_training(
 
 def run_range_finder(
     given: WorkerInput, *, ray_folder: str, cluster: Cluster, reporter: ProgressReporter
-) -> Suggestion:
+) -> LearningRateSuggestion:
     """Try learning rates on all workers.
 
     Raises:
         JobFailedError: The workers died.
     """
-    found: list[RangeFound] = []
+    found: list[RangeTestCompleted] = []
 
-    def listen(report: Report) -> None:
-        if isinstance(report, RangeFound):
+    def listen(report: TrainEvent) -> None:
+        if isinstance(report, RangeTestCompleted):
             found.append(report)
         reporter(report)
 
-    stopped = _run_group(find_as_ray_worker, given, ray_folder, cluster, listen)
+    stopped = _run_group(range_test_as_ray_worker, given, ray_folder, cluster, listen)
     if not found:
         raise JobFailedError(f"Trying learning rates stopped: {stopped}")
-    return suggest(found[-1].steps)
+    return suggest_learning_rate(found[-1].steps)
 
 
 def _run_group(
@@ -175,10 +180,11 @@ def _run_group(
     ray_folder: str,
     cluster: Cluster,
     reporter: ProgressReporter,
-) -> Stopped | str | None:
+) -> LossNotFinite | str | None:
     """Run workers until they end, and return why they stopped before the end, if they did."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -188,7 +194,8 @@ def _run_group(
     # It stays with the driver: on another node it would die with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer_class(embedded=cluster.embedded)(
+    trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
+    trainer = trainer_class(
         work,
         train_loop_config={"input": ray.put(given), "mailbox": mailbox},
         scaling_config=ScalingConfig(
@@ -207,25 +214,8 @@ def _run_group(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            return _cause(error)
+            return read_failure(error).sentence
     return listening.stopped
-
-
-def _trainer_class(*, embedded: bool) -> Any:
-    """Return Ray's trainer; in a Ray of our own, without helpers that have nothing to do there.
-
-    One cleans up after a driver that died, which takes such a Ray with it, and at the end of every
-    training waits ten seconds for a dashboard that is not there. The other hands out Ray Data's
-    datasets, of which there are none. Each is a process that takes seconds to start.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class LeanTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks: list[Any] = super()._create_default_callbacks()
-            return [one for one in callbacks if type(one).__name__ not in _IDLE_HELPERS]
-
-    return LeanTrainer if embedded else TorchTrainer
 
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
@@ -242,7 +232,7 @@ def _resources(spec: TrainSpec, cluster: Cluster) -> dict[str, float]:
     return {"CPU": min(1.0, cluster.num_cpus / spec.min_workers)}
 
 
-def explain_stop(stopped: Stopped, given: WorkerInput) -> str:
+def describe_stop(stopped: LossNotFinite, given: WorkerInput) -> str:
     """Say where the loss stopped being a number, and what to do."""
     shown = ", ".join(stopped.images[:4]) + (", …" if len(stopped.images) > 4 else "")
     kept = (
@@ -253,18 +243,18 @@ def explain_stop(stopped: Stopped, given: WorkerInput) -> str:
     return (
         f"Training stopped: the loss of step {stopped.step} of epoch {stopped.epoch} is not a "
         f"finite number; its {len(stopped.images)} images are {shown}; {kept}. Lower "
-        "--learning-rate, or set --clip-norm."
+        "--learning-rate, or set --max-grad-norm."
     )
 
 
-def bring_home(given: WorkerInput, module: nn.Module) -> Trained:
+def load_best_checkpoint(given: WorkerInput, module: nn.Module) -> TrainResult:
     """Load the best epoch's weights into a network and tell how the run went."""
     checkpoint = CheckpointStore(given.checkpoint_folder).latest()
     assert checkpoint is not None
     progress = checkpoint.progress
     assert progress.best is not None
-    module.load_state_dict(weights_to_keep(checkpoint))
-    return Trained(
+    module.load_state_dict(best_weights(checkpoint))
+    return TrainResult(
         best=progress.best,
         epochs=progress.epochs,
         losses=tuple(checkpoint.tensors["losses"].tolist()),
@@ -273,21 +263,13 @@ def bring_home(given: WorkerInput, module: nn.Module) -> Trained:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """Return the line that says what went wrong in a worker."""
-    failures = getattr(error, "worker_failures", None)
-    first = next(iter(failures.values())) if failures else error
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(first).__name__).rstrip(".") + "."
-
-
 class _Listening:
     """Empties the mailbox into a reporter while the driver waits for the workers."""
 
     def __init__(self, mailbox: Any, reporter: ProgressReporter) -> None:
         self._mailbox, self._listener = mailbox, reporter
         self._over = threading.Event()
-        self.stopped: Stopped | None = None
+        self.stopped: LossNotFinite | None = None
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> None:
@@ -303,11 +285,11 @@ class _Listening:
 
         while True:
             try:
-                report: Report = self._mailbox.get(timeout=0.5)
+                report: TrainEvent = self._mailbox.get(timeout=0.5)
             except Empty:
                 if self._over.is_set():
                     return
             else:
-                if isinstance(report, Stopped):
+                if isinstance(report, LossNotFinite):
                     self.stopped = report
                 self._listener(report)

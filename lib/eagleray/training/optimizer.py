@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import Stage
 
-__all__ = ["learning_rate", "make_average", "make_optimizer", "set_learning_rate"]
+__all__ = ["learning_rate", "make_ema", "make_optimizer", "set_learning_rate"]
 
 _SHARE = "share"  # of the learning rate that a stage gets; kept in the optimizer's groups
 _ONE_CYCLE_START = 1 / 25
@@ -51,10 +51,10 @@ def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
         step: From 0.
         num_steps: Of the whole run.
     """
-    warm = round(spec.warmup * num_steps)
+    warm = round(spec.warmup_ratio * num_steps)
     if step < warm:
         rising = (step + 1) / warm
-        if spec.schedule == "one_cycle":
+        if spec.lr_schedule == "one_cycle":
             rising = (
                 _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * rising)) / 2
             )
@@ -65,11 +65,11 @@ def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
 
 def _remaining(spec: TrainSpec, done: float) -> float:
     """Return the share of the learning rate when a share of the steps after warm-up is done."""
-    if spec.schedule in ("one_cycle", "cosine"):
+    if spec.lr_schedule in ("one_cycle", "cosine"):
         return (1 + math.cos(math.pi * done)) / 2
-    if spec.schedule == "linear":
+    if spec.lr_schedule == "linear":
         return 1 - done
-    if spec.schedule == "step":
+    if spec.lr_schedule == "step":
         return _STEP_FACTOR ** sum(done >= place for place in _STEP_AT)
     return 1.0
 
@@ -80,7 +80,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group[_SHARE]
 
 
-def make_average(module: nn.Module, decay: float) -> AveragedModel:
+def make_ema(module: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of a network's weights; buffers follow the network.
 
     Early on the average is short, `(1 + n) / (10 + n)` after n steps, so that it does not hang on

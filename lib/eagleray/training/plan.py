@@ -24,11 +24,11 @@ from eagleray.data.labelled import (
 )
 from eagleray.data.split import (
     Split,
-    describe_lacking,
+    describe_missing_splits,
     read_split,
-    require_one_test,
-    require_parts,
-    require_undivided,
+    require_complete_split,
+    require_no_splits,
+    require_single_test_set,
     split_images,
 )
 from eagleray.imaging import ImageContract
@@ -47,7 +47,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.attributes import (
     Attribute,
-    learn_attributes,
+    fit_attributes,
     num_features,
     require_columns,
 )
@@ -55,7 +55,7 @@ from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks.tasks import Task, make_task
 from eagleray.training.spec import TrainSpec
-from eagleray.training.stages import require_possible_freeze, stages_of
+from eagleray.training.stages import require_freezable, stages_of
 
 __all__ = ["TrainPlan", "groups_of", "is_stratified", "make_plan", "plan_network"]
 
@@ -91,7 +91,7 @@ class TrainPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the data were read, and what was skipped."""
-        lacking = describe_lacking(self.images, has_own_test=self.spec.test_data is not None)
+        lacking = describe_missing_splits(self.images, has_own_test=self.spec.test_data is not None)
         return tuple(dict.fromkeys((*self.images.notes, *lacking, *self.split.test.notes)))
 
     @property
@@ -101,7 +101,7 @@ class TrainPlan:
             return self.images.digest
         columns = [self.images.attributes[attribute.name] for attribute in self.attributes]
         images = self.images
-        return digest_table([images.uris, images.versions, images.texts, *columns])
+        return digest_table([images.uris, images.versions, images.labels, *columns])
 
 
 def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:
@@ -119,9 +119,9 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
     split = _divide(spec, images, split_file or spec.split)
-    task = make_task(spec.task, images.texts, images.uris)
+    task = make_task(spec.task, images.labels, images.uris)
     encode_targets(task, split.test)  # a test set of its own may have labels that nobody learns
-    require_parts(split, spec.task)
+    require_complete_split(split, spec.task)
     return plan_network(spec, settings, images, split, task)
 
 
@@ -165,9 +165,9 @@ def is_stratified(spec: TrainSpec) -> bool:
 def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
     own_test = None
     if spec.test_data is not None:
-        require_one_test(images, spec.data, spec.test_data)
+        require_single_test_set(images, spec.data, spec.test_data)
         own_test = _read_data(spec, spec.test_data)
-        require_undivided(own_test, spec.test_data)
+        require_no_splits(own_test, spec.test_data)
     if split_file is not None:
         every = images if own_test is None else join_images(images, own_test)
         return read_split(split_file, every)
@@ -211,7 +211,7 @@ def plan_network(
         module = join_attributes(module, architecture) if attributes else module
     else:
         module = build(architecture)
-    require_possible_freeze(spec, stages_of(module, task.num_outputs))
+    require_freezable(spec, stages_of(module, task.num_outputs))
     return TrainPlan(
         spec=spec,
         images=images,
@@ -230,7 +230,7 @@ def _learn_attributes(
 ) -> tuple[Attribute, ...]:
     """Learn the attributes of the training part, and see that they suit the other parts."""
     known = () if parent is None else parent.attributes
-    attributes = learn_attributes(spec.attributes, split.train.attributes, parents=known)
+    attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
     for part in (split.validation, split.test):
         encode_attributes(attributes, part)
     return attributes

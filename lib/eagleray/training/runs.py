@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.training.spec import TrainSpec, read_spec
+from eagleray.training.spec import TrainSpec
+from eagleray.training.spec_file import make_spec, read_fields, unknown_fields
 
 __all__ = ["Run", "RunRecord", "create_run", "find_run"]
 
@@ -92,8 +93,20 @@ class Run:
             raise InputError(f"{self._record_file} is damaged; begin the run anew.") from None
 
     def read_spec(self) -> TrainSpec:
-        """Read the specification that the run was begun with."""
-        return read_spec(self.spec_file, {})
+        """Read the specification of the run.
+
+        Raises:
+            InputError: If it is damaged, or was written by another version of Eagleray.
+        """
+        fields = read_fields(self.spec_file, "specification")
+        unknown = unknown_fields(fields)
+        if unknown:
+            raise InputError(
+                f"Run {self.name} cannot be resumed: another version of Eagleray began it, and its "
+                f"specification has fields that do not exist here ({', '.join(unknown)}); begin a "
+                "new run."
+            )
+        return make_spec(fields, where=self.spec_file)
 
     @property
     def _record_file(self) -> str:

@@ -15,7 +15,7 @@ from eagleray.models.architectures import find_head
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Stage", "frozen_after", "require_possible_freeze", "set_frozen", "stages_of"]
+__all__ = ["Stage", "freeze_stages", "num_frozen_stages", "require_freezable", "stages_of"]
 
 _NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -98,7 +98,7 @@ def _owner(parameter: str, owners: dict[str, int]) -> int:
     return 0
 
 
-def require_possible_freeze(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
+def require_freezable(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
     """Refuse to freeze more stages than there are, or to thaw more than are frozen.
 
     Raises:
@@ -112,7 +112,7 @@ def require_possible_freeze(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
             f"freeze {frozen}: the network has {depth} stages before its head ({names}); name at "
             "most so many, or backbone for all."
         )
-    for thaw in spec.thaws:
+    for thaw in spec.unfreeze_steps:
         if frozen == 0 or (thaw.stages or 0) > frozen:
             raise InputError(
                 f"unfreeze {thaw.epoch}:{thaw.stages or 'all'}: only {frozen} stages are still "
@@ -121,16 +121,16 @@ def require_possible_freeze(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
         frozen = 0 if thaw.stages is None else frozen - thaw.stages
 
 
-def frozen_after(spec: TrainSpec, num_stages: int, epoch: int) -> int:
+def num_frozen_stages(spec: TrainSpec, num_stages: int, epoch: int) -> int:
     """Return how many of the first stages are frozen once `epoch` epochs are finished."""
     frozen = num_stages - 1 if spec.frozen_stages is None else spec.frozen_stages
-    for thaw in spec.thaws:
+    for thaw in spec.unfreeze_steps:
         if epoch >= thaw.epoch:
             frozen = 0 if thaw.stages is None else frozen - thaw.stages
     return frozen
 
 
-def set_frozen(module: nn.Module, stages: tuple[Stage, ...], num_frozen: int) -> None:
+def freeze_stages(module: nn.Module, stages: tuple[Stage, ...], num_frozen: int) -> None:
     """Let the first stages stand still, their normalisation statistics too, and the others learn.
 
     To be called after `module.train()`, which sets every part of it in motion.

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eagleray.core.errors import EaglerayError, UserError
+from eagleray.core.errors import UserError
+from eagleray.core.ray_errors import read_failure
 from eagleray.io import storage
-from eagleray.training.search import SearchSpace
+from eagleray.training.search_space import SearchSpace
 
-__all__ = ["Ledger", "Trial", "TrialState", "Tuned", "rank"]
+__all__ = ["Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
 
 TrialState = Literal["running", "finished", "stopped", "failed", "refused"]
 
@@ -66,7 +67,7 @@ def rank(trials: Mapping[str, Trial]) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """What a tuning gives back.
 
     Attributes:
@@ -104,7 +105,7 @@ class Tuned:
 
 
 @dataclass
-class Ledger:
+class TrialTracker:
     """What has become of the trials so far.
 
     Attributes:
@@ -152,9 +153,10 @@ class Ledger:
 
     def explain(self, key: str, error: BaseException) -> None:
         """Enter why a trial has failed; what the user can mend was refused before it ran."""
-        cause = getattr(error, "cause", None) or error
-        state: TrialState = "refused" if isinstance(cause, UserError) else "failed"
-        self.trials[key] = dataclasses.replace(self.trials[key], state=state, reason=_reason(cause))
+        failure = read_failure(error)
+        state: TrialState = "refused" if failure.is_a(UserError) else "failed"
+        trial = self.trials[key]
+        self.trials[key] = dataclasses.replace(trial, state=state, reason=failure.sentence)
 
     def _put(self, trial: Trial) -> None:
         self.trials[trial.key] = trial
@@ -167,11 +169,3 @@ class Ledger:
             folder = storage.join(self.folder, trial.key)
             if trial.state != "running" and trial not in best and storage.is_folder(folder):
                 storage.remove_tree(folder)
-
-
-def _reason(cause: BaseException) -> str:
-    """Return what went wrong, on one line."""
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if isinstance(cause, EaglerayError) and lines:
-        return lines[0]
-    return ": ".join([type(cause).__name__, *lines[:1]])

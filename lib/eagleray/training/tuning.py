@@ -24,14 +24,14 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import Split
 from eagleray.io import storage
 from eagleray.tasks.tasks import Task
-from eagleray.training.distributed import alone
-from eagleray.training.launch import explain_stop, make_worker_input, uses_gpu
-from eagleray.training.loop import Trainer, primary_metric
+from eagleray.training.distributed import single_process
+from eagleray.training.events import EpochCompleted, LossNotFinite, TrainEvent
+from eagleray.training.launch import describe_stop, make_worker_input, uses_gpu
 from eagleray.training.plan import TrainPlan, plan_network
-from eagleray.training.reports import EpochDone, Report, Stopped
-from eagleray.training.search import SearchSpace
+from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trials import Ledger, Trial, Tuned, rank
+from eagleray.training.trainer import Trainer, primary_metric
+from eagleray.training.trials import Trial, TrialTracker, TuneResult, rank
 
 __all__ = ["Budget", "make_scheduler", "require_budget", "run_trials", "share_cluster"]
 
@@ -51,16 +51,16 @@ class Budget:
         grace: Epochs before a trial may be stopped; None for a quarter of them.
     """
 
-    trials: int
-    at_once: int | None
-    grace: int | None
+    num_trials: int
+    max_concurrent: int | None
+    grace_epochs: int | None
 
-    def grace_of(self, epochs: int) -> int:
+    def grace_period(self, epochs: int) -> int:
         """Return how many of a trial's epochs go by before it may be stopped.
 
         In the first fifth the learning rate rises, and nobody can be told from anybody.
         """
-        return self.grace or max(1, round(epochs / 4))
+        return self.grace_epochs or max(1, round(epochs / 4))
 
 
 def require_budget(budget: Budget, spec: TrainSpec) -> None:
@@ -76,10 +76,10 @@ def require_budget(budget: Budget, spec: TrainSpec) -> None:
         )
     if spec.folds:
         raise InputError("folds: trials are compared on one split; leave it out.")
-    if budget.grace is not None and budget.grace > spec.epochs:
+    if budget.grace_epochs is not None and budget.grace_epochs > spec.epochs:
         raise InputError(
-            f"--grace {budget.grace} is more than the {spec.epochs} epochs of a trial; nothing "
-            "could be stopped."
+            f"--grace-epochs {budget.grace_epochs} is more than the {spec.epochs} epochs of a "
+            "trial; no trial could be stopped."
         )
 
 
@@ -110,7 +110,7 @@ def run_trials(
     s3: storage.S3Options,
     cluster: Cluster,
     reporter: ProgressReporter = lambda _: None,
-) -> Tuned:
+) -> TuneResult:
     """Try specifications until the budget is spent.
 
     Args:
@@ -142,17 +142,17 @@ def run_trials(
         s3=s3,
     )
     metric = primary_metric(plan.task)
-    ledger = Ledger(metric, folder, reporter)
-    _tune(given, budget, ledger, at_once=at_once, share=share, ray_folder=ray_folder)
-    trials = tuple(sorted(ledger.trials.values(), key=lambda trial: trial.number))
-    ranking = tuple(rank(ledger.trials))
+    tracker = TrialTracker(metric, folder, reporter)
+    _tune(given, budget, tracker, at_once=at_once, share=share, ray_folder=ray_folder)
+    trials = tuple(sorted(tracker.trials.values(), key=lambda trial: trial.number))
+    ranking = tuple(rank(tracker.trials))
     if not ranking:
         reasons = [trial.reason for trial in trials if trial.reason is not None]
         raise JobFailedError(
             f"None of the {len(trials)} trials got through an epoch; the first that failed says: "
             f"{reasons[0] if reasons else 'nothing'}"
         )
-    return Tuned(trials, ranking, space, metric, folder)
+    return TuneResult(trials, ranking, space, metric, folder)
 
 
 def share_cluster(
@@ -161,7 +161,7 @@ def share_cluster(
     """Return how many trials run at once, and what Ray resources each of them gets."""
     on_gpu = uses_gpu(spec, cluster)
     room = cluster.num_gpus if on_gpu else cluster.num_cpus
-    at_once = min(budget.at_once or room, room, budget.trials)
+    at_once = min(budget.max_concurrent or room, room, budget.num_trials)
     cpus = max(1, min(cluster.num_cpus // at_once, cluster.cpus_per_node))
     return at_once, {"cpu": cpus, "gpu": 1} if on_gpu else {"cpu": cpus}
 
@@ -169,13 +169,13 @@ def share_cluster(
 def _tune(
     given: _Given,
     budget: Budget,
-    ledger: Ledger,
+    tracker: TrialTracker,
     *,
     at_once: int,
     share: dict[str, float],
     ray_folder: str,
 ) -> None:
-    """Run Ray Tune to the end; whatever a trial does, it ends up in the ledger."""
+    """Run Ray Tune to the end; whatever a trial does, it ends up in the tracker."""
     import optuna
     import ray.tune
 
@@ -184,13 +184,13 @@ def _tune(
     spec = given.space.spec(default)
     sampler = optuna.samplers.TPESampler(
         seed=spec.seed,
-        n_startup_trials=min(_MAX_RANDOM, max(2, budget.trials // 3)),
+        n_startup_trials=min(_MAX_RANDOM, max(2, budget.num_trials // 3)),
         # Trials that still run count as poor, or those at once would all try the same place.
         constant_liar=True,
     )
     search = _search(
         given.space.distributions(),
-        metric=ledger.metric,
+        metric=tracker.metric,
         mode="max",
         points_to_evaluate=[default],
         sampler=sampler,
@@ -200,19 +200,19 @@ def _tune(
         trial,
         tune_config=ray.tune.TuneConfig(
             search_alg=search,
-            scheduler=make_scheduler(ledger.metric, budget, spec.epochs),
-            num_samples=budget.trials,
+            scheduler=make_scheduler(tracker.metric, budget, spec.epochs),
+            num_samples=budget.num_trials,
             max_concurrent_trials=at_once,
             reuse_actors=True,  # a process takes seconds to start
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray.tune.RunConfig(
-            name="tune", storage_path=ray_folder, verbose=0, callbacks=[_watch(ledger)]
+            name="tune", storage_path=ray_folder, verbose=0, callbacks=[_watch(tracker)]
         ),
     )
     for result in tuner.fit():
         if result.error is not None:  # known only now: Tune writes it into its folder first
-            ledger.explain(storage.name_of(result.path), result.error)
+            tracker.explain(storage.name_of(result.path), result.error)
     storage.remove_tree(ray_folder)
 
 
@@ -248,37 +248,37 @@ def make_scheduler(metric: str, budget: Budget, epochs: int) -> Any:
         metric=metric,
         mode="max",
         max_t=epochs,
-        grace_period=budget.grace_of(epochs),
+        grace_period=budget.grace_period(epochs),
         reduction_factor=_REDUCTION,
     )
 
 
-def _watch(ledger: Ledger) -> Any:
-    """Return what Ray Tune calls, to fill the ledger."""
+def _watch(tracker: TrialTracker) -> Any:
+    """Return what Ray Tune calls, to fill the tracker."""
     from ray.tune import Callback
 
     def begin(trials: Any, trial: Any) -> None:
         # Trials start in any order, and are listed in the order in which they were suggested.
         number = [other.trial_id for other in trials].index(trial.trial_id) + 1
-        ledger.begin(trial.trial_id, number, trial.config)
+        tracker.begin(trial.trial_id, number, trial.config)
 
     class Watch(Callback):  # type: ignore[misc]
         def __reduce__(self) -> Any:
-            # Tune pickles what it runs with, and the ledger speaks to a terminal.
+            # Tune pickles what it runs with, and the tracker speaks to a terminal.
             return Callback, ()
 
         def on_trial_start(self, *, trials: Any, trial: Any, **_: Any) -> None:
             begin(trials, trial)
 
         def on_trial_result(self, *, trial: Any, result: Any, **_: Any) -> None:
-            ledger.add_epoch(trial.trial_id, result["metrics"], last=result["last"])
+            tracker.add_epoch(trial.trial_id, result["metrics"], last=result["last"])
 
         def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
-            ledger.end(trial.trial_id)
+            tracker.end(trial.trial_id)
 
         def on_trial_error(self, *, trials: Any, trial: Any, **_: Any) -> None:
             begin(trials, trial)
-            ledger.end(trial.trial_id, failed=True)
+            tracker.end(trial.trial_id, failed=True)
 
     return Watch()
 
@@ -305,7 +305,7 @@ def run_trial(config: dict[str, Any], given: _Given) -> None:
         cache_folder=cache,
         s3=given.s3,
     )
-    trainer = _TrialTrainer(mine, alone(spec), lambda report: _tell(trainer, report))
+    trainer = _TrialTrainer(mine, single_process(spec), lambda report: _tell(trainer, report))
     trainer.run()
 
 
@@ -319,13 +319,13 @@ class _TrialTrainer(Trainer):
             super().prepare()
 
 
-def _tell(trainer: Trainer, report: Report) -> None:
+def _tell(trainer: Trainer, report: TrainEvent) -> None:
     """Tell Ray Tune of an epoch, after which it may end this process."""
     import ray.tune
 
-    if isinstance(report, Stopped):
-        raise JobFailedError(explain_stop(report, trainer.given))
-    if isinstance(report, EpochDone):
+    if isinstance(report, LossNotFinite):
+        raise JobFailedError(describe_stop(report, trainer.given))
+    if isinstance(report, EpochCompleted):
         trainer.settle()
         metric = primary_metric(trainer.given.task)
         ray.tune.report(

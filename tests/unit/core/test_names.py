@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import ModelName, require_alias, require_application_name
-from eagleray.training.spec import make_spec
+from eagleray.training.spec_file import make_spec
 
 GOOD = ["flowers", "My-Flowers", "2026.11_b", "a", "x" * 64]
 

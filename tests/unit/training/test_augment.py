@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eagleray.training.augment import _NAMES, Draws, _operation
+from eagleray.training.augment import _NAMES, StepAugmentation, _operation
 from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.numerical
 SIZE = (32, 32)
 
 
-def draws(count: int, epoch: int = 0, step: int = 0, **changes: Any) -> Draws:
-    return Draws(small_spec("data", **changes), epoch, step, count)
+def draws(count: int, epoch: int = 0, step: int = 0, **changes: Any) -> StepAugmentation:
+    return StepAugmentation(small_spec("data", **changes), epoch, step, count)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -32,12 +32,12 @@ def test_without_augmentation_an_image_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"shift": 0.2},
-        {"crop": 0.5},
-        {"color": 0.5},
+        {"random_translation": 0.2},
+        {"random_resized_crop": 0.5},
+        {"color_jitter": 0.5},
         {"randaugment": 9},
-        {"erasing": 1.0},
-        {"flip": True},
+        {"random_erasing": 1.0},
+        {"horizontal_flip": True},
         {"vertical_flip": True},
     ],
     ids=str,
@@ -66,14 +66,14 @@ def test_changes_come_from_the_position_alone(changes: dict[str, Any], channels:
 def test_a_shift_moves_each_image_by_at_most_its_share() -> None:
     pixels = np.zeros((32, 32, 1), np.uint8)
     pixels[16, 16] = 255
-    drawn = draws(300, shift=0.125)
+    drawn = draws(300, random_translation=0.125)
     places = [np.argwhere(drawn.change(pixels, row, SIZE)[..., 0])[0] - 16 for row in range(300)]
     assert {int(value) for place in places for value in place} == set(range(-4, 5))
 
 
 def test_a_flip_mirrors_about_half_of_the_images() -> None:
     pixels = noise(8, 8, 3)
-    drawn = draws(400, flip=True)
+    drawn = draws(400, horizontal_flip=True)
     flipped = sum(
         np.array_equal(drawn.change(pixels, row, (8, 8)), pixels[:, ::-1]) for row in range(400)
     )
@@ -85,7 +85,7 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
 def test_a_crop_takes_parts_of_all_sizes_down_to_the_smallest() -> None:
     # A ramp along both axes: the spread of what is left tells how much was cut.
     ramp = np.tile(np.arange(100, dtype=np.uint8)[:, None, None], (1, 100, 1))
-    drawn = draws(200, crop=0.25)
+    drawn = draws(200, random_resized_crop=0.25)
     spreads = [np.ptp(drawn.change(ramp, row, (50, 50))) for row in range(200)]
     assert min(spreads) < 60  # the square root of a quarter, for squares
     assert max(spreads) > 85
@@ -94,7 +94,7 @@ def test_a_crop_takes_parts_of_all_sizes_down_to_the_smallest() -> None:
 
 def test_erasing_takes_the_share_of_images_that_was_asked() -> None:
     pixels = noise(*SIZE, 3)
-    drawn = draws(400, erasing=0.25)
+    drawn = draws(400, random_erasing=0.25)
     erased = [drawn.change(pixels, row, SIZE) for row in range(400)]
     hit = [image for image in erased if not np.array_equal(image, pixels)]
     assert 60 < len(hit) < 140

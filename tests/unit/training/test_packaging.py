@@ -12,10 +12,10 @@ from PIL import Image
 from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
-from eagleray.training.distributed import alone
-from eagleray.training.launch import bring_home
-from eagleray.training.loop import Trainer
+from eagleray.training.distributed import single_process
+from eagleray.training.launch import load_best_checkpoint
 from eagleray.training.packaging import FinishedModel, finish_model
+from eagleray.training.trainer import Trainer
 from tests.support.training import plan_for, small_spec
 
 pytestmark = pytest.mark.numerical
@@ -51,8 +51,8 @@ def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
     fields = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **changes}
     spec = small_spec(table, task=task, label_column=task, name=task, **fields)
     plan, given = plan_for(spec, home)
-    Trainer(given, alone(spec), lambda _: None).run()
-    bring_home(given, plan.module)
+    Trainer(given, single_process(spec), lambda _: None).run()
+    load_best_checkpoint(given, plan.module)
     return finish_model(
         plan, plan.module, cache_folder=Settings(home=home).cache_folder, mlflow_run=None
     )

@@ -8,11 +8,11 @@ from torch import nn
 
 from eagleray.core.errors import InputError
 from eagleray.models.architectures import Architecture, build
-from eagleray.training.optimizer import learning_rate, make_average, make_optimizer
+from eagleray.training.optimizer import learning_rate, make_ema, make_optimizer
 from eagleray.training.stages import (
-    frozen_after,
-    require_possible_freeze,
-    set_frozen,
+    freeze_stages,
+    num_frozen_stages,
+    require_freezable,
     stages_of,
 )
 from tests.support.training import small_spec
@@ -56,7 +56,7 @@ def test_a_class_token_belongs_to_the_first_stage() -> None:
 def test_frozen_stages_keep_weights_and_statistics() -> None:
     module = network("resnet20").train()
     stages = stages_of(module, 7)
-    set_frozen(module, stages, 4)
+    freeze_stages(module, stages, 4)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     optimizer = make_optimizer(small_spec("d", optimizer="sgd"), module, stages)
     module(torch.randn(4, 3, 32, 32)).square().mean().backward()
@@ -83,7 +83,7 @@ def test_stages_thaw_by_schedule(
     freeze: int | str, unfreeze: tuple[str, ...], frozen: list[int]
 ) -> None:
     spec = small_spec("d", parent="p", epochs=4, freeze=freeze, unfreeze=unfreeze)
-    assert [frozen_after(spec, 6, epoch) for epoch in range(4)] == frozen
+    assert [num_frozen_stages(spec, 6, epoch) for epoch in range(4)] == frozen
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_freeze_that_cannot_be_is_one_sentence(
 ) -> None:
     spec = small_spec("d", parent="p", epochs=9, freeze=freeze, unfreeze=unfreeze)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        require_possible_freeze(spec, stages_of(network("resnet18"), 7))
+        require_freezable(spec, stages_of(network("resnet18"), 7))
     assert sentence in str(caught.value)
 
 
@@ -128,7 +128,7 @@ def test_learning_rates_fall_towards_the_input() -> None:
     ],
 )
 def test_schedules_rise_and_fall_as_named(schedule: str, expected: dict[int, float]) -> None:
-    spec = small_spec("d", schedule=schedule, warmup=0.1, learning_rate=2.0)
+    spec = small_spec("d", lr_schedule=schedule, warmup_ratio=0.1, learning_rate=2.0)
     for step, share in expected.items():
         assert learning_rate(spec, step, 100) == pytest.approx(2 * share, rel=1e-6)
     rates = [learning_rate(spec, step, 100) for step in range(100)]
@@ -138,7 +138,7 @@ def test_schedules_rise_and_fall_as_named(schedule: str, expected: dict[int, flo
 
 def test_the_average_follows_the_weights_by_its_decay() -> None:
     module = nn.Linear(1, 1, bias=False)
-    average = make_average(module, 0.5)
+    average = make_ema(module, 0.5)
     expected = None
     for value in (1.0, 2.0, 4.0, 8.0):
         with torch.no_grad():

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from eagleray.core.errors import InputError
 from eagleray.core.file_names import escape_file_name
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage.errors import wrap_as_input_error
 from eagleray.io.storage.local import false_on_error
 from eagleray.io.storage.locations import is_remote, join, local_path
@@ -325,7 +325,7 @@ def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
 
     def walk(entries: list[dict[str, Any]]) -> Iterator[FileInfo]:
         folders = [entry["name"] for entry in entries if _is_folder(entry)]
-        listed = results_ahead(pool, list_folder, folders)
+        listed = read_ahead(list_folder, folders, threads=pool)
         for entry in entries:
             if _is_folder(entry):
                 yield from walk(next(listed))

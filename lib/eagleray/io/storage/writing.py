@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eagleray.core.errors import InputError
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import local
 from eagleray.io.storage.errors import error_code, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
@@ -154,11 +153,13 @@ def _remove_keys(remote: Remote) -> None:
     if not key.strip("/"):
         raise InputError(f"{remote.location} is a whole bucket; buckets are never removed.")
     pages = iterate_pages(remote, bucket, key.rstrip("/") + "/")
-    with ThreadPoolExecutor(_DELETION_THREADS) as pool:
-        for _ in results_ahead(
-            pool, lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()), pages
-        ):
-            pass
+    deletions = read_ahead(
+        lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()),
+        pages,
+        threads=_DELETION_THREADS,
+    )
+    for _ in deletions:
+        pass
 
 
 def _delete_keys(remote: Remote, bucket: str, keys: list[str]) -> None:
