@@ -198,14 +198,18 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
     planted = short / f"ray-{os.getuid()}"
     (short / "elsewhere").mkdir()
     planted.symlink_to(short / "elsewhere")
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"it belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
     planted.unlink()
     if os.getuid() != 0:
         pytest.skip("only root can make a folder another user's")
     planted.mkdir()
     os.chown(planted, 65534, 65534)
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"it belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
 
 
