@@ -199,7 +199,7 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
     (short / "elsewhere").mkdir()
     planted.symlink_to(short / "elsewhere")
     with pytest.raises(
-        UserError, match=r"it belongs to another user, .* set RAY_TMPDIR to a folder of"
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
     ):
         ray_temporary_folder()
     planted.unlink()
@@ -208,7 +208,7 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
     planted.mkdir()
     os.chown(planted, 65534, 65534)
     with pytest.raises(
-        UserError, match=r"it belongs to another user, .* set RAY_TMPDIR to a folder of"
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
     ):
         ray_temporary_folder()
 
