@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.geometry import resized_size
 from eagleray.imaging.header import Header
 from eagleray.imaging.pillow import open_image
 from eagleray.imaging.probe import probe
@@ -284,20 +285,10 @@ def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.
 # --- resize and crop -------------------------------------------------------------------------
 
 
-def _target_size(width: int, height: int, contract: ImageContract) -> tuple[int, int]:
-    """Return (height, width) after the resize, from the upright size of the original."""
-    if isinstance(contract.resize, Exact):
-        return contract.resize.height, contract.resize.width
-    size = contract.resize.size
-    if height <= width:
-        return size, int(size * width / height)
-    return int(size * height / width), size
-
-
 def _resize(
     image: Pixels | Image.Image, width: int, height: int, contract: ImageContract
 ) -> Pixels:
-    target_height, target_width = _target_size(width, height, contract)
+    target_height, target_width = resized_size(contract, width, height)
     if target_width * target_height > contract.max_pixels:  # a thin strip is upscaled
         raise BadImageError(
             Reason.TOO_MANY_PIXELS,

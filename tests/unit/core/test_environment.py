@@ -304,7 +304,7 @@ def test_a_full_disk_under_the_output_is_one_sentence() -> None:
         )
     assert said.returncode == ExitCode.JOB_FAILED
     assert said.stderr == (
-        "error: Nothing more can be written (No space left on device); make room there, or name "
+        "error: Nothing more can be written (No space left on device); free space there, or name "
         "another output or EAGLERAY_HOME, and run the command again.\n"
     )
 
