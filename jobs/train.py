@@ -55,7 +55,7 @@ def show(summary: TrainSummary, console: Console) -> None:
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
-    facts["best epoch"] = f"{summary.trained.best.epoch} of {len(summary.trained.epochs)}"
+    facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")
@@ -143,7 +143,9 @@ def main(
         for attribute in job.plan.attributes:
             console.note(f"beside each image {attribute.describe}")
         # Takes seconds to import, which nobody waits for who only made a mistake above.
-        from eagleray.training.job import cross_validate, run_job, run_lr_finder
+        from eagleray.training.cross_validation import cross_validate
+        from eagleray.training.job import run_job
+        from eagleray.training.lr_finder import run_lr_finder
 
         with job_session(settings, address=cluster, verbose=verbose) as session:
             if find_learning_rate:

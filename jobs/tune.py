@@ -33,18 +33,19 @@ from eagleray.data.report import render_data_report
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
+from eagleray.training.budget import Budget, require_budget
+from eagleray.training.inspection import inspect_data
 from eagleray.training.job import (
     evaluation_page,
-    inspect_data,
     model_summary,
     open_run,
     register_model,
 )
-from eagleray.training.launch import TrainResult, load_best_checkpoint, make_worker_input
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.report import render_training_page
+from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace, default_space, read_space
 from eagleray.training.spec import TrainSpec
@@ -56,7 +57,8 @@ from eagleray.training.tune_report import (
     render_tune_page,
     summarize,
 )
-from eagleray.training.tuning import Budget, require_budget, run_trials
+from eagleray.training.tuning import run_trials
+from eagleray.training.worker_input import make_worker_input
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
@@ -187,20 +189,20 @@ def _try(
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,
-            reporter=_Teller(bar, plan.spec.epochs).tell,
+            on_trial=_TrialProgress(bar, plan.spec.epochs).show,
         )
 
 
-class _Teller:
-    """Shows on a bar of epochs how the trials go."""
+class _TrialProgress:
+    """Shows the trials on a bar of epochs."""
 
     def __init__(self, bar: ProgressBar, epochs: int) -> None:
         self._bar, self._epochs = bar, epochs
         self._shown: dict[str, int] = {}
         self._best = -float("inf")
 
-    def tell(self, trial: Trial) -> None:
-        """Show what has become of a trial; epochs that it is spared are done."""
+    def show(self, trial: Trial) -> None:
+        """Show a trial; the epochs after an early stop count as done."""
         done = len(trial.epochs) if trial.state == "running" else self._epochs
         if trial.score is not None:
             self._best = max(self._best, trial.score)

@@ -372,9 +372,9 @@ def test_the_range_of_learning_rates_is_found_with_attributes(tmp_path: Path) ->
     spec = small_spec(
         write_sites(tmp_path / "sites", 40), attributes="site", gradient_accumulation_steps=2
     )
-    _, given = plan_for(spec, tmp_path / "home")
+    _, worker_input = plan_for(spec, tmp_path / "home")
     reports: list[Any] = []
-    run_range_test(given, single_process(spec), reports.append)
+    run_range_test(worker_input, single_process(spec), reports.append)
     assert len(reports[-1].steps) > 10
 
 

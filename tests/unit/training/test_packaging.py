@@ -13,8 +13,8 @@ from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
 from eagleray.training.distributed import single_process
-from eagleray.training.launch import load_best_checkpoint
 from eagleray.training.packaging import FinishedModel, finish_model
+from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.training import plan_for, small_spec
 
