@@ -204,7 +204,7 @@ def ask_service(
     """
     name = version.name
     console.note(f"$ eagleray models alias {name} production {version.version}")
-    Registry(settings).set_alias(name, "production", version.version, why="the demo")
+    Registry(settings).set_alias(name, "production", version.version, reason="the demo")
     image = place / "images" / ASKED
     with running_service(name, console) as url:
         console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")

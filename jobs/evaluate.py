@@ -4,7 +4,7 @@
     eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt
     eagleray evaluate flowers/3 test.csv --label-column kind --slice camera --output page.html
     eagleray evaluate flowers/3 test.csv --kpi kpi.txt --current flowers@production --json
-    eagleray evaluate flowers/3 flowers/ --part test
+    eagleray evaluate flowers/3 flowers/ --split test
 
 Reads from top to bottom: the request, build, run, report, and last the words of the command line.
 It needs no Ray: one process measures, on a GPU where there is one.
@@ -23,7 +23,7 @@ from eagleray.core.errors import InputError, KpiMissedError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import read_part, require_undivided, take_part
+from eagleray.data.split import read_named_split, require_no_splits, take_named_split
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.calibration import fit_temperature
 from eagleray.evaluation.evaluate import Evaluation, evaluate
@@ -88,7 +88,7 @@ def build(
     data: str,
     settings: Settings,
     *,
-    part: str | None = None,
+    split: str | None = None,
     column: str | None = None,
     label_column: str | None = None,
     label_columns: tuple[str, ...] = (),
@@ -110,8 +110,8 @@ def build(
     kpis = read_kpis(kpi) if kpi is not None else ()
     loaded = load_model(model, settings)
     task = loaded.package.task
-    if part is not None and not storage.is_folder(data):
-        images = read_part(data, part)
+    if split is not None and not storage.is_folder(data):
+        images = read_named_split(data, split)
     else:
         images = read_labelled(
             data,
@@ -121,9 +121,9 @@ def build(
             separator=separator,
             task=task.name,
         )
-        if part is not None:
-            images = take_part(images, part, data)
-        require_undivided(images, data)
+        if split is not None:
+            images = take_named_split(images, split, data)
+        require_no_splits(images, data)
     targets = encode_targets(task, images)
     if kpi is not None:
         require_known(kpis, metric_names(task, targets), where=kpi)
@@ -279,7 +279,7 @@ def main(
     data: Annotated[
         str, typer.Argument(help="Folder with a folder for each class, or a table.", metavar="DATA")
     ],
-    part: Annotated[
+    split: Annotated[
         str | None,
         typer.Option(
             help="train, validation or test of DATA, a run's split.parquet or a divided folder."
@@ -321,7 +321,7 @@ def main(
             model,
             data,
             settings,
-            part=part,
+            split=split,
             column=column,
             label_column=label_column,
             label_columns=tuple(filter(None, (label_columns or "").split(","))),

@@ -4,7 +4,8 @@
     eagleray inspect flowers/ --output report.html
     eagleray inspect photos.csv --label-column kind --group-column camera --output report.html
     eagleray inspect tags.parquet --task multilabel --separator , --output report.html
-    eagleray inspect flowers/ --keep-copies-together --split-file split.parquet --output report.html
+    eagleray inspect flowers/ --keep-duplicates-together --split-file s.parquet \
+        --output report.html
 
 Reads from top to bottom: build, run, report, and last the words of the command line.
 """
@@ -43,14 +44,14 @@ from eagleray.data.labelled import (
     read_labelled,
     require_enough,
 )
-from eagleray.data.near_duplicates import group_copies
+from eagleray.data.near_duplicates import group_duplicates
 from eagleray.data.report import DataReport, make_report, render_data_report
 from eagleray.data.split import (
     Split,
-    describe_lacking,
+    describe_missing_splits,
     merge_groups,
-    require_one_test,
-    require_undivided,
+    require_no_splits,
+    require_single_test_set,
     split_images,
     write_split,
 )
@@ -73,7 +74,7 @@ class InspectSpec:
     label_columns: tuple[str, ...] = ()
     separator: str | None = None
     group_column: str | None = None
-    keep_copies_together: bool = False
+    keep_duplicates_together: bool = False
     test_data: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -110,7 +111,7 @@ class InspectJob:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the data were read, and what was skipped."""
-        lacking = describe_lacking(self.images, has_own_test=self.own_test is not None)
+        lacking = describe_missing_splits(self.images, has_own_test=self.own_test is not None)
         return (*self.all_images.notes, *lacking)
 
 
@@ -149,16 +150,16 @@ def build(spec: InspectSpec, settings: Settings) -> InspectJob:
     images, own_test = _read(spec, spec.data), None
     require_enough(images, spec.task, spec.data)
     if spec.test_data is not None:
-        require_one_test(images, spec.data, spec.test_data)
+        require_single_test_set(images, spec.data, spec.test_data)
         own_test = _read(spec, spec.test_data)
-        require_undivided(own_test, spec.test_data)
-    if images.splits and spec.keep_copies_together:
+        require_no_splits(own_test, spec.test_data)
+    if images.splits and spec.keep_duplicates_together:
         raise InputError(
-            f"--keep-copies-together divides the data, and {spec.data} comes divided; leave it "
+            f"--keep-duplicates-together divides the data, and {spec.data} comes divided; leave it "
             "out, or put all images together."
         )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
-    task = make_task(spec.task, images.texts, images.uris)
+    task = make_task(spec.task, images.labels, images.uris)
     if own_test is not None:
         encode_labels(task, own_test)
     _split(job, job.groups)  # it may be impossible
@@ -253,9 +254,9 @@ def run(job: InspectJob, cluster: Cluster, console: Console) -> InspectSummary:
 
 
 def _groups_with_copies(job: InspectJob, inspection: Inspection) -> tuple[str, ...] | None:
-    if not job.spec.keep_copies_together:
+    if not job.spec.keep_duplicates_together:
         return job.groups
-    copies = group_copies(inspection)[: len(job.images)]
+    copies = group_duplicates(inspection)[: len(job.images)]
     return copies if job.groups is None else merge_groups(job.groups, copies)
 
 
@@ -267,7 +268,7 @@ def _about(job: InspectJob, split: Split) -> dict[str, object]:
     about["seed of the split"] = spec.seed
     if spec.group_column is not None:
         about["rows kept together by"] = spec.group_column
-    if spec.keep_copies_together:
+    if spec.keep_duplicates_together:
         about["copies"] = "kept together"
     return {
         **about,
@@ -327,8 +328,8 @@ def main(
     group_column: Annotated[
         str | None, typer.Option(help="Rows with the same value in it stay in one part.")
     ] = None,
-    keep_copies_together: Annotated[
-        bool, typer.Option("--keep-copies-together", help="So do copies, exact or near.")
+    keep_duplicates_together: Annotated[
+        bool, typer.Option("--keep-duplicates-together", help="So do copies, exact or near.")
     ] = False,
     test_data: Annotated[
         str | None, typer.Option(help="A test set of its own, in the form of DATA.")
@@ -365,7 +366,7 @@ def main(
             label_columns=tuple(label_columns or ()),
             separator=separator,
             group_column=group_column,
-            keep_copies_together=keep_copies_together,
+            keep_duplicates_together=keep_duplicates_together,
             test_data=test_data,
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,

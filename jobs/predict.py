@@ -21,7 +21,7 @@ import typer
 
 from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
 from eagleray.batch.quote import Quote, quote_job
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
@@ -246,7 +246,7 @@ def main(
             since=tuple(since or ()),
             output_format=output_format,
             top_k=top_k,
-            sql=SqlTarget.parse(sql, sql_table) if sql else None,
+            sql=SqlSink.parse(sql, sql_table) if sql else None,
             max_failures=FailureLimit.parse(max_failures),
             seconds_per_image=image_timeout,
             workers=parse_workers(workers),

@@ -13,6 +13,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from eagleray.core.ray_private import close_replica_port
 from eagleray.core.system import num_usable_cores
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serving.admission import Access
@@ -50,7 +51,7 @@ class ImageServer:
         from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
 
-        _close_port_between_replicas()
+        close_replica_port()
         registry = Registry()
         name = serve.get_replica_context().replica_id.unique_id
         log_to_file(registry.settings.service_logs / f"replica-{name}.jsonl")
@@ -75,17 +76,6 @@ class ImageServer:
     async def __del__(self) -> None:
         """End; Ray Serve awaits it when it wants a replica to go."""
         await self._servers.stop()
-
-
-def _close_port_between_replicas() -> None:
-    """Have Ray Serve open no port for requests from one deployment to another.
-
-    It would listen on every interface, and run whatever objects anyone sends. Nothing here is
-    called that way: requests come from the gateway.
-    """
-    from ray.serve._private import replica
-
-    replica.add_port_to_grpc_server = lambda *_: 0
 
 
 def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> Application:

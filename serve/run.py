@@ -37,6 +37,7 @@ from eagleray.cli.job import (
 )
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.ray_errors import read_failure, read_failure_text
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.registry.registry import Registry
@@ -113,22 +114,22 @@ def start(config: ServiceConfig, access: Access, address: GatewayAddress) -> Non
             "too busy, so try again when it has less to do."
         ) from None
     except RuntimeError as error:
-        message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0]
-        raise JobFailedError(f"The service does not start: {message}") from None
+        message = _why_it_does_not_start(APP_NAME) or str(error).splitlines()[0].rstrip(".")
+        raise JobFailedError(f"The service does not start: {message}.") from None
     except RayError as error:  # the controller has died
-        last = str(error).strip().splitlines()[-1]
-        raise JobFailedError(f"The service does not start: {last}") from None
+        message = read_failure(error).message
+        raise JobFailedError(f"The service does not start: {message}.") from None
 
 
 def _why_it_does_not_start(name: str) -> str:
-    """Return the last line of what a replica said when it died."""
+    """Return why replicas failed, as Ray Serve tells; nothing where it does not."""
     from ray import serve
 
     status = serve.status().applications.get(name)
     messages = [] if status is None else [status.message]
     messages += [item.message for item in (status.deployments.values() if status else ())]
-    lines = [line.strip() for text in messages for line in text.splitlines() if "Error: " in line]
-    return lines[-1].partition("Error: ")[2] if lines else ""
+    text = "\n".join(message for message in messages if "Error: " in message)
+    return read_failure_text(text).message if text else ""
 
 
 def require_joined(gateway: Gateway) -> None:
@@ -314,7 +315,7 @@ def end_on_cluster() -> None:
 
 def report(place: Place, settings: Settings, database: OpenDatabase, console: Console) -> None:
     """Say where the service is, and who may ask it."""
-    names = Applications(database, who=settings.who).names()
+    names = Applications(database, who=settings.actor).names()
     if console.for_scripts:
         console.emit_line({"url": place.url, "grpc_port": place.grpc_port, "applications": names})
         return

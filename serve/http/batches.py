@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
@@ -145,7 +145,7 @@ def _read(body: bytes) -> BatchAsked:
     try:
         return BatchAsked.model_validate(read_json(body))
     except ValidationError as error:
-        raise ParameterError(f"JSON body: {first_fault(error)}.") from None
+        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 
 
 def _caller(request: Request) -> str:

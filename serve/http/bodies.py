@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from eagleray.core.errors import AttributeValueError, InputError
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.serving.image_text import image_of_text
 from eagleray.serving.image_urls import ImageLink
 from eagleray.serving.json_body import read_json
@@ -428,7 +428,7 @@ def fault_of(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
         return f"{fault['loc'][0]} is not known; there are {', '.join(model.model_fields)}"
-    return first_fault(error).replace("a valid dictionary", "an object")
+    return first_validation_error(error).replace("a valid dictionary", "an object")
 
 
 class ParameterError(InputError):

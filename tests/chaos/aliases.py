@@ -82,7 +82,7 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
                     kpis=None,
                     force=True,
                     who=str(seed),
-                    why="race",
+                    reason="race",
                 )
         except InputError as error:  # it is there already, or nothing was before it
             if "already" not in str(error) and "Nothing held" not in str(error):
@@ -121,7 +121,7 @@ def check(settings: Settings) -> None:
     before = [item.previous for item in changes]
     assert before == [None, *(item.version for item in changes[:-1])], "a change was not seen"
     assert all(item.applied for item in changes)
-    assert registry.holder("digits", "live") == changes[-1].version
+    assert registry.alias_target("digits", "live") == changes[-1].version
     by_whom = Counter(item.who for item in changes)
     print(json.dumps({"changes": len(changes), "by": by_whom}))
 

@@ -23,7 +23,7 @@ from eagleray.batch.history import cancel_job, find_job, list_jobs
 from eagleray.batch.job import JobSummary, finish_job, open_job, run_job
 from eagleray.batch.progress import read_progress
 from eagleray.batch.quote import quote_job
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
@@ -138,7 +138,7 @@ def test_only_what_failed_and_only_what_is_new(
 def test_results_go_into_a_database_once(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    target = SqlTarget.parse(f"sqlite:///{tmp_path}/results.db", "predictions")
+    target = SqlSink.parse(f"sqlite:///{tmp_path}/results.db", "predictions")
     request = JobRequest((str(images),), model, str(tmp_path / "out"), sql=target)
     assert run(cluster, request).sql_rows == 60
     assert finish_job(open_job(request, read_settings(), QUIET)).sql_rows == 60

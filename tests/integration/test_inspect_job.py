@@ -85,7 +85,7 @@ def test_copies_across_parts_are_found_and_kept_together(
     reasons = {Path(fault["uri"]).name: fault["reason"] for fault in told["unreadable"]}
     assert reasons == {"text.jpg": "not_an_image", "short.jpg": "truncated"}
     assert len(told["same_bytes"]) == 20
-    for one, other in told["near_duplicates_across_parts"]:
+    for one, other in told["near_duplicates_across_splits"]:
         assert Path(one["uri"]).name[:2] == Path(other["uri"]).name[:2]
     leaks = [
         told["leaked"][part][kind]
@@ -96,13 +96,13 @@ def test_copies_across_parts_are_found_and_kept_together(
     assert any("near-duplicates in other parts" in warning for warning in told["warnings"])
     assert "Near-duplicates in different parts" in page.read_text()
 
-    words = ["--output", str(page), "--keep-copies-together", "--split-file", str(kept)]
+    words = ["--output", str(page), "--keep-duplicates-together", "--split-file", str(kept)]
     told = found(str(data), *words)
     assert sum(sum(kinds.values()) for kinds in told["leaked"].values()) == 0
-    assert told["near_duplicates_across_parts"] == []
+    assert told["near_duplicates_across_splits"] == []
     split = read_split(str(kept), read_labelled(str(data)))
     assert split.digest == told["split_digest"]
-    assert {name: len(part) for name, part in split.parts.items()} == told["parts"]
+    assert {name: len(part) for name, part in split.by_name.items()} == told["parts"]
     assert "a split is kept" in run(str(data), *words, expect=ExitCode.USER)
 
 
@@ -132,10 +132,10 @@ def test_what_is_known_is_not_read_again_until_an_image_changes(
         patch.setattr(inspection, "_inspect_on", must_not_look)
         relabelled = LabelledImages(images.uris, ("x",) * len(images), images.versions)
         assert look(relabelled).table.equals(first.table)
-        changed = LabelledImages(images.uris, images.texts, ("new", *images.versions[1:]))
+        changed = LabelledImages(images.uris, images.labels, ("new", *images.versions[1:]))
         with pytest.raises(AssertionError, match="looked again"):
             look(changed)
-        unknown = LabelledImages(images.uris, images.texts, ("", *images.versions[1:]))
+        unknown = LabelledImages(images.uris, images.labels, ("", *images.versions[1:]))
         with pytest.raises(AssertionError, match="looked again"):
             look(unknown)
 
@@ -191,7 +191,7 @@ def test_data_may_live_on_s3(cluster: Cluster, s3: str, tmp_path: Path) -> None:
     images = read_labelled(f"{s3}/inspect/t.csv", label_column="kind")
     assert [bool(version) for version in images.versions] == [True] * 12 + [False]
     split = read_split(f"{s3}/inspect/s.parquet", images)
-    cameras = [set(part.attributes["camera"]) for part in split.parts.values()]
+    cameras = [set(part.attributes["camera"]) for part in split.by_name.values()]
     assert sum(map(len, cameras)) == len(set.union(*cameras)) == 5
     filesystem.pipe_file(f"{s3}/inspect/3.jpg", jpeg(picture(99)))
     assert read_labelled(f"{s3}/inspect/t.csv", label_column="kind").digest != images.digest

@@ -146,3 +146,34 @@ def test_every_job_opens_with_its_command_line(file: Path) -> None:
         return
     assert f"python -m eagleray.jobs.{file.stem}" in docstring
     assert f"eagleray {file.stem}" in docstring
+
+
+def private_ray_interfaces(file: Path) -> list[str]:
+    """What a module uses of Ray that its public interface does not have."""
+    tree = ast.parse(file.read_text())
+    ray = [module for module in imported_modules(file) if module.split(".")[0] == "ray"]
+    if not ray:
+        return []
+    found = [name for name in ray if any(re.match("_|.*internal", x) for x in name.split("."))]
+    names = {module.split(".")[-1] for module in ray}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")
+            if ("internal" in node.attr or node.attr == "DataContext") or (
+                re.match("_[^_]", node.attr) and not own
+            ):
+                found.append(node.attr)
+        elif isinstance(node, ast.keyword) and (node.arg or "").startswith("_"):
+            found.append(str(node.arg))
+        elif isinstance(node, ast.ClassDef) and names & {ast.unparse(base) for base in node.bases}:
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            found += [name for name in methods if re.match("_[^_]", name)]
+    return found
+
+
+def test_one_module_uses_the_private_interfaces_of_ray() -> None:
+    known = ROOT / "lib/eagleray/core/ray_private.py"
+    assert private_ray_interfaces(known)
+    for folder in ("lib", "jobs", "serve"):
+        for file in python_files(folder):
+            assert file == known or not private_ray_interfaces(file), file

@@ -51,9 +51,9 @@ from eagleray.sources import (
     LISTING_SCHEMA,
     InputSpec,
     Listing,
-    keep_within,
     open_inputs,
     require_readable,
+    restrict_listing,
 )
 
 __all__ = [
@@ -205,7 +205,7 @@ def _list_inputs(request: JobRequest) -> Listing:
     earlier = [*request.since, *filter(None, [request.failed_of])]
     require_readable([*request.inputs, *earlier], policy)
     if request.failed_of is not None:
-        listing = keep_within(failures_of(request.failed_of), policy)
+        listing = restrict_listing(failures_of(request.failed_of), policy)
     else:
         listing = open_inputs(InputSpec(request.inputs, request.column, policy))
     if not request.since:
@@ -281,7 +281,7 @@ def _new_plan(
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
         rows_per_part=_rows_per_part(listing.user_schema, len(score_columns(model))),
-        remarks=listing.remarks(),
+        remarks=listing.all_notes(),
         skipped=dict(listing.skipped.counts),
     )
     claimed = claim_plan(layout, plan)

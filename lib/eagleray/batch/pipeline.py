@@ -9,7 +9,6 @@ driver sees one line of summary for each shard.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +24,14 @@ from eagleray.batch.worker import (
     ShardSummary,
     ShardWorker,
 )
-from eagleray.core.errors import JobFailedError
+from eagleray.core.errors import ContractError, JobFailedError, PackageError
+from eagleray.core.ray_errors import read_failure
+from eagleray.core.ray_private import iterate_blocks, map_blocks, use_whole_blocks
 from eagleray.core.ray_session import Cluster
 from eagleray.sharded.attempts import ShardJournal
 
 __all__ = ["WorkerPool", "run_shards"]
 
-_RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
 _MAX_RUNS_WITHOUT_A_RESULT = 3
 _SHARDS_FOR_A_WORKER = 2  # the next one is there when the last one is done
 _MAX_PER_PROCESS = 4
@@ -152,9 +152,11 @@ def _run_until_done(
         except ray.exceptions.RayError as error:
             why = error
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-        if num_fruitless == _MAX_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
+        failure = read_failure(why)
+        hopeless = failure.is_a(PackageError, ContractError)  # it would end the same way again
+        if num_fruitless == _MAX_RUNS_WITHOUT_A_RESULT or hopeless:
             raise JobFailedError(
-                f"The workers stopped: {_what_was_raised(why)} What is done is kept: run the same "
+                f"The workers stopped: {failure.sentence} What is done is kept: run the same "
                 "command again to go on, with --verbose for the workers' output."
             ) from why
 
@@ -162,13 +164,9 @@ def _run_until_done(
 def _run_once(
     shards: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
 ) -> Iterator[ShardSummary]:
-    import ray
-
-    # Batches would come by way of four threads; blocks cost the cores of the workers less.
-    for bundle in _dataset(shards, context, journal, worker_pool).iter_internal_ref_bundles():
-        for block in ray.get(bundle.block_refs):
-            for record in block.to_pylist():
-                yield ShardSummary(**record)
+    for block in iterate_blocks(_dataset(shards, context, journal, worker_pool)):
+        for record in block.to_pylist():
+            yield ShardSummary(**record)
 
 
 def _dataset(
@@ -177,8 +175,7 @@ def _dataset(
     """Return the dataset whose blocks are the summaries; nothing runs until they are asked for."""
     import ray.data
 
-    # A block is one shard, from end to end: it is neither cut nor merged on its way.
-    ray.data.DataContext.get_current().target_max_block_size = None
+    use_whole_blocks()  # a block is one shard, from end to end
     # `from_arrow` would start a task for each table, in processes that have nothing else to do.
     dataset = ray.data.from_blocks(
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
@@ -194,35 +191,17 @@ def _dataset(
     # claimed, the tasks that feed it would find no room, and the job would wait for ever.
     share = 0.25 if worker_pool.num_decoders else 0.5 * worker_pool.per_process
     claim = {"num_gpus": 1} if worker_pool.uses_gpu else {"num_cpus": share}
-    whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
-    # Beside GPUs `map_batches` wants a number of rows for a batch; without that check it is
-    # `map_batches_internal`, which Ray Data's own `map_groups` calls for the same reason.
     if worker_pool.num_decoders:
-        dataset = dataset.map_batches(
+        dataset = map_blocks(
+            dataset,
             DecodeWorker,
             fn_constructor_args=(context, journal),
             compute=ray.data.ActorPoolStrategy(size=worker_pool.num_decoders),
             num_cpus=0.5,
-            **whole_blocks,
         )
-        return dataset.map_batches_internal(
-            PredictWorker, fn_constructor_args=(context,), compute=pool, **claim, **whole_blocks
+        return map_blocks(
+            dataset, PredictWorker, fn_constructor_args=(context,), compute=pool, **claim
         )
-    return dataset.map_batches_internal(
-        ShardWorker, fn_constructor_args=(context, journal), compute=pool, **claim, **whole_blocks
+    return map_blocks(
+        dataset, ShardWorker, fn_constructor_args=(context, journal), compute=pool, **claim
     )
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    """Whether trying again would end the same way: a worker refused the model or its device."""
-    return "PackageError" in str(error) or "ContractError" in str(error)
-
-
-def _what_was_raised(error: BaseException) -> str:
-    """Return what a worker raised, which Ray quotes in the traceback that it sends."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line) and "UserCodeException" not in line]
-    last = lines[-1] if lines else "no message"
-    return (raised[-1] if raised else f"{type(error).__name__}: {last}").rstrip(".") + "."

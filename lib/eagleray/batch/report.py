@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eagleray.batch.worker import ShardSummary
-from eagleray.reports import histogram, horizontal_bars, line, render_page, thumbnails
+from eagleray.reports import bar_chart, histogram, line, render_page, thumbnails
 
 __all__ = [
     "REPORT_COLUMNS",
@@ -216,7 +216,7 @@ def _plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list
         if len(collector.labels) > len(common):
             title += f" (the {len(common)} commonest of {len(collector.labels)})"
         names, counts = zip(*common, strict=True)
-        plots.append(horizontal_bars(names, counts, title=title))
+        plots.append(bar_chart(names, counts, title=title))
         edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
         plots.append(
             histogram(
@@ -235,7 +235,7 @@ def _plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list
         )
     if collector.reasons:
         names, counts = zip(*collector.reasons.most_common(), strict=True)
-        plots.append(horizontal_bars(names, counts, title="Failures by reason"))
+        plots.append(bar_chart(names, counts, title="Failures by reason"))
     if len(timeline) > 1:
         seconds, rates = throughput(timeline)
         plots.append(

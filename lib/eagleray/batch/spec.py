@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from eagleray.batch.plan import Work
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
@@ -95,7 +95,7 @@ class JobRequest:
     max_failures: FailureLimit = field(default_factory=FailureLimit)
     workers: tuple[int, int] | None = None
     split: bool | None = None
-    sql: SqlTarget | None = None
+    sql: SqlSink | None = None
     urls: UrlPolicy = field(default_factory=UrlPolicy)
     within: tuple[str, ...] = ()
     s3: storage.S3Options = field(default_factory=storage.S3Options)
@@ -108,7 +108,7 @@ class JobRequest:
                 f"--image-timeout must be a number above 0, not {self.seconds_per_image}."
             )
         for place in self.within:
-            storage.require_place(place)
+            storage.require_prefix(place)
         if bool(self.inputs) == bool(self.failed_of):
             raise InputError("Name inputs, or an earlier output with --failed-only, and not both.")
 

@@ -35,7 +35,7 @@ def _open(settings: Settings | None = None) -> Applications:
     from eagleray.serving.applications import Applications
 
     settings = settings or read_settings()
-    return Applications(open_database(settings), who=settings.who)
+    return Applications(open_database(settings), who=settings.actor)
 
 
 def _open_usage() -> UsageBook:

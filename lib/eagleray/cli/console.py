@@ -41,7 +41,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from eagleray.core.display import visible, visible_json
+from eagleray.core.display import escape_json, escape_text
 from eagleray.core.errors import EaglerayError, ExitCode
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
@@ -72,7 +72,7 @@ class ProgressBar:
         self._num_failed += failed
         if note is None:
             note = f"{self._num_failed:,} failed" if self._num_failed else ""
-        self._progress.update(self._task, advance=count, note=visible(note))
+        self._progress.update(self._task, advance=count, note=escape_text(note))
 
 
 class Console:
@@ -104,7 +104,7 @@ class Console:
             self.note(text)
             yield
         else:
-            with self._err.status(Text(visible(text))):
+            with self._err.status(Text(escape_text(text))):
                 yield
 
     @contextlib.contextmanager
@@ -126,7 +126,7 @@ class Console:
             console=self._err,
         )
         with progress:
-            task = progress.add_task(visible(description), total=total, note="")
+            task = progress.add_task(escape_text(description), total=total, note="")
             yield ProgressBar(progress, task)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -139,7 +139,7 @@ class Console:
         """
         table = _table(title)
         for column in columns:
-            table.add_column(Text(visible(column)))
+            table.add_column(Text(escape_text(column)))
         for row in rows:
             table.add_row(*[_cell(cell) for cell in row])
         self._out.print(table)
@@ -148,7 +148,7 @@ class Console:
         """Print names with values for people."""
         table = _table(title, show_header=False)
         for name, value in facts.items():
-            table.add_row(Text(visible(name), style="dim"), _cell(str(value)))
+            table.add_row(Text(escape_text(name), style="dim"), _cell(str(value)))
         self._out.print(table)
 
     def say(self, text: str) -> None:
@@ -158,7 +158,7 @@ class Console:
     @staticmethod
     def _print(stream: rich.console.Console, text: str, *, style: str | None = None) -> None:
         """Print one line; a line break in it is of others, who could write lines of their own."""
-        stream.print(Text(visible(text)), style=style, soft_wrap=True)
+        stream.print(Text(escape_text(text)), style=style, soft_wrap=True)
 
     @property
     def can_ask(self) -> bool:
@@ -183,17 +183,17 @@ class Console:
 
 def _json(value: Any, *, indent: int | None = None) -> str:
     plain = sys.stdout.encoding.lower() != "utf-8"  # \u… is read everywhere
-    return visible_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
 
 
 def _table(title: str, *, show_header: bool = True) -> Table:
-    text = Text(visible(title))
+    text = Text(escape_text(title))
     return Table(title=text, title_justify="left", title_style="bold", show_header=show_header)
 
 
 def _cell(cell: Cell) -> Text:
     lines = [cell] if isinstance(cell, str) else cell
-    return Text("\n".join(map(visible, lines)), overflow="fold")
+    return Text("\n".join(map(escape_text, lines)), overflow="fold")
 
 
 def open_streams() -> None:
@@ -222,7 +222,7 @@ def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(visible(text, keep="\n"))
+    sys.stderr.write(escape_text(text, keep="\n"))
 
 
 class _QuietBar(ProgressBar):
@@ -278,7 +278,7 @@ def command_errors() -> Iterator[None]:
 
 def _print_error(sentence: str) -> None:
     rich.console.Console(stderr=True, highlight=False).print(
-        Text.assemble(("error: ", "bold red"), visible(sentence)), soft_wrap=True
+        Text.assemble(("error: ", "bold red"), escape_text(sentence)), soft_wrap=True
     )
 
 

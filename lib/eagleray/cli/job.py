@@ -11,7 +11,7 @@ import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
 from eagleray.io.http import UrlPolicy
@@ -101,7 +101,7 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog="\n\n".join(["Examples:", *examples]))(main)
-    words = [text_of_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
+    words = [escape_file_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
     app(words, prog_name=" ".join(examples[0].split()[:2]))
 
 

@@ -19,7 +19,7 @@ from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
 from eagleray.core.errors import UserError
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 
 __all__ = ["app", "main"]
 
@@ -98,4 +98,4 @@ _add_program(
 def main() -> None:
     """Entry point of the console command."""
     open_streams()
-    app([text_of_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on
+    app([escape_file_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on

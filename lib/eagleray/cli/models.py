@@ -48,7 +48,7 @@ def list_models(
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        shown = registry.newest() if name is None else registry.versions(name)
+        shown = registry.latest_versions() if name is None else registry.versions(name)
         if json_output:
             console.emit([_version_facts(version) for version in shown])
             return

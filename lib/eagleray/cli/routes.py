@@ -27,7 +27,7 @@ Off = Annotated[bool, typer.Option("--off", help="End it.")]
 def _open(registry: Registry) -> Routes:
     from eagleray.serving.routes import Routes
 
-    return Routes(registry.history.database, who=registry.settings.who)
+    return Routes(registry.history.database, who=registry.settings.actor)
 
 
 def _require_target(registry: Registry, name: str, target: str) -> None:

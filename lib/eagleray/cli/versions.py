@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eagleray.cli.console import Console, command_errors
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.registry.alias_history import AliasChange
     from eagleray.registry.comparison import Comparison, MetricPair
-    from eagleray.registry.lineage import Use
+    from eagleray.registry.lineage import ImageUse
     from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["AsJson", "versions_app"]
@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(help="Of the model.")]
 Number = Annotated[int, typer.Argument(help="Of the version.")]
 Version = Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS.")]
 Alias = Annotated[str, typer.Option(help="That moves.")]
-Why = Annotated[str, typer.Option(help="A sentence for the history.")]
+Reason = Annotated[str, typer.Option(help="A sentence for the history.")]
 
 
 @versions_app.command("promote")
@@ -37,9 +37,9 @@ def promote_version(
     kpi: Annotated[
         str | None, typer.Option(help="File of lines such as `recall[defect] >= 0.99`.")
     ] = None,
-    why: Why = "",
+    reason: Reason = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Whatever the figures are; needs --why.")
+        bool, typer.Option("--force", help="Whatever the figures are; needs --reason.")
     ] = False,
     json_output: AsJson = False,
 ) -> None:
@@ -51,7 +51,9 @@ def promote_version(
     with command_errors():
         console = Console(json_output=json_output)
         kpis = None if kpi is None else read_kpis(kpi)
-        promotion = promote(Registry(), name, version, alias=alias, kpis=kpis, why=why, force=force)
+        promotion = promote(
+            Registry(), name, version, alias=alias, kpis=kpis, reason=reason, force=force
+        )
         if json_output:
             console.emit(promotion.change.as_json())
             return
@@ -62,7 +64,7 @@ def promote_version(
 
 @versions_app.command("rollback")
 def roll_back(
-    name: Name, alias: Alias = "production", why: Why = "", json_output: AsJson = False
+    name: Name, alias: Alias = "production", reason: Reason = "", json_output: AsJson = False
 ) -> None:
     """Point an alias back to the version that held it before; once more goes back further."""
     from eagleray.registry.promotion import rollback
@@ -70,7 +72,7 @@ def roll_back(
 
     with command_errors():
         console = Console(json_output=json_output)
-        change = rollback(Registry(), name, alias=alias, why=why)
+        change = rollback(Registry(), name, alias=alias, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -82,7 +84,7 @@ def set_alias(
     name: Name,
     alias: Annotated[str, typer.Argument(help="Such as staging.")],
     version: Number,
-    why: Why = "",
+    reason: Reason = "",
     json_output: AsJson = False,
 ) -> None:
     """Point an alias to a version without asking for figures; the history keeps it too."""
@@ -90,7 +92,7 @@ def set_alias(
 
     with command_errors():
         console = Console(json_output=json_output)
-        change = Registry().set_alias(name, alias, version, why=why)
+        change = Registry().set_alias(name, alias, version, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -111,7 +113,7 @@ def show_history(
         registry = Registry()
         registry.versions(name)
         changes = sorted(registry.history.changes(name, alias), key=lambda change: change.time)
-        for stray, (said, found) in registry.history.strays(name).items():
+        for stray, (said, found) in registry.history.alias_mismatches(name).items():
             if alias in (None, stray):
                 now = "nothing" if found is None else f"{name}/{found}"
                 console.warn(
@@ -124,20 +126,20 @@ def show_history(
         if not changes:
             console.say(f"Nothing has moved an alias of {name} yet.")
             return
-        columns = ["alias", "number", "action", "from", "to", "who", "when", "why"]
+        columns = ["alias", "number", "action", "from", "to", "who", "when", "reason"]
         console.table(f"History of {name}", columns, [_history_row(change) for change in changes])
 
 
 @versions_app.command("compare")
 def compare_versions(first: Version, second: Version, json_output: AsJson = False) -> None:
     """Compare two versions: figures side by side, and whether they were measured alike."""
-    from eagleray.registry.comparison import Side, compare
+    from eagleray.registry.comparison import ComparedVersion, compare
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        sides = [Side.read(registry, _find(registry, name)) for name in (first, second)]
+        sides = [ComparedVersion.read(registry, _find(registry, name)) for name in (first, second)]
         comparison = compare(*sides)
         if json_output:
             console.emit(comparison.as_json())
@@ -148,13 +150,13 @@ def compare_versions(first: Version, second: Version, json_output: AsJson = Fals
 @versions_app.command("lineage")
 def show_lineage(version: Version, json_output: AsJson = False) -> None:
     """Show where a version comes from: data, split, test set, parent, specification, run."""
-    from eagleray.registry.lineage import trace
+    from eagleray.registry.lineage import trace_lineage
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        origin = asdict(trace(registry, _find(registry, version)))
+        origin = asdict(trace_lineage(registry, _find(registry, version)))
         if json_output:
             console.emit(origin)
             return
@@ -172,17 +174,17 @@ def show_trained_on(
     json_output: AsJson = False,
 ) -> None:
     """Show which versions an image was given to, and in which part: train, validation or test."""
-    from eagleray.registry.lineage import trained_on
+    from eagleray.registry.lineage import find_image_uses
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
-        found = trained_on(Registry(), file)
+        found = find_image_uses(Registry(), file)
         if json_output:
             console.emit(asdict(found))
             return
         if found.uses:
-            columns = ["model", "part", "label", "image"]
+            columns = ["model", "split", "label", "image"]
             console.table(found.uri, columns, [_use_row(use) for use in found.uses])
         else:
             console.say(f"No version is known to have been given {found.uri}.")
@@ -196,7 +198,7 @@ def show_trained_on(
 def delete_version(
     name: Name,
     version: Number,
-    why: Why = "",
+    reason: Reason = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json_output: AsJson = False,
 ) -> None:
@@ -211,10 +213,10 @@ def delete_version(
         if not yes:
             if not console.can_ask:
                 raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
-            if not typer.confirm(visible(f"Delete {found.reference} and its files for good?")):
+            if not typer.confirm(escape_text(f"Delete {found.reference} and its files for good?")):
                 console.say(f"{found.reference} stays.")
                 return
-        change = registry.delete(name, version, why=why)
+        change = registry.delete(name, version, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -227,9 +229,9 @@ def delete_version(
 
 def _find(registry: Registry, reference: str) -> ModelVersion:
     """Look up NAME/VERSION or NAME@ALIAS."""
-    from eagleray.registry.references import registered_version
+    from eagleray.registry.references import find_version
 
-    found = registered_version(reference, registry)
+    found = find_version(reference, registry)
     if found is None:
         raise InputError(f"{reference!r} names no version; write NAME/VERSION or NAME@ALIAS.")
     return found
@@ -252,13 +254,13 @@ def _history_row(change: AliasChange) -> list[str]:
         "-" if change.action == "delete" else str(change.version),
         change.who,
         f"{change.time:%Y-%m-%d %H:%M UTC}",
-        change.why,
+        change.reason,
     ]
 
 
-def _use_row(use: Use) -> list[str]:
+def _use_row(use: ImageUse) -> list[str]:
     state = {None: "", False: "as it was then", True: "changed since"}[use.changed]
-    return [use.version, use.part, use.label, state]
+    return [use.version, use.split, use.label, state]
 
 
 def _show_comparison(comparison: Comparison, console: Console) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pydantic import ConfigDict
 
 from eagleray.client.responses import RequestRefusedError, as_model, member
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
 from eagleray.serving.responses import BatchAnswer
 
@@ -49,7 +49,7 @@ class Batch(BatchAnswer):
             JobFailedError: Otherwise than well.
         """
         if self.state != "succeeded":
-            raise JobFailedError(visible(f"Batch {self.id} is {self.state}: {self.message}"))
+            raise JobFailedError(escape_text(f"Batch {self.id} is {self.state}: {self.message}"))
         return self
 
 

@@ -45,9 +45,9 @@ from eagleray.client.responses import (
     read_answer,
     receive,
 )
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.environment import is_loopback
-from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.serving.responses import Answer, ImageAnswer
 
 __all__ = ["AsyncClient", "Client", "RequestRefusedError", "request_body"]
@@ -130,7 +130,7 @@ class AsyncClient:
         self, model: str, images: Sequence[Image], **asked: Any
     ) -> list[ImageAnswer]:
         """Predict several images in one request; each has its result, `ok` or `failed`."""
-        require_several(images)
+        require_sequence(images)
         return (await self.ask(model, images, **asked)).results if images else []
 
     async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
@@ -343,7 +343,7 @@ def request_body(images: Sequence[Image], asked: dict[str, Any]) -> dict[str, An
     """
     params = {name: value for name, value in asked.items() if value is not None}
     attributes = params.pop("attributes", None)
-    require_several(images)
+    require_sequence(images)
     known = [attributes] if isinstance(attributes, Mapping) else attributes
     if known is not None and len(known) != len(images):
         raise ValueError(f"{len(images)} images have {len(known)} attributes; one is for each")
@@ -384,7 +384,7 @@ def _described(address: str) -> dict[str, Any]:
 
 
 def _nothing_came(error: httpx.HTTPError) -> RequestRefusedError:
-    said = visible(str(error) or type(error).__name__)[:_MAX_SHOWN]
+    said = escape_text(str(error) or type(error).__name__)[:_MAX_SHOWN]
     return RequestRefusedError(0, {"detail": f"the service does not answer ({said})"})
 
 

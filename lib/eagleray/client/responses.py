@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, Reason
 from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import TooLargeError
@@ -252,4 +252,4 @@ def _named(status: int) -> str:
 def _shown(detail: object) -> str:
     """Return a sentence of a service, or of whatever else answers, as it may be printed."""
     text = detail if isinstance(detail, str) else json.dumps(detail, default=str)
-    return visible(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+    return escape_text(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")

@@ -1,7 +1,7 @@
 r"""Makes text of others safe to show: what steers a terminal or deceives a reader is an escape.
 
-    visible("cat\x1b[2J.png")    # r"cat\x1b[2J.png"
-    visible_json('"\u202e"')     # r'"\u202e"', which reads back as the same text
+    escape_text("cat\x1b[2J.png")    # r"cat\x1b[2J.png"
+    escape_json('"\u202e"')     # r'"\u202e"', which reads back as the same text
 
 Labels, file names, columns, notes and messages of other machines may hold any character. A terminal
 obeys control characters, a bidirectional override shows a text in another order than it is written
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["ESCAPED_IN_CELLS", "escape_cell", "unescape_cell", "visible", "visible_json"]
+__all__ = ["ESCAPED_CELL_PATTERN", "escape_cell", "escape_json", "escape_text", "unescape_cell"]
 
 # C0, DEL and C1; line and paragraph separators; bidirectional embeddings, overrides, isolates and
 # their deprecated relatives; halves of surrogate pairs.
@@ -41,7 +41,7 @@ _PICTURES = frozenset({"So", "Sk", "Sm"})
 _LETTERS = frozenset({"Lo", "Lm", "Mn", "Mc"})  # of scripts without capitals, and their marks
 _VIRAMA = 9  # the combining class of marks after which a joiner may end a word
 
-ESCAPED_IN_CELLS = (
+ESCAPED_CELL_PATTERN = (
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}"
     r"\x{2066}-\x{206f}]|\r(?:[^\n]|$)|\\u[0-9a-f]{4}"
 )
@@ -55,7 +55,7 @@ _ESCAPED = re.compile(r"(?<!\\)(\\++)u([0-9a-f]{4})")
 _STANDS_FOR = re.compile(_IN_CELLS)
 
 
-def visible(text: str, *, keep: str = "") -> str:
+def escape_text(text: str, *, keep: str = "") -> str:
     r"""Return a text with every character that steers or deceives written out, as `\x1b`.
 
     Args:
@@ -71,7 +71,7 @@ def visible(text: str, *, keep: str = "") -> str:
     return _SUSPECT.sub(shown, text)
 
 
-def visible_json(text: str) -> str:
+def escape_json(text: str) -> str:
     """Return a JSON text with such characters as escapes of JSON: it reads back as the same.
 
     Args:

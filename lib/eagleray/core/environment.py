@@ -18,10 +18,10 @@ from eagleray.core.errors import UserError
 __all__ = [
     "LOOPBACK",
     "bypass_proxy_for_loopback",
-    "identify_user",
     "is_loopback",
-    "make_writable",
     "ray_temporary_folder",
+    "require_writable_folder",
+    "set_user_variables",
 ]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -31,7 +31,7 @@ _MAX_SOCKET_PATH = 107  # bytes that the system allows
 _RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
 
 
-def identify_user(home: Path) -> None:
+def set_user_variables(home: Path) -> None:
     """Set `HOME` and `USER` where the system does not know who this process runs as.
 
     Containers run as numbers without an entry in passwd, and libraries ask for a home folder and a
@@ -70,7 +70,7 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified or (mapped or address).is_loopback
 
 
-def make_writable(folder: Path, name: str, setting: str) -> None:
+def require_writable_folder(folder: Path, name: str, setting: str) -> None:
     """Make a folder, if need be, and check that files can be made in it.
 
     Args:
@@ -115,7 +115,7 @@ def ray_temporary_folder() -> str:
     if not given.exists():
         with contextlib.suppress(OSError):  # the next line says what is wrong
             given.mkdir(mode=0o700, parents=True)
-    make_writable(given, "The temporary folder", "RAY_TMPDIR")
+    require_writable_folder(given, "The temporary folder", "RAY_TMPDIR")
     if folder != given:
         _make_private(folder)
     return str(folder)

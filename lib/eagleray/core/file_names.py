@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["text_of_name"]
+__all__ = ["escape_file_name"]
 
 
-def text_of_name(name: str) -> str:
+def escape_file_name(name: str) -> str:
     r"""Return a name as text that every table can hold: a byte that is no UTF-8 becomes `\xe9`.
 
     Half of a surrogate pair, which JSON may hold, becomes `\ud83d`.

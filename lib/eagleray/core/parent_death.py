@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 
-__all__ = ["die_with"]
+__all__ = ["exit_with_parent"]
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have Linux end this process with its parent; elsewhere only an end before this call counts.
 
     On Linux the parent is the thread that started this process.
@@ -34,5 +34,5 @@ def die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    die_with(int(sys.argv[1]))
+    exit_with_parent(int(sys.argv[1]))
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 — words, not a line for a shell

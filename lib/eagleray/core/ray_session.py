@@ -7,18 +7,23 @@ it, silent unless asked, and stopped when the command ends.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
-from eagleray.core.environment import identify_user, ray_temporary_folder
+from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import JobFailedError, UserError
+from eagleray.core.ray_errors import first_line
+from eagleray.core.ray_private import (
+    LOOPBACK_OPTIONS,
+    disable_progress_bars,
+    job_config_without_working_folder,
+    set_job_agent_port,
+)
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 
@@ -75,7 +80,7 @@ def ray_session(
         JobFailedError: No Ray starts on this machine.
     """
     address = address or settings.ray_address
-    identify_user(settings.home_folder)
+    set_user_variables(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
     import ray
 
@@ -145,25 +150,25 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": verbose,
-        "job_config": _job_without_working_folder(),
+        "job_config": job_config_without_working_folder(),
     }
     if address is None:
         if batches_at_once:
             # A job waits for its slot as long as it takes; Ray gives up after 15 minutes.
             os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_A_YEAR))
-            _take_jobs_beside_others()
+            set_job_agent_port(free_port())
         try:
             ray.init(
                 address="local",
                 include_dashboard=bool(batches_at_once),  # the server of jobs lives in it
                 dashboard_host="127.0.0.1",
                 resources={BATCH_SLOT: batches_at_once} if batches_at_once else None,
-                _node_ip_address="127.0.0.1",
+                **LOOPBACK_OPTIONS,
                 **common,
             )
         except Exception as error:  # Ray has no narrower one for a start that takes too long
             raise JobFailedError(
-                f"Ray does not start on this machine ({_first_line(error)}); see whether memory, "
+                f"Ray does not start on this machine ({first_line(error)}); see whether memory, "
                 "disk and processor have room for it, and run the command again; its own logs are "
                 f"in {os.environ['RAY_TMPDIR']}/ray/session_latest/logs."
             ) from error
@@ -172,23 +177,9 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"The Ray cluster at {address!r} does not answer ({_first_line(error)}); check the "
+            f"The Ray cluster at {address!r} does not answer ({first_line(error)}); check the "
             "address, and that RAY_AUTH_TOKEN holds the cluster's token."
         ) from error
-
-
-def _job_without_working_folder() -> Any:
-    """Return a Ray job whose workers import nothing from the folder that a command runs in.
-
-    Ray puts that folder before all others on the path of every worker, where a user's `random.py`
-    would hide Python's: workers that cannot start are started again without end. It leaves the
-    folder out of jobs that bring one of their own, and this one says that it does.
-    """
-    from ray.job_config import JobConfig
-
-    config = JobConfig()
-    config._runtime_env_has_working_dir = functools.partial(bool, True)
-    return config
 
 
 def _started_by_raylet() -> list[psutil.Process]:
@@ -214,29 +205,10 @@ def _end_what_is_left(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(left, timeout=_SECONDS_TO_END)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error.__cause__ or error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
-
-
-def _take_jobs_beside_others() -> None:
-    """Have what starts jobs listen on a port of its own.
-
-    `ray start` has an option for it and `ray.init` has none; with the usual port only the first Ray
-    of a machine would take jobs.
-    """
-    from ray._private.parameter import RayParams
-
-    made = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=free_port())
-    RayParams.__init__ = made
-
-
 def _quiet_ray_data(*, verbose: bool) -> None:
     if verbose:
         return
-    import ray.data
-
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials have rows of their own
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    disable_progress_bars()

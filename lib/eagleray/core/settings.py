@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eagleray.core.environment import make_writable
+from eagleray.core.environment import require_writable_folder
 from eagleray.core.errors import InputError
 
 __all__ = ["Settings", "read_settings"]
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
         Raises:
             UserError: It cannot be written.
         """
-        make_writable(self.home_folder, "The home folder", "EAGLERAY_HOME")
+        require_writable_folder(self.home_folder, "The home folder", "EAGLERAY_HOME")
         return self.home_folder
 
     def as_environment(self) -> dict[str, str]:
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         return self.artifact_root or str(self.home_folder / "artifacts")
 
     @property
-    def who(self) -> str:
+    def actor(self) -> str:
         """Who is written into the history."""
         if self.user:
             return self.user

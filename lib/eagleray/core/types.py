@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
-    "HEALTHY_DIFFERENCE",
+    "HEALTH_TOLERANCE",
     "TOLERANCE",
     "CompileMode",
     "Isolation",
@@ -24,7 +24,7 @@ one engine on one machine, however many images they have and in whichever place 
 may sum in another order for another shape or place. Labels are the same unless the probabilities of
 two are that close. For a regression, in units of its spread."""
 
-HEALTHY_DIFFERENCE = {"float32": 0.01, "bfloat16": 0.03}
+HEALTH_TOLERANCE = {"float32": 0.01, "bfloat16": 0.03}
 """By precision, how far an output of a golden image may be from the one expected, which another
 machine made in float32: of a probability, or of a regression's value in units of its spread.
 bfloat16 moves them by up to about 0.01, and what GPUs call float32 by a quarter of that."""

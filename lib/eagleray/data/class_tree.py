@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from eagleray.core.errors import InputError
 from eagleray.data.label_texts import clean_label
 from eagleray.io import storage
-from eagleray.io.storage.hidden import is_skipped_name
+from eagleray.io.storage.skipped_names import is_skipped_name
 
 __all__ = ["SPLIT_FOLDERS", "ClassTree", "read_tree"]
 

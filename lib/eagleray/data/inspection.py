@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, JobFailedError, Reason
+from eagleray.core.ray_errors import WorkerFailure, read_failure
 from eagleray.core.ray_session import Cluster
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage, ImageContract, decode, probe
@@ -29,7 +29,7 @@ from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.imaging.watchdog import Watchdog, worker_memory_budget
 from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.tables import digest_table
 
 __all__ = [
@@ -65,7 +65,6 @@ _CHUNKS_PER_CORE = 8  # or smaller ones, so that cores finish together
 _MIN_CHUNK = 8
 _TASKS_PER_CORE = 2
 _RETRIES = 3
-_READERS = 8
 _SHARE_FOR_AN_IMAGE = 4  # one part in so many of a worker's memory
 
 _FLAT = 2.0  # levels of gray; of a smaller deviation, rounding and noise are too large a part
@@ -219,39 +218,23 @@ def _inspect_on(
             index, was_careful = running.pop(done)
             try:
                 table = ray.get(done)
-            except _lost_worker() as error:
-                if was_careful:
-                    raise _as_ours(error) from error
+            except ray.exceptions.RayError as error:
+                failure = read_failure(error)
+                if was_careful or not failure.killed:
+                    raise _as_ours(failure) from error
                 running[careful.remote(shared, chunks[index], careful=True)] = (index, True)
                 continue
             start(islice(waiting, 1))
             yield index, table
-    except ray.exceptions.RayError as error:
-        raise _as_ours(error) from error
     finally:
         for left in running:
             ray.cancel(left)
 
 
-def _lost_worker() -> tuple[type[Exception], ...]:
-    from ray import exceptions
-
-    return (
-        exceptions.WorkerCrashedError,
-        exceptions.OutOfMemoryError,
-        exceptions.NodeDiedError,
-    )
-
-
-def _as_ours(error: Exception) -> EaglerayError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EaglerayError):
-        return cause
-    lines = [line for line in str(cause or error).splitlines() if line.strip()]
-    return JobFailedError(
-        f"The workers that inspect images stopped ({type(cause or error).__name__}: "
-        f"{lines[-1] if lines else 'no message'}); run the command again, with --verbose for the "
-        "workers' output."
+def _as_ours(failure: WorkerFailure) -> EaglerayError:
+    return failure.error or JobFailedError(
+        f"The workers that inspect images stopped ({failure.message}); run the command again, with "
+        "--verbose for the workers' output."
     )
 
 
@@ -288,11 +271,8 @@ def _rows(uris: Sequence[str], contract: ImageContract, decoder: _Decoder) -> pa
         except BadImageError as error:
             return error
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        rows = [
-            _row(uri, data, contract, decoder)
-            for uri, data in zip(uris, results_ahead(pool, read, uris), strict=True)
-        ]
+    contents = read_ahead(read, uris)
+    rows = [_row(uri, data, contract, decoder) for uri, data in zip(uris, contents, strict=True)]
     return pa.Table.from_pylist(rows, INSPECTION_SCHEMA)
 
 

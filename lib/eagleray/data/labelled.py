@@ -64,7 +64,7 @@ class LabelledImages:
 
     Attributes:
         uris: Locations of the images.
-        texts: Labels as written; for multilabel `a|b`, for regression a number.
+        labels: Labels as written; for multilabel `a|b`, for regression a number.
         versions: What changes when an image's content changes; empty where nobody says.
         attributes: The table's other columns by name, as text; empty where a value is missing.
         splits: `train`, `validation` or `test` of each, where the data come divided; else empty.
@@ -72,7 +72,7 @@ class LabelledImages:
     """
 
     uris: tuple[str, ...]
-    texts: tuple[str, ...]
+    labels: tuple[str, ...]
     versions: tuple[str, ...]
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     splits: tuple[str, ...] = ()
@@ -84,13 +84,13 @@ class LabelledImages:
     @property
     def digest(self) -> str:
         """SHA-256 over locations, versions and labels: what is learned, or measured."""
-        return digest_table([self.uris, self.versions, self.texts])
+        return digest_table([self.uris, self.versions, self.labels])
 
     def take(self, indices: Sequence[int]) -> LabelledImages:
         """Return some of the rows, as data that are not divided."""
         return LabelledImages(
             tuple(self.uris[index] for index in indices),
-            tuple(self.texts[index] for index in indices),
+            tuple(self.labels[index] for index in indices),
             tuple(self.versions[index] for index in indices),
             {
                 name: tuple(values[index] for index in indices)
@@ -108,7 +108,7 @@ def join_images(*parts: LabelledImages) -> LabelledImages:
 
     return LabelledImages(
         joined(part.uris for part in parts),
-        joined(part.texts for part in parts),
+        joined(part.labels for part in parts),
         joined(part.versions for part in parts),
         {
             name: joined(part.attributes.get(name, ("",) * len(part)) for part in parts)
@@ -218,7 +218,7 @@ class _Table:
             )
         return LabelledImages(
             uris=tuple(uris[row] for row in labelled),
-            texts=tuple(text for text in texts if text is not None),
+            labels=tuple(text for text in texts if text is not None),
             versions=_versions([uris[row] for row in labelled]),
             attributes={
                 name: tuple(values[row] for row in labelled) for name, values in attributes.items()
@@ -433,7 +433,7 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
         InputError: Naming the first label that is not one of the task's, and one that may be meant.
     """
     encoded = []
-    for uri, text in zip(images.uris, images.texts, strict=True):
+    for uri, text in zip(images.uris, images.labels, strict=True):
         try:
             encoded.append(task.encode(text))
         except InputError as error:
@@ -451,7 +451,7 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
     """
     if task in ("multiclass", "binary"):
         _require_classes(images, where)
-        counts = Counter(images.texts)
+        counts = Counter(images.labels)
         for label, count in sorted(counts.items()):
             if count < _MIN_PER_CLASS:
                 plural = "image" if count == 1 else "images"
@@ -468,12 +468,12 @@ def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
 
 def _require_classes(images: LabelledImages, where: str) -> None:
     """Refuse an empty label, and a folder that holds one folder, in which the class folders are."""
-    if "" in images.texts:
-        uri = images.uris[images.texts.index("")]
+    if "" in images.labels:
+        uri = images.uris[images.labels.index("")]
         raise InputError(
             f"A row of {where} ({uri}) has an empty label; name its class, or leave the row out."
         )
-    if len(set(images.texts)) > 1 or not storage.is_folder(where):
+    if len(set(images.labels)) > 1 or not storage.is_folder(where):
         return
     root = storage.absolute(where).rstrip("/") + "/"
     paths = [uri.removeprefix(root).split("/") for uri in images.uris]
@@ -481,6 +481,6 @@ def _require_classes(images: LabelledImages, where: str) -> None:
     if len(inner) > 1 and all(len(path) > 2 for path in paths):
         folder = f"{where.rstrip('/')}/{paths[0][0]}"
         raise InputError(
-            f"{where} has one class only, {images.texts[0]!r}; if the folders in it are meant "
+            f"{where} has one class only, {images.labels[0]!r}; if the folders in it are meant "
             f"({', '.join(list(inner)[:3])}), name {folder}."
         )

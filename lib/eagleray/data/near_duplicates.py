@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from eagleray.data.inspection import THUMBNAIL_SIDE, Inspection
 
-__all__ = ["NEAR_BITS", "NearDuplicates", "find_near_duplicates", "group_copies", "pairs_with_near"]
+__all__ = [
+    "NEAR_BITS",
+    "NearDuplicates",
+    "find_near_duplicates",
+    "group_duplicates",
+    "pairs_with_near",
+]
 
 NEAR_BITS = 10
 """Bits in which the hashes of two pictures differ at most that are compared."""
@@ -68,7 +74,7 @@ def find_near_duplicates(inspection: Inspection) -> NearDuplicates:
     return NearDuplicates(pictures, left, right)
 
 
-def group_copies(inspection: Inspection) -> tuple[str, ...]:
+def group_duplicates(inspection: Inspection) -> tuple[str, ...]:
     """Return a key for each image that it shares with its copies and near-duplicates; "" alone.
 
     Copies of copies are in one group. The keys are groups for `split_images`.

@@ -13,8 +13,8 @@ import numpy as np
 from eagleray.data.inspection import Fault, Inspection
 from eagleray.data.label_texts import MISSING_VALUES, alike
 from eagleray.data.near_duplicates import find_near_duplicates
-from eagleray.data.split import PART_NAMES, Split
-from eagleray.reports import histogram, horizontal_bars, render_page, thumbnail
+from eagleray.data.split import SPLIT_NAMES, Split
+from eagleray.reports import bar_chart, histogram, render_page, thumbnail
 from eagleray.tasks.tasks import TaskName, split_labels
 
 __all__ = ["Copies", "DataReport", "Picture", "Range", "make_report", "render_data_report"]
@@ -61,7 +61,7 @@ class Copies:
 
     def leak_into(self, part: str) -> tuple[Picture, Picture] | None:
         """Return one of them in a part, and one in a part before it; None without such."""
-        before = PART_NAMES[: PART_NAMES.index(part)]
+        before = SPLIT_NAMES[: SPLIT_NAMES.index(part)]
         late = next((picture for picture in self.pictures if picture.part == part), None)
         early = next((picture for picture in self.pictures if picture.part in before), None)
         return None if late is None or early is None else (late, early)
@@ -147,7 +147,7 @@ class DataReport:
                 for fault in self.unreadable
             ],
             "same_bytes": [copies.as_json() for copies in self.same],
-            "near_duplicates_across_parts": [copies.as_json() for copies in self.near],
+            "near_duplicates_across_splits": [copies.as_json() for copies in self.near],
             "leaked": {
                 part: {"same_bytes": same, "near_duplicates": near}
                 for part, (same, near) in self.leaked.items()
@@ -172,8 +172,8 @@ class _Rows:
         self.pictures: list[Picture] = []
         self.sha256: list[str | None] = []
         self._shown: list[int] = []
-        for name, part in split.parts.items():
-            for uri, label in zip(part.uris, part.texts, strict=True):
+        for name, part in split.by_name.items():
+            for uri, label in zip(part.uris, part.labels, strict=True):
                 at = place[uri]
                 self.pictures.append(Picture(uri, name, label, reasons[at] is None))
                 self.sha256.append(digests[at])
@@ -199,7 +199,7 @@ class _Rows:
             pairs += [(one, other), (other, one)]
         for one, other in pairs:
             for part, rows in shown.get(one, {}).items():
-                for before in PART_NAMES[: PART_NAMES.index(part)]:
+                for before in SPLIT_NAMES[: SPLIT_NAMES.index(part)]:
                     if before in shown.get(other, {}):
                         yield rows, shown[other][before]
 
@@ -222,7 +222,7 @@ def make_report(
     formats = Counter(name for name in inspection.table.column("format").to_pylist() if name)
     faults = inspection.faults
     return DataReport(
-        parts={name: len(part) for name, part in split.parts.items()},
+        parts={name: len(part) for name, part in split.by_name.items()},
         classes=classes,
         sizes=_sizes(inspection),
         formats=dict(formats.most_common()),
@@ -245,12 +245,12 @@ def _count_classes(split: Split, task: TaskName) -> dict[str, dict[str, int]]:
     if task == "regression":
         return {}
     counts: dict[str, Counter[str]] = {}
-    for name, part in split.parts.items():
-        for text in part.texts:
+    for name, part in split.by_name.items():
+        for text in part.labels:
             for label in split_labels(text) if task == "multilabel" else (text,):
                 counts.setdefault(label, Counter())[name] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
-    return {label: {name: found[name] for name in PART_NAMES} for label, found in ordered}
+    return {label: {name: found[name] for name in SPLIT_NAMES} for label, found in ordered}
 
 
 def _sizes(inspection: Inspection) -> dict[str, Range]:
@@ -277,7 +277,7 @@ def _find_leaks(rows: _Rows) -> tuple[tuple[Copies, ...], dict[str, tuple[int, i
     """Return near-duplicates in two parts, and how many images each part has from others."""
     exact: set[int] = set()
     for group in rows.same_bytes():
-        parts = [PART_NAMES.index(rows.pictures[row].part) for row in group]
+        parts = [SPLIT_NAMES.index(rows.pictures[row].part) for row in group]
         exact |= {row for row, part in zip(group, parts, strict=True) if part > min(parts)}
     nearly: set[int] = set()
     pairs: list[Copies] = []
@@ -290,7 +290,7 @@ def _find_leaks(rows: _Rows) -> tuple[tuple[Copies, ...], dict[str, tuple[int, i
     def count(found: set[int], part: str) -> int:
         return sum(rows.pictures[row].part == part for row in found)
 
-    leaked = {part: (count(exact, part), count(nearly, part)) for part in PART_NAMES[1:]}
+    leaked = {part: (count(exact, part), count(nearly, part)) for part in SPLIT_NAMES[1:]}
     return tuple(pairs), leaked
 
 
@@ -312,7 +312,7 @@ def _warn_of_classes(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
             f"{ratio:,.0f} times fewer: look at the metrics of each class, weight the classes or "
             "add images."
         )
-    for part in PART_NAMES:
+    for part in SPLIT_NAMES:
         if any(counts[part] for counts in classes.values()):
             lacking = [label for label, counts in classes.items() if not counts[part]]
             if lacking:
@@ -416,7 +416,7 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
         plots=_plots(report),
         classes=list(report.classes.items())[:_MAX_CLASSES_SHOWN],
         num_more_classes=max(0, len(report.classes) - _MAX_CLASSES_SHOWN),
-        part_names=PART_NAMES,
+        part_names=SPLIT_NAMES,
         unreadable=report.unreadable[:_MAX_FAULTS_SHOWN],
         num_more_unreadable=max(0, len(report.unreadable) - _MAX_FAULTS_SHOWN),
         copies=[
@@ -435,16 +435,14 @@ def _plots(report: DataReport) -> list[str]:
         if len(report.classes) > len(shown):
             title += f" (the {len(shown)} largest of {len(report.classes)})"
         names = [label or "(none)" for label, _ in shown]
-        plots.append(
-            horizontal_bars(names, [sum(counts.values()) for _, counts in shown], title=title)
-        )
+        plots.append(bar_chart(names, [sum(counts.values()) for _, counts in shown], title=title))
     labels = {"width": "pixels", "height": "pixels", "kilobytes": "kB, encoded"}
     for name, spread in report.sizes.items():
         title = {"kilobytes": "File size"}.get(name, name.capitalize())
         plots.append(histogram(spread.edges, spread.counts, title=title, label=labels[name]))
     if report.formats:
         names, counts = list(report.formats), list(report.formats.values())
-        plots.append(horizontal_bars(names, counts, title="Formats"))
+        plots.append(bar_chart(names, counts, title="Formats"))
     return plots
 
 

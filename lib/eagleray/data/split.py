@@ -26,23 +26,23 @@ from eagleray.io.tables import digest_table, open_parquet
 from eagleray.tasks.tasks import TaskName, split_labels
 
 __all__ = [
-    "PART_NAMES",
+    "SPLIT_NAMES",
     "SPLIT_SCHEMA",
     "Split",
-    "describe_lacking",
+    "describe_missing_splits",
     "fold_images",
     "merge_groups",
-    "read_part",
+    "read_named_split",
     "read_split",
-    "require_one_test",
-    "require_parts",
-    "require_undivided",
+    "require_complete_split",
+    "require_no_splits",
+    "require_single_test_set",
     "split_images",
-    "take_part",
+    "take_named_split",
     "write_split",
 ]
 
-PART_NAMES = ("train", "validation", "test")
+SPLIT_NAMES = ("train", "validation", "test")
 
 SPLIT_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "version", "label", "part")]
@@ -61,14 +61,14 @@ class Split:
     test: LabelledImages
 
     @property
-    def parts(self) -> dict[str, LabelledImages]:
-        """The parts by name, in the order of `PART_NAMES`."""
+    def by_name(self) -> dict[str, LabelledImages]:
+        """The parts by name, in the order of `SPLIT_NAMES`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
     def digest(self) -> str:
         """SHA-256 over the digests of the parts."""
-        return digest_table([PART_NAMES, [part.digest for part in self.parts.values()]])
+        return digest_table([SPLIT_NAMES, [part.digest for part in self.by_name.values()]])
 
 
 # --- divide -----------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def split_images(
             groups=groups,
         )
     generator = np.random.default_rng(seed)
-    keys: Sequence[str] = images.texts if stratify else [""] * len(images)
+    keys: Sequence[str] = images.labels if stratify else [""] * len(images)
     together = _rows_together(images, groups)
     if together is not None:
         fractions = (validation_fraction, test_fraction)
@@ -128,7 +128,7 @@ def split_images(
     return Split(train, validation, test)
 
 
-def describe_lacking(images: LabelledImages, *, has_own_test: bool) -> tuple[str, ...]:
+def describe_missing_splits(images: LabelledImages, *, has_own_test: bool) -> tuple[str, ...]:
     """Say which splits of divided data are taken from the one to train on, in one sentence or none.
 
     Args:
@@ -151,7 +151,7 @@ def _split_further(
     groups: Sequence[str] | None,
 ) -> Split:
     """Take the parts that divided data lack from those to train on."""
-    rows: dict[str, list[int]] = {name: [] for name in PART_NAMES}
+    rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
     for row, name in enumerate(images.splits):
         rows[name].append(row)
     if groups is not None:
@@ -184,7 +184,7 @@ def _require_groups_apart(splits: Sequence[str], groups: Sequence[str]) -> None:
             )
 
 
-def require_one_test(images: LabelledImages, where: str, test_data: str | None) -> None:
+def require_single_test_set(images: LabelledImages, where: str, test_data: str | None) -> None:
     """Refuse a test set of its own beside data that have one.
 
     Raises:
@@ -197,7 +197,7 @@ def require_one_test(images: LabelledImages, where: str, test_data: str | None) 
         )
 
 
-def require_undivided(images: LabelledImages, where: str) -> None:
+def require_no_splits(images: LabelledImages, where: str) -> None:
     """Refuse data that come divided, where one part is wanted.
 
     Raises:
@@ -206,7 +206,7 @@ def require_undivided(images: LabelledImages, where: str) -> None:
     if images.splits and not storage.is_folder(where):
         raise InputError(
             f"{where} is divided into {', '.join(dict.fromkeys(images.splits))} by a column; make "
-            "a table of one of them, or measure one with `eagleray evaluate --part`."
+            "a table of one of them, or measure one with `eagleray evaluate --split`."
         )
     if images.splits:
         root = storage.absolute(where).rstrip("/") + "/"
@@ -364,7 +364,7 @@ def fold_images(
     keys = None if together is None else numbers
     return [
         (images.take(train.tolist()), images.take(validation.tolist()))
-        for train, validation in folder.split(numbers, images.texts, keys)
+        for train, validation in folder.split(numbers, images.labels, keys)
     ]
 
 
@@ -379,7 +379,7 @@ def _require_folds(
             "fewer folds."
         )
     if stratify:
-        label, count = min(Counter(images.texts).items(), key=lambda item: (item[1], item[0]))
+        label, count = min(Counter(images.labels).items(), key=lambda item: (item[1], item[0]))
         if count < num_folds:
             raise InputError(
                 f"Class {label!r} has {count} images, too few for {num_folds} folds; take fewer "
@@ -387,7 +387,7 @@ def _require_folds(
             )
 
 
-def require_parts(split: Split, task: TaskName) -> None:
+def require_complete_split(split: Split, task: TaskName) -> None:
     """Refuse a split in which something cannot be learned, chosen by or measured.
 
     Every part must have images. A class of a multiclass or binary task must be in every part; a
@@ -397,13 +397,13 @@ def require_parts(split: Split, task: TaskName) -> None:
     Raises:
         InputError: Naming the class and the part.
     """
-    for name, part in split.parts.items():
+    for name, part in split.by_name.items():
         if not len(part):
             raise InputError(f"The {name} part has no images; change the fractions or the groups.")
     if task == "regression":
         return
-    found = {name: set(_labels(part, task)) for name, part in split.parts.items()}
-    needed = PART_NAMES[:1] if task == "multilabel" else PART_NAMES
+    found = {name: set(_labels(part, task)) for name, part in split.by_name.items()}
+    needed = SPLIT_NAMES[:1] if task == "multilabel" else SPLIT_NAMES
     for label in sorted(set().union(*found.values())):
         for name in needed:
             if label not in found[name]:
@@ -415,8 +415,8 @@ def require_parts(split: Split, task: TaskName) -> None:
 
 def _labels(images: LabelledImages, task: TaskName) -> Iterator[str]:
     if task == "multilabel":
-        return itertools.chain.from_iterable(map(split_labels, images.texts))
-    return iter(images.texts)
+        return itertools.chain.from_iterable(map(split_labels, images.labels))
+    return iter(images.labels)
 
 
 # --- keep -------------------------------------------------------------------------------------
@@ -437,11 +437,11 @@ def write_split(
         OutputExistsError: There is a file already.
         InputError: It cannot be written.
     """
-    parts = split.parts
+    parts = split.by_name
     columns = {
         "uri": [uri for part in parts.values() for uri in part.uris],
         "version": [version for part in parts.values() for version in part.versions],
-        "label": [text for part in parts.values() for text in part.texts],
+        "label": [text for part in parts.values() for text in part.labels],
         "part": [name for name, part in parts.items() for _ in part.uris],
     }
     known = {"data_digest": data_digest, "seed": None if seed is None else str(seed)}
@@ -482,13 +482,13 @@ def read_split(location: str, images: LabelledImages) -> Split:
     table = _read_split_table(location)
     _require_same_rows(location, table, images)
     parts = dict(zip(table["uri"], table["part"], strict=True))
-    rows: dict[str, list[int]] = {name: [] for name in PART_NAMES}
+    rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
     for row, uri in enumerate(images.uris):
         rows[parts[uri]].append(row)
-    return Split(*(images.take(rows[name]) for name in PART_NAMES))
+    return Split(*(images.take(rows[name]) for name in SPLIT_NAMES))
 
 
-def read_part(location: str, part: str) -> LabelledImages:
+def read_named_split(location: str, part: str) -> LabelledImages:
     """Read one part of a split file, as it was when the file was written.
 
     Args:
@@ -499,8 +499,8 @@ def read_part(location: str, part: str) -> LabelledImages:
         InputError: It is no such file, or the part has no images.
         UnknownNameError: There is no such part.
     """
-    if part not in PART_NAMES:
-        raise UnknownNameError("part", part, PART_NAMES)
+    if part not in SPLIT_NAMES:
+        raise UnknownNameError("part", part, SPLIT_NAMES)
     table = _read_split_table(location)
     rows = [row for row, name in enumerate(table["part"]) if name == part]
     if not rows:
@@ -511,15 +511,15 @@ def read_part(location: str, part: str) -> LabelledImages:
     return LabelledImages(uris, labels, versions)
 
 
-def take_part(images: LabelledImages, part: str, where: str) -> LabelledImages:
+def take_named_split(images: LabelledImages, part: str, where: str) -> LabelledImages:
     """Return one part of data that come divided.
 
     Raises:
         InputError: They do not, or the part has no images.
         UnknownNameError: There is no such part.
     """
-    if part not in PART_NAMES:
-        raise UnknownNameError("part", part, PART_NAMES)
+    if part not in SPLIT_NAMES:
+        raise UnknownNameError("part", part, SPLIT_NAMES)
     rows = [row for row, name in enumerate(images.splits) if name == part]
     if not rows:
         known = ", ".join(dict.fromkeys(images.splits)) or "not divided"
@@ -544,7 +544,7 @@ def _read_split_table(location: str) -> dict[str, list[str]]:
     if len(placed) > len(set(table["uri"])):
         uri = next(uri for uri, count in Counter(uri for uri, _ in placed).items() if count > 1)
         raise InputError(f"The split {location} has {uri} in more than one part.")
-    unknown = sorted({part for _, part in placed} - set(PART_NAMES))
+    unknown = sorted({part for _, part in placed} - set(SPLIT_NAMES))
     if unknown:
         raise InputError(f"The split {location} has a part {unknown[0]!r}, which nobody knows.")
     return table
@@ -552,7 +552,7 @@ def _read_split_table(location: str) -> dict[str, list[str]]:
 
 def _require_same_rows(location: str, table: dict[str, list[str]], images: LabelledImages) -> None:
     written = _labels_by_uri(table["uri"], table["label"])
-    labels = _labels_by_uri(images.uris, images.texts)
+    labels = _labels_by_uri(images.uris, images.labels)
     versions = dict(zip(table["uri"], table["version"], strict=True))
     common = [uri for uri in written if uri in labels]
     now = dict(zip(images.uris, images.versions, strict=True))

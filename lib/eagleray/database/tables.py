@@ -74,7 +74,7 @@ class AliasChangeRow(Base):
     action: Mapped[str] = mapped_column(sa.String(16))
     who: Mapped[str] = mapped_column(sa.Text())
     time: Mapped[datetime] = mapped_column(UtcTime())
-    why: Mapped[str] = mapped_column(sa.Text())
+    reason: Mapped[str] = mapped_column("why", sa.Text())
     evidence: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
     applied: Mapped[bool]
 

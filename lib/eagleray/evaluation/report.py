@@ -20,7 +20,7 @@ from eagleray.evaluation.mistakes import (
 )
 from eagleray.evaluation.outputs import answered_labels, true_labels, true_values
 from eagleray.evaluation.slices import Slice
-from eagleray.reports import confusion, curves, histogram, render_page, scatter, thumbnails
+from eagleray.reports import confusion_matrix, curves, histogram, render_page, scatter, thumbnails
 from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
 
 __all__ = ["render_evaluation"]
@@ -162,7 +162,7 @@ def _plots(evaluation: Evaluation) -> list[str]:
     plots = []
     if not isinstance(task, Multilabel) and len(task.labels) <= _MAX_CLASSES_DRAWN:
         counts = _confusion_counts(evaluation)
-        plots.append(confusion(task.labels, counts, title="What was answered for what"))
+        plots.append(confusion_matrix(task.labels, counts, title="What was answered for what"))
     if len(task.labels) <= _MAX_CLASSES_CURVED:
         plots += _curve_plots(evaluation)
     return [*plots, _reliability_plot(evaluation)]

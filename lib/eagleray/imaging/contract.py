@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import ContractError, UnknownNameError
 
 __all__ = [
@@ -235,7 +235,9 @@ class ImageContract(_Frozen):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ContractError(f"The image contract is not valid: {first_fault(error)}.") from None
+            raise ContractError(
+                f"The image contract is not valid: {first_validation_error(error)}."
+            ) from None
 
 
 def _require_modest(height: int, width: int) -> None:
@@ -246,14 +248,14 @@ def _require_modest(height: int, width: int) -> None:
         )
 
 
-def first_fault(error: ValidationError) -> str:
+def first_validation_error(error: ValidationError) -> str:
     """Return the first fault of a validation as `field: what is wrong`, in one line.
 
     What was validated may be a stranger's: names are made visible, and long ones cut.
     """
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = visible(".".join(str(part) for part in fault["loc"])[:_MAX_SHOWN])
-    message = visible(fault["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
+    place = escape_text(".".join(str(part) for part in fault["loc"])[:_MAX_SHOWN])
+    message = escape_text(fault["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
     return f"{place}: {message}" if place else message
 
 
@@ -332,4 +334,4 @@ def named_contract(
         contract = NAMED_CONTRACTS[name](size, shorter_side, color)
         return ImageContract.model_validate({**contract.model_dump(), "formats": formats})
     except ValidationError as error:
-        raise ContractError(f"Contract {name!r}: {first_fault(error)}.") from None
+        raise ContractError(f"Contract {name!r}: {first_validation_error(error)}.") from None

@@ -21,7 +21,7 @@ from eagleray.imaging.pillow import open_image
 from eagleray.imaging.probe import probe
 from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 
-__all__ = ["DecodedImage", "decode", "judge"]
+__all__ = ["DecodedImage", "check_header", "decode"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -61,7 +61,7 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
     Raises:
         BadImageError: With the reason; no other exception, whatever the bytes are.
     """
-    header = judge(data, contract)
+    header = check_header(data, contract)
     try:
         upright, width, height = _decode_upright(data, header, contract)
         pixels = _crop(_resize(upright, width, height, contract), contract)
@@ -76,7 +76,7 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
     return DecodedImage(pixels, width, height)
 
 
-def judge(data: bytes, contract: ImageContract) -> Header:
+def check_header(data: bytes, contract: ImageContract) -> Header:
     """Refuse what exceeds the contract's limits, before anything is allocated for it.
 
     Raises:

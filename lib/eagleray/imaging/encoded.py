@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["EncodedImage", "ReadableFile", "encoded_bytes", "require_several"]
+__all__ = ["EncodedImage", "ReadableFile", "encoded_bytes", "require_sequence"]
 
 
 @runtime_checkable
@@ -61,7 +61,7 @@ def encoded_bytes(image: object) -> bytes:
     return view.tobytes()
 
 
-def require_several(images: object) -> None:
+def require_sequence(images: object) -> None:
     """Refuse a single image where several are wanted.
 
     Raises:

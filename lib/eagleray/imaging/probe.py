@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import FORMATS, Format
-from eagleray.imaging.foreign import refuse_foreign
 from eagleray.imaging.header import (
     MAX_BLOCKS,
     Header,
@@ -26,8 +25,9 @@ from eagleray.imaging.header import (
 )
 from eagleray.imaging.heif import heif_format, read_heif
 from eagleray.imaging.tiff import exif_orientation, read_tiff
+from eagleray.imaging.unknown_formats import unknown_format_error
 
-__all__ = ["Header", "format_of", "probe"]
+__all__ = ["Header", "detect_format", "probe"]
 
 MAX_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
 MAX_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
@@ -48,9 +48,9 @@ def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
     """
     if not data:
         raise truncated("the file is empty (0 bytes)")
-    found = format_of(data)
+    found = detect_format(data)
     if found is None:
-        raise refuse_foreign(data, formats)
+        raise unknown_format_error(data, formats)
     if found not in formats:
         raise unsupported(
             f"{found} is not among the formats that this model's contract reads: "
@@ -309,6 +309,6 @@ _READERS: dict[Format, tuple[_Test, _Reader]] = {
 }
 
 
-def format_of(data: bytes) -> Format | None:
+def detect_format(data: bytes) -> Format | None:
     """Return which of `FORMATS` encoded bytes claim to be, by their first few; None: none."""
     return next((name for name, (is_format, _) in _READERS.items() if is_format(data)), None)

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from eagleray.core.errors import BadImageError, JobFailedError, Reason
-from eagleray.core.parent_death import die_with
+from eagleray.core.parent_death import exit_with_parent
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import DecodedImage, decode
 from eagleray.imaging.pillow import load_readers
@@ -290,7 +290,7 @@ def main() -> None:
     orders = _Orders(*json.loads(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    die_with(orders.parent)
+    exit_with_parent(orders.parent)
     connection = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)

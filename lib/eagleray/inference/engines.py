@@ -42,12 +42,12 @@ from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 __all__ = [
     "ExecutionPlan",
     "Run",
-    "blank_inputs",
     "compiled_path",
     "has_bfloat16",
-    "machine_facts",
+    "machine_fingerprint",
     "prepare",
     "will_compile",
+    "zero_inputs",
 ]
 
 Run = Callable[..., Tensor]
@@ -288,7 +288,7 @@ def _compiling_pays(package: ModelPackage, plan: ExecutionPlan, expected_images:
     return bool(eager_seconds * COMPILE_GAIN > COMPILE_SECONDS)
 
 
-def machine_facts() -> tuple[str, ...]:
+def machine_fingerprint() -> tuple[str, ...]:
     """Return all that decides which kernels run here, and how fast they are, as texts."""
     return (
         torch.__version__,
@@ -300,7 +300,7 @@ def machine_facts() -> tuple[str, ...]:
     )
 
 
-def blank_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
+def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
     """Return what a forward pass takes, all zeros: images, and attributes where there are any."""
     images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
     if not package.attributes:
@@ -317,7 +317,7 @@ def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path
         manifest.contract_digest,
         plan.precision,
         str(plan.batch_size),
-        *machine_facts(),
+        *machine_fingerprint(),
     )
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_folder / "compiled" / f"{key}.pt2"
@@ -339,7 +339,7 @@ def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
     network = _network(package.build_module(), package, plan)
     beside = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
     with _quiet_compiler(), torch.no_grad():
-        exported = torch.export.export(network, blank_inputs(package, plan.batch_size))
+        exported = torch.export.export(network, zero_inputs(package, plan.batch_size))
         aoti_compile_and_package(
             exported,
             package_path=str(beside),

@@ -29,10 +29,10 @@ from eagleray.core.types import CompileMode
 from eagleray.inference.engines import (
     ExecutionPlan,
     Run,
-    blank_inputs,
-    machine_facts,
+    machine_fingerprint,
     prepare,
     will_compile,
+    zero_inputs,
 )
 from eagleray.models.package import ModelPackage
 
@@ -71,7 +71,7 @@ class MeasuredPrecision(BaseModel):
         return "bfloat16" if self.bfloat16 >= MIN_GAIN * self.float32 else "float32"
 
     @property
-    def is_settled(self) -> bool:
+    def is_final(self) -> bool:
         """Whether no other measurement is needed, even where the network is to be compiled."""
         ratio = self.bfloat16 / self.float32
         return self.compiled or not 1 / _CLOSE < ratio < _CLOSE
@@ -114,7 +114,7 @@ def with_measured_precision(
             measured = _measure(package, plan, "never", cache_folder)
             _keep(measured, file)
         plan = replace(plan, precision=measured.precision, reason=measured.reason)
-        if measured.is_settled or not will_compile(
+        if measured.is_final or not will_compile(
             package, plan, compile_mode, expected_images, cache_folder
         ):
             return plan
@@ -124,7 +124,9 @@ def with_measured_precision(
 
 
 def _measurement_path(package: ModelPackage, cache_folder: Path) -> Path:
-    key = hashlib.sha256("\n".join((package.digest, *machine_facts())).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\n".join((package.digest, *machine_fingerprint())).encode()).hexdigest()[
+        :32
+    ]
     return cache_folder / "precision" / f"{key}.json"
 
 
@@ -162,7 +164,7 @@ def _measure(
     """Time passes of both precisions in turns, so that both see the same moments of the machine."""
     compiled = compile_mode == "always"
     size = plan.batch_size if compiled else min(_BATCH_SIZE, plan.batch_size)
-    inputs = blank_inputs(package, size)
+    inputs = zero_inputs(package, size)
     plans: list[ExecutionPlan] = [
         replace(plan, precision="float32", batch_size=size),
         replace(plan, precision="bfloat16", batch_size=size),

@@ -34,9 +34,9 @@ from eagleray.core.errors import (
 from eagleray.core.limits import MAX_GOLDEN_PIXELS
 from eagleray.core.settings import read_settings
 from eagleray.core.system import num_usable_cores
-from eagleray.core.types import HEALTHY_DIFFERENCE, CompileMode, Precision
+from eagleray.core.types import HEALTH_TOLERANCE, CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
-from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.engines import ExecutionPlan, Run, prepare
 from eagleray.inference.precision import with_measured_precision
@@ -57,18 +57,18 @@ class GoldenCheck:
 
     Attributes:
         num_images: How many there are.
-        largest_difference: Of any output from the expected one.
+        max_difference: Of any output from the expected one.
         tolerance: What is healthy.
     """
 
     num_images: int
-    largest_difference: float
+    max_difference: float
     tolerance: float
 
     @property
     def healthy(self) -> bool:
         """Whether every output is as expected. NaN is not."""
-        return self.largest_difference <= self.tolerance
+        return self.max_difference <= self.tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class Predictor:
                 values that it can take.
             TypeError: An image is no file, such as a decoded one.
         """
-        require_several(images)
+        require_sequence(images)
         encoded = self.encode_attributes(attributes, len(images))
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images], encoded)
@@ -478,7 +478,7 @@ class Predictor:
         """
         golden = self.package.golden
         # A package may be stricter than we are, never laxer.
-        most = HEALTHY_DIFFERENCE[self.plan.precision] * self.task.unit
+        most = HEALTH_TOLERANCE[self.plan.precision] * self.task.unit
         tolerance = min(golden.tolerance, most)
         size = max(self._runs)
         differences = [
@@ -516,7 +516,7 @@ class Predictor:
         if not check.healthy:
             raise PackageError(
                 f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.largest_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
+                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
                 "it on this machine."
             )
         return check

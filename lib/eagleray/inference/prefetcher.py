@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from eagleray.core.errors import BadImageError
-from eagleray.imaging import DecodedImage, ImageContract, decode, judge
+from eagleray.imaging import DecodedImage, ImageContract, check_header, decode
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.tasks.outcome import Outcome
@@ -156,7 +156,7 @@ class Prefetcher:
             try:
                 data = self.reader.read(source)
                 seconds = time.perf_counter() - started
-                header = judge(data, self.contract)
+                header = check_header(data, self.contract)
             except BadImageError as error:
                 image = Outcome.from_error(error)
                 return DecodedItem(index, image, 1000 * (time.perf_counter() - started))

@@ -20,8 +20,8 @@ from eagleray.models.package import (
     WEIGHTS_FILE,
     ModelManifest,
     ModelPackage,
-    digest_of,
-    is_allowed,
+    is_package_file,
+    manifest_digest,
     parse_manifest,
     require_digest,
     require_golden_fits,
@@ -32,7 +32,7 @@ from eagleray.models.package_files import PackageFiles, open_package
 if TYPE_CHECKING:  # which takes seconds to import, and not all checks come so far
     from eagleray.inference.predictor import GoldenCheck
 
-__all__ = ["Check", "Report", "verify_loaded", "verify_package"]
+__all__ = ["Check", "VerificationReport", "verify_loaded", "verify_package"]
 
 _FILES, _DIGEST, _LISTED = "files", "digest", "listed files"
 _WEIGHTS, _INPUT, _GOLDEN, _OUTPUTS = "network", "input size", "golden images", "outputs"
@@ -67,7 +67,7 @@ class Check:
 
 
 @dataclass
-class Report:
+class VerificationReport:
     """All checks of a package.
 
     Attributes:
@@ -106,13 +106,13 @@ class Report:
             "digest": self.digest,
             "passed": self.passed,
             "golden_images": golden.num_images if golden else None,
-            "largest_difference": golden.largest_difference if golden else None,
+            "max_difference": golden.max_difference if golden else None,
             "tolerance": golden.tolerance if golden else None,
             "checks": [check.as_json() for check in self.checks],
         }
 
 
-def verify_package(folder: str, *, expected_digest: str | None = None) -> Report:
+def verify_package(folder: str, *, expected_digest: str | None = None) -> VerificationReport:
     """Check a package in a folder or under a URI, on this machine.
 
     Args:
@@ -123,7 +123,7 @@ def verify_package(folder: str, *, expected_digest: str | None = None) -> Report
         PackageError: There is no folder.
         InputError: A remote storage does not answer.
     """
-    report = Report()
+    report = VerificationReport()
     with open_package(folder) as opened:
         manifest = _check_manifest(report, folder, opened, expected_digest)
         names = None
@@ -149,9 +149,9 @@ def verify_package(folder: str, *, expected_digest: str | None = None) -> Report
     return report
 
 
-def verify_loaded(package: ModelPackage) -> Report:
+def verify_loaded(package: ModelPackage) -> VerificationReport:
     """Check a package that is in memory, such as one that was just made."""
-    report = Report(digest=package.digest)
+    report = VerificationReport(digest=package.digest)
     with report.check(_WEIGHTS):
         package.require_weights()
     _check_input(report, package.manifest)
@@ -163,7 +163,7 @@ def verify_loaded(package: ModelPackage) -> Report:
 
 
 def _check_manifest(
-    report: Report, folder: str, opened: PackageFiles, expected: str | None
+    report: VerificationReport, folder: str, opened: PackageFiles, expected: str | None
 ) -> ModelManifest | None:
     manifest = None
     with report.check(MANIFEST_FILE) as check:
@@ -173,7 +173,7 @@ def _check_manifest(
             f"{manifest.name}: {manifest.task.name}{labels}, {manifest.architecture.name}"
         )
     if manifest is not None:
-        report.digest = digest_of(manifest)
+        report.digest = manifest_digest(manifest)
         if expected is not None:
             with report.check(_DIGEST) as check:
                 require_digest(folder, report.digest, expected)
@@ -182,11 +182,11 @@ def _check_manifest(
 
 
 def _check_golden(
-    report: Report, folder: str, opened: PackageFiles, manifest: ModelManifest
+    report: VerificationReport, folder: str, opened: PackageFiles, manifest: ModelManifest
 ) -> dict[str, bytes] | None:
     """Return all files but the weights; None unless all are what they should be."""
     files: dict[str, bytes] = {}
-    listed = [name for name in manifest.files if name != WEIGHTS_FILE and is_allowed(name)]
+    listed = [name for name in manifest.files if name != WEIGHTS_FILE and is_package_file(name)]
     for name in listed:
         with report.check(name) as check:
             files[name] = opened.read(name, digest=manifest.files[name])
@@ -200,7 +200,9 @@ def _check_golden(
     return files if check.passed else None
 
 
-def _check_weights(report: Report, opened: PackageFiles, manifest: ModelManifest) -> bytes | None:
+def _check_weights(
+    report: VerificationReport, opened: PackageFiles, manifest: ModelManifest
+) -> bytes | None:
     """Return the weights; None unless they are those that are listed, and those of the network.
 
     They are compared with their network by their header first, so a package of a stranger costs no
@@ -220,7 +222,7 @@ def _check_weights(report: Report, opened: PackageFiles, manifest: ModelManifest
     return content
 
 
-def _check_input(report: Report, manifest: ModelManifest) -> bool | None:
+def _check_input(report: VerificationReport, manifest: ModelManifest) -> bool | None:
     """Check that the network takes the images of the contract."""
     height, width = manifest.contract.size
     with report.check(_INPUT) as check:
@@ -229,7 +231,7 @@ def _check_input(report: Report, manifest: ModelManifest) -> bool | None:
     return check.passed
 
 
-def _check_outputs(report: Report, package: ModelPackage) -> None:
+def _check_outputs(report: VerificationReport, package: ModelPackage) -> None:
     """Predict the golden images on this machine."""
     from eagleray.inference.predictor import Predictor
 
@@ -237,7 +239,7 @@ def _check_outputs(report: Report, package: ModelPackage) -> None:
         golden = Predictor(package, compile_mode="never").require_healthy()
         report.golden = golden
         check.detail = (
-            f"those of {golden.num_images} golden images differ by {golden.largest_difference:.2g} "
+            f"those of {golden.num_images} golden images differ by {golden.max_difference:.2g} "
             f"at most ({golden.tolerance:.2g} is allowed)"
             if golden.num_images
             else "there are no golden images to compare"

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from eagleray.core.display import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
+from eagleray.core.display import ESCAPED_CELL_PATTERN, escape_cell, escape_json, unescape_cell
 from eagleray.core.types import OutputFormat
 
 __all__ = ["column_names", "decode_table", "encode_table"]
@@ -149,7 +149,10 @@ def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return cells of CSV: nested values as JSON, texts with control characters escaped."""
     if pa.types.is_nested(column.type):
         return _texts(value if value is None else _json(value) for value in column.to_pylist())
-    if _is_text(column.type) and pc.any(pc.match_substring_regex(column, ESCAPED_IN_CELLS)).as_py():
+    if (
+        _is_text(column.type)
+        and pc.any(pc.match_substring_regex(column, ESCAPED_CELL_PATTERN)).as_py()
+    ):
         return _each(escape_cell, column)
     return column
 
@@ -160,9 +163,9 @@ def _each(change: Callable[[str], str], column: pa.ChunkedArray) -> pa.ChunkedAr
 
 def _json(value: Any) -> str:
     try:
-        return visible_json(_ENCODER.encode(value))
+        return escape_json(_ENCODER.encode(value))
     except ValueError:  # a NaN; they are rare, and taking every value apart would be slow
-        return visible_json(_ENCODER.encode(_finite(value)))
+        return escape_json(_ENCODER.encode(_finite(value)))
 
 
 def _finite(value: Any) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eagleray.core.errors import InputError
-from eagleray.io.file_kinds import is_image_name, kind_of_bytes
+from eagleray.io.file_kinds import describe_file_kind, is_image_name
 
 __all__ = ["SAMPLE_BYTES", "Delimited", "describe_delimited", "not_utf8", "require_utf8"]
 
@@ -131,7 +131,7 @@ def require_utf8(start: bytes, location: str, *, whole: bool = True) -> str:
     Raises:
         InputError: It is something else by its first bytes, or in another encoding.
     """
-    kind = kind_of_bytes(start)
+    kind = describe_file_kind(start)
     if kind is not None:
         hint = " (as Excel workbooks are)" if kind == "a zip archive" else ""
         raise InputError(

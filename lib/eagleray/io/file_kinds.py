@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import codecs
 
-__all__ = ["IMAGE_EXTENSIONS", "NUM_FIRST_BYTES", "is_image_name", "is_text", "kind_of_bytes"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "NUM_SNIFFED_BYTES",
+    "describe_file_kind",
+    "is_image_name",
+    "is_text",
+]
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".tif", ".tiff"),
@@ -15,8 +21,8 @@ IMAGE_EXTENSIONS = (
 )
 """Extensions of images, lower-case, whether they are read or not."""
 
-NUM_FIRST_BYTES = 512
-"""Bytes that `kind_of_bytes` looks at."""
+NUM_SNIFFED_BYTES = 512
+"""Bytes that `describe_file_kind` looks at."""
 
 _TAR_MAGIC = slice(257, 262)
 _KINDS = (
@@ -59,11 +65,11 @@ def is_text(start: bytes) -> bool:
     return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def kind_of_bytes(start: bytes) -> str | None:
+def describe_file_kind(start: bytes) -> str | None:
     """Say what a file is whose first bytes are that of an archive, a database or a binary table.
 
     Args:
-        start: The first bytes, `NUM_FIRST_BYTES` or more where there are as many.
+        start: The first bytes, `NUM_SNIFFED_BYTES` or more where there are as many.
 
     Returns:
         Words that follow "is"; None for images, texts and whatever is not known.

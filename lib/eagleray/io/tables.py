@@ -19,10 +19,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.io import storage
 from eagleray.io.delimited import SAMPLE_BYTES, describe_delimited, not_utf8, require_utf8
-from eagleray.io.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
+from eagleray.io.file_kinds import NUM_SNIFFED_BYTES, describe_file_kind, is_text
 
 __all__ = [
     "TABLE_EXTENSIONS",
@@ -112,8 +112,8 @@ def open_parquet(location: str) -> pq.ParquetFile:
         return pq.ParquetFile(file, buffer_size=_COLUMN_BUFFER, pre_buffer=False)
     except pa.ArrowException as error:
         file.seek(0)
-        start = file.read(NUM_FIRST_BYTES)
-        kind = kind_of_bytes(start) or ("a text" if is_text(start) else None)
+        start = file.read(NUM_SNIFFED_BYTES)
+        kind = describe_file_kind(start) or ("a text" if is_text(start) else None)
         if kind not in (None, "a Parquet file"):
             raise InputError(f"{location} is {kind}, and no Parquet file; rename it.") from error
         fault = str(error).splitlines()[0].rstrip(".")
@@ -256,7 +256,7 @@ class _JsonLines:
                 kinds.setdefault(name, set()).add(_kind_of(value))
         self.num_rows: int | None = num_rows
         self._types = {name: _type_of(found - {"null"}) for name, found in kinds.items()}
-        self._keys = {text_of_name(name): name for name in kinds}
+        self._keys = {escape_file_name(name): name for name in kinds}
         fields = [(name, self._types[key] or pa.string()) for name, key in self._keys.items()]
         self.schema = pa.schema(fields)
 
@@ -276,8 +276,8 @@ class _JsonLines:
             return None
         kind = self._types[key]
         if kind is None:
-            return text_of_name(json.dumps(value, ensure_ascii=False))
-        return text_of_name(value) if kind == pa.string() else value
+            return escape_file_name(json.dumps(value, ensure_ascii=False))
+        return escape_file_name(value) if kind == pa.string() else value
 
     def _table(self, columns: Sequence[str], rows: list[list[Any]]) -> pa.Table:
         fields = [self.schema.field(name) for name in columns]

@@ -1,6 +1,6 @@
 """Attributes: what a table says of an image besides its label, as numbers that a network can take.
 
-    learn_attributes(["age", "site"], columns)      what the training part says of each column
+    fit_attributes(["age", "site"], columns)      what the training part says of each column
     encode_columns(attributes, columns)             text by column -> float32 (N, num_features)
     encode_mappings(attributes, [{"age": 41, …}])   the same for one mapping an image
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from eagleray.core.errors import AttributeValueError, InputError
-from eagleray.core.limits import MAX_NAME
+from eagleray.core.limits import MAX_NAME_LENGTH
 
 __all__ = [
     "Attribute",
@@ -28,7 +28,7 @@ __all__ = [
     "NumberAttribute",
     "encode_columns",
     "encode_mappings",
-    "learn_attributes",
+    "fit_attributes",
     "num_features",
     "require_columns",
 ]
@@ -54,7 +54,7 @@ class NumberAttribute(_Frozen):
     """
 
     kind: Literal["number"] = "number"
-    name: Annotated[str, Field(max_length=MAX_NAME)]
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     mean: FiniteFloat
     std: Annotated[FiniteFloat, Field(gt=0)]
 
@@ -89,9 +89,9 @@ class CategoryAttribute(_Frozen):
     """
 
     kind: Literal["category"] = "category"
-    name: Annotated[str, Field(max_length=MAX_NAME)]
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     values: Annotated[
-        tuple[Annotated[str, Field(max_length=MAX_NAME)], ...],
+        tuple[Annotated[str, Field(max_length=MAX_NAME_LENGTH)], ...],
         Field(min_length=1, max_length=_MAX_VALUES, fail_fast=True),
     ]
 
@@ -151,7 +151,7 @@ def require_columns(names: Sequence[str], columns: Iterable[str], where: str) ->
             raise InputError(f"{where} has no column {name!r} for the attribute; {there}.")
 
 
-def learn_attributes(
+def fit_attributes(
     names: Sequence[str],
     columns: Mapping[str, Sequence[str]],
     *,

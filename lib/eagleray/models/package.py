@@ -48,13 +48,13 @@ from eagleray.core.limits import (
     MAX_GOLDEN_IMAGES,
     MAX_HIERARCHY_DEPTH,
     MAX_LABELS,
-    MAX_NAME,
-    MAX_NOTE,
+    MAX_NAME_LENGTH,
+    MAX_NOTE_LENGTH,
 )
 from eagleray.core.names import ModelName
-from eagleray.core.types import HEALTHY_DIFFERENCE
+from eagleray.core.types import HEALTH_TOLERANCE
 from eagleray.imaging import FORMATS, ImageContract, decode, probe
-from eagleray.imaging.contract import canonical_json, first_fault
+from eagleray.imaging.contract import canonical_json, first_validation_error
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features
@@ -81,8 +81,8 @@ __all__ = [
     "ModelManifest",
     "ModelPackage",
     "create_package",
-    "digest_of",
-    "is_allowed",
+    "is_package_file",
+    "manifest_digest",
     "parse_manifest",
     "read_manifest",
     "read_package",
@@ -96,11 +96,11 @@ _ALLOWED_FILE = re.compile(
     r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
 )
 
-GOLDEN_TOLERANCE = max(HEALTHY_DIFFERENCE.values())
+GOLDEN_TOLERANCE = max(HEALTH_TOLERANCE.values())
 """What a package may allow an output of its golden images to differ by, in the task's unit."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(max_length=MAX_NAME)]
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 
 
 def _require_hierarchy(parents: object) -> object:
@@ -114,8 +114,8 @@ def _require_hierarchy(parents: object) -> object:
     if len(parents) > MAX_LABELS:
         raise ValueError(f"it has {len(parents):,} entries, {MAX_LABELS:,} is the limit")
     for text in (*parents, *parents.values()):
-        if not isinstance(text, str) or len(text) > MAX_NAME:
-            raise ValueError(f"every label is a text of at most {MAX_NAME:,} characters")
+        if not isinstance(text, str) or len(text) > MAX_NAME_LENGTH:
+            raise ValueError(f"every label is a text of at most {MAX_NAME_LENGTH:,} characters")
     _require_shallow(parents)
     return parents
 
@@ -166,7 +166,7 @@ class Lineage(_Frozen):
     created: Name
     eagleray: Name
     torch: Name
-    note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    note: Annotated[str, Field(max_length=MAX_NOTE_LENGTH)] = ""
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -314,7 +314,7 @@ class ModelPackage:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical manifest, which names every file by digest."""
-        return digest_of(self.manifest)
+        return manifest_digest(self.manifest)
 
     @property
     def task(self) -> Task:
@@ -419,7 +419,7 @@ def create_package(
             files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
         )
     except ValidationError as error:
-        raise PackageError(f"{MANIFEST_FILE}: {first_fault(error)}.") from None
+        raise PackageError(f"{MANIFEST_FILE}: {first_validation_error(error)}.") from None
     return ModelPackage(manifest, MappingProxyType(files))
 
 
@@ -515,11 +515,11 @@ def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelMa
 
 def _open_manifest(folder: str, opened: PackageFiles, expected: str | None) -> ModelManifest:
     manifest = parse_manifest(opened.read(MANIFEST_FILE), f"{folder}: {MANIFEST_FILE}")
-    require_digest(folder, digest_of(manifest), expected)
+    require_digest(folder, manifest_digest(manifest), expected)
     return manifest
 
 
-def digest_of(manifest: ModelManifest) -> str:
+def manifest_digest(manifest: ModelManifest) -> str:
     """Return the digest of the package that a manifest describes."""
     text = canonical_json(manifest.model_dump(mode="json"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -577,7 +577,7 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
             )
 
 
-def is_allowed(name: str) -> bool:
+def is_package_file(name: str) -> bool:
     """Whether a package may list a file of this name."""
     return _ALLOWED_FILE.fullmatch(name) is not None
 
@@ -594,18 +594,19 @@ def require_listed(folder: str, present: Sequence[str], manifest: ModelManifest)
         PackageError: With the first of them.
     """
     for name in manifest.files:
-        if not is_allowed(name):
+        if not is_package_file(name):
             raise PackageError(
-                f"{folder}: {MANIFEST_FILE} lists {name[:MAX_NAME]!r}, which no package may hold: "
-                "weights are safetensors, and pickles and code are never loaded."
+                f"{folder}: {MANIFEST_FILE} lists {name[:MAX_NAME_LENGTH]!r}, which no package may "
+                "hold: weights are safetensors, and pickles and code are never loaded."
             )
     if WEIGHTS_FILE not in manifest.files:
         raise PackageError(f"{folder}: {MANIFEST_FILE} lists no {WEIGHTS_FILE}.")
     strangers = sorted({*present} - {*manifest.files} - {MANIFEST_FILE})
     if strangers:
         raise PackageError(
-            f"{folder} holds {strangers[0][:MAX_NAME]!r}, which {MANIFEST_FILE} does not list; a "
-            "package contains nothing else, and no pickle or code is ever loaded. Remove the file."
+            f"{folder} holds {strangers[0][:MAX_NAME_LENGTH]!r}, which {MANIFEST_FILE} does not "
+            "list; a package contains nothing else, and no pickle or code is ever loaded. Remove "
+            "the file."
         )
     missing = sorted({*manifest.files} - {*present})
     if missing:
@@ -635,5 +636,7 @@ def _parse(kind: type[_Parsed], content: bytes, where: str, limits: JsonLimits) 
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if fault["type"] == "extra_forbidden":
             field = ".".join(str(part) for part in fault["loc"])
-            raise PackageError(f"{where} has the unknown field {field[:MAX_NAME]!r}.") from None
-        raise PackageError(f"{where} is not valid: {first_fault(error)}.") from None
+            raise PackageError(
+                f"{where} has the unknown field {field[:MAX_NAME_LENGTH]!r}."
+            ) from None
+        raise PackageError(f"{where} is not valid: {first_validation_error(error)}.") from None

@@ -18,9 +18,14 @@ from eagleray.core.limits import (
     MAX_GOLDEN_BYTES,
     MAX_GOLDEN_JSON_BYTES,
     MAX_MANIFEST_BYTES,
-    MAX_UNCHECKED_WEIGHTS,
+    MAX_UNCHECKED_WEIGHT_BYTES,
 )
-from eagleray.io.storage.plain import PlainFile, PlainFolder, TooManyFilesError, open_plain_folder
+from eagleray.io.storage.untrusted import (
+    TooManyFilesError,
+    UntrustedFile,
+    UntrustedFolder,
+    open_untrusted_folder,
+)
 from eagleray.models.architectures import Architecture
 from eagleray.models.weights import check_weights, max_weights_bytes, view_reader
 
@@ -50,7 +55,7 @@ def open_package(folder: str) -> Iterator[PackageFiles]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            opened = stack.enter_context(open_plain_folder(folder))
+            opened = stack.enter_context(open_untrusted_folder(folder))
         except (FileNotFoundError, NotADirectoryError):
             raise _no_package(folder) from None
         except OSError as error:
@@ -73,7 +78,7 @@ def require_sizes(location: str, sizes: Mapping[str, int], architecture: Archite
     for name, size in sizes.items():
         if name != WEIGHTS_FILE:
             _require_size(location, name, size)
-        elif size > MAX_UNCHECKED_WEIGHTS:
+        elif size > MAX_UNCHECKED_WEIGHT_BYTES:
             _require_size(location, name, size, max_weights_bytes(architecture))
 
 
@@ -91,7 +96,7 @@ class PackageFiles:
         folder: Which it is.
     """
 
-    def __init__(self, location: str, folder: PlainFolder) -> None:
+    def __init__(self, location: str, folder: UntrustedFolder) -> None:
         self._location, self._folder = location, folder
         self._weights = f"{location}: {WEIGHTS_FILE}"
         self._golden: dict[str, int] = {}  # bytes of the golden images that were read
@@ -142,7 +147,7 @@ class PackageFiles:
             UserError: The architecture is not known here.
         """
         with self._open(WEIGHTS_FILE) as file:
-            if file.size > MAX_UNCHECKED_WEIGHTS:
+            if file.size > MAX_UNCHECKED_WEIGHT_BYTES:
                 check_weights(self._weights, file.read, file.size, architecture)
             content = file.read(0, file.size)
         self._require_digest(WEIGHTS_FILE, content, digest)
@@ -164,7 +169,7 @@ class PackageFiles:
             return file.size
 
     @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[PlainFile]:
+    def _open(self, name: str) -> Iterator[UntrustedFile]:
         try:
             with self._folder.open(name) as file:
                 yield file

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eagleray.core.errors import PackageError
 from eagleray.core.json_limits import parse_json
 from eagleray.core.limits import HEADER_JSON, MAX_HEADER_BYTES
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.models.architectures import Architecture, build_on_meta
 
 __all__ = ["check_weights", "max_weights_bytes", "view_reader"]
@@ -210,7 +210,7 @@ def _tensor(name: str, value: object) -> _Tensor:
         return _Tensor.model_validate(value)
     except ValidationError as error:
         raise ValueError(
-            f"its header describes {name[:_MAX_SHOWN]!r} wrongly: {first_fault(error)}"
+            f"its header describes {name[:_MAX_SHOWN]!r} wrongly: {first_validation_error(error)}"
         ) from None
 
 

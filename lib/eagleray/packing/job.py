@@ -159,7 +159,7 @@ def _new_plan(
         manifest_digest=manifest.digest,
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
-        remarks=listing.remarks(),
+        remarks=listing.all_notes(),
         skipped=dict(listing.skipped.counts),
     )
     claimed = claim_plan(layout, plan)

@@ -23,7 +23,7 @@ from eagleray.core.errors import BadImageError
 from eagleray.imaging.probe import probe
 from eagleray.io.arrow_files import encode_table
 from eagleray.io.fetch.archives import Member
-from eagleray.io.fetch.source import packing_of, readings_of
+from eagleray.io.fetch.source import packing_of, parse_candidates
 from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.sources.archives import input_members
 from eagleray.sources.skipped import SkippedFiles
@@ -221,7 +221,7 @@ def _suffix(image: bytes, uri: str) -> str:
 
 def _name_in(uri: str) -> str:
     if packing_of(uri) is not None:
-        name, _ = next(readings_of(uri))
+        name, _ = next(parse_candidates(uri))
         return name
     return uri.partition("?")[0] if uri.startswith(_FETCHED) else uri
 

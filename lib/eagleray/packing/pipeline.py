@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.ray_errors import read_failure
 from eagleray.core.ray_session import Cluster
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext, pack_shard
@@ -60,15 +61,8 @@ def _memory(part_bytes: int) -> int:
 
 
 def _as_ours(error: Exception) -> EaglerayError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EaglerayError):
-        return cause
-    if isinstance(cause, OSError):
-        text = f"the storage answers: {cause.strerror or cause}"
-    else:
-        lines = [line for line in str(cause or error).splitlines() if line.strip()]
-        text = f"{type(cause or error).__name__}: {lines[-1] if lines else 'no message'}"
-    return JobFailedError(
-        f"The workers stopped ({text}); what is done is kept: run the same command again to go "
-        "on, with --verbose for the workers' output."
+    failure = read_failure(error)
+    return failure.error or JobFailedError(
+        f"The workers stopped ({failure.message}); what is done is kept: run the same command "
+        "again to go on, with --verbose for the workers' output."
     )

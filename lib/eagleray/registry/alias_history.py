@@ -1,4 +1,4 @@
-"""The history of a model's aliases: who moved which, when, why, and on what evidence.
+"""The history of a model's aliases: who moved which, when, reason, and on what evidence.
 
 A change is written down, then MLflow is asked, then the change is marked as applied, and nobody
 else changes the model meanwhile. A process that dies on the way leaves a change that is not
@@ -23,7 +23,15 @@ from eagleray.core.errors import InputError
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import AliasChangeRow
 
-__all__ = ["NO_ALIAS", "Action", "AliasChange", "Turn", "VersionHistory", "Versions", "holders"]
+__all__ = [
+    "NO_ALIAS",
+    "Action",
+    "AliasChange",
+    "LockedModel",
+    "VersionHistory",
+    "VersionStore",
+    "version_stack",
+]
 
 Action = Literal["promote", "rollback", "set", "register", "delete"]
 
@@ -31,10 +39,10 @@ NO_ALIAS = ""
 """Stands for the alias where a version itself is deleted."""
 
 
-class Versions(Protocol):
+class VersionStore(Protocol):
     """What the history needs of the registry."""
 
-    def holder(self, name: str, alias: str) -> int | None:
+    def alias_target(self, name: str, alias: str) -> int | None:
         """Return the version that an alias points to, if any."""
 
     def has_version(self, name: str, version: int) -> bool:
@@ -60,7 +68,7 @@ class AliasChange:
         action: `promote`, `rollback`, `set`, `register` or `delete`.
         who: As the settings name them.
         time: UTC.
-        why: In their words.
+        reason: In their words.
         evidence: What it was decided on, for JSON.
         applied: Whether MLflow has done it.
     """
@@ -73,7 +81,7 @@ class AliasChange:
     action: str
     who: str
     time: datetime
-    why: str
+    reason: str
     evidence: Mapping[str, Any]
     applied: bool
 
@@ -88,7 +96,7 @@ class AliasChange:
             "to": self.version,
             "who": self.who,
             "when": self.time.isoformat(timespec="seconds"),
-            "why": self.why,
+            "reason": self.reason,
             "evidence": dict(self.evidence),
             "applied": self.applied,
         }
@@ -102,19 +110,19 @@ class VersionHistory:
         versions: What they change.
     """
 
-    def __init__(self, database: OpenDatabase, versions: Versions) -> None:
+    def __init__(self, database: OpenDatabase, versions: VersionStore) -> None:
         self.database, self._versions = database, versions
 
     @contextlib.contextmanager
-    def turn(self, model: str) -> Iterator[Turn]:
+    def lock(self, model: str) -> Iterator[LockedModel]:
         """Keep everybody else from changing a model, and finish what a dead process left.
 
         Raises:
             UserError: The database or MLflow does not answer.
         """
-        with self.database.turn(f"change model {model}") as session:
-            turn = Turn(session, self._versions, model)
-            turn.finish_what_was_broken_off()
+        with self.database.lock(f"change model {model}") as session:
+            turn = LockedModel(session, self._versions, model)
+            turn.apply_pending()
             yield turn
 
     def changes(self, model: str, alias: str | None = None) -> list[AliasChange]:
@@ -122,7 +130,7 @@ class VersionHistory:
         with self.database.session() as session:
             return _read(session, model, alias)
 
-    def strays(self, model: str) -> dict[str, tuple[int, int | None]]:
+    def alias_mismatches(self, model: str) -> dict[str, tuple[int, int | None]]:
         """Find aliases that point elsewhere than their last change says.
 
         Returns:
@@ -132,7 +140,7 @@ class VersionHistory:
         for _ in range(2):  # what was just being moved has arrived when one looks again
             last = {change.alias: change for change in self.changes(model)}
             now = {
-                alias: (change.version, self._versions.holder(model, alias))
+                alias: (change.version, self._versions.alias_target(model, alias))
                 for alias, change in last.items()
                 if change.applied and alias != NO_ALIAS
             }
@@ -142,24 +150,24 @@ class VersionHistory:
         return found
 
 
-class Turn:
+class LockedModel:
     """The right to change a model, which nobody else has meanwhile."""
 
-    def __init__(self, session: Session, versions: Versions, model: str) -> None:
+    def __init__(self, session: Session, versions: VersionStore, model: str) -> None:
         self._session, self._versions, self._model = session, versions, model
 
-    def holder(self, alias: str) -> int | None:
+    def alias_target(self, alias: str) -> int | None:
         """Return the version that the alias points to, if any."""
-        return self._versions.holder(self._model, alias)
+        return self._versions.alias_target(self._model, alias)
 
-    def earlier_holders(self, alias: str) -> list[int]:
+    def rollback_targets(self, alias: str) -> list[int]:
         """Return the versions that a rollback can go to, nearest first.
 
         Versions that are deleted are left out, and so is the one that the alias points to.
         """
-        current = self.holder(alias)
+        current = self.alias_target(alias)
         with self._session.begin():
-            stack = holders(_read(self._session, self._model, alias), current)
+            stack = version_stack(_read(self._session, self._model, alias), current)
         return [
             version
             for version in dict.fromkeys(reversed(stack[:-1]))
@@ -173,7 +181,7 @@ class Turn:
         *,
         action: Action,
         who: str,
-        why: str = "",
+        reason: str = "",
         evidence: Mapping[str, Any] | None = None,
     ) -> AliasChange:
         """Point an alias to a version.
@@ -185,21 +193,23 @@ class Turn:
         """
         if not self._versions.has_version(self._model, version):
             raise InputError(f"Model {self._model!r} has no version {version} any more.")
-        return self._do(alias, version, self.holder(alias), action, who, why, evidence or {})
+        return self._do(
+            alias, version, self.alias_target(alias), action, who, reason, evidence or {}
+        )
 
-    def delete(self, version: int, *, who: str, why: str, files: str | None) -> AliasChange:
+    def delete(self, version: int, *, who: str, reason: str, files: str | None) -> AliasChange:
         """Remove a version that no alias points to.
 
         Args:
             version: Number.
             who: As the settings name them.
-            why: In their words.
+            reason: In their words.
             files: The folder that its package is removed from, if any is.
         """
         evidence = {"files": files}
-        return self._do(NO_ALIAS, version, None, "delete", who, why, evidence)
+        return self._do(NO_ALIAS, version, None, "delete", who, reason, evidence)
 
-    def finish_what_was_broken_off(self) -> None:
+    def apply_pending(self) -> None:
         """Apply the last change of each alias where that has not been done."""
         with self._session.begin():
             last = {change.alias: change for change in _read(self._session, self._model, None)}
@@ -216,7 +226,7 @@ class Turn:
         previous: int | None,
         action: Action,
         who: str,
-        why: str,
+        reason: str,
         evidence: Mapping[str, Any],
     ) -> AliasChange:
         with self._session.begin():
@@ -232,7 +242,7 @@ class Turn:
                 action=action,
                 who=who,
                 time=datetime.now(UTC),
-                why=why,
+                reason=reason,
                 evidence=dict(evidence),
                 applied=False,
             )
@@ -252,7 +262,7 @@ class Turn:
         return _as_change(row)
 
 
-def holders(changes: Sequence[AliasChange], current: int | None) -> list[int]:
+def version_stack(changes: Sequence[AliasChange], current: int | None) -> list[int]:
     """Return the stack of versions that hold and held an alias, the current one last.
 
     Every change puts its version on top, a rollback takes away what is above its version. A
@@ -298,7 +308,7 @@ def _as_change(row: AliasChangeRow) -> AliasChange:
         action=row.action,
         who=row.who,
         time=row.time,
-        why=row.why,
+        reason=row.reason,
         evidence=row.evidence,
         applied=row.applied,
     )

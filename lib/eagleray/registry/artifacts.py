@@ -14,8 +14,8 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.io.storage.plain import open_plain_folder
-from eagleray.registry.tracking import explain_failures
+from eagleray.io.storage.untrusted import open_untrusted_folder
+from eagleray.registry.tracking import registry_errors
 
 __all__ = ["RunArtifacts"]
 
@@ -36,17 +36,17 @@ class RunArtifacts:
 
     def names(self, run_id: str, folder: str | None = None) -> list[str]:
         """Return the paths of what a run has at its root or in a folder; none if that is new."""
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             return [item.path for item in self._client.list_artifacts(run_id, folder)]
 
     def write(self, run_id: str, path: str, text: str) -> None:
         """Keep a text with a run, in place of what has that path."""
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             self._client.log_text(run_id, text, path)
 
     def folder(self, run_id: str) -> str:
         """Return the URI of a run's artifacts."""
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             return str(self._client.get_run(run_id).info.artifact_uri)
 
     def read(self, folder_uri: str, name: str, *, limit: int) -> bytes:
@@ -60,10 +60,10 @@ class RunArtifacts:
         Raises:
             InputError: It is not there, no regular file, or has more bytes.
         """
-        with self.reachable(f"{folder_uri}/{name}", max_bytes=limit) as location:
+        with self.accessible(f"{folder_uri}/{name}", max_bytes=limit) as location:
             folder = location.removesuffix(f"/{name}")
             try:
-                with open_plain_folder(folder) as opened, opened.open(name) as file:
+                with open_untrusted_folder(folder) as opened, opened.open(name) as file:
                     _require_size(location, file.size, limit)
                     return file.read(0, file.size)
             except OSError as error:
@@ -71,12 +71,12 @@ class RunArtifacts:
                     f"{location} cannot be read ({error.strerror or error})."
                 ) from error
 
-    def is_behind_a_server(self, uri: str) -> bool:
+    def is_behind_server(self, uri: str) -> bool:
         """Whether an artifact is copied before it can be read."""
         return uri.startswith(_BEHIND_A_SERVER)
 
     @contextlib.contextmanager
-    def reachable(self, uri: str, *, max_bytes: int | None = None) -> Iterator[str]:
+    def accessible(self, uri: str, *, max_bytes: int | None = None) -> Iterator[str]:
         """Give a location that storage reads: the artifact's own, or that of a copy.
 
         Args:
@@ -86,7 +86,7 @@ class RunArtifacts:
         Raises:
             InputError: The file has more bytes.
         """
-        if not self.is_behind_a_server(uri):
+        if not self.is_behind_server(uri):
             yield storage.absolute(uri)
             return
         import mlflow.artifacts
@@ -96,7 +96,7 @@ class RunArtifacts:
             sizes = self.sizes(folder, limit=_MAX_ENTRIES, recursive=False)
             _require_size(uri, sizes.get(name, 0), max_bytes)
         with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-            with explain_failures(self._settings):
+            with registry_errors(self._settings):
                 location = mlflow.artifacts.download_artifacts(
                     artifact_uri=uri, dst_path=folder, tracking_uri=self._settings.mlflow_uri
                 )
@@ -117,7 +117,7 @@ class RunArtifacts:
 
         found: dict[str, int] = {}
         folders: list[str | None] = [None]
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             root = get_artifact_repository(uri, tracking_uri=self._settings.mlflow_uri)
             for num_listed, folder in enumerate(folders, start=1):
                 for item in root.list_artifacts(folder):
@@ -133,7 +133,7 @@ class RunArtifacts:
         """Remove a file or folder of a run; once more changes nothing."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             root = get_artifact_repository(folder_uri, tracking_uri=self._settings.mlflow_uri)
             if name in [item.path for item in root.list_artifacts()]:
                 root.delete_artifacts(name)

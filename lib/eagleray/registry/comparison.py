@@ -10,11 +10,11 @@ from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import ModelManifest
 from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["Comparison", "MetricPair", "Side", "compare"]
+__all__ = ["ComparedVersion", "Comparison", "MetricPair", "compare"]
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedVersion:
     """One of the two versions, with all that is compared.
 
     Attributes:
@@ -28,7 +28,7 @@ class Side:
     evaluations: tuple[EvaluationRecord, ...]
 
     @classmethod
-    def read(cls, registry: Registry, version: ModelVersion) -> Side:
+    def read(cls, registry: Registry, version: ModelVersion) -> ComparedVersion:
         """Fetch it; the weights stay where they are.
 
         Raises:
@@ -82,8 +82,8 @@ class Comparison:
         metrics: The figures, by name.
     """
 
-    first: Side
-    second: Side
+    first: ComparedVersion
+    second: ComparedVersion
     same_images: bool | None
     measured_on: str | None
     metrics: tuple[MetricPair, ...] = field(default=())
@@ -115,7 +115,7 @@ class Comparison:
         }
 
 
-def compare(first: Side, second: Side) -> Comparison:
+def compare(first: ComparedVersion, second: ComparedVersion) -> Comparison:
     """Put two versions side by side.
 
     Figures come from evaluations on the same images where both have one. Otherwise they are those

@@ -14,7 +14,7 @@ from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.registry.registry import DIGEST_TAG, ModelVersion, Registry
 
-__all__ = ["Origin", "TrainedOn", "Use", "trace", "trained_on"]
+__all__ = ["ImageUse", "ImageUses", "VersionLineage", "find_image_uses", "trace_lineage"]
 
 SPLIT_ARTIFACT = "split.parquet"
 """A training run's table of images: columns uri, version, label, part."""
@@ -26,7 +26,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class VersionLineage:
     """Where a version comes from.
 
     Attributes:
@@ -62,24 +62,24 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class ImageUse:
     """One version that an image was given to.
 
     Attributes:
         version: NAME/VERSION.
-        part: `train`, `validation` or `test`.
+        split: `train`, `validation` or `test`.
         label: As it was then.
         changed: Whether the image is another one now; None if nobody can tell.
     """
 
     version: str
-    part: str
+    split: str
     label: str
     changed: bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedOn:
+class ImageUses:
     """What is known of an image.
 
     Attributes:
@@ -89,11 +89,11 @@ class TrainedOn:
     """
 
     uri: str
-    uses: tuple[Use, ...]
+    uses: tuple[ImageUse, ...]
     unknown: tuple[str, ...]
 
 
-def trace(registry: Registry, version: ModelVersion) -> Origin:
+def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
     """Find out where a version comes from.
 
     Raises:
@@ -106,7 +106,7 @@ def trace(registry: Registry, version: ModelVersion) -> Origin:
     def location(name: str) -> str | None:
         return f"{folder}/{name}" if folder and name in kept else None
 
-    return Origin(
+    return VersionLineage(
         version=version.reference,
         data_digest=lineage.data_digest,
         split_digest=lineage.split_digest,
@@ -123,7 +123,7 @@ def trace(registry: Registry, version: ModelVersion) -> Origin:
     )
 
 
-def trained_on(registry: Registry, location: str) -> TrainedOn:
+def find_image_uses(registry: Registry, location: str) -> ImageUses:
     """Find the versions that an image was given to, and as what.
 
     Args:
@@ -147,7 +147,7 @@ def trained_on(registry: Registry, location: str) -> TrainedOn:
             unknown.append(version.reference)
             continue
         uses += [
-            Use(
+            ImageUse(
                 version.reference,
                 row["part"],
                 row["label"],
@@ -155,7 +155,7 @@ def trained_on(registry: Registry, location: str) -> TrainedOn:
             )
             for row in rows
         ]
-    return TrainedOn(uri, tuple(uses), tuple(unknown))
+    return ImageUses(uri, tuple(uses), tuple(unknown))
 
 
 def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[str, Any]] | None:
@@ -164,7 +164,7 @@ def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[s
     folder = _run_folder(version)
     if folder is None or SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
         return None
-    with registry.artifacts.reachable(f"{folder}/{SPLIT_ARTIFACT}") as table:
+    with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as table:
         try:
             with storage.open_seekable(table) as file:
                 columns = ["version", "label", "part"]

@@ -61,7 +61,7 @@ def promote(
     *,
     alias: str,
     kpis: Sequence[Kpi] | None,
-    why: str = "",
+    reason: str = "",
     who: str | None = None,
     force: bool = False,
 ) -> Promotion:
@@ -73,9 +73,9 @@ def promote(
         version: Number.
         alias: Need not exist.
         kpis: What the version must reach; None only by force.
-        why: For the history.
+        reason: For the history.
         who: For the history; None takes the settings' user.
-        force: Whatever the figures are; `why` must say more.
+        force: Whatever the figures are; it needs a `reason`.
 
     Raises:
         InputError: The version misses a KPI, or has no evaluation on the images that the current
@@ -83,27 +83,27 @@ def promote(
         PackageError: The package is not what was registered, or fails its golden images.
     """
     require_alias(alias)
-    _require_reasons(kpis, why, force)
+    _require_reasons(kpis, reason, force)
     candidate = registry.get(name, version=version)
-    judgement = _judge(registry, candidate, alias, registry.holder(name, alias), kpis, force)
+    judgement = _judge(registry, candidate, alias, registry.alias_target(name, alias), kpis, force)
     _require_healthy(registry, candidate)
-    with registry.history.turn(name) as turn:
-        holder = turn.holder(alias)
+    with registry.history.lock(name) as locked:
+        holder = locked.alias_target(alias)
         if holder != judgement.holder:  # somebody was faster; what counts is the holder now
             judgement = _judge(registry, candidate, alias, holder, kpis, force)
-        change = turn.move(
+        change = locked.move(
             alias,
             version,
             action="promote",
-            who=who or registry.settings.who,
-            why=why,
+            who=who or registry.settings.actor,
+            reason=reason,
             evidence={"digest": candidate.digest, **judgement.evidence(forced=force)},
         )
     return Promotion(change, judgement.verdicts)
 
 
 def rollback(
-    registry: Registry, name: str, *, alias: str, why: str = "", who: str | None = None
+    registry: Registry, name: str, *, alias: str, reason: str = "", who: str | None = None
 ) -> AliasChange:
     """Point an alias back to the version that held it before the current one.
 
@@ -115,9 +115,9 @@ def rollback(
             images; the alias stays as it is.
     """
     registry.get(name, alias=alias)
-    with registry.history.turn(name) as turn:
+    with registry.history.lock(name) as locked:
         current = registry.get(name, alias=alias)
-        earlier = turn.earlier_holders(alias)
+        earlier = locked.rollback_targets(alias)
         if not earlier:
             raise InputError(
                 f"Nothing held {name}@{alias} before {current.reference}; "
@@ -125,24 +125,24 @@ def rollback(
             )
         target = registry.get(name, version=earlier[0])
         _require_healthy(registry, target)
-        return turn.move(
+        return locked.move(
             alias,
             target.version,
             action="rollback",
-            who=who or registry.settings.who,
-            why=why,
+            who=who or registry.settings.actor,
+            reason=reason,
             evidence={"digest": target.digest},
         )
 
 
-def _require_reasons(kpis: Sequence[Kpi] | None, why: str, force: bool) -> None:
+def _require_reasons(kpis: Sequence[Kpi] | None, reason: str, force: bool) -> None:
     if kpis is None and not force:
         raise InputError(
             "What must the version reach? Name a file of KPIs with --kpi, or promote it without "
-            "by --force and a --why."
+            "by --force and a --reason."
         )
-    if force and not why.strip():
-        raise InputError("A promotion by --force needs a --why, which the history keeps.")
+    if force and not reason.strip():
+        raise InputError("A promotion by --force needs a --reason, which the history keeps.")
 
 
 def _require_healthy(registry: Registry, version: ModelVersion) -> None:

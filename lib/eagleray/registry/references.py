@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.imaging import ImageContract
-from eagleray.inference.verification import Report, verify_loaded, verify_package
+from eagleray.inference.verification import VerificationReport, verify_loaded, verify_package
 from eagleray.io import storage
 from eagleray.models.architectures import (
     TIMM_PREFIX,
@@ -38,7 +38,7 @@ from eagleray.tasks.tasks import Multiclass
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LoadedModel", "load_model", "registered_version", "verify_model"]
+__all__ = ["LoadedModel", "find_version", "load_model", "verify_model"]
 
 RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
 
@@ -81,7 +81,7 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         return LoadedModel(reference, _pretrained(reference.removeprefix(PRETRAINED_PREFIX)))
     if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
         registry = Registry(settings)
-        found = registered_version(reference, registry)
+        found = find_version(reference, registry)
         assert found is not None
         return LoadedModel(reference, registry.load(found), str(found.version))
     if storage.is_remote(reference) or storage.is_folder(reference):
@@ -89,7 +89,7 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
     raise _nothing_named(reference, settings)
 
 
-def verify_model(reference: str, settings: Settings | None = None) -> Report:
+def verify_model(reference: str, settings: Settings | None = None) -> VerificationReport:
     """Check what a reference names, however little of it is in order.
 
     Raises:
@@ -101,7 +101,7 @@ def verify_model(reference: str, settings: Settings | None = None) -> Report:
         return verify_loaded(load_model(reference, settings).package)
     if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
         registry = Registry(settings)
-        found = registered_version(reference, registry)
+        found = find_version(reference, registry)
         assert found is not None
         with registry.location(found) as folder:
             return verify_package(folder, expected_digest=found.digest or None)
@@ -110,7 +110,7 @@ def verify_model(reference: str, settings: Settings | None = None) -> Report:
     raise _nothing_named(reference, settings)
 
 
-def registered_version(reference: str, registry: Registry) -> ModelVersion | None:
+def find_version(reference: str, registry: Registry) -> ModelVersion | None:
     """Look up NAME@ALIAS or NAME/VERSION; None where a reference is neither.
 
     Raises:

@@ -23,7 +23,7 @@ from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import open_database
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.models.package import (
     MANIFEST_FILE,
@@ -36,7 +36,7 @@ from eagleray.models.package import (
 from eagleray.models.package_files import require_sizes
 from eagleray.registry.alias_history import Action, AliasChange, VersionHistory
 from eagleray.registry.artifacts import RunArtifacts
-from eagleray.registry.tracking import TrackedRun, connect, explain_failures
+from eagleray.registry.tracking import TrackedRun, connect, registry_errors
 
 __all__ = ["ModelVersion", "Registry"]
 
@@ -134,7 +134,7 @@ class Registry:
                 own_run.log_metrics(package.manifest.metrics)
                 return self.register(package, run=own_run, alias=alias)
         manifest = package.manifest
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
                 write_package(package, folder)
                 self.client.log_artifacts(run.run_id, folder, PACKAGE_ARTIFACT)
@@ -150,7 +150,7 @@ class Registry:
             self.set_alias(manifest.name, alias, int(created.version), action="register")
         return self.get(manifest.name, version=int(created.version))
 
-    def made_by(self, run: TrackedRun, name: str) -> ModelVersion | None:
+    def version_of_run(self, run: TrackedRun, name: str) -> ModelVersion | None:
         """Return the version of a model that a run has registered, if it came that far.
 
         A run keeps one package. Whoever goes on with a run asks first: to register again would
@@ -159,7 +159,7 @@ class Registry:
         found = self.all_versions(filter_string=f"run_id = '{run.run_id}'")
         return next((version for version in found if version.name == name), None)
 
-    def give_first_alias(self, version: ModelVersion, alias: str) -> ModelVersion:
+    def set_first_alias(self, version: ModelVersion, alias: str) -> ModelVersion:
         """Point an alias to a version as its registration does, unless that was done before.
 
         An alias that somebody has moved on since then stays where it is.
@@ -187,7 +187,7 @@ class Registry:
             if alias not in aliases:
                 raise UnknownNameError(f"alias of model {name!r}", alias, aliases)
             version = aliases[alias]
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             try:
                 found = self.client.get_model_version(name, str(min(version or 0, _MOST)))
             except MlflowException as error:
@@ -218,11 +218,11 @@ class Registry:
         Raises:
             PackageError: It is behind a server, and not what was registered or too large to be.
         """
-        if self.artifacts.is_behind_a_server(version.source):
+        if self.artifacts.is_behind_server(version.source):
             architecture = self.manifest(version).architecture
             sizes = self.artifacts.sizes(version.source, limit=2 * MAX_FILES)
             require_sizes(version.reference, sizes, architecture)
-        with self.artifacts.reachable(version.source) as folder:
+        with self.artifacts.accessible(version.source) as folder:
             yield folder
 
     def manifest(self, version: ModelVersion) -> ModelManifest:
@@ -232,7 +232,7 @@ class Registry:
             PackageError: It is not what was registered.
         """
         uri = f"{version.source}/{MANIFEST_FILE}"
-        with self.artifacts.reachable(uri, max_bytes=MAX_MANIFEST_BYTES) as file:
+        with self.artifacts.accessible(uri, max_bytes=MAX_MANIFEST_BYTES) as file:
             folder = file.removesuffix(f"/{MANIFEST_FILE}")
             return read_manifest(folder, expected_digest=version.digest or None)
 
@@ -253,7 +253,7 @@ class Registry:
             newest[model.name] = max([*numbers, *aliases[model.name].values()], default=0)
         return aliases, newest
 
-    def newest(self) -> list[ModelVersion]:
+    def latest_versions(self) -> list[ModelVersion]:
         """Return the newest version of each model, by name, in one question."""
         newest = [
             _as_version(
@@ -272,7 +272,7 @@ class Registry:
             UnknownNameError: No such model.
         """
         aliases = self._aliases(name)
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             found = _all_pages(self.client.search_model_versions, filter_string=f"name = '{name}'")
         versions = [_as_version(item, aliases) for item in found]
         return sorted(versions, key=lambda item: -item.version)
@@ -284,7 +284,7 @@ class Registry:
             filter_string: As MLflow reads it; empty for all.
         """
         aliases = {model.name: _alias_numbers(model) for model in self._models()}
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             found = _all_pages(self.client.search_model_versions, filter_string=filter_string)
         versions = [_as_version(item, aliases.get(item.name, {})) for item in found]
         return sorted(versions, key=lambda item: (item.name, -item.version))
@@ -329,7 +329,9 @@ class Registry:
                 parse_json(content, RECORD_JSON)
                 records.append(EvaluationRecord.model_validate_json(content))
             except ValueError as error:
-                fault = first_fault(error) if isinstance(error, ValidationError) else error
+                fault = (
+                    first_validation_error(error) if isinstance(error, ValidationError) else error
+                )
                 raise InputError(
                     f"{path} of run {version.run_id} is no evaluation ({fault}); remove it and "
                     f"evaluate {version.reference} again."
@@ -346,7 +348,7 @@ class Registry:
         *,
         action: Action = "set",
         who: str | None = None,
-        why: str = "",
+        reason: str = "",
     ) -> AliasChange:
         """Point an alias to a version, whatever its figures are.
 
@@ -356,7 +358,7 @@ class Registry:
             version: Number.
             action: What the history calls it.
             who: None takes the settings' user.
-            why: For the history.
+            reason: For the history.
 
         Raises:
             InputError: The alias is not a valid name.
@@ -364,23 +366,25 @@ class Registry:
         """
         require_alias(alias)
         self.get(name, version=version)
-        who = who or self.settings.who
-        with self.history.turn(name) as turn:
-            return turn.move(alias, version, action=action, who=who, why=why)
+        who = who or self.settings.actor
+        with self.history.lock(name) as locked:
+            return locked.move(alias, version, action=action, who=who, reason=reason)
 
     def delete(
-        self, name: str, version: int, *, who: str | None = None, why: str = ""
+        self, name: str, version: int, *, who: str | None = None, reason: str = ""
     ) -> AliasChange:
         """Delete a version, and its package where it was registered by Eagleray.
 
         Raises:
             InputError: An alias points to it.
         """
-        with self.history.turn(name) as turn:
+        with self.history.lock(name) as locked:
             found = self.get(name, version=version)
             self.require_unused(found)
             files = self._own_files(found)
-            return turn.delete(version, who=who or self.settings.who, why=why, files=files)
+            return locked.delete(
+                version, who=who or self.settings.actor, reason=reason, files=files
+            )
 
     def require_unused(self, version: ModelVersion) -> None:
         """Refuse a version that an alias points to.
@@ -399,7 +403,7 @@ class Registry:
         if version.run_id is None or not version.digest:
             return None
         folder, _, name = version.source.rpartition("/")
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             run = self.client.get_run(version.run_id)
             query = f"run_id = '{version.run_id}'"
             users = _all_pages(self.client.search_model_versions, filter_string=query)
@@ -409,7 +413,7 @@ class Registry:
 
     # --- what the history asks of MLflow ---
 
-    def holder(self, name: str, alias: str) -> int | None:
+    def alias_target(self, name: str, alias: str) -> int | None:
         """Return the version that an alias points to, if any."""
         return self._aliases(name).get(alias)
 
@@ -417,7 +421,7 @@ class Registry:
         """Whether a version is there."""
         from mlflow.exceptions import MlflowException
 
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             try:
                 self.client.get_model_version(name, str(version))
             except MlflowException as error:
@@ -428,19 +432,19 @@ class Registry:
 
     def point_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias to a version; for the history alone, which knows of nothing else."""
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             self.client.set_registered_model_alias(name, alias, str(version))
 
     def remove_version(self, name: str, version: int, files: str | None) -> None:
         """Remove a version, and its package from that folder; for the history alone."""
         if self.has_version(name, version):
-            with explain_failures(self.settings):
+            with registry_errors(self.settings):
                 self.client.delete_model_version(name, str(version))
         if files is not None:
             self.artifacts.remove(files, PACKAGE_ARTIFACT)
 
     def _models(self) -> list[Any]:
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             return _all_pages(self.client.search_registered_models, max_results=_MAX_MODELS_AT_ONCE)
 
     def _aliases(self, name: str) -> dict[str, int]:
@@ -451,7 +455,7 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        with explain_failures(self.settings):
+        with registry_errors(self.settings):
             try:
                 return _alias_numbers(self.client.get_registered_model(name))
             except MlflowException as error:

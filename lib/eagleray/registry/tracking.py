@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from eagleray.core.environment import bypass_proxy_for_loopback, identify_user
+from eagleray.core.environment import bypass_proxy_for_loopback, set_user_variables
 from eagleray.core.errors import OutageError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 
-__all__ = ["TrackedRun", "connect", "explain_failures", "store_file"]
+__all__ = ["TrackedRun", "connect", "registry_errors", "sqlite_file"]
 
 EXPERIMENT = "eagleray"
 _PUBLIC = "The registry of models does not answer now; try again later."
@@ -33,7 +33,7 @@ def connect(settings: Settings) -> Any:
         OutageError: It cannot be reached.
         UserError: The home folder cannot be written.
     """
-    identify_user(settings.home_folder)
+    set_user_variables(settings.home_folder)
     bypass_proxy_for_loopback()
     # Read by MLflow when it is imported: a library that we bring along sends nothing home.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -54,8 +54,8 @@ def connect(settings: Settings) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if settings.tracking_uri is None:
         settings.make_home()
-    file = store_file(settings)
-    with explain_failures(settings, makes_store=True):
+    file = sqlite_file(settings)
+    with registry_errors(settings, makes_store=True):
         _require_answer(uri)
         _made.discard(file)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -92,7 +92,7 @@ def _require_store(settings: Settings) -> None:
     Raises:
         OutageError: It is not there.
     """
-    file = store_file(settings)
+    file = sqlite_file(settings)
     if file is not None and not file.exists():
         raise OutageError(
             f"There is no MLflow database {file} any more; put it back, or check "
@@ -101,7 +101,7 @@ def _require_store(settings: Settings) -> None:
         )
 
 
-def store_file(settings: Settings) -> Path | None:
+def sqlite_file(settings: Settings) -> Path | None:
     """Return the SQLite file that MLflow keeps everything in, if it is one."""
     from sqlalchemy import make_url
 
@@ -127,8 +127,8 @@ def _require_answer(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def explain_failures(settings: Settings, *, makes_store: bool = False) -> Iterator[None]:
-    """Turn a registry that does not answer into one sentence.
+def registry_errors(settings: Settings, *, makes_store: bool = False) -> Iterator[None]:
+    """LockedModel a registry that does not answer into one sentence.
 
     Args:
         settings: Which MLflow.
@@ -172,7 +172,7 @@ class TrackedRun:
         self, settings: Settings, client: Any, name: str, *, run_id: str | None = None
     ) -> None:
         self._client = client
-        with explain_failures(settings):
+        with registry_errors(settings):
             if run_id is None:
                 run = client.create_run(_experiment(settings, client), run_name=name)
             else:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "confusion",
+    "bar_chart",
+    "confusion_matrix",
     "curves",
-    "dots",
+    "dot_plot",
     "histogram",
-    "horizontal_bars",
+    "learning_curves",
     "line",
-    "progress",
     "scatter",
     "series",
 ]
@@ -50,7 +50,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def horizontal_bars(names: Sequence[str], counts: Sequence[int], *, title: str) -> str:
+def bar_chart(names: Sequence[str], counts: Sequence[int], *, title: str) -> str:
     """Draw one bar for each name, first on top, with its count beside it."""
     figure, axes = _figure(6.0, 0.5 + 0.26 * max(len(names), 1))
     positions = range(len(names))
@@ -119,7 +119,9 @@ def curves(
     return _svg(figure)
 
 
-def confusion(labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, title: str) -> str:
+def confusion_matrix(
+    labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, title: str
+) -> str:
     """Draw a confusion matrix: a row for each true label, coloured by the share of the row.
 
     Args:
@@ -193,7 +195,7 @@ def series(
     return _svg(figure)
 
 
-def progress(
+def learning_curves(
     lines: Sequence[tuple[Sequence[float], str | None, bool]],
     *,
     title: str,
@@ -227,7 +229,7 @@ def progress(
     return _svg(figure)
 
 
-def dots(
+def dot_plot(
     points: Sequence[tuple[float, float, bool]],
     *,
     title: str,

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 
 __all__ = ["render_page"]
 
@@ -38,5 +38,5 @@ def _shown(value: object) -> object:
     """Return what a template prints of a value."""
     if not isinstance(value, str):
         return value
-    text = visible(value, keep="\n\t")
+    text = escape_text(value, keep="\n\t")
     return Markup(text) if isinstance(value, Markup) else text  # noqa: S704 — as it was

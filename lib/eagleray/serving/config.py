@@ -18,7 +18,7 @@ from pydantic import (
 
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, Isolation, Precision
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 
 __all__ = ["ServiceConfig", "make_config", "read_config"]
@@ -37,7 +37,7 @@ _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASC
 
 def _place(text: str) -> str:
     try:
-        storage.require_place(text)
+        storage.require_prefix(text)
     except InputError as error:
         raise ValueError(str(error).removesuffix(".")) from None
     return text
@@ -203,7 +203,7 @@ def make_config(fields: Mapping[str, Any]) -> ServiceConfig:
     try:
         return ServiceConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"Service configuration, {first_fault(error)}.") from None
+        raise InputError(f"Service configuration, {first_validation_error(error)}.") from None
 
 
 def read_config(location: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Self
 
 from eagleray.core.errors import BadImageError
 from eagleray.core.types import Isolation
-from eagleray.imaging import DecodedImage, ImageContract, decode, format_of
+from eagleray.imaging import DecodedImage, ImageContract, decode, detect_format
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.tasks.outcome import Outcome
 
@@ -75,7 +75,7 @@ class Decoding:
 
     def _is_isolated(self, image: bytes) -> bool:
         if self._isolation == "rare":
-            return format_of(image) not in _COMMON
+            return detect_format(image) not in _COMMON
         return self._isolation == "all"
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eagleray.core.types import CompileMode
-from eagleray.imaging import DecodedImage, judge
+from eagleray.imaging import DecodedImage, check_header
 from eagleray.inference.predictor import Predictor
 from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
@@ -78,7 +78,7 @@ class LoadedVersion:
         """
         if isinstance(image, DecodedImage):
             return 0  # nothing is left to decode
-        header = judge(image, self.manifest.contract)
+        header = check_header(image, self.manifest.contract)
         return header.width * header.height
 
     def encode_attributes(

@@ -24,7 +24,7 @@ from eagleray.core.errors import (
     OutageError,
 )
 from eagleray.core.system import num_usable_cores
-from eagleray.database.store import OpenDatabase, Patience, known_database, open_database
+from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database, open_database
 from eagleray.models.attributes import Features
 from eagleray.registry.registry import Registry
 from eagleray.serving.admission import Access, ByteGate, Quotas, identify, settle_access
@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 _HOUSEKEEPING = 5.0  # seconds between two looks at what may leave memory
 _LONG_WAIT = 0.001  # seconds for a version, from which on a trace shows it
 _COUNTING = 5.0  # seconds between two additions of counts to the database
-_PATIENCE = Patience(transaction=3.0, reading=2.0, turn=10.0)  # of requests, with the database
+_DATABASE_TIMEOUTS = DatabaseTimeouts(write=3.0, read=2.0, lock=10.0)  # of requests
 _KEYS_UNCHECKED = "Keys cannot be checked now; try again later."
 
 
@@ -184,7 +184,7 @@ class ImageService:
         read_registry = RegistryReader(self.registry)
         callers = await asyncio.to_thread(read_database)
         models = await asyncio.to_thread(read_registry)
-        self._routes = Routes(database, who=settings.who)
+        self._routes = Routes(database, who=settings.actor)
         self.usage = UsageBook(database)
         self._used = UsageCounter(self.usage.add)
         if self.config.replicas > 1:
@@ -209,7 +209,7 @@ class ImageService:
     def database(self) -> OpenDatabase:
         """The organisation's database, as long as it is the one that the service started with."""
         identity = self.access.database
-        return known_database(self.registry.settings, identity, patience=_PATIENCE)
+        return known_database(self.registry.settings, identity, timeouts=_DATABASE_TIMEOUTS)
 
     @property
     def access(self) -> Access:

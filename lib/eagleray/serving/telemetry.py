@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.serving.model_pool import Event
 from eagleray.serving.workers import Answered
 
@@ -147,4 +147,4 @@ class _Joined(Collector):
 
 def _shown(labels: Mapping[str, str]) -> dict[str, str]:
     """Return labels of a sample: values are names that others gave, such as a model's labels."""
-    return {name: visible(value) for name, value in labels.items()}
+    return {name: escape_text(value) for name, value in labels.items()}

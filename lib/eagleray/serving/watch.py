@@ -17,7 +17,7 @@ from typing import Any
 from eagleray.core.errors import DatabaseReplacedError, EaglerayError, OutageError
 from eagleray.database.store import OpenDatabase
 from eagleray.registry.registry import Registry
-from eagleray.registry.tracking import store_file
+from eagleray.registry.tracking import sqlite_file
 from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Snapshot
@@ -106,7 +106,7 @@ class RegistryReader:
         return {"aliases": aliases, "newest": newest}
 
     def _identity(self) -> tuple[int, int] | None:
-        file = store_file(self._registry.settings)
+        file = sqlite_file(self._registry.settings)
         if file is None:
             return None
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eagleray.core.ray_private import delete_keys, put_key_if_absent
+
 __all__ = ["ShardJournal"]
 
 _NAMESPACE = b"eagleray"
@@ -13,8 +15,6 @@ _NAMESPACE = b"eagleray"
 class ShardJournal:
     """Remembers which shards were begun: one that is begun again has lost its worker.
 
-    An actor could hold this as well; it would be one more process, of seventy megabytes.
-
     Attributes:
         run: Tells this run's shards from those of others on the cluster.
     """
@@ -23,19 +23,14 @@ class ShardJournal:
 
     def begin(self, shard: int) -> int:
         """Note a beginning, and return how many there were before."""
-        from ray.experimental.internal_kv import _internal_kv_put
-
         times = 0
-        # Says whether the key was there already; of two that ask at once, one hears no.
-        while _internal_kv_put(self._key(f"{shard}-{times}"), b"", False, namespace=_NAMESPACE):
+        while not put_key_if_absent(self._key(f"{shard}-{times}"), _NAMESPACE):
             times += 1
         return times
 
     def forget(self) -> None:
         """Remove what this run has noted."""
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        _internal_kv_del(self._key(""), del_by_prefix=True, namespace=_NAMESPACE)
+        delete_keys(self._key(""), _NAMESPACE)
 
     def _key(self, name: str) -> str:
         return f"shards-begun-{self.run}-{name}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from eagleray.core.errors import InputError
-from eagleray.io.fetch.parquet import holds_images
+from eagleray.io.fetch.parquet import is_image_type
 from eagleray.io.tables import URI_COLUMNS, find_usual, require_column
 
 __all__ = ["ImageColumn", "find_image_column", "require_image_column"]
@@ -53,7 +53,7 @@ def find_image_column(schema: pa.Schema, wanted: str | None, where: str) -> Imag
         InputError: Several columns are equally likely.
     """
     fields = [field for field in schema if wanted in (None, field.name)]
-    images = [field.name for field in fields if holds_images(field.type)]
+    images = [field.name for field in fields if is_image_type(field.type)]
     texts = [field.name for field in fields if _is_text(field.type)]
     usual_images = find_usual(images, _IMAGE_COLUMNS)
     usual_texts = find_usual(texts, URI_COLUMNS) if wanted is None else texts

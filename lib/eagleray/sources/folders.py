@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.io.read_ahead import join_streams
 from eagleray.io.tables import TABLE_EXTENSIONS, open_table
 from eagleray.sources.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.sources.columns import find_image_column
 from eagleray.sources.listing import InputSpec, Source, listing_of_files
-from eagleray.sources.path_policy import files_within
-from eagleray.sources.read_ahead import NUM_THREADS, in_order
+from eagleray.sources.path_policy import check_files
 from eagleray.sources.schema_merge import conform, unite
 from eagleray.sources.skipped import SkippedFiles, skipped_kind
 from eagleray.sources.tables import open_images, open_tabled
@@ -102,7 +102,7 @@ def _open_files(
     skipped: SkippedFiles,
     nothing: str,
 ) -> Source:
-    files = files_within(files, location, spec.policy)
+    files = check_files(files, location, spec.policy)
     peeked, complete = _peek(files)
     if not peeked:
         raise InputError(" ".join(filter(None, (nothing, skipped.describe()))))
@@ -115,7 +115,7 @@ def _open_files(
             "table of images on its own."
         )
     found = _Found(_open_parquet_files(peeked, spec), spec, skipped)
-    tables = in_order(found.pieces(itertools.chain(peeked, files)))
+    tables = join_streams(found.pieces(itertools.chain(peeked, files)))
     nothing = f"{location} holds no images."
     return Source(location, found.user_schema, tables, nothing, found.notes)
 
@@ -161,13 +161,13 @@ def _open_data_set(location: str, files: Iterable[pa.Table], spec: InputSpec) ->
     def open_one(file: tuple[str, str]) -> Source:
         return open_tabled(file[0], spec, file[1], may_be_empty=True)
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(8) as pool:
         sources = list(pool.map(open_one, _names_and_versions(files)))
     user_schema = unite((source.where, source.user_schema) for source in sources)
     return Source(
         where=location,
         user_schema=user_schema,
-        tables=in_order(_conformed(source, user_schema) for source in sources),
+        tables=join_streams(_conformed(source, user_schema) for source in sources),
         nothing=f"The tables in {location} have no rows.",
         notes=tuple(note for source in sources for note in source.notes),
     )
@@ -192,7 +192,7 @@ def _open_images_of(uri: str, version: str, spec: InputSpec) -> Source | None:
 
 def _open_parquet_files(peeked: Iterable[pa.Table], spec: InputSpec) -> dict[str, Source | None]:
     files = list(_names_and_versions(table.filter(_ends_with(table, _PARQUET)) for table in peeked))
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(8) as pool:
         opened = pool.map(lambda file: _open_images_of(file[0], file[1], spec), files)
         return {uri: source for (uri, _), source in zip(files, opened, strict=True)}
 
@@ -223,7 +223,7 @@ class _Found:
         found = (source for source in self.opened.values() if source is not None)
         return unite((source.where, source.user_schema) for source in found)
 
-    def pieces(self, listing: Iterable[pa.Table]) -> Iterator[pa.Table | Iterator[pa.Table]]:
+    def pieces(self, listing: Iterable[pa.Table]) -> Iterator[Iterable[pa.Table]]:
         """Cut a listing into rows that are images, and streams of what has images inside."""
         schema = self.user_schema
         for files in listing:
@@ -231,11 +231,11 @@ class _Found:
             in_place = pc.indices_nonzero(_ends_with(files, _OPENED_IN_PLACE)).to_pylist()
             for index in in_place:
                 if index > start:
-                    yield _plain(files.slice(start, index - start), schema)
+                    yield (_plain(files.slice(start, index - start), schema),)
                 yield self._open(files.slice(index, 1), schema)
                 start = index + 1
             if start < files.num_rows:
-                yield _plain(files.slice(start), schema)
+                yield (_plain(files.slice(start), schema),)
 
     def _open(self, file: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
         uri, version = file.column("uri")[0].as_py(), file.column("version")[0].as_py()

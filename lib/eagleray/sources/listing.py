@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.io.fetch import ImageSource
 from eagleray.io.storage import PathPolicy
 from eagleray.sources.skipped import SkippedFiles
@@ -77,7 +77,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
-    def remarks(self) -> tuple[str, ...]:
+    def all_notes(self) -> tuple[str, ...]:
         """Return what the user should be told once the tables were read, in sentences."""
         skipped = self.skipped.describe()
         return self.notes if skipped is None else (*self.notes, skipped)
@@ -111,14 +111,16 @@ def listing_of_files(uri: pa.Array, size: pa.Array, version: pa.Array) -> pa.Tab
 def listing_of_sources(sources: Sequence[ImageSource], versions: Sequence[str]) -> pa.Table:
     """Make rows for images that may be packed.
 
-    Names that are not UTF-8 are spelled out, as `text_of_name` does.
+    Names that are not UTF-8 are spelled out, as `escape_file_name` does.
     """
     columns = {
-        "uri": [text_of_name(source.uri) for source in sources],
+        "uri": [escape_file_name(source.uri) for source in sources],
         "size": [source.size for source in sources],
         "version": versions,
         "packing": [source.packing for source in sources],
-        "container": [source.container and text_of_name(source.container) for source in sources],
+        "container": [
+            source.container and escape_file_name(source.container) for source in sources
+        ],
         "offset": [source.offset for source in sources],
     }
     return pa.table(columns, schema=LISTING_SCHEMA)

@@ -17,7 +17,7 @@ from eagleray.io.fetch.source import describe_inline_image
 from eagleray.io.storage import PathPolicy
 from eagleray.sources.listing import LISTING_SCHEMA, Listing
 
-__all__ = ["files_within", "keep_within", "require_readable"]
+__all__ = ["check_files", "require_readable", "restrict_listing"]
 
 _FIELDS = ("uri", "packing", "container")
 _PLACES = tuple(LISTING_SCHEMA.get_field_index(name) for name in _FIELDS)
@@ -36,9 +36,7 @@ def require_readable(locations: Iterable[str], policy: PathPolicy) -> None:
             raise _outside("An input", location, policy)
 
 
-def files_within(
-    files: Iterator[pa.Table], location: str, policy: PathPolicy
-) -> Iterator[pa.Table]:
+def check_files(files: Iterator[pa.Table], location: str, policy: PathPolicy) -> Iterator[pa.Table]:
     """Pass on the files of a folder or a pattern; a link to elsewhere is refused by its own name.
 
     Args:
@@ -57,7 +55,7 @@ def files_within(
         yield table
 
 
-def keep_within(listing: Listing, policy: PathPolicy) -> Listing:
+def restrict_listing(listing: Listing, policy: PathPolicy) -> Listing:
     """Refuse a listing that names a location outside of what may be read.
 
     A table in such a place may name any other location. http(s) addresses are the URL policy's to

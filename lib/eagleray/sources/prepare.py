@@ -19,8 +19,7 @@ from eagleray.io.tables import TABLE_EXTENSIONS
 from eagleray.sources.archives import ARCHIVES, archive_packing, archive_tables
 from eagleray.sources.folders import open_folder, open_pattern
 from eagleray.sources.listing import InputSpec, Listing, Source, listing_of_sources
-from eagleray.sources.path_policy import keep_within, require_readable
-from eagleray.sources.read_ahead import NUM_THREADS
+from eagleray.sources.path_policy import require_readable, restrict_listing
 from eagleray.sources.schema_merge import conform, unite
 from eagleray.sources.skipped import SkippedFiles
 from eagleray.sources.tables import list_locations, open_tabled
@@ -52,14 +51,14 @@ def open_inputs(spec: InputSpec) -> Listing:
     """
     require_readable(spec.locations, spec.policy)
     skipped = SkippedFiles()
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(8) as pool:
         sources = list(pool.map(lambda place: _open(place, spec, skipped), spec.locations))
     user_schema = unite((source.where, source.user_schema) for source in sources)
     notes = (note for source in sources for note in source.notes)
     listing = Listing(
         user_schema, _tables(sources, user_schema, skipped), _sentences(notes), skipped
     )
-    return keep_within(listing, spec.policy)
+    return restrict_listing(listing, spec.policy)
 
 
 def _sentences(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:

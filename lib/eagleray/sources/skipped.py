@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from eagleray.io.storage import kind_of_skipped
+from eagleray.io.storage import skipped_name_kind
 
 __all__ = ["ANNOTATION", "SkippedFiles", "skipped_kind"]
 
@@ -29,7 +29,7 @@ def skipped_kind(path: str, asked_for: Collection[str] = ()) -> str | None:
         asked_for: Parts that are none the less inputs, since the user spelled them out.
     """
     parts = (part for part in path.split("/") if part not in asked_for)
-    return next((kind for kind in map(kind_of_skipped, parts) if kind is not None), None)
+    return next((kind for kind in map(skipped_name_kind, parts) if kind is not None), None)
 
 
 class SkippedFiles:

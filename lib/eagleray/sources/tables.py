@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.core.errors import InputError
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.io import storage
 from eagleray.io.fetch import ImageSource
-from eagleray.io.fetch.locate import Locator, may_read, read_uri
-from eagleray.io.fetch.parquet import holds_images, may_hold_paths, read_paths
+from eagleray.io.fetch.locate import Locator, may_read, parse_packed_uri
+from eagleray.io.fetch.parquet import is_image_type, may_contain_paths, read_paths
 from eagleray.io.fetch.source import describe_inline_image, packed_uri, packing_of
 from eagleray.io.storage import PathPolicy
 from eagleray.io.tables import TableFile, beside, open_table
@@ -77,7 +77,7 @@ def open_images(table: TableFile, column: ImageColumn, version: str, policy: Pat
         version: Of the table.
         policy: Which of the locations that cells may name instead may be read.
     """
-    user_schema = user_fields(table.schema, lambda field: holds_images(field.type))
+    user_schema = user_fields(table.schema, lambda field: is_image_type(field.type))
     return Source(
         where=table.location,
         user_schema=user_schema,
@@ -91,8 +91,8 @@ def _image_tables(
     table: TableFile, column: str, user: Sequence[str], version: str, policy: PathPolicy
 ) -> Iterator[pa.Table]:
     container = storage.absolute(table.location)
-    rows = partial(_cells, container, text_of_name(column), version)
-    if may_hold_paths(table.location, column, table.schema.field(column).type):
+    rows = partial(_cells, container, escape_file_name(column), version)
+    if may_contain_paths(table.location, column, table.schema.field(column).type):
         yield from _image_or_path_tables(table, column, user, rows, Locator(policy))
         return
     first = 0
@@ -164,7 +164,7 @@ def _cells(container: str, column: str, version: str, first: int, count: int) ->
 def _open_list(table: TableFile, column: ImageColumn, policy: PathPolicy) -> Source:
     name = column.name
     user_schema = user_fields(
-        table.schema, lambda field: field.name == name or holds_images(field.type)
+        table.schema, lambda field: field.name == name or is_image_type(field.type)
     )
     return Source(
         where=table.location,
@@ -240,6 +240,6 @@ def _locate(uri: str, resolve: Callable[[str], str], locator: Locator) -> tuple[
     try:
         source, version = locator.find(uri, resolve)
     except (OSError, InputError):
-        packing, name, container = read_uri(uri, resolve, locator.policy)
+        packing, name, container = parse_packed_uri(uri, resolve, locator.policy)
         return ImageSource(packed_uri(packing, name, container)), ""
     return source, packed_version(version, source.offset)

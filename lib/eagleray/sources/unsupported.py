@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
-from eagleray.io.file_kinds import NUM_FIRST_BYTES, is_image_name, is_text, kind_of_bytes
+from eagleray.io.file_kinds import NUM_SNIFFED_BYTES, describe_file_kind, is_image_name, is_text
 from eagleray.io.tables import TABLE_EXTENSIONS
 
 __all__ = [
@@ -111,10 +111,10 @@ def refuse_unread_content(location: str) -> None:
     if is_image_name(location):
         return
     try:
-        start = storage.read_range(location, 0, NUM_FIRST_BYTES)
+        start = storage.read_range(location, 0, NUM_SNIFFED_BYTES)
     except OSError:  # whoever reads it as an image says what is wrong
         return
-    kind = kind_of_bytes(start)
+    kind = describe_file_kind(start)
     if kind is not None:
         raise InputError(
             f"{location} is {kind} under another name; give it the extension of what it is."

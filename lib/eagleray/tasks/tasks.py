@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from eagleray.core.errors import InputError
-from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME
+from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME_LENGTH
 from eagleray.tasks.outcome import Prediction
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
@@ -54,7 +54,7 @@ Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 """What logits are divided by before they become probabilities: above 1 they get more modest."""
 
 LABEL_SEPARATOR = "|"
-Label = Annotated[str, Field(max_length=MAX_NAME)]
+Label = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 
 
 class _Task(BaseModel):
@@ -365,10 +365,10 @@ def _require_modest_labels(name: TaskName, texts: Sequence[str]) -> None:
             f"The data have {len(labels):,} labels, {MAX_LABELS:,} is the limit; group them."
         )
     longest = max(labels, key=len, default="")
-    if len(longest) > MAX_NAME:
+    if len(longest) > MAX_NAME_LENGTH:
         raise InputError(
             f"The label that begins with {longest[:40]!r} has {len(longest):,} characters, "
-            f"{MAX_NAME:,} is the limit; name it shorter."
+            f"{MAX_NAME_LENGTH:,} is the limit; name it shorter."
         )
     num_bytes = len(json.dumps(list(labels)))
     if num_bytes > MAX_MANIFEST_BYTES // 2:  # beside what else is in a manifest

@@ -7,9 +7,7 @@ workers together, and each worker takes its share of them.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eagleray.io.read_ahead import read_ahead
 from eagleray.tasks.tasks import Task
 from eagleray.training.augment import StepAugmentation
 from eagleray.training.distributed import DistributedContext
@@ -134,18 +133,18 @@ class BatchPrefetcher:
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from a step on."""
-        steps = iter(range(first_step, self._sampler.steps_per_epoch))
-        max_pending = self._num_threads + 2
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            pending: deque[Future[_HostBatch]] = deque()
-            while True:
-                while len(pending) < max_pending and (step := next(steps, None)) is not None:
-                    pending.append(pool.submit(self._load, epoch, step))
-                if not pending:
-                    return
-                started = time.perf_counter()
-                batch = pending.popleft().result()
-                yield self._to_device(batch, time.perf_counter() - started)
+        batches = read_ahead(
+            lambda step: self._load(epoch, step),
+            range(first_step, self._sampler.steps_per_epoch),
+            threads=self._num_threads,
+            max_ahead=self._num_threads + 2,
+        )
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield self._to_device(batch, time.perf_counter() - started)
 
     def _load(self, epoch: int, step: int) -> _HostBatch:
         rows = self._sampler.rows(epoch, step)

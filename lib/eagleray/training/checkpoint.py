@@ -26,7 +26,7 @@ from torch import Tensor
 from eagleray.core.errors import InputError
 from eagleray.core.json_limits import JsonLimits, parse_json
 from eagleray.io import storage
-from eagleray.io.storage.plain import NotPlainError, PlainFile, open_plain_folder
+from eagleray.io.storage.untrusted import NotRegularFileError, UntrustedFile, open_untrusted_folder
 
 __all__ = ["BestEpoch", "Checkpoint", "CheckpointStore", "Progress", "with_prefix"]
 
@@ -36,7 +36,9 @@ _INCOMPLETE = re.compile(
 )  # as `storage.put_atomic` names it
 _FORMAT = "1"
 _MAX_HEADER_BYTES = 32 * 2**20
-_HEADER_JSON = JsonLimits(values=2_000_000, texts=1_000_000, entries=200_000, containers=500_000)
+_HEADER_JSON = JsonLimits(
+    max_values=2_000_000, max_strings=1_000_000, max_entries=200_000, max_containers=500_000
+)
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError)
 
 
@@ -180,7 +182,7 @@ class CheckpointStore:
                 is_current = metadata.get("format") == _FORMAT
                 progress = Progress.from_json(metadata["progress"]) if is_current else None
                 tensors = safetensors.torch.load(file.read(0, file.size))
-        except (*_DAMAGED, NotPlainError) as error:
+        except (*_DAMAGED, NotRegularFileError) as error:
             raise InputError(
                 f"Checkpoint {location} is damaged ({error}); delete it to resume from the one "
                 "before."
@@ -190,12 +192,12 @@ class CheckpointStore:
         return Checkpoint(progress, tensors)
 
     @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[PlainFile]:
-        with open_plain_folder(self.folder) as folder, folder.open(name) as file:
+    def _open(self, name: str) -> Iterator[UntrustedFile]:
+        with open_untrusted_folder(self.folder) as folder, folder.open(name) as file:
             yield file
 
 
-def _read_metadata(file: PlainFile) -> dict[str, str]:
+def _read_metadata(file: UntrustedFile) -> dict[str, str]:
     """Read the metadata of a checkpoint, whose size must match its header.
 
     Raises:

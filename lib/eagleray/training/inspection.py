@@ -9,7 +9,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import inspect_images, require_readable
 from eagleray.data.labelled import join_images
 from eagleray.data.report import DataReport, make_report
-from eagleray.data.split import Split, require_parts
+from eagleray.data.split import Split, require_complete_split
 from eagleray.inference.engines import has_bfloat16
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -34,7 +34,7 @@ def inspect_data(
             "as in float32."
         )
     plan = job.plan
-    splits = plan.split.parts
+    splits = plan.split.by_name
     images = join_images(*splits.values())
     with reporter.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
@@ -56,5 +56,5 @@ def inspect_data(
     }
     # The test split keeps its unreadable images: the evaluation counts them.
     split = Split(readable["train"], readable["validation"], plan.split.test)
-    require_parts(split, job.spec.task)
+    require_complete_split(split, job.spec.task)
     return dataclasses.replace(plan, split=split), report

@@ -137,13 +137,13 @@ def register_model(
 ) -> tuple[FinishedModel, ModelVersion]:
     """Test the model and register it as a version; a resumed run registers no second one."""
     cache = job.settings.cache_folder
-    version = job.registry.made_by(tracked, job.spec.name)
+    version = job.registry.version_of_run(tracked, job.spec.name)
     if version is None:
         tested = finish_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
         version = job.registry.register(tested.package, run=tracked, alias=job.alias)
     else:
         tested = finish_again(plan, job.registry.load(version), cache_folder=cache)
-        version = job.registry.give_first_alias(version, job.alias)
+        version = job.registry.set_first_alias(version, job.alias)
     job.registry.record_evaluation(version, tested.record)
     tracked.log_metrics(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},

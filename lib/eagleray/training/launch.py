@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
+from eagleray.core.ray_errors import read_failure
+from eagleray.core.ray_private import lean_torch_trainer
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.training.checkpoint import CheckpointStore
@@ -20,7 +22,6 @@ from eagleray.training.worker_input import WorkerInput
 __all__ = ["describe_stop", "run_training", "run_workers"]
 
 _MAX_RESTARTS_WITHOUT_PROGRESS = 2
-_IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 OnEvent = Callable[[TrainEvent], None]
 Work = Callable[[WorkerInput, DistributedContext, OnEvent], None]
@@ -89,6 +90,7 @@ def run_workers(
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -98,7 +100,8 @@ def run_workers(
     # The queue stays on the driver's node: on another one it could die with a worker.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer_class(embedded=cluster.embedded)(
+    trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
+    trainer = trainer_class(
         _run_worker,
         train_loop_config={"work": work, "input": ray.put(worker_input), "queue": queue},
         scaling_config=ScalingConfig(
@@ -116,7 +119,7 @@ def run_workers(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            return _describe_failure(error)
+            return read_failure(error).sentence
     return receiver.stop
 
 
@@ -131,36 +134,11 @@ def _run_worker(config: dict[str, Any]) -> None:
     config["work"](ray.get(config["input"]), join_process_group(), config["queue"].put)
 
 
-def _trainer_class(*, embedded: bool) -> Any:
-    """Return Ray's trainer; in a Ray of the command's own, without callbacks that are idle there.
-
-    One cleans up after a driver that died, which takes such a Ray with it, and at the end of every
-    training waits ten seconds for a dashboard that does not exist. The other distributes Ray Data
-    datasets, of which there are none. Each is a process that takes seconds to start.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class LeanTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks: list[Any] = super()._create_default_callbacks()
-            return [item for item in callbacks if type(item).__name__ not in _IDLE_CALLBACKS]
-
-    return LeanTrainer if embedded else TorchTrainer
-
-
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
     """Return the number of workers, or the range that Ray Train scales in (elastic)."""
     if spec.min_workers == spec.max_workers:
         return spec.max_workers
     return spec.min_workers, spec.max_workers
-
-
-def _describe_failure(error: BaseException) -> str:
-    """Return the line of a worker's error that says what went wrong."""
-    failures = getattr(error, "worker_failures", None)
-    first = next(iter(failures.values())) if failures else error
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(first).__name__).rstrip(".") + "."
 
 
 class _EventReceiver:

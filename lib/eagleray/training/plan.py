@@ -22,11 +22,11 @@ from eagleray.data.labelled import (
 )
 from eagleray.data.split import (
     Split,
-    describe_lacking,
+    describe_missing_splits,
     read_split,
-    require_one_test,
-    require_parts,
-    require_undivided,
+    require_complete_split,
+    require_no_splits,
+    require_single_test_set,
     split_images,
 )
 from eagleray.imaging import ImageContract
@@ -45,7 +45,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.attributes import (
     Attribute,
-    learn_attributes,
+    fit_attributes,
     num_features,
     require_columns,
 )
@@ -89,7 +89,7 @@ class TrainPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on how the data were read, and what was skipped."""
-        lacking = describe_lacking(self.images, has_own_test=self.spec.test_data is not None)
+        lacking = describe_missing_splits(self.images, has_own_test=self.spec.test_data is not None)
         return tuple(dict.fromkeys((*self.images.notes, *lacking, *self.split.test.notes)))
 
     @property
@@ -99,7 +99,7 @@ class TrainPlan:
             return self.images.digest
         columns = [self.images.attributes[attribute.name] for attribute in self.attributes]
         images = self.images
-        return digest_table([images.uris, images.versions, images.texts, *columns])
+        return digest_table([images.uris, images.versions, images.labels, *columns])
 
 
 def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:
@@ -117,9 +117,9 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
     split = _split(spec, images, split_file or spec.split)
-    task = make_task(spec.task, images.texts, images.uris)
+    task = make_task(spec.task, images.labels, images.uris)
     encode_targets(task, split.test)  # a separate test set may have other labels
-    require_parts(split, spec.task)
+    require_complete_split(split, spec.task)
     return plan_network(spec, settings, images, split, task)
 
 
@@ -163,9 +163,9 @@ def is_stratified(spec: TrainSpec) -> bool:
 def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
     separate_test = None
     if spec.test_data is not None:
-        require_one_test(images, spec.data, spec.test_data)
+        require_single_test_set(images, spec.data, spec.test_data)
         separate_test = _read_data(spec, spec.test_data)
-        require_undivided(separate_test, spec.test_data)
+        require_no_splits(separate_test, spec.test_data)
     if split_file is not None:
         every = images if separate_test is None else join_images(images, separate_test)
         return read_split(split_file, every)
@@ -193,7 +193,7 @@ def plan_network(
     parent = load_model(spec.parent, settings).package if spec.parent is not None else None
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
-    attributes = _learn_attributes(spec, split, parent)
+    attributes = _fit_attributes(spec, split, parent)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     check_fits(architecture, *contract.size)
@@ -223,12 +223,12 @@ def plan_network(
     )
 
 
-def _learn_attributes(
+def _fit_attributes(
     spec: TrainSpec, split: Split, parent: ModelPackage | None
 ) -> tuple[Attribute, ...]:
     """Learn the attributes of the training split, and check that the other splits fit them."""
     known = () if parent is None else parent.attributes
-    attributes = learn_attributes(spec.attributes, split.train.attributes, parents=known)
+    attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
     for images in (split.validation, split.test):
         encode_attributes(attributes, images)
     return attributes

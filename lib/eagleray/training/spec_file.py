@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.imaging.contract import first_fault
+from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.training.spec import TrainSpec
 
@@ -88,4 +88,4 @@ def make_spec(fields: Mapping[str, Any], *, where: str = "") -> TrainSpec:
     try:
         return TrainSpec.model_validate(dict(fields))
     except ValidationError as error:
-        raise InputError(f"{prefix}{first_fault(error)}.") from None
+        raise InputError(f"{prefix}{first_validation_error(error)}.") from None

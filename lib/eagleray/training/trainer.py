@@ -115,7 +115,7 @@ class Trainer:
             self.train, self.sampler, self.spec, contract.size, self.context, task=self.input.task
         )
         self.model = ModelState(self.input, self.context)
-        self._losses_of = make_losses(self.spec, self.input.task, self.input.train.texts)
+        self._losses_of = make_losses(self.spec, self.input.task, self.input.train.labels)
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
     def _open(self, images: LabelledImages, contract: ImageContract) -> ImageDataset:

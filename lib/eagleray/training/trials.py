@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eagleray.core.errors import EaglerayError, UserError
+from eagleray.core.errors import UserError
+from eagleray.core.ray_errors import read_failure
 from eagleray.io import storage
 from eagleray.training.search_space import SearchSpace
 
@@ -154,9 +155,10 @@ class TrialTracker:
 
     def explain(self, key: str, error: BaseException) -> None:
         """Record why a trial has failed; an error that the user can fix makes it invalid."""
-        cause = getattr(error, "cause", None) or error
-        state: TrialState = "invalid" if isinstance(cause, UserError) else "failed"
-        self.trials[key] = dataclasses.replace(self.trials[key], state=state, reason=_reason(cause))
+        failure = read_failure(error)
+        state: TrialState = "invalid" if failure.is_a(UserError) else "failed"
+        trial = self.trials[key]
+        self.trials[key] = dataclasses.replace(trial, state=state, reason=failure.sentence)
 
     def _update(self, trial: Trial) -> None:
         self.trials[trial.key] = trial
@@ -169,11 +171,3 @@ class TrialTracker:
             folder = storage.join(self.folder, trial.key)
             if trial.state != "running" and trial not in best and storage.is_folder(folder):
                 storage.remove_tree(folder)
-
-
-def _reason(cause: BaseException) -> str:
-    """Return the message of an error, on one line."""
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if isinstance(cause, EaglerayError) and lines:
-        return lines[0]
-    return ": ".join([type(cause).__name__, *lines[:1]])

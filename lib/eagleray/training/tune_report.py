@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
-from eagleray.reports import dots, progress, render_page
+from eagleray.reports import dot_plot, learning_curves, render_page
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, TuneResult
 
@@ -118,7 +118,7 @@ def _epochs_plot(result: TuneResult) -> str:
     trials = sorted(
         result.trials, key=lambda trial: list(names).index(trial.key) if trial.key in names else 2
     )
-    return progress(
+    return learning_curves(
         [(trial.scores, names.get(trial.key), trial.state != "finished") for trial in trials],
         title="Validation metric by epoch",
         x_label="epoch",
@@ -139,7 +139,7 @@ def _field_plots(result: TuneResult) -> list[str]:
             if trial.score is not None
         ]
         plots.append(
-            dots(
+            dot_plot(
                 points,
                 title=name.replace("_", " "),
                 x_label=name,

@@ -20,7 +20,7 @@ from eagleray.batch.earlier import read_results
 from eagleray.batch.history import list_jobs
 from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
 from eagleray.batch.progress import JobMonitor, read_progress
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.batch.spec import FailureLimit, JobRequest
 from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
@@ -310,7 +310,7 @@ def test_results_go_into_a_sql_table_with_their_types(
     lines = [f"{place.folder}/images/{n:03d}.png,00{n},2026-01-0{n}" for n in range(1, 4)]
     table.write_text("\n".join(["uri,label,when", *lines]))
     database = place.folder / "results.db"
-    target = SqlTarget.parse(f"sqlite:///{database}", "predictions")
+    target = SqlSink.parse(f"sqlite:///{database}", "predictions")
     asked: dict[str, Any] = {
         "inputs": (str(table),),
         "sql": target,

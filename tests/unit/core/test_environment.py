@@ -22,7 +22,11 @@ import eagleray
 from eagleray.cli import main as front_door
 from eagleray.cli.console import Console, command_errors, open_streams
 from eagleray.cli.job import run_command
-from eagleray.core.environment import bypass_proxy_for_loopback, identify_user, ray_temporary_folder
+from eagleray.core.environment import (
+    bypass_proxy_for_loopback,
+    ray_temporary_folder,
+    set_user_variables,
+)
 from eagleray.core.errors import ExitCode, InputError, UserError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
@@ -68,7 +72,7 @@ def test_an_unknown_user_lives_in_the_home_folder(
     monkeypatch.setenv("HOME", given or "")
     if given is None:
         monkeypatch.delenv("HOME")
-    identify_user(Path("/srv/home"))
+    set_user_variables(Path("/srv/home"))
     assert os.environ["HOME"] == expected
     assert os.environ["USER"] == str(os.getuid())
 

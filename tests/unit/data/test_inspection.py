@@ -29,7 +29,7 @@ from eagleray.data.near_duplicates import (
     NEAR_BITS,
     NearDuplicates,
     find_near_duplicates,
-    group_copies,
+    group_duplicates,
     pairs_with_near,
 )
 from eagleray.data.report import DataReport, make_report, render_data_report
@@ -129,7 +129,7 @@ def test_frames_of_films_are_near_duplicates_although_each_has_many() -> None:
         for _ in range(15):
             noisy = still + generator.integers(-6, 7, still.shape)
             images.append(jpeg(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))))
-    keys = group_copies(seen(images))
+    keys = group_duplicates(seen(images))
     assert len(set(keys)) == 10
     assert all(len(set(keys[start : start + 15])) == 1 for start in range(0, 150, 15))
 
@@ -221,7 +221,7 @@ def test_copies_of_copies_share_a_key() -> None:
     near, farther = (row(str(steps), thumbnail=thumbnail("a", steps)) for steps in (1, 2))
     rows = [row("a"), row("x", thumbnail=None), near, farther, row("d"), row("x"), broken()]
     assert near_rows(find_near_duplicates(inspection(rows))) == {(0, 2), (2, 3)}
-    keys = group_copies(inspection(rows))
+    keys = group_duplicates(inspection(rows))
     assert keys[0] == keys[2] == keys[3] != ""
     assert keys[1] == keys[5] != keys[0]
     assert (keys[4], keys[6]) == ("", "")

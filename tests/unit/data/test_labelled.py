@@ -22,11 +22,11 @@ from eagleray.data.labelled import (
     require_enough,
 )
 from eagleray.data.split import (
-    describe_lacking,
-    require_one_test,
-    require_undivided,
+    describe_missing_splits,
+    require_no_splits,
+    require_single_test_set,
     split_images,
-    take_part,
+    take_named_split,
 )
 from eagleray.tasks.tasks import make_task
 
@@ -71,7 +71,7 @@ def test_a_tree_labels_images_by_their_folder(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/deep/2.png", "dog/3.png", "dog/.hidden.png"):
         write(tmp_path / name)
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("cat", "cat", "dog")
+    assert images.labels == ("cat", "cat", "dog")
     assert images.uris[1] == str(tmp_path / "cat/deep/2.png")
     assert all(images.versions)
     assert images.attributes == {}
@@ -86,7 +86,7 @@ def test_the_digest_changes_with_content_and_labels_and_nothing_else(tmp_path: P
     assert read_labelled(str(tmp_path)).digest != before.digest
     relabelled = LabelledImages(before.uris, ("dog", "dog"), before.versions)
     assert relabelled.digest != before.digest
-    described = LabelledImages(before.uris, before.texts, before.versions, {"camera": ("a", "b")})
+    described = LabelledImages(before.uris, before.labels, before.versions, {"camera": ("a", "b")})
     assert described.digest == before.digest
 
 
@@ -105,13 +105,13 @@ def test_folders_named_as_splits_divide_the_data(
     for folder, count in ((train, 5), (validation, 2), (test, 3)):
         images_in(tmp_path, *(f"{folder}/{label}/{n}.png" for n in range(count) for label in "ab"))
     images = read_labelled(str(tmp_path))
-    assert set(images.texts) == {"a", "b"}
+    assert set(images.labels) == {"a", "b"}
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    for folder, part in zip((train, validation, test), divided.parts.values(), strict=True):
+    for folder, part in zip((train, validation, test), divided.by_name.values(), strict=True):
         assert {uri.split("/")[-3] for uri in part.uris} == {folder}
-    assert {name: len(part) for name, part in divided.parts.items()} == {
+    assert {name: len(part) for name, part in divided.by_name.items()} == {
         "train": 10,
         "validation": 4,
         "test": 6,
@@ -126,12 +126,12 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
     images_in(tmp_path, *(f"train/{label}/{n}.png" for n in range(20) for label in "ab"))
     images_in(tmp_path, "test/a/x.png", "test/b/x.png")
     images = read_labelled(str(tmp_path))
-    (said,) = describe_lacking(images, has_own_test=False)
+    (said,) = describe_missing_splits(images, has_own_test=False)
     assert said == "They have no validation split, which is taken from train."
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    assert {name: len(part) for name, part in divided.parts.items()} == {
+    assert {name: len(part) for name, part in divided.by_name.items()} == {
         "train": 36,
         "validation": 4,
         "test": 2,
@@ -142,7 +142,7 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     images_in(tmp_path, "bus/1.png", "car/1.png", "train/1.png")
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("bus", "car", "train")
+    assert images.labels == ("bus", "car", "train")
     assert images.splits == ()
 
 
@@ -168,13 +168,13 @@ def test_folders_of_which_nobody_can_tell_what_they_are_are_refused(
 def test_one_part_is_taken_from_divided_data_and_asked_for_otherwise(tmp_path: Path) -> None:
     images_in(tmp_path, "train/a/1.png", "train/b/1.png", "Test/a/2.png")
     images = read_labelled(str(tmp_path))
-    assert take_part(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
+    assert take_named_split(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
     with pytest.raises(InputError, match="has no validation part: it is test, train"):
-        take_part(images, "validation", "data")
+        take_named_split(images, "validation", "data")
     with pytest.raises(InputError, match=f"name one of them, as in {tmp_path}/train"):
-        require_undivided(images, str(tmp_path))
+        require_no_splits(images, str(tmp_path))
     with pytest.raises(InputError, match="leave --test-data out"):
-        require_one_test(images, str(tmp_path), "other/")
+        require_single_test_set(images, str(tmp_path), "other/")
 
 
 def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> Non
     images_in(tmp_path, "dog/about.json")
     (tmp_path / "cow").mkdir()
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("_background", "cat", "cat")
+    assert images.labels == ("_background", "cat", "cat")
     assert [uri.split("/")[-1] for uri in images.uris] == [
         "_MG_4711.jpg",
         "_DSC0001.JPG",
@@ -199,14 +199,14 @@ def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> Non
 def test_linked_class_folders_are_classes(tmp_path: Path) -> None:
     images_in(tmp_path, "elsewhere/1.png", "data/dog/2.png")
     (tmp_path / "data/cat").symlink_to(tmp_path / "elsewhere")
-    assert read_labelled(str(tmp_path / "data")).texts == ("cat", "dog")
+    assert read_labelled(str(tmp_path / "data")).labels == ("cat", "dog")
 
 
 def test_folder_names_that_differ_around_or_in_unicode_form_are_one_class(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     images_in(tmp_path, f"{composed}/1.png", f"{decomposed}/2.png", "cat /3.png", "cat/4.png")
     images = read_labelled(str(tmp_path))
-    assert sorted(images.texts) == [composed, composed, "cat", "cat"]
+    assert sorted(images.labels) == [composed, composed, "cat", "cat"]
     (said,) = images.notes
     assert "changes 2 of them" in said
 
@@ -230,7 +230,7 @@ def test_a_table_has_locations_labels_and_attributes(tmp_path: Path, kind: str) 
     write(tmp_path / "a.png")
     images = read_labelled(str(tmp_path / f"t.{kind}"))
     assert images.uris == (f"{tmp_path}/a.png", "/b.png")
-    assert images.texts == ("007", "8")
+    assert images.labels == ("007", "8")
     assert images.attributes == {"camera": ("north", ""), "day": ("3", "4")}
     assert images.versions[0] == str((tmp_path / "a.png").stat().st_mtime_ns)
     assert images.versions[1] == ""  # not there, which is for whoever reads it to say
@@ -251,7 +251,7 @@ def test_types_of_parquet_become_text_and_bytes_are_left_out(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "t.parquet")
     images = read_labelled(str(tmp_path / "t.parquet"))
     assert images.uris == (f"{tmp_path}/a", "", f"{tmp_path}/c")
-    assert images.texts == ("x", "y", "x")
+    assert images.labels == ("x", "y", "x")
     assert images.attributes == {
         "score": ("0.5", "", "2"),
         "seen": ("true", "false", ""),
@@ -268,7 +268,7 @@ def test_a_column_of_zeros_and_ones_for_each_label(tmp_path: Path, kind: str) ->
     ]
     WRITERS[kind](tmp_path / f"t.{kind}", rows)
     images = read_labelled(str(tmp_path / f"t.{kind}"), label_columns=("red", "very round"))
-    assert images.texts == ("red|very round", "very round", "")
+    assert images.labels == ("red|very round", "very round", "")
     assert set(images.attributes) == {"x"}
 
 
@@ -278,7 +278,7 @@ def test_labels_between_any_separator_are_the_same_labels(
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "t.jsonl"
     write_jsonl(path, [{"uri": "a", "label": " ; ".join(labels)} for labels in rows])
-    texts = read_labelled(str(path), separator=";").texts
+    texts = read_labelled(str(path), separator=";").labels
     assert texts == tuple("|".join(dict.fromkeys(labels)) for labels in rows)
 
 
@@ -302,14 +302,14 @@ def test_a_column_named_split_divides_the_data(tmp_path: Path) -> None:
     divided = split_images(
         images, stratify=True, seed=0, groups=images.attributes["film"], **fractions
     )
-    assert {name: len(part) for name, part in divided.parts.items()} == dict.fromkeys(
+    assert {name: len(part) for name, part in divided.by_name.items()} == dict.fromkeys(
         ("train", "validation", "test"), 4
     )
     assert all("TEST" in uri for uri in divided.test.uris)
     assert "by the column 'Split' of" in images.notes[0]
     assert "train 4, validation 4, test 4" in images.notes[0]
     with pytest.raises(InputError, match="make a table of one of them"):
-        require_undivided(images, str(tmp_path / "t.csv"))
+        require_no_splits(images, str(tmp_path / "t.csv"))
     apart = ["film"] * len(images)
     with pytest.raises(InputError, match="Rows of group 'film' are to stay together"):
         split_images(images, stratify=True, seed=0, groups=apart, **fractions)
@@ -342,7 +342,7 @@ NESTED = pa.list_(pa.string())
 def test_a_list_in_a_cell_is_several_labels(tmp_path: Path, labels: pa.Array) -> None:
     table = pa.table({"path": ["1.png", "2.png", "3.png"], "label": labels})
     pq.write_table(table, tmp_path / "t.parquet")
-    texts = read_labelled(str(tmp_path / "t.parquet"), task="multilabel").texts
+    texts = read_labelled(str(tmp_path / "t.parquet"), task="multilabel").labels
     assert texts[0] == "a|b"
     assert texts[1] in ("", "b")
     assert texts[2] == "b"
@@ -352,7 +352,7 @@ def test_a_list_in_a_cell_is_several_labels(tmp_path: Path, labels: pa.Array) ->
 def test_numbers_in_lists_are_the_labels_that_they_are_elsewhere(tmp_path: Path) -> None:
     rows = [{"path": "1.png", "label": [1, 2.0, 0.5, True]}, {"path": "2.png", "label": [7]}]
     write_jsonl(tmp_path / "t.jsonl", rows)
-    assert read_labelled(str(tmp_path / "t.jsonl")).texts == ("1|2|0.5|true", "7")
+    assert read_labelled(str(tmp_path / "t.jsonl")).labels == ("1|2|0.5|true", "7")
 
 
 def test_results_of_a_multilabel_model_are_read_by_all_their_labels(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_results_of_a_multilabel_model_are_read_by_all_their_labels(tmp_path: Pa
     )
     pq.write_table(table, tmp_path / "t.parquet")
     images = read_labelled(str(tmp_path / "t.parquet"), task="multilabel")
-    assert (images.uris, images.texts) == (("/1.png", "/3.png"), ("a|b", ""))
+    assert (images.uris, images.labels) == (("/1.png", "/3.png"), ("a|b", ""))
     chosen, skipped = images.notes
     assert "Of the columns labels, label of" in chosen
     assert "'labels' is read; --label-column names another one" in chosen
@@ -376,14 +376,14 @@ def test_an_image_that_failed_is_no_image_without_labels(tmp_path: Path) -> None
     table = 'uri,labels,status\n/1.png,"[""a""]",ok\n/2.png,,failed\n/3.png,[],ok\n'
     write(tmp_path / "t.csv", table)
     images = read_labelled(str(tmp_path / "t.csv"), task="multilabel")
-    assert (images.uris, images.texts) == (("/1.png", "/3.png"), ("a", ""))
+    assert (images.uris, images.labels) == (("/1.png", "/3.png"), ("a", ""))
     assert images.attributes == {"status": ("ok", "ok")}
 
 
 def test_numbers_and_missing_ones_of_parquet_are_labels_as_in_other_tables(tmp_path: Path) -> None:
     def read(labels: pa.Array) -> tuple[str, ...]:
         pq.write_table(pa.table({"path": ["a", "b"], "label": labels}), tmp_path / "t.parquet")
-        return read_labelled(str(tmp_path / "t.parquet")).texts
+        return read_labelled(str(tmp_path / "t.parquet")).labels
 
     assert read(pa.array([1, 2])) == read(pa.array([1.0, 2.0])) == ("1", "2")
     assert read(pa.array([1, 2]).dictionary_encode()) == ("1", "2")
@@ -398,14 +398,14 @@ def test_numbers_and_missing_ones_of_parquet_are_labels_as_in_other_tables(tmp_p
 
 def test_a_list_of_one_label_is_that_label_for_a_classifier(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "t.jsonl", [{"path": "1.png", "label": [name]} for name in "ab"])
-    assert read_labelled(str(tmp_path / "t.jsonl"), task="multiclass").texts == ("a", "b")
+    assert read_labelled(str(tmp_path / "t.jsonl"), task="multiclass").labels == ("a", "b")
 
 
 def test_labels_are_trimmed_and_in_one_unicode_form(tmp_path: Path) -> None:
     written = ["cat", " cat", "cat\u00a0", "\ufeffcat", "cafe\u0301", "caf\u00e9", "Cat"]
     write_jsonl(tmp_path / "t.jsonl", [{"path": "1.png", "label": label} for label in written])
     images = read_labelled(str(tmp_path / "t.jsonl"))
-    assert images.texts == ("cat",) * 4 + ("caf\u00e9",) * 2 + ("Cat",)
+    assert images.labels == ("cat",) * 4 + ("caf\u00e9",) * 2 + ("Cat",)
     (said,) = images.notes
     assert said.endswith("which changes 4, the first ' cat' to 'cat'.")
 

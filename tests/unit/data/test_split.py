@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from eagleray.core.errors import InputError, OutputExistsError
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import (
-    PART_NAMES,
+    SPLIT_NAMES,
     SPLIT_SCHEMA,
     Split,
     fold_images,
     merge_groups,
     read_split,
-    require_parts,
+    require_complete_split,
     split_images,
     write_split,
 )
@@ -41,7 +41,7 @@ def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:
 
 
 def part_of(split: Split) -> dict[str, str]:
-    return {uri: name for name, part in split.parts.items() for uri in part.uris}
+    return {uri: name for name, part in split.by_name.items() for uri in part.uris}
 
 
 # --- divide -----------------------------------------------------------------------------------
@@ -56,10 +56,12 @@ def test_a_split_uses_every_row_once_and_every_class_everywhere(
 ) -> None:
     images = labelled(**counts)
     split = divide(images, seed=seed)
-    assert sorted(uri for part in split.parts.values() for uri in part.uris) == sorted(images.uris)
-    require_parts(split, "multiclass")
+    assert sorted(uri for part in split.by_name.values() for uri in part.uris) == sorted(
+        images.uris
+    )
+    require_complete_split(split, "multiclass")
     for label, count in counts.items():
-        assert abs(Counter(split.test.texts)[label] - 0.2 * count) <= 1
+        assert abs(Counter(split.test.labels)[label] - 0.2 * count) <= 1
 
 
 def test_a_split_depends_on_the_seed_alone() -> None:
@@ -71,7 +73,7 @@ def test_a_split_depends_on_the_seed_alone() -> None:
 def test_the_digest_tells_which_row_is_in_which_part() -> None:
     split = divide(labelled(a=30, b=30))
     assert Split(split.validation, split.train, split.test).digest != split.digest
-    assert split.test.digest in {part.digest for part in split.parts.values()}
+    assert split.test.digest in {part.digest for part in split.by_name.values()}
 
 
 @settings(max_examples=50)
@@ -89,7 +91,7 @@ def test_a_group_is_never_cut(rows: list[tuple[str, int]], stratify: bool, seed:
     split = divide(images, seed=seed, stratify=stratify, groups=groups)
     parts = part_of(split)
     assert set(parts) == set(uris)
-    assert all(len(part) for part in split.parts.values())
+    assert all(len(part) for part in split.by_name.values())
     for key in set(groups) - {""}:
         assert (
             len({parts[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
@@ -103,26 +105,26 @@ def test_groups_come_near_to_shares_and_classes() -> None:
     labels = tuple(str(generator.choice(["a", "b", "c"], p=[0.7, 0.2, 0.1])) for _ in groups)
     uris = tuple(f"{row}.png" for row in range(len(groups)))
     split = divide(LabelledImages(uris, labels, ("",) * len(uris)), groups=groups)
-    for part, share in zip(split.parts.values(), (0.7, 0.1, 0.2), strict=True):
+    for part, share in zip(split.by_name.values(), (0.7, 0.1, 0.2), strict=True):
         assert len(part) / len(uris) == pytest.approx(share, abs=0.005)
         for label, count in Counter(labels).items():
-            assert Counter(part.texts)[label] / count == pytest.approx(share, abs=0.02)
+            assert Counter(part.labels)[label] / count == pytest.approx(share, abs=0.02)
 
 
 def test_a_large_group_is_placed_first_and_small_ones_make_up_for_it() -> None:
     groups = tuple("film" if row >= 60 else "" for row in range(160))
     for seed in range(5):
         split = divide(labelled(a=160), groups=groups, seed=seed)
-        assert [len(part) for part in split.parts.values()] == [112, 16, 32]
+        assert [len(part) for part in split.by_name.values()] == [112, 16, 32]
 
 
 def test_rows_of_one_image_stay_together_without_groups() -> None:
     uris = tuple(f"{row // 2}.png" for row in range(60))
     images = LabelledImages(uris, ("a", "b") * 30, ("",) * 60)
     split = divide(images)
-    for one, other in itertools.combinations(split.parts.values(), 2):
+    for one, other in itertools.combinations(split.by_name.values(), 2):
         assert not set(one.uris) & set(other.uris)
-    assert [len(part) for part in split.parts.values()] == [42, 6, 12]
+    assert [len(part) for part in split.by_name.values()] == [42, 6, 12]
 
 
 def test_a_part_that_is_to_be_empty_is_empty() -> None:
@@ -132,7 +134,7 @@ def test_a_part_that_is_to_be_empty_is_empty() -> None:
         divide(images, test_fraction=0.0),
         divide(images, test_fraction=0.0, groups=groups),
     ):
-        assert [len(part) for part in split.parts.values()] == [36, 4, 0]
+        assert [len(part) for part in split.by_name.values()] == [36, 4, 0]
 
 
 def test_too_few_groups_are_said() -> None:
@@ -160,7 +162,7 @@ def test_folds_validate_every_row_once(stratify: bool, grouped: bool) -> None:
         assert not set(train.uris) & set(validation.uris)
         assert len(train) + len(validation) == 60
         if stratify:
-            assert Counter(validation.texts) == {"a": 8, "b": 4}
+            assert Counter(validation.labels) == {"a": 8, "b": 4}
         if groups:
             group_of = dict(zip(images.uris, groups, strict=True))
             assert not {group_of[uri] for uri in train.uris} & {
@@ -191,17 +193,17 @@ def test_folds_that_cannot_be_are_one_sentence(
 def test_a_class_that_a_part_lacks_is_named() -> None:
     train, validation = labelled(a=3, b=3), labelled(a=1)
     with pytest.raises(InputError, match="Class 'b' has no image in the validation part"):
-        require_parts(Split(train, validation, train), "multiclass")
+        require_complete_split(Split(train, validation, train), "multiclass")
     with pytest.raises(InputError, match="The test part has no images"):
-        require_parts(Split(train, validation, train.take([])), "regression")
+        require_complete_split(Split(train, validation, train.take([])), "regression")
 
 
 def test_a_label_must_be_learned_and_may_be_rare() -> None:
     both = LabelledImages(("1",), ("a|b",), ("",))
     one = LabelledImages(("2",), ("a",), ("",))
-    require_parts(Split(both, one, one), "multilabel")
+    require_complete_split(Split(both, one, one), "multilabel")
     with pytest.raises(InputError, match="Class 'b' has no image in the train part"):
-        require_parts(Split(one, both, one), "multilabel")
+        require_complete_split(Split(one, both, one), "multilabel")
 
 
 # --- kept -------------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ def _is_half(character: str) -> bool:
 
 @settings(max_examples=50)
 @given(
-    st.dictionaries(TEXT, st.tuples(TEXT, TEXT, st.sampled_from(PART_NAMES)), max_size=20),
+    st.dictionaries(TEXT, st.tuples(TEXT, TEXT, st.sampled_from(SPLIT_NAMES)), max_size=20),
     st.none() | st.integers(0, 2**40),
 )
 def test_a_split_comes_back_from_its_file(
@@ -228,7 +230,7 @@ def test_a_split_comes_back_from_its_file(
     split = Split(
         *(
             images.take([row for row, part in enumerate(names) if part == name])
-            for name in PART_NAMES
+            for name in SPLIT_NAMES
         )
     )
     location = str(tmp_path_factory.mktemp("split") / "s.parquet")

@@ -29,7 +29,7 @@ def row(**overrides: Any) -> AliasChangeRow:
         "action": "promote",
         "who": "ada",
         "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "why": "Käfer 猫",
+        "reason": "Käfer 猫",
         "evidence": {"kpis": [], "forced": False},
         "applied": True,
     }
@@ -51,7 +51,7 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
         session.add(row(time=datetime(2026, 1, 2, 5, 4, 5, tzinfo=timezone(timedelta(hours=2)))))
     with open_database(settings).session() as session:
         found = session.scalars(sa.select(AliasChangeRow)).one()
-    assert (found.why, found.evidence["forced"], found.applied) == ("Käfer 猫", False, True)
+    assert (found.reason, found.evidence["forced"], found.applied) == ("Käfer 猫", False, True)
     assert found.time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert found.time.tzinfo is UTC
     assert (tmp_path / "home" / "eagleray.db").is_file()
@@ -96,14 +96,14 @@ def test_a_turn_is_one_at_a_time_for_each_purpose(tmp_path: Path) -> None:
 
     def enter(purpose: str) -> threading.Thread:
         def wait_and_enter() -> None:
-            with database.turn(purpose):
+            with database.lock(purpose):
                 entered.set()
 
         thread = threading.Thread(target=wait_and_enter)
         thread.start()
         return thread
 
-    with database.turn("digits"):
+    with database.lock("digits"):
         enter("flowers").join(60)  # another purpose does not wait
         assert entered.is_set()
         entered.clear()
@@ -117,14 +117,14 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     with open_database(settings).session() as session:
         session.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"^[^\n]+made by a newer Eagleray \(step 9999\)"):
+    with pytest.raises(UserError, match=r"^[^\n]+migrated by a newer Eagleray \(to 9999\)"):
         open_database(settings)
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("mysql://host/db", "EAGLERAY_DATABASE_URL: Tables go into SQLite or PostgreSQL and not"),
+        ("mysql://host/db", "EAGLERAY_DATABASE_URL: Databases are SQLite or PostgreSQL, not"),
         ("nonsense", "EAGLERAY_DATABASE_URL: The database URL must look like"),
         ("sqlite:////nowhere/at/all/a.db", "There is no folder /nowhere/at/all"),
         ("postgresql://127.0.0.1:9/db", "check the host"),
@@ -149,5 +149,5 @@ def test_settings_do_not_show_the_password() -> None:
 
 def test_who_is_the_setting_or_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "grace")
-    assert Settings().who.startswith("grace@")
-    assert Settings(user="Ada").who == "Ada"
+    assert Settings().actor.startswith("grace@")
+    assert Settings(user="Ada").actor == "Ada"

@@ -295,7 +295,7 @@ def test_one_part_of_a_divided_folder_is_measured_and_what_is_skipped_said(digit
     assert refused.exit_code == ExitCode.USER
     assert "is divided into Test, train; name one of them" in refused.stderr
     page = digits / "page.html"
-    said = json.loads(run(*words, "--part", "test", "--output", str(page), "--json").stdout)
+    said = json.loads(run(*words, "--split", "test", "--output", str(page), "--json").stdout)
     assert said["images"] == 12
     divided, skipped = said["notes"]
     assert "Test is test (12)" in divided

@@ -449,7 +449,7 @@ def test_golden_images_tell_a_healthy_model_from_a_broken_one(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets)
-    assert predictor.require_healthy().largest_difference <= TOLERANCE["float32"]
+    assert predictor.require_healthy().max_difference <= TOLERANCE["float32"]
     run = first_run(predictor)
     replace_run(monkeypatch, predictor, lambda images: -run(images))
     with pytest.raises(PackageError, match="fails its golden images"):

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying, wait_none
 
 from eagleray.core.errors import InputError
-from eagleray.io.http import UrlPolicy, connections, fetch_url, fetching
+from eagleray.io.http import UrlPolicy, connections, fetch, fetch_url
 
 LIMIT = 10_000_000
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -212,7 +212,7 @@ def everywhere() -> Iterator[list[Site]]:
 @pytest.fixture(autouse=True)
 def fresh_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No connection of another test, and no pause before another attempt."""
-    monkeypatch.setattr(fetching, "_backoff", wait_none())
+    monkeypatch.setattr(fetch, "_backoff", wait_none())
     connections._pools.cache_clear()
     yield
     connections._pools.cache_clear()
@@ -430,7 +430,7 @@ def test_the_refusal_says_what_would_allow_it(site: Site) -> None:
     ],
 )
 def test_addresses_that_are_connected_to(address: str, allowed: bool) -> None:
-    assert UrlPolicy(hosts=("*",)).may_connect(ipaddress.ip_address(address)) is allowed
+    assert UrlPolicy(hosts=("*",)).allows_address(ipaddress.ip_address(address)) is allowed
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_addresses_that_are_connected_to(address: str, allowed: bool) -> None:
 )
 def test_private_networks_are_allowed_by_name(address: str, allowed: bool) -> None:
     inside = UrlPolicy(hosts=("*",), private_networks=("10.0.0.0/8", "fc00::/7"))
-    assert inside.may_connect(ipaddress.ip_address(address)) is allowed
+    assert inside.allows_address(ipaddress.ip_address(address)) is allowed
 
 
 @pytest.mark.parametrize(
@@ -850,7 +850,7 @@ def test_a_server_that_asks_to_wait_is_given_the_time(site: Site) -> None:
     assert 1 <= time.monotonic() - start < 8
 
 
-BACKOFF = fetching._backoff
+BACKOFF = fetch._backoff
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 0.25), (2, 0.5), (3, 1), (9, 8)])
@@ -890,7 +890,7 @@ def test_no_wait_goes_beyond_the_time_of_the_fetch(site: Site) -> None:
     ],
 )
 def test_how_long_a_server_may_ask_to_wait(header: str | None, seconds: float) -> None:
-    assert fetching._retry_after(header) == seconds
+    assert fetch._retry_after(header) == seconds
 
 
 @pytest.mark.parametrize(
@@ -1275,7 +1275,7 @@ def names_are_all(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         except (OSError, UnicodeError):
             found = socket.getaddrinfo(address, port, type=kind, flags=numeric)
         for *_kind, place in found:
-            if UrlPolicy(hosts=("*",)).may_connect(ipaddress.ip_address(place[0])):
+            if UrlPolicy(hosts=("*",)).allows_address(ipaddress.ip_address(place[0])):
                 raise socket.gaierror(socket.EAI_NONAME, "this test has no internet")
         return found
 

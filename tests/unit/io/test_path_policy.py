@@ -123,7 +123,7 @@ def test_a_policy_goes_by_where_its_places_lead(room: Path) -> None:
 )
 def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        storage.require_place(place)
+        storage.require_prefix(place)
     with pytest.raises(InputError, match=r"^Service configuration, batch_inputs"):
         make_config({"batch_inputs": [place]})
     with pytest.raises(InputError, match=words):
@@ -132,7 +132,7 @@ def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> Non
 
 @pytest.mark.parametrize("place", ["/data", "data", "s3://bucket", "s3://bucket/", "memory://a"])
 def test_a_place_is_a_folder_or_a_prefix(place: str) -> None:
-    storage.require_place(place)
+    storage.require_prefix(place)
 
 
 def test_nothing_is_within_nowhere() -> None:

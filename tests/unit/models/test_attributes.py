@@ -34,7 +34,7 @@ from eagleray.models.attributes import (
     NumberAttribute,
     encode_columns,
     encode_mappings,
-    learn_attributes,
+    fit_attributes,
 )
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.numerical
 
 
 def test_a_column_of_numbers_is_standardised_and_says_where_it_is_missing() -> None:
-    (age,) = learn_attributes(["age"], {"age": ["10", "", "30", "nan"]})
+    (age,) = fit_attributes(["age"], {"age": ["10", "", "30", "nan"]})
     assert age == NumberAttribute(name="age", mean=20.0, std=10.0)
     features = encode_columns([age], {"age": ["40", "", "20", "1e9"]})
     np.testing.assert_array_equal(features, [[2, 0], [0, 1], [0, 0], [10, 0]])
@@ -63,14 +63,14 @@ def test_a_column_of_numbers_is_standardised_and_says_where_it_is_missing() -> N
 
 
 def test_another_column_is_a_category_of_the_values_that_were_seen() -> None:
-    (site,) = learn_attributes(["site"], {"site": ["south", "7", "", "north"]})
+    (site,) = fit_attributes(["site"], {"site": ["south", "7", "", "north"]})
     assert site == CategoryAttribute(name="site", values=("7", "north", "south"))
     features = encode_columns([site], {"site": ["north", "west", "", "7"]})
     np.testing.assert_array_equal(features, [[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]])
 
 
 def test_a_number_that_is_always_the_same_is_no_division_by_zero() -> None:
-    (size,) = learn_attributes(["size"], {"size": ["5", "5"]})
+    (size,) = fit_attributes(["size"], {"size": ["5", "5"]})
     np.testing.assert_array_equal(encode_columns([size], {"size": ["5", "6"]}), [[0, 0], [1, 0]])
 
 
@@ -84,15 +84,15 @@ def test_a_number_that_is_always_the_same_is_no_division_by_zero() -> None:
 )
 def test_columns_that_teach_nothing_are_refused(values: list[str], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
-        learn_attributes(["x"], {"x": values})
+        fit_attributes(["x"], {"x": values})
     assert sentence in str(refused.value)
 
 
 def test_what_a_parent_knows_of_a_column_stays_where_it_covers_it() -> None:
     columns = {"age": ["50", "60"], "site": ["north", "north"]}
-    assert learn_attributes(["age", "site"], columns, parents=ATTRIBUTES) == ATTRIBUTES
+    assert fit_attributes(["age", "site"], columns, parents=ATTRIBUTES) == ATTRIBUTES
     columns = {"age": ["old", "60"], "site": ["north", "west"]}
-    age, site = learn_attributes(["age", "site"], columns, parents=ATTRIBUTES)
+    age, site = fit_attributes(["age", "site"], columns, parents=ATTRIBUTES)
     assert age.kind == "category"
     assert site == CategoryAttribute(name="site", values=("north", "west"))
 
@@ -114,7 +114,7 @@ def test_what_a_caller_says_means_what_a_table_says(
 
 
 def test_values_mean_the_same_as_numbers_and_as_truths() -> None:
-    (category,) = learn_attributes(["c"], {"c": ["7", "true", "x", "0.5"]})
+    (category,) = fit_attributes(["c"], {"c": ["7", "true", "x", "0.5"]})
     given: list[dict[str, object]] = [{"c": 7}, {"c": 7.0}, {"c": True}, {"c": 0.5}]
     assert isinstance(category, CategoryAttribute)
     places = encode_mappings([category], given).argmax(1)

@@ -472,7 +472,7 @@ def test_golden_images_that_are_answered_otherwise_are_unhealthy(tmp_path: Path)
     folder = stored(tmp_path, files={"golden.json": golden_json("golden/00.png", 1.0, 0.0, 0.0)})
     check = check_golden(read_package(folder), tmp_path)
     assert not check.healthy
-    assert check.largest_difference > 0.3
+    assert check.max_difference > 0.3
 
 
 # --- nothing in a package ever runs -----------------------------------------------------------

@@ -205,20 +205,20 @@ def test_a_model_without_versions_says_so(registry: Registry) -> None:
 
 def test_a_run_knows_the_version_that_it_has_made(registry: Registry) -> None:
     with registry.start_run("train kept") as run, registry.start_run("train lost") as other:
-        assert registry.made_by(run, "kept") is None
+        assert registry.version_of_run(run, "kept") is None
         version = registry.register(small_package(name="kept"), run=run, alias="candidate")
-        assert registry.made_by(run, "kept") == version
-        assert registry.made_by(run, "other") is None
-        assert registry.made_by(other, "kept") is None
+        assert registry.version_of_run(run, "kept") == version
+        assert registry.version_of_run(run, "other") is None
+        assert registry.version_of_run(other, "kept") is None
 
 
 def test_the_first_alias_is_given_once(registry: Registry) -> None:
     with registry.start_run("train first") as run:
         first = registry.register(small_package(name="first"), run=run)  # killed before its alias
-    assert registry.give_first_alias(first, "candidate").aliases == ("candidate",)
+    assert registry.set_first_alias(first, "candidate").aliases == ("candidate",)
     second = registry.register(small_package(name="first", **BETTER), alias="candidate")
-    assert registry.give_first_alias(first, "candidate").aliases == ()
-    assert registry.holder("first", "candidate") == second.version
+    assert registry.set_first_alias(first, "candidate").aliases == ()
+    assert registry.alias_target("first", "candidate") == second.version
     changes = registry.history.changes("first", "candidate")
     assert [(item.action, item.version) for item in changes] == [("register", 1), ("register", 2)]
 

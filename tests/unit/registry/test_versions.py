@@ -20,8 +20,8 @@ from eagleray.core.errors import InputError, PackageError, UnknownNameError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import Lineage
-from eagleray.registry.comparison import Comparison, Side, compare
-from eagleray.registry.lineage import Use, trace, trained_on
+from eagleray.registry.comparison import ComparedVersion, Comparison, compare
+from eagleray.registry.lineage import ImageUse, find_image_uses, trace_lineage
 from eagleray.registry.promotion import promote, rollback
 from eagleray.registry.registry import ModelVersion, Registry
 from tests.support.models import LINEAGE, golden_png, lenet_module, registry_in, small_package
@@ -109,11 +109,11 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
     assert str(promotion.verdicts[1]).endswith("nobody holds the alias yet")
 
     evaluated(registry, second, 0.96, f1=0.895)
-    promote(registry, name, 2, alias="production", kpis=KPIS, who="grace", why="more data")
+    promote(registry, name, 2, alias="production", kpis=KPIS, who="grace", reason="more data")
     assert registry.get(name, alias="production").version == 2
     change = registry.history.changes(name, "production")[-1]
     assert (change.number, change.previous, change.version) == (2, 1, 2)
-    assert (change.action, change.who, change.why) == ("promote", "grace", "more data")
+    assert (change.action, change.who, change.reason) == ("promote", "grace", "more data")
     assert change.evidence["test_digest"] == PARTS
     assert change.evidence["digest"] == second.digest
     assert change.evidence["forced"] is False
@@ -191,12 +191,12 @@ def test_force_needs_a_why_and_is_recorded_with_what_was_missed(
     first, second = register(registry, name, 2)
     with pytest.raises(InputError, match="Name a file of KPIs with --kpi"):
         promote(registry, name, 1, alias="production", kpis=None)
-    with pytest.raises(InputError, match="--force needs a --why"):
-        promote(registry, name, 1, alias="production", kpis=None, force=True, why=" ")
-    promote(registry, name, 1, alias="production", kpis=None, force=True, why="demo at ten")
+    with pytest.raises(InputError, match="--force needs a --reason"):
+        promote(registry, name, 1, alias="production", kpis=None, force=True, reason=" ")
+    promote(registry, name, 1, alias="production", kpis=None, force=True, reason="demo at ten")
     for version in (first, second):
         evaluated(registry, version, 0.1)
-    promote(registry, name, 2, alias="production", kpis=KPIS, force=True, why="the other broke")
+    promote(registry, name, 2, alias="production", kpis=KPIS, force=True, reason="the other broke")
     changes = registry.history.changes(name, "production")
     assert [change.evidence["forced"] for change in changes] == [True, True]
     assert [item["passed"] for item in changes[1].evidence["kpis"]] == [False, True]
@@ -241,9 +241,9 @@ def test_altered_files_stop_both_ways(registry: Registry, name: str) -> None:
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     registry.set_alias(name, "candidate", 1)
     with pytest.raises(PackageError, match="is not the file that"):
-        promote(registry, name, 1, alias="production", kpis=None, force=True, why="x")
+        promote(registry, name, 1, alias="production", kpis=None, force=True, reason="x")
     weights.write_bytes(sound)
-    promote(registry, name, 1, alias="production", kpis=None, force=True, why="x")
+    promote(registry, name, 1, alias="production", kpis=None, force=True, reason="x")
     (Path(second.source) / "model.safetensors").write_bytes(b"")
     with pytest.raises(PackageError, match="is not the file that"):
         rollback(registry, name, alias="production")
@@ -260,7 +260,7 @@ def test_a_model_that_answers_otherwise_is_not_promoted(registry: Registry, name
     broken = replace(sound, manifest=manifest, files=MappingProxyType(files))
     registry.register(broken)
     with pytest.raises(PackageError, match="fails its golden images"):
-        promote(registry, name, 1, alias="production", kpis=None, force=True, why="x")
+        promote(registry, name, 1, alias="production", kpis=None, force=True, reason="x")
     with pytest.raises(UnknownNameError):
         registry.get(name, alias="production")
 
@@ -272,9 +272,9 @@ def test_rollbacks_go_back_as_far_as_there_was_anything(registry: Registry, name
     register(registry, name, 3)
     for version in (1, 2, 3):
         registry.set_alias(name, "production", version)
-    change = rollback(registry, name, alias="production", who="ada", why="slow")
+    change = rollback(registry, name, alias="production", who="ada", reason="slow")
     assert (change.version, change.previous, change.number) == (2, 3, 4)
-    assert (change.action, change.who, change.why) == ("rollback", "ada", "slow")
+    assert (change.action, change.who, change.reason) == ("rollback", "ada", "slow")
     assert rollback(registry, name, alias="production").version == 1
     with pytest.raises(InputError, match=rf"^Nothing held {name}@production before {name}/1; "):
         rollback(registry, name, alias="production")
@@ -293,7 +293,7 @@ def test_registering_under_an_alias_is_in_the_history(registry: Registry, name: 
     registry.register(small_package(name=name), alias="candidate")
     (change,) = registry.history.changes(name)
     assert (change.alias, change.action, change.version) == ("candidate", "register", 1)
-    assert change.who == registry.settings.who
+    assert change.who == registry.settings.actor
 
 
 # --- deletion ---------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_a_deleted_version_is_gone_with_its_files_and_its_number_is_not_used_aga
     registry.set_alias(name, "production", 1)
     with pytest.raises(InputError, match=f"{name}/1 is {name}@production and stays"):
         registry.delete(name, 1)
-    change = registry.delete(name, 2, who="ada", why="wrong labels")
+    change = registry.delete(name, 2, who="ada", reason="wrong labels")
     assert (change.alias, change.action, change.version, change.applied) == ("", "delete", 2, True)
     assert not Path(second.source).exists()
     assert Path(first.source).exists()
@@ -332,7 +332,7 @@ def test_files_that_are_not_ours_or_not_only_ours_stay(registry: Registry, name:
 
 
 def compared(registry: Registry, versions: list[ModelVersion]) -> Comparison:
-    first, second = (Side.read(registry, version) for version in versions)
+    first, second = (ComparedVersion.read(registry, version) for version in versions)
     return compare(first, second)
 
 
@@ -374,20 +374,20 @@ def test_lineage_names_data_parent_and_what_the_run_kept(registry: Registry, nam
     (child,) = register(registry, name, lineage=lineage)
     assert child.run_id is not None
     registry.client.log_text(child.run_id, "name: digits\n", "spec.yaml")
-    origin = trace(registry, child)
+    origin = trace_lineage(registry, child)
     assert origin.parent == f"{name}-parent/1"
     assert (origin.data_digest, origin.test_digest, origin.split_digest) == (PARTS, HARD, None)
     assert origin.specification is not None
     assert Path(origin.specification).read_text() == "name: digits\n"
     assert origin.split is None
-    assert trace(registry, parent).parent is None
+    assert trace_lineage(registry, parent).parent is None
 
 
 def test_a_parent_that_is_not_in_the_registry_is_named_by_its_digest(
     registry: Registry, name: str
 ) -> None:
     (child,) = register(registry, name, lineage=Lineage.now(parent="c" * 64))
-    assert trace(registry, child).parent == "c" * 64
+    assert trace_lineage(registry, child).parent == "c" * 64
 
 
 def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[str, ...]]) -> None:
@@ -410,15 +410,15 @@ def test_an_image_is_traced_to_the_versions_that_it_taught(
     keep_split(registry, versions[1], [*others, (str(image), "1", "one", "test")])
     keep_split(registry, versions[2], others)
     monkeypatch.chdir(tmp_path)
-    found = trained_on(registry, "a b.png")
+    found = find_image_uses(registry, "a b.png")
     assert found.uri == str(image)
     assert found.uses == (
-        Use("digits/2", "test", "one", True),
-        Use("digits/1", "train", "zero", False),
+        ImageUse("digits/2", "test", "one", True),
+        ImageUse("digits/1", "train", "zero", False),
     )
     assert found.unknown == ("digits/4",)
     image.unlink()
-    assert [use.changed for use in trained_on(registry, str(image)).uses] == [None, None]
+    assert [use.changed for use in find_image_uses(registry, str(image)).uses] == [None, None]
 
 
 # --- listing ----------------------------------------------------------------------------------
@@ -426,13 +426,13 @@ def test_an_image_is_traced_to_the_versions_that_it_taught(
 
 def test_the_newest_of_each_model_comes_in_one_question(tmp_path: Path) -> None:
     registry = registry_in(tmp_path)
-    assert registry.newest() == []
+    assert registry.latest_versions() == []
     registry.client.create_registered_model("hollow")
     register(registry, "zebra", 2)
     register(registry, "ant", 1)
     registry.set_alias("zebra", "production", 2)
     registry.set_alias("zebra", "candidate", 1)
-    newest = registry.newest()
+    newest = registry.latest_versions()
     assert newest == [registry.get("ant", version=1), registry.get("zebra", version=2)]
     assert newest[1].aliases == ("production",)
     assert [item.reference for item in registry.all_versions()] == ["ant/1", "zebra/2", "zebra/1"]
@@ -472,11 +472,11 @@ def test_the_commands_from_promotion_to_deletion(
     )
     assert "missed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
     assert "Name a file of KPIs with --kpi" in run("promote", name, "2", code=2)
-    forced = json.loads(run("promote", name, "2", "--force", "--why", "demo", "--json"))
+    forced = json.loads(run("promote", name, "2", "--force", "--reason", "demo", "--json"))
     assert (forced["from"], forced["to"], forced["who"]) == (1, 2, "Ada")
-    assert f"is now {name}/1, after {name}/2" in run("rollback", name, "--why", "slow")
+    assert f"is now {name}/1, after {name}/2" in run("rollback", name, "--reason", "slow")
     assert "Nothing held" in run("rollback", name, code=2)
-    assert "is now" in run("alias", name, "staging", "3", "--why", "try it")
+    assert "is now" in run("alias", name, "staging", "3", "--reason", "try it")
 
     shown = json.loads(run("history", name, "--alias", "production", "--json"))
     assert [(item["number"], item["action"], item["to"]) for item in shown] == [
@@ -492,7 +492,7 @@ def test_the_commands_from_promotion_to_deletion(
 
     assert f"{name}/2 is {name}@staging and stays" in run("delete", name, "2", "--yes", code=2)
     assert f"delete {name}/3 by --yes" in run("delete", name, "3", code=2)
-    assert "its package with it" in run("delete", name, "3", "--yes", "--why", "old")
+    assert "its package with it" in run("delete", name, "3", "--yes", "--reason", "old")
     assert json.loads(run("history", name, "--json"))[-1]["action"] == "delete"
 
 

@@ -442,7 +442,7 @@ def test_a_damaged_package_is_told_without_its_place(
 
 def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
-    with pytest.raises(OutageError, match="There is no database"):
+    with pytest.raises(OutageError, match="no longer exists"):
         known_database(settings, "of another").read_identity()
     assert not (tmp_path / "home").exists()
     made = open_database(settings)

@@ -10,7 +10,7 @@ import pytest
 
 from eagleray.core.errors import Reason
 from eagleray.core.types import Isolation
-from eagleray.imaging import FORMATS, DecodedImage, decode, format_of, named_contract
+from eagleray.imaging import FORMATS, DecodedImage, decode, detect_format, named_contract
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.serving.decoding import Decoding
 from eagleray.tasks.outcome import Outcome
@@ -34,7 +34,7 @@ def test_where_an_image_is_decoded_changes_no_pixel(
     seen, real = [], DecodeSandbox.decode
 
     def noted(sandbox: DecodeSandbox, data: bytes) -> DecodedImage:
-        seen.append(format_of(data))
+        seen.append(detect_format(data))
         return real(sandbox, data)
 
     monkeypatch.setattr(DecodeSandbox, "decode", noted)

@@ -163,7 +163,10 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
     answer = CliRunner().invoke(app, ["models", "users", "digits", "--json"])
     (change,) = json.loads(answer.output)["changes"]
-    assert (change["who"], change["what"]) == (registry.settings.who, "canary 2, canary_share 0.1")
+    assert (change["who"], change["what"]) == (
+        registry.settings.actor,
+        "canary 2, canary_share 0.1",
+    )
     shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
     assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
     for command in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):

@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from eagleray.core.errors import BadImageError, InputError, UserError
 from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.io.storage import PathPolicy
-from eagleray.sources import LISTING_SCHEMA, InputSpec, Listing, keep_within, open_inputs
+from eagleray.sources import LISTING_SCHEMA, InputSpec, Listing, open_inputs, restrict_listing
 from eagleray.sources.listing import ROWS_AT_ONCE
-from eagleray.sources.read_ahead import in_order
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
 
 NUM_OURS = len(LISTING_SCHEMA)
@@ -120,7 +119,7 @@ def test_names_that_are_skipped_are_counted_and_said_and_those_of_cameras_are_no
     rows, listing = listed_with(folder)
     assert uris(rows) == [storage.join(folder, name) for name in own]
     assert listing.skipped.counts == {"hidden": 4, "system": 3, "marker": 4}
-    assert listing.remarks() == (
+    assert listing.all_notes() == (
         "11 files were skipped: 4 hidden (such as ...), 3 of an operating system (such as @eaDir/"
         "a.jpg), 4 of a program that writes data (such as _SUCCESS).",
     )
@@ -267,7 +266,7 @@ def test_members_are_inputs_but_for_what_describes_an_image(tmp_path: Path, pack
     assert [row["size"] for row in rows] == [len(SAMPLES[name]) for name in INPUTS_OF_SAMPLES]
     assert {row["container"] for row in rows} == {location}
     assert {row["packing"] for row in rows} == {packing}
-    assert listed_with(location)[1].remarks() == (
+    assert listed_with(location)[1].all_notes() == (
         "3 files were skipped: 3 that only describe an image in their archive (such as 7.cls).",
     )
 
@@ -326,21 +325,6 @@ def test_many_shards_come_in_order(tmp_path: Path) -> None:
     for number in range(60):
         write_tar(tmp_path / f"{number:02}.tar", {f"{number}.jpg": b"%d" % number})
     assert read_all(listed(tmp_path)) == [b"%d" % number for number in range(60)]
-
-
-def test_streams_are_begun_ahead_but_not_without_bound() -> None:
-    begun: list[int] = []
-
-    def stream(number: int) -> Iterator[pa.Table]:
-        begun.append(number)
-        for _ in range(3):
-            yield pa.table({"number": [number]})
-
-    tables = in_order(stream(number) for number in range(200))
-    assert next(tables)["number"].to_pylist() == [0]
-    assert len(begun) < 40
-    rest = [table["number"][0].as_py() for table in tables]
-    assert rest == [0, 0, *(number for number in range(1, 200) for _ in range(3))]
 
 
 def test_leaving_a_listing_early_leaves_no_threads(tmp_path: Path) -> None:
@@ -434,13 +418,13 @@ def test_a_choice_among_columns_is_said(
     rows, listing = listed_with(location)
     assert read_all(rows) == [expected]
     sentence = f"{location}: {note}; --column names another."
-    assert listing.remarks() == (() if note is None else (sentence,))
+    assert listing.all_notes() == (() if note is None else (sentence,))
 
 
 def test_a_choice_that_many_tables_share_is_said_once(tmp_path: Path) -> None:
     for number in range(3):
         write_parquet(tmp_path / f"{number}.parquet", {"mask": [b"m"], "image": [b"i"]})
-    (remark,) = open_inputs(InputSpec((str(tmp_path),))).remarks()
+    (remark,) = open_inputs(InputSpec((str(tmp_path),))).all_notes()
     assert remark.startswith(f"{tmp_path}/0.parquet and 2 more: the images are those in column")
 
 
@@ -480,7 +464,7 @@ def test_images_that_a_hugging_face_column_only_names_are_read(
 def test_a_path_in_a_cell_is_bounded_like_any_other_location(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": "/etc/hostname"}]
     location = write_parquet(tmp_path / "t.parquet", {"image": cells})
-    listing = keep_within(open_inputs(InputSpec((location,))), PathPolicy((str(tmp_path),)))
+    listing = restrict_listing(open_inputs(InputSpec((location,))), PathPolicy((str(tmp_path),)))
     with pytest.raises(InputError, match="Input 0 is /etc/hostname, which is not where this job"):
         list(listing.tables)
 

@@ -94,7 +94,7 @@ def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
         write_stripes(tmp_path / "data" / name, count, seed=count)
     (tmp_path / "data/README.md").touch()
     planned = plan(tmp_path / "data", tmp_path, validation_fraction=0.5, test_fraction=0.0)
-    assert {name: len(part) for name, part in planned.split.parts.items()} == {
+    assert {name: len(part) for name, part in planned.split.by_name.items()} == {
         "train": 40,
         "validation": 8,
         "test": 12,

@@ -27,7 +27,7 @@ def test_a_trial_that_fails_has_its_reason_and_no_rank(tmp_path: Path) -> None:
     for key, error, state, reason in (
         ("b", JobFailedError("The loss is no number."), "failed", "The loss is no number."),
         ("c", InputError("Too small."), "invalid", "Too small."),
-        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room"),
+        ("d", MemoryError("no room\nat all"), "failed", "MemoryError: no room."),
     ):
         tracker.start(key, len(tracker.trials) + 1, {})
         tracker.add_epoch(key, epoch_metrics(0.9), last=False)

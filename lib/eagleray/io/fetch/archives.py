@@ -11,10 +11,10 @@ import zlib
 from typing import BinaryIO, NamedTuple
 
 from eagleray.core.errors import BadImageError, InputError, Reason
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.io import storage
 from eagleray.io.fetch.source import Packing
-from eagleray.io.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
+from eagleray.io.file_kinds import NUM_SNIFFED_BYTES, describe_file_kind, is_text
 
 __all__ = ["Member", "list_members", "read_tar_member", "read_zip_member"]
 
@@ -77,8 +77,8 @@ def _refuse_other_kind(file: BinaryIO, container: str, packing: Packing) -> None
         InputError: If it is.
     """
     file.seek(0)
-    start = file.read(NUM_FIRST_BYTES)
-    kind = kind_of_bytes(start) or ("a text" if is_text(start) else None)
+    start = file.read(NUM_SNIFFED_BYTES)
+    kind = describe_file_kind(start) or ("a text" if is_text(start) else None)
     if kind is None or kind.startswith(f"a {packing} "):
         return
     advice = "decompress it" if kind.startswith("compressed") else "rename it"
@@ -109,11 +109,11 @@ def _list_one_tar(file: BinaryIO, start: int) -> tuple[list[Member], int]:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every entry
             if entry.islnk() or entry.issym():
                 links[len(members)] = _link_target(entry)
-                members.append(Member(text_of_name(entry.name), None, None))
+                members.append(Member(escape_file_name(entry.name), None, None))
             elif entry.issparse():
-                members.append(Member(text_of_name(entry.name), None, entry.size))
+                members.append(Member(escape_file_name(entry.name), None, entry.size))
             elif entry.isreg():
-                members.append(Member(text_of_name(entry.name), entry.offset_data, entry.size))
+                members.append(Member(escape_file_name(entry.name), entry.offset_data, entry.size))
         end: int = archive.offset
     return _follow_links(members, links), end
 
@@ -134,7 +134,7 @@ def _start_of_next_tar(file: BinaryIO, end: int) -> int | None:
         if block.strip(b"\0"):
             place += (len(block) - len(block.lstrip(b"\0"))) // _TAR_BLOCK * _TAR_BLOCK
             file.seek(place)
-            if place == end or kind_of_bytes(file.read(_TAR_BLOCK)) != "a tar archive":
+            if place == end or describe_file_kind(file.read(_TAR_BLOCK)) != "a tar archive":
                 raise ValueError(f"damaged at byte {place:,}")
             return place
         place += len(block)
@@ -144,8 +144,8 @@ def _start_of_next_tar(file: BinaryIO, end: int) -> int | None:
 def _link_target(entry: tarfile.TarInfo) -> str:
     if entry.issym():
         folder = posixpath.dirname(entry.name)
-        return text_of_name(posixpath.normpath(posixpath.join(folder, entry.linkname)))
-    return text_of_name(entry.linkname)
+        return escape_file_name(posixpath.normpath(posixpath.join(folder, entry.linkname)))
+    return escape_file_name(entry.linkname)
 
 
 def _follow_links(members: list[Member], links: dict[int, str]) -> list[Member]:
@@ -179,8 +179,8 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
     """Return a member's name: some programs write UTF-8 without saying so."""
     if not entry.flag_bits & _NAME_IS_UTF8:
         with contextlib.suppress(UnicodeError):
-            return text_of_name(entry.filename.encode("cp437").decode())
-    return text_of_name(entry.filename)
+            return escape_file_name(entry.filename.encode("cp437").decode())
+    return escape_file_name(entry.filename)
 
 
 def read_tar_member(container: str, offset: int, size: int) -> bytes:

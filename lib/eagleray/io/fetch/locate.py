@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.fetch.archives import Member, list_members
-from eagleray.io.fetch.parquet import holds_images
-from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of, readings_of
+from eagleray.io.fetch.parquet import is_image_type
+from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of, parse_candidates
 from eagleray.io.storage import PathPolicy
 from eagleray.io.tables import open_parquet
 
-__all__ = ["Locator", "may_read", "read_uri"]
+__all__ = ["Locator", "may_read", "parse_packed_uri"]
 
 _MAX_CONTAINERS = 8
 _FETCHED = ("http://", "https://")
@@ -90,7 +90,7 @@ class Locator:
             OSError: The storage does not answer.
             InputError: The container is damaged, or the policy does not allow to read it.
         """
-        packing, name, container = read_uri(uri, resolve, self.policy)
+        packing, name, container = parse_packed_uri(uri, resolve, self.policy)
         if not self.policy.allows(container):
             raise InputError("it is not where this job may read")
         contents = self._contents(packing, container)
@@ -115,7 +115,7 @@ class Locator:
             return self._known[key]
 
 
-def read_uri(
+def parse_packed_uri(
     uri: str, resolve: Callable[[str], str], policy: PathPolicy = _ANY
 ) -> tuple[Packing, str, str]:
     """Take a packed URI apart; where it has several readings, by the container that is there.
@@ -131,7 +131,7 @@ def read_uri(
     first = _first_reading(uri, resolve)
     if not policy.allows(first[1]):
         return packing, *first
-    readings = [(name, resolve(container)) for name, container in readings_of(uri)]
+    readings = [(name, resolve(container)) for name, container in parse_candidates(uri)]
     existing = (
         reading
         for reading in readings
@@ -141,7 +141,7 @@ def read_uri(
 
 
 def _first_reading(uri: str, resolve: Callable[[str], str]) -> tuple[str, str]:
-    name, container = next(readings_of(uri))
+    name, container = next(parse_candidates(uri))
     return name, resolve(container)
 
 
@@ -156,7 +156,7 @@ def _list(packing: Packing, container: str, version: str) -> _Contents:
     try:
         if packing == "parquet":
             with open_parquet(container) as file:
-                columns = [field.name for field in file.schema_arrow if holds_images(field.type)]
+                columns = [field.name for field in file.schema_arrow if is_image_type(field.type)]
                 return _Contents(version, rows=file.metadata.num_rows, columns=frozenset(columns))
         members = {member.name: member for member in list_members(container, packing)}
         return _Contents(version, members=members)

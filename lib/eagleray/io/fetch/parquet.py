@@ -18,7 +18,7 @@ from eagleray.core.errors import BadImageError, InputError, Reason
 from eagleray.io.storage import StorageUnavailableError
 from eagleray.io.tables import open_parquet
 
-__all__ = ["CellReader", "holds_images", "may_hold_paths", "read_paths"]
+__all__ = ["CellReader", "is_image_type", "may_contain_paths", "read_paths"]
 
 _STRUCT_FIELD = "bytes"  # Hugging Face stores an image as a struct of its bytes and its path
 _PATH_FIELD = "path"
@@ -28,7 +28,7 @@ _WINDOW_BYTES = 64 * 2**20
 _WINDOW_ROWS = 32  # rows that threads may be apart, however large their images are
 
 
-def holds_images(kind: pa.DataType) -> bool:
+def is_image_type(kind: pa.DataType) -> bool:
     """Whether cells of this type are encoded images: bytes, or a struct with a field of bytes."""
     if pa.types.is_struct(kind):
         index = kind.get_field_index(_STRUCT_FIELD)
@@ -36,7 +36,7 @@ def holds_images(kind: pa.DataType) -> bool:
             return False
         cells = kind.field(index).type
         # A column of nothing has no type: all images are named by their paths.
-        return holds_images(cells) or (
+        return is_image_type(cells) or (
             pa.types.is_null(cells) and kind.get_field_index(_PATH_FIELD) >= 0
         )
     return any(
@@ -98,7 +98,7 @@ class CellReader:
         self._file = open_parquet(location)
         schema = self._file.schema_arrow
         index = schema.get_field_index(column)
-        if index < 0 or not holds_images(schema.field(index).type):
+        if index < 0 or not is_image_type(schema.field(index).type):
             raise InputError(f"{location} has no column of images named {column!r}")
         nested = pa.types.is_struct(schema.field(index).type)
         self._leaf = f"{column}.{_STRUCT_FIELD}" if nested else column
@@ -182,7 +182,7 @@ class CellReader:
 # --- cells that only name an image ---------------------------------------------------------------
 
 
-def may_hold_paths(location: str, column: str, kind: pa.DataType) -> bool:
+def may_contain_paths(location: str, column: str, kind: pa.DataType) -> bool:
     """Whether some cells may have a path and no bytes, as Hugging Face writes them.
 
     Statistics tell, so that no cell is read; where there are none, the first few cells do.

@@ -24,7 +24,7 @@ __all__ = [
     "describe_inline_image",
     "packed_uri",
     "packing_of",
-    "readings_of",
+    "parse_candidates",
 ]
 
 Packing = Literal["tar", "zip", "parquet"]
@@ -73,7 +73,7 @@ def packing_of(uri: str) -> Packing | None:
     return None
 
 
-def readings_of(uri: str) -> Iterator[tuple[str, str]]:
+def parse_candidates(uri: str) -> Iterator[tuple[str, str]]:
     """Yield the ways to read a packed URI, as (name, container), the likeliest first.
 
     That is the last `::` before an absolute location, and then the others; of very many, the last.

@@ -10,7 +10,7 @@ rules make it the policy:
 - Every hop is a new URL. Redirects are followed here, one by one, each judged like the first.
 """
 
-from eagleray.io.http.fetching import fetch_url
+from eagleray.io.http.fetch import fetch_url
 from eagleray.io.http.policy import UrlPolicy
 
 __all__ = ["UrlPolicy", "fetch_url"]

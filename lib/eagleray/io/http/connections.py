@@ -24,9 +24,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from eagleray.core.errors import InputError
 from eagleray.io.http.policy import UrlPolicy
-from eagleray.io.http.targets import Target
+from eagleray.io.http.urls import Target
 
-__all__ = ["Fetch", "current_fetch", "fetch_under", "pool_for", "shorter_deadline"]
+__all__ = ["Fetch", "current_fetch", "fetch_context", "pool_for", "shorter_deadline"]
 
 _NUM_HOSTS = 64  # pools that a process keeps for one policy
 _NUM_CONNECTIONS = 16  # in each pool; a thread that finds none free waits for one
@@ -63,7 +63,7 @@ current_fetch = _CURRENT.get
 
 
 @contextlib.contextmanager
-def fetch_under(policy: UrlPolicy) -> Iterator[None]:
+def fetch_context(policy: UrlPolicy) -> Iterator[None]:
     """Make connections in this thread obey the policy; its total time begins now."""
     token = _CURRENT.set(Fetch(policy, time.monotonic() + policy.total_seconds))
     try:
@@ -122,7 +122,7 @@ def _judged_addresses(host: str, port: int) -> list[tuple[int, Any]]:
     addresses = [(int(family), place) for family, _, _, _, place in found]
     for family, place in addresses:
         known = family in (socket.AF_INET, socket.AF_INET6)
-        if not known or not policy.may_connect(ipaddress.ip_address(place[0])):
+        if not known or not policy.allows_address(ipaddress.ip_address(place[0])):
             raise InputError(
                 f"{host} leads to an address outside of the public internet; if it is meant to, "
                 "name its network in EAGLERAY_URL_PRIVATE_NETWORKS."

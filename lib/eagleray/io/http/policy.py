@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from eagleray.core.errors import InputError
-from eagleray.io.http.targets import (
-    USUAL_PORTS,
+from eagleray.io.http.urls import (
+    DEFAULT_PORTS,
     Address,
     Network,
     Target,
+    ipv4_equivalent,
     is_public,
     parse,
-    stands_for,
 )
 
 __all__ = ["UrlPolicy"]
@@ -43,7 +43,7 @@ class _HostPattern(NamedTuple):
         return f"{star}{self.host}" + ("" if self.port is None else f":{self.port}")
 
     def matches(self, target: Target) -> bool:
-        port = USUAL_PORTS[target.scheme] if self.port is None else self.port
+        port = DEFAULT_PORTS[target.scheme] if self.port is None else self.port
         if port not in ("*", target.port):
             return False
         if self.star:
@@ -112,7 +112,7 @@ class UrlPolicy:
         if target.scheme not in self.schemes:
             raise InputError(f"{target.scheme} is not fetched here; use {self.schemes[0]}.")
         if not any(pattern.matches(target) for pattern in self._patterns):
-            usual = target.port == USUAL_PORTS[target.scheme]
+            usual = target.port == DEFAULT_PORTS[target.scheme]
             place = target.host if usual else f"{target.host}:{target.port}"
             raise InputError(
                 f"{place} is not among the hosts that images are fetched from; "
@@ -120,9 +120,9 @@ class UrlPolicy:
             )
         return target
 
-    def may_connect(self, address: Address) -> bool:
+    def allows_address(self, address: Address) -> bool:
         """Whether the address is public, or in a network that the policy names."""
-        meant = stands_for(address)
+        meant = ipv4_equivalent(address)
         return is_public(meant) or any(meant in network for network in self._networks)
 
     def to_json(self) -> str:
@@ -165,7 +165,7 @@ def _seconds(name: str, value: Any) -> float:
 
 
 def _scheme(text: str) -> str:
-    if text not in USUAL_PORTS:
+    if text not in DEFAULT_PORTS:
         _refuse("schemes", f"{text!r} is neither http nor https")
     return text
 

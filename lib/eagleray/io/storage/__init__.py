@@ -9,7 +9,6 @@ storage has answered before is believed again. All functions may be called from 
 from __future__ import annotations
 
 from eagleray.io.storage.faults import StorageUnavailableError
-from eagleray.io.storage.hidden import SKIPPED_KINDS, is_skipped_name, kind_of_skipped
 from eagleray.io.storage.listing import (
     LISTING_SCHEMA,
     FileInfo,
@@ -21,9 +20,10 @@ from eagleray.io.storage.listing import (
     version_of,
 )
 from eagleray.io.storage.locations import absolute, is_remote, join, name_of
-from eagleray.io.storage.path_policy import PathPolicy, is_within, require_place
+from eagleray.io.storage.path_policy import PathPolicy, is_within, require_prefix
 from eagleray.io.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.io.storage.remote import S3Options, use_s3, using_s3
+from eagleray.io.storage.skipped_names import SKIPPED_KINDS, is_skipped_name, skipped_name_kind
 from eagleray.io.storage.stat import exists, is_folder, size_of
 from eagleray.io.storage.writing import (
     delete,
@@ -52,7 +52,6 @@ __all__ = [
     "is_skipped_name",
     "is_within",
     "join",
-    "kind_of_skipped",
     "list_files",
     "list_tables",
     "make_folder",
@@ -64,8 +63,9 @@ __all__ = [
     "read_range",
     "remove_empty_folder",
     "remove_tree",
-    "require_place",
+    "require_prefix",
     "size_of",
+    "skipped_name_kind",
     "use_s3",
     "using_s3",
     "version_of",

@@ -27,9 +27,9 @@ __all__ = [
     "asking",
     "error_code",
     "is_transient",
-    "one_kind_of_error",
     "patiently",
-    "patiently_local",
+    "retry_local",
+    "wrap_as_os_error",
 ]
 
 _ATTEMPTS = 12
@@ -150,7 +150,7 @@ def _give_up(state: RetryCallState) -> Any:
     ) from error
 
 
-def patiently_local(call: Callable[[], T]) -> T:
+def retry_local(call: Callable[[], T]) -> T:
     """Read from a mounted file system, a few times more when a network mount stumbles."""
     retrying = Retrying(
         retry=retry_if_exception(
@@ -248,7 +248,7 @@ def error_code(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def one_kind_of_error(location: str) -> Iterator[None]:
+def wrap_as_os_error(location: str) -> Iterator[None]:
     """Make an `OSError` of whatever a storage library raises: our callers know that one."""
     try:
         yield
@@ -267,7 +267,7 @@ def asking(location: str) -> Iterator[None]:
         InputError: Whatever the storage raises.
     """
     try:
-        with one_kind_of_error(location):
+        with wrap_as_os_error(location):
             yield
     except OSError as error:
         raise InputError(

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.core.errors import InputError
-from eagleray.core.file_names import text_of_name
-from eagleray.io.read_ahead import results_ahead
-from eagleray.io.storage.faults import asking, patiently_local
+from eagleray.core.file_names import escape_file_name
+from eagleray.io.read_ahead import read_ahead
+from eagleray.io.storage.faults import asking, retry_local
 from eagleray.io.storage.local import answers
 from eagleray.io.storage.locations import is_remote, join, local_path
 from eagleray.io.storage.path_policy import PathPolicy
@@ -252,16 +252,16 @@ def _walk_local(
         policy: A link to a folder that it does not allow is listed as a file.
         skip: Tells of the path of a folder whether to leave it out.
     """
-    status = patiently_local(folder.stat)
+    status = retry_local(folder.stat)
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
-    for name in patiently_local(lambda: _names_in(folder)):
+    for name in retry_local(lambda: _names_in(folder)):
         path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file takes half the time
         if not name.endswith("/"):
             yield _local_info(path)
         elif policy.is_limited and _is_link(path) and not policy.allows(path):
-            yield FileInfo(text_of_name(path.rstrip("/")), None, "")
+            yield FileInfo(escape_file_name(path.rstrip("/")), None, "")
         elif not skip(path):
             yield from _walk_local(Path(path), above | {identity}, policy, skip)
 
@@ -277,7 +277,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _local_info(path: str) -> FileInfo:
-    uri = text_of_name(path)
+    uri = escape_file_name(path)
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path for each file takes half the time
     except (OSError, ValueError):
@@ -299,7 +299,7 @@ def _glob_within(pattern: str, policy: PathPolicy) -> Iterator[FileInfo]:
 
     root = _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
     with _as_pattern(pattern):
-        matches = re.compile(glob_translate(text_of_name(pattern))).match
+        matches = re.compile(glob_translate(escape_file_name(pattern))).match
         cannot_match = _folder_without_match(pattern)
     if not answers(Path(root).is_dir):
         return
@@ -327,7 +327,7 @@ def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
 
     def walk(entries: list[dict[str, Any]]) -> Iterator[FileInfo]:
         folders = [entry["name"] for entry in entries if _is_folder(entry)]
-        listed = results_ahead(pool, ask, folders)
+        listed = read_ahead(ask, folders, threads=pool)
         for entry in entries:
             if _is_folder(entry):
                 yield from walk(next(listed))

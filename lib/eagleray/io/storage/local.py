@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from eagleray.io.storage.faults import patiently_local
+from eagleray.io.storage.faults import retry_local
 
 __all__ = [
     "answers",
@@ -58,7 +58,7 @@ def read(path: Path, start: int, length: int | None) -> bytes:
             file.seek(start)
             return file.read() if length is None else file.read(length)
 
-    return patiently_local(attempt)
+    return retry_local(attempt)
 
 
 def size_of(path: Path) -> int:
@@ -67,7 +67,7 @@ def size_of(path: Path) -> int:
     Raises:
         OSError: It is not there, or is a folder.
     """
-    status = patiently_local(path.stat)
+    status = retry_local(path.stat)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     return status.st_size

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from eagleray.core.errors import InputError
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 
 __all__ = ["absolute", "is_remote", "join", "local_path", "name_of", "require_scheme"]
 
@@ -67,7 +67,7 @@ def absolute(location: str) -> str:
     path = location.removeprefix("file://").removeprefix("local://")
     # `~` and `~/…` are the user's home; `~name` is a file name like any other.
     home = path.split("/", 1)[0] == "~"
-    return text_of_name(str(Path(path).expanduser() if home else Path(path).absolute()))
+    return escape_file_name(str(Path(path).expanduser() if home else Path(path).absolute()))
 
 
 def local_path(location: str) -> Path:
@@ -87,7 +87,7 @@ def local_path(location: str) -> Path:
 
 def _with_raw_bytes(name: str) -> str:
     raw = os.fsdecode(_SPELLED_OUT.sub(lambda found: bytes([int(found[1], 16)]), name.encode()))
-    return raw if text_of_name(raw) == name else name
+    return raw if escape_file_name(raw) == name else name
 
 
 def join(location: str, *parts: str) -> str:

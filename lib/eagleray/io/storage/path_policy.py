@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from eagleray.core.errors import InputError
 from eagleray.io.storage.locations import is_remote, local_path, require_scheme
 
-__all__ = ["PathPolicy", "is_within", "require_place"]
+__all__ = ["PathPolicy", "is_within", "require_prefix"]
 
 # Some file systems take these out of a URI, and two dots with a tab between them are then two dots.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -50,7 +50,7 @@ class PathPolicy:
         return tuple(map(_resolve, self.places or ()))
 
 
-def require_place(place: str) -> None:
+def require_prefix(place: str) -> None:
     """Refuse what cannot be a place: it would stand for another one than was meant.
 
     Raises:

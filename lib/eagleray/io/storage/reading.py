@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import error_code, one_kind_of_error
+from eagleray.io.storage.faults import error_code, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.remote import Remote, open_remote
 
@@ -27,7 +27,7 @@ def read_bytes(location: str, *, limit: int | None = None) -> bytes:
     """
     if not is_remote(location):
         return local.read(local_path(location), 0, limit)
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         if limit is None:
             # A single request: no question for the size, and never parts of two versions.
@@ -46,7 +46,7 @@ def read_range(location: str, start: int, length: int) -> bytes:
     """
     if not is_remote(location):
         return local.read(local_path(location), start, length)
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         return _read_part(remote, start, length) if length else b""
 
@@ -94,7 +94,7 @@ class _RemoteFile(io.RawIOBase):
         super().__init__()
         self._remote = remote
         self._place = 0
-        with one_kind_of_error(remote.location):
+        with wrap_as_os_error(remote.location):
             self._file = remote.patiently(self._open)
             self._size = int(self._file.size)
 
@@ -130,7 +130,7 @@ class _RemoteFile(io.RawIOBase):
             self._file.seek(self._place)
             return bytes(self._file.read(length))
 
-        with one_kind_of_error(self._remote.location):
+        with wrap_as_os_error(self._remote.location):
             content = self._remote.patiently(read)
         buffer[: len(content)] = content
         self._place += len(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import asking, one_kind_of_error
+from eagleray.io.storage.faults import asking, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.remote import Remote, open_remote
 from eagleray.io.storage.s3_pages import read_page
@@ -50,7 +50,7 @@ def size_of(location: str) -> int:
     """
     if not is_remote(location):
         return local.size_of(local_path(location))
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         found = remote.patiently(lambda: remote.filesystem.info(remote.name))
         if found["type"] == "directory":

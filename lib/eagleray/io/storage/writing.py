@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eagleray.core.errors import InputError
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import error_code, one_kind_of_error
+from eagleray.io.storage.faults import error_code, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.reading import read_bytes
 from eagleray.io.storage.remote import Remote, open_remote
@@ -46,7 +45,7 @@ def put_atomic(location: str, content: bytes) -> None:
     if not is_remote(location):
         local.put_atomic(local_path(location), content)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         _pipe(open_remote(location, many_calls=_is_large(content)), content)
 
 
@@ -68,7 +67,7 @@ def put_if_absent(location: str, content: bytes) -> bool:
     """
     if not is_remote(location):
         return local.put_if_absent(local_path(location), content)
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location, many_calls=_is_large(content))
         try:
             _pipe(remote, content, mode="create")
@@ -121,7 +120,7 @@ def delete(location: str) -> None:
     if not is_remote(location):
         local_path(location).unlink(missing_ok=True)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         try:
             remote.patiently(lambda: remote.filesystem.rm_file(remote.name))
@@ -139,7 +138,7 @@ def remove_tree(location: str) -> None:
     if not is_remote(location):
         shutil.rmtree(local_path(location))
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         if remote.is_s3:
             _remove_keys(remote)
@@ -152,11 +151,13 @@ def _remove_keys(remote: Remote) -> None:
     if not key.strip("/"):
         raise InputError(f"{remote.location} is a whole bucket, which is never removed.")
     pages = iterate_pages(remote, bucket, key.rstrip("/") + "/")
-    with ThreadPoolExecutor(_DELETIONS_AT_ONCE) as pool:
-        for _ in results_ahead(
-            pool, lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()), pages
-        ):
-            pass
+    deletions = read_ahead(
+        lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()),
+        pages,
+        threads=_DELETIONS_AT_ONCE,
+    )
+    for _ in deletions:
+        pass
 
 
 def _delete_keys(remote: Remote, bucket: str, keys: list[str]) -> None:

@@ -113,7 +113,7 @@ class BatchDesk:
         places.require_any()
         places.require_output(asked.output)
         places.require_inputs([*asked.input, *asked.earlier])
-        with self._database.turn("batches") as session:
+        with self._database.lock("batches") as session:
             row = self._same(session, asked, application)
             if row is None:
                 row = self._new_row(asked, application, snapshot)
@@ -300,7 +300,7 @@ class BatchDesk:
             UnknownNameError: The application has none of this id.
             NotReadyError: Whatever runs jobs does not answer.
         """
-        with self._database.turn("batches") as session:
+        with self._database.lock("batches") as session:
             row = self._row(batch, application)
             if self._status(row).state not in _ENDED:
                 self._launcher.stop(row.submission)

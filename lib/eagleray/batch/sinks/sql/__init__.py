@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from eagleray.batch.sinks.sql.target import SqlTarget
+from eagleray.batch.sinks.sql.target import SqlSink
 
-__all__ = ["SqlTarget"]
+__all__ = ["SqlSink"]

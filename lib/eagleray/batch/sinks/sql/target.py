@@ -18,13 +18,13 @@ import sqlalchemy as sa
 
 from eagleray.batch.sinks.sql.columns import fits, plain_column, spelling, sql_type
 from eagleray.core.errors import InputError, JobFailedError
-from eagleray.database.connection import Database, wait_for_turn
+from eagleray.database.connection import Database, lock_for_transaction
 
 if TYPE_CHECKING:
     import psycopg
     from sqlalchemy.dialects.postgresql.base import PGInspector
 
-__all__ = ["SqlTarget"]
+__all__ = ["SqlSink"]
 
 _SECONDS_TO_GET_READY = 30.0
 _SECONDS_TO_LOAD = 600.0  # another load, of millions of rows, takes minutes
@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class SqlTarget:
+class SqlSink:
     """A table of a database, there already or yet to be created.
 
     Attributes:
@@ -47,7 +47,7 @@ class SqlTarget:
     name: str
 
     @classmethod
-    def parse(cls, url: str, table: str) -> SqlTarget:
+    def parse(cls, url: str, table: str) -> SqlSink:
         """Read what a user wrote, without connecting.
 
         Args:
@@ -88,7 +88,7 @@ class SqlTarget:
         """
         table = self._define(result_schema)
         with self.database.connected(
-            patience=_SECONDS_TO_GET_READY,
+            lock_timeout=_SECONDS_TO_GET_READY,
             kind=InputError,
             sentence=lambda reason: (
                 f"Results cannot go into {self} ({reason}); mend that, or name another table."
@@ -121,7 +121,7 @@ class SqlTarget:
             return 0
         table = self._define(first.schema)
         with self.database.connected(
-            patience=_SECONDS_TO_LOAD,
+            lock_timeout=_SECONDS_TO_LOAD,
             kind=JobFailedError,
             sentence=lambda reason: (
                 f"Job {job_id} was not put into {self} ({reason}); its results are whole where "
@@ -203,7 +203,7 @@ class SqlTarget:
                     f"{self.database.place} keeps text as {encoding}, which cannot hold every "
                     "name of a file; name a database that was created with ENCODING 'UTF8'."
                 )
-        wait_for_turn(connection, "create a table")
+        lock_for_transaction(connection, "create a table")
         if sa.inspect(connection).has_table(table.name, schema=table.schema):
             self._require_fit(connection, table)
         else:
@@ -257,7 +257,7 @@ def _wait_for_loads_of(job_id: str, connection: sa.Connection, table: sa.Table) 
     if connection.dialect.name == "postgresql":
         inspector = cast("PGInspector", sa.inspect(connection))
         oid = inspector.get_table_oid(table.name, schema=table.schema)
-        wait_for_turn(connection, f"load {oid} {job_id}")
+        lock_for_transaction(connection, f"load {oid} {job_id}")
 
 
 def _plain(job_id: str, tables: Iterable[pa.Table]) -> Iterator[list[pa.Array]]:

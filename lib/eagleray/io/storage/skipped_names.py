@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["SKIPPED_KINDS", "is_skipped_name", "kind_of_skipped"]
+__all__ = ["SKIPPED_KINDS", "is_skipped_name", "skipped_name_kind"]
 
 SKIPPED_KINDS = {
     # `.` and `..`, which S3 keys may have as parts, are names like others.
@@ -28,7 +28,7 @@ SKIPPED_KINDS = {
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in SKIPPED_KINDS.items()}
 
 
-def kind_of_skipped(name: str) -> str | None:
+def skipped_name_kind(name: str) -> str | None:
     """Return of which kind (of `SKIPPED_KINDS`) a file or folder is; None where it is an input.
 
     Args:
@@ -43,4 +43,4 @@ def is_skipped_name(name: str) -> bool:
     Args:
         name: One part of a path. `.` and `..`, which S3 keys may have as parts, are ordinary names.
     """
-    return kind_of_skipped(name) is not None
+    return skipped_name_kind(name) is not None

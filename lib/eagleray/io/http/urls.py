@@ -12,16 +12,16 @@ from urllib3.util import parse_url
 from eagleray.core.errors import InputError
 
 __all__ = [
-    "USUAL_PORTS",
+    "DEFAULT_PORTS",
     "Address",
     "Network",
     "Target",
+    "ipv4_equivalent",
     "is_public",
     "parse",
-    "stands_for",
 ]
 
-USUAL_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _LONGEST_URL = 16_384
 
 # Some parsers drop control characters, or take a backslash for a slash.
@@ -84,12 +84,12 @@ def parse(url: str) -> Target:
         raise InputError("The URL cannot be read; check its host and its port.") from None
     if parts.auth is not None:
         raise InputError("The URL holds a user name or a password; take them out.")
-    if parts.scheme not in USUAL_PORTS:
+    if parts.scheme not in DEFAULT_PORTS:
         raise InputError(
             "The URL does not begin with http:// or https://; nothing else is fetched."
         )
     host = _canonical_host(parts.host or "")
-    port = USUAL_PORTS[parts.scheme] if parts.port is None else parts.port
+    port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     if host is None or port == 0:
         raise InputError(
             "The URL's host is spelled in an unusual way; write a name, four decimal numbers "
@@ -117,7 +117,7 @@ def _canonical_host(host: str) -> str | None:
 
 def is_public(address: Address) -> bool:
     """Whether an address is a host of the public internet, also through 6to4 and NAT64."""
-    address = stands_for(address)
+    address = ipv4_equivalent(address)
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST_6:
         return False
     if any(address in network for network in _NOT_PUBLIC):
@@ -125,7 +125,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def stands_for(address: Address) -> Address:
+def ipv4_equivalent(address: Address) -> Address:
     """Return the IPv4 address at which packets to an IPv6 address end, or the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address

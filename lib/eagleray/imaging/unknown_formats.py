@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from eagleray.core.errors import BadImageError, Reason
 
-__all__ = ["refuse_foreign"]
+__all__ = ["unknown_format_error"]
 
 _Test = Callable[[bytes], bool]
 
@@ -16,7 +16,7 @@ _LOOKED_AT = 1024  # bytes of text that may stand before what tells
 _MIN_BASE64 = 64
 
 
-def refuse_foreign(data: bytes, formats: tuple[str, ...]) -> BadImageError:
+def unknown_format_error(data: bytes, formats: tuple[str, ...]) -> BadImageError:
     """Return the error of bytes that are none of the formats that can be read.
 
     Args:

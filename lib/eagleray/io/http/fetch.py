@@ -30,9 +30,9 @@ from urllib3.exceptions import (
 from urllib3.util import Retry
 
 from eagleray.core.errors import InputError
-from eagleray.io.http.connections import current_fetch, fetch_under, pool_for, shorter_deadline
+from eagleray.io.http.connections import current_fetch, fetch_context, pool_for, shorter_deadline
 from eagleray.io.http.policy import UrlPolicy
-from eagleray.io.http.targets import Target
+from eagleray.io.http.urls import Target
 
 __all__ = ["fetch_url"]
 
@@ -94,7 +94,7 @@ def fetch_url(url: str, policy: UrlPolicy, *, limit: int) -> bytes:
         stop=stop_after_attempt(_ATTEMPTS) | stop_before_delay(policy.total_seconds),
         reraise=True,
     )
-    with fetch_under(policy):
+    with fetch_context(policy):
         return again(_follow, target, limit)
 
 

@@ -1,6 +1,6 @@
 """The plain files of a folder that a stranger may have filled: no links, no devices.
 
-    with open_plain_folder("packages/digits") as folder:
+    with open_untrusted_folder("packages/digits") as folder:
         folder.names(limit=100)                 # ["a.json", "below/b.png"]
         with folder.open("below/b.png") as file:
             file.size, file.read(0, 100)
@@ -20,21 +20,27 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
-from eagleray.core.file_names import text_of_name
-from eagleray.io.storage.faults import one_kind_of_error, patiently_local
+from eagleray.core.file_names import escape_file_name
+from eagleray.io.storage.faults import retry_local, wrap_as_os_error
 from eagleray.io.storage.listing import list_files
 from eagleray.io.storage.locations import absolute, is_remote, join, local_path
 from eagleray.io.storage.reading import read_range
 from eagleray.io.storage.stat import size_of
 
-__all__ = ["NotPlainError", "PlainFile", "PlainFolder", "TooManyFilesError", "open_plain_folder"]
+__all__ = [
+    "NotRegularFileError",
+    "TooManyFilesError",
+    "UntrustedFile",
+    "UntrustedFolder",
+    "open_untrusted_folder",
+]
 
 # As little as possible happens when a file is opened that turns out to be something else.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MAX_SHOWN = 100  # characters of a name
 
 
-class NotPlainError(OSError):
+class NotRegularFileError(OSError):
     """Something in the folder is no regular file, or is not in a regular folder."""
 
 
@@ -42,7 +48,7 @@ class TooManyFilesError(OSError):
     """The folder holds more files and folders than are wanted."""
 
 
-class PlainFile(Protocol):
+class UntrustedFile(Protocol):
     """A file that is open.
 
     Attributes:
@@ -59,7 +65,7 @@ class PlainFile(Protocol):
         """
 
 
-class PlainFolder(Protocol):
+class UntrustedFolder(Protocol):
     """A folder that is open."""
 
     def names(self, *, limit: int) -> list[str]:
@@ -70,22 +76,22 @@ class PlainFolder(Protocol):
 
         Raises:
             TooManyFilesError: There are more.
-            NotPlainError: A folder below is a link.
+            NotRegularFileError: A folder below is a link.
             OSError: The folder cannot be listed.
         """
 
-    def open(self, name: str) -> contextlib.AbstractContextManager[PlainFile]:
+    def open(self, name: str) -> contextlib.AbstractContextManager[UntrustedFile]:
         """Open a file by its name below the folder.
 
         Raises:
-            NotPlainError: It is a link, a folder, a named pipe, a socket or a device.
+            NotRegularFileError: It is a link, a folder, a named pipe, a socket or a device.
             FileNotFoundError: It is not there.
             OSError: It cannot be opened.
         """
 
 
 @contextlib.contextmanager
-def open_plain_folder(location: str) -> Iterator[PlainFolder]:
+def open_untrusted_folder(location: str) -> Iterator[UntrustedFolder]:
     """Open a local folder, or what is under a URI. The folder itself may be named by a link.
 
     Raises:
@@ -96,7 +102,7 @@ def open_plain_folder(location: str) -> Iterator[PlainFolder]:
         yield _RemoteFolder(location)
         return
     path = local_path(location)
-    descriptor = patiently_local(lambda: os.open(path, _OPEN | os.O_DIRECTORY))
+    descriptor = retry_local(lambda: os.open(path, _OPEN | os.O_DIRECTORY))
     try:
         yield _LocalFolder(descriptor)
     finally:
@@ -117,7 +123,7 @@ class _LocalFolder:
         return sorted(name for name in found if not name.endswith("/"))
 
     @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[PlainFile]:
+    def open(self, name: str) -> Iterator[UntrustedFile]:
         *folders, last = name.split("/")
         with contextlib.ExitStack() as stack:
             parent = self._descriptor
@@ -132,7 +138,7 @@ class _LocalFile:
         self.size = os.fstat(descriptor).st_size
 
     def read(self, start: int, length: int) -> bytes:
-        content = patiently_local(lambda: _read(self._descriptor, start, length))
+        content = retry_local(lambda: _read(self._descriptor, start, length))
         if len(content) < length:
             raise OSError(errno.EIO, "it became shorter while it was read")
         return content
@@ -152,7 +158,7 @@ def _walk(descriptor: int, prefix: str) -> Iterator[str]:
     """
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            name = prefix + text_of_name(entry.name)
+            name = prefix + escape_file_name(entry.name)
             if not entry.is_dir(follow_symlinks=False):
                 yield name
                 continue
@@ -166,10 +172,10 @@ def _opened(name: str, parent: int, kind: int) -> Iterator[int]:
     """Open a regular file or a folder in an open folder.
 
     Raises:
-        NotPlainError: It is something else.
+        NotRegularFileError: It is something else.
     """
     try:
-        descriptor = patiently_local(lambda: os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=parent))
+        descriptor = retry_local(lambda: os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=parent))
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _not_plain(name, "is a link") from None
@@ -185,8 +191,8 @@ def _opened(name: str, parent: int, kind: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _not_plain(name: str, fault: str) -> NotPlainError:
-    return NotPlainError(f"{name[:_MAX_SHOWN]!r} {fault}")
+def _not_plain(name: str, fault: str) -> NotRegularFileError:
+    return NotRegularFileError(f"{name[:_MAX_SHOWN]!r} {fault}")
 
 
 # --- remote -----------------------------------------------------------------------------------
@@ -204,14 +210,14 @@ class _RemoteFolder:
         return sorted(uri.removeprefix(prefix) for uri in found)
 
     @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[PlainFile]:
+    def open(self, name: str) -> Iterator[UntrustedFile]:
         yield _RemoteFile(join(self._location, name))
 
 
 class _RemoteFile:
     def __init__(self, location: str) -> None:
         self._location = location
-        with one_kind_of_error(location):
+        with wrap_as_os_error(location):
             self.size = size_of(location)
 
     def read(self, start: int, length: int) -> bytes:
