@@ -30,7 +30,7 @@ import typer
 from PIL import Image
 
 from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
 from eagleray.client import Client
@@ -176,7 +176,7 @@ def main(
             trained = run_train_job(job, session, console)
             if not json_output:
                 train.show(trained, console)
-            request = JobRequest(
+            request = PredictSpec(
                 inputs=(str(place / "images"),),
                 model=trained.version.reference,
                 output=str(place / "results"),
@@ -190,7 +190,7 @@ def main(
             predict.show(predicted, console)
         served = ask_service(trained.version, place, settings, console)
         if json_output:
-            batch = predict.as_json(predicted)
+            batch = predicted.as_json()
             console.emit({"train": trained.as_json(), "predict": batch, "serve": served})
 
 

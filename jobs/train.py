@@ -26,16 +26,15 @@ from eagleray.cli.job import (
     job_session,
     job_settings,
     run_command,
-    s3_options,
 )
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
-from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec, read_spec
+from eagleray.training.spec import TrainSpec, read_spec
 
 if TYPE_CHECKING:
     from eagleray.training.job import TrainSummary
@@ -124,7 +123,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        s3 = s3_options(settings)
+        s3 = S3Fields().with_settings(settings).s3
         storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:
@@ -169,7 +168,7 @@ def _read_request(
     if spec and from_run:
         raise InputError("--spec and --from both name a specification; leave one out.")
     file = find_run(settings, from_run).spec_file if from_run else spec
-    return make_spec(fields) if file is None else read_spec(file, fields)
+    return TrainSpec.make(fields) if file is None else read_spec(file, fields)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.io import storage
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.crash_points import Call, Point, die_at, points_of, record_calls
@@ -90,7 +90,7 @@ def _die(
     readers: Readers,
     point: Point,
     fraction: float,
-    request: JobRequest,
+    request: PredictSpec,
     work: Callable[[], Ending],
 ) -> bool:
     """Let a run die at a point; False when it did not come there, and ended by itself."""

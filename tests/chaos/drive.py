@@ -19,7 +19,7 @@ import eagleray.batch.report
 from eagleray.batch.commit import publish
 from eagleray.batch.job import finish_job, open_job, run_job
 from eagleray.batch.pipeline import WorkerPool
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import SHARD_COLUMN, JobContext, ShardSummary, ShardWorker
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -48,7 +48,7 @@ class Ending:
     notes: tuple[str, ...] = ()
 
 
-def drive(request: JobRequest, *, rows_per_part: int | None = ROWS_PER_PART) -> Ending:
+def drive(request: PredictSpec, *, rows_per_part: int | None = ROWS_PER_PART) -> Ending:
     """Do what `eagleray.jobs.predict` does. Changes this process: call it in a child.
 
     Args:
@@ -92,7 +92,7 @@ def _run_shards(
         yield ShardSummary(**done.to_pylist()[0])
 
 
-def copy_shards(source: Path, request: JobRequest) -> None:
+def copy_shards(source: Path, request: PredictSpec) -> None:
     """Open a job, and give it the shard results of a folder that hold the same inputs."""
     setattr(eagleray.batch.job, "_rows_per_part", lambda *_: ROWS_PER_PART)  # noqa: B010
     open_job(request, Settings(), RecordingReporter())
@@ -101,7 +101,7 @@ def copy_shards(source: Path, request: JobRequest) -> None:
         storage.put_atomic(storage.join(layout.shards, file.name), file.read_bytes())
 
 
-def keep_shards(request: JobRequest, folder: Path) -> None:
+def keep_shards(request: PredictSpec, folder: Path) -> None:
     """Copy the shard results of a job into a folder when it is about to commit."""
 
     def keep_and_publish(layout: OutputLayout, *args: Any) -> Any:

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
@@ -60,7 +60,7 @@ class KillsAWorker(RecordingReporter):
 
 
 def predict(
-    cluster: Cluster, request: JobRequest, reporter: RecordingReporter
+    cluster: Cluster, request: PredictSpec, reporter: RecordingReporter
 ) -> list[dict[str, object]]:
     """Run a job and return its table, without the times."""
     run_job(open_job(request, Settings(), reporter), lambda: cluster, reporter)
@@ -93,7 +93,9 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     bar = KillsAWorker()
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), precision="float32")
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), precision="float32"
+    )
     rows = predict(cluster, request, bar)
     assert bar.num_killed == 1
     assert [row["row"] for row in rows] == list(range(NUM_IMAGES))
@@ -113,7 +115,9 @@ def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
     for kind in killers:
         picture = np.zeros((40, 40, 3), np.uint8)
         (images / f"040-{kind}.jpg").write_bytes(killer_jpeg(kind, picture))
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), seconds_per_image=2.0)
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), image_timeout=2.0
+    )
     rows = predict(cluster, request, RecordingReporter())
     failed = {Path(str(row["uri"])).stem: row["reason"] for row in rows if row["reason"]}
     assert failed == {f"040-{kind}": reason for kind, reason in killers.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,11 @@ NO_COLUMNS = pa.schema([])
 @cache
 def loaded_model(task: Task = DIGITS) -> LoadedModel:
     return LoadedModel("digits/3", small_package(task=task), "3")
+
+
+def s3_fields(options: storage.S3Options) -> dict[str, Any]:
+    """Return the fields of a specification that say how S3 is reached."""
+    return {f"s3_{name}": value for name, value in dataclasses.asdict(options).items()}
 
 
 # --- inputs -----------------------------------------------------------------------------------

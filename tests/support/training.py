@@ -16,7 +16,6 @@ from eagleray.training.pixel_cache import MAX_DISK_FRACTION
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec
 from eagleray.training.trainer import Trainer
 from eagleray.training.trials import TrialTracker
 from eagleray.training.worker_input import WorkerInput, make_worker_input
@@ -46,7 +45,7 @@ def small_spec(data: Path | str, **changes: Any) -> TrainSpec:
         "batch_size": 8,
         "learning_rate": 5e-3,
     }
-    return make_spec({**fields, **changes})
+    return TrainSpec.make({**fields, **changes})
 
 
 def plan_for(spec: TrainSpec, home: Path) -> tuple[TrainPlan, WorkerInput]:
@@ -75,7 +74,8 @@ def train_in_process(
     events: list[TrainEvent] = []
     context = single_process(spec)
     Trainer(worker_input, context, events.append, max_disk_fraction=max_disk_fraction).run()
-    return load_best_checkpoint(worker_input, plan.module), events
+    result = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+    return result, events
 
 
 METRIC = "validation_accuracy"

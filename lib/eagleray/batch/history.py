@@ -19,6 +19,7 @@ from eagleray.batch.commit import read_commit
 from eagleray.batch.plan import Plan, read_plan
 from eagleray.batch.progress import Progress, read_progress
 from eagleray.core.errors import EaglerayError, InputError, UnknownNameError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
@@ -46,9 +47,8 @@ class JobStatus:
         job_id: Of the plan.
         output: Location.
         created: ISO time, UTC.
-        state: That of its progress; `done` once committed; `stopped` when its driver is gone;
-            `gone` when the output is; `unreadable` when its storage does not answer, or it is of
-            another version.
+        state: State of the job; `unknown` when its output is gone, does not answer, or was written
+            by another version.
         num_rows: Inputs.
         num_done: With a result.
         num_failed: Of these.
@@ -62,7 +62,7 @@ class JobStatus:
     job_id: str
     output: str
     created: str
-    state: str
+    state: JobState
     num_rows: int
     num_done: int
     num_failed: int
@@ -133,7 +133,7 @@ def cancel_job(status: JobStatus) -> None:
     Raises:
         InputError: It is not running.
     """
-    if status.state not in ("listing", "running", "committing"):
+    if status.state != JobState.RUNNING:
         raise InputError(f"Job {status.job_id} is {status.state}; only a running one is cancelled.")
     storage.put_atomic(OutputLayout(status.output).cancel, b"")
 
@@ -145,9 +145,9 @@ def _status(record: _Record) -> JobStatus:
             plan, progress = read_plan(layout), read_progress(layout)
             committed = read_commit(layout)
     except (EaglerayError, OSError) as error:
-        return _nothing_known(record, "unreadable", str(error))
+        return _nothing_known(record, str(error))
     if plan is None or plan.job_id != record.job_id:
-        return _nothing_known(record, "gone")
+        return _nothing_known(record, "The output is gone.")
     num_done = progress.num_done if progress else 0
     num_failed = progress.num_failed if progress else 0
     if committed:
@@ -156,7 +156,7 @@ def _status(record: _Record) -> JobStatus:
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state="done" if committed else _state(progress),
+        state=JobState.SUCCEEDED if committed else _state(progress),
         num_rows=plan.num_rows,
         num_done=num_done,
         num_failed=num_failed,
@@ -168,12 +168,12 @@ def _status(record: _Record) -> JobStatus:
     )
 
 
-def _nothing_known(record: _Record, state: str, message: str = "") -> JobStatus:
+def _nothing_known(record: _Record, message: str) -> JobStatus:
     return JobStatus(
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state=state,
+        state=JobState.UNKNOWN,
         num_rows=0,
         num_done=0,
         num_failed=0,
@@ -185,11 +185,11 @@ def _nothing_known(record: _Record, state: str, message: str = "") -> JobStatus:
     )
 
 
-def _state(progress: Progress | None) -> str:
+def _state(progress: Progress | None) -> JobState:
     if progress is None:
-        return "stopped"
-    if progress.state in ("running", "committing", "listing") and not _is_alive(progress):
-        return "stopped"
+        return JobState.STOPPED
+    if progress.state == JobState.RUNNING and not _is_alive(progress):
+        return JobState.STOPPED
     return progress.state
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,10 +35,11 @@ from eagleray.batch.report import (
     seconds_of_work,
 )
 from eagleray.batch.results import result_schema, score_columns
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import JobContext, ShardSummary, WorkerOptions
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -84,7 +86,7 @@ class Job:
         settings: Of this process.
     """
 
-    request: JobRequest
+    request: PredictSpec
     model: LoadedModel
     layout: OutputLayout
     plan: Plan
@@ -102,17 +104,17 @@ class Job:
         Raises:
             InputError: The network is to be compiled, and would run on GPUs.
         """
-        if worker_pool.uses_gpu and self.request.compile_mode == "always":
+        if worker_pool.uses_gpu and self.request.compile == "always":
             raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
         options = WorkerOptions(
             top_k=self.request.top_k,
             device="cuda" if worker_pool.uses_gpu else "cpu",
             precision=self.request.precision,
-            compile_mode=self.request.compile_mode,
+            compile_mode=self.request.compile,
             num_threads=worker_pool.threads,
             shards_at_a_time=worker_pool.per_process,
             processes_per_node=worker_pool.per_node,
-            seconds_per_image=self.request.seconds_per_image,
+            seconds_per_image=self.request.image_timeout,
             expected_images=self.plan.num_rows // worker_pool.num_workers,
             cache_folder=str(self.settings.cache_folder),
             niceness=os.nice(0),
@@ -167,11 +169,35 @@ class JobSummary:
     engines: tuple[str, ...]
     sql_rows: int | None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        totals, first = self.totals, self.first_result_seconds
+        return {
+            "job": self.job_id,
+            "images": totals.num_rows,
+            "ok": totals.num_ok,
+            "failed": totals.num_failed,
+            "reasons": self.reasons,
+            "labels": self.labels,
+            "skipped": self.skipped,
+            "remarks": self.remarks,
+            "seconds": round(self.seconds, 3),
+            "first_result_seconds": None if first is None else round(first, 3),
+            "images_per_second": round(totals.images_per_second, 2),
+            "model": self.model,
+            "output": self.output,
+            "files": self.parts,
+            "report": self.report,
+            "committed_here": self.committed_here,
+            "engines": self.engines,
+            "sql_rows": self.sql_rows,
+        }
+
 
 # --- open ------------------------------------------------------------------------------------
 
 
-def open_job(request: JobRequest, settings: Settings, reporter: ProgressReporter) -> Job:
+def open_job(request: PredictSpec, settings: Settings, reporter: ProgressReporter) -> Job:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
@@ -186,7 +212,12 @@ def open_job(request: JobRequest, settings: Settings, reporter: ProgressReporter
         require_free(layout)
         listing = _list_inputs(request)  # what is not there is seen before a model is loaded
     model = load_model(request.model, settings)
-    work = request.work(model)
+    package = model.package
+    work = request.work(
+        model_version=model.version,
+        model_digest=package.digest,
+        contract_digest=package.contract.digest,
+    )
     if plan is None:
         listing = _with_attributes(listing, model)
         _require_sql(request, model, listing.user_schema)
@@ -195,17 +226,16 @@ def open_job(request: JobRequest, settings: Settings, reporter: ProgressReporter
         require_same_work(layout, plan, work)
     record_job(settings, plan, layout.location, request.s3)
     job = Job(request, model, layout, plan, read_commit(layout), settings)
-    if request.sql is not None:
-        request.sql.require_ready(result_schema(model, job.manifest.schema))
+    if request.sql_target is not None:
+        request.sql_target.require_ready(result_schema(model, job.manifest.schema))
     return job
 
 
-def _list_inputs(request: JobRequest) -> Listing:
+def _list_inputs(request: PredictSpec) -> Listing:
     policy = request.path_policy
-    earlier = [*request.since, *filter(None, [request.failed_of])]
-    require_readable([*request.inputs, *earlier], policy)
-    if request.failed_of is not None:
-        listing = restrict_listing(failures_of(request.failed_of), policy)
+    require_readable([*request.inputs, *request.earlier], policy)
+    if request.failed_only is not None:
+        listing = restrict_listing(failures_of(request.failed_only), policy)
     else:
         listing = open_inputs(InputSpec(request.inputs, request.column, policy))
     if not request.since:
@@ -240,10 +270,10 @@ def _with_attributes(listing: Listing, model: LoadedModel) -> Listing:
     return replace(listing, tables=tables())
 
 
-def _require_sql(request: JobRequest, model: LoadedModel, user_schema: pa.Schema) -> None:
-    if request.sql is not None:
+def _require_sql(request: PredictSpec, model: LoadedModel, user_schema: pa.Schema) -> None:
+    if request.sql_target is not None:
         fields = [field.with_name(f"user:{field.name}") for field in user_schema]
-        request.sql.require_ready(result_schema(model, pa.schema(fields)))
+        request.sql_target.require_ready(result_schema(model, pa.schema(fields)))
 
 
 def _new_plan(
@@ -376,9 +406,9 @@ def run_job(job: Job, cluster: Callable[[], Cluster], reporter: ProgressReporter
     with _told_how_it_ends(monitor), monitor.watching():
         for summary in _work(job, cluster, monitor, reporter):
             first = first or summary.finished - started
-        monitor.enter("committing")
+        monitor.enter(JobState.RUNNING, "writing the result files")
         summary_of_job = _commit(job, started=started, first=first)
-        monitor.enter("done")
+        monitor.enter(JobState.SUCCEEDED)
     return summary_of_job
 
 
@@ -417,24 +447,24 @@ def _told_how_it_ends(monitor: JobMonitor) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not monitor.cancelled:
-            monitor.enter("stopped", "interrupted")
+            monitor.enter(JobState.STOPPED, "interrupted")
             raise
-        monitor.enter("cancelled")
+        monitor.enter(JobState.CANCELLED)
         raise JobFailedError(
             f"Job {monitor.job_id} was cancelled after {monitor.num_done:,} images; they are kept: "
             "run the same command again to go on."
         ) from None
     except JobFailedError as error:
-        monitor.enter("failed", str(error))
+        monitor.enter(JobState.FAILED, str(error))
         raise
     except OSError as error:  # a full disk, or a storage that is gone for good
-        monitor.enter("failed", str(error))
+        monitor.enter(JobState.FAILED, str(error))
         raise JobFailedError(
             f"The storage failed ({error}). What is done is kept: run the same command again to go "
             "on."
         ) from error
     except BaseException as error:
-        monitor.enter("failed", f"{type(error).__name__}: {error}")
+        monitor.enter(JobState.FAILED, f"{type(error).__name__}: {error}")
         raise
 
 
@@ -452,7 +482,10 @@ def _work(
     if not pending:
         return
     worker_pool = WorkerPool.choose(
-        cluster(), len(pending), wanted=job.request.workers, split=job.request.split
+        cluster(),
+        len(pending),
+        wanted=job.request.worker_range,
+        split=job.request.separate_decoding,
     )
     with reporter.progress("Predicting", job.plan.num_rows) as bar:
         bar.advance(monitor.num_done, failed=monitor.num_failed)
@@ -477,7 +510,7 @@ def _in_turn(pending: list[int], worker_pool: WorkerPool) -> list[int]:
 
 
 def _require_few_failures(job: Job, monitor: JobMonitor) -> None:
-    if not job.request.max_failures.allows(monitor.num_failed, job.plan.num_rows):
+    if not job.request.failure_limit.allows(monitor.num_failed, job.plan.num_rows):
         raise JobFailedError(
             f"{monitor.num_failed:,} of {monitor.num_done:,} images failed so far, more than "
             "--max-failures allows; what is done is kept. Look at it with `eagleray jobs show "
@@ -550,8 +583,8 @@ def _summarise(
             collector.add(rows)
     timeline = draft.timeline if draft is not None else _stored_timeline(job.layout)
     sql_rows = None
-    if job.request.sql is not None:
-        sql_rows = job.request.sql.load(job.plan.job_id, read_results(job.layout.location))
+    if job.request.sql_target is not None:
+        sql_rows = job.request.sql_target.load(job.plan.job_id, read_results(job.layout.location))
     return JobSummary(
         job_id=job.plan.job_id,
         totals=_totals(job, timeline, collector),

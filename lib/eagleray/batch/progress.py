@@ -14,18 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from eagleray.batch.worker import ShardSummary
 from eagleray.core.errors import InputError
+from eagleray.core.job_state import JobState
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 
-__all__ = ["JobMonitor", "Progress", "State", "read_progress"]
-
-State = Literal["listing", "running", "committing", "done", "stopped", "cancelled", "failed"]
+__all__ = ["JobMonitor", "Progress", "read_progress"]
 
 _SECONDS_LOCAL, _SECONDS_REMOTE = 1.0, 10.0
 _RATE_WINDOW = 60.0
@@ -52,7 +50,7 @@ class Progress(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_id: str
-    state: State
+    state: JobState
     host: str
     pid: int
     started: float
@@ -90,7 +88,7 @@ class JobMonitor:
         self._layout, self.job_id, self._num_rows = layout, job_id, num_rows
         self.num_done, self.num_failed = num_done, num_failed
         self.cancelled = False
-        self._state: State = "running"
+        self._state = JobState.RUNNING
         self._message = ""
         self._started = time.time()
         self._recent: deque[tuple[float, int]] = deque([(self._started, num_done)])
@@ -107,7 +105,7 @@ class JobMonitor:
             while len(self._recent) > 2 and self._recent[0][0] < now - _RATE_WINDOW:
                 self._recent.popleft()
 
-    def enter(self, state: State, message: str = "") -> None:
+    def enter(self, state: JobState, message: str = "") -> None:
         """Note a new state and show it at once."""
         with self._lock:
             self._state, self._message = state, message

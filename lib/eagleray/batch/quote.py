@@ -47,6 +47,28 @@ class Quote:
     output_bytes: int
     price: float | None
 
+    def facts(self) -> dict[str, object]:
+        """Return names and values for a person."""
+        failed = sum(self.reasons.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        facts: dict[str, object] = {
+            "images": f"{self.num_rows:,}",
+            "sampled": f"{self.num_sampled:,}",
+            "failed in the sample": f"{failed} ({reasons})" if failed else "none",
+            "images per second": f"{self.images_per_second:,.1f} with {self.num_workers} workers",
+            "expected time": _duration(self.seconds),
+            "expected results": f"{self.output_bytes / 1e6:,.1f} MB",
+        }
+        if self.price is not None:
+            facts["expected price"] = f"{self.price:,.2f}"
+        return facts
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+
 
 def quote_job(job: Job, cluster: Cluster, *, price_per_hour: float | None = None) -> Quote:
     """Run a sample of a job's images on the workers that the job would have.
@@ -67,7 +89,10 @@ def quote_job(job: Job, cluster: Cluster, *, price_per_hour: float | None = None
             trial.manifest("manifest"),
         )
         worker_pool = WorkerPool.choose(
-            cluster, sample.num_shards, wanted=job.request.workers, split=job.request.split
+            cluster,
+            sample.num_shards,
+            wanted=job.request.worker_range,
+            split=job.request.separate_decoding,
         )
         context = dataclasses.replace(
             job.context(worker_pool),

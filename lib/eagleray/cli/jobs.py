@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # help must answer at once
@@ -66,7 +67,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
         console = Console(json_output=json_output)
         job = _find(name)
         facts = _facts(job)
-        if job.state == "done":
+        if job.state == JobState.SUCCEEDED:
             facts["reasons"] = job.reasons
         if json_output:
             console.emit(facts)
@@ -125,16 +126,16 @@ def _find(name: str) -> JobStatus:
 
 def _settings() -> Settings:
     """Read the settings, and reach S3 as they say: outputs may be there."""
-    from eagleray.cli.job import s3_options
     from eagleray.io import storage
+    from eagleray.io.spec_fields import S3Fields
 
     settings = read_settings()
-    storage.use_s3(s3_options(settings))
+    storage.use_s3(S3Fields().with_settings(settings).s3)
     return settings
 
 
 def _facts(job: JobStatus) -> dict[str, Any]:
-    progress = job.progress if job.state == "running" else None
+    progress = job.progress if job.state == JobState.RUNNING else None
     return {
         "job": job.job_id,
         "state": job.state,

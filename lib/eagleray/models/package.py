@@ -53,8 +53,9 @@ from eagleray.core.limits import (
 )
 from eagleray.core.names import ModelName
 from eagleray.core.types import HEALTH_TOLERANCE
+from eagleray.core.validation import first_validation_error
 from eagleray.imaging import FORMATS, ImageContract, decode, probe
-from eagleray.imaging.contract import canonical_json, first_validation_error
+from eagleray.imaging.contract import canonical_json
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute, encode_mappings, num_features

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eagleray.batch.plan import new_id
 from eagleray.core.errors import InputError, JobFailedError
@@ -27,9 +27,10 @@ from eagleray.packing.commit import (
     read_finished,
     tidy_up,
 )
-from eagleray.packing.plan import PackPlan, PackRequest, claim_plan, read_plan, require_same_work
+from eagleray.packing.plan import PackPlan, claim_plan, read_plan, require_same_work
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext
 from eagleray.sharded.claims import require_free
 from eagleray.sharded.layout import OutputLayout
@@ -58,7 +59,7 @@ class PackJob:
         committed: What an earlier run has finished.
     """
 
-    request: PackRequest
+    request: PackSpec
     layout: OutputLayout
     plan: PackPlan
     committed: PackCommit | None
@@ -116,11 +117,31 @@ class PackSummary:
         name = self.committed.failures
         return None if name is None else storage.join(self.output, name)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        committed = self.committed
+        return {
+            "job": committed.job_id,
+            "images": committed.num_inputs,
+            "packed": committed.num_rows,
+            "failed": committed.num_failed,
+            "reasons": self.reasons,
+            "skipped": committed.skipped,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "megabytes": round(committed.image_bytes / 1e6, 3),
+            "megabytes_per_second": round(self.megabytes_per_second, 2),
+            "output": self.output,
+            "files": [storage.join(self.output, part.name) for part in committed.parts],
+            "failures": self.failures,
+            "committed_here": self.committed_here,
+        }
+
 
 # --- open ------------------------------------------------------------------------------------
 
 
-def open_pack(request: PackRequest, reporter: ProgressReporter) -> PackJob:
+def open_pack(request: PackSpec, reporter: ProgressReporter) -> PackJob:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
@@ -141,11 +162,11 @@ def open_pack(request: PackRequest, reporter: ProgressReporter) -> PackJob:
 
 
 def _new_plan(
-    layout: OutputLayout, request: PackRequest, listing: Listing, reporter: ProgressReporter
+    layout: OutputLayout, request: PackSpec, listing: Listing, reporter: ProgressReporter
 ) -> PackPlan:
     name = f"manifest-{new_id()}"
     try:
-        manifest = _write_manifest(layout.manifest(name), request.part_bytes, listing, reporter)
+        manifest = _write_manifest(layout.manifest(name), request.file_bytes, listing, reporter)
     except OSError as error:
         raise InputError(
             f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
@@ -271,8 +292,8 @@ def _pack(
 
 
 def _require_few_failures(job: PackJob, num_failed: int, num_done: int) -> None:
-    limit = job.request.max_failures
-    if limit is not None and not limit.allows(num_failed, job.plan.num_rows):
+    limit = job.request.failure_limit
+    if not limit.allows(num_failed, job.plan.num_rows):
         raise JobFailedError(
             f"{num_failed:,} of {num_done:,} images failed so far, more than --max-failures "
             "allows; what is done is kept. Run the same command with a higher limit to go on."

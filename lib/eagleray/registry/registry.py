@@ -21,9 +21,9 @@ from eagleray.core.json_limits import parse_json
 from eagleray.core.limits import MAX_FILES, MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, RECORD_JSON
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings, read_settings
+from eagleray.core.validation import first_validation_error
 from eagleray.database.store import open_database
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.models.package import (
     MANIFEST_FILE,

@@ -77,7 +77,7 @@ def fit(
                 )
 
         run_training(worker_input, ray_folder=run.ray_folder, cluster=cluster, on_event=on_event)
-    result = load_best_checkpoint(worker_input, plan.module)
+    result = load_best_checkpoint(run.checkpoints, plan.module, epochs=plan.spec.epochs)
     for epoch, metrics in enumerate(result.epochs, start=1):
         on_epoch(epoch, metrics)  # the event of an epoch is lost if its worker dies with it
     return result, skipped

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore
-from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["TrainResult", "load_best_checkpoint"]
 
@@ -20,14 +19,12 @@ class TrainResult:
         best: The best epoch, whose weights are kept.
         epochs: Metrics of every epoch.
         losses: Loss of every step.
-        checkpoints: Folder of the checkpoints.
         ended_early: Whether early stopping ended the run before the last epoch.
     """
 
     best: BestEpoch
     epochs: tuple[dict[str, float], ...]
     losses: tuple[float, ...]
-    checkpoints: str
     ended_early: bool
 
     @property
@@ -36,9 +33,15 @@ class TrainResult:
         return self.best.metrics
 
 
-def load_best_checkpoint(worker_input: WorkerInput, module: nn.Module) -> TrainResult:
-    """Load the weights of the best epoch into a network, and return the result of the run."""
-    checkpoint = CheckpointStore(worker_input.checkpoint_folder).latest()
+def load_best_checkpoint(folder: str, module: nn.Module, *, epochs: int) -> TrainResult:
+    """Load the weights of the best epoch into a network, and return the result of the run.
+
+    Args:
+        folder: Folder of the checkpoints.
+        module: Network of the run.
+        epochs: Number of epochs of the specification.
+    """
+    checkpoint = CheckpointStore(folder).latest()
     assert checkpoint is not None
     progress = checkpoint.progress
     assert progress.best is not None
@@ -47,6 +50,5 @@ def load_best_checkpoint(worker_input: WorkerInput, module: nn.Module) -> TrainR
         best=progress.best,
         epochs=progress.epochs,
         losses=tuple(checkpoint.tensors["losses"].tolist()),
-        checkpoints=worker_input.checkpoint_folder,
-        ended_early=progress.epoch < worker_input.spec.epochs,
+        ended_early=progress.epoch < epochs,
     )

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.yaml_fields import read_fields
 from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec, read_fields, unknown_fields
 
 __all__ = ["Run", "RunRecord", "create_run", "find_run"]
 
@@ -103,15 +103,15 @@ class Run:
         Raises:
             InputError: If it is damaged, or was written by another version of Eagleray.
         """
-        fields = read_fields(self.spec_file, "specification")
-        unknown = unknown_fields(fields)
+        fields = read_fields(self.spec_file)
+        unknown = [str(field) for field in fields if field not in TrainSpec.model_fields]
         if unknown:
             raise InputError(
                 f"Run {self.name} cannot be resumed: another version of Eagleray began it, and its "
                 f"specification has fields that do not exist here ({', '.join(unknown)}); begin a "
                 "new run."
             )
-        return make_spec(fields, where=self.spec_file)
+        return TrainSpec.make(fields, where=self.spec_file)
 
     @property
     def _record_file(self) -> str:

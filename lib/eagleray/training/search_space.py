@@ -28,8 +28,9 @@ from optuna.distributions import (
 from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.spec import panel_of
+from eagleray.io.yaml_fields import read_fields
 from eagleray.training.spec import DATA, RUN, TrainSpec
-from eagleray.training.spec_file import make_spec, read_fields
 
 __all__ = ["SearchSpace", "default_space", "read_space"]
 
@@ -63,7 +64,7 @@ class SearchSpace:
         Raises:
             InputError: If they do not go together.
         """
-        return make_spec({**self.fixed, **values})
+        return TrainSpec.make({**self.fixed, **values})
 
     def to_yaml(self) -> str:
         """Return the space as the content of its file."""
@@ -192,9 +193,7 @@ def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
         raise UnknownNameError("field of a specification", str(name), list(fields))
-    extra = fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    if name in _NOT_SEARCHED or extra["panel"] in (DATA, RUN):
+    if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN):
         raise InputError(
             f"{location}: search.{name}: all trials have the same {name}; put it under "
             "`fixed`, or give it as an option."

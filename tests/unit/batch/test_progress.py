@@ -17,6 +17,7 @@ from eagleray.batch import progress
 from eagleray.batch.progress import JobMonitor, Progress, read_progress
 from eagleray.batch.worker import ShardSummary
 from eagleray.core.errors import InputError
+from eagleray.core.job_state import JobState
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 
@@ -74,7 +75,7 @@ def test_the_rate_is_that_of_the_last_minute(
 
 def test_a_state_is_shown_at_once(tmp_path: Path) -> None:
     watched = monitor(tmp_path)
-    watched.enter("failed", "the storage is full")
+    watched.enter(JobState.FAILED, "the storage is full")
     assert shown(tmp_path).state == "failed"
     assert shown(tmp_path).message == "the storage is full"
 
@@ -89,7 +90,7 @@ def test_no_sign_of_life_is_none(tmp_path: Path, content: bytes | None) -> None:
 
 def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     watched = monitor(tmp_path)
-    watched.enter("running")
+    watched.enter(JobState.RUNNING)
     path = Path(OutputLayout(str(tmp_path)).progress)
     path.write_text(json.dumps({**json.loads(path.read_text()), "mood": "good"}))
     assert shown(tmp_path).state == "running"
@@ -145,5 +146,5 @@ def test_a_storage_that_stumbles_does_not_end_the_signs_of_life(
 def test_a_sign_that_cannot_be_given_does_not_end_the_job(tmp_path: Path) -> None:
     (tmp_path / "_eagleray").write_text("a file where the folder should be")
     watched = monitor(tmp_path)
-    watched.enter("running")
+    watched.enter(JobState.RUNNING)
     assert watched.now().state == "running"

@@ -18,15 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eagleray.batch.spec import FailureLimit
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError, UserError
 from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.packing.job import PackSummary, open_pack, run_pack
-from eagleray.packing.plan import PackRequest, parse_part_size
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext, pack_shard
 from eagleray.sharded.manifest import ManifestReader, ShardLimits, write_manifest
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
@@ -66,8 +65,9 @@ def numbered(count: int, *, size: int = 1000) -> dict[str, bytes]:
     return {f"{index:03d}.jpg": PNG_HEADER + generator.bytes(rest) for index in range(count)}
 
 
-def request(source: str, target: Path | str, **overrides: Any) -> PackRequest:
-    return PackRequest(**{"inputs": (source,), "output": str(target), **overrides})
+def request(source: str, target: Path | str, **overrides: Any) -> PackSpec:
+    spec = PackSpec.make({"inputs": (source,), "output": str(target)})
+    return spec.model_copy(update=overrides)  # tests pack into smaller files than users may
 
 
 def here(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
@@ -115,7 +115,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 @FORMATS
 def test_bytes_come_back_as_they_were(tmp_path: Path, part_format: str) -> None:
     folder = write_files(tmp_path / "in", ODD)
-    summary = pack(folder, tmp_path / "out", part_format=part_format)
+    summary = pack(folder, tmp_path / "out", format=part_format)
     assert (summary.committed.num_inputs, summary.committed.num_rows) == (len(ODD), len(ODD))
     expected = [Path(source.uri).read_bytes() for source in sources(folder)]
     assert sorted(expected) == sorted(ODD.values())
@@ -126,8 +126,8 @@ def test_bytes_come_back_as_they_were(tmp_path: Path, part_format: str) -> None:
 @pytest.mark.parametrize("again", ["parquet", "webdataset"])
 def test_packed_images_can_be_packed_again(tmp_path: Path, part_format: str, again: str) -> None:
     folder = write_files(tmp_path / "in", numbered(20))
-    pack(folder, tmp_path / "first", part_format=part_format, part_bytes=7000)
-    pack(str(tmp_path / "first"), tmp_path / "second", part_format=again)
+    pack(folder, tmp_path / "first", format=part_format, file_size="7000")
+    pack(str(tmp_path / "first"), tmp_path / "second", format=again)
     assert read_back(tmp_path / "second") == list(numbered(20).values())
     assert manifest_of(tmp_path / "first")["num_rows"] == 20
 
@@ -161,7 +161,7 @@ def test_tar_members_are_named_by_row_and_actual_format(tmp_path: Path) -> None:
         "5.json": b"{}",
         "6.tiff": encode(photo(8, 8), "tiff"),
     }
-    pack(write_files(tmp_path / "in", files), tmp_path / "out", part_format="webdataset")
+    pack(write_files(tmp_path / "in", files), tmp_path / "out", format="webdataset")
     with tarfile.open(tmp_path / "out" / "part-00000.tar") as archive:
         members = archive.getmembers()
         assert [member.name for member in members[::2]] == [
@@ -224,7 +224,7 @@ def test_what_was_skipped_is_in_plan_and_commit(tmp_path: Path) -> None:
 
 
 def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> None:
-    pack(table, tmp_path / "out", column="path", part_format="webdataset")
+    pack(table, tmp_path / "out", column="path", format="webdataset")
     with tarfile.open(tmp_path / "out" / "part-00000.tar") as archive:
         assert archive.getnames()[::2] == ["000000000.jpg", "000000002.png"]
         first = json.load(archive.extractfile("000000000.json") or io.BytesIO())
@@ -245,7 +245,7 @@ def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> Non
 @FORMATS
 def test_parts_have_the_size_that_was_asked_for(tmp_path: Path, part_format: str) -> None:
     folder = write_files(tmp_path / "in", numbered(20))
-    pack(folder, tmp_path / "out", part_format=part_format, part_bytes=7000)
+    pack(folder, tmp_path / "out", format=part_format, file_size="7000")
     manifest = manifest_of(tmp_path / "out")
     assert [(part["first_row"], part["num_rows"]) for part in manifest["parts"]] == [
         (0, 7),
@@ -267,7 +267,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path, part_format: str) -
     folder = write_files(tmp_path / "in", {**ODD, **numbered(20)})
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
     for name in ("one", "two"):
-        pack(folder, tmp_path / name, part_format=part_format, part_bytes=7000)
+        pack(folder, tmp_path / name, format=part_format, file_size="7000")
     one = parts_of(tmp_path / "one")
     assert len(one) > 3
     assert one == parts_of(tmp_path / "two")
@@ -286,7 +286,7 @@ def in_memory(table: Path, files: Mapping[str, bytes]) -> str:
 def test_a_part_is_never_larger_whatever_was_expected(tmp_path: Path, part_format: str) -> None:
     files = numbered(10, size=300_000)  # 128 KiB is what is expected of each
     table = in_memory(tmp_path / "large.csv", files)
-    pack(table, tmp_path / "out", part_format=part_format, part_bytes=MIB)
+    pack(table, tmp_path / "out", format=part_format, file_size="1MiB")
     manifest = manifest_of(tmp_path / "out")
     names = [part["name"].partition(".")[0] for part in manifest["parts"]]
     assert names == ["part-00000", "part-00000_00001", "part-00000_00002", "part-00001"]
@@ -296,7 +296,7 @@ def test_a_part_is_never_larger_whatever_was_expected(tmp_path: Path, part_forma
 
 def test_an_image_larger_than_a_part_has_one_of_its_own(tmp_path: Path) -> None:
     files = {"0.jpg": b"a" * 100, "1.jpg": b"b" * 5000, "2.jpg": b"c" * 100}
-    pack(write_files(tmp_path / "in", files), tmp_path / "out", part_bytes=1000)
+    pack(write_files(tmp_path / "in", files), tmp_path / "out", file_size="1000")
     assert [part["num_rows"] for part in manifest_of(tmp_path / "out")["parts"]] == [1, 1, 1]
 
 
@@ -350,7 +350,7 @@ def faulty(tmp_path: Path) -> str:
 def test_every_input_is_packed_or_has_a_reason(
     tmp_path: Path, faulty: str, part_format: str
 ) -> None:
-    summary = pack(faulty, tmp_path / "out", part_format=part_format)
+    summary = pack(faulty, tmp_path / "out", format=part_format)
     assert summary.reasons == {"missing": 3, "too_many_bytes": 1, "unreadable": 1}
     assert summary.failures == f"{tmp_path}/out/_failures.parquet"
     manifest = manifest_of(tmp_path / "out")
@@ -394,7 +394,7 @@ def test_bytes_of_unknown_number_are_counted(tmp_path: Path) -> None:
 def test_a_part_of_nothing_but_failures_is_none(tmp_path: Path, part_format: str) -> None:
     lines = ["path", *(f"gone-{number}.jpg" for number in range(3))]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    summary = pack(str(tmp_path / "list.csv"), tmp_path / "out", part_format=part_format)
+    summary = pack(str(tmp_path / "list.csv"), tmp_path / "out", format=part_format)
     assert (summary.committed.parts, summary.committed.num_failed) == ((), 3)
     assert list(parts_of(tmp_path / "out")) == ["_failures.parquet"]
 
@@ -409,13 +409,11 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(
         else contextlib.nullcontext()
     )
     with expected:
-        pack(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit))
+        pack(faulty, tmp_path / "out", max_failures=limit)
     assert (tmp_path / "out" / "_manifest.json").exists() is not stops
     assert (tmp_path / "out" / "part-00000.parquet").exists()
     if stops:
-        job = open_pack(
-            request(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit)), QUIET
-        )
+        job = open_pack(request(faulty, tmp_path / "out", max_failures=limit), QUIET)
         with pytest.raises(JobFailedError, match="5 of 7 images failed"):
             run_pack(job, nobody, QUIET)
     job = open_pack(request(faulty, tmp_path / "out"), QUIET)  # without a limit
@@ -433,7 +431,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     folder = write_files(tmp_path / "in", numbered(12))
     (tmp_path / "in" / "005.jpg").unlink()
     (tmp_path / "in" / "005.jpg").symlink_to("nowhere")
-    options: dict[str, Any] = {"part_format": part_format, "part_bytes": 4000}
+    options: dict[str, Any] = {"format": part_format, "file_size": "4000"}
     pack(folder, tmp_path / "whole", **options)
     for call in range(100):
         killed = tmp_path / f"killed-{call}"
@@ -458,7 +456,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", numbered(10))
-    job = open_pack(request(folder, tmp_path / "out", part_bytes=3000), QUIET)
+    job = open_pack(request(folder, tmp_path / "out", file_size="3000"), QUIET)
     list(here([0, 2], job.context))
     packed: list[int] = []
 
@@ -470,7 +468,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert packed == [1, 3]
     assert (summary.packed_here, summary.committed.num_rows) == (4, 10)
     again = run_pack(
-        open_pack(request(folder, tmp_path / "out", part_bytes=3000), QUIET), nobody, QUIET
+        open_pack(request(folder, tmp_path / "out", file_size="3000"), QUIET), nobody, QUIET
     )
     assert (again.committed, again.committed_here) == (summary.committed, False)
 
@@ -565,8 +563,8 @@ def test_a_damaged_receipt_is_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"part_format": "webdataset"}, "format is parquet there and webdataset here"),
-        ({"part_bytes": 999}, "part_bytes is 256000000 there and 999 here"),
+        ({"format": "webdataset"}, "format is parquet there and webdataset here"),
+        ({"file_size": "999"}, "part_bytes is 256000000 there and 999 here"),
         ({"inputs": ("a", "b")}, "inputs is "),
         ({"column": "x"}, "column is None there and x here"),
     ],
@@ -585,7 +583,6 @@ def test_another_plan_is_refused_with_what_differs(
     ("change", "error", "sentence"),
     [
         ({"inputs": ("nowhere",)}, InputError, "There is no folder or file nowhere"),
-        ({"inputs": ()}, InputError, "Name inputs"),
         ({"inputs": ("in/list.csv",), "column": "x"}, UserError, "No column of"),
         ({"output": "in"}, OutputExistsError, "in is not empty"),
         ({"output": "in/list.csv"}, OutputExistsError, "is a file; name a folder"),
@@ -621,8 +618,9 @@ def test_mistakes_are_one_sentence(
     ],
 )
 def test_sizes_are_read_as_they_are_written(text: str, size: int | None) -> None:
+    fields = {"inputs": ["a"], "output": "b", "file_size": text}
     if size is not None:
-        assert parse_part_size(text) == size
+        assert PackSpec.make(fields).file_bytes == size
         return
-    with pytest.raises(InputError, match="--part-size must be like 256MB, from 1MB to 4GB"):
-        parse_part_size(text)
+    with pytest.raises(InputError, match="file_size: write a size such as 256MB, from 1MB to 4GB"):
+        PackSpec.make(fields)

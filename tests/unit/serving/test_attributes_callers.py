@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from eagleray.batch.job import open_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import JobContext, WorkerOptions, _Answering, _Decoding, decode_shard
 from eagleray.cli.console import Console
 from eagleray.client import client as clients
@@ -67,10 +67,13 @@ def write_list(folder: Path, columns: list[str], rows: list[list[object]]) -> st
     return str(folder / "list.csv")
 
 
-def request_for(tmp_path: Path, inputs: str) -> JobRequest:
+def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
     write_package(package_with_attributes(), str(tmp_path / "model"))
-    return JobRequest(
-        (inputs,), str(tmp_path / "model"), str(tmp_path / "out"), precision="float32"
+    return PredictSpec(
+        inputs=(inputs,),
+        model=str(tmp_path / "model"),
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
 
 

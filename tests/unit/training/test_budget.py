@@ -9,7 +9,7 @@ import pytest
 from eagleray.core.errors import InputError
 from eagleray.core.ray_session import Cluster
 from eagleray.training.budget import Budget, require_budget, share_cluster
-from eagleray.training.spec_file import make_spec
+from eagleray.training.spec import TrainSpec
 
 GIVEN = {"data": "flowers/", "name": "flowers"}
 
@@ -24,7 +24,7 @@ GIVEN = {"data": "flowers/", "name": "flowers"}
 )
 def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        require_budget(Budget(4, None, 3), make_spec({**GIVEN, **fields}))
+        require_budget(Budget(4, None, 3), TrainSpec.make({**GIVEN, **fields}))
     assert sentence in str(caught.value)
 
 
@@ -50,4 +50,4 @@ def test_a_trial_is_left_alone_while_its_learning_rate_rises(
 def test_trials_share_what_there_is(
     cluster: Cluster, at_once: int | None, expected: tuple[int, dict[str, float]]
 ) -> None:
-    assert share_cluster(make_spec(GIVEN), Budget(20, at_once, 1), cluster) == expected
+    assert share_cluster(TrainSpec.make(GIVEN), Budget(20, at_once, 1), cluster) == expected

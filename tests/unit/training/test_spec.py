@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError, UserError
-from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec, read_spec
+from eagleray.training.spec import TrainSpec, read_spec
 
 LEAST = {"data": "d", "name": "n"}
 
@@ -23,16 +22,16 @@ LEAST = {"data": "d", "name": "n"}
     ("fields", "sentence"),
     [
         ({"name": "a b"}, "name: "),
-        ({"epochs": 0}, "epochs: "),
-        ({"learning_rate": "fast"}, "learning_rate: "),
+        ({"epochs": 0}, "epochs must be greater"),
+        ({"learning_rate": "fast"}, "learning_rate must be a valid number"),
         ({"epoch": 3}, "No field of a specification is named 'epoch'. Nearest: epochs."),
         ({"batch_size": 1, "workers": 2}, "batch_size 1 is divided among 2 workers"),
         (
             {"batch_size": 8, "workers": "1..4", "gradient_accumulation_steps": 4},
             "must be at least 16",
         ),
-        ({"workers": "4..2"}, "workers: 4 is more than 2"),
-        ({"workers": "many"}, "workers: 'many' is neither a number"),
+        ({"workers": "4..2"}, "workers: '4..2' is not a number of workers such as 4, or a range"),
+        ({"workers": "many"}, "workers: 'many' is not a number of workers such as 4"),
         ({"validation_fraction": 0}, "validation_fraction must be above 0"),
         ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
         ({"label_column": "a", "label_columns": "b,c"}, "exclude each other"),
@@ -55,13 +54,13 @@ def test_what_cannot_be_is_one_sentence_with_its_field(
     fields: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
-        make_spec({**LEAST, **fields})
+        TrainSpec.make({**LEAST, **fields})
     assert sentence in str(caught.value)
 
 
 def test_what_is_missing_is_asked_for() -> None:
-    with pytest.raises(InputError, match="The name is missing"):
-        make_spec({"data": "d"})
+    with pytest.raises(InputError, match="name is required"):
+        TrainSpec.make({"data": "d"})
 
 
 @given(
@@ -87,6 +86,30 @@ def test_a_specification_comes_back_from_its_file(fields: dict[str, Any]) -> Non
         file.write_text(spec.to_yaml(), encoding="utf-8")
         assert read_spec(str(file), {}) == spec
         assert read_spec(str(file), {"epochs": "5"}).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("epochs: [", "line 1 is not YAML"),
+        ("- epochs", "holds no fields"),
+        ("data: d\nname: n\nepochz: 3\n", "Nearest: epochs"),
+        ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must be a valid integer"),
+        (
+            "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",
+            "spec.yaml: A specification has no fields named shift, clip_norm.",
+        ),
+    ],
+)
+def test_a_file_that_is_no_specification_is_one_sentence(
+    tmp_path: Path, content: str, sentence: str
+) -> None:
+    (tmp_path / "spec.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        read_spec(str(tmp_path / "spec.yaml"), {})
+    assert sentence in str(caught.value)
+    with pytest.raises(InputError, match="There is no specification"):
+        read_spec(str(tmp_path / "none.yaml"), {})
 
 
 def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
@@ -123,7 +146,7 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "label_columns": "a,b",
         }
     ]
-    spec = make_spec({**heard[0], "name": "n", "task": "multilabel"})
+    spec = TrainSpec.make({**heard[0], "name": "n", "task": "multilabel"})
     assert (spec.epochs, spec.max_workers, spec.label_columns) == (3, 4, ("a", "b"))
     shown = runner.invoke(app, ["--help"]).output
     for name in TrainSpec.model_fields:

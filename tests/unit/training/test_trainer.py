@@ -136,7 +136,7 @@ def test_the_best_epoch_is_loaded_not_the_last(stripes: Path, tmp_path: Path) ->
     trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
     trainer.scores = iter([0.9, 0.4])
     trainer.run()
-    trained = load_best_checkpoint(worker_input, plan.module)
+    trained = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=2)
     assert trained.best.epoch == 1
     checkpoint = CheckpointStore(worker_input.checkpoint_folder).latest()
     assert checkpoint is not None

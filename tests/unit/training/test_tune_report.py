@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from eagleray.training.search_space import SearchSpace
-from eagleray.training.spec_file import make_spec
+from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import TuneResult, rank
 from eagleray.training.tune_report import ranking_rows, render_tune_page, summarize
 from tests.support.training import METRIC, tracker_with
@@ -53,7 +53,7 @@ def test_the_page_has_every_trial(tmp_path: Path) -> None:
         ("2", "1 default", "0.6000", False),
         ("3", "2", "0.4000", True),
     ]
-    page = render_tune_page(tuned, make_spec(GIVEN), "flowers-1").decode()
+    page = render_tune_page(tuned, TrainSpec.make(GIVEN), "flowers-1").decode()
     assert "best: trial 3" in page
     assert "the default" in page
     assert page.count("<svg") == 2  # the epochs, and the one field that is a number
