@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from eagleray.batch.job import open_job, run_job
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command

@@ -14,7 +14,6 @@ of `eagleray predict` and of `eagleray pack`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eagleray.cli.console import Console, command_errors
@@ -28,10 +27,7 @@ from eagleray.cli.job import (
 )
 from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
 from eagleray.packing.job import PackSummary, finish_pack, open_pack, run_pack
-from eagleray.packing.pipeline import pack_on
-from eagleray.packing.receipt import PackedShard
 from eagleray.packing.spec import PackSpec
-from eagleray.packing.worker import PackContext
 
 
 def show(summary: PackSummary, console: Console) -> None:
@@ -40,18 +36,18 @@ def show(summary: PackSummary, console: Console) -> None:
         console.emit(summary.as_json())
         return
     committed = summary.committed
-    rows = [["packed", f"{committed.num_rows:,}"]]
+    rows = [["packed", f"{committed.num_ok:,}"]]
     rows += [[f"failed: {reason}", f"{count:,}"] for reason, count in summary.reasons.items()]
-    rows.append(["all", f"{committed.num_inputs:,}"])
+    rows.append(["all", f"{committed.num_rows:,}"])
     console.table("Packed images", ["outcome", "images"], rows)
     if summary.seconds:
         console.say(
             f"{summary.seconds:.1f} s, {summary.images_per_second:,.1f} images/s, "
             f"{summary.megabytes_per_second:,.1f} MB/s"
         )
-    num_files = len(committed.parts)
+    num_files = len(committed.files)
     console.say(
-        f"{committed.image_bytes / 1e6:,.1f} MB in {num_files:,} file{'s' * (num_files != 1)}: "
+        f"{summary.megabytes:,.1f} MB in {num_files:,} file{'s' * (num_files != 1)}: "
         f"{summary.output}"
     )
     if summary.failures is not None:
@@ -71,7 +67,7 @@ def main(
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
         request = read_spec(PackSpec, fields, file=spec).with_settings(settings)
-        job = open_pack(request, console)
+        job = open_pack(request, settings, console)
         console.note(f"{job.plan.num_rows:,} images, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)
@@ -80,12 +76,8 @@ def main(
             show(finish_pack(job), console)
             return
         with contextlib.ExitStack() as stack:
-
-            def pack_shards(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
-                session = job_session(settings, address=cluster, verbose=verbose)
-                return pack_on(stack.enter_context(session), shards, context)
-
-            summary = run_pack(job, pack_shards, console)
+            session = job_session(settings, address=cluster, verbose=verbose)
+            summary = run_pack(job, lambda: stack.enter_context(session), console)
         show(summary, console)
 
 

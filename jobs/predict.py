@@ -19,8 +19,9 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.batch.job import JobSummary, finish_job, open_job, run_job
+from eagleray.batch.job import open_job
 from eagleray.batch.quote import Quote, quote_job
+from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import (
@@ -53,8 +54,8 @@ def show(summary: JobSummary, console: Console) -> None:
         console.say("Another run of this job has committed this output; its results stand.")
     for engine in summary.engines:
         console.say(f"engine: {engine}")
-    for part in summary.parts:
-        console.say(f"table: {part}")
+    for file in summary.files:
+        console.say(f"table: {file}")
     if summary.sql_rows is not None:
         console.say(f"sql:   {summary.sql_rows:,} rows")
     console.say(f"page:  {summary.report}")

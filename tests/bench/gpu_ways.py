@@ -241,7 +241,7 @@ def forward(predictor: Predictor, batches: Sequence[Tensor], num_images: int) ->
     """Run passes as `predict` does, from uint8 pixels to probabilities, all of it on the device."""
     with torch.inference_mode():
         for batch in islice(cycle(batches), num_images // len(batches[0])):
-            predictor.task.activate(predictor._runs[len(batch)](batch))
+            predictor.task.activate(predictor.passes.runs[len(batch)](batch))
 
 
 def decoded(scene: Scene, predictor: Predictor, images: Sequence[bytes]) -> Iterator[DecodedBatch]:
@@ -296,7 +296,9 @@ def classify_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Answers:
     with torch.inference_mode():
         for batch in decode_by_nvjpeg(scene, images):
             padded = torch.nn.functional.pad(batch, (0,) * 7 + (scene.batch_size - len(batch),))
-            outputs = reference.task.activate(reference._runs[len(padded)](padded)[: len(batch)])
+            outputs = reference.task.activate(
+                reference.passes.runs[len(padded)](padded)[: len(batch)]
+            )
             likeliest.append(outputs.max(dim=1))
         scores, labels = (torch.cat(parts).tolist() for parts in zip(*likeliest, strict=True))
     return numbered(reference.package, labels, scores)

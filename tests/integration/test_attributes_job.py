@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch.job import open_job as open_batch
-from eagleray.batch.job import run_job as run_batch
+from eagleray.batch.run import run_job as run_batch
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster

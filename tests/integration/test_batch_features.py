@@ -19,10 +19,9 @@ import pytest
 from PIL import Image
 
 from eagleray import read_results
-from eagleray.batch.history import cancel_job, find_job, list_jobs
-from eagleray.batch.job import JobSummary, finish_job, open_job, run_job
-from eagleray.batch.progress import read_progress
+from eagleray.batch.job import open_job
 from eagleray.batch.quote import quote_job
+from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
@@ -30,7 +29,9 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import read_settings
 from eagleray.io import storage
 from eagleray.models.package import write_package
+from eagleray.sharded.history import cancel_job, find_job, list_jobs
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import read_progress
 from tests.support.models import small_package
 
 QUIET = Console(json_output=True)

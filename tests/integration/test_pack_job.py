@@ -13,7 +13,8 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray.batch.job import open_job, run_job
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import ExitCode
@@ -110,7 +111,7 @@ def test_what_a_worker_cannot_mend_is_one_sentence(
     cluster: Cluster, tmp_path: Path, images: Path
 ) -> None:
     request = PackSpec(inputs=(str(images),), output=str(tmp_path / "out"), file_size="1MB")
-    job = open_pack(request, QUIET)
+    job = open_pack(request, Settings(), QUIET)
     pack_shard(job.context, 0)
     Path(job.layout.shard(0)).unlink()
     (tmp_path / "out" / "part-00000.parquet").write_text("something else")
@@ -128,7 +129,7 @@ def test_people_read_totals_and_where_the_failures_are(
     said = run(str(images), "--output", str(tmp_path / "out"), "--max-failures", "1")
     assert "failed: missing" in said
     assert "MB/s" in said
-    assert f"in 1 part: {tmp_path}/out" in said
+    assert f"in 1 file: {tmp_path}/out" in said
     assert f"failures: {tmp_path}/out/_failures.parquet" in said
     wrong = run(str(images), "--output", "x", "--file-size", "1kB", expect=ExitCode.USER)
     assert "--part-size must be like 256MB" in wrong

@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from eagleray.batch.job import Job, JobSummary, open_job, run_job
-from eagleray.batch.pipeline import WorkerPool, _dataset
-from eagleray.batch.plan import new_id
+from eagleray.batch.job import Job, open_job
+from eagleray.batch.pipeline import WorkerPool, shard_dataset
+from eagleray.batch.run import JobSummary, run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import OutputExistsError, UserError
@@ -26,6 +26,7 @@ from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
 from eagleray.models.package import write_package
 from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.plan import new_id
 from tests.support.models import small_package
 
 pytestmark = pytest.mark.numerical
@@ -118,7 +119,7 @@ def test_text_formats_hold_the_same_rows(
         output=str(tmp_path / "out"),
         format=output_format,  # type: ignore[arg-type]
     )
-    part = predict(cluster, request).parts[0]
+    part = predict(cluster, request).files[0]
     if output_format == "csv":
         table = pyarrow.csv.read_csv(part)
         assert len(json.loads(table.column("top_k")[0].as_py())) == 3
@@ -265,4 +266,6 @@ def test_ray_data_takes_whole_shards_on_gpus(cluster: Cluster, num_decoders: int
         per_node=1,
         uses_gpu=True,
     )
-    _dataset([0, 1], None, ShardJournal(new_id()), worker_pool)  # lazy: there may be no GPU here
+    shard_dataset(
+        [0, 1], None, ShardJournal(new_id()), worker_pool
+    )  # lazy: there may be no GPU here

@@ -7,64 +7,22 @@ commands are generated from them, and the service sends a `PredictSpec` to its j
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from eagleray.batch.plan import Work
+from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks.sql import SqlSink
-from eagleray.core.spec import Spec, as_value_error, spec_field, worker_range
+from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
 from eagleray.core.types import CompileMode, OutputFormat, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
+from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
 
-__all__ = ["BatchRequest", "FailureLimit", "FailureLimitText", "PredictSpec", "WorkersText"]
+__all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
 
 INPUT, RESULTS, LIMITS, SPEED = "Input", "Results", "Limits", "Speed"
 MAX_TOP_K = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class FailureLimit:
-    """How many inputs may fail before a job stops: a share of all, or a number.
-
-    Attributes:
-        share: Share of all inputs, from 0 to 1; None for a number.
-        number: Number of inputs; None for a share.
-    """
-
-    share: float | None = None
-    number: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> FailureLimit:
-        """Read `1%`, `0.5 %` or `200`.
-
-        Raises:
-            ValueError: If the text is neither.
-        """
-        try:
-            if text.strip().endswith("%"):
-                share = float(text.strip()[:-1]) / 100
-                if 0 <= share <= 1:
-                    return cls(share=share)
-            elif int(text) >= 0:
-                return cls(number=int(text))
-        except ValueError:
-            pass
-        raise ValueError(f"write a share such as 1%, or a number such as 200, not {text!r}")
-
-    def allows(self, num_failed: int, num_rows: int) -> bool:
-        """Whether so many failures of so many inputs are within the limit."""
-        if self.share is not None:
-            return num_failed <= self.share * num_rows
-        return self.number is None or num_failed <= self.number
-
-
-def _failure_limit(text: str) -> str:
-    FailureLimit.parse(text)
-    return text
 
 
 def _workers(text: str) -> str:
@@ -72,16 +30,13 @@ def _workers(text: str) -> str:
     return text
 
 
-FailureLimitText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_failure_limit)]
 WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_workers)]
 
 
 class BatchRequest(Spec):
     """The fields of a batch job that a caller of the service may set."""
 
-    inputs: tuple[str, ...] = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     model: str = spec_field(..., INPUT, "Reference of a registered model.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the results; new, or of the same job."
@@ -89,7 +44,7 @@ class BatchRequest(Spec):
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1
     )
-    since: tuple[str, ...] = spec_field(
+    since: Texts = spec_field(
         (), INPUT, "Output of an earlier job; only inputs that are new or changed since."
     )
     failed_only: str | None = spec_field(
@@ -128,7 +83,7 @@ class PredictSpec(BatchRequest, SourceFields):
     image_timeout: float = spec_field(
         60.0, LIMITS, "Seconds that decoding one image may take.", gt=0, allow_inf_nan=False
     )
-    allow_path: tuple[PathPrefix, ...] = spec_field(
+    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
         (),
         SOURCES_PANEL,
         "Prefix of the locations that may be read, also of those that a table names; default: any.",
@@ -172,7 +127,7 @@ class PredictSpec(BatchRequest, SourceFields):
         """Which locations may be read."""
         return storage.PathPolicy(self.allow_path or None)
 
-    def work(self, *, model_version: str, model_digest: str, contract_digest: str) -> Work:
+    def work(self, *, model_version: str, model_digest: str, contract_digest: str) -> PredictWork:
         """Return what decides the results.
 
         Args:
@@ -180,7 +135,7 @@ class PredictSpec(BatchRequest, SourceFields):
             model_digest: Digest of the model package.
             contract_digest: Digest of the image contract.
         """
-        return Work(
+        return PredictWork(
             inputs=tuple(map(storage.absolute, self.inputs)),
             column=self.column,
             since=tuple(map(storage.absolute, self.since)),

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.validation import first_validation_error
 
-__all__ = ["Spec", "as_value_error", "panel_of", "spec_field", "worker_range"]
+__all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+AsList = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+"""Lets one text stand for a list of one, in YAML files and in requests."""
+
+Texts = Annotated[tuple[str, ...], AsList]
 
 
 def spec_field(default: Any, panel: str, description: str, **constraints: Any) -> Any:

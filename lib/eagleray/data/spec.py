@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eagleray.core.spec import Spec, spec_field
+from eagleray.core.spec import Spec, Texts, spec_field
 from eagleray.imaging import NAMED_CONTRACTS
 from eagleray.io.spec_fields import S3Fields
 from eagleray.tasks.tasks import TaskName
@@ -23,9 +23,7 @@ class LabelledFields(Spec):
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
-    label_columns: tuple[str, ...] = spec_field(
-        (), DATA, "Column of 0 and 1 that is named after its label."
-    )
+    label_columns: Texts = spec_field((), DATA, "Column of 0 and 1 that is named after its label.")
     separator: str | None = spec_field(
         None, DATA, "Separator of several labels in one column, if not a |."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eagleray.core.spec import spec_field
+from eagleray.core.spec import Texts, spec_field
 from eagleray.data.spec import DATA, LabelledFields
 from eagleray.io.spec_fields import S3Fields
 
@@ -29,7 +29,7 @@ class EvaluateSpec(LabelledFields, S3Fields):
         "Split to evaluate on, train, validation or test: of a run's split.parquet, or of a folder "
         "that is divided.",
     )
-    slice: tuple[str, ...] = spec_field(
+    slice: Texts = spec_field(
         (), REPORT, "Column to slice the metrics by; default: all columns with few values."
     )
     output: str | None = spec_field(

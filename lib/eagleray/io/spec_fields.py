@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, model_validator
 
 from eagleray.core.settings import Settings
-from eagleray.core.spec import Spec, as_value_error, spec_field
+from eagleray.core.spec import Spec, Texts, as_value_error, spec_field
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 
@@ -72,10 +72,10 @@ class S3Fields(Spec):
 class SourceFields(S3Fields):
     """How the images of a batch or packing job are reached."""
 
-    allow_urls: tuple[str, ...] = spec_field(
+    allow_urls: Texts = spec_field(
         (), SOURCES_PANEL, "Host that images may be fetched from by http(s); default: none."
     )
-    private_networks: tuple[str, ...] | None = spec_field(
+    private_networks: Texts | None = spec_field(
         None,
         SOURCES_PANEL,
         "Network that such hosts may be in although it is not the public internet; default: "

@@ -7,13 +7,13 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from eagleray.batch.spec import FailureLimit, FailureLimitText
-from eagleray.core.spec import spec_field
+from eagleray.core.spec import Texts, spec_field
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
-from eagleray.packing.parts import PartFormat
+from eagleray.packing.files import PackFormat
 from eagleray.packing.plan import PackWork
+from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
 
 __all__ = ["PackSpec"]
 
@@ -42,16 +42,14 @@ FileSizeText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(
 class PackSpec(SourceFields):
     """A packing job: what is packed, and into which files."""
 
-    inputs: tuple[str, ...] = spec_field(
-        (), INPUT, "Folders, patterns, tables, archives or images."
-    )
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
     output: str = spec_field(
         ..., RESULTS, "Folder or URI for the packed files; new, or of the same job."
     )
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1
     )
-    format: PartFormat = spec_field("parquet", RESULTS, "Format of the packed files.")
+    format: PackFormat = spec_field("parquet", RESULTS, "Format of the packed files.")
     file_size: FileSizeText = spec_field("256MB", RESULTS, "Size of the images in a packed file.")
     max_failures: FailureLimitText = spec_field(
         "100%", "Limits", "Stop when more inputs than this fail: 1% or 200."
@@ -80,6 +78,6 @@ class PackSpec(SourceFields):
             column=self.column,
             url_hosts=self.urls.hosts,
             format=self.format,
-            part_bytes=self.file_bytes,
+            file_bytes=self.file_bytes,
             max_bytes=DEFAULT_MAX_BYTES,
         )

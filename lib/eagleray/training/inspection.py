@@ -10,7 +10,7 @@ from eagleray.data.inspection import inspect_images, require_readable
 from eagleray.data.labelled import join_images
 from eagleray.data.report import DataReport, make_report
 from eagleray.data.split import Split, require_complete_split
-from eagleray.inference.engines import has_bfloat16
+from eagleray.inference.plan import has_bfloat16
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.resources import require_resources

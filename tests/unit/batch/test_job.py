@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 
 from eagleray.batch.earlier import read_results
-from eagleray.batch.history import list_jobs
-from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
-from eagleray.batch.progress import JobMonitor, read_progress
+from eagleray.batch.job import Job, open_job
+from eagleray.batch.run import JobSummary, finish_job, run_job
+from eagleray.batch.shard_summary import ShardSummary, decode_shard
 from eagleray.batch.spec import PredictSpec
-from eagleray.batch.worker import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.models.package import write_package
+from eagleray.sharded.history import list_jobs
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import JobMonitor, read_progress
 from tests.support.batch import Killed, Output, dies_at
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
@@ -70,9 +71,8 @@ class Place:
                 made.put_shards([shard])
                 yield decode_shard(storage.read_bytes(job.layout.shard(shard)))[1]
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("eagleray.batch.job.run_shards", work)
-            return run_job(job, lambda: Cluster(2, 0, embedded=True), self.reporter)
+        cluster = Cluster(2, 0, embedded=True)
+        return run_job(job, lambda: cluster, self.reporter, run_shards=work)
 
     def worked(self, *failed: int, **overrides: Any) -> Job:
         """Open a job and do what its workers would do."""
@@ -171,7 +171,7 @@ def test_a_run_that_loses_the_race_for_the_plan_joins_the_winner(
     monkeypatch.setattr(storage, "put_if_absent", later)
     loser = place.open()
     assert loser.plan == winner[0].plan
-    assert loser.layout.manifest_names() == {loser.plan.manifest}
+    assert loser.layout.abandoned_folders(loser.plan.manifest) == []
     assert any("joining it" in note for note in place.reporter.notes)
 
 
@@ -205,7 +205,7 @@ def test_a_job_whose_shards_are_there_is_committed_without_a_cluster(
     assert summary.reasons == {"truncated": 2}
     assert sum(summary.labels.values()) == 38
     assert totals.seconds == 3
-    assert [Path(part).name for part in summary.parts] == [f"part-00000.{output_format}"]
+    assert [Path(file).name for file in summary.files] == [f"part-00000.{output_format}"]
     assert "38 ok + 2 failed" in Path(summary.report).read_text().replace("\n", " ")
     (job,) = list_jobs(place.settings)
     assert (job.state, job.num_done, job.num_failed) == ("succeeded", 40, 2)
@@ -447,8 +447,6 @@ def test_a_run_that_dies_before_any_change_is_finished_by_the_next(place: Place)
 
 def dies_in_run(place: Place, job: Job, call: int) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        # Signs of life are changes too, and come when they come.
-        patch.setattr("eagleray.batch.progress.JobMonitor._put", lambda self: None)
         dies_at(patch, call, after=False)
         try:
             place.run(job)

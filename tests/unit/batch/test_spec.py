@@ -7,41 +7,17 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.plan import Work
-from eagleray.batch.spec import FailureLimit, PredictSpec
+from eagleray.batch.plan import PredictWork
+from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import InputError, UserError
 from eagleray.core.settings import Settings
+from eagleray.sharded.failure_limit import FailureLimit
 from tests.support.batch import loaded_model
 
 
 def request(**overrides: Any) -> PredictSpec:
     parts: dict[str, Any] = {"inputs": ("photos",), "model": "digits/3", "output": "out"}
     return PredictSpec.make({**parts, **overrides})
-
-
-@pytest.mark.parametrize(
-    ("text", "failed", "rows", "allowed"),
-    [
-        ("1%", 10, 1000, True),
-        ("1%", 11, 1000, False),
-        ("0%", 0, 5, True),
-        ("0%", 1, 5, False),
-        ("100%", 5, 5, True),
-        (" 0.5 % ", 1, 200, True),
-        (" 0.5 % ", 2, 200, False),
-        ("200", 200, 10**7, True),
-        ("200", 201, 10**7, False),
-        ("0", 1, 10, False),
-    ],
-)
-def test_a_limit_of_failures_is_a_share_or_a_number(
-    text: str, failed: int, rows: int, allowed: bool
-) -> None:
-    assert FailureLimit.parse(text).allows(failed, rows) is allowed
-
-
-def test_without_a_limit_all_may_fail() -> None:
-    assert FailureLimit().allows(10, 10)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +57,7 @@ def test_what_cannot_be_meant_is_one_sentence(change: dict[str, Any], sentence: 
     assert sentence in str(caught.value)
 
 
-def work(**fields: Any) -> Work:
+def work(**fields: Any) -> PredictWork:
     loaded = loaded_model()
     return request(**fields).work(
         model_version=loaded.version,
@@ -107,7 +83,7 @@ def test_how_a_job_runs_is_no_part_of_its_work() -> None:
 
 def test_work_comes_back_from_its_json() -> None:
     asked = work(image_timeout=0.25, format="jsonl", column="photo")
-    assert Work.model_validate_json(asked.model_dump_json()) == asked
+    assert PredictWork.model_validate_json(asked.model_dump_json()) == asked
 
 
 def test_a_specification_comes_back_from_its_json() -> None:

@@ -20,8 +20,10 @@ from PIL import Image
 from eagleray.core.errors import ContractError, InputError, PackageError, Reason
 from eagleray.core.types import TOLERANCE
 from eagleray.imaging import DecodedImage, named_contract
-from eagleray.inference.compiled import load_compiled
-from eagleray.inference.engines import ExecutionPlan, Run, compiled_path
+from eagleray.inference.compiled import compiled_path
+from eagleray.inference.compiled_library import load_compiled
+from eagleray.inference.engine import Run
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
@@ -98,11 +100,11 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def first_run(predictor: Predictor) -> Run:
-    return predictor._runs[max(predictor._runs)]
+    return predictor.passes.runs[predictor.passes.max_size]
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, run: Run) -> None:
-    monkeypatch.setattr(predictor, "_runs", dict.fromkeys(predictor._runs, run))
+    monkeypatch.setattr(predictor.passes, "runs", dict.fromkeys(predictor.passes.runs, run))
 
 
 def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
@@ -247,11 +249,11 @@ def test_the_stand_in_for_other_kernels_moves_last_bits_by_place_and_is_seen(
 ) -> None:
     predictor = eager(pets, batch_size=4)
     run = first_run(predictor)
-    predictor._runs = {4: rounding_by_place(run)}
+    predictor.passes.runs = {4: rounding_by_place(run)}
     same = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8), 4, 0)
     rows = predictor.forward(same)
     assert 0 < np.abs(rows - rows[0]).max() <= TOLERANCE["float32"]
-    predictor._runs = {4: lambda images: rounding_by_place(run)(images) * 1.001}
+    predictor.passes.runs = {4: lambda images: rounding_by_place(run)(images) * 1.001}
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same_outcomes(predictor.predict([png(1)]), eager(pets).predict([png(1)]))
 

@@ -17,7 +17,8 @@ from eagleray.core.types import TOLERANCE
 from eagleray.data.labelled import read_labelled
 from eagleray.evaluation.evaluate import evaluate
 from eagleray.imaging import named_contract
-from eagleray.inference.engines import ExecutionPlan, compiled_path
+from eagleray.inference.compiled import compiled_path
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import (
     Architecture,
@@ -282,7 +283,7 @@ def test_each_image_is_answered_with_its_own_attributes(decode_threads: int) -> 
 def test_missing_attributes_are_the_callers_to_give() -> None:
     predictor = Predictor(package_with_attributes(), compile_mode="never")
     image = predictor.preprocess(golden_png(0))
-    sentence = "'digits' wants to know of every image, beside its pixels, the attributes age, site"
+    sentence = "'digits' needs the attributes age, site of every image"
     for call in (
         lambda: predictor.predict([golden_png(0)]),
         lambda: predictor.predict_decoded([image]),

@@ -23,8 +23,8 @@ from eagleray.core.errors import EaglerayError, PackageError, UserError
 from eagleray.imaging import named_contract
 from eagleray.inference.predictor import GoldenCheck, Predictor
 from eagleray.models.architectures import Architecture, build
+from eagleray.models.golden import GOLDEN_TOLERANCE
 from eagleray.models.package import (
-    GOLDEN_TOLERANCE,
     WEIGHTS_FILE,
     ModelPackage,
     read_package,
@@ -273,24 +273,24 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "listed pickle",
         {"files": {"model.pt": b"\x80\x04N."}},
-        "model.json lists 'model.pt', which no package may hold: weights are safetensors",
+        "model.json lists 'model.pt', which is not allowed: weights are safetensors",
     ),
-    ("listed code", {"files": {"model.py": b""}}, "lists 'model.py', which no package may hold"),
+    ("listed code", {"files": {"model.py": b""}}, "lists 'model.py', which is not allowed"),
     (
         "listed golden code",
         {"files": {"golden/a.py": b""}},
-        "lists 'golden/a.py', which no package may hold",
+        "lists 'golden/a.py', which is not allowed",
     ),
     (
         "manifest lists itself",
         {"change": lambda manifest: manifest["files"].update({"model.json": "0" * 64})},
-        "lists 'model.json', which no package may hold",
+        "lists 'model.json', which is not allowed",
     ),
     *(
         (
             f"listed {name!r}",
             {"change": lambda manifest, name=name: manifest["files"].update({name: "0" * 64})},
-            f"lists {name!r}, which no package may hold",
+            f"lists {name!r}, which is not allowed",
         )
         for name in (
             "../x",
@@ -593,9 +593,9 @@ def test_code_beside_a_model_is_refused_and_never_imported(
     content = {name: code(marker)}
     folder = stored(tmp_path, files=content) if listed else stored(tmp_path, unlisted=content)
     monkeypatch.chdir(folder)
-    with pytest.raises(PackageError, match=r"no package may hold|does not list"):
+    with pytest.raises(PackageError, match=r"is not allowed|does not list"):
         read_package(folder)
-    with pytest.raises(PackageError, match=r"no package may hold|does not list"):
+    with pytest.raises(PackageError, match=r"is not allowed|does not list"):
         read_package(".")
     assert not marker.exists()
 

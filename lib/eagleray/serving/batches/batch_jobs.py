@@ -17,10 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.job import require_writable
-from eagleray.batch.plan import new_id, read_plan, require_same_work
-from eagleray.batch.progress import Progress, read_progress
+from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import InputError, OutageError, OutputExistsError, UnknownNameError
 from eagleray.core.job_state import JobState
 from eagleray.database.store import OpenDatabase
@@ -41,8 +38,11 @@ from eagleray.serving.problems import (
     without_places,
 )
 from eagleray.serving.routing import Snapshot, choose
-from eagleray.sharded.claims import require_free
+from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.plan import new_id, read_plan, require_same_work
+from eagleray.sharded.prepare import require_free, require_writable
+from eagleray.sharded.progress import Progress, read_progress
 
 __all__ = ["BatchJobs"]
 
@@ -135,7 +135,7 @@ class BatchJobs:
             session.expunge_all()
         if row is None or (row.application == application and row.request == _as_stored(body)):
             return row
-        if row.state not in _ENDED or read_plan(OutputLayout(body.output)) is not None:
+        if row.state not in _ENDED or read_plan(OutputLayout(body.output), PredictPlan) is not None:
             raise OutputExistsError(
                 f"Output {body.output} belongs to another batch; ask for the same, or name "
                 "another folder."
@@ -148,7 +148,7 @@ class BatchJobs:
         for location in body.inputs:
             _require_there(location)
         layout = OutputLayout(body.output)
-        plan = read_plan(layout)
+        plan = read_plan(layout, PredictPlan)
         if plan is None:
             require_free(layout)
             require_writable(layout)

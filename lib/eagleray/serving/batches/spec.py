@@ -32,11 +32,6 @@ _LOCATIONS = ("inputs", "output", "since", "failed_only")
 class BatchBody(BatchRequest):
     """A batch job as a caller describes it; texts are bounded, and locations become absolute."""
 
-    @field_validator("inputs", "since", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: Any) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from eagleray.batch.commit import Commit
-from eagleray.batch.progress import Progress
 from eagleray.core.job_state import JobState
 from eagleray.database.tables import BatchRow
+from eagleray.sharded.commit import Commit
+from eagleray.sharded.progress import Progress
 
 __all__ = ["BatchStatus", "status_of"]
 
