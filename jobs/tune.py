@@ -1,4 +1,4 @@
-"""Try many specifications, stop the poor ones early, and register the best one's model.
+"""Tune hyperparameters: try many specifications, stop poor ones early, register the best model.
 
     python -m eagleray.jobs.tune flowers/ --name flowers --num-trials 12
     eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --num-trials 20
@@ -88,12 +88,14 @@ def main(
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
-    alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
+    alias: Annotated[
+        str, typer.Option(help="Alias that will point to the new version.")
+    ] = "candidate",
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Try many specifications of --epochs each at most; the best becomes a version."""
+    """Try many specifications of at most --epochs each; the best one's model becomes a version."""
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)

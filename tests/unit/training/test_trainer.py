@@ -102,10 +102,10 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
 
 def test_gradient_accumulation_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
     whole, _ = train_in_process(small_spec(stripes), tmp_path / "whole")
-    parts, _ = train_in_process(
-        small_spec(stripes, gradient_accumulation_steps=4), tmp_path / "parts"
+    accumulated, _ = train_in_process(
+        small_spec(stripes, gradient_accumulation_steps=4), tmp_path / "accumulated"
     )
-    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert accumulated.losses == pytest.approx(whole.losses, rel=1e-4)
 
 
 def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> None:
