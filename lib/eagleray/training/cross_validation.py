@@ -47,7 +47,9 @@ def cross_validate(
         )
         split = Split(inner.train, inner.validation, held_out)
         fold = plan_network(spec, job.settings, plan.images, split, plan.task)
-        fit(job, fold, create_run(job.settings, spec), cluster, reporter)
+        run = create_run(job.settings, spec)
+        reporter.note(f"run {run.name}, in {run.folder}")
+        fit(job, fold, run, cluster, reporter)
         with reporter.status("Testing"):
             cache = job.settings.cache_folder
             tested = finish_model(fold, fold.module, cache_folder=cache, mlflow_run=None)

@@ -60,7 +60,6 @@ def fit(
     Returns:
         The result, and the images that the workers could not decode.
     """
-    reporter.note(f"run {run.name}, in {run.folder}")
     skipped: list[Fault] = []
     worker_input = job_worker_input(job, plan, run)
     num_images = plan.spec.epochs * len(plan.split.train)

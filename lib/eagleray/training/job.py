@@ -8,7 +8,7 @@ from typing import Any
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
-from eagleray.data.report import render_data_report
+from eagleray.data.report import DataReport, render_data_report
 from eagleray.data.split import write_split
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
@@ -27,11 +27,11 @@ from eagleray.training.runs import Run, RunRecord, create_run
 
 __all__ = [
     "TrainSummary",
-    "evaluation_page",
     "model_summary",
     "open_run",
     "register_model",
     "run_job",
+    "start_run",
 ]
 
 
@@ -81,10 +81,7 @@ def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any
 def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
     plan, report = inspect_data(job, cluster, reporter)
-    run, record = open_run(job)
-    about = {"data": job.spec.data, "run": run.name}
-    page = render_data_report(report, about, title=f"Data of {run.name}")
-    storage.put_atomic(run.page("data"), page)
+    run, record = start_run(job, report, reporter)
     with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         tracked.log_parameters(job.spec.model_dump())
@@ -94,9 +91,7 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         page = render_training_page(job.spec, run.name, result)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
-            tested, version = register_model(job, plan, tracked)
-            page = evaluation_page(tested, version, run)
-            storage.put_atomic(run.page("evaluation"), page)
+            tested, version = register_model(job, plan, tracked, run)
         run.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
@@ -106,6 +101,18 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     warnings = (*report.warnings, *((warning,) if warning else ()))
     faults = (*report.unreadable, *skipped)
     return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+
+
+def start_run(
+    job: TrainJob, report: DataReport, reporter: ProgressReporter
+) -> tuple[Run, RunRecord]:
+    """Open the run of a job, and write the page of its data."""
+    run, record = open_run(job)
+    reporter.note(f"run {run.name}, in {run.folder}")
+    about = {"data": job.spec.data, "run": run.name}
+    page = render_data_report(report, about, title=f"Data of {run.name}")
+    storage.put_atomic(run.page("data"), page)
+    return run, record
 
 
 def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
@@ -133,9 +140,12 @@ def _log_epochs_once(tracked: TrackedRun) -> EpochCallback:
 
 
 def register_model(
-    job: TrainJob, plan: TrainPlan, tracked: TrackedRun
+    job: TrainJob, plan: TrainPlan, tracked: TrackedRun, run: Run
 ) -> tuple[FinishedModel, ModelVersion]:
-    """Test the model and register it as a version; a resumed run registers no second one."""
+    """Test the model, register it as a version and write the page of the test.
+
+    A resumed run that has registered a version does not register a second one.
+    """
     cache = job.settings.cache_folder
     version = job.registry.version_of_run(tracked, job.spec.name)
     if version is None:
@@ -149,11 +159,11 @@ def register_model(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
         step=job.spec.epochs,
     )
+    storage.put_atomic(run.page("evaluation"), _evaluation_page(tested, version, run))
     return tested, version
 
 
-def evaluation_page(tested: FinishedModel, version: ModelVersion, run: Run) -> bytes:
-    """Make the page of the test."""
+def _evaluation_page(tested: FinishedModel, version: ModelVersion, run: Run) -> bytes:
     evaluation = tested.evaluation
     return render_evaluation(
         evaluation,

@@ -9,18 +9,12 @@ from typing import Any
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
-from eagleray.data.report import render_data_report
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
 from eagleray.training.inspection import inspect_data
-from eagleray.training.job import (
-    evaluation_page,
-    model_summary,
-    open_run,
-    register_model,
-)
+from eagleray.training.job import model_summary, register_model, start_run
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job
@@ -113,11 +107,7 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     """Inspect the data, run the trials, then test and register the best one."""
     default = job.default
     plan, report = inspect_data(default, cluster, reporter)
-    run, record = open_run(default)
-    reporter.note(f"run {run.name}, in {run.folder}")
-    about = {"data": default.spec.data, "run": run.name}
-    page = render_data_report(report, about, title=f"Data of {run.name}")
-    storage.put_atomic(run.page("data"), page)
+    run, record = start_run(default, report, reporter)
     space_file = storage.join(run.folder, "space.yaml")
     storage.put_atomic(space_file, job.space.to_yaml().encode())
     with default.registry.start_run(f"tune {default.spec.name}") as tracked:
@@ -132,9 +122,7 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
         ):
             storage.put_atomic(run.page(name), page)
         with reporter.status("Testing and registering"):
-            tested, version = register_model(default, best, tracked)
-            page = evaluation_page(tested, version, run)
-            storage.put_atomic(run.page("evaluation"), page)
+            tested, version = register_model(default, best, tracked, run)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
         run.write(record.model_copy(update=ended))
     return TuneSummary(run, spec, tuned, version, tested, report.warnings, report.notes)
@@ -150,9 +138,7 @@ def _run_trials(
             plan,
             job.space,
             job.budget,
-            run=run.name,
-            folder=storage.join(run.folder, "trials"),
-            ray_folder=run.ray_folder,
+            run,
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,

@@ -15,6 +15,7 @@ from eagleray.io import storage
 from eagleray.training.budget import Budget, share_cluster
 from eagleray.training.plan import TrainPlan
 from eagleray.training.ray_tune import make_callback, make_scheduler, make_searcher
+from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.trial_worker import TrialInput, run_trial
 from eagleray.training.trials import OnTrial, TrialTracker, TuneResult, rank
@@ -27,10 +28,8 @@ def run_trials(
     plan: TrainPlan,
     space: SearchSpace,
     budget: Budget,
+    run: Run,
     *,
-    run: str,
-    folder: str,
-    ray_folder: str,
     settings: Settings,
     s3: storage.S3Options,
     cluster: Cluster,
@@ -42,9 +41,7 @@ def run_trials(
         plan: Plan of the default; every trial has its split and its task.
         space: Search space.
         budget: Number of trials and their concurrency.
-        run: Name of the tuning run.
-        folder: Folder of the trials' checkpoints, reachable from every node.
-        ray_folder: Folder of Ray Tune's own state.
+        run: Run of the tuning; its folder is reachable from every node.
         settings: Settings of the registry and the caches.
         s3: Options of S3 access.
         cluster: Cluster to run on.
@@ -53,7 +50,7 @@ def run_trials(
     Raises:
         JobFailedError: If no trial has finished an epoch.
     """
-    folder, ray_folder = storage.absolute(folder), storage.absolute(ray_folder)
+    folder = storage.absolute(storage.join(run.folder, "trials"))
     concurrent, resources = share_cluster(plan.spec, budget, cluster)
     trial_input = TrialInput(
         space=space,
@@ -62,7 +59,7 @@ def run_trials(
         task=plan.task,
         settings=settings.model_copy(update={"home": settings.home_folder}),
         folder=folder,
-        run=run,
+        run=run.name,
         num_threads=int(resources["cpu"]),
         s3=s3,
     )
@@ -74,7 +71,7 @@ def run_trials(
         tracker,
         concurrent=concurrent,
         resources=resources,
-        ray_folder=ray_folder,
+        ray_folder=storage.absolute(run.ray_folder),
     )
     trials = tuple(sorted(tracker.trials.values(), key=lambda trial: trial.number))
     ranking = tuple(rank(tracker.trials))
