@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 
 from eagleray.training.lr_finder import suggest_learning_rate
 
@@ -16,7 +15,8 @@ def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
     losses = [2 - 1.5 / (1 + math.exp(-(number - 60) / 4)) for number in range(100)]
     suggestion = suggest_learning_rate(tuple(zip(RATES, losses, strict=True)))
     # The smoothed loss lags behind the loss, whose slope is steepest at step 60.
-    assert suggestion.learning_rate == pytest.approx(RATES[66], rel=0.6)
+    assert suggestion.learning_rate is not None
+    assert 60 <= RATES.index(suggestion.learning_rate) <= 70
     assert suggestion.rates == tuple(RATES)
     assert len(suggestion.losses) == 100
 
