@@ -51,7 +51,7 @@ from eagleray.models.attributes import (
 )
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
-from eagleray.tasks.tasks import Task, make_task
+from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
 
@@ -157,7 +157,7 @@ def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
 
 def is_stratified(spec: TrainSpec) -> bool:
     """Whether the splits are stratified by class."""
-    return spec.task in ("multiclass", "binary")
+    return task_class(spec.task).label_coverage == "all"
 
 
 def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
@@ -199,7 +199,7 @@ def plan_network(
     check_fits(architecture, *contract.size)
     torch.manual_seed(spec.seed)
     if parent is not None:
-        task = _with_label_order(parent.task, task)
+        task = task.in_order_of(parent.task)  # so that the parent's head can be kept
         module = _build_from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
         module, plain = build_pretrained(
@@ -253,13 +253,6 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
     return default_contract(name, spec.contract, size=spec.image_size)
 
 
-def _with_label_order(parent: Task, task: Task) -> Task:
-    """Order the labels as the parent has them, so that its head can be kept."""
-    if parent.name == task.name and set(parent.labels) == set(task.labels):
-        return task.model_copy(update={"labels": parent.labels} if task.labels else {})
-    return task
-
-
 def _build_from_parent(
     parent: ModelPackage, task: Task, attributes: Sequence[Attribute], architecture: Architecture
 ) -> nn.Module:
@@ -268,7 +261,7 @@ def _build_from_parent(
     differ = parent.attributes != tuple(attributes)
     if differ and parent.attributes:
         module = drop_attributes(module)
-    if (parent.task.name, parent.task.labels) != (task.name, task.labels):
+    if not task.shares_head_with(parent.task):
         replace_head(module, parent.task.num_outputs, task.num_outputs)
     if differ and attributes:
         module = join_attributes(module, architecture)

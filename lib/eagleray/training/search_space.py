@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.spec import panel_of
 from eagleray.io.yaml_fields import read_fields
+from eagleray.tasks import task_class
 from eagleray.training.spec import DATA, RUN, TrainSpec
 
 __all__ = ["SearchSpace", "default_space", "read_space"]
@@ -109,7 +110,7 @@ def default_space(fields: Mapping[str, Any]) -> SearchSpace:
         "random_translation": FloatDistribution(0.0, 0.15),
         "horizontal_flip": CategoricalDistribution((False, True)),
     }
-    if fields.get("task", "multiclass") == "multiclass":
+    if "label_smoothing" in task_class(fields.get("task", "multiclass")).training_options:
         searched["label_smoothing"] = FloatDistribution(0.0, 0.2)
     return _make_space(fields, searched, "")
 
@@ -185,7 +186,7 @@ def _read_choice(values: list[Any], place: str) -> CategoricalDistribution:
         raise InputError(f"{place}: choice is empty; list the values to choose from.")
     for value in values:
         if not isinstance(value, Scalar):
-            raise InputError(f"{place}: {value!r} is not a single value; write several as a,b.")
+            raise InputError(f"{place}: {value!r} is not a single value.")
     return CategoricalDistribution(values)
 
 

@@ -21,24 +21,17 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
-from eagleray.core.spec import Spec, panel_of, spec_field, worker_range
+from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
 from eagleray.io.yaml_fields import read_fields
-from eagleray.tasks.tasks import TaskName
+from eagleray.tasks import LossOptions, TaskName, task_class
 
-__all__ = ["DATA", "RUN", "Loss", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
+__all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
-Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse"]
 TrainPrecision = Literal["float32", "bfloat16"]
 SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
-_LOSSES: dict[TaskName, tuple[Loss, ...]] = {
-    "multiclass": ("cross_entropy", "focal"),
-    "binary": ("bce", "focal"),
-    "multilabel": ("bce", "focal"),
-    "regression": ("mse",),
-}
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
@@ -61,15 +54,19 @@ class TrainSpec(Spec):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
-    task: TaskName = spec_field("multiclass", DATA, "Prediction task.")
+    task: TaskName = spec_field(
+        "multiclass",
+        DATA,
+        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
+    )
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
-    label_columns: tuple[str, ...] = spec_field((), DATA, "Columns of 0 and 1, one per label.")
+    label_columns: Texts = spec_field((), DATA, "Columns of 0 and 1, one per label.")
     separator: str | None = spec_field(None, DATA, "Separator of several labels in one column.")
     group_column: str | None = spec_field(
         None, DATA, "Column whose equal values stay in one split, such as near-duplicates."
     )
-    attributes: tuple[str, ...] = spec_field(
+    attributes: Texts = spec_field(
         (), DATA, "Columns that the network takes beside the image: numbers, or categories."
     )
     test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
@@ -99,7 +96,7 @@ class TrainSpec(Spec):
     freeze: int | str = spec_field(
         0, MODEL, "Number of first stages to freeze, or `backbone` for all but the head."
     )
-    unfreeze: tuple[str, ...] = spec_field(
+    unfreeze: Texts = spec_field(
         (), MODEL, "Stages to unfreeze later, as EPOCH:STAGES or EPOCH:all."
     )
 
@@ -127,7 +124,11 @@ class TrainSpec(Spec):
     weight_decay: float = spec_field(
         1e-4, OPTIMISATION, "Weight decay: decoupled for AdamW, else L2.", ge=0
     )
-    loss: Loss = spec_field("auto", OPTIMISATION, "Loss function; auto: the task's default.")
+    loss: str = spec_field(
+        "auto",
+        OPTIMISATION,
+        "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
+    )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = spec_field(
@@ -185,13 +186,6 @@ class TrainSpec(Spec):
         worker_range(value)
         return value
 
-    @field_validator("label_columns", "attributes", "unfreeze", mode="before")
-    @classmethod
-    def _split_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         self._check_data()
@@ -242,15 +236,19 @@ class TrainSpec(Spec):
             )
 
     def _check_optimisation(self) -> None:
-        losses = _LOSSES[self.task]
-        if self.loss != "auto" and self.loss not in losses:
-            raise ValueError(f"loss {self.loss} is not for {self.task}; take {' or '.join(losses)}")
-        if self.label_smoothing and self.task != "multiclass":
-            raise ValueError(f"label_smoothing is for multiclass, not for {self.task}")
-        if self.class_weights != "none" and self.task == "regression":
-            raise ValueError("class_weights: a regression has no classes")
-        if self.cutmix and self.task == "regression":
-            raise ValueError("cutmix is for classification; use mixup for a regression")
+        kind = task_class(self.task)
+        if self.loss not in ("auto", *kind.losses):
+            raise ValueError(
+                f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
+            )
+        used = {
+            "label_smoothing": self.label_smoothing > 0,
+            "class_weights": self.class_weights != "none",
+            "cutmix": self.cutmix > 0,
+        }
+        for name, is_used in used.items():
+            if is_used and name not in kind.training_options:
+                raise ValueError(f"{name} is not for {self.task}; leave it out")
 
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
@@ -284,9 +282,14 @@ class TrainSpec(Spec):
         return worker_range(self.workers)[1]
 
     @property
-    def used_loss(self) -> Loss:
-        """The loss, with `auto` resolved to the task's default."""
-        return _LOSSES[self.task][0] if self.loss == "auto" else self.loss
+    def loss_options(self) -> LossOptions:
+        """Options of the task's loss."""
+        return LossOptions(
+            name=None if self.loss == "auto" else self.loss,
+            class_weights=self.class_weights,
+            focal_gamma=self.focal_gamma,
+            label_smoothing=self.label_smoothing,
+        )
 
     def to_yaml(self) -> str:
         """Return the specification as YAML, with every field under the heading of its panel."""

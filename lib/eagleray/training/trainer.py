@@ -32,7 +32,6 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.fsdp import full_tensor
-from eagleray.training.losses import make_losses
 from eagleray.training.model_state import ModelState
 from eagleray.training.optimizer import learning_rate, set_learning_rate
 from eagleray.training.pixel_cache import MAX_DISK_FRACTION, open_pixels, with_margin
@@ -115,7 +114,9 @@ class Trainer:
             self.train, self.sampler, self.spec, contract.size, self.context, task=self.input.task
         )
         self.model = ModelState(self.input, self.context)
-        self._losses_of = make_losses(self.spec, self.input.task, self.input.train.labels)
+        self._losses_of = self.input.task.image_losses(
+            self.spec.loss_options, self.input.train.labels
+        )
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
     def _open(self, images: LabelledImages, contract: ImageContract) -> ImageDataset:

@@ -7,7 +7,7 @@ from torchmetrics import MeanMetric
 
 from eagleray.training.batches import ImageDataset
 from eagleray.training.distributed import DistributedContext
-from eagleray.training.metrics import make_metrics, metric_inputs
+from eagleray.training.metrics import TaskMetrics
 from eagleray.training.model_state import ModelState
 from eagleray.training.worker_input import WorkerInput
 
@@ -34,7 +34,7 @@ def validate(
     if len(rows) >= context.world_size:  # with fewer images each worker computes all of them
         num_passes = -(-len(rows) // (context.world_size * count))
         rows = rows[context.rank :: context.world_size]
-    metrics = make_metrics(task).to(context.device)
+    metrics = TaskMetrics(task).to(context.device)
     mean_loss = MeanMetric().to(context.device)
     for number in range(num_passes):
         batch = rows[number * count : (number + 1) * count]
@@ -44,6 +44,6 @@ def validate(
         targets = dataset.targets[batch].to(context.device)
         logits = network(*dataset.inputs(batch, size, context.device))
         mean_loss.update(task.loss(logits, targets), len(targets))
-        metrics.update(*metric_inputs(task, task.activate(logits), targets))
-    values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
+        metrics.update(task.activate(logits), targets)
+    values = {f"validation_{name}": value for name, value in metrics.compute().items()}
     return {"validation_loss": float(mean_loss.compute()), **values}

@@ -12,7 +12,7 @@ from eagleray.imaging import ImageContract
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
 

@@ -34,20 +34,23 @@ LEAST = {"data": "d", "name": "n"}
         ({"workers": "many"}, "workers: 'many' is not a number of workers such as 4"),
         ({"validation_fraction": 0}, "validation_fraction must be above 0"),
         ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
-        ({"label_column": "a", "label_columns": "b,c"}, "exclude each other"),
+        ({"label_column": "a", "label_columns": ["b", "c"]}, "exclude each other"),
         ({"folds": 1}, "folds must be 2 or more"),
         ({"parent": "p", "pretrained": True}, "parent and pretrained exclude each other"),
         ({"freeze": "half"}, "freeze must be a number of stages"),
         ({"freeze": 2}, "freeze would keep random weights"),
         ({"unfreeze": "3:1"}, "unfreeze requires frozen stages"),
         ({"parent": "p", "freeze": 2, "unfreeze": "soon"}, "'soon' is not EPOCH:STAGES"),
-        ({"parent": "p", "freeze": 2, "unfreeze": "5:1,3:1"}, "in rising order"),
+        ({"parent": "p", "freeze": 2, "unfreeze": ["5:1", "3:1"]}, "in rising order"),
         ({"parent": "p", "freeze": 2, "unfreeze": "20:1"}, "training ends after 20"),
         ({"loss": "mse"}, "loss mse is not for multiclass; take cross_entropy or focal"),
         ({"task": "regression", "loss": "bce"}, "loss bce is not for regression; take mse"),
-        ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is for multiclass"),
-        ({"task": "regression", "class_weights": "balanced"}, "a regression has no classes"),
-        ({"task": "regression", "cutmix": 1}, "cutmix is for classification"),
+        ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is not for binary"),
+        (
+            {"task": "regression", "class_weights": "balanced"},
+            "class_weights is not for reg",
+        ),
+        ({"task": "regression", "cutmix": 1}, "cutmix is not for regression"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_its_field(
@@ -133,7 +136,9 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "--workers",
             "1..4",
             "--label-columns",
-            "a,b",
+            "a",
+            "--label-columns",
+            "b",
         ],
     )
     assert done.exit_code == 0, done.output
@@ -143,7 +148,7 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "epochs": "3",
             "horizontal_flip": True,
             "workers": "1..4",
-            "label_columns": "a,b",
+            "label_columns": ["a", "b"],
         }
     ]
     spec = TrainSpec.make({**heard[0], "name": "n", "task": "multilabel"})
