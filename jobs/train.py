@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
+from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import with_spec_options
+from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
-from eagleray.training.spec import TrainSpec, read_spec
+from eagleray.training.spec import TrainSpec
 
 if TYPE_CHECKING:
     from eagleray.training.job import TrainSummary
@@ -97,9 +97,7 @@ def show_folds(folds: list[dict[str, float]], console: Console) -> None:
 @with_spec_options(TrainSpec, argument="data")
 def main(
     fields: dict[str, Any],
-    spec: Annotated[
-        str | None, typer.Option(help="YAML file of the specification; options override it.")
-    ] = None,
+    spec: SpecFileOption = None,
     resume: Annotated[str | None, typer.Option(help="Run to resume.")] = None,
     from_run: Annotated[
         str | None,
@@ -169,7 +167,7 @@ def _read_request(
     if spec and from_run:
         raise InputError("--spec and --from both name a specification; leave one out.")
     file = find_run(settings, from_run).spec_file if from_run else spec
-    return TrainSpec.make(fields) if file is None else read_spec(file, fields)
+    return read_spec(TrainSpec, fields, file=file)
 
 
 if __name__ == "__main__":
