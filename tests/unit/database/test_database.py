@@ -27,7 +27,7 @@ def row(**overrides: Any) -> AliasChangeRow:
         "version": 2,
         "previous": None,
         "action": "promote",
-        "who": "ada",
+        "actor": "ada",
         "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "reason": "Käfer 猫",
         "evidence": {"kpis": [], "forced": False},

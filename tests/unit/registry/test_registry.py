@@ -12,7 +12,8 @@ import pytest
 from eagleray.core.errors import InputError, PackageError, UnknownNameError, UserError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.models.package import write_package
-from eagleray.registry.registry import ModelVersion, Registry, _all_pages
+from eagleray.registry.mlflow_models import all_pages
+from eagleray.registry.registry import ModelVersion, Registry
 from tests.support.models import lenet_module, registry_in, settings_in, small_package
 
 BETTER: dict[str, Any] = {"metrics": {"accuracy": 0.9, "f1_macro": 0.8}}
@@ -359,5 +360,5 @@ def test_every_page_is_asked_for_once_and_with_the_same_query() -> None:
         asked.append((page_token, filter_string))
         return pages[page_token]
 
-    assert _all_pages(search, filter_string="name = 'a'") == [1, 2, 3]
+    assert all_pages(search, filter_string="name = 'a'") == [1, 2, 3]
     assert asked == [(None, "name = 'a'"), ("two", "name = 'a'"), ("three", "name = 'a'")]

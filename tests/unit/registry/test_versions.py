@@ -104,16 +104,16 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
 ) -> None:
     first, second = register(registry, name, 2)
     evaluated(registry, first, 0.95)
-    promotion = promote(registry, name, 1, alias="production", kpis=KPIS, who="ada")
+    promotion = promote(registry, name, 1, alias="production", kpis=KPIS, actor="ada")
     assert promotion.change.previous is None
     assert str(promotion.verdicts[1]).endswith("nobody holds the alias yet")
 
     evaluated(registry, second, 0.96, f1=0.895)
-    promote(registry, name, 2, alias="production", kpis=KPIS, who="grace", reason="more data")
+    promote(registry, name, 2, alias="production", kpis=KPIS, actor="grace", reason="more data")
     assert registry.get(name, alias="production").version == 2
     change = registry.history.changes(name, "production")[-1]
     assert (change.number, change.previous, change.version) == (2, 1, 2)
-    assert (change.action, change.who, change.reason) == ("promote", "grace", "more data")
+    assert (change.action, change.actor, change.reason) == ("promote", "grace", "more data")
     assert change.evidence["test_digest"] == PARTS
     assert change.evidence["digest"] == second.digest
     assert change.evidence["forced"] is False
@@ -135,7 +135,7 @@ def test_every_missed_kpi_is_said_with_its_figures_and_the_alias_stays(
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         promote(registry, name, 2, alias="production", kpis=KPIS)
     assert str(caught.value) == (
-        f"{name}/2 is not good enough for {name}@production on parts/test: "
+        f"{name}/2 misses KPIs of {name}@production on parts/test: "
         "accuracy >= 0.9: missed with 0.85; "
         "f1_macro >= current - 0.01: missed with 0.7 (current: 0.9)."
     )
@@ -272,11 +272,11 @@ def test_rollbacks_go_back_as_far_as_there_was_anything(registry: Registry, name
     register(registry, name, 3)
     for version in (1, 2, 3):
         registry.set_alias(name, "production", version)
-    change = rollback(registry, name, alias="production", who="ada", reason="slow")
+    change = rollback(registry, name, alias="production", actor="ada", reason="slow")
     assert (change.version, change.previous, change.number) == (2, 3, 4)
-    assert (change.action, change.who, change.reason) == ("rollback", "ada", "slow")
+    assert (change.action, change.actor, change.reason) == ("rollback", "ada", "slow")
     assert rollback(registry, name, alias="production").version == 1
-    with pytest.raises(InputError, match=rf"^Nothing held {name}@production before {name}/1; "):
+    with pytest.raises(InputError, match=rf"^{name}@production has no version before {name}/1; "):
         rollback(registry, name, alias="production")
     registry.set_alias(name, "production", 3)
     assert rollback(registry, name, alias="production").version == 1
@@ -293,7 +293,7 @@ def test_registering_under_an_alias_is_in_the_history(registry: Registry, name: 
     registry.register(small_package(name=name), alias="candidate")
     (change,) = registry.history.changes(name)
     assert (change.alias, change.action, change.version) == ("candidate", "register", 1)
-    assert change.who == registry.settings.actor
+    assert change.actor == registry.settings.actor
 
 
 # --- deletion ---------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_a_deleted_version_is_gone_with_its_files_and_its_number_is_not_used_aga
     registry.set_alias(name, "production", 1)
     with pytest.raises(InputError, match=f"{name}/1 is {name}@production and stays"):
         registry.delete(name, 1)
-    change = registry.delete(name, 2, who="ada", reason="wrong labels")
+    change = registry.delete(name, 2, actor="ada", reason="wrong labels")
     assert (change.alias, change.action, change.version, change.applied) == ("", "delete", 2, True)
     assert not Path(second.source).exists()
     assert Path(first.source).exists()
@@ -473,9 +473,9 @@ def test_the_commands_from_promotion_to_deletion(
     assert "missed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
     assert "Name a file of KPIs with --kpi" in run("promote", name, "2", code=2)
     forced = json.loads(run("promote", name, "2", "--force", "--reason", "demo", "--json"))
-    assert (forced["from"], forced["to"], forced["who"]) == (1, 2, "Ada")
+    assert (forced["from"], forced["to"], forced["actor"]) == (1, 2, "Ada")
     assert f"is now {name}/1, after {name}/2" in run("rollback", name, "--reason", "slow")
-    assert "Nothing held" in run("rollback", name, code=2)
+    assert "has no version before" in run("rollback", name, code=2)
     assert "is now" in run("alias", name, "staging", "3", "--reason", "try it")
 
     shown = json.loads(run("history", name, "--alias", "production", "--json"))
