@@ -35,7 +35,7 @@ class RunArtifacts:
         self._settings, self._client = settings, client
 
     def names(self, run_id: str, folder: str | None = None) -> list[str]:
-        """Return the paths of a run's artifacts at its root or in a folder, which need not exist."""
+        """Return the paths of a run's artifacts at its root or in a folder, if it exists."""
         with registry_errors(self._settings):
             return [item.path for item in self._client.list_artifacts(run_id, folder)]
 
