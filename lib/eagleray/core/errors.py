@@ -1,22 +1,22 @@
-"""Everything that can go wrong, as a caller sees it.
+"""The exceptions of Eagleray, the reason codes of failed images, and the exit codes.
 
     EaglerayError
-    ├── UserError               something that the caller can mend     exit 2
+    ├── UserError               the caller can fix it                  exit 2
     │   ├── InputError          a path, a table or a value is wrong    400
-    │   │   └── AttributeValueError  what is said of an image is wrong 422
-    │   ├── UnknownNameError    no such thing; carries near names      404
+    │   │   └── AttributeValueError  an attribute of an image is wrong  422
+    │   ├── UnknownNameError    no such name; carries similar names    404
     │   ├── UnknownVersionError a model has no version of that number  404
     │   ├── OutputExistsError   results are never overwritten          409
-    │   ├── ContractError       an image contract that cannot be met   422
-    │   ├── PackageError        a model package that is refused        422
-    │   └── OutageError         registry or database do not answer     503
-    │       └── DatabaseReplacedError  it is not the one that it was  503
+    │   ├── ContractError       an image contract is not met           422
+    │   ├── PackageError        a model package is refused             422
+    │   └── OutageError         registry or database does not answer   503
+    │       └── DatabaseReplacedError  the database was replaced      503
     ├── JobFailedError          a job started and could not finish     exit 3
-    ├── KpiMissedError          a model is not as good as it must be   exit 4
-    └── BadImageError           one image; becomes a row, not an exit  400
+    ├── KpiMissedError          a model misses a KPI                   exit 4
+    └── BadImageError           one image; becomes a failed outcome    400
 
-An image's own faults never leave the predictor as exceptions: they become an `Outcome` with a
-`Reason`. Every message is one sentence that says what is wrong, where, and what to do.
+A bad image is never an exception of the predictor, but an `Outcome` with a `Reason`. Every message
+is one sentence that says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Reason(StrEnum):
-    """Why an input has no prediction. The value is what tables and answers carry."""
+    """The reason code of an input without a prediction, as in tables and responses."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -61,13 +61,13 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
 
     @property
-    def ends_its_decoder(self) -> bool:
-        """Whether such an image took the process that decoded it along."""
+    def ends_decoder(self) -> bool:
+        """Whether such an image ends the process that decodes it."""
         return self in (Reason.TIMEOUT, Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY)
 
 
 class ExitCode:
-    """What a command's exit status means. Documented in `docs/commands.md`."""
+    """The exit codes of commands, documented in `docs/commands.md`."""
 
     OK: ClassVar[int] = 0
     BUG: ClassVar[int] = 1
@@ -78,14 +78,14 @@ class ExitCode:
 
 
 class EaglerayError(Exception):
-    """The root: catch this to catch all that Eagleray raises on purpose."""
+    """The base class of all exceptions that Eagleray raises on purpose."""
 
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = ExitCode.BUG
 
 
 class UserError(EaglerayError):
-    """The caller can mend this, and the message says how."""
+    """The caller can fix this, and the message says how."""
 
     http_status = 400
     exit_code = ExitCode.USER
@@ -96,13 +96,13 @@ class InputError(UserError):
 
 
 class AttributeValueError(InputError):
-    """What is said of an image is missing, or is not what its model learned."""
+    """An attribute of an image is missing, or not of the kind that its model takes."""
 
     http_status = 422
 
 
 class UnknownNameError(UserError):
-    """A name that is not known here, with the nearest known ones in the message."""
+    """A name is not known; the message has the nearest known names."""
 
     http_status = 404
 
@@ -120,7 +120,7 @@ class UnknownVersionError(InputError):
 
 
 class OutputExistsError(UserError):
-    """The output holds something already; results are never overwritten."""
+    """The output is not empty; results are never overwritten."""
 
     http_status = 409
 
@@ -132,20 +132,20 @@ class ContractError(UserError):
 
 
 class PackageError(UserError):
-    """A model package is incomplete, altered, or holds something that no package may hold."""
+    """A model package is incomplete or altered, or has a file that is not allowed."""
 
     http_status = 422
 
 
 class OutageError(UserError):
-    """A part that others rely on, such as the registry or the database, does not answer.
+    """A dependency, such as the registry or the database, does not answer.
 
-    Its message is for whoever runs Eagleray, and may name places and addresses. Callers of the
-    service are shown `public` instead, which names none.
+    The message is for operators, and may have locations and addresses. Callers of the service are
+    shown `public` instead, which has none.
 
     Attributes:
         public: One sentence for callers of the service.
-        retry_after: Seconds after which another try makes sense.
+        retry_after: Seconds after which a caller may try again.
     """
 
     http_status = 503
@@ -163,17 +163,17 @@ class OutageError(UserError):
 
 
 class DatabaseReplacedError(OutageError):
-    """The organisation's database is empty, or another one than it was."""
+    """The organisation's database is empty, or was replaced by another one."""
 
 
 class JobFailedError(EaglerayError):
-    """A job started and could not finish; the message says where its traces are."""
+    """A job started and could not finish; the message says what is kept."""
 
     exit_code = ExitCode.JOB_FAILED
 
 
 class KpiMissedError(EaglerayError):
-    """A model was measured and is not as good as it must be; the message says where it is not."""
+    """An evaluated model misses a KPI; the message says which."""
 
     http_status = 409
     exit_code = ExitCode.KPI_MISSED
@@ -183,8 +183,8 @@ class BadImageError(EaglerayError):
     """One input could not become a tensor.
 
     Attributes:
-        reason: The code that the result row carries.
-        message: One sentence for a person.
+        reason: The reason code of the failed outcome.
+        message: One sentence for display.
     """
 
     http_status = 400
@@ -195,7 +195,7 @@ class BadImageError(EaglerayError):
         self.message = message
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[Reason, str]]:
-        # Exceptions are rebuilt from `args` when they cross a process; ours takes two arguments.
+        # Unpickling passes `args`, which has one item, where this class takes two arguments.
         return BadImageError, (self.reason, self.message)
 
 

@@ -106,7 +106,7 @@ class DecodeSandbox:
         try:
             return self._child.decode(data)
         except BadImageError as error:
-            if error.reason.ends_its_decoder:
+            if error.reason.ends_decoder:
                 self._end_child()
             raise
         except BaseException:  # an interrupt between request and answer: they would not match again

@@ -300,7 +300,7 @@ class Lanes:
 
 def _ended_its_decoder(outcome: Outcome) -> bool:
     """Whether an image took as long as its limits allow, which says nothing of the others."""
-    return outcome.failure is not None and outcome.failure.reason.ends_its_decoder
+    return outcome.failure is not None and outcome.failure.reason.ends_decoder
 
 
 def _worth_it(work: _Work, now: float) -> bool:

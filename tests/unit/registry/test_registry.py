@@ -258,7 +258,7 @@ def test_another_package_in_the_place_of_a_version_is_refused(registry: Registry
 def test_a_package_that_was_deleted_is_said_to_be_gone(registry: Registry) -> None:
     version = registry.register(small_package(name="deleted"))
     shutil.rmtree(version.source)
-    with pytest.raises(PackageError, match=r"is no model package: it has no model.json"):
+    with pytest.raises(PackageError, match=r"is not a model package: it has no model.json"):
         registry.load(version)
 
 
