@@ -29,8 +29,9 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
 from eagleray.client import Client
@@ -176,7 +177,7 @@ def main(
             trained = run_train_job(job, session, console)
             if not json_output:
                 train.show(trained, console)
-            request = JobRequest(
+            request = PredictSpec(
                 inputs=(str(place / "images"),),
                 model=trained.version.reference,
                 output=str(place / "results"),
@@ -190,7 +191,7 @@ def main(
             predict.show(predicted, console)
         served = ask_service(trained.version, place, settings, console)
         if json_output:
-            batch = predict.as_json(predicted)
+            batch = predicted.as_json()
             console.emit({"train": trained.as_json(), "predict": batch, "serve": served})
 
 

@@ -26,12 +26,12 @@ from eagleray.cli.job import (
     job_session,
     job_settings,
     run_command,
-    s3_options,
 )
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -124,7 +124,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        s3 = s3_options(settings)
+        s3 = S3Fields().with_settings(settings).s3
         storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:

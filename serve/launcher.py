@@ -15,17 +15,18 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from eagleray.core.errors import OutageError
+from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import BATCH_SLOT
-from eagleray.serving.batches import Launched, Room
+from eagleray.serving.batches import Capacity, Launched
 
 __all__ = ["RayJobs"]
 
-_STATES: dict[JobStatus, Any] = {
-    JobStatus.PENDING: "queued",
-    JobStatus.RUNNING: "running",
-    JobStatus.SUCCEEDED: "succeeded",
-    JobStatus.FAILED: "failed",
-    JobStatus.STOPPED: "stopped",
+_STATES = {
+    JobStatus.PENDING: JobState.QUEUED,
+    JobStatus.RUNNING: JobState.RUNNING,
+    JobStatus.SUCCEEDED: JobState.SUCCEEDED,
+    JobStatus.FAILED: JobState.FAILED,
+    JobStatus.STOPPED: JobState.CANCELLED,
 }
 _OUR_WORDS = "error: "  # begin the last line of a command that gives up
 _LONGEST_MESSAGE = 1000
@@ -38,18 +39,18 @@ class RayJobs:
         self._known: JobSubmissionClient | None = None
         self._lock = threading.Lock()
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Say what the cluster has."""
         resources = ray.cluster_resources()
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        return Room(cpus, gpus, waits=resources.get(BATCH_SLOT, 0.0) >= 1)
+        return Capacity(cpus, gpus, waits=resources.get(BATCH_SLOT, 0.0) >= 1)
 
     def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a job."""
         # It gives way to the service, and its workers do as their program does. Ray would have the
         # workers of a job that waited for a resource go before all others.
         words = shlex.join(["nice", "-n", "19", *command])
-        slot = {BATCH_SLOT: 1.0} if self.room().waits else None
+        slot = {BATCH_SLOT: 1.0} if self.capacity().waits else None
         # Ray tells a job the address of some Ray of the machine, which may be another one's.
         here = {"EAGLERAY_RAY_ADDRESS": ray.get_runtime_context().gcs_address}
         self._ask(
@@ -61,7 +62,7 @@ class RayJobs:
             )
         )
 
-    def look(self, name: str) -> Launched | None:
+    def status(self, name: str) -> Launched | None:
         """Return where a job is."""
         info: JobDetails | None = self._ask_about(lambda client: client.get_job_info(name))
         if info is None:

@@ -29,7 +29,7 @@ from eagleray.serve.http.page import page_routes
 from eagleray.serve.http.plain import METHOD, PlainRequests
 from eagleray.serve.http.predict import predict_routes
 from eagleray.serve.http.protocol import protocol_routes
-from eagleray.serving.batches import BatchAsked, Launcher
+from eagleray.serving.batches import BatchBody, Launcher
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
 from eagleray.serving.service import ImageService
 
@@ -101,7 +101,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         components = document.setdefault("components", {})
         schemas = components.setdefault("schemas", {})
-        for body in (JsonBody, BatchAsked, ProblemDocument):
+        for body in (JsonBody, BatchBody, ProblemDocument):
             schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[body.__name__] = schema

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from eagleray.imaging.contract import first_validation_error
+from eagleray.core.job_state import JobState
+from eagleray.core.validation import first_validation_error
 from eagleray.serve.http.bodies import ParameterError, require_json_type
 from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
 from eagleray.serve.http.guard import CLIENT
 from eagleray.serve.http.page import page_response
-from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
+from eagleray.serving.batches import BatchBody, BatchJobs, Launcher
 from eagleray.serving.json_body import read_json
 from eagleray.serving.responses import BatchAnswer
 from eagleray.serving.service import ImageService
@@ -25,7 +26,7 @@ _PATH = "/v1/batches"
 _LINES = "application/jsonl"
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchBody"}}},
 }
 _MAX_LISTED = 100
 # A report lies where its batch wrote it, so it is shown as a stranger's: it runs and sends nothing.
@@ -38,7 +39,7 @@ Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
 def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     """Return the routes of batch jobs."""
     router = APIRouter(prefix=_PATH, tags=["batches"])
-    desk = BatchDesk(service.registry, service.config, launcher, database=lambda: service.database)
+    desk = BatchJobs(service.registry, service.config, launcher, database=lambda: service.database)
     calls = service.batch_calls
 
     @router.post(
@@ -58,7 +59,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         status = await calls.run(desk.start, asked, _caller(request), service.snapshot)
         return JSONResponse(
             status.as_json(),
-            status_code=200 if status.state == "succeeded" else 202,
+            status_code=200 if status.state == JobState.SUCCEEDED else 202,
             headers={"location": f"{_PATH}/{status.id}"},
         )
 
@@ -135,7 +136,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     return router
 
 
-def _read(body: bytes) -> BatchAsked:
+def _read(body: bytes) -> BatchBody:
     """Read what is asked.
 
     Raises:
@@ -143,7 +144,7 @@ def _read(body: bytes) -> BatchAsked:
         ParameterError: A field is not valid.
     """
     try:
-        return BatchAsked.model_validate(read_json(body))
+        return BatchBody.model_validate(read_json(body))
     except ValidationError as error:
         raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 

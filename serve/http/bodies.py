@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from eagleray.core.errors import AttributeValueError, InputError
-from eagleray.imaging.contract import first_validation_error
+from eagleray.core.validation import first_validation_error
 from eagleray.serving.image_text import image_of_text
 from eagleray.serving.image_urls import ImageLink
 from eagleray.serving.json_body import read_json

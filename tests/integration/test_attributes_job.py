@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch.job import open_job as open_batch
-from eagleray.batch.job import run_job as run_batch
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.run import run_job as run_batch
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -47,8 +47,11 @@ def test_two_workers_learn_what_only_both_can_tell(
 
     model = load_model(summary.version.reference)
     measured = evaluate(Predictor(model.package, precision="float32"), read_labelled(str(table)))
-    request = JobRequest(
-        (str(table),), summary.version.reference, str(tmp_path / "out"), precision="float32"
+    request = PredictSpec(
+        inputs=(str(table),),
+        model=summary.version.reference,
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
     run_batch(open_batch(request, Settings(), quiet), lambda: cluster, quiet)
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()

@@ -122,7 +122,7 @@ def service(registry: Registry, folder: Path, witness: Witness, **fields: Any) -
 
 def order(folder: Path, name: str) -> dict[str, Any]:
     """Return what a caller asks for to start a batch."""
-    return {"input": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
+    return {"inputs": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
 
 
 def begin(served: Served, folder: Path, **headers: str) -> str:

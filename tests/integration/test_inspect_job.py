@@ -202,7 +202,7 @@ def test_data_may_live_on_s3(cluster: Cluster, s3: str, tmp_path: Path) -> None:
     [
         (["--output", "r.txt"], "must end in .html"),
         (["--output", "r.html", "--split-file", "s.csv"], "must end in .parquet"),
-        (["--output", "r.html", "--test-fraction", "1"], "--test-fraction must be from 0"),
+        (["--output", "r.html", "--test-fraction", "1"], "--test-fraction must be less than 1"),
         (["--output", "r.html", "--group-column", "camera"], "No column of"),
         (["--output", "r.html", "--task", "binary", "--seed", "1", "--contract", "x"], "contract"),
         (["--output", "r.html", "--task", "regression"], "is not a number"),

@@ -11,12 +11,12 @@ from eagleray.cli.console import Console
 from eagleray.core.errors import InputError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
-from eagleray.jobs.tune import TuneSummary, best_file, build, run
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
 from eagleray.training.search_space import Choice, SearchSpace
 from eagleray.training.spec_file import read_spec
 from eagleray.training.trials import TrialTracker
+from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
 from eagleray.training.tuning import Budget, make_scheduler
 from tests.support.training import small_spec, write_stripes
 
@@ -37,8 +37,8 @@ def summary(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> TuneS
         fixed.model_dump(exclude={"learning_rate"}),
         {"learning_rate": Choice((STANDS_STILL, LEARNS, EXPLODES, CRAWLS))},
     )
-    job = build(space, Budget(6, 1, 1), Settings(home=folder / "home"), alias="candidate")
-    return run(job, cluster, Console(json_output=True))
+    job = open_tune_job(space, Budget(6, 1, 1), Settings(home=folder / "home"), alias="candidate")
+    return run_tune_job(job, cluster, Console(json_output=True))
 
 
 def test_every_trial_ends_as_its_values_make_it(summary: TuneSummary) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import grpc
 import httpx
 
+from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
-from eagleray.serving.batches import Launched, Room
+from eagleray.serving.batches import Capacity, Launched
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, registry_in, small_package
@@ -28,10 +30,11 @@ class NotedLauncher:
     """Notes what it is to run, and says of each run what a test has it say."""
 
     commands: dict[str, list[str]] = field(default_factory=dict)
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, Launched] = field(default_factory=dict)
-    has: Room = field(default_factory=lambda: Room(2, 0, waits=True))
+    has: Capacity = field(default_factory=lambda: Capacity(2, 0, waits=True))
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Say what there is for jobs."""
         return self.has
 
@@ -39,15 +42,16 @@ class NotedLauncher:
         """Note a run."""
         assert environment["EAGLERAY_HOME"]
         self.commands[name] = list(command)
-        self.runs[name] = Launched("queued")
+        self.specs[name] = json.loads(environment["EAGLERAY_PREDICT_SPEC"])
+        self.runs[name] = Launched(JobState.QUEUED)
 
-    def look(self, name: str) -> Launched | None:
+    def status(self, name: str) -> Launched | None:
         """Say where a run is."""
         return self.runs.get(name)
 
     def stop(self, name: str) -> None:
         """End a run."""
-        self.runs[name] = Launched("stopped")
+        self.runs[name] = Launched(JobState.CANCELLED)
 
 
 class Asked:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]

@@ -14,23 +14,14 @@ from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_f
 from eagleray.core.file_names import escape_file_name
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
-from eagleray.io.http import UrlPolicy
-from eagleray.io.storage import S3Options
 
 __all__ = [
     "ClusterOption",
     "JsonOption",
-    "S3AnonymousOption",
-    "S3EndpointOption",
-    "S3ProfileOption",
-    "S3RegionOption",
-    "S3RequesterPaysOption",
     "VerboseOption",
     "job_session",
     "job_settings",
     "run_command",
-    "s3_options",
-    "url_policy",
 ]
 
 ClusterOption = Annotated[
@@ -41,50 +32,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as o
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show what Ray and the workers print.")
 ]
-
-_S3 = "S3"
-S3EndpointOption = Annotated[
-    str | None,
-    typer.Option(help="Address of an S3 server that is not Amazon's.", rich_help_panel=_S3),
-]
-S3RegionOption = Annotated[str | None, typer.Option(help="Of the buckets.", rich_help_panel=_S3)]
-S3ProfileOption = Annotated[
-    str | None, typer.Option(help="Of the credentials file.", rich_help_panel=_S3)
-]
-S3AnonymousOption = Annotated[
-    bool, typer.Option("--s3-anonymous", help="Sign no requests.", rich_help_panel=_S3)
-]
-S3RequesterPaysOption = Annotated[
-    bool,
-    typer.Option("--s3-requester-pays", help="Pay for what is read.", rich_help_panel=_S3),
-]
-
-
-def s3_options(
-    settings: Settings,
-    *,
-    endpoint: str | None = None,
-    region: str | None = None,
-    profile: str | None = None,
-    anonymous: bool = False,
-    requester_pays: bool = False,
-) -> S3Options:
-    """Return how S3 is reached: what a flag says, else what the settings say."""
-    return S3Options(
-        endpoint=endpoint or settings.s3_endpoint,
-        region=region or settings.s3_region,
-        profile=profile or settings.s3_profile,
-        anonymous=anonymous or settings.s3_anonymous,
-        requester_pays=requester_pays or settings.s3_requester_pays,
-    )
-
-
-def url_policy(settings: Settings, hosts: list[str] | None) -> UrlPolicy:
-    """Return which addresses may be fetched: none but the hosts that are named."""
-    networks = filter(None, settings.url_private_networks.split(","))
-    return UrlPolicy(
-        hosts=tuple(hosts or ()), private_networks=tuple(network.strip() for network in networks)
-    )
 
 
 def run_command(main: Callable[..., None], *, module_docstring: str | None) -> None:

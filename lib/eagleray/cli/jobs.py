@@ -1,4 +1,4 @@
-"""`eagleray jobs …`: past and running batch jobs, whoever started them last."""
+"""`eagleray jobs …`: past and running prediction and packing jobs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eagleray.cli.console import Console, command_errors
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # help must answer at once
-    from eagleray.batch.history import JobStatus
+    from eagleray.sharded.history import JobStatus
 
 __all__ = ["jobs_app"]
 
 jobs_app = typer.Typer(
-    help="Batch jobs: list, show, report, cancel.\n\n"
+    help="Prediction and packing jobs: list, show, report, cancel.\n\n"
     "eagleray jobs list\n\n"
     "eagleray jobs show 3f9c\n\n"
     "eagleray jobs report results/\n\n"
@@ -32,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 @jobs_app.command("list")
 def list_all(json_output: AsJson = False) -> None:
     """List the jobs that were started here, newest first."""
-    from eagleray.batch.history import list_jobs
+    from eagleray.sharded.history import list_jobs
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -41,22 +42,25 @@ def list_all(json_output: AsJson = False) -> None:
             console.emit([_facts(job) for job in jobs])
             return
         if not jobs:
-            console.say("No job was started here yet: `eagleray predict` starts one.")
+            console.say(
+                "No job was started here yet: `eagleray predict` and `eagleray pack` start one."
+            )
             return
         rows = [
             [
                 job.job_id,
+                job.plan.kind if job.plan else "",
                 job.state,
                 f"{job.num_done:,}/{job.num_rows:,}",
                 f"{job.num_failed:,}",
-                job.plan.work.model if job.plan else "",
+                job.plan.work.get("model", "") if job.plan else "",
                 job.created[:16].replace("T", " "),
                 job.output,
             ]
             for job in jobs
         ]
-        columns = ["job", "state", "images", "failed", "model", "created", "output"]
-        console.table("Batch jobs", columns, rows)
+        columns = ["job", "kind", "state", "images", "failed", "model", "created", "output"]
+        console.table("Jobs", columns, rows)
 
 
 @jobs_app.command("show")
@@ -66,7 +70,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
         console = Console(json_output=json_output)
         job = _find(name)
         facts = _facts(job)
-        if job.state == "done":
+        if job.state == JobState.SUCCEEDED:
             facts["reasons"] = job.reasons
         if json_output:
             console.emit(facts)
@@ -91,6 +95,8 @@ def open_report(name: JobName) -> None:
 
     with command_errors():
         job = _find(name)
+        if job.plan is not None and job.plan.kind == "pack":
+            raise InputError(f"Job {job.job_id} packs images, and packing makes no page.")
         page = OutputLayout(job.output).report
         if not storage.exists(page):
             raise InputError(
@@ -103,7 +109,7 @@ def open_report(name: JobName) -> None:
 @jobs_app.command("cancel")
 def cancel(name: JobName) -> None:
     """Ask a running job to stop; what is done is kept, and its command goes on from there."""
-    from eagleray.batch.history import cancel_job
+    from eagleray.sharded.history import cancel_job
 
     with command_errors():
         job = _find(name)
@@ -115,8 +121,8 @@ def cancel(name: JobName) -> None:
 
 def _find(name: str) -> JobStatus:
     """Find a job, and reach S3 as it does from here on."""
-    from eagleray.batch.history import find_job
     from eagleray.io import storage
+    from eagleray.sharded.history import find_job
 
     job = find_job(_settings(), name)
     storage.use_s3(job.s3)
@@ -125,18 +131,19 @@ def _find(name: str) -> JobStatus:
 
 def _settings() -> Settings:
     """Read the settings, and reach S3 as they say: outputs may be there."""
-    from eagleray.cli.job import s3_options
     from eagleray.io import storage
+    from eagleray.io.spec_fields import S3Fields
 
     settings = read_settings()
-    storage.use_s3(s3_options(settings))
+    storage.use_s3(S3Fields().with_settings(settings).s3)
     return settings
 
 
 def _facts(job: JobStatus) -> dict[str, Any]:
-    progress = job.progress if job.state == "running" else None
+    progress = job.progress if job.state == JobState.RUNNING else None
     return {
         "job": job.job_id,
+        "kind": job.plan.kind if job.plan else None,
         "state": job.state,
         "output": job.output,
         "created": job.created,

@@ -63,7 +63,7 @@ def _launch(module: str, arguments: list[str]) -> None:
     with command_errors():
         _require_program(module)
     # -P: no file of the user's folder is taken for a module of a program.
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *arguments]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606
 

@@ -21,6 +21,7 @@ from pydantic import ConfigDict
 from eagleray.client.responses import RequestRefusedError, as_model, member
 from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_state import JobState
 from eagleray.serving.responses import BatchAnswer
 
 __all__ = ["AsyncBatches", "Batch", "Batches", "path_segment"]
@@ -40,7 +41,7 @@ class Batch(BatchAnswer):
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will come."""
-        return self.state not in ("queued", "running")
+        return self.state.has_ended
 
     def require_success(self) -> Batch:
         """Return the batch, which has ended.
@@ -48,7 +49,7 @@ class Batch(BatchAnswer):
         Raises:
             JobFailedError: Otherwise than well.
         """
-        if self.state != "succeeded":
+        if self.state != JobState.SUCCEEDED:
             raise JobFailedError(escape_text(f"Batch {self.id} is {self.state}: {self.message}"))
         return self
 
@@ -74,11 +75,11 @@ def path_segment(name: str, kind: str) -> str:
 
 
 def _asked(
-    places: str | Sequence[str], output: str, model: str, asked: dict[str, Any]
+    inputs: str | Sequence[str], output: str, model: str, asked: dict[str, Any]
 ) -> dict[str, Any]:
     given = {name: value for name, value in asked.items() if value is not None}
-    inputs = places if isinstance(places, str) else list(places)
-    return {"json": {"input": inputs, "output": output, "model": model, **given}}
+    named = inputs if isinstance(inputs, str) else list(inputs)
+    return {"json": {"inputs": named, "output": output, "model": model, **given}}
 
 
 def _page(offset: int) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class AsyncBatches:
 
     async def start(
         self,
-        input: str | Sequence[str],  # noqa: A002 — as the service calls it
+        inputs: str | Sequence[str],
         output: str,
         model: str,
         **asked: Any,
@@ -114,7 +115,7 @@ class AsyncBatches:
         where it had failed or was cancelled. Other words for the same output are refused.
 
         Args:
-            input: Folders, patterns, tables, archives or images; empty with `failed_only`.
+            inputs: Folders, patterns, tables, archives or images; empty with `failed_only`.
             output: Folder or URI.
             model: NAME, NAME@ALIAS or NAME/VERSION.
             asked: `format`, `column`, `top_k`, `since`, `failed_only`, `max_failures`.
@@ -123,7 +124,7 @@ class AsyncBatches:
             RequestRefusedError: The service refuses, does not answer in time, or something else
                 answers.
         """
-        question = _asked(input, output, model, asked)
+        question = _asked(inputs, output, model, asked)
         return as_model(Batch, await self._ask("POST", _PATH, **question))
 
     async def status(self, batch: str) -> Batch:
@@ -214,7 +215,7 @@ class Batches:
 
     def start(
         self,
-        input: str | Sequence[str],  # noqa: A002 — as the service calls it
+        inputs: str | Sequence[str],
         output: str,
         model: str,
         **asked: Any,
@@ -223,7 +224,7 @@ class Batches:
 
         As of `AsyncBatches.start`, the request may be sent several times and starts one batch.
         """
-        return self._run(lambda batches: batches.start(input, output, model, **asked))
+        return self._run(lambda batches: batches.start(inputs, output, model, **asked))
 
     def status(self, batch: str) -> Batch:
         """Return how far a batch is."""

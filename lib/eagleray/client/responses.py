@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from eagleray.core.display import escape_text
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, Reason
+from eagleray.core.validation import first_validation_error
 from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import TooLargeError
 
@@ -162,8 +163,10 @@ def as_model(kind: type[Model], body: Any) -> Model:
     """
     try:
         return kind.model_validate(body, extra="ignore")
-    except (ValidationError, RecursionError) as error:
-        raise _not_ours(_first_fault(error)) from None
+    except ValidationError as error:
+        raise _not_ours(first_validation_error(error)) from None
+    except RecursionError:
+        raise _not_ours("it is nested too deeply") from None
 
 
 def member(body: Any, name: str) -> list[Any]:
@@ -184,14 +187,6 @@ def _not_ours(fault: str) -> RequestRefusedError:
         "is not that of a service of Eagleray"
     )
     return RequestRefusedError(200, {"detail": detail})
-
-
-def _first_fault(error: ValidationError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    fault = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(map(str, fault["loc"])) or "the body"
-    return f"{place}: {fault['msg']}"
 
 
 def _stranger(received: Received, what: str) -> RequestRefusedError:

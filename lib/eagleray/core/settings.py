@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eagleray.core.environment import require_writable_folder
 from eagleray.core.errors import InputError
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["Settings", "read_settings"]
 
@@ -29,11 +30,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = "_".join(map(str, fault["loc"])).upper()
-        variable = name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
-        message = fault["msg"].removeprefix("Value error, ")
-        raise InputError(f"{variable}: {message}.") from None
+        raise InputError(f"{first_validation_error(error, name=_variable)}.") from None
+
+
+def _variable(field: str) -> str:
+    name = field.upper()
+    return name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
 
 
 class Settings(BaseSettings):

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.core.display import escape_text
 from eagleray.core.errors import ContractError, UnknownNameError
+from eagleray.core.validation import first_validation_error
 
 __all__ = [
     "FORMATS",
@@ -51,7 +51,6 @@ MAX_BYTES = 2**31
 MAX_INPUT_PIXELS = 4096 * 4096
 """Pixels of a network's input, and of an image on its way there. The largest in use are those of
 mammograms, with 2944 x 1920; photographs take 224 to 800 a side."""
-_MAX_SHOWN = 500  # characters of a field or a message
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
@@ -246,17 +245,6 @@ def _require_modest(height: int, width: int) -> None:
             f"images of {height:,} x {width:,} pixels are too large for a network; "
             f"{MAX_INPUT_PIXELS:,} pixels is the limit"
         )
-
-
-def first_validation_error(error: ValidationError) -> str:
-    """Return the first fault of a validation as `field: what is wrong`, in one line.
-
-    What was validated may be a stranger's: names are made visible, and long ones cut.
-    """
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = escape_text(".".join(str(part) for part in fault["loc"])[:_MAX_SHOWN])
-    message = escape_text(fault["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
-    return f"{place}: {message}" if place else message
 
 
 _MEAN = {"rgb": IMAGENET_MEAN, "gray": (0.5,)}

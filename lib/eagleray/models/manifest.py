@@ -36,8 +36,9 @@ from eagleray.core.limits import (
     MAX_NOTE_LENGTH,
 )
 from eagleray.core.names import ModelName
+from eagleray.core.validation import first_validation_error
 from eagleray.imaging import ImageContract
-from eagleray.imaging.contract import canonical_json, first_validation_error
+from eagleray.imaging.contract import canonical_json
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute, num_features
 from eagleray.tasks.tasks import Task

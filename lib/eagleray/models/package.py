@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from eagleray.core.errors import PackageError
 from eagleray.core.limits import MAX_NAME_LENGTH
+from eagleray.core.validation import first_validation_error
 from eagleray.imaging import FORMATS, ImageContract
-from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.attributes import Attribute

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from eagleray.core.errors import InputError
 from eagleray.core.json_limits import parse_json
 from eagleray.core.limits import MAX_RECORD_BYTES, RECORD_JSON
+from eagleray.core.validation import first_validation_error
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.imaging.contract import first_validation_error
 from eagleray.io import storage
 from eagleray.registry.artifacts import RunArtifacts
 from eagleray.registry.versions import ModelVersion

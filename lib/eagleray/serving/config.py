@@ -18,7 +18,7 @@ from pydantic import (
 
 from eagleray.core.errors import InputError
 from eagleray.core.types import CompileMode, Isolation, Precision
-from eagleray.imaging.contract import first_validation_error
+from eagleray.core.validation import first_validation_error
 from eagleray.io import storage
 
 __all__ = ["ServiceConfig", "make_config", "read_config"]

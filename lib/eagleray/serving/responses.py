@@ -6,20 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eagleray.core.job_state import JobState
 from eagleray.models.package import ModelManifest
 from eagleray.tasks.outcome import Outcome, Prediction
 
 __all__ = [
     "Answer",
     "BatchAnswer",
-    "BatchState",
     "ImageAnswer",
     "LabelScore",
     "Timings",
     "answer_of",
 ]
-
-BatchState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class _Wire(BaseModel):
@@ -75,7 +73,7 @@ class BatchAnswer(_Wire):
     """How far a batch job is."""
 
     id: str
-    state: BatchState
+    state: JobState
     created: str = Field(description="UTC, as in ISO 8601.")
     model: str = Field(description="The version that was meant when it was accepted.")
     output: str

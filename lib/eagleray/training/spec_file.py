@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.imaging.contract import first_validation_error
+from eagleray.core.validation import first_validation_error
 from eagleray.io import storage
 from eagleray.training.spec import TrainSpec
 

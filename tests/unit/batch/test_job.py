@@ -17,19 +17,18 @@ from typing import Any
 import pytest
 
 from eagleray.batch.earlier import read_results
-from eagleray.batch.history import list_jobs
-from eagleray.batch.job import Job, JobSummary, finish_job, open_job, run_job
-from eagleray.batch.progress import JobMonitor, read_progress
-from eagleray.batch.sinks.sql import SqlSink
-from eagleray.batch.spec import FailureLimit, JobRequest
-from eagleray.batch.worker import ShardSummary, decode_shard
+from eagleray.batch.job import Job, open_job
+from eagleray.batch.run import JobSummary, finish_job, run_job
+from eagleray.batch.shard_summary import ShardSummary, decode_shard
+from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import JobFailedError, OutputExistsError, UnknownNameError, UserError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.types import OutputFormat
 from eagleray.io import storage
-from eagleray.jobs.predict import as_json
 from eagleray.models.package import write_package
+from eagleray.sharded.history import list_jobs
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import JobMonitor, read_progress
 from tests.support.batch import Killed, Output, dies_at
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
@@ -52,13 +51,13 @@ class Place:
         for name in names:
             (self.folder / "images" / name).write_bytes(encode(photo(8, 8)))
 
-    def request(self, **overrides: Any) -> JobRequest:
+    def request(self, **overrides: Any) -> PredictSpec:
         parts: dict[str, Any] = {
             "inputs": (str(self.folder / "images"),),
             "model": str(self.folder / "model"),
             "output": str(self.folder / "out"),
         }
-        return JobRequest(**{**parts, **overrides})
+        return PredictSpec(**{**parts, **overrides})
 
     def open(self, **overrides: Any) -> Job:
         return open_job(self.request(**overrides), self.settings, self.reporter)
@@ -72,9 +71,8 @@ class Place:
                 made.put_shards([shard])
                 yield decode_shard(storage.read_bytes(job.layout.shard(shard)))[1]
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("eagleray.batch.job.run_shards", work)
-            return run_job(job, lambda: Cluster(2, 0, embedded=True), self.reporter)
+        cluster = Cluster(2, 0, embedded=True)
+        return run_job(job, lambda: cluster, self.reporter, run_shards=work)
 
     def worked(self, *failed: int, **overrides: Any) -> Job:
         """Open a job and do what its workers would do."""
@@ -127,7 +125,7 @@ def test_an_output_that_holds_anything_else_is_refused(place: Place) -> None:
         ({"inputs": ("nowhere",)}, UserError, "nowhere"),
         ({"inputs": ("model/model.json/x",)}, UserError, "no folder or file"),
         ({"since": ("nowhere",)}, UserError, "not the finished output"),
-        ({"inputs": (), "failed_of": "nowhere"}, UserError, "not the finished output"),
+        ({"inputs": (), "failed_only": "nowhere"}, UserError, "not the finished output"),
     ],
     ids=str,
 )
@@ -173,7 +171,7 @@ def test_a_run_that_loses_the_race_for_the_plan_joins_the_winner(
     monkeypatch.setattr(storage, "put_if_absent", later)
     loser = place.open()
     assert loser.plan == winner[0].plan
-    assert loser.layout.manifest_names() == {loser.plan.manifest}
+    assert loser.layout.abandoned_folders(loser.plan.manifest) == []
     assert any("joining it" in note for note in place.reporter.notes)
 
 
@@ -200,17 +198,17 @@ def test_a_run_whose_manifest_was_tidied_away_by_the_winner_joins_all_the_same(
 def test_a_job_whose_shards_are_there_is_committed_without_a_cluster(
     place: Place, output_format: OutputFormat
 ) -> None:
-    summary = place.run(place.worked(3, 20, output_format=output_format))
+    summary = place.run(place.worked(3, 20, format=output_format))
     assert summary.committed_here
     totals = summary.totals
     assert (totals.num_rows, totals.num_ok, totals.num_failed) == (40, 38, 2)
     assert summary.reasons == {"truncated": 2}
     assert sum(summary.labels.values()) == 38
     assert totals.seconds == 3
-    assert [Path(part).name for part in summary.parts] == [f"part-00000.{output_format}"]
+    assert [Path(file).name for file in summary.files] == [f"part-00000.{output_format}"]
     assert "38 ok + 2 failed" in Path(summary.report).read_text().replace("\n", " ")
     (job,) = list_jobs(place.settings)
-    assert (job.state, job.num_done, job.num_failed) == ("done", 40, 2)
+    assert (job.state, job.num_done, job.num_failed) == ("succeeded", 40, 2)
     (part,) = read_results(summary.output)
     names = sorted(path.name for path in (place.folder / "images").iterdir())
     assert [Path(uri).name for uri in part.column("uri").to_pylist()] == names
@@ -218,8 +216,8 @@ def test_a_job_whose_shards_are_there_is_committed_without_a_cluster(
 
 @every_format
 def test_a_committed_job_says_the_same_again(place: Place, output_format: OutputFormat) -> None:
-    first = place.run(place.worked(3, 20, output_format=output_format))
-    again = place.open(output_format=output_format)
+    first = place.run(place.worked(3, 20, format=output_format))
+    again = place.open(format=output_format)
     assert again.committed is not None
     second = finish_job(again)
     same = dataclasses.replace(
@@ -248,8 +246,8 @@ def test_what_was_skipped_and_chosen_is_said_everywhere(place: Place) -> None:
     page = html.unescape(Path(summary.report).read_text())
     assert all(remark in page for remark in remarks)
     assert finish_job(place.open(inputs=inputs)).remarks == remarks
-    assert as_json(summary)["skipped"] == skipped
-    assert as_json(summary)["remarks"] == remarks
+    assert summary.as_json()["skipped"] == skipped
+    assert summary.as_json()["remarks"] == remarks
 
 
 def test_folders_whose_names_are_not_utf8_are_inputs_and_outputs(place: Place) -> None:
@@ -310,11 +308,10 @@ def test_results_go_into_a_sql_table_with_their_types(
     lines = [f"{place.folder}/images/{n:03d}.png,00{n},2026-01-0{n}" for n in range(1, 4)]
     table.write_text("\n".join(["uri,label,when", *lines]))
     database = place.folder / "results.db"
-    target = SqlSink.parse(f"sqlite:///{database}", "predictions")
     asked: dict[str, Any] = {
         "inputs": (str(table),),
-        "sql": target,
-        "output_format": output_format,
+        "sql": f"sqlite:///{database}",
+        "format": output_format,
     }
     job = place.worked(1, **asked)
     assert place.run(job).sql_rows == 3
@@ -340,12 +337,12 @@ def test_a_job_counts_what_is_done(place: Place) -> None:
     assert summary.first_result_seconds is not None
     progress = read_progress(OutputLayout(summary.output))
     assert progress is not None
-    assert (progress.state, progress.num_done, progress.num_failed) == ("done", 40, 2)
+    assert (progress.state, progress.num_done, progress.num_failed) == ("succeeded", 40, 2)
 
 
 def test_a_job_begins_with_a_small_shard_and_ends_with_small_ones(place: Place) -> None:
     place.add_images(*(f"more-{number:04d}.png" for number in range(800)))
-    place.run_with(place.open(workers=(2, 2)))
+    place.run_with(place.open(workers="2"))
     sizes = [count for count, _ in place.reporter.advanced[1:]]
     assert sizes[:2] == [16, 16]
     growing = sizes[3:]  # the one before holds what was left
@@ -354,13 +351,13 @@ def test_a_job_begins_with_a_small_shard_and_ends_with_small_ones(place: Place) 
 
 
 def test_a_rotten_input_stops_a_job_and_stops_it_again(place: Place) -> None:
-    job = place.open(max_failures=FailureLimit.parse("5%"))
+    job = place.open(max_failures="5%")
     for shards_done in (2, 2):
         with pytest.raises(JobFailedError, match="3 of 32 images failed so far"):
             place.run_with(job, 3, 17, 18)
         assert job.layout.finished_shards() == set(range(shards_done))
     assert list_jobs(place.settings)[0].state == "failed"
-    more = place.open(max_failures=FailureLimit.parse("10%"))
+    more = place.open(max_failures="10%")
     summary = place.run_with(more, 3, 17, 18)
     assert summary.committed_here
     assert summary.totals.num_failed == 3
@@ -369,11 +366,11 @@ def test_a_rotten_input_stops_a_job_and_stops_it_again(place: Place) -> None:
 def test_a_limit_that_the_last_shard_exceeds_still_keeps_a_job_from_its_commit(
     place: Place,
 ) -> None:
-    job = place.open(max_failures=FailureLimit.parse("0"))
+    job = place.open(max_failures="0")
     for _ in range(2):
         with pytest.raises(JobFailedError, match="1 of 40 images failed so far"):
             place.run_with(job, 39)
-    assert place.open(max_failures=FailureLimit.parse("0")).committed is None
+    assert place.open(max_failures="0").committed is None
 
 
 def test_a_cancelled_job_goes_on_where_it_was(
@@ -450,8 +447,6 @@ def test_a_run_that_dies_before_any_change_is_finished_by_the_next(place: Place)
 
 def dies_in_run(place: Place, job: Job, call: int) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        # Signs of life are changes too, and come when they come.
-        patch.setattr("eagleray.batch.progress.JobMonitor._put", lambda self: None)
         dies_at(patch, call, after=False)
         try:
             place.run(job)

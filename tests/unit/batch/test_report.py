@@ -22,7 +22,7 @@ from eagleray.batch.report import (
     seconds_of_work,
     throughput,
 )
-from eagleray.batch.worker import ShardSummary
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.errors import Reason
 from eagleray.tasks.outcome import Outcome
 from tests.support.batch import (

@@ -35,7 +35,7 @@ def test_a_job_gets_the_words_as_they_were_typed(monkeypatch: pytest.MonkeyPatch
     result = runner.invoke(cli.app, words)
     assert isinstance(result.exception, LaunchedError)
     (command,) = result.exception.args
-    assert command == ["-P", "-m", "eagleray.jobs.predict", *words[1:]]
+    assert command == ["-P", "-m", "eagleray.cli.launch", "eagleray.jobs.predict", *words[1:]]
 
 
 HEARD: list[str] = []

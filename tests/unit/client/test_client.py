@@ -184,8 +184,11 @@ STRANGE: dict[str, tuple[bytes, str]] = {
     "a number without end": (response("1" * 10_000), "no JSON"),
     "a list": (response("[]"), "cannot be read"),
     "null": (response("null"), "cannot be read"),
-    "lacks members": (response('{"model": "digits"}'), "version: Field required"),
-    "wrong kinds": (response(json.dumps({**ANSWER, "results": "x"})), "results: "),
+    "lacks members": (response('{"model": "digits"}'), "version is required"),
+    "wrong kinds": (
+        response(json.dumps({**ANSWER, "results": "x"})),
+        "results must be a valid list",
+    ),
     "no result": (response(json.dumps({**ANSWER, "results": []})), "0 results for 1 images"),
     "gzip": (
         response(gzip.compress(bytes(10**7)), "content-encoding: gzip"),

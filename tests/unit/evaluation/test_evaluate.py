@@ -19,6 +19,7 @@ from eagleray.core.errors import ExitCode, InputError, PackageError, Reason, Use
 from eagleray.core.settings import read_settings
 from eagleray.data.encoding import encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
+from eagleray.evaluation import job as evaluation_job
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.evaluate import Evaluation, FailedImage, evaluate
 from eagleray.evaluation.kpi import judge, parse_kpis
@@ -361,7 +362,7 @@ def test_the_figures_of_a_registered_version_are_kept_with_it(digits: Path) -> N
 def test_mistakes_are_one_sentence_before_an_image_is_read(
     digits: Path, words: list[str], kpi: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "Predictor", None)  # would be called to read an image
+    monkeypatch.setattr(evaluation_job, "Predictor", None)  # would be called to read an image
     (digits / "odd/nine").mkdir(parents=True)
     Image.new("L", (8, 8)).save(digits / "odd/nine/1.png")
     (digits / "part/zero").mkdir(parents=True)
@@ -381,4 +382,4 @@ def test_mistakes_are_one_sentence_before_an_image_is_read(
 def test_a_page_that_cannot_be_written_is_one_sentence(digits: Path) -> None:
     (digits / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
-        job._write(str(digits / "file" / "page.html"), b"")
+        evaluation_job._write(str(digits / "file" / "page.html"), b"")

@@ -22,7 +22,7 @@ from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.io.storage import PathPolicy, S3Options
 from eagleray.sources import LISTING_SCHEMA
-from tests.support.batch import output
+from tests.support.batch import output, s3_fields
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
 from tests.support.images import encode, photo
 from tests.unit.batch.test_job import Place
@@ -61,7 +61,7 @@ def refusal(place: Place, *inputs: str, site: Site | None = None, **overrides: A
     out = place.folder / "out"
     within = (str(place.folder / "images"), "s3://bucket/data/")
     with pytest.raises(UserError) as caught, storage.using_s3(S3Options()):
-        place.open(**{"inputs": inputs, "within": within, "s3": s3, **overrides})
+        place.open(**{"inputs": inputs, "allow_path": within, **s3_fields(s3), **overrides})
     assert not out.exists(), "a refused job leaves nothing behind"
     return str(caught.value)
 
@@ -162,7 +162,7 @@ def test_a_refusal_is_the_same_whether_or_not_something_is_there(place: Place, r
     assert OUTSIDE in said[0]
 
 
-@pytest.mark.parametrize("kind", ["input", "since", "failed_of"])
+@pytest.mark.parametrize("kind", ["input", "since", "failed_only"])
 @pytest.mark.parametrize(
     "location",
     [
@@ -184,7 +184,7 @@ def test_what_a_command_names_itself_is_judged_too(
     fields: dict[str, dict[str, Any]] = {
         "input": {"inputs": (location,)},
         "since": {"inputs": (str(place.folder / "images"),), "since": (location,)},
-        "failed_of": {"inputs": (), "failed_of": location},
+        "failed_only": {"inputs": (), "failed_only": location},
     }
     assert OUTSIDE in refusal(place, site=canary, **fields[kind])
 
@@ -238,7 +238,7 @@ def test_members_are_never_paths(place: Place) -> None:
     location = write_zip(place.folder / "images" / "a.zip", dict.fromkeys(names, IMAGE))
     policy = PathPolicy((str(place.folder / "images"),))
     reader = ImageReader(2**20, path_policy=policy)
-    job = place.open(inputs=(location,), within=policy.places)
+    job = place.open(inputs=(location,), allow_path=policy.places)
     rows = pa.concat_tables(job.manifest.tables()).to_pylist()
     assert len(rows) == len(names)
     for row in rows:
@@ -255,7 +255,7 @@ def test_links_in_a_tar_lead_to_its_own_members_alone(place: Place) -> None:
             entry = tarfile.TarInfo(f"{number}.png")
             entry.type, entry.linkname = tarfile.SYMTYPE, target
             archive.addfile(entry)
-    job = place.open(inputs=(str(path),), within=(str(place.folder / "images"),))
+    job = place.open(inputs=(str(path),), allow_path=(str(place.folder / "images"),))
     offsets = pa.concat_tables(job.manifest.tables()).column("offset").to_pylist()
     assert offsets == [None, None]
 
@@ -264,7 +264,7 @@ def test_names_with_colons_inside_of_what_is_allowed_are_read(place: Place) -> N
     images = place.folder / "images"
     write_zip(images / "b::c.zip", {"a.png": IMAGE, "d::e.png": IMAGE})
     (images / "list.csv").write_text("path\nzip://a.png::b::c.zip\nzip://d::e.png::b::c.zip\n")
-    job = place.open(inputs=(str(images / "list.csv"),), within=(str(images),))
+    job = place.open(inputs=(str(images / "list.csv"),), allow_path=(str(images),))
     rows = pa.concat_tables(job.manifest.tables()).to_pylist()
     assert [row["container"] for row in rows] == [f"{images}/b::c.zip"] * 2
 
@@ -334,7 +334,7 @@ def test_failures_of_a_forged_output_are_judged_by_what_would_be_read(
 ) -> None:
     columns = {name: value.replace("{}", str(place.folder)) for name, value in columns.items()}
     earlier = forged(place.folder / "images" / "earlier", **columns)
-    assert OUTSIDE in refusal(place, inputs=(), failed_of=earlier)
+    assert OUTSIDE in refusal(place, inputs=(), failed_only=earlier)
 
 
 @pytest.mark.parametrize("file", ["_eagleray/plan.json", "_manifest.json"])
@@ -349,7 +349,7 @@ def test_names_in_an_earlier_output_are_names(place: Place, file: str) -> None:
         else:
             content["manifest"] = way
         path.write_text(json.dumps(content))
-        said = refusal(place, inputs=(), failed_of=earlier)
+        said = refusal(place, inputs=(), failed_only=earlier)
         assert "of Eagleray" in said, said
 
 

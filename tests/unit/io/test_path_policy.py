@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.fetch import ImageSource, may_read
@@ -126,8 +126,8 @@ def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> Non
         storage.require_prefix(place)
     with pytest.raises(InputError, match=r"^Service configuration, batch_inputs"):
         make_config({"batch_inputs": [place]})
-    with pytest.raises(InputError, match=words):
-        JobRequest(("a",), "m", "out", within=(place,))
+    with pytest.raises(InputError, match=words.removesuffix(r"\.$")):
+        PredictSpec.make({"inputs": ["a"], "model": "m", "output": "out", "allow_path": [place]})
 
 
 @pytest.mark.parametrize("place", ["/data", "data", "s3://bucket", "s3://bucket/", "memory://a"])

@@ -236,12 +236,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "field missing",
         {"change": lambda manifest: manifest.pop("task")},
-        "model.json is not valid: task: Field required.",
+        "model.json is not valid: task is required.",
     ),
     (
         "another format",
         {"change": lambda manifest: manifest.update(format=2)},
-        "model.json is not valid: format: Input should be 1.",
+        "model.json is not valid: format must be 1.",
     ),
     (
         "wrong digest",

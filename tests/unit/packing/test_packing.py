@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eagleray.batch.spec import FailureLimit
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError, UserError
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
-from eagleray.packing.job import PackSummary, open_pack, run_pack
-from eagleray.packing.plan import PackRequest, parse_part_size
+from eagleray.packing.job import PackJob, PackShards, PackSummary, open_pack, run_pack
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext, pack_shard
 from eagleray.sharded.manifest import ManifestReader, ShardLimits, write_manifest
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
@@ -35,6 +36,7 @@ from tests.support.images import encode, photo
 
 FORMATS = pytest.mark.parametrize("part_format", ["parquet", "webdataset"])
 QUIET = Console(json_output=True)
+ONE_CORE = Cluster(num_cpus=1, num_gpus=0, embedded=True)
 MIB = 2**20
 
 JPEG = encode(photo(40, 30), "jpeg")
@@ -66,22 +68,31 @@ def numbered(count: int, *, size: int = 1000) -> dict[str, bytes]:
     return {f"{index:03d}.jpg": PNG_HEADER + generator.bytes(rest) for index in range(count)}
 
 
-def request(source: str, target: Path | str, **overrides: Any) -> PackRequest:
-    return PackRequest(**{"inputs": (source,), "output": str(target), **overrides})
+def request(source: str, target: Path | str, **overrides: Any) -> PackSpec:
+    spec = PackSpec.make({"inputs": (source,), "output": str(target)})
+    return spec.model_copy(update=overrides)  # tests pack into smaller files than users may
 
 
-def here(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
+def opened(asked: PackSpec) -> PackJob:
+    return open_pack(asked, Settings(), QUIET)
+
+
+def run(job: PackJob, pack_shards: PackShards) -> PackSummary:
+    return run_pack(job, lambda: ONE_CORE, QUIET, pack_shards=pack_shards)
+
+
+def here(shards: Sequence[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
     """Do what the workers do, in this process."""
     for shard in shards:
         yield pack_shard(context, shard)
 
 
-def nobody(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
+def nobody(shards: Sequence[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
     raise AssertionError(f"shards {shards} are packed again")
 
 
 def pack(source: str, target: Path | str, **overrides: Any) -> PackSummary:
-    return run_pack(open_pack(request(source, target, **overrides), QUIET), here, QUIET)
+    return run(opened(request(source, target, **overrides)), here)
 
 
 def read_back(location: Path | str) -> list[bytes]:
@@ -115,8 +126,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 @FORMATS
 def test_bytes_come_back_as_they_were(tmp_path: Path, part_format: str) -> None:
     folder = write_files(tmp_path / "in", ODD)
-    summary = pack(folder, tmp_path / "out", part_format=part_format)
-    assert (summary.committed.num_inputs, summary.committed.num_rows) == (len(ODD), len(ODD))
+    summary = pack(folder, tmp_path / "out", format=part_format)
+    assert (summary.committed.num_rows, summary.committed.num_ok) == (len(ODD), len(ODD))
     expected = [Path(source.uri).read_bytes() for source in sources(folder)]
     assert sorted(expected) == sorted(ODD.values())
     assert read_back(tmp_path / "out") == expected
@@ -126,8 +137,8 @@ def test_bytes_come_back_as_they_were(tmp_path: Path, part_format: str) -> None:
 @pytest.mark.parametrize("again", ["parquet", "webdataset"])
 def test_packed_images_can_be_packed_again(tmp_path: Path, part_format: str, again: str) -> None:
     folder = write_files(tmp_path / "in", numbered(20))
-    pack(folder, tmp_path / "first", part_format=part_format, part_bytes=7000)
-    pack(str(tmp_path / "first"), tmp_path / "second", part_format=again)
+    pack(folder, tmp_path / "first", format=part_format, file_size="7000")
+    pack(str(tmp_path / "first"), tmp_path / "second", format=again)
     assert read_back(tmp_path / "second") == list(numbered(20).values())
     assert manifest_of(tmp_path / "first")["num_rows"] == 20
 
@@ -161,7 +172,7 @@ def test_tar_members_are_named_by_row_and_actual_format(tmp_path: Path) -> None:
         "5.json": b"{}",
         "6.tiff": encode(photo(8, 8), "tiff"),
     }
-    pack(write_files(tmp_path / "in", files), tmp_path / "out", part_format="webdataset")
+    pack(write_files(tmp_path / "in", files), tmp_path / "out", format="webdataset")
     with tarfile.open(tmp_path / "out" / "part-00000.tar") as archive:
         members = archive.getmembers()
         assert [member.name for member in members[::2]] == [
@@ -213,18 +224,18 @@ def test_the_users_columns_come_along(tmp_path: Path, table: str) -> None:
 
 def test_what_was_skipped_is_in_plan_and_commit(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", {"_DSC1.jpg": b"1", ".a.jpg": b"2", "Thumbs.db": b"3"})
-    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    job = opened(request(folder, tmp_path / "out"))
     assert job.plan.remarks == (
         "2 files were skipped: 1 hidden (.a.jpg), 1 of an operating system (Thumbs.db).",
     )
-    summary = run_pack(job, here, QUIET)
+    summary = run(job, here)
     assert summary.committed.skipped == {"hidden": 1, "system": 1}
     assert read_back(tmp_path / "out") == [b"1"]
     assert manifest_of(tmp_path / "out")["skipped"] == summary.committed.skipped
 
 
 def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> None:
-    pack(table, tmp_path / "out", column="path", part_format="webdataset")
+    pack(table, tmp_path / "out", column="path", format="webdataset")
     with tarfile.open(tmp_path / "out" / "part-00000.tar") as archive:
         assert archive.getnames()[::2] == ["000000000.jpg", "000000002.png"]
         first = json.load(archive.extractfile("000000000.json") or io.BytesIO())
@@ -245,14 +256,14 @@ def test_the_users_columns_come_along_as_json(tmp_path: Path, table: str) -> Non
 @FORMATS
 def test_parts_have_the_size_that_was_asked_for(tmp_path: Path, part_format: str) -> None:
     folder = write_files(tmp_path / "in", numbered(20))
-    pack(folder, tmp_path / "out", part_format=part_format, part_bytes=7000)
+    pack(folder, tmp_path / "out", format=part_format, file_size="7000")
     manifest = manifest_of(tmp_path / "out")
-    assert [(part["first_row"], part["num_rows"]) for part in manifest["parts"]] == [
+    assert [(part["first_row"], part["num_rows"]) for part in manifest["files"]] == [
         (0, 7),
         (7, 7),
         (14, 6),
     ]
-    for part in manifest["parts"]:
+    for part in manifest["files"]:
         content = (tmp_path / "out" / part["name"]).read_bytes()
         assert part["num_bytes"] == len(content)
         assert part["sha256"] == hashlib.sha256(content).hexdigest()
@@ -267,7 +278,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path, part_format: str) -
     folder = write_files(tmp_path / "in", {**ODD, **numbered(20)})
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
     for name in ("one", "two"):
-        pack(folder, tmp_path / name, part_format=part_format, part_bytes=7000)
+        pack(folder, tmp_path / name, format=part_format, file_size="7000")
     one = parts_of(tmp_path / "one")
     assert len(one) > 3
     assert one == parts_of(tmp_path / "two")
@@ -286,18 +297,18 @@ def in_memory(table: Path, files: Mapping[str, bytes]) -> str:
 def test_a_part_is_never_larger_whatever_was_expected(tmp_path: Path, part_format: str) -> None:
     files = numbered(10, size=300_000)  # 128 KiB is what is expected of each
     table = in_memory(tmp_path / "large.csv", files)
-    pack(table, tmp_path / "out", part_format=part_format, part_bytes=MIB)
+    pack(table, tmp_path / "out", format=part_format, file_size="1MiB")
     manifest = manifest_of(tmp_path / "out")
-    names = [part["name"].partition(".")[0] for part in manifest["parts"]]
+    names = [part["name"].partition(".")[0] for part in manifest["files"]]
     assert names == ["part-00000", "part-00000_00001", "part-00000_00002", "part-00001"]
-    assert [part["first_row"] for part in manifest["parts"]] == [0, 3, 6, 8]
+    assert [part["first_row"] for part in manifest["files"]] == [0, 3, 6, 8]
     assert read_back(tmp_path / "out") == list(files.values())
 
 
 def test_an_image_larger_than_a_part_has_one_of_its_own(tmp_path: Path) -> None:
     files = {"0.jpg": b"a" * 100, "1.jpg": b"b" * 5000, "2.jpg": b"c" * 100}
-    pack(write_files(tmp_path / "in", files), tmp_path / "out", part_bytes=1000)
-    assert [part["num_rows"] for part in manifest_of(tmp_path / "out")["parts"]] == [1, 1, 1]
+    pack(write_files(tmp_path / "in", files), tmp_path / "out", file_size="1000")
+    assert [part["num_rows"] for part in manifest_of(tmp_path / "out")["files"]] == [1, 1, 1]
 
 
 def test_tables_of_images_tell_what_their_images_take(tmp_path: Path) -> None:
@@ -350,11 +361,11 @@ def faulty(tmp_path: Path) -> str:
 def test_every_input_is_packed_or_has_a_reason(
     tmp_path: Path, faulty: str, part_format: str
 ) -> None:
-    summary = pack(faulty, tmp_path / "out", part_format=part_format)
+    summary = pack(faulty, tmp_path / "out", format=part_format)
     assert summary.reasons == {"missing": 3, "too_many_bytes": 1, "unreadable": 1}
     assert summary.failures == f"{tmp_path}/out/_failures.parquet"
     manifest = manifest_of(tmp_path / "out")
-    assert (manifest["num_inputs"], manifest["num_rows"], manifest["num_failed"]) == (7, 2, 5)
+    assert (manifest["num_rows"], manifest["num_failed"]) == (7, 5)
     assert read_back(tmp_path / "out") == [JPEG, PNG]
     rows = pq.read_table(tmp_path / "out" / "_failures.parquet").to_pylist()
     assert list(rows[0]) == ["uri", "reason", "message", "label"]
@@ -381,12 +392,12 @@ def test_failures_are_an_input(tmp_path: Path, faulty: str) -> None:
 
 def test_bytes_of_unknown_number_are_counted(tmp_path: Path) -> None:
     files = {"fits": b"a" * 1000, "not": b"b" * 1001}
-    job = open_pack(request(in_memory(tmp_path / "count.csv", files), tmp_path / "out"), QUIET)
+    job = opened(request(in_memory(tmp_path / "count.csv", files), tmp_path / "out"))
 
-    def strictly(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
+    def strictly(shards: list[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
         return here(shards, dataclasses.replace(context, max_bytes=1000))
 
-    assert run_pack(job, strictly, QUIET).reasons == {"too_many_bytes": 1}
+    assert run(job, strictly).reasons == {"too_many_bytes": 1}
     assert read_back(tmp_path / "out") == [b"a" * 1000]
 
 
@@ -394,8 +405,8 @@ def test_bytes_of_unknown_number_are_counted(tmp_path: Path) -> None:
 def test_a_part_of_nothing_but_failures_is_none(tmp_path: Path, part_format: str) -> None:
     lines = ["path", *(f"gone-{number}.jpg" for number in range(3))]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    summary = pack(str(tmp_path / "list.csv"), tmp_path / "out", part_format=part_format)
-    assert (summary.committed.parts, summary.committed.num_failed) == ((), 3)
+    summary = pack(str(tmp_path / "list.csv"), tmp_path / "out", format=part_format)
+    assert (summary.committed.files, summary.committed.num_failed) == ((), 3)
     assert list(parts_of(tmp_path / "out")) == ["_failures.parquet"]
 
 
@@ -409,17 +420,15 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(
         else contextlib.nullcontext()
     )
     with expected:
-        pack(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit))
+        pack(faulty, tmp_path / "out", max_failures=limit)
     assert (tmp_path / "out" / "_manifest.json").exists() is not stops
     assert (tmp_path / "out" / "part-00000.parquet").exists()
     if stops:
-        job = open_pack(
-            request(faulty, tmp_path / "out", max_failures=FailureLimit.parse(limit)), QUIET
-        )
+        job = opened(request(faulty, tmp_path / "out", max_failures=limit))
         with pytest.raises(JobFailedError, match="5 of 7 images failed"):
-            run_pack(job, nobody, QUIET)
-    job = open_pack(request(faulty, tmp_path / "out"), QUIET)  # without a limit
-    assert run_pack(job, nobody, QUIET).committed.num_failed == 5
+            run(job, nobody)
+    job = opened(request(faulty, tmp_path / "out"))  # without a limit
+    assert run(job, nobody).committed.num_failed == 5
 
 
 # --- stopped, and run again -------------------------------------------------------------------
@@ -433,7 +442,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     folder = write_files(tmp_path / "in", numbered(12))
     (tmp_path / "in" / "005.jpg").unlink()
     (tmp_path / "in" / "005.jpg").symlink_to("nowhere")
-    options: dict[str, Any] = {"part_format": part_format, "part_bytes": 4000}
+    options: dict[str, Any] = {"format": part_format, "file_size": "4000"}
     pack(folder, tmp_path / "whole", **options)
     for call in range(100):
         killed = tmp_path / f"killed-{call}"
@@ -443,14 +452,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
                 pack(folder, killed, **options)
         summary = pack(folder, killed, **options)
         assert parts_of(killed) == parts_of(tmp_path / "whole")
-        assert summary.committed.parts == tuple(
+        assert summary.committed.files == tuple(
             type(part)(**part_json)
             for part, part_json in zip(
-                summary.committed.parts, manifest_of(tmp_path / "whole")["parts"], strict=True
+                summary.committed.files, manifest_of(tmp_path / "whole")["files"], strict=True
             )
         )
         private = sorted(path.name for path in (killed / "_eagleray").rglob("*") if path.is_file())
-        assert private == ["part-00000.parquet", "plan.json"]
+        assert private == ["part-00000.parquet", "plan.json", "progress.json"]
         if len(list(changes())) <= call:
             break
     assert call > 10
@@ -458,27 +467,25 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", numbered(10))
-    job = open_pack(request(folder, tmp_path / "out", part_bytes=3000), QUIET)
+    job = opened(request(folder, tmp_path / "out", file_size="3000"))
     list(here([0, 2], job.context))
     packed: list[int] = []
 
-    def rest(shards: Sequence[int], context: PackContext) -> Iterator[PackedShard]:
+    def rest(shards: list[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
         packed.extend(shards)
         return here(shards, context)
 
-    summary = run_pack(job, rest, QUIET)
+    summary = run(job, rest)
     assert packed == [1, 3]
     assert (summary.packed_here, summary.committed.num_rows) == (4, 10)
-    again = run_pack(
-        open_pack(request(folder, tmp_path / "out", part_bytes=3000), QUIET), nobody, QUIET
-    )
+    again = run(opened(request(folder, tmp_path / "out", file_size="3000")), nobody)
     assert (again.committed, again.committed_here) == (summary.committed, False)
 
 
 def orphan(tmp_path: Path) -> tuple[str, Path]:
     """Leave a part without a receipt, as a kill between the two does, and change its input."""
     folder = write_files(tmp_path / "in", numbered(4))
-    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    job = opened(request(folder, tmp_path / "out"))
     list(here([0], job.context))
     receipt = Path(job.layout.shard(0))
     content = receipt.read_bytes()
@@ -519,7 +526,7 @@ def test_a_part_that_the_standing_receipt_does_not_know_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "list.csv").write_text("path\na.jpg\n")
-    job = open_pack(request(str(tmp_path / "list.csv"), tmp_path / "out"), QUIET)
+    job = opened(request(str(tmp_path / "list.csv"), tmp_path / "out"))
     list(here([0], job.context))  # found nothing, and its receipt comes late
     receipt = Path(job.layout.shard(0))
     content = receipt.read_bytes()
@@ -533,30 +540,30 @@ def test_a_part_that_the_standing_receipt_does_not_know_is_removed(
         return original(location, own)
 
     monkeypatch.setattr(storage, "put_if_absent", put_late)
-    summary = run_pack(job, here, QUIET)
-    assert (summary.committed.parts, summary.committed.num_failed) == ((), 1)
+    summary = run(job, here)
+    assert (summary.committed.files, summary.committed.num_failed) == ((), 1)
     assert list(parts_of(tmp_path / "out")) == ["_failures.parquet"]
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("no")])
 def test_a_part_that_was_tampered_with_is_not_committed(tmp_path: Path, change: Any) -> None:
     folder = write_files(tmp_path / "in", numbered(4))
-    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    job = opened(request(folder, tmp_path / "out"))
     list(here([0], job.context))
     change(tmp_path / "out" / "part-00000.parquet")
     with pytest.raises(JobFailedError, match=r"part-00000.parquet in .* was removed or changed"):
-        run_pack(job, nobody, QUIET)
+        run(job, nobody)
     assert not (tmp_path / "out" / "_manifest.json").exists()
 
 
 def test_a_damaged_receipt_is_made_anew(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "in", numbered(4))
-    job = open_pack(request(folder, tmp_path / "out"), QUIET)
+    job = opened(request(folder, tmp_path / "out"))
     list(here([0], job.context))
     Path(job.layout.shard(0)).write_bytes(b"PAR1 no")
     with pytest.raises(JobFailedError, match="run the same command again"):
-        run_pack(job, here, QUIET)
-    assert run_pack(job, here, QUIET).committed.num_rows == 4
+        run(job, here)
+    assert run(job, here).committed.num_rows == 4
 
 
 # --- mistakes ---------------------------------------------------------------------------------
@@ -565,8 +572,8 @@ def test_a_damaged_receipt_is_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"part_format": "webdataset"}, "format is parquet there and webdataset here"),
-        ({"part_bytes": 999}, "part_bytes is 256000000 there and 999 here"),
+        ({"format": "webdataset"}, "format is parquet there and webdataset here"),
+        ({"file_size": "999"}, "file_bytes is 256000000 there and 999 here"),
         ({"inputs": ("a", "b")}, "inputs is "),
         ({"column": "x"}, "column is None there and x here"),
     ],
@@ -575,9 +582,9 @@ def test_another_plan_is_refused_with_what_differs(
     tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     folder = write_files(tmp_path / "in", numbered(2))
-    open_pack(request(folder, tmp_path / "out"), QUIET)
+    opened(request(folder, tmp_path / "out"))
     with pytest.raises(OutputExistsError, match=r"^[^\n]+$") as caught:
-        open_pack(request(folder, tmp_path / "out", **change), QUIET)
+        opened(request(folder, tmp_path / "out", **change))
     assert sentence in str(caught.value)
 
 
@@ -585,11 +592,10 @@ def test_another_plan_is_refused_with_what_differs(
     ("change", "error", "sentence"),
     [
         ({"inputs": ("nowhere",)}, InputError, "There is no folder or file nowhere"),
-        ({"inputs": ()}, InputError, "Name inputs"),
         ({"inputs": ("in/list.csv",), "column": "x"}, UserError, "No column of"),
         ({"output": "in"}, OutputExistsError, "in is not empty"),
         ({"output": "in/list.csv"}, OutputExistsError, "is a file; name a folder"),
-        ({"output": "results"}, OutputExistsError, "belongs to a job that packs nothing"),
+        ({"output": "results"}, OutputExistsError, "belongs to another kind of job"),
         ({"output": "in/list.csv/out"}, InputError, "cannot be written"),
     ],
 )
@@ -604,7 +610,7 @@ def test_mistakes_are_one_sentence(
     write_files(tmp_path / "in", {"0.jpg": JPEG, "list.csv": b"path\n0.jpg\n"})
     output(tmp_path / "results", shards=[])
     with pytest.raises(error, match=r"^[^\n]+$") as caught:
-        open_pack(request("in/0.jpg", "out", **change), QUIET)
+        opened(request("in/0.jpg", "out", **change))
     assert sentence in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -621,8 +627,9 @@ def test_mistakes_are_one_sentence(
     ],
 )
 def test_sizes_are_read_as_they_are_written(text: str, size: int | None) -> None:
+    fields = {"inputs": ["a"], "output": "b", "file_size": text}
     if size is not None:
-        assert parse_part_size(text) == size
+        assert PackSpec.make(fields).file_bytes == size
         return
-    with pytest.raises(InputError, match="--part-size must be like 256MB, from 1MB to 4GB"):
-        parse_part_size(text)
+    with pytest.raises(InputError, match="file_size: write a size such as 256MB, from 1MB to 4GB"):
+        PackSpec.make(fields)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from eagleray.batch.spec import PredictSpec
+from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Launched, Room
+from eagleray.serving.batches import Capacity, Launched
 from tests.support.models import golden_png
 from tests.support.serving import Asked, registry_with, with_service
 
@@ -33,7 +35,7 @@ def allowed(folder: Path) -> dict[str, Any]:
 
 
 def body(folder: Path, **fields: Any) -> dict[str, Any]:
-    given = {"input": f"{folder}/open", "output": f"{folder}/out/nobody/x", "model": "digits"}
+    given = {"inputs": f"{folder}/open", "output": f"{folder}/out/nobody/x", "model": "digits"}
     return {**{name: value.replace("~", str(folder)) for name, value in given.items()}, **fields}
 
 
@@ -52,31 +54,31 @@ def test_no_batch_is_started_unless_a_setting_says_where(
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"input": "{}/closed"}, 403, "--batch-inputs"),
-        ({"input": ["{}/open", "{}/closed/a.png"]}, 403, "--batch-inputs"),
-        ({"input": "{}/open/../closed"}, 403, "--batch-inputs"),
-        ({"input": "{}/open/link"}, 403, "--batch-inputs"),
-        ({"input": "file://{}/closed"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos/../secret"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos/%2e%2e/secret"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos-too"}, 403, "--batch-inputs"),
-        ({"input": "tar://a.png::{}/closed/a.tar"}, 403, "--batch-inputs"),
-        ({"input": "zip://a.png::webhdfs://127.0.0.1:1/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "zip://a::zip://b::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
+        ({"inputs": "{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": ["{}/open", "{}/closed/a.png"]}, 403, "--batch-inputs"),
+        ({"inputs": "{}/open/../closed"}, 403, "--batch-inputs"),
+        ({"inputs": "{}/open/link"}, 403, "--batch-inputs"),
+        ({"inputs": "file://{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos/../secret"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos/%2e%2e/secret"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos-too"}, 403, "--batch-inputs"),
+        ({"inputs": "tar://a.png::{}/closed/a.tar"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a.png::webhdfs://127.0.0.1:1/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a::zip://b::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
         ({"since": "zip://a::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
         ({"output": "zip://a::{}/out/nobody/x"}, 403, "--batch-outputs"),
         ({"output": "webhdfs://127.0.0.1:1/x"}, 403, "--batch-outputs"),
-        ({"input": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
-        ({"input": "/etc"}, 403, "--batch-inputs"),
+        ({"inputs": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
+        ({"inputs": "/etc"}, 403, "--batch-inputs"),
         ({"since": "{}/closed"}, 403, "--batch-inputs"),
-        ({"input": (), "failed_only": "{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": (), "failed_only": "{}/closed"}, 403, "--batch-inputs"),
         ({"output": "{}/out/other/x"}, 403, "--batch-outputs"),
         ({"output": "{}/out/nobody/../other/x"}, 403, "--batch-outputs"),
         ({"output": "{}/open/x"}, 403, "--batch-outputs"),
         ({"output": "s3://bucket/photos/x"}, 403, "--batch-outputs"),
-        ({"input": "{}/open/none.png"}, 400, "no folder or file"),
+        ({"inputs": "{}/open/none.png"}, 400, "no folder or file"),
         ({"model": "digit"}, 404, "Nearest: digits"),
         ({"model": "digits@stage"}, 404, "No alias"),
         ({"model": "digits/9"}, 404, "no version 9"),
@@ -86,8 +88,8 @@ def test_no_batch_is_started_unless_a_setting_says_where(
         ({"top_k": 0}, 422, "top_k"),
         ({"format": "xml"}, 422, "format"),
         ({"max_failures": "some"}, 422, "max_failures"),
-        ({"input": ()}, 422, "either input or failed_only"),
-        ({"input": "{}/open/\n"}, 422, "control characters"),
+        ({"inputs": ()}, 422, "either inputs or failed_only"),
+        ({"inputs": "{}/open/\n"}, 422, "control characters"),
         ({"column": ""}, 422, "column"),
         ({"sql": "sqlite:///x.db"}, 422, "sql"),
     ],
@@ -115,17 +117,23 @@ def test_a_batch_is_a_command_of_the_version_that_was_meant(
     tmp_path: Path, registry: Registry
 ) -> None:
     async def test(asked: Asked) -> None:
-        given = body(tmp_path, input=f"{tmp_path}/open/*.png; rm -rf", column="--sql=x", top_k=3)
+        given = body(tmp_path, inputs=f"{tmp_path}/open/*.png; rm -rf", column="--sql=x", top_k=3)
         answer = await asked.client.post(PATH, json=given)
         assert answer.status_code == 202, answer.text
         status = answer.json()
         assert answer.headers["location"] == f"{PATH}/{status['id']}"
         assert (status["state"], status["model"]) == ("queued", "digits/1")
         (command,) = asked.launcher.commands.values()
-        assert command[1:5] == ["-P", "-m", "eagleray.jobs.predict", "--json"]
-        assert command[command.index("--") + 1 :] == [f"{tmp_path}/open/*.png; rm -rf"]
-        assert {"--model=digits/1", "--column=--sql=x", "--top-k=3", "--workers=2"} < set(command)
-        assert f"--within={tmp_path}/open" in command
+        assert command[1:] == [
+            *("-P", "-m", "eagleray.jobs.predict", "--json"),
+            *("--spec", "env:EAGLERAY_PREDICT_SPEC"),
+        ]
+        (sent,) = asked.launcher.specs.values()
+        spec = PredictSpec.make(sent)
+        assert spec.inputs == (f"{tmp_path}/open/*.png; rm -rf",)
+        assert (spec.model, spec.column, spec.top_k) == ("digits/1", "--sql=x", 3)
+        assert (spec.worker_range, spec.private_networks) == ((2, 2), ())
+        assert f"{tmp_path}/open" in spec.allow_path
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -146,7 +154,7 @@ def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Regi
 
         cancelled = await asked.client.delete(f"{PATH}/{first}")
         assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
-        assert list(asked.launcher.runs.values()) == [Launched("stopped")]
+        assert list(asked.launcher.runs.values()) == [Launched(JobState.CANCELLED)]
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -154,10 +162,10 @@ def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Regi
 @pytest.mark.parametrize(
     ("run", "state", "words"),
     [
-        (Launched("queued"), "queued", "waits"),
-        (Launched("running"), "running", ""),
-        (Launched("failed", "There is no image."), "failed", "There is no image."),
-        (Launched("stopped"), "cancelled", ""),
+        (Launched(JobState.QUEUED), "queued", "waits"),
+        (Launched(JobState.RUNNING), "running", ""),
+        (Launched(JobState.FAILED, "There is no image."), "failed", "There is no image."),
+        (Launched(JobState.CANCELLED), "cancelled", ""),
         (None, "failed", "post the same body again"),
     ],
 )
@@ -213,17 +221,17 @@ def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) 
 @pytest.mark.parametrize(
     ("room", "fields", "status", "words"),
     [
-        (Room(2, 0, waits=True), {}, 202, ""),
-        (Room(2, 1, waits=True), {}, 202, ""),
-        (Room(2, 0, waits=False), {}, 429, "as many as run at a time"),
-        (Room(2, 0, waits=True), {"max_batches": 1}, 429, "of this application"),
-        (Room(0, 0, waits=True), {}, 503, "needs one"),
+        (Capacity(2, 0, waits=True), {}, 202, ""),
+        (Capacity(2, 1, waits=True), {}, 202, ""),
+        (Capacity(2, 0, waits=False), {}, 429, "as many as run at a time"),
+        (Capacity(2, 0, waits=True), {"max_batches": 1}, 429, "of this application"),
+        (Capacity(0, 0, waits=True), {}, 503, "needs one"),
     ],
 )
 def test_full_is_full(
     tmp_path: Path,
     registry: Registry,
-    room: Room,
+    room: Capacity,
     fields: dict[str, Any],
     status: int,
     words: str,

@@ -231,7 +231,7 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
     tmp_path: Path, registry: Registry, kind: str
 ) -> None:
     async def test(asked: Asked) -> None:
-        given = {"input": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
+        given = {"inputs": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
         began = (await asked.client.post(BATCHES, json=given)).json()
         one = f"{BATCHES}/{began['id']}"
         simple = {"content-type": kind}

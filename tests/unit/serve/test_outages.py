@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eagleray.core.errors import OutageError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
@@ -458,10 +459,10 @@ def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
     words = f"No image in {photos}/a; sqlite:////srv/hidden/mlflow.db and /srv/hidden/b are away."
 
     async def test(asked: Asked) -> None:
-        body = {"input": str(photos), "output": str(output), "model": "digits"}
+        body = {"inputs": str(photos), "output": str(output), "model": "digits"}
         started = (await asked.client.post("/v1/batches", json=body)).json()
         (run,) = asked.launcher.runs
-        asked.launcher.runs[run] = Launched("failed", words)
+        asked.launcher.runs[run] = Launched(JobState.FAILED, words)
         found = (await asked.client.get(f"/v1/batches/{started['id']}")).json()
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."

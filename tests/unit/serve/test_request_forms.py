@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         PREDICT,
         {"json": {"image": {"base64": TEXT, "attributes": [41]}}},
         400,
-        "image.attributes: Input should be an object",
+        "image.attributes must be an object",
     ),
     "a parameter twice": (
         PREDICT + "?top_k=2&top_k=3",

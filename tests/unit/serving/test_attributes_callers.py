@@ -14,9 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
+from eagleray.batch.context import JobContext, WorkerOptions
 from eagleray.batch.job import open_job
-from eagleray.batch.spec import JobRequest
-from eagleray.batch.worker import JobContext, WorkerOptions, _Answering, _Decoding, decode_shard
+from eagleray.batch.shard_decoder import ShardDecoder
+from eagleray.batch.shard_predictor import ShardPredictor
+from eagleray.batch.shard_summary import decode_shard
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.client import client as clients
 from eagleray.core.errors import InputError
@@ -67,10 +70,13 @@ def write_list(folder: Path, columns: list[str], rows: list[list[object]]) -> st
     return str(folder / "list.csv")
 
 
-def request_for(tmp_path: Path, inputs: str) -> JobRequest:
+def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
     write_package(package_with_attributes(), str(tmp_path / "model"))
-    return JobRequest(
-        (inputs,), str(tmp_path / "model"), str(tmp_path / "out"), precision="float32"
+    return PredictSpec(
+        inputs=(inputs,),
+        model=str(tmp_path / "model"),
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
 
 
@@ -107,8 +113,8 @@ def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
     )
     shard = ManifestReader(folder, 1).shard(0)
     # As they are decoded in another order than they are listed in, too.
-    fed = reversed(list(_Decoding(context).feed(shard, carefully=False)))
-    _Answering(context).answer(0, shard, fed, 0.0)
+    decoded = reversed(list(ShardDecoder(context).decode(shard, sandboxed=False)))
+    ShardPredictor(context).predict(0, shard, decoded, 0.0)
     table, _ = decode_shard(read_bytes(OutputLayout(job.layout.location).shard(0)))
     scores = table.column("score").to_pylist()
     assert scores.pop(1) is None

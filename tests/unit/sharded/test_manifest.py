@@ -14,12 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError
-from eagleray.sharded.manifest import (
-    ManifestReader,
-    shard_rows,
-    user_columns,
-    write_manifest,
-)
+from eagleray.sharded.columns import user_columns
+from eagleray.sharded.manifest import ManifestReader, shard_rows, write_manifest
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import NO_COLUMNS, listing
 

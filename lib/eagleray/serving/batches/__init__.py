@@ -8,18 +8,18 @@ results.py    what came of it
 desk.py       the counter: started, found again, watched, cancelled, handed out
 """
 
-from eagleray.serving.batches.batch_jobs import BatchDesk
-from eagleray.serving.batches.launcher import Launched, Launcher, Room
-from eagleray.serving.batches.path_policy import BatchPlaces
-from eagleray.serving.batches.spec import BatchAsked
+from eagleray.serving.batches.batch_jobs import BatchJobs
+from eagleray.serving.batches.launcher import Capacity, Launched, Launcher
+from eagleray.serving.batches.path_policy import BatchPathPolicy
+from eagleray.serving.batches.spec import BatchBody
 from eagleray.serving.batches.status import BatchStatus
 
 __all__ = [
-    "BatchAsked",
-    "BatchDesk",
-    "BatchPlaces",
+    "BatchBody",
+    "BatchJobs",
+    "BatchPathPolicy",
     "BatchStatus",
+    "Capacity",
     "Launched",
     "Launcher",
-    "Room",
 ]

@@ -17,20 +17,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.job import require_writable
-from eagleray.batch.plan import new_id, read_plan, require_same_work
-from eagleray.batch.progress import Progress, read_progress
+from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import InputError, OutageError, OutputExistsError, UnknownNameError
+from eagleray.core.job_state import JobState
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import BatchRow
 from eagleray.io import storage
 from eagleray.io.fetch import packing_of
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.serving.batches.launcher import Launcher, Room
-from eagleray.serving.batches.path_policy import BatchPlaces
+from eagleray.serving.batches.launcher import Capacity, Launcher
+from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.batches.results import described, json_lines
-from eagleray.serving.batches.spec import BatchAsked
+from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import (
@@ -39,31 +37,29 @@ from eagleray.serving.problems import (
     NotReadyError,
     without_places,
 )
-from eagleray.serving.responses import BatchState
 from eagleray.serving.routing import Snapshot, choose
-from eagleray.sharded.claims import require_free
+from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.plan import new_id, read_plan, require_same_work
+from eagleray.sharded.prepare import require_free, require_writable
+from eagleray.sharded.progress import Progress, read_progress
 
-__all__ = ["BatchDesk"]
+__all__ = ["BatchJobs"]
 
 log = logging.getLogger(__name__)
 
 _PUBLIC = "The output of this batch does not answer now; try again later."
-_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+_ENDED = frozenset(state.value for state in JobState if state.has_ended)
 _RETRY_AFTER = 30.0
 _GLOB_CHARACTERS = frozenset("*?[")
 _NO_TRACE = (
     "It ended with the service or the cluster that ran it; post the same body again to go on from "
     "what is done."
 )
-_OF_RUNS: dict[str, tuple[BatchState, str]] = {
-    "queued": ("queued", "It waits for its turn."),
-    "running": ("running", ""),
-    "stopped": ("cancelled", ""),
-}
+_MESSAGES = {JobState.QUEUED: "It waits for its turn."}
 
 
-class BatchDesk:
+class BatchJobs:
     """Batch jobs of callers.
 
     Its methods wait for storage, database and jobs: an event loop calls them in a thread.
@@ -87,7 +83,6 @@ class BatchDesk:
         self._open = database
         settings = registry.settings
         self._environment = settings.as_environment()
-        self._environment["EAGLERAY_URL_PRIVATE_NETWORKS"] = ",".join(config.private_networks)
 
     @property
     def _database(self) -> OpenDatabase:
@@ -95,7 +90,7 @@ class BatchDesk:
 
     # --- start ---
 
-    def start(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchStatus:
+    def start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
         """Start a batch, or go on with the one that was asked for in the same words.
 
         Raises:
@@ -105,70 +100,75 @@ class BatchDesk:
             NotReadyError: Nothing runs jobs, or there is nothing left to run them on.
             OutageError: The registry, the database or the output does not answer.
         """
-        with _of_places(asked.locations):
-            return self._start(asked, application, snapshot)
+        with _of_places(body.locations):
+            return self._start(body, application, snapshot)
 
-    def _start(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchStatus:
-        places = BatchPlaces(self._config, application)
+    def _start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
+        places = BatchPathPolicy(self._config, application)
         places.require_any()
-        places.require_output(asked.output)
-        places.require_inputs([*asked.input, *asked.earlier])
+        places.require_output(body.output)
+        places.require_inputs([*body.inputs, *body.earlier])
         with self._database.lock("batches") as session:
-            row = self._same(session, asked, application)
+            row = self._same(session, body, application)
             if row is None:
-                row = self._new_row(asked, application, snapshot)
+                row = self._new_row(body, application, snapshot)
             else:
                 status = self._status(row)
                 there = read_commit(OutputLayout(row.output)) is not None
-                if status.state not in _ENDED or (status.state == "succeeded" and there):
+                if status.state not in _ENDED or (status.state == JobState.SUCCEEDED and there):
                     self._keep(session, row)
                     return status
             self._require_room_for(session, application)
-            self._submit(row, asked, places)
+            self._submit(row, body, places)
             self._keep(session, row)
         return self._status(row)
 
-    def _same(self, session: Session, asked: BatchAsked, application: str) -> BatchRow | None:
+    def _same(self, session: Session, body: BatchBody, application: str) -> BatchRow | None:
         """Return the batch that holds this output, if it is the one that is asked for.
 
         Raises:
             OutputExistsError: It is another one.
         """
-        query = sa.select(BatchRow).where(BatchRow.output == asked.output)
+        query = sa.select(BatchRow).where(BatchRow.output == body.output)
         with session.begin():
             row = session.scalars(query.order_by(BatchRow.created.desc()).limit(1)).first()
             session.expunge_all()
-        if row is None or (row.application == application and row.request == _as_stored(asked)):
+        if row is None or (row.application == application and row.request == _as_stored(body)):
             return row
-        if row.state not in _ENDED or read_plan(OutputLayout(asked.output)) is not None:
+        if row.state not in _ENDED or read_plan(OutputLayout(body.output), PredictPlan) is not None:
             raise OutputExistsError(
-                f"Output {asked.output} belongs to another batch; ask for the same, or name "
+                f"Output {body.output} belongs to another batch; ask for the same, or name "
                 "another folder."
             )
         return None
 
-    def _new_row(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchRow:
+    def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchRow:
         """Check what the job itself would find at once, as far as that is cheap."""
-        version = self._version(asked.model, application, snapshot)
-        for location in asked.input:
+        version = self._version(body.model, application, snapshot)
+        for location in body.inputs:
             _require_there(location)
-        layout = OutputLayout(asked.output)
-        plan = read_plan(layout)
+        layout = OutputLayout(body.output)
+        plan = read_plan(layout, PredictPlan)
         if plan is None:
             require_free(layout)
             require_writable(layout)
         else:
-            work = asked.work(version, self._config, plan.work.contract_digest)
+            job = body.job(version.reference, self._config, readable=())
+            work = job.work(
+                model_version=str(version.version),
+                model_digest=version.digest,
+                contract_digest=plan.work.contract_digest,
+            )
             require_same_work(layout, plan, work)
         return BatchRow(
             id=new_id(),
             application=application,
             created=datetime.now(UTC),
-            output=asked.output,
-            request=_as_stored(asked),
+            output=body.output,
+            request=_as_stored(body),
             model=version.reference,
             submission="",
-            state="queued",
+            state=JobState.QUEUED.value,
             message="",
         )
 
@@ -193,7 +193,7 @@ class BatchDesk:
                 f"{own} batches of this application run or wait, as many as are taken",
                 retry_after=_RETRY_AFTER,
             )
-        if len(active) >= self._config.batches_at_once and not self._launcher.room().waits:
+        if len(active) >= self._config.batches_at_once and not self._launcher.capacity().waits:
             raise FullError(
                 f"{len(active)} batches are running, as many as run at a time",
                 retry_after=_RETRY_AFTER,
@@ -210,12 +210,12 @@ class BatchDesk:
             self._keep(session, row)
         return [row for row in rows if row.state not in _ENDED]
 
-    def _submit(self, row: BatchRow, asked: BatchAsked, places: BatchPlaces) -> None:
-        workers = _workers(self._launcher.room(), self._config)
-        command = asked.command(row.model, self._config, readable=places.readable, workers=workers)
+    def _submit(self, row: BatchRow, body: BatchBody, places: BatchPathPolicy) -> None:
+        workers = _workers(self._launcher.capacity(), self._config)
+        job = body.job(row.model, self._config, readable=places.readable, workers=workers)
         row.submission = f"eagleray-batch-{row.id}-{new_id()}"
-        self._launcher.submit(row.submission, command, self._environment)
-        row.state, row.message = "queued", ""
+        self._launcher.submit(row.submission, COMMAND, {**self._environment, **spec_variable(job)})
+        row.state, row.message = JobState.QUEUED.value, ""
 
     def _keep(self, session: Session, row: BatchRow) -> None:
         with session.begin():
@@ -271,25 +271,28 @@ class BatchDesk:
             log.warning("batch %s: its output does not answer: %s", row.id, error)
             return status_of(row, None, None, message=_PUBLIC)
         if row.state not in _ENDED:
-            row.state, row.message = self._found(row, progress, committed)
+            state, row.message = self._found(row, progress, committed)
+            row.state = state.value
         message = without_places(row.message, _own_places(row))
         return status_of(row, progress, committed, message=message)
 
     def _found(
         self, row: BatchRow, progress: Progress | None, committed: Commit | None
-    ) -> tuple[BatchState, str]:
+    ) -> tuple[JobState, str]:
         if committed is not None:
-            return "succeeded", ""
-        launched = self._launcher.look(row.submission)
+            return JobState.SUCCEEDED, ""
+        launched = self._launcher.status(row.submission)
         if launched is None:
-            return "failed", _NO_TRACE
-        if launched.state == "succeeded":  # its commit was put after we looked, or is taken away
-            there = read_commit(OutputLayout(row.output)) is not None
-            return ("succeeded", "") if there else ("failed", "Its results are gone.")
-        if launched.state != "failed":
-            return _OF_RUNS[launched.state]
-        words = progress.message if progress and progress.state == "failed" else ""
-        return "failed", launched.message or words or _NO_TRACE
+            return JobState.FAILED, _NO_TRACE
+        if launched.state == JobState.SUCCEEDED:  # committed since we looked, or taken away
+            if read_commit(OutputLayout(row.output)) is not None:
+                return JobState.SUCCEEDED, ""
+            return JobState.FAILED, "Its results are gone."
+        if launched.state != JobState.FAILED:
+            return launched.state, _MESSAGES.get(launched.state, "")
+        failed = progress is not None and progress.state == JobState.FAILED
+        words = progress.message if progress and failed else ""
+        return JobState.FAILED, launched.message or words or _NO_TRACE
 
     # --- end ---
 
@@ -304,7 +307,8 @@ class BatchDesk:
             row = self._row(batch, application)
             if self._status(row).state not in _ENDED:
                 self._launcher.stop(row.submission)
-                row.state, row.message = "cancelled", "Post the same body again to go on."
+                row.state = JobState.CANCELLED.value
+                row.message = "Post the same body again to go on."
             self._keep(session, row)
         return self._status(row)
 
@@ -351,16 +355,16 @@ class BatchDesk:
         return row, committed
 
 
-def _as_stored(asked: BatchAsked) -> dict[str, Any]:
+def _as_stored(body: BatchBody) -> dict[str, Any]:
     """Return a request as it comes back from the database."""
-    stored: dict[str, Any] = json.loads(asked.model_dump_json())
+    stored: dict[str, Any] = json.loads(body.model_dump_json())
     return stored
 
 
 def _own_places(row: BatchRow) -> list[str]:
     """Return the locations that a batch's caller named."""
-    asked = row.request
-    named = [*asked.get("input", ()), *asked.get("since", ()), asked.get("failed_only"), row.output]
+    sent = row.request
+    named = [*sent.get("inputs", ()), *sent.get("since", ()), sent.get("failed_only"), row.output]
     return [place for place in named if place]
 
 
@@ -391,24 +395,24 @@ def _require_there(location: str) -> None:
         raise InputError(f"There is no folder or file {location}; check the path.")
 
 
-def _workers(room: Room, config: ServiceConfig) -> int:
+def _workers(capacity: Capacity, config: ServiceConfig) -> int:
     """Return how many workers a job gets of what the service leaves.
 
     Raises:
         NotReadyError: Nothing is left.
     """
     held_cpus, held_gpus = config.claim
-    cpus, gpus = room.cpus - held_cpus, room.gpus - held_gpus
-    if room.gpus >= 1 and gpus < 1:
+    cpus, gpus = capacity.cpus - held_cpus, capacity.gpus - held_gpus
+    if capacity.gpus >= 1 and gpus < 1:
         raise NotReadyError(
-            f"The service's replicas hold {held_gpus:g} of this cluster's {room.gpus:g} GPUs, and "
-            "a batch needs a whole one; have the operator add a GPU, or start fewer replicas.",
+            f"The service's replicas hold {held_gpus:g} of this cluster's {capacity.gpus:g} GPUs, "
+            "and a batch needs a whole one; have the operator add a GPU, or start fewer replicas.",
             retry_after=_RETRY_AFTER,
         )
     if cpus < 1:
         raise NotReadyError(
-            f"The service's replicas hold {held_cpus:g} of this cluster's {room.cpus:g} CPU cores, "
-            "and a batch needs one; have the operator add a core, or start fewer replicas.",
+            f"The service's replicas hold {held_cpus:g} of this cluster's {capacity.cpus:g} CPU "
+            "cores, and a batch needs one; have the operator add a core, or start fewer replicas.",
             retry_after=_RETRY_AFTER,
         )
-    return max(1, int(gpus if room.gpus >= 1 else cpus) // config.batches_at_once)
+    return max(1, int(gpus if capacity.gpus >= 1 else cpus) // config.batches_at_once)

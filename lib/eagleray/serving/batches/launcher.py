@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-__all__ = ["Launched", "Launcher", "Room"]
+from eagleray.core.job_state import JobState
+
+__all__ = ["Capacity", "Launched", "Launcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,12 @@ class Launched:
         message: Its last words, where it failed.
     """
 
-    state: Literal["queued", "running", "succeeded", "failed", "stopped"]
+    state: JobState
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """What there is for jobs.
 
     Attributes:
@@ -40,7 +42,7 @@ class Room:
 class Launcher(Protocol):
     """Runs commands elsewhere; they go on when the process that asked for them ends."""
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Say what there is for jobs.
 
         Raises:
@@ -54,7 +56,7 @@ class Launcher(Protocol):
             OutageError: Whatever runs jobs does not answer.
         """
 
-    def look(self, name: str) -> Launched | None:
+    def status(self, name: str) -> Launched | None:
         """Return where a run is; None where it is not known, or not any more.
 
         Raises:

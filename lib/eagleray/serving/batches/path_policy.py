@@ -12,14 +12,14 @@ from eagleray.io.http import UrlPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import ForbiddenError
 
-__all__ = ["BatchPlaces"]
+__all__ = ["BatchPathPolicy"]
 
 _FETCHED = ("http://", "https://")
 _CALLER = "{application}"
 _NOBODY = "nobody"  # in the place of a caller where no application is configured
 
 
-class BatchPlaces:
+class BatchPathPolicy:
     """The locations of one caller.
 
     Args:

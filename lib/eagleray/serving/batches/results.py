@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from eagleray.batch.commit import Commit
 from eagleray.batch.earlier import read_results
 from eagleray.io import storage
 from eagleray.io.arrow_files import encode_table
+from eagleray.sharded.commit import Commit
 
 __all__ = ["described", "json_lines"]
 
@@ -26,13 +26,13 @@ def described(output: str, committed: Commit) -> dict[str, Any]:
         "reasons": dict(committed.reasons.most_common()),
         "files": [
             {
-                "location": storage.join(output, part.name),
-                "rows": part.num_rows,
-                "failed": part.num_failed,
-                "bytes": part.num_bytes,
-                "sha256": part.sha256,
+                "location": storage.join(output, file.name),
+                "rows": file.num_rows,
+                "failed": file.num_failed,
+                "bytes": file.num_bytes,
+                "sha256": file.sha256,
             }
-            for part in committed.parts
+            for file in committed.files
         ],
     }
 
@@ -49,11 +49,11 @@ def json_lines(output: str, committed: Commit, offset: int, limit: int) -> Itera
     stop = min(offset + limit, committed.num_rows)
     if offset >= stop:
         return
-    parts = iter(part for part in committed.parts if part.first_row + part.num_rows > offset)
-    for table, part in zip(read_results(output, first_row=offset), parts, strict=True):
-        start = max(0, offset - part.first_row)
-        wanted = table.slice(start, max(0, stop - part.first_row - start))
+    files = iter(file for file in committed.files if file.first_row + file.num_rows > offset)
+    for table, file in zip(read_results(output, first_row=offset), files, strict=True):
+        start = max(0, offset - file.first_row)
+        wanted = table.slice(start, max(0, stop - file.first_row - start))
         for begin in range(0, wanted.num_rows, _ROWS_AT_ONCE):
             yield encode_table(wanted.slice(begin, _ROWS_AT_ONCE), "jsonl")
-        if part.first_row + part.num_rows >= stop:
+        if file.first_row + file.num_rows >= stop:
             return

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from eagleray.batch.commit import Commit
-from eagleray.batch.progress import Progress
+from eagleray.core.job_state import JobState
 from eagleray.database.tables import BatchRow
-from eagleray.serving.responses import BatchState
+from eagleray.sharded.commit import Commit
+from eagleray.sharded.progress import Progress
 
 __all__ = ["BatchStatus", "status_of"]
 
@@ -35,7 +35,7 @@ class BatchStatus:
     """
 
     id: str
-    state: BatchState
+    state: JobState
     created: datetime
     model: str
     output: str
@@ -65,7 +65,7 @@ def status_of(
     """
     status = BatchStatus(
         id=row.id,
-        state=row.state,  # type: ignore[arg-type]  # a text in the database
+        state=JobState(row.state),
         created=row.created,
         model=row.model,
         output=row.output,
@@ -77,7 +77,7 @@ def status_of(
         return dataclasses.replace(status, total=rows, done=rows, failed=failed)
     if progress is None:
         return status
-    runs = row.state == "running" and progress.state == "running"
+    runs = row.state == progress.state == JobState.RUNNING
     return dataclasses.replace(
         status,
         total=progress.num_rows,

@@ -10,19 +10,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from eagleray.batch import progress
-from eagleray.batch.progress import JobMonitor, Progress, read_progress
-from eagleray.batch.worker import ShardSummary
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.errors import InputError
+from eagleray.core.job_state import JobState
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import JobMonitor, Progress, read_progress
 
 
-def monitor(folder: Path, *, rows: int = 100, done: int = 0, failed: int = 0) -> JobMonitor:
-    return JobMonitor(OutputLayout(str(folder)), "job1", rows, done, failed)
+def monitor(
+    folder: Path, *, rows: int = 100, done: int = 0, failed: int = 0, **options: Any
+) -> JobMonitor:
+    return JobMonitor(OutputLayout(str(folder)), "job1", rows, done, failed, **options)
 
 
 def shard(number: int = 0, *, ok: int = 10, failed: int = 0) -> ShardSummary:
@@ -43,10 +46,9 @@ def test_nothing_done_says_nothing_about_the_time_left(tmp_path: Path) -> None:
     assert (now.host, now.pid) == (socket.gethostname(), os.getpid())
 
 
-def test_the_rate_counts_this_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_counts_this_run_only(tmp_path: Path) -> None:
     clock = 1000.0
-    monkeypatch.setattr(time, "time", lambda: clock)
-    watched = monitor(tmp_path, rows=1000, done=500)
+    watched = monitor(tmp_path, rows=1000, done=500, clock=lambda: clock)
     clock += 10
     watched.add(shard(ok=90, failed=10))
     now = watched.now()
@@ -55,12 +57,9 @@ def test_the_rate_counts_this_run_only(tmp_path: Path, monkeypatch: pytest.Monke
     assert now.seconds_left == 40
 
 
-def test_the_rate_is_that_of_the_last_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rate_is_that_of_the_last_minute(tmp_path: Path) -> None:
     clock = 1000.0
-    monkeypatch.setattr(time, "time", lambda: clock)
-    watched = monitor(tmp_path, rows=10**6)
+    watched = monitor(tmp_path, rows=10**6, clock=lambda: clock)
     for _ in range(60):  # ten minutes of one image a second, then two of a hundred
         clock += 10
         watched.add(shard(ok=10))
@@ -74,7 +73,7 @@ def test_the_rate_is_that_of_the_last_minute(
 
 def test_a_state_is_shown_at_once(tmp_path: Path) -> None:
     watched = monitor(tmp_path)
-    watched.enter("failed", "the storage is full")
+    watched.enter(JobState.FAILED, "the storage is full")
     assert shown(tmp_path).state == "failed"
     assert shown(tmp_path).message == "the storage is full"
 
@@ -89,7 +88,7 @@ def test_no_sign_of_life_is_none(tmp_path: Path, content: bytes | None) -> None:
 
 def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
     watched = monitor(tmp_path)
-    watched.enter("running")
+    watched.enter(JobState.RUNNING)
     path = Path(OutputLayout(str(tmp_path)).progress)
     path.write_text(json.dumps({**json.loads(path.read_text()), "mood": "good"}))
     assert shown(tmp_path).state == "running"
@@ -104,9 +103,8 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_a_job_hears_that_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_SECONDS_LOCAL", 0.01)
-    watched = monitor(tmp_path)
+def test_a_job_hears_that_it_is_cancelled(tmp_path: Path) -> None:
+    watched = monitor(tmp_path, seconds=0.01)
     threads_before = threading.active_count()
     started = time.monotonic()
     storage.put_atomic(OutputLayout(str(tmp_path)).cancel, b"")
@@ -122,7 +120,6 @@ def test_a_job_hears_that_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_storage_that_stumbles_does_not_end_the_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    monkeypatch.setattr(progress, "_SECONDS_LOCAL", 0.01)
     looks = 0
     exists = storage.exists
 
@@ -135,7 +132,7 @@ def test_a_storage_that_stumbles_does_not_end_the_signs_of_life(
 
     monkeypatch.setattr(storage, "exists", stumbling)
     storage.put_atomic(OutputLayout(str(tmp_path)).cancel, b"")
-    watched = monitor(tmp_path)
+    watched = monitor(tmp_path, seconds=0.01)
     with pytest.raises(KeyboardInterrupt), watched.watching():
         threading.Event().wait(30)
     assert watched.cancelled
@@ -145,5 +142,5 @@ def test_a_storage_that_stumbles_does_not_end_the_signs_of_life(
 def test_a_sign_that_cannot_be_given_does_not_end_the_job(tmp_path: Path) -> None:
     (tmp_path / "_eagleray").write_text("a file where the folder should be")
     watched = monitor(tmp_path)
-    watched.enter("running")
+    watched.enter(JobState.RUNNING)
     assert watched.now().state == "running"

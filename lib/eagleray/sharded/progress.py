@@ -1,7 +1,7 @@
-"""How a running job shows itself, and hears that it should stop.
+"""The progress of a running job, published in its output, and the request to cancel it.
 
-A thread puts `progress.json` into the output every few seconds, so that anyone who can read the
-output can see how far the job is, and looks for the mark that cancels it.
+A thread puts `progress.json` into the output every few seconds, so that everyone who can read the
+output can see how far the job is, and looks for the file that cancels it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from eagleray.batch.worker import ShardSummary
 from eagleray.core.errors import InputError
+from eagleray.core.job_state import JobState
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.shard_results import FinishedShard
 
-__all__ = ["JobMonitor", "Progress", "State", "read_progress"]
-
-State = Literal["listing", "running", "committing", "done", "stopped", "cancelled", "failed"]
+__all__ = ["JobMonitor", "Progress", "read_progress"]
 
 _SECONDS_LOCAL, _SECONDS_REMOTE = 1.0, 10.0
 _RATE_WINDOW = 60.0
@@ -35,24 +33,24 @@ class Progress(BaseModel):
     """A job at one moment.
 
     Attributes:
-        job_id: Of the plan.
-        state: Where it is.
-        host: That runs it.
-        pid: Of its driver there.
-        started: Seconds since the epoch, of this run.
-        updated: Seconds since the epoch.
-        num_rows: Inputs.
-        num_done: With a result so far, in all runs.
-        num_failed: Of these.
-        images_per_second: In the last minute.
-        seconds_left: At that rate; None where there is none yet.
-        message: Why it stopped.
+        job_id: Identifier of the job.
+        state: State of the job.
+        host: Host name of the driver's machine.
+        pid: Process identifier of the driver.
+        started: Start of this run, in seconds since the epoch.
+        updated: Time of this value, in seconds since the epoch.
+        num_rows: Number of inputs.
+        num_done: Number of inputs with a result so far, in all runs.
+        num_failed: Number of these that failed.
+        images_per_second: Throughput in the last minute.
+        seconds_left: Expected time left at that throughput; None while it is unknown.
+        message: Reason why the job stopped.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_id: str
-    state: State
+    state: JobState
     host: str
     pid: int
     started: float
@@ -66,7 +64,7 @@ class Progress(BaseModel):
 
 
 def read_progress(layout: OutputLayout) -> Progress | None:
-    """Return the last sign of life of a job; None where there is none."""
+    """Return the last published progress of a job, or None if there is none."""
     try:
         return Progress.model_validate_json(storage.read_bytes(layout.progress))
     except (OSError, ValueError):
@@ -74,49 +72,62 @@ def read_progress(layout: OutputLayout) -> Progress | None:
 
 
 class JobMonitor:
-    """Counts what is done and tells the world.
+    """Counts what is done and publishes it in the output.
 
     Args:
-        layout: Of the output.
-        job_id: Of the plan.
-        num_rows: Inputs.
-        num_done: With a result from earlier runs.
-        num_failed: Of these.
+        layout: The output.
+        job_id: Identifier of the job.
+        num_rows: Number of inputs.
+        num_done: Number of inputs with a result from earlier runs.
+        num_failed: Number of these that failed.
+        seconds: Time between two updates; None for 1 s on a disk and 10 s elsewhere.
+        clock: Returns seconds since the epoch.
     """
 
     def __init__(
-        self, layout: OutputLayout, job_id: str, num_rows: int, num_done: int, num_failed: int
+        self,
+        layout: OutputLayout,
+        job_id: str,
+        num_rows: int,
+        num_done: int,
+        num_failed: int,
+        *,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        remote = storage.is_remote(layout.location)
+        self._seconds = seconds or (_SECONDS_REMOTE if remote else _SECONDS_LOCAL)
+        self._clock = clock
         self._layout, self.job_id, self._num_rows = layout, job_id, num_rows
         self.num_done, self.num_failed = num_done, num_failed
         self.cancelled = False
-        self._state: State = "running"
+        self._state = JobState.RUNNING
         self._message = ""
-        self._started = time.time()
+        self._started = clock()
         self._recent: deque[tuple[float, int]] = deque([(self._started, num_done)])
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    def add(self, summary: ShardSummary) -> None:
+    def add(self, shard: FinishedShard) -> None:
         """Count a finished shard."""
         with self._lock:
-            self.num_done += summary.num_rows
-            self.num_failed += summary.num_failed
-            now = time.time()
+            self.num_done += shard.num_rows
+            self.num_failed += shard.num_failed
+            now = self._clock()
             self._recent.append((now, self.num_done))
             while len(self._recent) > 2 and self._recent[0][0] < now - _RATE_WINDOW:
                 self._recent.popleft()
 
-    def enter(self, state: State, message: str = "") -> None:
-        """Note a new state and show it at once."""
+    def enter(self, state: JobState, message: str = "") -> None:
+        """Enter a new state and publish it at once."""
         with self._lock:
             self._state, self._message = state, message
         self._put()
 
     def now(self) -> Progress:
-        """Return the job at this moment."""
+        """Return the progress at this moment."""
         with self._lock:
-            moment = time.time()
+            moment = self._clock()
             since, done_then = self._recent[0]
             rate = (self.num_done - done_then) / max(moment - since, 1e-3)
             return Progress(
@@ -136,10 +147,8 @@ class JobMonitor:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Show signs of life, and interrupt the main thread when the job is cancelled."""
-        remote = storage.is_remote(self._layout.location)
-        seconds = _SECONDS_REMOTE if remote else _SECONDS_LOCAL
-        thread = threading.Thread(target=self._watch, args=(seconds,), daemon=True)
+        """Publish updates, and interrupt the main thread when the job is cancelled."""
+        thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
             yield
@@ -147,19 +156,19 @@ class JobMonitor:
             self._ended.set()
             thread.join()
 
-    def _watch(self, seconds: float) -> None:
+    def _watch(self) -> None:
         while True:
             self._put()
-            if self._ended.wait(seconds):
+            if self._ended.wait(self._seconds):
                 return
             with contextlib.suppress(OSError, InputError):
                 if not self.cancelled and storage.exists(self._layout.cancel):
                     self.cancelled = True
-                    # A signal ends whatever the main thread waits for;
-                    # `_thread.interrupt_main` would be heard only after that.
+                    # A signal interrupts a waiting main thread at once;
+                    # `_thread.interrupt_main` only after the wait.
                     os.kill(os.getpid(), signal.SIGINT)
 
     def _put(self) -> None:
-        # A sign of life that cannot be given is no reason to end the life.
+        # A job whose progress cannot be published still does its work.
         with contextlib.suppress(OSError, InputError):
             storage.put_atomic(self._layout.progress, self.now().model_dump_json(indent=2).encode())

@@ -17,20 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagleray.batch.commit import Commit, merge, publish, read_commit, tidy_up
 from eagleray.batch.earlier import read_results
+from eagleray.batch.merge import merge
 from eagleray.batch.results import result_schema
-from eagleray.batch.worker import ShardSummary, decode_shard, encode_shard
+from eagleray.batch.shard_summary import ShardSummary, decode_shard, encode_shard
 from eagleray.core.errors import InputError, JobFailedError
 from eagleray.core.types import OutputFormat
 from eagleray.io import storage
+from eagleray.sharded.commit import Commit, publish, read_commit, tidy_up
 from tests.support.batch import Killed, Output, classified, dies_at, output, result_rows
 
 
 def committed_rows(made: Output) -> list[int]:
     rows: list[int] = []
-    for part in read_results(made.layout.location, columns=["row"]):
-        rows += part.column("row").to_pylist()
+    for file in read_results(made.layout.location, columns=["row"]):
+        rows += file.column("row").to_pylist()
     return rows
 
 
@@ -39,12 +40,12 @@ def require_whole(made: Output) -> Commit:
     found = read_commit(made.layout)
     assert found is not None
     next_row = 0
-    for part in found.parts:
-        content = (made.folder / part.name).read_bytes()
-        assert part.sha256 == hashlib.sha256(content).hexdigest()
-        assert part.num_bytes == len(content)
-        assert part.first_row == next_row
-        next_row += part.num_rows
+    for file in found.files:
+        content = (made.folder / file.name).read_bytes()
+        assert file.sha256 == hashlib.sha256(content).hexdigest()
+        assert file.num_bytes == len(content)
+        assert file.first_row == next_row
+        next_row += file.num_rows
     assert next_row == found.num_rows == made.plan.num_rows
     assert committed_rows(made) == list(range(made.plan.num_rows))
     assert found.num_failed == len(made.failed)
@@ -61,7 +62,7 @@ def files_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
 def test_a_commit_lists_what_is_there(tmp_path: Path, output_format: OutputFormat) -> None:
     made = output(
-        tmp_path, rows=100, failed={3, 50, 99}, rows_per_part=40, output_format=output_format
+        tmp_path, rows=100, failed={3, 50, 99}, rows_per_file=40, output_format=output_format
     )
     answer = made.commit()
     assert answer is not None
@@ -69,7 +70,7 @@ def test_a_commit_lists_what_is_there(tmp_path: Path, output_format: OutputForma
     found = require_whole(made)
     assert answer[0] == found
     assert [
-        (part.name, part.first_row, part.num_rows, part.num_failed) for part in found.parts
+        (file.name, file.first_row, file.num_rows, file.num_failed) for file in found.files
     ] == [
         (f"part-00000.{output_format}", 0, 48, 1),
         (f"part-00001.{output_format}", 48, 48, 1),
@@ -78,13 +79,13 @@ def test_a_commit_lists_what_is_there(tmp_path: Path, output_format: OutputForma
     assert (found.job_id, found.format) == (made.plan.job_id, output_format)
     manifest = f"_eagleray/{made.plan.manifest}/part-00000.parquet"
     assert files_in(tmp_path) == {
-        *(part.name for part in found.parts),
+        *(file.name for file in found.files),
         *("_manifest.json", "_SUCCESS", "_eagleray/plan.json", manifest),
     }
 
 
 def test_other_readers_see_the_parts_and_nothing_else(tmp_path: Path) -> None:
-    made = output(tmp_path, rows=100, rows_per_part=40)
+    made = output(tmp_path, rows=100, rows_per_file=40)
     made.commit()
     table = pq.read_table(tmp_path)  # as any reader would, the folder whole
     assert table.schema.equals(result_schema(made.model, made.manifest.schema))
@@ -94,9 +95,9 @@ def test_other_readers_see_the_parts_and_nothing_else(tmp_path: Path) -> None:
 
 def test_parts_are_cut_at_shards_and_the_last_one_is_never_empty(tmp_path: Path) -> None:
     for rows, per_part, expected in [(32, 16, [16, 16]), (32, 17, [32]), (33, 16, [16, 16, 1])]:
-        made = output(tmp_path / f"{rows}-{per_part}", rows=rows, rows_per_part=per_part)
+        made = output(tmp_path / f"{rows}-{per_part}", rows=rows, rows_per_file=per_part)
         made.commit()
-        assert [part.num_rows for part in require_whole(made).parts] == expected
+        assert [file.num_rows for file in require_whole(made).files] == expected
 
 
 def test_one_row_is_an_output(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_before_the_commit_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert read_commit(made.layout) is None
     with pytest.raises(InputError, match="not the finished output"):
         list(read_results(str(tmp_path)))
-    assert publish(made.layout, made.plan, draft)[1]
+    assert publish(made.layout, draft.commit(made.plan))[1]
     assert committed_rows(made) == list(range(40))
 
 
@@ -226,20 +227,20 @@ def test_a_strange_file_with_the_name_of_a_part_stops_the_commit(
     tmp_path: Path, output_format: OutputFormat, content: bytes
 ) -> None:
     made = output(tmp_path, rows=32, output_format=output_format)
-    part = tmp_path / f"part-00000.{output_format}"
-    part.write_bytes(content)
+    file = tmp_path / f"part-00000.{output_format}"
+    file.write_bytes(content)
     with pytest.raises(JobFailedError, match=r"Remove it and run the same command again"):
         merge(made.layout, made.plan)
-    assert part.read_bytes() == content
-    part.unlink()
+    assert file.read_bytes() == content
+    file.unlink()
     made.commit()
     require_whole(made)
 
 
 def test_a_part_with_rows_of_others_stops_the_commit(tmp_path: Path) -> None:
-    other = output(tmp_path / "other", rows=48, rows_per_part=16)
+    other = output(tmp_path / "other", rows=48, rows_per_file=16)
     other.commit()
-    made = output(tmp_path / "made", rows=32, rows_per_part=16)
+    made = output(tmp_path / "made", rows=32, rows_per_file=16)
     stolen = (other.folder / "part-00001.parquet").read_bytes()
     (made.folder / "part-00000.parquet").write_bytes(stolen)
     with pytest.raises(JobFailedError, match="should hold rows 0 to 15 and hold others"):
@@ -261,7 +262,7 @@ def commit_dying_at(made: Output, call: int, *, after: bool) -> list[str]:
 
 
 def crash_output(folder: Path, output_format: OutputFormat = "parquet") -> Output:
-    made = output(folder, rows=80, failed={5, 77}, rows_per_part=30, output_format=output_format)
+    made = output(folder, rows=80, failed={5, 77}, rows_per_file=30, output_format=output_format)
     # Of a run that lost the race for the plan and died, and of a write that was cut short.
     storage.put_atomic(
         storage.join(made.layout.manifest("manifest-lost"), "part-00000.parquet"), b""
@@ -306,7 +307,7 @@ def test_a_run_that_dies_anywhere_is_finished_by_the_next(
     else:
         assert made.commit() is not None
     found = require_whole(made)
-    names = [part.name for part in found.parts]
+    names = [file.name for file in found.files]
     assert [(made.folder / name).read_bytes() for name in names] == [
         (undisturbed.folder / name).read_bytes() for name in names
     ]
@@ -315,7 +316,7 @@ def test_a_run_that_dies_anywhere_is_finished_by_the_next(
         "_manifest.json",
         "_SUCCESS",
     }
-    assert made.layout.manifest_names() == {made.plan.manifest}
+    assert made.layout.abandoned_folders(made.plan.manifest) == []
     assert made.layout.finished_shards() == set()
 
 
@@ -360,14 +361,14 @@ def test_what_follows_a_commit_can_be_repeated(tmp_path: Path) -> None:
 
 
 def test_the_later_of_two_runs_learns_that_it_was_not_first(tmp_path: Path) -> None:
-    made = output(tmp_path, rows=80, rows_per_part=30)
+    made = output(tmp_path, rows=80, rows_per_file=30)
     first, second = merge(made.layout, made.plan), merge(made.layout, made.plan)
     assert first is not None
     assert second is not None
-    assert first.parts == second.parts
-    committed, here = publish(made.layout, made.plan, first)
+    assert first.files == second.files
+    committed, here = publish(made.layout, first.commit(made.plan))
     assert here
-    assert publish(made.layout, made.plan, second) == (committed, False)
+    assert publish(made.layout, second.commit(made.plan)) == (committed, False)
     require_whole(made)
 
 
@@ -379,7 +380,7 @@ def test_a_run_whose_shards_were_tidied_away_finds_the_commit(tmp_path: Path) ->
 
 
 def test_a_run_with_other_times_takes_over_the_parts_that_are_there(tmp_path: Path) -> None:
-    made = output(tmp_path, rows=80, rows_per_part=30)
+    made = output(tmp_path, rows=80, rows_per_file=30)
     commit_dying_at(made, 2, after=False)  # two of three parts are there
     made.put_shards(milliseconds=9.0)
     made.commit()
@@ -393,13 +394,13 @@ def test_failures_are_counted_in_the_part_that_stands(
     tmp_path: Path, output_format: OutputFormat
 ) -> None:
     """A time limit, say, may hit an image in one run and not in another."""
-    made = output(tmp_path, rows=32, failed={3, 4}, rows_per_part=16, output_format=output_format)
+    made = output(tmp_path, rows=32, failed={3, 4}, rows_per_file=16, output_format=output_format)
     commit_dying_at(made, 0, after=True)
     dataclasses.replace(made, failed={3, 20}).put_shards()
     made.commit()
     found = read_commit(made.layout)
     assert found is not None
-    assert [part.num_failed for part in found.parts] == [2, 1]
+    assert [file.num_failed for file in found.files] == [2, 1]
     statuses = pa.concat_tables(read_results(str(tmp_path), columns=["status"])).column(0)
     assert [row for row, status in enumerate(statuses.to_pylist()) if status == "failed"] == [
         *(3, 4, 20)
@@ -413,7 +414,7 @@ def test_a_run_that_stalls_while_another_works_changes_nothing(
     tmp_path: Path, interruptions: tuple[int, int]
 ) -> None:
     """One run stops at a change and goes on from there when others have come and gone."""
-    made = output(tmp_path, rows=80, failed={5, 77}, rows_per_part=30)
+    made = output(tmp_path, rows=80, failed={5, 77}, rows_per_file=30)
     commit_dying_at(made, interruptions[0], after=True)
     with pytest.MonkeyPatch.context() as patch:
         begun = 0
@@ -437,7 +438,7 @@ def test_a_run_that_stalls_while_another_works_changes_nothing(
 
 def test_of_many_runs_at_once_exactly_one_commits(tmp_path: Path) -> None:
     for attempt in range(5):
-        made = output(tmp_path / str(attempt), rows=80, failed={5}, rows_per_part=30)
+        made = output(tmp_path / str(attempt), rows=80, failed={5}, rows_per_file=30)
         start = threading.Barrier(6)
         answers: list[bool] = []
         faults: list[BaseException] = []
@@ -471,7 +472,7 @@ def test_of_many_runs_at_once_exactly_one_commits(tmp_path: Path) -> None:
 
 
 def test_a_reader_never_sees_a_part_of_the_result(tmp_path: Path) -> None:
-    made = output(tmp_path, rows=200, rows_per_part=16)
+    made = output(tmp_path, rows=200, rows_per_file=16)
     seen: set[int] = set()
     begun, done = threading.Event(), threading.Event()
 
@@ -500,4 +501,4 @@ def test_the_manifest_is_json_that_others_can_read(tmp_path: Path) -> None:
     made.commit()
     found = json.loads((tmp_path / "_manifest.json").read_text())
     assert (found["num_rows"], found["num_failed"]) == (40, 1)
-    assert [part["name"] for part in found["parts"]] == ["part-00000.parquet"]
+    assert [file["name"] for file in found["files"]] == ["part-00000.parquet"]

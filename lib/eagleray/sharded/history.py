@@ -1,7 +1,7 @@
-"""Which jobs this home has started, and what has become of each.
+"""The jobs that were started from this home, and the status of each.
 
-A record only says where a job's output is. Everything else is read from there, so that what is
-shown is what is, whoever ran the job last.
+A record holds only the location of a job's output. Everything else is read from there, so the
+status is right whichever machine ran the job last.
 """
 
 from __future__ import annotations
@@ -12,21 +12,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eagleray.batch.commit import read_commit
-from eagleray.batch.plan import Plan, read_plan
-from eagleray.batch.progress import Progress, read_progress
 from eagleray.core.errors import EaglerayError, InputError, UnknownNameError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.sharded.commit import read_commit
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.plan import Plan, read_plan
+from eagleray.sharded.progress import Progress, read_progress
 
-__all__ = ["JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
+__all__ = ["AnyPlan", "JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
 
-_SECONDS_WITHOUT_A_SIGN = 60.0
-_FROM_HERE = storage.S3Options()  # as this process reaches it
+_MAX_SECONDS_BETWEEN_UPDATES = 60.0
+_S3_OF_THIS_PROCESS = storage.S3Options()
+
+
+class AnyPlan(Plan[dict[str, Any]]):
+    """A plan of any kind of job, with its further fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = "predict"  # which the version before left out
 
 
 class _Record(BaseModel):
@@ -35,7 +45,7 @@ class _Record(BaseModel):
     job_id: str
     created: str
     output: str
-    s3: storage.S3Options = _FROM_HERE
+    s3: storage.S3Options = _S3_OF_THIS_PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +53,40 @@ class JobStatus:
     """A job as its output shows it.
 
     Attributes:
-        job_id: Of the plan.
-        output: Location.
-        created: ISO time, UTC.
-        state: That of its progress; `done` once committed; `stopped` when its driver is gone;
-            `gone` when the output is; `unreadable` when its storage does not answer, or it is of
-            another version.
-        num_rows: Inputs.
-        num_done: With a result.
-        num_failed: Of these.
-        reasons: How many failed for each reason, the most frequent first; known once committed.
-        message: Why it is as it is, where there is something to say.
-        plan: None when the output is gone or unreadable.
-        progress: The last sign of life, if any.
-        s3: How its output is reached.
+        job_id: Identifier of the job.
+        output: Location of its output.
+        created: ISO time of its plan, UTC.
+        state: State of the job; `unknown` if its output is gone, does not respond, or is of an
+            incompatible version.
+        num_rows: Number of inputs.
+        num_done: Number of inputs with a result.
+        num_failed: Number of inputs that failed.
+        reasons: Number of failures for each reason code, the most frequent first; known once
+            committed.
+        message: Explanation of the state, where there is one.
+        plan: Plan of the job; None if the output is gone or unreadable.
+        progress: Last published progress, if any.
+        s3: Options that reach its output on S3.
     """
 
     job_id: str
     output: str
     created: str
-    state: str
+    state: JobState
     num_rows: int
     num_done: int
     num_failed: int
     reasons: dict[str, int]
     message: str
-    plan: Plan | None
+    plan: AnyPlan | None
     progress: Progress | None
     s3: storage.S3Options
 
 
 def record_job(
-    settings: Settings, plan: Plan, output: str, s3: storage.S3Options = _FROM_HERE
+    settings: Settings, plan: Plan[Any], output: str, s3: storage.S3Options = _S3_OF_THIS_PROCESS
 ) -> None:
-    """Remember a job and how its output is reached; once more changes nothing."""
+    """Record a job and how its output is reached; a second record replaces the first."""
     record = _Record(job_id=plan.job_id, created=plan.created, output=output, s3=s3)
     target = _folder(settings) / f"{plan.job_id}.json"
     storage.put_atomic(str(target), record.model_dump_json().encode())
@@ -97,20 +107,20 @@ def _records(settings: Settings) -> Iterator[_Record]:
         try:
             yield _Record.model_validate_json(file.read_bytes())
         except ValidationError:
-            continue  # not written by us
+            continue  # a file of others
 
 
 def find_job(settings: Settings, name: str) -> JobStatus:
-    """Return the job that an id, the beginning of one, or an output names.
+    """Return the job that an identifier, the beginning of one, or an output names.
 
     Raises:
-        UnknownNameError: None.
-        InputError: Several.
+        UnknownNameError: If there is none.
+        InputError: If there are several.
     """
     records = list(_records(settings))
     output = storage.absolute(name).rstrip("/")
     found = [r for r in records if r.output.rstrip("/") == output]
-    found = sorted(found, key=lambda record: record.created)[-1:]  # the others are gone
+    found = sorted(found, key=lambda record: record.created)[-1:]  # earlier ones are gone
     found = found or [r for r in records if r.job_id.startswith(name)]
     if len(found) > 1:
         raise InputError(
@@ -119,7 +129,7 @@ def find_job(settings: Settings, name: str) -> JobStatus:
         )
     if found:
         return _status(found[0])
-    plan = read_plan(OutputLayout(name)) if storage.is_folder(name) else None
+    plan = read_plan(OutputLayout(name), AnyPlan) if storage.is_folder(name) else None
     if plan is not None:  # a job of another home, named by its output
         return _status(_Record(job_id=plan.job_id, created=plan.created, output=output))
     raise UnknownNameError(
@@ -131,9 +141,9 @@ def cancel_job(status: JobStatus) -> None:
     """Ask a running job to stop; its results so far are kept.
 
     Raises:
-        InputError: It is not running.
+        InputError: If it is not running.
     """
-    if status.state not in ("listing", "running", "committing"):
+    if status.state != JobState.RUNNING:
         raise InputError(f"Job {status.job_id} is {status.state}; only a running one is cancelled.")
     storage.put_atomic(OutputLayout(status.output).cancel, b"")
 
@@ -142,12 +152,12 @@ def _status(record: _Record) -> JobStatus:
     layout = OutputLayout(record.output)
     try:
         with storage.using_s3(record.s3):
-            plan, progress = read_plan(layout), read_progress(layout)
+            plan, progress = read_plan(layout, AnyPlan), read_progress(layout)
             committed = read_commit(layout)
     except (EaglerayError, OSError) as error:
-        return _nothing_known(record, "unreadable", str(error))
+        return _status_unknown(record, str(error))
     if plan is None or plan.job_id != record.job_id:
-        return _nothing_known(record, "gone")
+        return _status_unknown(record, "The output is gone.")
     num_done = progress.num_done if progress else 0
     num_failed = progress.num_failed if progress else 0
     if committed:
@@ -156,7 +166,7 @@ def _status(record: _Record) -> JobStatus:
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state="done" if committed else _state(progress),
+        state=JobState.SUCCEEDED if committed else _state(progress),
         num_rows=plan.num_rows,
         num_done=num_done,
         num_failed=num_failed,
@@ -168,12 +178,12 @@ def _status(record: _Record) -> JobStatus:
     )
 
 
-def _nothing_known(record: _Record, state: str, message: str = "") -> JobStatus:
+def _status_unknown(record: _Record, message: str) -> JobStatus:
     return JobStatus(
         job_id=record.job_id,
         output=record.output,
         created=record.created,
-        state=state,
+        state=JobState.UNKNOWN,
         num_rows=0,
         num_done=0,
         num_failed=0,
@@ -185,16 +195,16 @@ def _nothing_known(record: _Record, state: str, message: str = "") -> JobStatus:
     )
 
 
-def _state(progress: Progress | None) -> str:
+def _state(progress: Progress | None) -> JobState:
     if progress is None:
-        return "stopped"
-    if progress.state in ("running", "committing", "listing") and not _is_alive(progress):
-        return "stopped"
+        return JobState.STOPPED
+    if progress.state == JobState.RUNNING and not _is_alive(progress):
+        return JobState.STOPPED
     return progress.state
 
 
 def _is_alive(progress: Progress) -> bool:
-    """Whether a job's driver still runs, as far as that can be told from here."""
+    """Whether a job's driver still runs, as far as this machine can tell."""
     if progress.host == socket.gethostname():
         try:
             os.kill(progress.pid, 0)
@@ -202,4 +212,4 @@ def _is_alive(progress: Progress) -> bool:
             return False
         except PermissionError:
             pass
-    return time.time() - progress.updated < _SECONDS_WITHOUT_A_SIGN
+    return time.time() - progress.updated < _MAX_SECONDS_BETWEEN_UPDATES

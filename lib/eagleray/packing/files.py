@@ -1,4 +1,4 @@
-"""The files that images are packed into: Parquet or WebDataset, the same bytes every time.
+"""Encodes images into the files of a packing job: Parquet or WebDataset, deterministically.
 
     Parquet      image, uri, then the user's own columns; a few hundred rows in a row group
     WebDataset   000000017.jpg and 000000017.json, which holds the URI and the user's own columns
@@ -24,51 +24,51 @@ from eagleray.imaging.probe import probe
 from eagleray.io.arrow_files import encode_table
 from eagleray.io.fetch.archives import Member
 from eagleray.io.fetch.source import packing_of, parse_candidates
-from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.sources.archives import input_members
 from eagleray.sources.skipped import SkippedFiles
 
 __all__ = [
     "IMAGE_COLUMN",
-    "PartFormat",
-    "PartWriter",
-    "part_name",
+    "PackFormat",
+    "PackWriter",
+    "pack_file_name",
     "pick_rows",
     "with_user_columns",
 ]
 
-PartFormat = Literal["parquet", "webdataset"]
+PackFormat = Literal["parquet", "webdataset"]
 
 IMAGE_COLUMN = "image"
 
-_EXTENSIONS: dict[PartFormat, str] = {"parquet": "parquet", "webdataset": "tar"}
+_EXTENSIONS: dict[PackFormat, str] = {"parquet": "parquet", "webdataset": "tar"}
 _GROUP_ROWS = 256
 _GROUP_BYTES = 32 * 2**20
 _ROWS_BETWEEN_PAGES = 16  # so that a page of images stays near a mebibyte
 _USUAL_SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif", "jpeg2000": ".jp2"}
 _UNKNOWN_SUFFIX = ".bin"
-_LONGEST_SUFFIX = 9
+_MAX_SUFFIX_LENGTH = 9
 _FETCHED = ("http://", "https://")
 
 
-def part_name(shard: int, piece: int, part_format: PartFormat) -> str:
-    """Return a part's name inside the output; in the order of names rows are in theirs.
+def pack_file_name(shard: int, piece: int, file_format: PackFormat) -> str:
+    """Return the name of a file; in the order of names, rows are in their order.
 
     Args:
-        shard: That it holds.
-        piece: 0, and further ones where a shard is larger than its listing told.
-        part_format: Of the part.
+        shard: Number of the shard that it holds.
+        piece: 0, and higher for further files of a shard that is larger than its listing said.
+        file_format: Format of the file.
     """
     suffix = f"_{piece:05d}" if piece else ""
-    return f"part-{shard:05d}{suffix}.{_EXTENSIONS[part_format]}"
+    return f"part-{shard:05d}{suffix}.{_EXTENSIONS[file_format]}"
 
 
 def with_user_columns(rows: pa.Table, ours: Collection[str]) -> pa.Table:
     """Return the URIs of manifest rows with the user's own columns, under their own names.
 
     Args:
-        rows: Of the manifest.
-        ours: Names that are taken; a column of the user that has one gets another.
+        rows: Rows of the manifest.
+        ours: Names of our columns; a column of the user with such a name gets another.
     """
     own = user_columns(rows.schema).names
     columns = [rows.column("uri"), *(rows.column(USER_PREFIX + name) for name in own)]
@@ -76,7 +76,7 @@ def with_user_columns(rows: pa.Table, ours: Collection[str]) -> pa.Table:
 
 
 def pick_rows(table: pa.Table, indices: Sequence[int]) -> pa.Table:
-    """Return some rows, in ascending order: by slices, for Arrow cannot take of every type."""
+    """Return some rows, in ascending order: by slices, as Arrow cannot `take` every type."""
     slices = []
     start = 0
     for end in range(1, len(indices) + 1):
@@ -88,11 +88,11 @@ def pick_rows(table: pa.Table, indices: Sequence[int]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Rows that are written at a time.
+    """Rows that are written together.
 
     Attributes:
-        numbers: Of the rows in the manifest.
-        images: Encoded, one for each.
+        numbers: Row numbers in the manifest.
+        images: Encoded image of each row.
         about: URIs and the user's own columns.
     """
 
@@ -109,26 +109,27 @@ class _Encoder(Protocol):
         """Return the whole file."""
 
 
-class PartWriter:
-    """Makes one part in memory.
+class PackWriter:
+    """Makes one file in memory.
+
+    Attributes:
+        num_rows: Number of images so far.
+        num_image_bytes: Number of their bytes.
 
     Args:
-        rows: Of the manifest, those of the part among them.
-        part_format: Of the part.
+        rows: Rows of the manifest that include those of the file.
+        file_format: Format of the file.
     """
 
-    def __init__(self, rows: pa.Table, part_format: PartFormat) -> None:
+    def __init__(self, rows: pa.Table, file_format: PackFormat) -> None:
         self._rows, self._about = rows, with_user_columns(rows, {IMAGE_COLUMN, "uri"})
         self._encoder: _Encoder = (
-            _ParquetEncoder(self._about.schema) if part_format == "parquet" else _TarEncoder()
+            _ParquetEncoder(self._about.schema) if file_format == "parquet" else _TarEncoder()
         )
         self._indices: list[int] = []
         self._images: list[bytes] = []
         self._waiting_bytes = 0
-        self.num_rows = 0
-        """Images so far."""
-        self.num_image_bytes = 0
-        """Of these."""
+        self.num_rows = self.num_image_bytes = 0
 
     def add(self, index: int, image: bytes) -> None:
         """Append the image of a row, by its index in `rows`; indices ascend."""
@@ -143,7 +144,7 @@ class PartWriter:
             self._flush()
 
     def close(self) -> bytes:
-        """Return the part."""
+        """Return the content of the file."""
         if self._images:
             self._flush()
         return self._encoder.close()
@@ -193,7 +194,9 @@ class _TarEncoder:
             self._add(f"{number:09d}.json", note)
 
     def _add(self, name: str, content: bytes) -> None:
-        entry = tarfile.TarInfo(name)  # of nobody, and of no time
+        entry = tarfile.TarInfo(
+            name
+        )  # without owner and time, so that equal images make equal files
         entry.size = len(content)
         self._buffer.write(entry.tobuf(tarfile.USTAR_FORMAT))
         self._buffer.write(content)
@@ -208,13 +211,13 @@ class _TarEncoder:
 def _suffix(image: bytes, uri: str) -> str:
     """Return the suffix of an image's actual format, or else that of the original name.
 
-    One by which readers of the part would not know the image from its description becomes `.bin`.
+    A suffix that readers of the file would not take for that of an image becomes `.bin`.
     """
     try:
         found = probe(image).format
     except BadImageError:
         suffix = posixpath.splitext(_name_in(uri))[1].lower()
-        plain = suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _LONGEST_SUFFIX
+        plain = suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _MAX_SUFFIX_LENGTH
         return suffix if plain and _is_read_as_image(suffix) else _UNKNOWN_SUFFIX
     return _USUAL_SUFFIXES.get(found, f".{found}")
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.plan import Plan, claim_plan, new_id, read_plan, require_same_work
+from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import OutputExistsError
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.plan import claim_plan, new_id, read_plan, require_same_work
 from tests.support.batch import work
 
 
-def plan(**overrides: Any) -> Plan:
+def plan(**overrides: Any) -> PredictPlan:
     parts: dict[str, Any] = {
         "job_id": new_id(),
         "created": "2026-01-01T00:00:00+00:00",
@@ -27,13 +28,13 @@ def plan(**overrides: Any) -> Plan:
         "manifest_digest": "0" * 64,
         "num_rows": 3,
         "num_shards": 1,
-        "rows_per_part": 1000,
+        "rows_per_file": 1000,
     }
-    return Plan(**{**parts, **overrides})
+    return PredictPlan(**{**parts, **overrides})
 
 
 def test_an_output_without_a_plan_has_none(tmp_path: Path) -> None:
-    assert read_plan(OutputLayout(str(tmp_path / "new"))) is None
+    assert read_plan(OutputLayout(str(tmp_path / "new")), PredictPlan) is None
 
 
 def test_the_first_plan_stands_and_the_second_joins_it(tmp_path: Path) -> None:
@@ -41,13 +42,13 @@ def test_the_first_plan_stands_and_the_second_joins_it(tmp_path: Path) -> None:
     first, second = plan(), plan()
     assert claim_plan(layout, first) == first
     assert claim_plan(layout, second) == first
-    assert read_plan(layout) == first
+    assert read_plan(layout, PredictPlan) == first
 
 
 def test_of_many_runs_one_makes_the_plan(tmp_path: Path) -> None:
     layout = OutputLayout(str(tmp_path))
     start = threading.Barrier(8)
-    claimed: list[Plan] = []
+    claimed: list[PredictPlan] = []
 
     def run() -> None:
         start.wait()
@@ -108,7 +109,7 @@ def test_a_plan_of_another_version_is_one_sentence(
     layout = OutputLayout(str(tmp_path))
     storage.put_atomic(layout.plan, content)
     with pytest.raises(OutputExistsError, match=r"^[^\n]+$") as caught:
-        read_plan(layout)
+        read_plan(layout, PredictPlan)
     assert field in str(caught.value)
 
 
@@ -117,33 +118,3 @@ def test_a_plan_in_words_leaves_out_what_is_empty() -> None:
     assert words["inputs"] == "/a, /b"
     assert words["num_rows"] == 3
     assert not {"column", "since", "failed_of", "url_hosts", "work"} & set(words)
-
-
-# --- layout -----------------------------------------------------------------------------------
-
-
-def test_an_output_is_taken_by_anything_but_our_own_folder(tmp_path: Path) -> None:
-    layout = OutputLayout(str(tmp_path / "out"))
-    assert not layout.is_taken()
-    storage.put_atomic(layout.plan, b"{}")
-    assert not layout.is_taken()
-    (tmp_path / "out" / "mine.txt").write_text("precious")
-    assert layout.is_taken()
-
-
-def test_finished_shards_are_those_whose_file_is_whole(tmp_path: Path) -> None:
-    layout = OutputLayout(str(tmp_path))
-    assert layout.finished_shards() == set()
-    for number in (3, 0, 12_345_678_901):
-        storage.put_atomic(layout.shard(number), b"")
-    (tmp_path / "_eagleray/shards/.shard-00000007.parquet.abc.tmp").write_text("half")
-    assert layout.finished_shards() == {0, 3, 12_345_678_901}
-
-
-def test_folders_of_all_manifests_are_found(tmp_path: Path) -> None:
-    layout = OutputLayout(str(tmp_path))
-    for name in ("manifest-a/0", "manifest-b/1", "quote-c/manifest/0", "shards/0", "plan.json"):
-        storage.put_atomic(storage.join(layout.private, name), b"")
-    assert layout.manifest_names() == {"manifest-a", "manifest-b"}
-    strays = [storage.name_of(folder) for folder in layout.stray_folders("manifest-b")]
-    assert strays == ["manifest-a", "quote-c"]
