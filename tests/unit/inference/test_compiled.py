@@ -23,6 +23,11 @@ pytestmark = pytest.mark.numerical
 
 
 @pytest.fixture(scope="module")
+def pets() -> ModelPackage:
+    return package()
+
+
+@pytest.fixture(scope="module")
 def small() -> ModelPackage:
     """A network that compiles quickly."""
     return package(architecture="lenet5")
