@@ -35,12 +35,6 @@ def pets() -> ModelPackage:
     return package()
 
 
-@pytest.fixture(scope="module")
-def small() -> ModelPackage:
-    """A network that compiles quickly."""
-    return package(architecture="lenet5")
-
-
 @pytest.fixture(params=["kernels of this machine", "kernels that round by place"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Networks run as they are, and as on machines whose kernels round by an image's place."""
@@ -282,7 +276,7 @@ def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
     replace_run(monkeypatch, predictor, defect)
     with pytest.raises(RuntimeError, match="multiplied"):
         predictor.predict([png(1), png(2)])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
