@@ -15,7 +15,7 @@ from eagleray.inference.engine import Run
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks.tasks import Multiclass, Task
+from eagleray.tasks import Multiclass, Task
 
 __all__ = ["LABELS", "eager", "first_run", "package", "png", "replace_run"]
 

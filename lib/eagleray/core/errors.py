@@ -2,21 +2,21 @@
 
     EaglerayError
     ├── UserError               the caller can fix it                  exit 2
-    │   ├── InputError          a path, a table or a value is wrong    400
-    │   │   └── AttributeValueError  an attribute of an image is wrong  422
-    │   ├── UnknownNameError    no such name; carries similar names    404
+    │   ├── InputError          a path, a table or a value is invalid  400
+    │   │   └── AttributeValueError  an attribute of an image is invalid 422
+    │   ├── UnknownNameError    a name is unknown; has nearest names   404
     │   ├── UnknownVersionError a model has no version of that number  404
-    │   ├── OutputExistsError   results are never overwritten          409
-    │   ├── ContractError       an image contract is not met           422
+    │   ├── OutputExistsError   the output is not empty                409
+    │   ├── ContractError       an image contract is invalid           422
     │   ├── PackageError        a model package is refused             422
-    │   └── OutageError         registry or database does not answer   503
-    │       └── DatabaseReplacedError  the database was replaced      503
+    │   └── OutageError         registry or database do not answer     503
+    │       └── DatabaseReplacedError  it is another database          503
     ├── JobFailedError          a job started and could not finish     exit 3
-    ├── KpiMissedError          a model misses a KPI                   exit 4
-    └── BadImageError           one image; becomes a failed outcome    400
+    ├── KpiFailedError          a model misses a KPI                   exit 4
+    └── BadImageError           one image cannot be used               400
 
-A bad image is never an exception of the predictor, but an `Outcome` with a `Reason`. Every message
-is one sentence that says what is wrong, where, and what to do.
+Failures of single images never leave the predictor as exceptions: they become an `Outcome` with a
+`Reason`. Every message is one sentence that says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "ExitCode",
     "InputError",
     "JobFailedError",
-    "KpiMissedError",
+    "KpiFailedError",
     "OutageError",
     "OutputExistsError",
     "PackageError",
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Reason(StrEnum):
-    """The reason code of an input without a prediction, as in tables and responses."""
+    """The reason code of a failed input, as in result tables and responses."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -61,8 +61,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
 
     @property
-    def ends_decoder(self) -> bool:
-        """Whether such an image ends the process that decodes it."""
+    def ends_its_decoder(self) -> bool:
+        """Whether such an image ended the process that decoded it."""
         return self in (Reason.TIMEOUT, Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY)
 
 
@@ -73,36 +73,36 @@ class ExitCode:
     BUG: ClassVar[int] = 1
     USER: ClassVar[int] = 2
     JOB_FAILED: ClassVar[int] = 3
-    KPI_MISSED: ClassVar[int] = 4
+    KPI_FAILED: ClassVar[int] = 4
     INTERRUPTED: ClassVar[int] = 130
 
 
 class EaglerayError(Exception):
-    """The base class of all exceptions that Eagleray raises on purpose."""
+    """Base class of all exceptions that Eagleray raises on purpose."""
 
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = ExitCode.BUG
 
 
 class UserError(EaglerayError):
-    """The caller can fix this, and the message says how."""
+    """An error that the caller can fix; the message says how."""
 
     http_status = 400
     exit_code = ExitCode.USER
 
 
 class InputError(UserError):
-    """A path, a table, a column or a value is not what the command needs."""
+    """A path, a table, a column or a value is invalid."""
 
 
 class AttributeValueError(InputError):
-    """An attribute of an image is missing, or not of the kind that its model takes."""
+    """An attribute of an image is missing, or is not one that the model was trained with."""
 
     http_status = 422
 
 
 class UnknownNameError(UserError):
-    """A name is not known; the message has the nearest known names."""
+    """A name is unknown; the message has the nearest known names."""
 
     http_status = 404
 
@@ -114,7 +114,7 @@ class UnknownNameError(UserError):
 
 
 class UnknownVersionError(InputError):
-    """A model has no version of that number."""
+    """A model has no version of the given number."""
 
     http_status = 404
 
@@ -132,20 +132,20 @@ class ContractError(UserError):
 
 
 class PackageError(UserError):
-    """A model package is incomplete or altered, or has a file that is not allowed."""
+    """A model package is incomplete, altered, or has content that is not allowed."""
 
     http_status = 422
 
 
 class OutageError(UserError):
-    """A dependency, such as the registry or the database, does not answer.
+    """A service that Eagleray depends on, such as the registry or the database, does not answer.
 
-    The message is for operators, and may have locations and addresses. Callers of the service are
-    shown `public` instead, which has none.
+    The message is for operators and may name locations and addresses. Callers of the service
+    receive `public` instead, which names none.
 
     Attributes:
-        public: One sentence for callers of the service.
-        retry_after: Seconds after which a caller may try again.
+        public: Sentence for callers of the service.
+        retry_after: Seconds until the next attempt is worthwhile.
     """
 
     http_status = 503
@@ -163,7 +163,7 @@ class OutageError(UserError):
 
 
 class DatabaseReplacedError(OutageError):
-    """The organisation's database is empty, or was replaced by another one."""
+    """The organisation's database is empty, or has been replaced by another one."""
 
 
 class JobFailedError(EaglerayError):
@@ -172,19 +172,19 @@ class JobFailedError(EaglerayError):
     exit_code = ExitCode.JOB_FAILED
 
 
-class KpiMissedError(EaglerayError):
-    """An evaluated model misses a KPI; the message says which."""
+class KpiFailedError(EaglerayError):
+    """A model misses a KPI; the message names it."""
 
     http_status = 409
-    exit_code = ExitCode.KPI_MISSED
+    exit_code = ExitCode.KPI_FAILED
 
 
 class BadImageError(EaglerayError):
-    """One input could not become a tensor.
+    """An image cannot be used.
 
     Attributes:
-        reason: The reason code of the failed outcome.
-        message: One sentence for display.
+        reason: Reason code of the result row.
+        message: Sentence that describes the failure.
     """
 
     http_status = 400
@@ -195,7 +195,7 @@ class BadImageError(EaglerayError):
         self.message = message
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[Reason, str]]:
-        # Unpickling passes `args`, which has one item, where this class takes two arguments.
+        # Exceptions are rebuilt from `args` when they cross a process; ours takes two arguments.
         return BadImageError, (self.reason, self.message)
 
 

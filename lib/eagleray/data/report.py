@@ -15,7 +15,7 @@ from eagleray.data.label_texts import MISSING_VALUES, alike
 from eagleray.data.near_duplicates import find_near_duplicates
 from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.reports import bar_chart, histogram, render_page, thumbnail
-from eagleray.tasks.tasks import TaskName, split_labels
+from eagleray.tasks import task_class
 
 __all__ = ["Copies", "DataReport", "Picture", "Range", "make_report", "render_data_report"]
 
@@ -205,7 +205,7 @@ class _Rows:
 
 
 def make_report(
-    split: Split, inspection: Inspection, task: TaskName, notes: Sequence[str] = ()
+    split: Split, inspection: Inspection, task: str, notes: Sequence[str] = ()
 ) -> DataReport:
     """Count what is in each part, and find what is in more than one.
 
@@ -241,13 +241,12 @@ def make_report(
     )
 
 
-def _count_classes(split: Split, task: TaskName) -> dict[str, dict[str, int]]:
-    if task == "regression":
-        return {}
+def _count_classes(split: Split, task: str) -> dict[str, dict[str, int]]:
+    labels_in = task_class(task).labels_in
     counts: dict[str, Counter[str]] = {}
     for name, part in split.by_name.items():
         for text in part.labels:
-            for label in split_labels(text) if task == "multilabel" else (text,):
+            for label in labels_in(text):
                 counts.setdefault(label, Counter())[name] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
     return {label: {name: found[name] for name in SPLIT_NAMES} for label, found in ordered}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.data.labelled import LabelledImages
 from eagleray.io import storage
 from eagleray.io.tables import digest_table, open_parquet
-from eagleray.tasks.tasks import TaskName, split_labels
+from eagleray.tasks import task_class
 
 __all__ = [
     "SPLIT_NAMES",
@@ -387,12 +387,11 @@ def _require_folds(
             )
 
 
-def require_complete_split(split: Split, task: TaskName) -> None:
+def require_complete_split(split: Split, task: str) -> None:
     """Refuse a split in which something cannot be learned, chosen by or measured.
 
-    Every part must have images. A class of a multiclass or binary task must be in every part; a
-    label of a multilabel task must be in the training part, since chance puts rare ones nowhere
-    else.
+    Every split must have images, and every label must be in the splits that the task names in its
+    `label_coverage`.
 
     Raises:
         InputError: Naming the class and the part.
@@ -400,10 +399,14 @@ def require_complete_split(split: Split, task: TaskName) -> None:
     for name, part in split.by_name.items():
         if not len(part):
             raise InputError(f"The {name} part has no images; change the fractions or the groups.")
-    if task == "regression":
+    kind = task_class(task)
+    if kind.label_coverage == "none":
         return
-    found = {name: set(_labels(part, task)) for name, part in split.by_name.items()}
-    needed = SPLIT_NAMES[:1] if task == "multilabel" else SPLIT_NAMES
+    found = {
+        name: set(itertools.chain.from_iterable(map(kind.labels_in, part.labels)))
+        for name, part in split.by_name.items()
+    }
+    needed = SPLIT_NAMES if kind.label_coverage == "all" else SPLIT_NAMES[:1]
     for label in sorted(set().union(*found.values())):
         for name in needed:
             if label not in found[name]:
@@ -411,12 +414,6 @@ def require_complete_split(split: Split, task: TaskName) -> None:
                     f"Class {label!r} has no image in the {name} part; add images or groups of "
                     "it, take another seed, or remove the class."
                 )
-
-
-def _labels(images: LabelledImages, task: TaskName) -> Iterator[str]:
-    if task == "multilabel":
-        return itertools.chain.from_iterable(map(split_labels, images.labels))
-    return iter(images.labels)
 
 
 # --- keep -------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class PackageFiles:
             InputError: If a remote storage does not answer.
         """
         try:
-            return self._folder.names(limit=MAX_FILES + 2)  # with the manifest and golden/
+            return self._folder.names(max_files=MAX_FILES + 2)  # with the manifest and golden/
         except TooManyFilesError as error:
             raise PackageError(
                 f"{self._location} is refused: {error}, which is too many for a package."

@@ -14,7 +14,7 @@ from typing import Any
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
-from eagleray.evaluation.kpi import Kpi, Verdict, judge
+from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.registry.alias_history import AliasChange
 from eagleray.registry.registry import ModelVersion, Registry
@@ -28,11 +28,11 @@ class Promotion:
 
     Attributes:
         change: The change of the alias, as the history has it.
-        verdicts: The result for each KPI; none if the promotion was forced without KPIs.
+        kpi_results: The result for each KPI; none if the promotion was forced without KPIs.
     """
 
     change: AliasChange
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Decision:
     """The evidence for a promotion, relative to the alias's current version."""
 
     current: int | None
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
     evaluation: EvaluationRecord | None
 
     def evidence(self, *, forced: bool) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _Decision:
             "forced": forced,
             "test_digest": evaluation.data_digest if evaluation else None,
             "data": evaluation.data if evaluation else None,
-            "kpis": [verdict.as_json() for verdict in self.verdicts],
+            "kpis": [result.as_json() for result in self.kpi_results],
         }
 
 
@@ -99,7 +99,7 @@ def promote(
             reason=reason,
             evidence={"digest": candidate.digest, **decision.evidence(forced=force)},
         )
-    return Promotion(change, decision.verdicts)
+    return Promotion(change, decision.kpi_results)
 
 
 def rollback(
@@ -187,14 +187,14 @@ def _decide(
             return _Decision(current, (), None)
         raise InputError(_missing_evaluation(registry, candidate, alias, current))
     current_metrics = current_evaluation.metrics if current_evaluation else None
-    verdicts = judge(kpis, evaluation.metrics, current_metrics)
-    missed = [str(verdict) for verdict in verdicts if not verdict.passed]
-    if missed and not force:
+    kpi_results = check_kpis(kpis, evaluation.metrics, current_metrics)
+    failed = [str(result) for result in kpi_results if not result.passed]
+    if failed and not force:
         raise InputError(
-            f"{candidate.reference} misses KPIs of {candidate.name}@{alias} on {evaluation.data}: "
-            f"{'; '.join(missed)}."
+            f"{candidate.reference} fails KPIs of {candidate.name}@{alias} on {evaluation.data}: "
+            f"{'; '.join(failed)}."
         )
-    return _Decision(current, verdicts, evaluation)
+    return _Decision(current, kpi_results, evaluation)
 
 
 def _on_same_images(

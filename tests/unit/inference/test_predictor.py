@@ -17,8 +17,8 @@ from eagleray.core.errors import ContractError, InputError, PackageError, Reason
 from eagleray.core.types import TOLERANCE
 from eagleray.imaging import DecodedImage, named_contract
 from eagleray.models.package import GoldenSet, ModelPackage
+from eagleray.tasks import Regression
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Regression
 from tests.support.numerics import (
     assert_same_outcomes,
     assert_same_prediction,

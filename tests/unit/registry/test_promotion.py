@@ -26,7 +26,7 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
     evaluated(registry, first, 0.95)
     promotion = promote(registry, name, 1, alias="production", kpis=KPIS, actor="ada")
     assert promotion.change.previous is None
-    assert str(promotion.verdicts[1]).endswith("nobody holds the alias yet")
+    assert str(promotion.kpi_results[1]).endswith("the alias was unset")
 
     evaluated(registry, second, 0.96, f1=0.895)
     promote(registry, name, 2, alias="production", kpis=KPIS, actor="grace", reason="more data")
@@ -55,9 +55,9 @@ def test_every_missed_kpi_is_said_with_its_figures_and_the_alias_stays(
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         promote(registry, name, 2, alias="production", kpis=KPIS)
     assert str(caught.value) == (
-        f"{name}/2 misses KPIs of {name}@production on parts/test: "
-        "accuracy >= 0.9: missed with 0.85; "
-        "f1_macro >= current - 0.01: missed with 0.7 (current: 0.9)."
+        f"{name}/2 fails KPIs of {name}@production on parts/test: "
+        "accuracy >= 0.9: failed with 0.85; "
+        "f1_macro >= current - 0.01: failed with 0.7 (current: 0.9)."
     )
     assert registry.get(name, alias="production").version == 1
     assert len(registry.history.changes(name, "production")) == 1
@@ -101,7 +101,7 @@ def test_the_newest_common_images_count(registry: Registry, name: str) -> None:
         evaluated(registry, version, accuracy)
     evaluated(registry, first, 0.95, digest=HARD, data="hard", created="2026-03-01T00:00:00+00:00")
     evaluated(registry, second, 0.2, digest=HARD, data="hard", created="2026-03-02T00:00:00+00:00")
-    with pytest.raises(InputError, match=r"on hard: accuracy >= 0\.9: missed with 0\.2"):
+    with pytest.raises(InputError, match=r"on hard: accuracy >= 0\.9: failed with 0\.2"):
         promote(registry, name, 2, alias="production", kpis=KPIS)
 
 
@@ -148,7 +148,7 @@ def test_a_holder_that_changed_while_the_package_was_checked_counts(
         registry.set_alias(name, "production", 2)
 
     monkeypatch.setattr(Predictor, "require_healthy", check)
-    with pytest.raises(InputError, match=r"missed with 0.6 \(current: 0.9\)"):
+    with pytest.raises(InputError, match=r"failed with 0.6 \(current: 0.9\)"):
         promote(registry, name, 3, alias="production", kpis=KPIS)
     assert registry.get(name, alias="production").version == 2
 
