@@ -30,7 +30,7 @@ from eagleray.models.package import (
 from eagleray.models.package_files import PackageFiles, open_package
 
 if TYPE_CHECKING:  # takes seconds to import, and not every verification needs it
-    from eagleray.inference.predictor import GoldenCheck
+    from eagleray.inference.health import GoldenCheck
 
 __all__ = ["Check", "VerificationReport", "verify_loaded", "verify_package"]
 
