@@ -1,4 +1,4 @@
-"""The organisation's own database: made on the way, by many at once, refused in one sentence."""
+"""The organisation's database: created at first use, by several processes, with clear errors."""
 
 from __future__ import annotations
 

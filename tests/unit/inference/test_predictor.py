@@ -1,4 +1,4 @@
-"""The predictor: one outcome for each image, whatever shares its batch."""
+"""The predictor: one outcome for each image, independent of the other images of its batch."""
 
 from __future__ import annotations
 

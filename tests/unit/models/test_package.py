@@ -1,4 +1,4 @@
-"""Model packages: what is written comes back, and whatever does not belong is refused, unrun."""
+"""Model packages: they are read as written; other files are refused, and never executed."""
 
 from __future__ import annotations
 

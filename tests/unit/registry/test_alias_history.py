@@ -1,4 +1,4 @@
-"""The history of aliases, with a registry that does what it is told: also when it is cut off."""
+"""The history of aliases, on a fake registry, also when a change is interrupted."""
 
 from __future__ import annotations
 

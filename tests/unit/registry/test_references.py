@@ -1,4 +1,4 @@
-"""Every way to name a model, and what is said when a name leads nowhere."""
+"""References of models, and the errors of references that name nothing."""
 
 from __future__ import annotations
 

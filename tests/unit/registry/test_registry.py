@@ -1,4 +1,4 @@
-"""The registry on a real MLflow with SQLite: versions, aliases, and what is said when it fails."""
+"""The registry on a real MLflow with SQLite: versions, aliases, deletion, and failures."""
 
 from __future__ import annotations
 
