@@ -88,7 +88,7 @@ def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
         (
             ["path", "age", "site"],
             ["image.png", "old", "north"],
-            "image.png is 'old', and the model was trained with numbers there",
+            "image.png is 'old', and the model was trained with numbers;",
         ),
     ],
 )
