@@ -10,9 +10,11 @@ from typing import Any
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
 from eagleray.core.ray_session import Cluster
+from eagleray.data.analysis import make_report
 from eagleray.data.inspection import Fault, inspect_images, require_readable
 from eagleray.data.labelled import join_images
-from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.page import render_data_report
+from eagleray.data.report import DataReport
 from eagleray.data.split import (
     Split,
     fold_images,

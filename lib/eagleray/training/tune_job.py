@@ -14,7 +14,7 @@ from typing import Any
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
-from eagleray.data.report import render_data_report
+from eagleray.data.page import render_data_report
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
