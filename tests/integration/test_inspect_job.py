@@ -19,7 +19,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data import inspection
 from eagleray.data.inspection import Inspection, inspect_images
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import read_split
+from eagleray.data.split_file import read_split
 from eagleray.imaging import named_contract
 from eagleray.jobs import inspect
 from tests.support.images import encode, photo

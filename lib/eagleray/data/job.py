@@ -16,6 +16,7 @@ from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.data.analysis import make_report
+from eagleray.data.groups import merge_groups
 from eagleray.data.inspection import Inspection, inspect_images
 from eagleray.data.labelled import (
     LabelledImages,
@@ -31,12 +32,11 @@ from eagleray.data.spec import InspectSpec
 from eagleray.data.split import (
     Split,
     describe_missing_splits,
-    merge_groups,
     require_no_splits,
     require_single_test_set,
     split_images,
-    write_split,
 )
+from eagleray.data.split_file import write_split
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.io import storage
 from eagleray.tasks.tasks import make_task

@@ -15,13 +15,8 @@ from eagleray.data.inspection import Fault, inspect_images, require_readable
 from eagleray.data.labelled import join_images
 from eagleray.data.page import render_data_report
 from eagleray.data.report import DataReport
-from eagleray.data.split import (
-    Split,
-    fold_images,
-    require_complete_split,
-    split_images,
-    write_split,
-)
+from eagleray.data.split import Split, fold_images, require_complete_split, split_images
+from eagleray.data.split_file import write_split
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
