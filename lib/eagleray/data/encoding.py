@@ -1,4 +1,4 @@
-"""What is known of labelled images, as a network takes it."""
+"""Encodes labels and attributes of images as a network takes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encode_targets(task: Task, images: LabelledImages) -> Tensor:
     """Return all labels as targets: int64 (N,), float32 (N,) or float32 (N, num_labels).
 
     Raises:
-        InputError: Naming the first label that is not one of the task's.
+        InputError: If a label is not one of the task's.
     """
     encoded = encode_labels(task, images)
     return torch.tensor(encoded, dtype=getattr(torch, task.target_type))
@@ -28,7 +28,7 @@ def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -
     """Return all images' attributes: float32 array (N, num_features); None where there are none.
 
     Raises:
-        InputError: A column is missing, or has what the model cannot take.
+        InputError: If a column is missing, or has values that the model does not take.
     """
     if not attributes:
         return None

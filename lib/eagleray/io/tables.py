@@ -1,4 +1,4 @@
-"""Tables as users bring them, in CSV, TSV, JSON lines or Parquet, and the digest of any table.
+"""Reads tables in CSV, TSV, JSON lines and Parquet, and computes the digest of any table.
 
 A location in a table is a URI, an absolute path, or a path relative to the table's own folder.
 """
@@ -45,20 +45,20 @@ URI_COLUMNS = ("uri", "path", "file", "filename", "image", "url")
 Spaces around them and the case of letters do not matter.
 """
 
-_BLOCK_BYTES = 16 * 2**20  # of a CSV; no row may be longer
+_BLOCK_BYTES = 16 * 2**20  # read at once from a CSV; no row may be longer
 _BATCH_ROWS = 8192
 _COLUMN_BUFFER = 2**20
 _GZIP = ".gz"
 
 
 class TableFile(Protocol):
-    """A table that is there and can be read.
+    """An open table.
 
     Attributes:
-        location: Of its file.
-        schema: Its columns.
-        num_rows: Its rows; None where only reading them all would tell, and there are some.
-        notes: What was decided in reading it, for people.
+        location: Location of the file.
+        schema: Columns of the table.
+        num_rows: Number of rows; None if there are rows that only reading them all would count.
+        notes: Clauses for the user on what was decided in reading it.
     """
 
     location: str
@@ -70,7 +70,7 @@ class TableFile(Protocol):
         """Yield some of its columns, in the order asked for, a few thousand rows at a time.
 
         Raises:
-            InputError: It is damaged farther on.
+            InputError: If the file is damaged farther on.
         """
         ...
 
@@ -81,11 +81,11 @@ def open_table(location: str, *, may_be_empty: bool = False) -> TableFile:
     A text that ends in `.gz` is unpacked while it is read.
 
     Args:
-        location: Of the file.
-        may_be_empty: Whether one without rows will do.
+        location: Location of the file.
+        may_be_empty: Whether a table without rows is allowed.
 
     Raises:
-        InputError: It is not there, is no such table, has two columns of one name, or no rows.
+        InputError: If it is not there, is no such table, has two columns of one name, or no rows.
     """
     lower = location.lower().removesuffix(_GZIP)
     kinds = (extension for extension in _KINDS if lower.endswith(extension))
@@ -103,9 +103,9 @@ def open_parquet(location: str) -> pq.ParquetFile:
     """Open a Parquet file to be read forward, in little memory.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The storage does not give it.
-        InputError: It is no Parquet file, or is damaged.
+        FileNotFoundError: If there is no such file.
+        OSError: If the storage cannot read it.
+        InputError: If it is no Parquet file, or is damaged.
     """
     file = storage.open_seekable(location)
     try:
@@ -122,7 +122,7 @@ def open_parquet(location: str) -> pq.ParquetFile:
 
 @contextlib.contextmanager
 def _reading(location: str) -> Iterator[None]:
-    """Say in one sentence that a file named by the user cannot be read."""
+    """Convert errors of reading a file that the user named into one sentence."""
     try:
         yield
     except FileNotFoundError:
@@ -227,7 +227,7 @@ def read_csv_table(location: str) -> pa.Table:
     """Read a CSV with a header whole; every column stays text.
 
     Raises:
-        InputError: It is not there, is no CSV, or has no rows.
+        InputError: If it is not there, is no CSV, or has no rows.
     """
     table = open_table(location)
     return pa.concat_tables(table.read(table.schema.names))
@@ -335,7 +335,7 @@ def _type_of(kinds: set[str]) -> pa.DataType | None:
 
 
 class _Parquet:
-    """A Parquet file; types are as they are, and columns that nobody asks for are not read."""
+    """A Parquet file; types are kept, and only requested columns are read."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -379,7 +379,7 @@ def require_column(
     """Return the name of a column: the wanted one, or the first of the usual names.
 
     Raises:
-        InputError: It is not in the table.
+        InputError: If it is not in the table.
     """
     names: list[str] = table.column_names
     if wanted is not None:
@@ -432,7 +432,7 @@ def resolve_beside(table_location: str, location: str) -> str:
 
 
 def beside(table_location: str) -> Callable[[str], str]:
-    """Return what resolves the locations in a table."""
+    """Return the function that resolves the locations in a table."""
     parent = storage.absolute(table_location).rsplit("/", 1)[0]
 
     def resolve(location: str) -> str:
