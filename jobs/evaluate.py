@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from eagleray.cli.common import JsonOption, SpecFileOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, run_command
-from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
-from eagleray.core.errors import KpiMissedError
+from eagleray.cli.job import run_command
+from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.core.errors import KpiFailedError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.evaluation.job import (
     EvaluatedModel,
@@ -56,8 +57,8 @@ def show(summary: EvaluationSummary, console: Console) -> None:
     num_failed = summary.record.num_failed
     title = f"{summary.record.num_images:,} images ({num_failed:,} failed)"
     console.table(title, ["metric", "value", "95 % interval"], rows)
-    for verdict in summary.verdicts:
-        console.say(str(verdict))
+    for result in summary.kpi_results:
+        console.say(str(result))
     for failure in summary.evaluation.failures[:10]:
         console.warn(f"failed: {failure.uri}: {failure.reason}: {failure.message}")
     if summary.recorded_as:
@@ -66,16 +67,16 @@ def show(summary: EvaluationSummary, console: Console) -> None:
 
 
 def require_reached(summary: EvaluationSummary) -> None:
-    """End the command with exit code 4 when a KPI is missed.
+    """End the command with exit code 4 when a KPI fails.
 
     Raises:
-        KpiMissedError: If a KPI is missed; the message names all that are.
+        KpiFailedError: If a KPI fails; the message names all that are.
     """
-    missed = [verdict for verdict in summary.verdicts if not verdict.passed]
-    if missed:
-        raise KpiMissedError(
-            f"{len(missed)} of {len(summary.verdicts)} KPIs missed: "
-            f"{'; '.join(str(verdict) for verdict in missed)}."
+    failed = [result for result in summary.kpi_results if not result.passed]
+    if failed:
+        raise KpiFailedError(
+            f"{len(failed)} of {len(summary.kpi_results)} KPIs failed: "
+            f"{'; '.join(str(result) for result in failed)}."
         )
 
 

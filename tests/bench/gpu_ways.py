@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eagleray.core.settings import read_settings
 from eagleray.core.types import CompileMode, Precision
+from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.predictor import Predictor
 from eagleray.models.network import ImageNetwork
@@ -276,7 +277,8 @@ def copy(batches: Sequence[Tensor], device: str) -> None:
 
 def make_outcomes(predictor: Predictor, outputs: np.ndarray) -> None:
     for row in outputs:
-        Outcome(prediction=predictor.task.postprocess(row), width=1, height=1)
+        frame = frame_of(predictor.package.contract, 640, 480)
+        Outcome(predictor.task.postprocess(row, frame), width=640, height=480)
 
 
 def decode_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Iterator[Tensor]:

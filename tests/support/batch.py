@@ -19,6 +19,7 @@ from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.shard_summary import ShardSummary, encode_shard
 from eagleray.core.errors import Reason
 from eagleray.core.types import OutputFormat
+from eagleray.imaging.geometry import Frame
 from eagleray.io import storage
 from eagleray.registry.references import LoadedModel
 from eagleray.sharded.commit import Commit, publish, tidy_up
@@ -26,11 +27,12 @@ from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader, write_manifest
 from eagleray.sharded.plan import claim_plan, new_id
 from eagleray.sources import LISTING_SCHEMA
+from eagleray.tasks import Multilabel, Regression, Task
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Multilabel, Regression, Task
 from tests.support.models import DIGITS, small_package
 
 MULTILABEL = Multilabel(labels=("cat", "dog", "row"), thresholds=(0.5, 0.5, 0.5))
+FRAME = Frame(8, 6)
 REGRESSION = Regression(mean=1.0, std=2.0)
 NO_COLUMNS = pa.schema([])
 
@@ -78,12 +80,13 @@ def classified(label: str = "zero", score: float = 0.75) -> Outcome:
 
 
 def multilabelled(*scores: float) -> Outcome:
-    prediction = MULTILABEL.postprocess(np.asarray(scores, np.float32))
+    prediction = MULTILABEL.postprocess(np.asarray(scores, np.float32), FRAME)
     return Outcome(prediction=prediction, width=8, height=6)
 
 
 def measured(value: float) -> Outcome:
-    return Outcome(prediction=REGRESSION.postprocess(np.asarray([value], np.float32)), width=8)
+    prediction = REGRESSION.postprocess(np.asarray([value], np.float32), FRAME)
+    return Outcome(prediction=prediction, width=8)
 
 
 def failure(message: str = "the file ends early", reason: Reason = Reason.TRUNCATED) -> Outcome:

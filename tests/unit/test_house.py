@@ -83,6 +83,39 @@ def test_models_and_the_service_know_no_ray(package: str) -> None:
         assert "ray" not in imported_roots(file), file
 
 
+def task_checks(file: Path) -> list[int]:
+    """Return the lines where a module asks which task it has, by its class or by its name."""
+    tree = ast.parse(file.read_text())
+    tasks = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eagleray.tasks")
+        for alias in node.names
+    } - {"Failure", "Outcome", "Prediction"}
+    names = {"binary", "multiclass", "multilabel", "regression"}
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            used = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+            if node.func.id in ("isinstance", "issubclass") and used & tasks:
+                lines.append(node.lineno)
+        if isinstance(node, ast.Compare):
+            sides = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)}
+            if sides & names:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_only_tasks_ask_which_task_it_is() -> None:
+    files = [file for folder in ROOMS for file in python_files(folder)]
+    found = {
+        str(file.relative_to(ROOT)): lines
+        for file in files
+        if "tasks" not in file.parts and (lines := task_checks(file))
+    }
+    assert found == {}
+
+
 def test_git_ignores_nothing_under_lib() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this tree is not a git checkout")

@@ -47,7 +47,9 @@ def read_results(
         if file.first_row + file.num_rows <= first_row:
             continue
         content = storage.read_bytes(storage.join(layout.location, file.name))
-        yield read_columns(content, plan.work.format, columns, user_schema=user_schema)
+        yield read_columns(
+            content, plan.work.format, columns, user_schema=user_schema, task=plan.task
+        )
 
 
 def _require_commit(layout: OutputLayout) -> tuple[Commit, PredictPlan]:

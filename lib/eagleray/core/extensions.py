@@ -51,6 +51,10 @@ class Extensions(Generic[T]):
         if self._values.setdefault(name, value) is not value:
             raise ValueError(f"there is another {self.kind} named {name!r}")
 
+    def registered(self, name: str) -> T | None:
+        """Return the value of a name without importing extensions; None if no value has it."""
+        return self._values.get(name)
+
     def find(self, name: str) -> T | None:
         """Return the value of a name, or None if no value has it.
 

@@ -14,7 +14,7 @@ from eagleray.data.inspection import Inspection
 from eagleray.data.near_duplicates import find_near_duplicates
 from eagleray.data.report import DataReport, Duplicates, ImageRow, Range
 from eagleray.data.split import SPLIT_NAMES, Split
-from eagleray.tasks.tasks import TaskName, split_labels
+from eagleray.tasks import task_class
 
 __all__ = ["make_report"]
 
@@ -66,7 +66,7 @@ class _Rows:
 
 
 def make_report(
-    split: Split, inspection: Inspection, task: TaskName, notes: Sequence[str] = ()
+    split: Split, inspection: Inspection, task: str, notes: Sequence[str] = ()
 ) -> DataReport:
     """Count what is in each split, and find what is in more than one.
 
@@ -97,13 +97,12 @@ def make_report(
     return replace(report, warnings=warnings_of(report))
 
 
-def _count_classes(split: Split, task: TaskName) -> dict[str, dict[str, int]]:
-    if task == "regression":
-        return {}
+def _count_classes(split: Split, task: str) -> dict[str, dict[str, int]]:
+    labels_in = task_class(task).labels_in
     counts: dict[str, Counter[str]] = {}
     for name, images in split.by_name.items():
         for text in images.labels:
-            for label in split_labels(text) if task == "multilabel" else (text,):
+            for label in labels_in(text):
                 counts.setdefault(label, Counter())[name] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
     return {label: {name: found[name] for name in SPLIT_NAMES} for label, found in ordered}

@@ -39,7 +39,7 @@ from eagleray.data.split import (
 from eagleray.data.split_file import write_split
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.io import storage
-from eagleray.tasks.tasks import make_task
+from eagleray.tasks import make_task, task_class
 
 __all__ = ["InspectJob", "InspectSummary", "open_inspection", "run_inspection"]
 
@@ -162,7 +162,7 @@ def _split(job: InspectJob, groups: Sequence[str] | None) -> Split:
     spec = job.spec
     split = split_images(
         job.images,
-        stratify=spec.task in ("multiclass", "binary"),
+        stratify=task_class(spec.task).label_coverage == "all",
         validation_fraction=spec.validation_fraction,
         test_fraction=0.0 if job.own_test is not None else spec.test_fraction,
         seed=spec.seed,

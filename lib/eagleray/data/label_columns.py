@@ -13,7 +13,7 @@ from eagleray.core.errors import InputError
 from eagleray.data.label_format import SPLIT_WORDS, Labels
 from eagleray.data.label_texts import clean_label, labels_of_list, parse_list
 from eagleray.io.tables import require_column, texts_of
-from eagleray.tasks.tasks import LABEL_SEPARATOR, TaskName
+from eagleray.tasks import LABEL_SEPARATOR, task_class
 
 __all__ = ["LABEL_COLUMNS", "LabelColumns"]
 
@@ -45,9 +45,10 @@ class LabelColumns:
         uris: Sequence[str],
         table: pa.Table,
         byte_columns: Sequence[str],
-        task: TaskName | None,
+        task: str | None,
     ) -> None:
         self._location, self._uris, self._task = location, uris, task
+        self._has_many_labels = task is not None and task_class(task).has_many_labels
         nested = [column.name for column in table.schema if _holds_bytes(column.type)]
         self._bytes = {*byte_columns, *nested}
         self._table = table.drop_columns(nested)
@@ -70,7 +71,7 @@ class LabelColumns:
             used = [self._require(name, (), "--label-columns") for name in label_columns]
             texts: Sequence[str | None] = self._read_one_hot(used)
         else:
-            usual = _MULTILABEL_COLUMNS if self._task == "multilabel" else LABEL_COLUMNS
+            usual = _MULTILABEL_COLUMNS if self._has_many_labels else LABEL_COLUMNS
             used = [self._require(label_column, usual, "--label-column")]
             texts = self._read_labels(used[0], separator)
         rows = [row for row, text in enumerate(texts) if text is not None]
@@ -187,7 +188,7 @@ class LabelColumns:
                 f"{self._row(row)} has the labels {written!r}: a list needs no --separator; "
                 "leave it out."
             )
-        if self._task not in (None, "multilabel") and len(labels) != 1:
+        if self._task is not None and not self._has_many_labels and len(labels) != 1:
             raise InputError(
                 f"{self._row(row)} has the labels {written!r}: {len(labels)} in a list, "
                 f"where a {self._task} task takes one label; use --task multilabel, or name "

@@ -24,7 +24,7 @@ from eagleray.io import storage
 from eagleray.io.read_ahead import read_ahead
 from eagleray.io.tables import digest_table
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
-from eagleray.tasks.tasks import Task, TaskName
+from eagleray.tasks import Task, task_class
 
 __all__ = [
     "LabelledImages",
@@ -106,7 +106,7 @@ def read_labelled(
     label_column: str | None = None,
     label_columns: Sequence[str] = (),
     separator: str | None = None,
-    task: TaskName | None = None,
+    task: str | None = None,
 ) -> LabelledImages:
     """Read labelled images from any source of inputs.
 
@@ -192,13 +192,13 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
     return encoded
 
 
-def require_enough(images: LabelledImages, task: TaskName, where: str) -> None:
+def require_enough(images: LabelledImages, task: str, where: str) -> None:
     """Refuse data with a class that is too small to be in every split, or with one class.
 
     Raises:
         InputError: If there is such a class; the message names it.
     """
-    if task in ("multiclass", "binary"):
+    if task_class(task).label_coverage == "all":
         _require_classes(images, where)
         counts = Counter(images.labels)
         for label, count in sorted(counts.items()):

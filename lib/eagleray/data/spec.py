@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from eagleray.core.spec import Spec, Texts, spec_field
 from eagleray.imaging import NAMED_CONTRACTS
 from eagleray.io.spec_fields import S3Fields
-from eagleray.tasks.tasks import TaskName
+from eagleray.tasks import TaskName
 
 __all__ = ["DATA", "Fraction", "InspectSpec", "LabelledFields", "SplitFields"]
 
@@ -32,7 +32,11 @@ class LabelledFields(Spec):
 class SplitFields(LabelledFields):
     """Labelled images that are divided into train, validation and test."""
 
-    task: TaskName = spec_field("multiclass", DATA, "Prediction task.")
+    task: TaskName = spec_field(
+        "multiclass",
+        DATA,
+        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
+    )
     group_column: str | None = spec_field(
         None, DATA, "Column whose equal values stay in one split, such as near-duplicates."
     )
@@ -46,7 +50,7 @@ class SplitFields(LabelledFields):
     seed: int = spec_field(0, DATA, "Seed of everything random.", ge=0)
 
 
-class InspectSpec(SplitFields, S3Fields):
+class InspectSpec(S3Fields, SplitFields):
     """An inspection of labelled images."""
 
     output: str = spec_field(..., REPORT, "HTML file of the report; an existing one is replaced.")

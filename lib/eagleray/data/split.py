@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from eagleray.data.groups import connect_groups
 from eagleray.data.labelled import LabelledImages
 from eagleray.io import storage
 from eagleray.io.tables import digest_table
-from eagleray.tasks.tasks import TaskName, split_labels
+from eagleray.tasks import task_class
 
 __all__ = [
     "SPLIT_NAMES",
@@ -346,11 +346,11 @@ def _require_folds(
             )
 
 
-def require_complete_split(split: Split, task: TaskName) -> None:
+def require_complete_split(split: Split, task: str) -> None:
     """Refuse a split without the images to train, validate or test on.
 
-    Every split must have images. A class of a multiclass or binary task must be in every split; a
-    label of a multilabel task only in train, since rare labels need not be drawn into the others.
+    Every split must have images, and every label must be in the splits that the task names in its
+    `label_coverage`.
 
     Raises:
         InputError: If a split or a class in it has no images.
@@ -358,10 +358,14 @@ def require_complete_split(split: Split, task: TaskName) -> None:
     for name, images in split.by_name.items():
         if not len(images):
             raise InputError(f"The {name} split has no images; change the fractions or the groups.")
-    if task == "regression":
+    kind = task_class(task)
+    if kind.label_coverage == "none":
         return
-    found = {name: set(_labels(images, task)) for name, images in split.by_name.items()}
-    needed = SPLIT_NAMES[:1] if task == "multilabel" else SPLIT_NAMES
+    found = {
+        name: set(itertools.chain.from_iterable(map(kind.labels_in, images.labels)))
+        for name, images in split.by_name.items()
+    }
+    needed = SPLIT_NAMES if kind.label_coverage == "all" else SPLIT_NAMES[:1]
     for label in sorted(set().union(*found.values())):
         for name in needed:
             if label not in found[name]:
@@ -369,9 +373,3 @@ def require_complete_split(split: Split, task: TaskName) -> None:
                     f"Class {label!r} has no image in the {name} split; add images or groups "
                     "of it, take another seed, or remove the class."
                 )
-
-
-def _labels(images: LabelledImages, task: TaskName) -> Iterator[str]:
-    if task == "multilabel":
-        return itertools.chain.from_iterable(map(split_labels, images.labels))
-    return iter(images.labels)

@@ -19,10 +19,8 @@ from eagleray.data.labelled import LabelledImages, read_labelled
 from eagleray.data.split import require_no_splits
 from eagleray.data.split_file import read_named_split, take_named_split
 from eagleray.evaluation.bootstrap import Interval, bootstrap
-from eagleray.evaluation.calibration import fit_temperature
 from eagleray.evaluation.evaluate import Evaluation, evaluate
-from eagleray.evaluation.kpi import Kpi, Verdict, judge, read_kpis, require_known
-from eagleray.evaluation.metrics import metric_names
+from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
@@ -30,7 +28,6 @@ from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
 from eagleray.models.package import ModelPackage
-from eagleray.tasks.tasks import Regression, TaskName
 
 __all__ = [
     "EvaluatedModel",
@@ -93,7 +90,7 @@ class EvaluationSummary:
     record: EvaluationRecord
     evaluation: Evaluation
     intervals: dict[str, Interval]
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
     page: str
     recorded_as: str = ""
 
@@ -105,8 +102,8 @@ class EvaluationSummary:
             "failures": [asdict(failure) for failure in self.evaluation.failures],
             "metrics": self.record.metrics,
             "intervals": {name: asdict(found) for name, found in self.intervals.items()},
-            "kpis": [verdict.as_json() for verdict in self.verdicts],
-            "passed": all(verdict.passed for verdict in self.verdicts),
+            "kpis": [result.as_json() for result in self.kpi_results],
+            "passed": all(result.passed for result in self.kpi_results),
             "data": self.record.data,
             "data_digest": self.record.data_digest,
             "package_digest": self.record.package_digest,
@@ -141,7 +138,7 @@ def open_evaluation(
     images = _read_images(spec, package.task.name)
     targets = encode_targets(package.task, images)
     if spec.kpi is not None:
-        require_known(kpis, metric_names(package.task, targets), where=spec.kpi)
+        require_known(kpis, package.task.measured_names(targets), where=spec.kpi)
     current = None if spec.current is None else load(spec.current)
     for kpi in kpis:
         if kpi.from_current and current is None:
@@ -165,7 +162,7 @@ def open_evaluation(
     )
 
 
-def _read_images(spec: EvaluateSpec, task: TaskName) -> LabelledImages:
+def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
     if spec.split is not None and not storage.is_folder(spec.data):
         return read_named_split(spec.data, spec.split)
     images = read_labelled(
@@ -187,7 +184,7 @@ def run_evaluation(job: EvaluationJob, reporter: ProgressReporter) -> Evaluation
     evaluation, engine = _evaluate(job, job.model, reporter)
     current = None if job.current is None else _evaluate(job, job.current, reporter)[0].metrics
     with reporter.status("Computing and drawing"):
-        verdicts = judge(job.kpis, evaluation.metrics, current)
+        kpi_results = check_kpis(job.kpis, evaluation.metrics, current)
         intervals = bootstrap(evaluation.task, evaluation.outputs, evaluation.targets)
         record = EvaluationRecord(
             data=job.spec.data,
@@ -202,11 +199,11 @@ def run_evaluation(job: EvaluationJob, reporter: ProgressReporter) -> Evaluation
             {**_facts(job, evaluation, record), "engine": engine},
             model_name=job.model.reference,
             intervals=intervals,
-            verdicts=verdicts,
+            kpi_results=kpi_results,
             slices=slice_metrics(evaluation, job.columns),
         )
         _write(job.output, page)
-    return EvaluationSummary(record, evaluation, intervals, verdicts, job.output)
+    return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output)
 
 
 def _evaluate(
@@ -239,9 +236,7 @@ def _facts(
         "data digest": record.data_digest,
         "measured": record.created,
     }
-    if not isinstance(task, Regression):
-        best = fit_temperature(task, evaluation.outputs, evaluation.targets)
-        facts["temperature"] = f"{task.temperature:.3g}; {best:.3g} would suit these images best"
+    facts |= task.facts(evaluation.outputs, evaluation.targets)
     if job.images.notes:
         facts["how the data were read"] = " ".join(job.images.notes)
     if job.current is not None:

@@ -137,7 +137,7 @@ class ForwardPasses:
     def _launch_one(self, inputs: Sequence[Tensor], size: int) -> LaunchedPass:
         with torch.inference_mode():
             padded = [self._upload(tensor, size) for tensor in inputs]
-            outputs = self._activate(self.runs[size](*padded)[: len(inputs[0])])
+            outputs = self._activate(self.runs[size](*padded))[: len(inputs[0])]
             if self._copies is None:
                 return LaunchedPass(outputs.cpu())
             # The copy to the host is queued now: later it would wait for the next pass.

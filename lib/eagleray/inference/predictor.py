@@ -35,6 +35,7 @@ from eagleray.core.system import num_usable_cores
 from eagleray.core.types import HEALTH_TOLERANCE, CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
+from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.forward import ForwardPasses, LaunchedPass
 from eagleray.inference.plan import ExecutionPlan
@@ -255,9 +256,9 @@ class Predictor:
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
 
     def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
-        return Outcome(
-            prediction=self.task.postprocess(row), width=image.width, height=image.height
-        )
+        frame = frame_of(self.package.contract, image.width, image.height)
+        prediction = self.task.postprocess(row, frame)
+        return Outcome(prediction, width=image.width, height=image.height)
 
     # --- decoding beside the forward passes ---
 
@@ -403,7 +404,8 @@ class Predictor:
             ) from error
         attributes = self.encode_attributes([item.attributes for item in images], len(images))
         expected = np.asarray([item.outputs for item in images])
-        return float(np.abs(self.forward(np.stack(pixels), attributes) - expected).max())
+        outputs = self.forward(np.stack(pixels), attributes)
+        return self.task.max_difference(outputs.reshape(expected.shape), expected)
 
     def require_healthy(self) -> GoldenCheck:
         """Check the golden images.

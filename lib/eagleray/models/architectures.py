@@ -1,9 +1,10 @@
-"""Networks by name: torchvision's classifiers, our classic ones, and timm's behind a prefix.
+"""Builds networks by name: torchvision's classifiers, registered ones, and timm's by a prefix.
 
 architecture_names()            every name
 Architecture(name=…, …)         a frozen description, as a model package stores it
 build(architecture)             the network with random weights
-build_pretrained(name, …)       the network with published weights, its head fitted
+build_pretrained(name, …)       the network with published weights and a fitted head
+register_architecture(name, …)  makes another network known
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.extensions import Extensions
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
@@ -45,6 +47,7 @@ __all__ = [
     "has_published",
     "imagenet_labels",
     "join_attributes",
+    "register_architecture",
     "replace_head",
     "require_architecture",
 ]
@@ -87,21 +90,53 @@ class Architecture(BaseModel):
         return fields
 
 
+Builder = Callable[[Architecture], "nn.Module"]
+
+
 @dataclass(frozen=True, slots=True)
-class _Classic:
-    network: str
-    options: dict[str, int]
-    in_channels: int
+class _Registered:
+    builder: Builder
     size: int
+    color: Color
 
 
-_CLASSIC = {
-    "lenet5": _Classic("LeNet5", {}, in_channels=1, size=32),
-    "zfnet": _Classic("ZFNet", {}, in_channels=3, size=224),
-    "resnet20": _Classic("SmallResNet", {"num_blocks": 3}, in_channels=3, size=32),
-    "resnet20_x2": _Classic("SmallResNet", {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
-    "resnet56": _Classic("SmallResNet", {"num_blocks": 9}, in_channels=3, size=32),
-}
+_REGISTERED: Extensions[_Registered] = Extensions("architecture")
+
+
+def register_architecture(
+    name: str, builder: Builder, *, size: int = 224, color: Color = "rgb"
+) -> None:
+    """Make a network known by a name.
+
+    Args:
+        name: Name of the architecture.
+        builder: Returns the network with random weights. It maps normalised images
+            (N, in_channels, H, W) to `num_outputs` outputs, of which the last linear layer or
+            convolution is the head, or to several named tensors.
+        size: Side in pixels of the images of the default contract.
+        color: Colour of the images of the default contract.
+    """
+    _REGISTERED.register(name, _Registered(builder, size, color))
+
+
+def _classic(network: str, **options: int) -> Builder:
+    def build_network(architecture: Architecture) -> nn.Module:
+        from eagleray.models import classic
+
+        module: nn.Module = getattr(classic, network)(
+            num_classes=architecture.num_outputs, in_channels=architecture.in_channels, **options
+        )
+        return module
+
+    return build_network
+
+
+register_architecture("lenet5", _classic("LeNet5"), size=32, color="gray")
+register_architecture("zfnet", _classic("ZFNet"))
+register_architecture("resnet20", _classic("SmallResNet", num_blocks=3), size=32)
+register_architecture("resnet20_x2", _classic("SmallResNet", num_blocks=3, width=32), size=32)
+register_architecture("resnet56", _classic("SmallResNet", num_blocks=9), size=32)
+
 _SMALL = 64
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
 _VISION_TRANSFORMER_PREFIX = "vit_"
@@ -124,16 +159,24 @@ def _timm() -> Any | None:
 
 def architecture_names() -> list[str]:
     """Return every name that can be built here, sorted; timm's only where timm is installed."""
-    names = [*_CLASSIC, *_torchvision_names()]
+    names = [*_REGISTERED.names(), *_torchvision_names()]
     timm = _timm()
     if timm is not None:
         names += [TIMM_PREFIX + name for name in timm.list_models()]
     return sorted(names)
 
 
+def _registered(name: str) -> _Registered | None:
+    """Return what is registered under a name that is not torchvision's or timm's."""
+    known = _REGISTERED.registered(name)
+    if known is not None or name.startswith(TIMM_PREFIX) or name in _torchvision_names():
+        return known
+    return _REGISTERED.find(name)
+
+
 def require_architecture(name: str) -> None:
     """Raise `UnknownNameError` with the nearest names unless `name` can be built here."""
-    if name in _CLASSIC or name in _torchvision_names():
+    if _registered(name) is not None or name in _torchvision_names():
         return
     if name.startswith(TIMM_PREFIX) and _timm() is None:
         raise InputError(
@@ -166,16 +209,9 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
 def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Module:
     name = architecture.name
     require_architecture(name)
-    if name in _CLASSIC:
-        from eagleray.models import classic
-
-        entry = _CLASSIC[name]
-        module: nn.Module = getattr(classic, entry.network)(
-            num_classes=architecture.num_outputs,
-            in_channels=architecture.in_channels,
-            **entry.options,
-        )
-        return module
+    registered = _registered(name)
+    if registered is not None:
+        return registered.builder(architecture)
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
         assert timm is not None
@@ -200,7 +236,7 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
         }
     if name.startswith(_VISION_TRANSFORMER_PREFIX) and architecture.image_size is not None:
         options["image_size"] = architecture.image_size
-    module = torchvision.models.get_model(name, weights=None, **options)
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     _fit_input(module, architecture.in_channels)
     return module
 
@@ -224,7 +260,7 @@ def build_pretrained(
         InputError: There are no published weights, or they cannot be fetched from here.
     """
     require_architecture(name)
-    if name in _CLASSIC:
+    if not has_published(name):
         raise InputError(
             f"There are no published weights for {name!r}: train it, or start from random ones."
         )
@@ -271,8 +307,8 @@ def architecture_for(
 
 
 def has_published(name: str) -> bool:
-    """Whether somebody published weights of an architecture."""
-    return name not in _CLASSIC
+    """Return whether there are published weights of an architecture."""
+    return _registered(name) is None
 
 
 def _image_size(name: str, side: int) -> int | None:
@@ -471,12 +507,11 @@ def default_contract(
         weights: Entry whose statistics, filter and sizes count, where there are several.
     """
     require_architecture(name)
-    if name in _CLASSIC:
-        entry = _CLASSIC[name]
-        color: Color = "gray" if entry.in_channels == 1 else "rgb"
-        side = size or entry.size
+    registered = _registered(name)
+    if registered is not None:
+        side = size or registered.size
         return named_contract(
-            contract or _usual_contract(side), size=side, color=color, formats=FORMATS
+            contract or _usual_contract(side), size=side, color=registered.color, formats=FORMATS
         )
     if name.startswith(TIMM_PREFIX):
         timm = _timm()

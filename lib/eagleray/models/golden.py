@@ -26,7 +26,7 @@ from eagleray.models.manifest import (
     parse_package_json,
 )
 from eagleray.models.package_files import GOLDEN_FILE
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn
@@ -112,7 +112,7 @@ def make_golden_files(
     if attributes:
         inputs.append(torch.from_numpy(encode_mappings(attributes, values)))
     with torch.inference_mode():
-        outputs = task.activate(network(*inputs)).tolist()
+        outputs = task.activate(network(*inputs)).flatten(1).tolist()
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
     golden = GoldenSet(
         tolerance=GOLDEN_TOLERANCE * task.unit,
@@ -164,7 +164,7 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
             f"{folder}: {GOLDEN_FILE} has a tolerance of {golden.tolerance:.3g}, and "
             f"{max_tolerance:.3g} is the limit for this task."
         )
-    num_outputs = len(manifest.task.labels) or 1
+    num_values = manifest.task.num_values
     for image in golden.images:
         if not image.file.startswith("golden/") or image.file not in files:
             raise PackageError(
@@ -175,8 +175,8 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
                 raise PackageError(
                     f"{folder}: {GOLDEN_FILE} has no {attribute.name!r} of {image.file}."
                 )
-        if len(image.outputs) != num_outputs:
+        if len(image.outputs) != num_values:
             raise PackageError(
                 f"{folder}: {GOLDEN_FILE} expects {len(image.outputs)} outputs of {image.file}, "
-                f"the task gives {num_outputs}."
+                f"the task gives {num_values}."
             )

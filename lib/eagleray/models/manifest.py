@@ -41,7 +41,7 @@ from eagleray.imaging import ImageContract
 from eagleray.imaging.contract import canonical_json
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute, num_features
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import StoredTask
 
 __all__ = [
     "FrozenModel",
@@ -161,7 +161,7 @@ class ModelManifest(FrozenModel):
 
     format: Literal[1] = 1
     name: ModelName
-    task: Task
+    task: StoredTask
     architecture: Architecture
     hierarchy: Annotated[dict[str, str], BeforeValidator(_check_hierarchy)] = Field(
         default_factory=dict, description="label -> parent label"

@@ -54,7 +54,7 @@ from eagleray.models.package_files import (
     open_package,
 )
 from eagleray.models.weights import check_weights, view_reader
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 
 if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
     from torch import nn

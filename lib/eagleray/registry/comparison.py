@@ -1,4 +1,4 @@
-"""Two versions side by side: figures, and whether they can be compared at all."""
+"""Compares the metrics and facts of two versions."""
 
 from __future__ import annotations
 

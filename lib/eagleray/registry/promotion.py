@@ -14,7 +14,7 @@ from typing import Any
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
-from eagleray.evaluation.kpi import Kpi, Verdict, judge
+from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.registry.alias_history import AliasChange
 from eagleray.registry.registry import ModelVersion, Registry
@@ -28,11 +28,11 @@ class Promotion:
 
     Attributes:
         change: As the history has it.
-        verdicts: On each KPI; none when it was forced without.
+        kpi_results: On each KPI; none when it was forced without.
     """
 
     change: AliasChange
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Judgement:
     """What a promotion is decided on, against one holder."""
 
     holder: int | None
-    verdicts: tuple[Verdict, ...]
+    kpi_results: tuple[KpiResult, ...]
     evaluation: EvaluationRecord | None
 
     def evidence(self, *, forced: bool) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _Judgement:
             "forced": forced,
             "test_digest": evaluation.data_digest if evaluation else None,
             "data": evaluation.data if evaluation else None,
-            "kpis": [verdict.as_json() for verdict in self.verdicts],
+            "kpis": [result.as_json() for result in self.kpi_results],
         }
 
 
@@ -99,7 +99,7 @@ def promote(
             reason=reason,
             evidence={"digest": candidate.digest, **judgement.evidence(forced=force)},
         )
-    return Promotion(change, judgement.verdicts)
+    return Promotion(change, judgement.kpi_results)
 
 
 def rollback(
@@ -184,14 +184,14 @@ def _judge(
         if force:
             return _Judgement(holder, (), None)
         raise InputError(_what_to_evaluate(registry, candidate, alias, holder))
-    verdicts = judge(kpis, compared.metrics, current.metrics if current else None)
-    missed = [str(verdict) for verdict in verdicts if not verdict.passed]
+    kpi_results = check_kpis(kpis, compared.metrics, current.metrics if current else None)
+    missed = [str(result) for result in kpi_results if not result.passed]
     if missed and not force:
         raise InputError(
             f"{candidate.reference} is not good enough for {candidate.name}@{alias} on "
             f"{compared.data}: {'; '.join(missed)}."
         )
-    return _Judgement(holder, verdicts, compared)
+    return _Judgement(holder, kpi_results, compared)
 
 
 def _on_the_same_images(

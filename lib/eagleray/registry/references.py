@@ -33,7 +33,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""What goes over the wire: answers, as the OpenAPI document describes them."""
+"""Responses of the service, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eagleray.core.job_state import JobState
 from eagleray.models.package import ModelManifest
-from eagleray.tasks.outcome import Outcome, Prediction
+from eagleray.tasks import Outcome
 
 __all__ = [
-    "Answer",
-    "BatchAnswer",
-    "ImageAnswer",
+    "BatchResponse",
+    "ImagePrediction",
     "LabelScore",
+    "PredictResponse",
     "Timings",
-    "answer_of",
+    "image_prediction",
 ]
 
 
@@ -31,7 +31,7 @@ class LabelScore(_Wire):
     score: float
 
 
-class ImageAnswer(_Wire):
+class ImagePrediction(_Wire):
     """The answer for one image: `ok` with a prediction, or `failed` with a reason."""
 
     status: Literal["ok", "failed"]
@@ -56,7 +56,7 @@ class Timings(_Wire):
     batch_images: Annotated[int, Field(ge=0, description="Images that shared a forward pass.")]
 
 
-class Answer(_Wire):
+class PredictResponse(_Wire):
     """The answer to a request: one result for each of its images, in order."""
 
     model: str
@@ -65,11 +65,11 @@ class Answer(_Wire):
     contract_digest: str
     package_digest: str
     request_id: str
-    results: list[ImageAnswer]
+    results: list[ImagePrediction]
     timings: Timings
 
 
-class BatchAnswer(_Wire):
+class BatchResponse(_Wire):
     """How far a batch job is."""
 
     id: str
@@ -86,10 +86,10 @@ class BatchAnswer(_Wire):
     message: str = Field(description="Why it is as it is, where there is something to say.")
 
 
-def answer_of(
+def image_prediction(
     outcome: Outcome, manifest: ModelManifest, *, top_k: int, threshold: float | None
 ) -> dict[str, Any]:
-    """Return what goes over the wire for an outcome: the members of an `ImageAnswer`.
+    """Return what goes over the wire for an outcome: the members of an `ImagePrediction`.
 
     Args:
         outcome: Of the predictor.
@@ -98,29 +98,9 @@ def answer_of(
         threshold: Lowest probability of a label that is listed, and of one that holds where
             several may.
     """
-    size = {"width": outcome.width, "height": outcome.height}
     if outcome.prediction is None:
         assert outcome.failure is not None
         failure = outcome.failure
         return {"status": "failed", "reason": failure.reason.value, "message": failure.message}
-    prediction = outcome.prediction
-    labels = manifest.task.labels
-    top = prediction.top(labels, top_k) if labels else []
-    if threshold is not None:
-        top = [(label, score) for label, score in top if score >= threshold]
-    return {
-        "status": "ok",
-        "label": prediction.label,
-        "score": prediction.score,
-        "labels": _holding(prediction, manifest, threshold),
-        "value": prediction.value,
-        "top": [{"label": label, "score": score} for label, score in top],
-        **size,
-    }
-
-
-def _holding(prediction: Prediction, manifest: ModelManifest, threshold: float | None) -> list[str]:
-    if threshold is None or manifest.task.name != "multilabel":
-        return list(prediction.labels)
-    pairs = zip(manifest.task.labels, prediction.probabilities, strict=True)
-    return [label for label, probability in pairs if probability >= threshold]
+    members = manifest.task.response(outcome.prediction, top_k=top_k, threshold=threshold)
+    return {"status": "ok", **members, "width": outcome.width, "height": outcome.height}

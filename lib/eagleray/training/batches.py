@@ -18,10 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 from eagleray.training.augment import StepAugmentation
 from eagleray.training.distributed import DistributedContext
-from eagleray.training.losses import soft_targets
 from eagleray.training.pixel_cache import DecodedPixels
 from eagleray.training.spec import TrainSpec
 
@@ -168,6 +167,6 @@ class BatchPrefetcher:
         attributes = [tensor.to(device, non_blocking=True) for tensor in made.attributes]
         if self._spec.mixup or self._spec.cutmix:
             images, targets, *attributes = made.draws.mix(
-                images, soft_targets(self._task, targets), *attributes
+                images, self._task.soft_targets(targets), *attributes
             )
         return Batch((images, *attributes), targets, len(made.draws.unit), waited)

@@ -53,7 +53,7 @@ from eagleray.models.attributes import (
 )
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
-from eagleray.tasks.tasks import Task, make_task
+from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
 
@@ -159,7 +159,7 @@ def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
 
 def is_stratified(spec: TrainSpec) -> bool:
     """Whether every class gets its share of each part."""
-    return spec.task in ("multiclass", "binary")
+    return task_class(spec.task).label_coverage == "all"
 
 
 def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
@@ -201,7 +201,7 @@ def plan_network(
     check_fits(architecture, *contract.size)
     torch.manual_seed(spec.seed)
     if parent is not None:
-        task = _in_order_of(parent.task, task)
+        task = task.in_order_of(parent.task)  # so that the parent's head knows them
         module = _from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
         module, plain = build_pretrained(
@@ -255,13 +255,6 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
     return default_contract(name, spec.contract, size=spec.image_size)
 
 
-def _in_order_of(parents: Task, task: Task) -> Task:
-    """Order the labels as the parent has them, so that its head knows them."""
-    if parents.name == task.name and set(parents.labels) == set(task.labels):
-        return task.model_copy(update={"labels": parents.labels} if task.labels else {})
-    return task
-
-
 def _from_parent(
     parent: ModelPackage, task: Task, attributes: Sequence[Attribute], architecture: Architecture
 ) -> nn.Module:
@@ -273,7 +266,7 @@ def _from_parent(
     others = parent.attributes != tuple(attributes)
     if others and parent.attributes:
         module = drop_attributes(module)
-    if (parent.task.name, parent.task.labels) != (task.name, task.labels):
+    if not task.shares_head_with(parent.task):
         replace_head(module, parent.task.num_outputs, task.num_outputs)
     if others and attributes:
         module = join_attributes(module, architecture)

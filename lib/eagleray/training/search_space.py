@@ -23,6 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.tasks import task_class
 from eagleray.training.spec import DATA, RUN, TrainSpec
 from eagleray.training.spec_file import make_spec, read_fields
 
@@ -162,7 +163,7 @@ def default_space(fields: Mapping[str, Any]) -> SearchSpace:
         "random_translation": Range("uniform", 0.0, 0.15),
         "horizontal_flip": Choice((False, True)),
     }
-    if fields.get("task", "multiclass") == "multiclass":
+    if "label_smoothing" in task_class(fields.get("task", "multiclass")).training_options:
         domains["label_smoothing"] = Range("uniform", 0.0, 0.2)
     return _checked(fields, {name: domains[name] for name in domains if name not in fields}, "")
 

@@ -17,23 +17,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
-from eagleray.tasks.tasks import TaskName
+from eagleray.tasks import LossOptions, TaskName, task_class
 
-__all__ = ["DATA", "RUN", "Loss", "TrainPrecision", "TrainSpec", "UnfreezeStep"]
+__all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep"]
 
-Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse"]
 TrainPrecision = Literal["float32", "bfloat16"]
 SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _WORKERS = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
-_LOSSES: dict[TaskName, tuple[Loss, ...]] = {
-    "multiclass": ("cross_entropy", "focal"),
-    "binary": ("bce", "focal"),
-    "multilabel": ("bce", "focal"),
-    "regression": ("mse",),
-}
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
@@ -63,7 +56,11 @@ class TrainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = _field(..., DATA, "Folder with one subfolder per class, or a table of images.")
-    task: TaskName = _field("multiclass", DATA, "Prediction task.")
+    task: TaskName = _field(
+        "multiclass",
+        DATA,
+        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
+    )
     column: str | None = _field(None, DATA, "Column of the image locations.")
     label_column: str | None = _field(None, DATA, "Column of the labels.")
     label_columns: tuple[str, ...] = _field((), DATA, "Columns of 0 and 1, one per label.")
@@ -129,7 +126,11 @@ class TrainSpec(BaseModel):
     weight_decay: float = _field(
         1e-4, OPTIMISATION, "Weight decay: decoupled for AdamW, else L2.", ge=0
     )
-    loss: Loss = _field("auto", OPTIMISATION, "Loss function; auto: the task's default.")
+    loss: str = _field(
+        "auto",
+        OPTIMISATION,
+        "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
+    )
     focal_gamma: float = _field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
     label_smoothing: float = _field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = _field(
@@ -236,15 +237,19 @@ class TrainSpec(BaseModel):
             )
 
     def _check_optimisation(self) -> None:
-        losses = _LOSSES[self.task]
-        if self.loss != "auto" and self.loss not in losses:
-            raise ValueError(f"loss {self.loss} is not for {self.task}; take {' or '.join(losses)}")
-        if self.label_smoothing and self.task != "multiclass":
-            raise ValueError(f"label_smoothing is for multiclass, not for {self.task}")
-        if self.class_weights != "none" and self.task == "regression":
-            raise ValueError("class_weights: a regression has no classes")
-        if self.cutmix and self.task == "regression":
-            raise ValueError("cutmix is for classification; use mixup for a regression")
+        kind = task_class(self.task)
+        if self.loss not in ("auto", *kind.losses):
+            raise ValueError(
+                f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
+            )
+        used = {
+            "label_smoothing": self.label_smoothing > 0,
+            "class_weights": self.class_weights != "none",
+            "cutmix": self.cutmix > 0,
+        }
+        for name, is_used in used.items():
+            if is_used and name not in kind.training_options:
+                raise ValueError(f"{name} is not for {self.task}; leave it out")
 
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
@@ -290,9 +295,14 @@ class TrainSpec(BaseModel):
         return low, high
 
     @property
-    def used_loss(self) -> Loss:
-        """The loss, with `auto` resolved to the task's default."""
-        return _LOSSES[self.task][0] if self.loss == "auto" else self.loss
+    def loss_options(self) -> LossOptions:
+        """How the task computes losses."""
+        return LossOptions(
+            name=None if self.loss == "auto" else self.loss,
+            class_weights=self.class_weights,
+            focal_gamma=self.focal_gamma,
+            label_smoothing=self.label_smoothing,
+        )
 
     def to_yaml(self) -> str:
         """Return the specification as YAML, with every field under the heading of its panel."""

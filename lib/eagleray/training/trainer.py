@@ -24,7 +24,7 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture, build, find_head
 from eagleray.models.attributes import Attribute
 from eagleray.models.network import ImageNetwork
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 from eagleray.training.augment import needs_margin
 from eagleray.training.batches import Batch, BatchPrefetcher, BatchSampler, ImageDataset
 from eagleray.training.checkpoint import (
@@ -47,8 +47,7 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.fsdp import load_whole, shard, whole
-from eagleray.training.losses import make_losses
-from eagleray.training.metrics import make_metrics, metric_inputs
+from eagleray.training.metrics import TaskMetrics
 from eagleray.training.optimizer import (
     learning_rate,
     make_ema,
@@ -209,7 +208,7 @@ class Trainer:
             self.network = network.to(self.context.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(spec, self.module, self.stages)
         self.average = make_ema(self.module, spec.ema_decay) if spec.ema_decay else None
-        self.losses_of = make_losses(spec, given.task, given.train.labels)
+        self.losses_of = given.task.image_losses(spec.loss_options, given.train.labels)
         self._writer = CheckpointWriter(self._store, keep=spec.keep_checkpoints)
         self._wrapped: tuple[int, nn.Module] | None = None
 
@@ -354,7 +353,7 @@ class Trainer:
         if len(rows) >= context.world_size:  # else everybody computes all, which changes no mean
             num_passes = -(-len(rows) // (context.world_size * size))
             rows = rows[context.rank :: context.world_size]
-        metrics = make_metrics(given.task).to(context.device)
+        metrics = TaskMetrics(given.task).to(context.device)
         loss_mean = MeanMetric().to(context.device)
         for number in range(num_passes):
             part = rows[number * size : (number + 1) * size]
@@ -364,8 +363,8 @@ class Trainer:
             targets = self.validation.targets[part].to(context.device)
             logits = network(*self.validation.inputs(part, self.size, context.device))
             loss_mean.update(given.task.loss(logits, targets), len(targets))
-            metrics.update(*metric_inputs(given.task, given.task.activate(logits), targets))
-        values = {f"validation_{name}": float(value) for name, value in metrics.compute().items()}
+            metrics.update(given.task.activate(logits), targets)
+        values = {f"validation_{name}": value for name, value in metrics.compute().items()}
         return {"validation_loss": float(loss_mean.compute()), **values}
 
     def _finish_epoch(self, epoch: int, figures: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from eagleray.core.settings import Settings
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import Split
 from eagleray.io import storage
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 from eagleray.training.distributed import single_process
 from eagleray.training.events import EpochCompleted, LossNotFinite, TrainEvent
 from eagleray.training.launch import describe_stop, make_worker_input, uses_gpu

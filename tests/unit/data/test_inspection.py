@@ -242,7 +242,7 @@ def report_of(
         uris = seen.uris[start : start + len(labels)]
         parts.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
         start += len(labels)
-    return make_report(Split(*parts), seen, task)  # type: ignore[arg-type]
+    return make_report(Split(*parts), seen, task)
 
 
 def rows_named(names: str) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from eagleray.data.split import (
 from eagleray.data.split_file import take_named_split
 from eagleray.imaging import named_contract
 from eagleray.io.fetch import fetch_image
-from eagleray.tasks.tasks import make_task
+from eagleray.tasks import make_task
 
 LABEL = st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool)
 

@@ -18,7 +18,7 @@ from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 
 pytestmark = pytest.mark.numerical
 

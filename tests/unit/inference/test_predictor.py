@@ -27,8 +27,8 @@ from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
+from eagleray.tasks import Multiclass, Regression, Task
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Multiclass, Regression, Task
 from tests.support.numerics import (
     assert_same_outcomes,
     assert_same_prediction,

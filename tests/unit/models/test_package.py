@@ -30,7 +30,7 @@ from eagleray.models.package import (
     read_package,
     write_package,
 )
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 from tests.support.models import (
     DIGITS,
     golden_png,

@@ -106,7 +106,7 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
     evaluated(registry, first, 0.95)
     promotion = promote(registry, name, 1, alias="production", kpis=KPIS, who="ada")
     assert promotion.change.previous is None
-    assert str(promotion.verdicts[1]).endswith("nobody holds the alias yet")
+    assert str(promotion.kpi_results[1]).endswith("the alias was unset")
 
     evaluated(registry, second, 0.96, f1=0.895)
     promote(registry, name, 2, alias="production", kpis=KPIS, who="grace", reason="more data")
@@ -136,8 +136,8 @@ def test_every_missed_kpi_is_said_with_its_figures_and_the_alias_stays(
         promote(registry, name, 2, alias="production", kpis=KPIS)
     assert str(caught.value) == (
         f"{name}/2 is not good enough for {name}@production on parts/test: "
-        "accuracy >= 0.9: missed with 0.85; "
-        "f1_macro >= current - 0.01: missed with 0.7 (current: 0.9)."
+        "accuracy >= 0.9: failed with 0.85; "
+        "f1_macro >= current - 0.01: failed with 0.7 (current: 0.9)."
     )
     assert registry.get(name, alias="production").version == 1
     assert len(registry.history.changes(name, "production")) == 1
@@ -181,7 +181,7 @@ def test_the_newest_common_images_count(registry: Registry, name: str) -> None:
         evaluated(registry, version, accuracy)
     evaluated(registry, first, 0.95, digest=HARD, data="hard", created="2026-03-01T00:00:00+00:00")
     evaluated(registry, second, 0.2, digest=HARD, data="hard", created="2026-03-02T00:00:00+00:00")
-    with pytest.raises(InputError, match=r"on hard: accuracy >= 0\.9: missed with 0\.2"):
+    with pytest.raises(InputError, match=r"on hard: accuracy >= 0\.9: failed with 0\.2"):
         promote(registry, name, 2, alias="production", kpis=KPIS)
 
 
@@ -467,7 +467,7 @@ def test_the_commands_from_promotion_to_deletion(
     evaluated(registry, second, 0.5)
     said = run("promote", name, "1", "--kpi", str(kpi))
     assert said == (
-        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and nobody held it "
+        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and was unset "
         "before (change 1)."
     )
     assert "missed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
@@ -500,13 +500,13 @@ def test_the_commands_from_promotion_to_deletion(
 def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Path) -> None:
     first, second = register(registry, name, 2)
     told = run("compare", f"{name}/1", f"{name}/2")
-    assert "Nobody knows whether these figures were measured on the same images" in told
+    assert "It is unknown whether these metrics were measured on the same images" in told
     assert "+0.0100" in told
     for version, accuracy in ((first, 0.5), (second, 0.75)):
         evaluated(registry, version, accuracy)
     assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
     assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
-    assert "names no version" in run("compare", f"{name}/1", name, code=2)
+    assert "is not a version" in run("compare", f"{name}/1", name, code=2)
     assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
     assert first.run_id is not None
     assert first.run_id in run("lineage", f"{name}/1")

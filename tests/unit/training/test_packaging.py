@@ -11,7 +11,7 @@ from PIL import Image
 
 from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
-from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression
+from eagleray.tasks import Binary, Multiclass, Multilabel, Regression
 from eagleray.training.distributed import single_process
 from eagleray.training.launch import load_best_checkpoint
 from eagleray.training.packaging import FinishedModel, finish_model
@@ -82,7 +82,7 @@ def test_every_task_is_learned_tested_and_packed(
     assert lineage.split_digest is not None
     assert Predictor(package, compile_mode="never").require_healthy().num_images == 4
     if task != "regression":
-        assert package.task.temperature != 1.0  # type: ignore[union-attr]
+        assert package.manifest.model_dump()["task"]["temperature"] != 1.0
 
 
 def test_without_calibration_the_model_answers_as_it_was_trained(
