@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlSink"]
 
-_READY_TIMEOUT = 30.0
-_LOAD_TIMEOUT = 600.0  # another load, of millions of rows, takes minutes
 _POSTGRESQL_NAME_BYTES = 63
 _ROWS_AT_ONCE = 10_000
 
@@ -40,11 +38,16 @@ class SqlSink:
         database: Database that the table is in.
         schema: Schema of the table; None for the database's default.
         name: Name of the table.
+        ready_timeout: Seconds to wait for locks of others when the table is checked.
+        load_timeout: Seconds to wait for them before a load; another load of millions of rows takes
+            minutes.
     """
 
     database: Database
     schema: str | None
     name: str
+    ready_timeout: float = 30.0
+    load_timeout: float = 600.0
 
     @classmethod
     def parse(cls, url: str, table: str) -> SqlSink:
@@ -88,7 +91,7 @@ class SqlSink:
         """
         table = self._define(result_schema)
         with self.database.connected(
-            lock_timeout=_READY_TIMEOUT,
+            lock_timeout=self.ready_timeout,
             kind=InputError,
             sentence=lambda reason: (
                 f"Results cannot go into {self} ({reason}); fix that, or name another table."
@@ -121,7 +124,7 @@ class SqlSink:
             return 0
         table = self._define(first.schema)
         with self.database.connected(
-            lock_timeout=_LOAD_TIMEOUT,
+            lock_timeout=self.load_timeout,
             kind=JobFailedError,
             sentence=lambda reason: (
                 f"Job {job_id} was not put into {self} ({reason}); its results are whole where "
