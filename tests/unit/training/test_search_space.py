@@ -158,7 +158,7 @@ def test_the_space_of_those_who_name_none() -> None:
 def test_a_combination_that_a_specification_refuses_is_for_the_trial_to_say() -> None:
     space = space_of("search: {cutmix: {choice: [0, 1]}}", task="regression")
     assert space.default() == {"cutmix": 0.0}
-    with pytest.raises(InputError, match="cutmix is for classification"):
+    with pytest.raises(InputError, match="cutmix is not for regression"):
         space.spec({"cutmix": 1.0})
 
 

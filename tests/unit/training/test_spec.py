@@ -46,9 +46,12 @@ LEAST = {"data": "d", "name": "n"}
         ({"parent": "p", "freeze": 2, "unfreeze": "20:1"}, "training ends after 20"),
         ({"loss": "mse"}, "loss mse is not for multiclass; take cross_entropy or focal"),
         ({"task": "regression", "loss": "bce"}, "loss bce is not for regression; take mse"),
-        ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is for multiclass"),
-        ({"task": "regression", "class_weights": "balanced"}, "a regression has no classes"),
-        ({"task": "regression", "cutmix": 1}, "cutmix is for classification"),
+        ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is not for binary"),
+        (
+            {"task": "regression", "class_weights": "balanced"},
+            "class_weights is not for regression",
+        ),
+        ({"task": "regression", "cutmix": 1}, "cutmix is not for regression"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_its_field(
