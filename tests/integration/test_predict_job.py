@@ -117,7 +117,7 @@ def test_text_formats_hold_the_same_rows(
         inputs=(str(images),),
         model=model,
         output=str(tmp_path / "out"),
-        format=output_format,  # type: ignore[arg-type]
+        format=output_format,
     )
     part = predict(cluster, request).files[0]
     if output_format == "csv":

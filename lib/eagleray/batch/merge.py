@@ -17,9 +17,9 @@ import pyarrow as pa
 from eagleray.batch.plan import PredictPlan
 from eagleray.batch.results import read_columns
 from eagleray.batch.shard_summary import ShardSummary
+from eagleray.batch.sinks import sink_named
 from eagleray.core.errors import JobFailedError
 from eagleray.io import storage
-from eagleray.io.arrow_files import encode_table
 from eagleray.sharded.commit import Commit, OutputFile, unless_committed
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.shard_results import read_results_of_shards
@@ -110,7 +110,7 @@ def _put_file(
     """Put a result file, unless a run before or beside this one has put it already."""
     _require_run_of_rows(rows, first_row, "The shards")
     location = layout.file(number, plan.work.format)
-    content = encode_table(rows, plan.work.format)
+    content = sink_named(plan.work.format).encode(rows)
     reasons = rows.column("reason")
     if not storage.put_if_absent(location, content):
         content = storage.read_bytes(location)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from eagleray.core.types import OutputFormat
+from eagleray.batch.sinks import FormatName
 from eagleray.sharded.plan import Plan, Work
 
 __all__ = ["PredictPlan", "PredictWork"]
@@ -43,7 +43,7 @@ class PredictWork(Work):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     top_k: int
     seconds_per_image: float
-    format: OutputFormat
+    format: FormatName
 
 
 class PredictPlan(Plan[PredictWork]):

@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eagleray.core.types import OutputFormat
-from eagleray.io.arrow_files import column_names, decode_table
+from eagleray.batch.sinks import sink_named
 from eagleray.registry.references import LoadedModel
 from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.tasks import Outcome, Task, task_class
@@ -88,7 +87,7 @@ def _renamed(user_schema: pa.Schema, task: type[Task] | None) -> list[pa.Field]:
 
 def read_columns(
     content: bytes,
-    output_format: OutputFormat,
+    output_format: str,
     columns: Sequence[str] | None = None,
     *,
     user_schema: pa.Schema = _NO_COLUMNS,
@@ -110,11 +109,12 @@ def read_columns(
     kind = None if task is None else task_class(task)
     known = {**_our_fields(kind), **{field.name: field for field in _renamed(user_schema, kind)}}
     fields = []
-    for name in column_names(content, output_format) if columns is None else columns:
+    sink = sink_named(output_format)
+    for name in sink.column_names(content) if columns is None else columns:
         if name not in known and not name.startswith(SCORE_PREFIX):
             raise ValueError(f"a result table has no column {name!r}")
         fields.append(known.get(name, pa.field(name, pa.float32())))
-    return decode_table(content, output_format, pa.schema(fields))
+    return sink.decode(content, pa.schema(fields))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
-from eagleray.batch.sinks.sql import SqlSink
+from eagleray.batch.sinks import FormatName, TableSink, table_sink
 from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
-from eagleray.core.types import CompileMode, OutputFormat, Precision
+from eagleray.core.types import CompileMode, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
@@ -50,7 +50,9 @@ class BatchRequest(Spec):
     failed_only: str | None = spec_field(
         None, INPUT, "Output of an earlier job whose failures are the inputs."
     )
-    format: OutputFormat = spec_field("parquet", RESULTS, "Format of the result files.")
+    format: FormatName = spec_field(
+        "parquet", RESULTS, "Format of the result files: parquet, csv, jsonl, or an extension's."
+    )
     top_k: int = spec_field(5, RESULTS, "Labels listed for each image.", ge=1, le=MAX_TOP_K)
     max_failures: FailureLimitText = spec_field(
         "100%", LIMITS, "Stop when more inputs than this fail: 1% or 200."
@@ -118,9 +120,9 @@ class PredictSpec(BatchRequest, SourceFields):
         return None if self.workers is None else worker_range(self.workers)
 
     @property
-    def sql_target(self) -> SqlSink | None:
+    def sql_target(self) -> TableSink | None:
         """The table that the results go into as well."""
-        return None if self.sql is None else SqlSink.parse(self.sql, self.sql_table)
+        return None if self.sql is None else table_sink(self.sql, self.sql_table)
 
     @property
     def path_policy(self) -> storage.PathPolicy:

@@ -16,7 +16,6 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 
 __all__ = ["FileName", "OutputLayout"]
@@ -44,7 +43,7 @@ class OutputLayout:
         self.timeline = storage.join(self.private, "timeline.parquet")
         self.report = storage.join(self.private, "report.html")
 
-    def file(self, number: int, output_format: OutputFormat) -> str:
+    def file(self, number: int, output_format: str) -> str:
         """The location of a file of the result."""
         return storage.join(self.location, f"part-{number:05d}.{output_format}")
 

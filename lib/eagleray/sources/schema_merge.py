@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from eagleray.core.errors import InputError
 from eagleray.sources.listing import LISTING_SCHEMA
 
-__all__ = ["conform", "unite", "user_fields"]
+__all__ = ["conform", "merge_schemas", "user_fields"]
 
 _NUM_OURS = len(LISTING_SCHEMA)
 
@@ -26,7 +26,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def unite(places: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
+def merge_schemas(places: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
     """Unite columns by name, in the order in which they first appear.
 
     A column with several types takes the widest if they are all whole numbers or all fractions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from eagleray.data.split import (
     split_images,
     take_named_split,
 )
+from eagleray.imaging import named_contract
+from eagleray.io.fetch import fetch_image
 from eagleray.tasks import make_task
 
 LABEL = st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool)
@@ -190,9 +193,11 @@ def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> Non
         "_DSC0001.JPG",
         "without-extension",
     ]
-    others, systems, empty = images.notes
+    others, empty, hidden = images.notes
     assert "Skipped 6 files whose names are not those of images (LICENSE, " in others
-    assert "Skipped 4 files of a system or a program (.DS_Store, " in systems
+    assert hidden.startswith(
+        "4 files were skipped: 2 hidden (such as .DS_Store), 1 of an operating"
+    )
     assert "2 folders hold no images, and so no class: cow, dog." in empty
 
 
@@ -217,7 +222,57 @@ def test_a_folder_around_the_class_folders_is_no_class(tmp_path: Path) -> None:
         require_enough(read_labelled(str(tmp_path)), "multiclass", str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_is_a_tree_too(tmp_path: Path, kind: str) -> None:
+    images_in(tmp_path / "f", "train/cat/1.png", "train/dog/deep/2.png", "test/cat/3.png", "a.txt")
+    shutil.make_archive(str(tmp_path / "flowers"), kind, tmp_path / "f")
+    images = read_labelled(str(tmp_path / f"flowers.{kind}"))
+    found = sorted(zip(images.labels, images.splits, images.uris, strict=True))
+    here = "./" * (kind == "tar")  # as Python's own archives have it
+    container = f"{tmp_path}/flowers.{kind}"
+    assert found == [
+        ("cat", "test", f"{kind}://{here}test/cat/3.png::{container}"),
+        ("cat", "train", f"{kind}://{here}train/cat/1.png::{container}"),
+        ("dog", "train", f"{kind}://{here}train/dog/deep/2.png::{container}"),
+    ]
+    assert all(images.versions)
+
+
+def test_archives_and_tables_in_a_tree_are_no_images(tmp_path: Path) -> None:
+    images_in(tmp_path, "cat/1.png", "dog/2.png", "flowers.tgz", "cat/cats.zip", "dog/rows.parquet")
+    images = read_labelled(str(tmp_path))
+    assert images.labels == ("cat", "dog")
+    assert "Skipped 3 files whose names are not those of images" in images.notes[0]
+
+
+def test_a_pattern_is_a_tree_below_its_wildcards(tmp_path: Path) -> None:
+    images_in(tmp_path, "cat/1.png", "cat/2.jpg", "dog/3.png")
+    images = read_labelled(f"{tmp_path}/*/*.png")
+    assert images.labels == ("cat", "dog")
+
+
 # --- tables -----------------------------------------------------------------------------------
+
+
+def test_a_table_may_hold_the_images_themselves(tmp_path: Path) -> None:
+    cells = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}]
+    table = pa.table({"image": cells, "label": pa.array([0, 1]), "camera": ["north", "south"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    images = read_labelled(str(tmp_path / "t.parquet"))
+    assert images.labels == ("0", "1")
+    assert images.attributes == {"camera": ("north", "south")}
+    assert all(images.versions)
+    contract = named_contract("fast")
+    assert [fetch_image(uri, contract) for uri in images.uris] == [b"one", b"two"]
+
+
+def test_a_folder_of_tables_is_one_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "d/1.csv", [{"path": "a.png", "label": "x"}])
+    write_csv(tmp_path / "d/2.csv", [{"path": "b.png", "label": "y", "day": "3"}])
+    images = read_labelled(str(tmp_path / "d"))
+    assert images.uris == (f"{tmp_path}/d/a.png", f"{tmp_path}/d/b.png")
+    assert (images.labels, images.attributes) == (("x", "y"), {"day": ("", "3")})
+    assert read_labelled(f"{tmp_path}/d/*.csv").digest == images.digest
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -427,8 +482,9 @@ def test_a_label_that_differs_in_how_it_is_written_is_named_with_the_one_meant()
     [
         ({}, "nowhere", {}, "There is no folder"),
         ({}, "nowhere.csv", {}, "there is no such file"),
-        ({"empty/.keep": ""}, "empty", {}, "holds no images in class folders"),
-        ({"empty/a.csv": ""}, "empty", {}, "class folders. Skipped 1 file"),
+        ({"empty/.keep": ""}, "empty", {}, "holds no files; name one that holds images. 1 file"),
+        ({"empty/a.csv": ""}, "empty", {}, "is empty; a table has a line of column names"),
+        ({"tree/a.txt": "", "tree/b.toml": ""}, "tree", {}, "class folders. Skipped 2 files"),
         ({"tree/loose.png": ""}, "tree", {}, "no class folders, and images such as 'loose.png'"),
         (
             {"tree/loose.png": "", "tree/a/b.png": ""},

@@ -254,7 +254,7 @@ def kept(tmp_path: Path) -> str:
     ("change", "sentence"),
     [
         ({"uris": "-"}, "1 gone, namely /images/3.png; 1 new, namely -"),
-        ({"texts": "b"}, "1 relabelled, namely /images/3.png"),
+        ({"labels": "b"}, "1 relabelled, namely /images/3.png"),
         ({"versions": "2"}, "1 changed, namely /images/3.png"),
     ],
 )

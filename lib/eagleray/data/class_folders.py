@@ -1,7 +1,7 @@
-"""A folder with a folder for each class, or with folders of such for training and test.
+"""Reads labels from folders: one folder for each class, perhaps inside of folders for the splits.
 
 flowers/rose/1.jpg          the first folder is the label
-flowers/train/rose/1.jpg    folders that are named as splits are divide the data
+flowers/train/rose/1.jpg    folders with the names of splits divide the data
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import functools
 import mimetypes
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+
 from eagleray.core.errors import InputError
+from eagleray.data.label_format import SPLIT_WORDS, Labels
 from eagleray.data.label_texts import clean_label
 from eagleray.io import storage
 from eagleray.io.storage.skipped_names import is_skipped_name
+from eagleray.sources import LISTING_SCHEMA
 
-__all__ = ["SPLIT_FOLDERS", "ClassTree", "read_tree"]
+__all__ = ["read_class_folders"]
 
-SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-"""What folders are called that divide data, in lower case, after Hugging Face's image folders."""
+_URI_AND_CONTAINER = tuple(map(LISTING_SCHEMA.get_field_index, ("uri", "container")))
+_MAX_NAMED = 3
 
 # What Python's media types lack.
 _MORE_IMAGES = frozenset(
@@ -50,91 +50,79 @@ _NO_IMAGES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClassTree:
-    """The images of a tree, row by row.
+@dataclass(slots=True)
+class _Files:
+    """Listed files, by what their names say.
 
     Attributes:
-        uris: Locations of the images.
-        labels: Names of their class folders.
-        versions: What changes when an image's content changes.
-        splits: `train`, `validation` or `test` of each; empty where no folders divide the data.
-        notes: Sentences on what was skipped, and how the folders were read.
+        rows: Numbers of the rows that may be images.
+        paths: Path of each of these below the root, as its parts.
+        others: Paths of the files that are no images by their names.
     """
 
-    uris: tuple[str, ...]
-    labels: tuple[str, ...]
-    versions: tuple[str, ...]
-    splits: tuple[str, ...]
-    notes: tuple[str, ...]
+    rows: list[int] = field(default_factory=list)
+    paths: list[list[str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Found:
-    """The files below a root, by what their names say."""
+def read_class_folders(location: str, root: str, rows: pa.Table) -> Labels:
+    """Read labels from the folders that images are in.
 
-    images: list[tuple[storage.FileInfo, list[str]]] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)  # no images by their names
-    systems: list[str] = field(default_factory=list)  # a system's or a program's own
-
-
-def read_tree(location: str) -> ClassTree:
-    """Read a folder of class folders.
+    Args:
+        location: What the user named, for messages.
+        root: Text that the images' URIs begin with and their paths follow.
+        rows: The images, with the columns of a listing.
 
     Raises:
-        InputError: It holds no images in class folders, or what its folders are is ambiguous.
+        InputError: If there are no images in class folders, or the folders are ambiguous.
     """
-    root = storage.absolute(location).rstrip("/") + "/"
-    found = _list(root)
-    loose = next((parts[0] for _, parts in found.images if len(parts) < 2), None)
+    found = _by_name(root, rows)
+    loose = next((parts[0] for parts in found.paths if len(parts) < 2), None)
     if loose is not None:
-        where = (
-            "no class folders, and images such as" if _all_loose(found) else "beside class folders"
-        )
+        all_loose = all(len(parts) < 2 for parts in found.paths)
+        where = "no class folders, and images such as" if all_loose else "beside class folders"
         raise InputError(
             f"{location} holds {where} {loose!r}: every image belongs into a folder named after "
             "its class, or use a table of paths and labels."
         )
-    if not found.images:
+    if not found.paths:
         skipped = " ".join(_notes_of_skipped(found))
-        raise InputError(
-            f"Folder {location} holds no images in class folders.{' ' * bool(skipped)}{skipped}"
-        )
-    folders = _split_folders(location, [parts for _, parts in found.images])
+        raise InputError(f"{location} holds no images in class folders. {skipped}".rstrip())
+    folders = _split_folders(location, found.paths)
     depth = 1 if folders else 0
-    labels = tuple(clean_label(parts[depth]) for _, parts in found.images)
-    splits = tuple(folders[parts[0]] for _, parts in found.images) if folders else ()
-    names = {"/".join(parts[: depth + 1]) for _, parts in found.images}
-    return ClassTree(
-        uris=tuple(file.uri for file, _ in found.images),
-        labels=labels,
-        versions=tuple(file.version for file, _ in found.images),
+    splits = tuple(folders[parts[0]] for parts in found.paths) if folders else ()
+    names = {"/".join(parts[: depth + 1]) for parts in found.paths}
+    return Labels(
+        rows=found.rows,
+        labels=tuple(clean_label(parts[depth]) for parts in found.paths),
         splits=splits,
         notes=(
             *_notes_of_splits(folders, splits),
-            *_notes_of_cleaned({parts[depth] for _, parts in found.images}),
+            *_notes_of_cleaned({parts[depth] for parts in found.paths}),
             *_notes_of_skipped(found),
             *_notes_of_empty(root, found, names, folders),
         ),
     )
 
 
-def _list(root: str) -> _Found:
-    found = _Found()
-    for file in storage.list_files(root):
-        name = file.uri.removeprefix(root)
+def _by_name(root: str, rows: pa.Table) -> _Files:
+    found = _Files()
+    uris, containers = (rows.column(place).to_pylist() for place in _URI_AND_CONTAINER)
+    for row, (uri, container) in enumerate(zip(uris, containers, strict=True)):
+        name = uri.removeprefix(root)
+        if container is not None:
+            name = name.removesuffix(f"::{container}").removeprefix("./")  # as `tar c .` names
         parts = name.split("/")
-        if any(map(is_skipped_name, parts)):
-            found.systems.append(name)
-        elif _may_be_image(parts):
-            found.images.append((file, parts))
+        if _may_be_image(parts):
+            found.rows.append(row)
+            found.paths.append(parts)
         else:
             found.others.append(name)
     return found
 
 
 def _may_be_image(parts: Sequence[str]) -> bool:
-    """Whether a file's extension is that of images, or in a class folder none that is known."""
+    """Whether a file has the extension of an image or, in a class folder, an unknown one."""
     extension = PurePosixPath(parts[-1]).suffix.lower()
     kind = _media_types().get(extension)
     if kind is None and len(parts) == 1:  # LICENSE, Makefile, …
@@ -144,7 +132,7 @@ def _may_be_image(parts: Sequence[str]) -> bool:
 
 @functools.cache
 def _media_types() -> dict[str, str]:
-    """Return Python's own media types by extension, whatever this machine knows beside them."""
+    """Return Python's own media types by extension, without those configured on this machine."""
     return (
         dict.fromkeys(_NO_IMAGES, "application/octet-stream")
         | (mimetypes.MimeTypes().types_map[True])
@@ -155,17 +143,17 @@ def _media_types() -> dict[str, str]:
 
 
 def _split_folders(location: str, paths: Sequence[list[str]]) -> dict[str, str]:
-    """Return which split each of the root's folders is; nothing where they are classes.
+    """Return the split that each of the root's folders is; nothing if they are classes.
 
     Raises:
-        InputError: Some are named as splits and others not, two are the same split, or there is
-            nothing to train on.
+        InputError: If some are named as splits and others not, two are the same split, or none is
+            the train split.
     """
     folders = dict.fromkeys(parts[0] for parts in paths)
     splits = {
         folder: split
         for folder in folders
-        if (split := SPLIT_FOLDERS.get(clean_label(folder).casefold()))
+        if (split := SPLIT_WORDS.get(clean_label(folder).casefold()))
     }
     shallow = {parts[0] for parts in paths if len(parts) == 2}  # hold images themselves
     if not splits or (len(splits) < len(folders) and len(splits) == 1 and set(splits) <= shallow):
@@ -198,18 +186,14 @@ def _split_folders(location: str, paths: Sequence[list[str]]) -> dict[str, str]:
     return splits
 
 
-# --- what is said -----------------------------------------------------------------------------
+# --- notes -----------------------------------------------------------------------------
 
 
-def _all_loose(found: _Found) -> bool:
-    return all(len(parts) < 2 for _, parts in found.images)
-
-
-def _notes_of_splits(folders: dict[str, str], splits: Sequence[str]) -> Iterable[str]:
+def _notes_of_splits(folders: Mapping[str, str], splits: Sequence[str]) -> Iterable[str]:
     if folders:
         counts = Counter(splits)
-        said = [f"{folder} is {split} ({counts[split]:,})" for folder, split in folders.items()]
-        yield f"The data are divided by their folders: {', '.join(said)}."
+        each = [f"{folder} is {split} ({counts[split]:,})" for folder, split in folders.items()]
+        yield f"The data are divided by their folders: {', '.join(each)}."
 
 
 def _notes_of_cleaned(folders: Collection[str]) -> Iterable[str]:
@@ -221,23 +205,21 @@ def _notes_of_cleaned(folders: Collection[str]) -> Iterable[str]:
         )
 
 
-def _notes_of_skipped(found: _Found) -> Iterable[str]:
-    if found.others:
+def _notes_of_skipped(found: _Files) -> Iterable[str]:
+    if count := len(found.others):
         yield (
-            f"Skipped {_files(found.others)} whose names are not those of images "
+            f"Skipped {count:,} file{'s' * (count != 1)} whose names are not those of images "
             f"({_some(found.others)})."
         )
-    if found.systems:
-        yield f"Skipped {_files(found.systems)} of a system or a program ({_some(found.systems)})."
 
 
 def _notes_of_empty(
-    root: str, found: _Found, names: Collection[str], folders: dict[str, str]
+    root: str, found: _Files, names: Collection[str], folders: Mapping[str, str]
 ) -> Iterable[str]:
-    """Say which folders would be classes if they held images."""
+    """Name the folders that would be classes if they held images."""
     depth = 2 if folders else 1
     there = {"/".join(name.split("/")[:depth]) for name in found.others if name.count("/") >= depth}
-    if not storage.is_remote(root):  # where folders are there without files in them
+    if not storage.is_remote(root):  # only local folders exist without files in them
         pattern = "*/*" if folders else "*"
         there |= {
             os.fsencode(folder.relative_to(root)).decode("utf-8", "backslashreplace")
@@ -250,10 +232,6 @@ def _notes_of_empty(
         yield f"{len(empty):,} {plural} no images, and so no class: {_some(empty)}."
 
 
-def _files(names: Sequence[str]) -> str:
-    return f"{len(names):,} file{'s' * (len(names) != 1)}"
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
+def _some(names: Iterable[str]) -> str:
     listed = list(names)
-    return ", ".join(listed[:most]) + ", …" * (len(listed) > most)
+    return ", ".join(listed[:_MAX_NAMED]) + ", …" * (len(listed) > _MAX_NAMED)
