@@ -1,4 +1,4 @@
-"""How a shadow's answers compare with those that were given."""
+"""Compares the predictions of a shadow version with those that callers got."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_EXAMPLES = 50
 
 @dataclass(frozen=True, slots=True)
 class ShadowDifference:
-    """A request that a shadow answered with another label."""
+    """An image for which a shadow predicted something else."""
 
     request_id: str
     version: int
@@ -28,13 +28,13 @@ class ShadowDifference:
 
 @dataclass(slots=True)
 class ShadowTally:
-    """How a shadow's answers compare with those that were given.
+    """Counts of a shadow's predictions, compared with those that callers got.
 
     Attributes:
-        same: Images with the same label.
-        different: Images with another one.
-        skipped: Requests that it did not see, because there was other work.
-        examples: The last differences.
+        same: Number of images with the same prediction.
+        different: Number of images with another prediction.
+        skipped: Number of requests that the shadow did not get, because the service was busy.
+        examples: The latest differences.
     """
 
     same: int = 0
@@ -53,9 +53,9 @@ class ShadowTally:
 
         Args:
             request: The request.
-            given: What its caller got.
-            version: Of the shadow.
-            answered: What the shadow says.
+            given: Response to the caller.
+            version: Version of the shadow.
+            answered: Predictions of the shadow.
         """
         task = given.loaded.manifest.task
         for ours, theirs in zip(given.answered, answered, strict=True):
@@ -78,7 +78,7 @@ class ShadowTally:
 
 def _same(task: Task, ours: Outcome, theirs: Outcome) -> bool:
     if ours.prediction is None or theirs.prediction is None:
-        return ours.failure == theirs.failure
+        return _describe(task, ours) == _describe(task, theirs)
     return task.same_answer(ours.prediction, theirs.prediction)
 
 
