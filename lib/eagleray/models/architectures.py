@@ -545,7 +545,7 @@ def _usual_contract(size: int) -> str:
 def _as_evaluated(
     contract: ImageContract, interpolation: str, mean: Sequence[float], std: Sequence[float]
 ) -> ImageContract:
-    """Give a contract the statistics of the weights, and their filter where the contract is exact."""
+    """Give a contract the statistics of the weights, and the filter where it is exact."""
     changes: dict[str, Any] = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     if contract.resampler == "pillow_bilinear" and interpolation in ("bicubic", "lanczos"):
         changes["resampler"] = f"pillow_{interpolation}"
