@@ -32,8 +32,9 @@ from PIL import Image
 from eagleray.batch.job import open_job
 from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
+from eagleray.cli.common import JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.client import Client
 from eagleray.core.errors import JobFailedError, OutputExistsError
 from eagleray.core.settings import Settings

@@ -15,9 +15,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from eagleray.cli.common import JsonOption, SpecFileOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, run_command
-from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
+from eagleray.cli.job import run_command
+from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import KpiFailedError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.evaluation.job import (

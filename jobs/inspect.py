@@ -13,16 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
-from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
+from eagleray.cli.job import job_session, job_settings, run_command
+from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.data.job import InspectSummary, open_inspection, run_inspection
 from eagleray.data.spec import InspectSpec
 

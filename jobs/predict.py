@@ -23,16 +23,10 @@ from eagleray.batch.job import open_job
 from eagleray.batch.quote import Quote, quote_job
 from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.spec import PredictSpec
+from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
-from eagleray.cli.options import SpecFileOption, read_spec, with_spec_options
+from eagleray.cli.job import job_session, job_settings, run_command
+from eagleray.cli.options import read_spec, with_spec_options
 
 
 def show(summary: JobSummary, console: Console) -> None:

@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings

@@ -14,15 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import (
-    ClusterOption,
-    JsonOption,
-    VerboseOption,
-    job_session,
-    job_settings,
-    run_command,
-)
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields

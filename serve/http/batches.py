@@ -11,13 +11,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from eagleray.core.job_state import JobState
 from eagleray.core.validation import first_validation_error
-from eagleray.serve.http.bodies import ParameterError, require_json_type
-from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
+from eagleray.serve.http.content_types import require_json_type
 from eagleray.serve.http.guard import CLIENT
 from eagleray.serve.http.page import page_response
+from eagleray.serve.http.parameters import ParameterError
+from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
 from eagleray.serving.batches import BatchBody, BatchJobs, Launcher
 from eagleray.serving.json_body import read_json
-from eagleray.serving.responses import BatchAnswer
+from eagleray.serving.responses import BatchResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["batch_routes"]
@@ -45,10 +46,10 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     @router.post(
         "",
         status_code=202,
-        response_model=BatchAnswer,
+        response_model=BatchResponse,
         responses={
             **refusals(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
-            200: {"model": BatchAnswer, "description": "It has been done before."},
+            200: {"model": BatchResponse, "description": "It has been done before."},
         },
         openapi_extra={"requestBody": _BODY},
         summary="Start a batch job, or go on with one.",
@@ -65,7 +66,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
 
     @router.get(
         "",
-        response_model=BatchesAnswer,
+        response_model=BatchesResponse,
         responses=refusals(401, 422),
         summary="The caller's batch jobs, newest first.",
     )
@@ -77,7 +78,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
 
     @router.get(
         "/{batch}",
-        response_model=BatchAnswer,
+        response_model=BatchResponse,
         responses=refusals(401, 404, 503),
         summary="How far a batch job is.",
     )
@@ -122,7 +123,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
 
     cancelling: dict[str, Any] = {
         "status_code": 202,
-        "response_model": BatchAnswer,
+        "response_model": BatchResponse,
         "responses": refusals(401, 404, 409, 415, 503),
         "summary": "Cancel it; what is done is kept.",
     }

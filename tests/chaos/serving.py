@@ -71,7 +71,14 @@ def main() -> None:
         broken = register_broken(registry)
         config = Path(name) / "service.yaml"
         write_config(config, number=0)
-        words = ["--config", str(config), "--replicas", str(options.replicas), "--lanes", "1"]
+        words = [
+            "--config",
+            str(config),
+            "--replicas",
+            str(options.replicas),
+            "--worker-threads",
+            "1",
+        ]
         with running_service(home, MODEL, *words, "--compile", "never") as service:
             seen = asyncio.run(ordeal(options, registry, service, config, expected, broken))
     sys.exit(0 if show(seen) else 1)
@@ -127,7 +134,7 @@ async def ordeal(
     expected: dict[int, tuple[str, float]],
     broken: list[int],
 ) -> Seen:
-    """Do everything to the service, in random order, while it is being asked."""
+    """Do everything to the service, in random order, while it answers requests."""
     seen, chance, numbers = Seen(), random.Random(options.seed), itertools.count(1)
     deeds: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 

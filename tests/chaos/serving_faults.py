@@ -186,8 +186,15 @@ def main() -> None:
 def stage(folder: Path, replicas: int) -> Iterator[RunningService]:
     """Run a service, whose configuration is read from a file; it may fetch images from here."""
     write_config(folder, number=0)
-    words = ["--config", str(config_in(folder)), "--replicas", str(replicas), "--lanes", "1"]
-    words += ["--compile", "never", "--watch-s", "0.5"]
+    words = [
+        "--config",
+        str(config_in(folder)),
+        "--replicas",
+        str(replicas),
+        "--worker-threads",
+        "1",
+    ]
+    words += ["--compile", "never", "--poll-interval-s", "0.5"]
     with running_service(folder / "home", MODEL, *words) as service:
         yield service
 

@@ -99,8 +99,8 @@ async def steady_load(
     """Send predictions for the time of the block; at its end every request has its outcome.
 
     Args:
-        service: That is asked.
-        model: That is asked for.
+        service: Service under load.
+        model: Name of the model that predicts.
         image: In every request.
         rate: HTTP requests a second, over connections that are kept.
         grpc_rate: gRPC calls a second, over one channel.

@@ -1,6 +1,6 @@
 """What a running service lets others reach: every socket and file, for strangers and neighbours.
 
-For each way to listen the service is started by its command, and asked from outside.
+For each way to listen the service is started by its command, and probed from outside.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 
 @dataclass
 class Witness:
-    """Sees, in front of the application, what was asked and with which status it was answered."""
+    """Sees, in front of the application, which requests arrive and the status of each response."""
 
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     own: list[tuple[str, str, int]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Witness:
         return witnessed
 
     def handled(self) -> list[tuple[str, str, int]]:
-        """Return what was not refused, apart from what the service's own pages asked for."""
+        """Return what was not refused, apart from what the service's own pages request."""
         handled = [one for one in self.seen if one[2] not in (403, 421)]
         for one in self.own:  # no page can make the browser say that of another
             handled.remove(one)
@@ -105,8 +105,8 @@ def browser() -> Iterator[Any]:
 
     rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"
     # A newer Chromium asks before pages of public addresses reach this machine; others do not.
-    open_doors = "--disable-features=LocalNetworkAccessChecks"
-    arguments = ["--no-sandbox", "--disable-popup-blocking", rules, open_doors]
+    local_pages = "--disable-features=LocalNetworkAccessChecks"
+    arguments = ["--no-sandbox", "--disable-popup-blocking", rules, local_pages]
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield running
@@ -223,9 +223,9 @@ def test_the_interface_is_shown_and_tried_without_anybody_else(
 
     with service(registry, tmp_path, Witness()) as served, browser() as running:
         page = running.new_page()
-        asked: list[str] = []
+        requested: list[str] = []
         faults: list[str] = []
-        page.context.on("request", lambda request: asked.append(request.url))
+        page.context.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
         url = f"http://{name}:{served.port}"
@@ -241,6 +241,6 @@ def test_the_interface_is_shown_and_tried_without_anybody_else(
             "#file", {"name": "a.png", "mimeType": "image/png", "buffer": golden_png(7)}
         )
         expect(page.locator("#facts")).to_contain_text("40 x 40 pixels")
-        strangers = [one for one in asked if not one.startswith((f"{url}/", "data:", "blob:"))]
+        strangers = [one for one in requested if not one.startswith((f"{url}/", "data:", "blob:"))]
         assert strangers == []
         assert faults == []

@@ -40,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("keys")
     registry_with(folder, "digits")
     settings = Settings(home=folder / "home")
-    words = ["digits", "--compile", "never", "--watch-s", "0.2"]
+    words = ["digits", "--compile", "never", "--poll-interval-s", "0.2"]
     with running_service(folder / "home", *words) as running:
         assert httpx.get(running.url + "/v1/models").status_code == 200
         applications = Applications(open_database(settings), who=settings.actor)
@@ -82,9 +82,9 @@ def test_keys_come_into_force_while_the_service_runs(service: Keyed, key: str) -
 def test_without_a_key_every_port_says_nothing_but_that_it_lives(service: Keyed, key: str) -> None:
     document = httpx.get(service.url + "/openapi.json", headers={"x-api-key": key}).json()
     paths = [*document["paths"], *OTHER_PATHS, *LIVENESS]
-    asked = {port: owner for port, owner in owners(service).items() if speaks_http(port)}
-    assert int(service.url.rpartition(":")[2]) in asked
-    for port, owner in asked.items():
+    http_ports = {port: owner for port, owner in owners(service).items() if speaks_http(port)}
+    assert int(service.url.rpartition(":")[2]) in http_ports
+    for port, owner in http_ports.items():
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             rays = "site-packages/ray/" in owner
             for method, path in itertools.product(METHODS, RAYS_PATHS if rays else paths):

@@ -132,4 +132,4 @@ def test_people_read_totals_and_where_the_failures_are(
     assert f"in 1 file: {tmp_path}/out" in said
     assert f"failures: {tmp_path}/out/_failures.parquet" in said
     wrong = run(str(images), "--output", "x", "--file-size", "1kB", expect=ExitCode.USER)
-    assert "--part-size must be like 256MB" in wrong
+    assert "--file-size: write a size such as 256MB" in wrong

@@ -16,7 +16,7 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png
-from tests.support.serving import NotedLauncher, registry_with
+from tests.support.serving import RecordingLauncher, registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -33,7 +33,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
-            uvicorn.Config(build_http(service, NotedLauncher()), log_level="error")
+            uvicorn.Config(build_http(service, RecordingLauncher()), log_level="error")
         )
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

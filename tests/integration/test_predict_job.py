@@ -166,7 +166,7 @@ def test_a_link_that_was_put_after_the_listing_is_not_followed(
     Path(first).symlink_to(outside)
     run_job(job, lambda: cluster, Console(json_output=True))
     row = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()[0]
-    assert (row["reason"], row["message"]) == ("unreadable", "it is not where this job may read")
+    assert (row["reason"], row["message"]) == ("unreadable", "this job may not read that location")
 
 
 def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> None:

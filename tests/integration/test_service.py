@@ -52,7 +52,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     registry = registry_with(folder, "digits", versions=2)
     config = folder / "service.yaml"
     config.write_text("max_images: 64\n")
-    words = ["digits", "--config", str(config), "--compile", "never", "--watch-s", "0.2"]
+    words = ["digits", "--config", str(config), "--compile", "never", "--poll-interval-s", "0.2"]
     with running_collector() as collector:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         with running_service(folder / "home", *words, **traced) as running:
@@ -84,7 +84,7 @@ def test_a_request_stands_in_the_log_as_soon_as_it_is_answered(service: Running)
     assert answer.status_code == 200
     line = line_of(service, "look-for-me")
     assert (line["kind"], line["status"], line["model"]) == ("access", 200, "digits")
-    events = [(line["kind"], line.get("what")) for line in logged(service)]
+    events = [(line["kind"], line.get("event")) for line in logged(service)]
     assert ("event", "loaded") in events
 
 
@@ -154,7 +154,7 @@ def test_the_clients_get_the_predictors_answers(
 ) -> None:
     answer = httpx.post(service.url + "/v1/models/digits/predict", content=IMAGES[0])
     assert answer.status_code == 200
-    assert "x-eagleray-room" not in answer.headers  # it is for HAProxy, which takes it away
+    assert "x-eagleray-capacity" not in answer.headers  # it is for HAProxy, which takes it away
     with Client(service.url) as client:
         assert client.ready()
         assert [model["serving"] for model in client.models()] == [1]
@@ -375,7 +375,7 @@ def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, vers
 def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
     service.config.write_text("max_imagers: 2\n")  # at first with a fault
     service.process.send_signal(signal.SIGHUP)
-    until(lambda: "goes on as it was" in service.log.read_text())
+    until(lambda: "continues unchanged" in service.log.read_text())
     assert "max_imagers" in service.log.read_text()
 
     service.config.write_text("max_images: 2\n")

@@ -70,7 +70,7 @@ class BatchRequest(Spec):
         return (*self.since, *filter(None, [self.failed_only]))
 
 
-class PredictSpec(BatchRequest, SourceFields):
+class PredictSpec(SourceFields, BatchRequest):
     """A batch job: what a caller may ask for, and how the operator has it run."""
 
     model: str = spec_field(

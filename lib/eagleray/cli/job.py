@@ -1,11 +1,10 @@
-"""What the command lines of all jobs share: options, and the session that a job runs in."""
+"""Runs a job from its command line: its words, its settings, and its Ray session."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated
 
 import typer
 
@@ -16,21 +15,10 @@ from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
 
 __all__ = [
-    "ClusterOption",
-    "JsonOption",
-    "VerboseOption",
+    "command_app",
     "job_session",
     "job_settings",
     "run_command",
-]
-
-ClusterOption = Annotated[
-    str | None,
-    typer.Option("--cluster", help="Ray cluster to run on; default: a Ray of its own."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Show what Ray and the workers print.")
 ]
 
 
@@ -38,28 +26,41 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
     """Run a job's `main` with the words of the command line.
 
     Args:
-        main: Its parameters are the options, its docstring says what it does.
-        module_docstring: Of the job's file; its lines that begin with `eagleray` become the
-            examples of `--help`, and name the command.
+        main: Function whose parameters are the options, and whose docstring is the summary.
+        module_docstring: Docstring of the job's file; see `command_app`.
     """
     open_streams()
     bypass_proxy_for_loopback()
+    app, name = command_app(main, module_docstring=module_docstring)
+    words = [escape_file_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
+    app(words, prog_name=name)
+
+
+def command_app(
+    main: Callable[..., None], *, module_docstring: str | None
+) -> tuple[typer.Typer, str]:
+    """Return the command line of a job, and the name of its command.
+
+    Args:
+        main: Function whose parameters are the options, and whose docstring is the summary.
+        module_docstring: Docstring of the job's file; its lines that begin with `eagleray` are the
+            examples of `--help`, and name the command.
+    """
     lines = [line.strip() for line in (module_docstring or "").splitlines()]
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog="\n\n".join(["Examples:", *examples]))(main)
-    words = [escape_file_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
-    app(words, prog_name=" ".join(examples[0].split()[:2]))
+    return app, " ".join(examples[0].split()[:2])
 
 
 def job_settings(*, cluster: str | None = None) -> Settings:
-    """Read the settings of a job, and check the folders that it needs before any work is done.
+    """Read the settings of a job, and check the folders that it needs.
 
     Args:
-        cluster: The Ray cluster that is named on the command line, if any.
+        cluster: Ray cluster that the command line names; None for a Ray of the command's own.
 
     Raises:
-        UserError: The home folder, or the temporary folder of a Ray of its own, cannot be used.
+        UserError: If the home folder, or the temporary folder of Ray, cannot be used.
     """
     settings = read_settings()
     settings.make_home()
@@ -74,18 +75,21 @@ def job_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    batches_at_once: int = 0,
+    max_concurrent_batches: int = 0,
 ) -> Iterator[Cluster]:
-    """Give a job its Ray, as `ray_session` does, and keep the terminal for the job.
+    """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
     Raises:
-        UserError: The named cluster does not answer, or a folder that is needed cannot be written.
-        JobFailedError: No Ray starts on this machine.
+        UserError: If the named cluster does not answer, or a folder cannot be written.
+        JobFailedError: If no Ray starts on this machine.
     """
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
         ray_session(
-            settings, address=address, verbose=verbose, batches_at_once=batches_at_once
+            settings,
+            address=address,
+            verbose=verbose,
+            max_concurrent_batches=max_concurrent_batches,
         ) as cluster,
     ):
         yield cluster

@@ -1,4 +1,4 @@
-"""`eagleray jobs …`: past and running prediction and packing jobs."""
+"""`eagleray jobs …`: lists, shows and cancels prediction and packing jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eagleray.cli.common import JsonOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
@@ -25,14 +26,14 @@ jobs_app = typer.Typer(
 )
 
 JobName = Annotated[
-    str, typer.Argument(help="Id of a job, the beginning of one, or its output.", metavar="JOB")
+    str,
+    typer.Argument(help="Id of a job, the first characters of one, or its output.", metavar="JOB"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @jobs_app.command("list")
-def list_all(json_output: AsJson = False) -> None:
-    """List the jobs that were started here, newest first."""
+def list_all(json_output: JsonOption = False) -> None:
+    """List the jobs that were started from this home folder, newest first."""
     from eagleray.sharded.history import list_jobs
 
     with command_errors():
@@ -64,8 +65,8 @@ def list_all(json_output: AsJson = False) -> None:
 
 
 @jobs_app.command("show")
-def show_job(name: JobName, json_output: AsJson = False) -> None:
-    """Show how far a job is, what it runs, and what failed."""
+def show_job(name: JobName, json_output: JsonOption = False) -> None:
+    """Show the progress of a job, its plan, and its failures."""
     with command_errors():
         console = Console(json_output=json_output)
         job = _find(name)
@@ -88,7 +89,7 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
 
 @jobs_app.command("report")
 def open_report(name: JobName) -> None:
-    """Print where the page of a finished job is."""
+    """Print the location of the report of a finished job."""
     from eagleray.core.errors import InputError
     from eagleray.io import storage
     from eagleray.sharded.layout import OutputLayout
@@ -100,22 +101,22 @@ def open_report(name: JobName) -> None:
         page = OutputLayout(job.output).report
         if not storage.exists(page):
             raise InputError(
-                f"Job {job.job_id} is {job.state} and has no page yet; it is written when the job "
-                "is done."
+                f"Job {job.job_id} is {job.state} and has no report yet; it is written when the "
+                "job ends."
             )
         Console().say(page)
 
 
 @jobs_app.command("cancel")
 def cancel(name: JobName) -> None:
-    """Ask a running job to stop; what is done is kept, and its command goes on from there."""
+    """Ask a running job to stop; finished shards are kept, and its command resumes it."""
     from eagleray.sharded.history import cancel_job
 
     with command_errors():
         job = _find(name)
         cancel_job(job)
         Console().say(
-            f"Job {job.job_id} is asked to stop; what is done is kept. Its command starts it again."
+            f"Job {job.job_id} is asked to stop; finished shards are kept. Its command resumes it."
         )
 
 

@@ -23,16 +23,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from eagleray.core.spec import Spec, panel_of
+from eagleray.io.spec_fields import S3_PANEL
 from eagleray.io.yaml_fields import read_fields
 
-__all__ = ["SpecFileOption", "read_spec", "with_spec_options"]
+__all__ = ["REQUIRED", "flag", "read_spec", "value_name", "with_spec_options"]
 
 Command = Callable[..., None]
 S = TypeVar("S", bound=Spec)
 
-SpecFileOption = Annotated[
-    str | None, typer.Option("--spec", help="YAML file of the fields below; flags win.")
-]
+REQUIRED = " Required."
+"""Ends the help of an option that a specification cannot do without."""
 
 
 def with_spec_options(
@@ -57,7 +57,7 @@ def with_spec_options(
         first = [_parameter(name, spec.model_fields[name], is_argument=True) for name in arguments]
         options = [
             _parameter(name, field, is_argument=False)
-            for name, field in spec.model_fields.items()
+            for name, field in sorted(spec.model_fields.items(), key=_is_about_s3)
             if name not in arguments
         ]
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -86,6 +86,10 @@ def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = No
     return kind.make({**in_file, **fields}, name=name)
 
 
+def _is_about_s3(named: tuple[str, FieldInfo]) -> bool:
+    return panel_of(named[1].json_schema_extra) == S3_PANEL
+
+
 def flag(field: str) -> str:
     """Return the flag of a field."""
     return f"--{field.replace('_', '-')}"
@@ -104,7 +108,7 @@ def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Par
         texts["show_default"] = False if field.default is None else _switch(name, field.default)
         declared = typer.Option(f"{flag(name)}/--no-{flag(name)[2:]}", **texts)
     else:
-        texts |= {"metavar": _metavar(kind), "show_default": _default(field)}
+        texts |= {"metavar": value_name(kind), "show_default": _default(field)}
         declared = typer.Option(flag(name), **texts)
     value: Any = list[str] if is_repeated else bool if kind is bool else str
     return inspect.Parameter(
@@ -116,7 +120,8 @@ def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Par
 
 
 def _help(field: FieldInfo, *, is_repeated: bool) -> str:
-    return f"{field.description} Repeatable." if is_repeated else str(field.description)
+    required = REQUIRED if field.is_required() else ""
+    return f"{field.description}{' Repeatable.' if is_repeated else ''}{required}"
 
 
 def _switch(name: str, default: bool) -> str:
@@ -141,8 +146,8 @@ def _kind_of(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _metavar(kind: Any) -> str:
-    """Name what an option takes: its choices, or a kind of value."""
+def value_name(kind: Any) -> str:
+    """Return what an option takes, for its help: the choices, or a kind of value."""
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     return {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eagleray.cli.common import AliasOption, JsonOption, ModelName, ReasonOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError
@@ -17,33 +18,29 @@ if TYPE_CHECKING:  # these take seconds to import
     from eagleray.registry.lineage import ImageUse
     from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["AsJson", "versions_app"]
+__all__ = ["versions_app"]
 
 versions_app = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Name = Annotated[str, typer.Argument(help="Of the model.")]
-Number = Annotated[int, typer.Argument(help="Of the version.")]
-Version = Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS.")]
-Alias = Annotated[str, typer.Option(help="That moves.")]
-Reason = Annotated[str, typer.Option(help="A sentence for the history.")]
+Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
+Version = Annotated[str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS.")]
 
 
 @versions_app.command("promote")
 def promote_version(
-    name: Name,
+    name: ModelName,
     version: Number,
-    alias: Alias = "production",
+    alias: AliasOption = "production",
     kpi: Annotated[
-        str | None, typer.Option(help="File of lines such as `recall[defect] >= 0.99`.")
+        str | None, typer.Option(help="File of KPIs, such as `recall[defect] >= 0.99`.")
     ] = None,
-    reason: Reason = "",
+    reason: ReasonOption = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Whatever the figures are; needs --reason.")
+        bool, typer.Option("--force", help="Promote whatever the metrics are; needs --reason.")
     ] = False,
-    json_output: AsJson = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias to a version that reaches its KPIs and answers its golden images."""
+    """Point an alias to a version that passes its KPIs and its golden images."""
     from eagleray.evaluation.kpi import read_kpis
     from eagleray.registry.promotion import promote
     from eagleray.registry.registry import Registry
@@ -64,9 +61,12 @@ def promote_version(
 
 @versions_app.command("rollback")
 def roll_back(
-    name: Name, alias: Alias = "production", reason: Reason = "", json_output: AsJson = False
+    name: ModelName,
+    alias: AliasOption = "production",
+    reason: ReasonOption = "",
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias back to the version that held it before; once more goes back further."""
+    """Point an alias back to its previous version; once more goes back further."""
     from eagleray.registry.promotion import rollback
     from eagleray.registry.registry import Registry
 
@@ -81,13 +81,13 @@ def roll_back(
 
 @versions_app.command("alias")
 def set_alias(
-    name: Name,
-    alias: Annotated[str, typer.Argument(help="Such as staging.")],
+    name: ModelName,
+    alias: Annotated[str, typer.Argument(help="Alias, such as staging.")],
     version: Number,
-    reason: Reason = "",
-    json_output: AsJson = False,
+    reason: ReasonOption = "",
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias to a version without asking for figures; the history keeps it too."""
+    """Point an alias to a version without checking KPIs; the history records it too."""
     from eagleray.registry.registry import Registry
 
     with command_errors():
@@ -101,9 +101,9 @@ def set_alias(
 
 @versions_app.command("history")
 def show_history(
-    name: Name,
-    alias: Annotated[str | None, typer.Option(help="Only this one.")] = None,
-    json_output: AsJson = False,
+    name: ModelName,
+    alias: Annotated[str | None, typer.Option(help="Show only this alias.")] = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Show who moved which alias of a model, when and why."""
     from eagleray.registry.registry import Registry
@@ -131,8 +131,8 @@ def show_history(
 
 
 @versions_app.command("compare")
-def compare_versions(first: Version, second: Version, json_output: AsJson = False) -> None:
-    """Compare two versions: figures side by side, and whether they were measured alike."""
+def compare_versions(first: Version, second: Version, json_output: JsonOption = False) -> None:
+    """Compare two versions: their metrics, and whether both were measured on the same images."""
     from eagleray.registry.comparison import ComparedVersion, compare
     from eagleray.registry.registry import Registry
 
@@ -148,7 +148,7 @@ def compare_versions(first: Version, second: Version, json_output: AsJson = Fals
 
 
 @versions_app.command("lineage")
-def show_lineage(version: Version, json_output: AsJson = False) -> None:
+def show_lineage(version: Version, json_output: JsonOption = False) -> None:
     """Show where a version comes from: data, split, test set, parent, specification, run."""
     from eagleray.registry.lineage import trace_lineage
     from eagleray.registry.registry import Registry
@@ -171,7 +171,7 @@ def show_lineage(version: Version, json_output: AsJson = False) -> None:
 @versions_app.command("trained-on")
 def show_trained_on(
     file: Annotated[str, typer.Argument(help="Path or URI of an image.")],
-    json_output: AsJson = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Show which versions an image was given to, and in which part: train, validation or test."""
     from eagleray.registry.lineage import find_image_uses
@@ -196,13 +196,13 @@ def show_trained_on(
 
 @versions_app.command("delete")
 def delete_version(
-    name: Name,
+    name: ModelName,
     version: Number,
-    reason: Reason = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json_output: AsJson = False,
+    reason: ReasonOption = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Delete a version that no alias points to, with its files; the history keeps that it was."""
+    """Delete a version that no alias points to, with its files; the history keeps a record."""
     from eagleray.registry.registry import Registry
 
     with command_errors():
@@ -212,9 +212,11 @@ def delete_version(
         registry.require_unused(found)
         if not yes:
             if not console.can_ask:
-                raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
+                raise InputError(
+                    f"There is no terminal to confirm on; delete {found.reference} by --yes."
+                )
             if not typer.confirm(escape_text(f"Delete {found.reference} and its files for good?")):
-                console.say(f"{found.reference} stays.")
+                console.say(f"{found.reference} is kept.")
                 return
         change = registry.delete(name, version, reason=reason)
         if json_output:
@@ -233,14 +235,14 @@ def _find(registry: Registry, reference: str) -> ModelVersion:
 
     found = find_version(reference, registry)
     if found is None:
-        raise InputError(f"{reference!r} names no version; write NAME/VERSION or NAME@ALIAS.")
+        raise InputError(f"{reference!r} is not a version; write NAME/VERSION or NAME@ALIAS.")
     return found
 
 
 def _moved(change: AliasChange) -> str:
     now = f"{change.model}@{change.alias} is now {change.model}/{change.version}"
     if change.previous is None:
-        return f"{now}, and nobody held it before (change {change.number})."
+        return f"{now}, and was unset before (change {change.number})."
     return f"{now}, after {change.model}/{change.previous} (change {change.number})."
 
 
@@ -249,7 +251,7 @@ def _history_row(change: AliasChange) -> list[str]:
     return [
         change.alias or "-",
         str(change.number),
-        action if change.applied else f"{action}, broken off",
+        action if change.applied else f"{action}, not completed",
         "-" if change.previous is None else str(change.previous),
         "-" if change.action == "delete" else str(change.version),
         change.who,
@@ -270,17 +272,17 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
     console.table(_title(comparison), ["metric", *names, "difference"], rows)
     if not comparison.same_images:
         console.warn(
-            "The figures do not compare: they were measured on different images."
+            "The metrics are not comparable: they were measured on different images."
             if comparison.same_images is False
-            else "Nobody knows whether these figures were measured on the same images; evaluate "
-            "both on the same ones."
+            else "It is unknown whether these metrics were measured on the same images; evaluate "
+            "both on the same images."
         )
     others = second.facts
     facts = [
         [name, _short(value), _short(others[name]), "" if value == others[name] else "differs"]
         for name, value in first.facts.items()
     ]
-    console.table("What they are", ["", *names, ""], facts)
+    console.table("Facts", ["", *names, ""], facts)
 
 
 def _title(comparison: Comparison) -> str:
@@ -299,7 +301,7 @@ def _figure(value: float | None) -> str:
 
 
 def _short(value: str | None) -> str:
-    """Digests by their beginning, as everywhere for people."""
+    """Shorten a digest to its first characters."""
     if value is None:
         return "-"
     is_digest = len(value) == 64 and not value.strip("0123456789abcdef")

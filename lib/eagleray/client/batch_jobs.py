@@ -22,7 +22,7 @@ from eagleray.client.responses import RequestRefusedError, as_model, member
 from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
-from eagleray.serving.responses import BatchAnswer
+from eagleray.serving.responses import BatchResponse
 
 __all__ = ["AsyncBatches", "Batch", "Batches", "path_segment"]
 
@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 1000
 _MAX_SHOWN = 60  # characters of a name that is refused
 
 
-class Batch(BatchAnswer):
+class Batch(BatchResponse):
     """A batch job at one moment, as the service describes it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")

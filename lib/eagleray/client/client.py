@@ -48,7 +48,7 @@ from eagleray.client.responses import (
 from eagleray.core.display import escape_text
 from eagleray.core.environment import is_loopback
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
-from eagleray.serving.responses import Answer, ImageAnswer
+from eagleray.serving.responses import ImagePrediction, PredictResponse
 
 __all__ = ["AsyncClient", "Client", "RequestRefusedError", "request_body"]
 
@@ -108,7 +108,7 @@ class AsyncClient:
         )
         self.batches = AsyncBatches(self._request)
 
-    async def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
+    async def predict(self, model: str, image: Image, **asked: Any) -> ImagePrediction:
         """Predict one image.
 
         Args:
@@ -128,15 +128,17 @@ class AsyncClient:
 
     async def predict_many(
         self, model: str, images: Sequence[Image], **asked: Any
-    ) -> list[ImageAnswer]:
+    ) -> list[ImagePrediction]:
         """Predict several images in one request; each has its result, `ok` or `failed`."""
         require_sequence(images)
         return (await self.ask(model, images, **asked)).results if images else []
 
-    async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
+    async def ask(self, model: str, images: Sequence[Image], **asked: Any) -> PredictResponse:
         """Predict images and return all that the service says."""
         path = f"/v1/models/{path_segment(model, 'model')}/predict"
-        answer = as_model(Answer, await self._request("POST", path, **request_body(images, asked)))
+        answer = as_model(
+            PredictResponse, await self._request("POST", path, **request_body(images, asked))
+        )
         if len(answer.results) != len(images):
             detail = f"the answer has {len(answer.results)} results for {len(images)} images"
             raise RequestRefusedError(200, {"detail": detail})
@@ -243,15 +245,17 @@ class Client:
         self._is_closed = False
         self.batches = Batches(self._run_batches)
 
-    def predict(self, model: str, image: Image, **asked: Any) -> ImageAnswer:
+    def predict(self, model: str, image: Image, **asked: Any) -> ImagePrediction:
         """Predict one image, as `AsyncClient.predict` does."""
         return self._run(lambda client: client.predict(model, image, **asked))
 
-    def predict_many(self, model: str, images: Sequence[Image], **asked: Any) -> list[ImageAnswer]:
+    def predict_many(
+        self, model: str, images: Sequence[Image], **asked: Any
+    ) -> list[ImagePrediction]:
         """Predict several images in one request; each has its result, `ok` or `failed`."""
         return self._run(lambda client: client.predict_many(model, images, **asked))
 
-    def ask(self, model: str, images: Sequence[Image], **asked: Any) -> Answer:
+    def ask(self, model: str, images: Sequence[Image], **asked: Any) -> PredictResponse:
         """Predict images and return all that the service says."""
         return self._run(lambda client: client.ask(model, images, **asked))
 

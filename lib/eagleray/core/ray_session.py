@@ -64,7 +64,7 @@ def ray_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    batches_at_once: int = 0,
+    max_concurrent_batches: int = 0,
 ) -> Iterator[Cluster]:
     """Join a named cluster, or start a Ray for the time of the `with` block.
 
@@ -72,8 +72,9 @@ def ray_session(
         settings: Names the cluster when `address` does not.
         address: A Ray address such as `auto` or `ray://head:10001`.
         verbose: Let Ray and its workers write to the terminal.
-        batches_at_once: Of a Ray of one's own: have it take jobs too (Ray's Jobs API, on loopback
-            and with the token), and run so many that claim a `BATCH_SLOT` at a time; 0 for none.
+        max_concurrent_batches: Number of jobs claiming a `BATCH_SLOT` that run at the same time
+            on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
+            token; 0 for none.
 
     Raises:
         UserError: The named cluster does not answer, or the temporary folder is not fit for Ray.
@@ -86,7 +87,7 @@ def ray_session(
 
     already_there = ray.is_initialized()
     if not already_there:
-        _start(address, verbose=verbose, batches_at_once=batches_at_once)
+        _start(address, verbose=verbose, max_concurrent_batches=max_concurrent_batches)
     _quiet_ray_data(verbose=verbose)
     try:
         resources = ray.cluster_resources()
@@ -142,7 +143,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
+def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -153,16 +154,16 @@ def _start(address: str | None, *, verbose: bool, batches_at_once: int) -> None:
         "job_config": job_config_without_working_folder(),
     }
     if address is None:
-        if batches_at_once:
+        if max_concurrent_batches:
             # A job waits for its slot as long as it takes; Ray gives up after 15 minutes.
             os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_A_YEAR))
             set_job_agent_port(free_port())
         try:
             ray.init(
                 address="local",
-                include_dashboard=bool(batches_at_once),  # the server of jobs lives in it
+                include_dashboard=bool(max_concurrent_batches),  # the server of jobs lives in it
                 dashboard_host="127.0.0.1",
-                resources={BATCH_SLOT: batches_at_once} if batches_at_once else None,
+                resources={BATCH_SLOT: max_concurrent_batches} if max_concurrent_batches else None,
                 **LOOPBACK_OPTIONS,
                 **common,
             )

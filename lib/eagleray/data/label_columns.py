@@ -35,8 +35,8 @@ class LabelColumns:
         uris: Location of each row's image.
         table: The user's columns beside the images.
         byte_columns: Columns of bytes, which are neither labels nor attributes.
-        task: Name of the task to read labels for; None for any. Only some tasks, such as
-            `multilabel`, have several labels of an image.
+        task: Task to read labels for; None for any. Only `multilabel` has several labels of an
+            image.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LabelColumns:
         task: str | None,
     ) -> None:
         self._location, self._uris, self._task = location, uris, task
-        self._has_many = task is not None and task_class(task).has_many_labels
+        self._has_many_labels = task is not None and task_class(task).has_many_labels
         nested = [column.name for column in table.schema if _holds_bytes(column.type)]
         self._bytes = {*byte_columns, *nested}
         self._table = table.drop_columns(nested)
@@ -71,7 +71,7 @@ class LabelColumns:
             used = [self._require(name, (), "--label-columns") for name in label_columns]
             texts: Sequence[str | None] = self._read_one_hot(used)
         else:
-            usual = _MULTILABEL_COLUMNS if self._has_many else LABEL_COLUMNS
+            usual = _MULTILABEL_COLUMNS if self._has_many_labels else LABEL_COLUMNS
             used = [self._require(label_column, usual, "--label-column")]
             texts = self._read_labels(used[0], separator)
         rows = [row for row, text in enumerate(texts) if text is not None]
@@ -188,7 +188,7 @@ class LabelColumns:
                 f"{self._row(row)} has the labels {written!r}: a list needs no --separator; "
                 "leave it out."
             )
-        if self._task is not None and not self._has_many and len(labels) != 1:
+        if self._task is not None and not self._has_many_labels and len(labels) != 1:
             raise InputError(
                 f"{self._row(row)} has the labels {written!r}: {len(labels)} in a list, "
                 f"where a {self._task} task takes one label; use --task multilabel, or name "

@@ -50,7 +50,7 @@ class SplitFields(LabelledFields):
     seed: int = spec_field(0, DATA, "Seed of everything random.", ge=0)
 
 
-class InspectSpec(SplitFields, S3Fields):
+class InspectSpec(S3Fields, SplitFields):
     """An inspection of labelled images."""
 
     output: str = spec_field(..., REPORT, "HTML file of the report; an existing one is replaced.")

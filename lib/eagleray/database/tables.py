@@ -131,7 +131,7 @@ class ModelRouteRow(Base):
     canary_share: Mapped[float]
     shadow: Mapped[str | None] = mapped_column(sa.String(64))
     shadow_share: Mapped[float]
-    keep: Mapped[bool]
+    warm: Mapped[bool] = mapped_column("keep")
 
 
 class ServingChangeRow(Base):

@@ -11,7 +11,7 @@ __all__ = ["EvaluateSpec"]
 MODEL, REPORT = "Model", "Report"
 
 
-class EvaluateSpec(LabelledFields, S3Fields):
+class EvaluateSpec(S3Fields, LabelledFields):
     """An evaluation of a model on labelled images."""
 
     model: str = spec_field(

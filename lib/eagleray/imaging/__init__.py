@@ -1,4 +1,4 @@
-"""How bytes become a tensor, once for everybody."""
+"""Decodes images under a contract: the one path from encoded bytes to a tensor."""
 
 from eagleray.imaging.contract import (
     FORMATS,

@@ -1,4 +1,4 @@
-"""Names for files that are not read: pictures of other formats, and what is no picture at all."""
+"""Names files in unsupported formats: images of other formats, and files that are no images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["unknown_format_error"]
 _Test = Callable[[bytes], bool]
 
 _SHOWN_BYTES = 8
-_LOOKED_AT = 1024  # bytes of text that may stand before what tells
+_SNIFFED_BYTES = 1024  # of text before the part that identifies it
 _MIN_BASE64 = 64
 
 
 def unknown_format_error(data: bytes, formats: tuple[str, ...]) -> BadImageError:
-    """Return the error of bytes that are none of the formats that can be read.
+    """Return the error of a file in none of the supported formats.
 
     Args:
         data: The whole file, or its first bytes.
-        formats: That are read, for the message.
+        formats: Accepted formats, for the message.
     """
-    for is_format, name in _OTHER_PICTURES:
+    for is_format, name in _OTHER_IMAGES:
         if is_format(data):
             return BadImageError(
                 Reason.UNSUPPORTED_FORMAT,
                 f"{name} is not among the formats that are read: {', '.join(formats)}",
             )
-    for is_kind, name in _NO_PICTURES:
+    for is_kind, name in _NOT_IMAGES:
         if is_kind(data):
             return BadImageError(Reason.NOT_AN_IMAGE, f"the file is {name}, not an image")
     shown = data[:_SHOWN_BYTES].hex(" ")
@@ -45,7 +45,7 @@ def _at(position: int, *values: bytes) -> _Test:
 
 
 def _media_brand(*brands: bytes) -> _Test:
-    """Of a file of boxes (ISO 14496-12)."""
+    """Match the brand of an ISO base media file (ISO 14496-12)."""
     return lambda data: len(data) >= 12 and data[4:8] == b"ftyp" and data[8:12].startswith(brands)
 
 
@@ -54,9 +54,9 @@ def _riff(*kinds: bytes) -> _Test:
 
 
 def _text(pattern: bytes) -> _Test:
-    """Of text whose beginning, after a byte order mark and spaces, is this pattern."""
+    """Match the start of a text, after a byte order mark and spaces."""
     whole = re.compile(rb"(?:\xef\xbb\xbf)?\s*" + pattern, re.IGNORECASE | re.DOTALL)
-    return lambda data: whole.match(data[:_LOOKED_AT]) is not None
+    return lambda data: whole.match(data[:_SNIFFED_BYTES]) is not None
 
 
 def _is_netpbm(data: bytes) -> bool:
@@ -68,7 +68,7 @@ def _is_pcx(data: bytes) -> bool:
 
 
 def _is_tga(data: bytes) -> bool:
-    """Tell by the footer of version 2, or by a header that holds nothing else."""
+    """Recognise TGA by the footer of version 2, or by a header that fits nothing else."""
     if data[-18:] == b"TRUEVISION-XFILE.\0":
         return True
     if len(data) < 18 or data[2] not in (1, 2, 3, 9, 10, 11) or data[1] > 1:
@@ -85,20 +85,20 @@ def _is_mpeg_stream(data: bytes) -> bool:
 
 
 def _is_base64(data: bytes) -> bool:
-    """Whether these are the letters of an encoded JPEG, PNG, GIF or WebP."""
+    """Whether a text starts like a base64-encoded JPEG, PNG, GIF or WebP."""
     start = data[:_MIN_BASE64].lstrip(b"\"' \r\n")
     return start.startswith((b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR"))
 
 
 def _is_plain_text(data: bytes) -> bool:
-    start = data[:_LOOKED_AT]
+    start = data[:_SNIFFED_BYTES]
     return len(start) >= _SHOWN_BYTES and all(
         byte in b"\t\n\r" or 32 <= byte < 127 for byte in start
     )
 
 
-_OTHER_PICTURES: list[tuple[_Test, str]] = [
-    (_media_brand(b"crx "), "CR3 (a camera's raw file)"),
+_OTHER_IMAGES: list[tuple[_Test, str]] = [
+    (_media_brand(b"crx "), "CR3 (a camera raw file)"),
     (_media_brand(b"mif", b"msf", b"miaf", b"jpeg", b"avci", b"j2ki", b"vvic"), "HEIF"),
     (_media_brand(b"qt  "), "QuickTime video"),
     (_media_brand(b"M4A", b"M4B", b"F4A"), "MPEG-4 audio"),
@@ -107,12 +107,12 @@ _OTHER_PICTURES: list[tuple[_Test, str]] = [
     (_at(4, b"moov", b"mdat", b"wide", b"skip", b"pnot"), "QuickTime video"),
     (_starts(b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
     (_starts(b"II\xbc\x01"), "JPEG XR"),
-    (_starts(b"FUJIFILMCCD-RAW"), "RAF (a camera's raw file)"),
-    (_starts(b"IIRO", b"IIRS", b"MMOR"), "ORF (a camera's raw file)"),
-    (_starts(b"IIU\0"), "RW2 (a camera's raw file)"),
-    (_starts(b"II\x1a\0\0\0HEAPCCDR"), "CRW (a camera's raw file)"),
-    (_starts(b"FOVb"), "X3F (a camera's raw file)"),
-    (_starts(b"\0MRM"), "MRW (a camera's raw file)"),
+    (_starts(b"FUJIFILMCCD-RAW"), "RAF (a camera raw file)"),
+    (_starts(b"IIRO", b"IIRS", b"MMOR"), "ORF (a camera raw file)"),
+    (_starts(b"IIU\0"), "RW2 (a camera raw file)"),
+    (_starts(b"II\x1a\0\0\0HEAPCCDR"), "CRW (a camera raw file)"),
+    (_starts(b"FOVb"), "X3F (a camera raw file)"),
+    (_starts(b"\0MRM"), "MRW (a camera raw file)"),
     (_starts(b"%PDF"), "PDF"),
     (_starts(b"%!PS", b"\xc5\xd0\xd3\xc6"), "PostScript"),
     (_starts(b"8BPS"), "Photoshop"),
@@ -144,7 +144,7 @@ _OTHER_PICTURES: list[tuple[_Test, str]] = [
     (_text(rb"#define\s+\w+_width\s"), "XBM"),
     (_starts(b"\xd7\xcd\xc6\x9a"), "Windows metafile (WMF)"),
     (_at(40, b" EMF"), "Windows metafile (EMF)"),
-    (lambda data: b"<svg" in data[:_LOOKED_AT], "SVG"),
+    (lambda data: b"<svg" in data[:_SNIFFED_BYTES], "SVG"),
     (_riff(b"AVI "), "AVI video"),
     (_starts(b"\x1a\x45\xdf\xa3"), "Matroska or WebM video"),
     (_starts(b"FLV\x01"), "Flash video"),
@@ -154,9 +154,9 @@ _OTHER_PICTURES: list[tuple[_Test, str]] = [
     (_is_pcx, "PCX"),
     (_is_tga, "TGA"),
 ]
-"""What shows something, in order: the first that fits names the file."""
+"""Images and videos, in order: the first match names the file."""
 
-_NO_PICTURES: list[tuple[_Test, str]] = [
+_NOT_IMAGES: list[tuple[_Test, str]] = [
     (_text(rb"<!doctype html|<html|<head|<body"), "an HTML page (perhaps an error page)"),
     (_text(rb"<\?xml|<Error>"), "XML (perhaps an error message)"),
     (_text(rb"version https://git-lfs"), "a Git LFS pointer (fetch the file with `git lfs pull`)"),
@@ -183,6 +183,6 @@ _NO_PICTURES: list[tuple[_Test, str]] = [
     (_starts(b"\x7fELF", b"MZ"), "a program"),
     (_starts(b"ID3", b"fLaC", b"OggS"), "sound"),
     (_riff(b"WAVE"), "sound (WAV)"),
-    (lambda data: not any(data[:_LOOKED_AT]) and not any(data), "nothing but zero bytes"),
+    (lambda data: not any(data[:_SNIFFED_BYTES]) and not any(data), "nothing but zero bytes"),
     (_is_plain_text, "plain text"),
 ]

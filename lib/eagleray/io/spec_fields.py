@@ -11,10 +11,10 @@ from eagleray.core.spec import Spec, Texts, as_value_error, spec_field
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 
-__all__ = ["PathPrefix", "S3Fields", "SourceFields"]
+__all__ = ["S3_PANEL", "SOURCES_PANEL", "PathPrefix", "S3Fields", "SourceFields"]
 
 S3_PANEL = "S3"
-SOURCES_PANEL = "Where images may come from"
+SOURCES_PANEL = "Image sources"
 
 
 def _path_prefix(text: str) -> str:

@@ -109,7 +109,7 @@ class PackageFiles:
             InputError: The folder cannot be listed.
         """
         try:
-            return self._folder.names(limit=MAX_FILES + 2)  # with the manifest and golden/
+            return self._folder.names(max_files=MAX_FILES + 2)  # with the manifest and golden/
         except TooManyFilesError as error:
             raise PackageError(
                 f"{self._location} is refused: {error}, and no package does."

@@ -1,4 +1,4 @@
-"""Pages that people look at: self-contained HTML with pictures and SVG plots inside."""
+"""Renders reports: self-contained HTML pages with thumbnails and SVG plots."""
 
 from eagleray.reports.plots import (
     bar_chart,

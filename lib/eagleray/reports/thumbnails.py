@@ -1,4 +1,4 @@
-"""Pictures small enough to live inside a page."""
+"""Makes thumbnails of images as `data:` URIs for pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eagleray.io.fetch import fetch_image
 __all__ = ["thumbnail", "thumbnails"]
 
 _SIDE = 96
-_AT_A_TIME = 8
+_NUM_THREADS = 8
 _CONTRACT = ImageContract(
     formats=FORMATS,
     resize=ShortestSide(size=_SIDE),
@@ -28,7 +28,7 @@ _CONTRACT = ImageContract(
 
 
 def thumbnail(uri: str) -> str | None:
-    """Return a square picture of an image as a `data:` URI; None when it cannot be shown."""
+    """Return a square thumbnail of an image as a `data:` URI; None if it cannot be decoded."""
     try:
         pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
     except BadImageError:
@@ -39,6 +39,6 @@ def thumbnail(uri: str) -> str | None:
 
 
 def thumbnails(uris: Sequence[str]) -> list[str | None]:
-    """Return the pictures of several images, in order."""
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+    """Return the thumbnails of several images, in order."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(pool.map(thumbnail, uris))

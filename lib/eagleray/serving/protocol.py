@@ -36,16 +36,16 @@ import numpy.typing as npt
 from eagleray.core.errors import InputError
 from eagleray.imaging import DecodedImage, ImageContract
 from eagleray.models.package import ModelManifest
-from eagleray.serving.image_text import image_of_text
+from eagleray.serving.image_text import decode_image_text
 from eagleray.serving.json_body import MAX_NUMBERS, read_json
 from eagleray.tasks import Outcome, Task
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, text_tensor
 
 __all__ = [
     "InferRequest",
-    "TensorIn",
-    "TensorOut",
-    "WantedOutput",
+    "InputTensor",
+    "OutputTensor",
+    "RequestedOutput",
     "as_json",
     "as_raw",
     "attributes_of",
@@ -69,7 +69,7 @@ _NUMBERS: Mapping[str, np.dtype[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorIn:
+class InputTensor:
     """An input.
 
     Attributes:
@@ -86,7 +86,7 @@ class TensorIn:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedOutput:
+class RequestedOutput:
     """An output that is asked for.
 
     Attributes:
@@ -101,7 +101,7 @@ class WantedOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorOut:
+class OutputTensor:
     """An output: strings as a list, numbers as an array."""
 
     name: str
@@ -124,8 +124,8 @@ class InferRequest:
     """
 
     id: str
-    inputs: Sequence[TensorIn]
-    wanted: Sequence[WantedOutput] = ()
+    inputs: Sequence[InputTensor]
+    wanted: Sequence[RequestedOutput] = ()
     all_binary: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -178,15 +178,15 @@ def _list_of_objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]
     return found
 
 
-def _wanted(item: dict[str, Any]) -> WantedOutput:
+def _wanted(item: dict[str, Any]) -> RequestedOutput:
     parameters = item.get("parameters") or {}
     classes = parameters.get("classification", 0) if isinstance(parameters, dict) else None
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise InputError("classification is a number of classes.")
-    return WantedOutput(str(item.get("name")), parameters.get("binary_data") is True, classes)
+    return RequestedOutput(str(item.get("name")), parameters.get("binary_data") is True, classes)
 
 
-def _input(item: dict[str, Any], rest: memoryview) -> tuple[TensorIn, int]:
+def _input(item: dict[str, Any], rest: memoryview) -> tuple[InputTensor, int]:
     """Read an input, and how many of the raw bytes are its own."""
     name, datatype = str(item.get("name")), str(item.get("datatype"))
     shape = _shape(name, item.get("shape"))
@@ -195,8 +195,8 @@ def _input(item: dict[str, Any], rest: memoryview) -> tuple[TensorIn, int]:
     if size is not None:
         if not isinstance(size, int) or not 0 <= size <= len(rest):
             raise InputError(f"Input {name}: the body does not hold its {size} raw bytes.")
-        return TensorIn(name, datatype, shape, raw_elements(name, datatype, rest[:size])), size
-    return TensorIn(name, datatype, shape, _json_elements(name, datatype, item.get("data"))), 0
+        return InputTensor(name, datatype, shape, raw_elements(name, datatype, rest[:size])), size
+    return InputTensor(name, datatype, shape, _json_elements(name, datatype, item.get("data"))), 0
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -260,7 +260,7 @@ def _json_strings(name: str, values: Sequence[Any]) -> list[bytes]:
         how = " in base64" if name == "image" else ""
         raise InputError(f"Input {name}: in JSON an element of BYTES is a string{how}.")
     if name == "image":
-        return [image_of_text(value) for value in values]
+        return [decode_image_text(value) for value in values]
     try:
         return [value.encode() for value in values]
     except ValueError:
@@ -365,7 +365,7 @@ def attributes_of(request: InferRequest, num_images: int) -> list[dict[str, obje
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _attribute_values(tensor: TensorIn) -> list[object]:
+def _attribute_values(tensor: InputTensor) -> list[object]:
     if isinstance(tensor.elements, list):
         try:
             return [element.decode() or None for element in tensor.elements]
@@ -374,7 +374,7 @@ def _attribute_values(tensor: TensorIn) -> list[object]:
     return [None if math.isnan(value) else value for value in tensor.elements.tolist()]
 
 
-def _require_shape(tensor: TensorIn) -> None:
+def _require_shape(tensor: InputTensor) -> None:
     if math.prod(tensor.shape) != len(tensor.elements):
         raise InputError(
             f"Input {tensor.name}: shape {list(tensor.shape)} is not that of "
@@ -410,7 +410,9 @@ def _describe(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": shape}
 
 
-def outputs_of(outcomes: Sequence[Outcome], task: Task, request: InferRequest) -> list[TensorOut]:
+def outputs_of(
+    outcomes: Sequence[Outcome], task: Task, request: InferRequest
+) -> list[OutputTensor]:
     """Return the outputs that a request asks for.
 
     Raises:
@@ -418,7 +420,7 @@ def outputs_of(outcomes: Sequence[Outcome], task: Task, request: InferRequest) -
     """
     all_outputs = _all_outputs(outcomes, task)
     given = {tensor.name: tensor for tensor in all_outputs}
-    wanted = request.wanted or [WantedOutput(name) for name in given]
+    wanted = request.wanted or [RequestedOutput(name) for name in given]
     outputs = []
     for item in wanted:
         if item.name not in given:
@@ -431,7 +433,7 @@ def outputs_of(outcomes: Sequence[Outcome], task: Task, request: InferRequest) -
             tensor = _classes(tensor, task, item.classes)
         binary = item.binary or request.all_binary
         outputs.append(
-            TensorOut(tensor.name, tensor.datatype, tensor.shape, tensor.elements, binary)
+            OutputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.elements, binary)
         )
     return outputs
 
@@ -459,7 +461,7 @@ def _classes(tensor: NamedTensor, task: Task, count: int) -> NamedTensor:
 
 
 def as_json(
-    outputs: Sequence[TensorOut], *, model: str, version: int, request_id: str, parameters: Any
+    outputs: Sequence[OutputTensor], *, model: str, version: int, request_id: str, parameters: Any
 ) -> tuple[bytes, int | None]:
     """Write a response of the REST protocol.
 
@@ -487,14 +489,14 @@ def as_json(
     return text + b"".join(raw), len(text) if raw else None
 
 
-def as_raw(tensor: TensorOut) -> bytes:
+def as_raw(tensor: OutputTensor) -> bytes:
     """Return the raw bytes of an output."""
     if isinstance(tensor.elements, list):
         return b"".join(struct.pack("<I", len(item)) + item for item in tensor.elements)
     return np.ascontiguousarray(tensor.elements).tobytes()
 
 
-def _json_data(tensor: TensorOut) -> list[Any]:
+def _json_data(tensor: OutputTensor) -> list[Any]:
     """Return elements for JSON, which has no NaN: null stands for it."""
     if isinstance(tensor.elements, list):
         return [item.decode() for item in tensor.elements]

@@ -11,12 +11,12 @@ from eagleray.models.package import ModelManifest
 from eagleray.tasks import Outcome
 
 __all__ = [
-    "Answer",
-    "BatchAnswer",
-    "ImageAnswer",
+    "BatchResponse",
+    "ImagePrediction",
     "LabelScore",
+    "PredictResponse",
     "Timings",
-    "answer_of",
+    "image_prediction",
 ]
 
 
@@ -31,7 +31,7 @@ class LabelScore(_Wire):
     score: float
 
 
-class ImageAnswer(_Wire):
+class ImagePrediction(_Wire):
     """The answer for one image: `ok` with a prediction, or `failed` with a reason."""
 
     model_config = ConfigDict(extra="allow")  # a task may have members of its own
@@ -58,7 +58,7 @@ class Timings(_Wire):
     batch_images: Annotated[int, Field(ge=0, description="Images that shared a forward pass.")]
 
 
-class Answer(_Wire):
+class PredictResponse(_Wire):
     """The answer to a request: one result for each of its images, in order."""
 
     model: str
@@ -67,11 +67,11 @@ class Answer(_Wire):
     contract_digest: str
     package_digest: str
     request_id: str
-    results: list[ImageAnswer]
+    results: list[ImagePrediction]
     timings: Timings
 
 
-class BatchAnswer(_Wire):
+class BatchResponse(_Wire):
     """How far a batch job is."""
 
     id: str
@@ -88,10 +88,10 @@ class BatchAnswer(_Wire):
     message: str = Field(description="Why it is as it is, where there is something to say.")
 
 
-def answer_of(
+def image_prediction(
     outcome: Outcome, manifest: ModelManifest, *, top_k: int, threshold: float | None
 ) -> dict[str, Any]:
-    """Return what goes over the wire for an outcome: the members of an `ImageAnswer`.
+    """Return what goes over the wire for an outcome: the members of an `ImagePrediction`.
 
     Args:
         outcome: Of the predictor.

@@ -101,5 +101,5 @@ def _outside(what: str, location: str, policy: PathPolicy) -> InputError:
     shown = location if len(location) <= _MAX_SHOWN else f"{location[:_MAX_SHOWN]}…"
     return InputError(
         f"{what} is {shown}, which is not where this job may read: "
-        f"{', '.join(policy.places or ())}."
+        f"{', '.join(policy.prefixes or ())}."
     )

@@ -290,7 +290,7 @@ def test_the_log_is_json_that_steers_no_terminal(tmp_path: Path) -> None:
     before = logger.handlers, logger.propagate, logger.level
     try:
         log_to_file(tmp_path / "service.log")
-        log_event(logging.INFO, path=EVIL)
+        log_event(logging.INFO, "failed", path=EVIL)
         logging.getLogger("eagleray.somewhere").error("%s", EVIL)
         logger.handlers[0].close()
     finally:

@@ -134,7 +134,7 @@ def test_a_home_is_named_by_a_setting_or_by_the_working_folder(
     monkeypatch.setenv("EAGLERAY_HOME", "")  # as a container's template leaves it
     assert read_settings().home_folder == tmp_path / "folder/.eagleray"
     (tmp_path / "folder").rmdir()
-    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray names no folder here"):
+    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray is not a folder here"):
         read_settings()
 
 
@@ -300,7 +300,7 @@ def test_a_full_disk_under_the_output_is_one_sentence() -> None:
         )
     assert said.returncode == ExitCode.JOB_FAILED
     assert said.stderr == (
-        "error: Nothing more can be written (No space left on device); make room there, or name "
+        "error: Nothing more can be written (No space left on device); free space there, or name "
         "another output or EAGLERAY_HOME, and run the command again.\n"
     )
 

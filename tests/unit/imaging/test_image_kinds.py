@@ -354,7 +354,7 @@ def test_a_cameras_raw_file_is_not_read_as_its_preview(kind: str) -> None:
         data = tiff({**tags, 330: (place,)}, [bytes(WIDTH * HEIGHT)], tail=inner)
     reason, message = refusal(data)
     assert reason == Reason.UNSUPPORTED_FORMAT
-    assert message.startswith("a camera's raw file")
+    assert message.startswith("a camera raw file")
 
 
 # --- a range of values ---
@@ -485,7 +485,7 @@ def test_a_picture_that_is_larger_inside_than_outside_is_refused(file_format: st
     assert len(data) < 2_000
     assert refusal(data) == (
         "too_many_pixels",
-        "coded pictures of 2,048 x 1,024 pixels dwarf the image of 16 x 16",
+        "coded pictures of 2,048 x 1,024 pixels are far larger than the image of 16 x 16",
     )
 
 
@@ -507,7 +507,7 @@ def test_a_heic_with_fewer_tiles_than_its_grid_has_is_refused() -> None:
     place = data.index(b"idat") + 6
     assert refusal(data[:place] + b"\xff\xff" + data[place + 2 :]) == (
         "unreadable",
-        "the heic has 20 tiles where 256 x 256 belong",
+        "the heic has 20 tiles instead of 256 x 256",
     )
 
 

@@ -76,10 +76,10 @@ def test_a_file_known_to_be_too_large_is_not_read(tmp_path: Path) -> None:
     [
         ("{tmp}/none.png", Reason.MISSING, "there is no file at this location"),
         ("{tmp}", Reason.MISSING, "there is no file at this location"),
-        ("", Reason.MISSING, "the table names no location in this row"),
+        ("", Reason.MISSING, "the table has no location in this row"),
         ("memory:///none.png", Reason.MISSING, "there is no file at this location"),
         ("nonsense://a", Reason.UNREADABLE, "nonsense://a is not opened: supported"),
-        ("https://example.org/a.png", Reason.UNREADABLE, "is not fetched: whoever writes"),
+        ("https://example.org/a.png", Reason.UNREADABLE, "is not fetched: a table of"),
         ("tar://a::{tmp}/none.tar", Reason.MISSING, "there is no such archive or table"),
         ("zip://a::nonsense://b", Reason.UNREADABLE, "nonsense://b is not opened: supported"),
     ],
@@ -165,9 +165,9 @@ def change(location: str, at: int, values: bytes) -> None:
 @pytest.mark.parametrize(
     ("at", "values", "message"),
     [
-        (0, b"XX", "the archive is damaged, or was changed after it was listed"),
+        (0, b"XX", "the archive is damaged, or has changed since it was listed"),
         (6, b"\x01", "it is encrypted in the archive"),
-        (8, b"\x0c", "the archive packs it with method 12; only stored and deflated are read"),
+        (8, b"\x0c", "the archive compresses it with method 12; only stored and deflated are read"),
         (14, b"\0\0\0\0", "its checksum in the archive does not match"),
         (35, b"\xff" * 20, "its data in the archive are damaged"),
     ],
@@ -197,7 +197,10 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         assert failure(honest)[0] == Reason.TOO_MANY_BYTES
-        assert failure(lying) == (Reason.UNREADABLE, "it unpacks to more than the archive says")
+        assert failure(lying) == (
+            Reason.UNREADABLE,
+            "it decompresses to more than the archive says",
+        )
         assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
     finally:
         tracemalloc.stop()

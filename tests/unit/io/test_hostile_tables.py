@@ -24,9 +24,9 @@ from eagleray.io.storage import PathPolicy, S3Options
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import output, s3_fields
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
+from tests.support.http_site import Site, running
 from tests.support.images import encode, photo
 from tests.unit.batch.test_job import Place
-from tests.unit.io.test_http import Site, running
 
 IMAGE = encode(photo(8, 8))
 
@@ -238,7 +238,7 @@ def test_members_are_never_paths(place: Place) -> None:
     location = write_zip(place.folder / "images" / "a.zip", dict.fromkeys(names, IMAGE))
     policy = PathPolicy((str(place.folder / "images"),))
     reader = ImageReader(2**20, path_policy=policy)
-    job = place.open(inputs=(location,), allow_path=policy.places)
+    job = place.open(inputs=(location,), allow_path=policy.prefixes)
     rows = pa.concat_tables(job.manifest.tables()).to_pylist()
     assert len(rows) == len(names)
     for row in rows:
@@ -299,7 +299,7 @@ def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
     with pytest.raises(BadImageError) as caught:
         reader.read(make(str(place.folder / "outside")))
     assert caught.value.reason is Reason.UNREADABLE
-    assert caught.value.message == "it is not where this job may read"
+    assert caught.value.message == "this job may not read that location"
 
 
 # --- earlier outputs that somebody made -------------------------------------------------------

@@ -467,7 +467,7 @@ def test_the_commands_from_promotion_to_deletion(
     evaluated(registry, second, 0.5)
     said = run("promote", name, "1", "--kpi", str(kpi))
     assert said == (
-        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and nobody held it "
+        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and was unset "
         "before (change 1)."
     )
     assert "missed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
@@ -500,13 +500,13 @@ def test_the_commands_from_promotion_to_deletion(
 def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Path) -> None:
     first, second = register(registry, name, 2)
     told = run("compare", f"{name}/1", f"{name}/2")
-    assert "Nobody knows whether these figures were measured on the same images" in told
+    assert "It is unknown whether these metrics were measured on the same images" in told
     assert "+0.0100" in told
     for version, accuracy in ((first, 0.5), (second, 0.75)):
         evaluated(registry, version, accuracy)
     assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
     assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
-    assert "names no version" in run("compare", f"{name}/1", name, code=2)
+    assert "is not a version" in run("compare", f"{name}/1", name, code=2)
     assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
     assert first.run_id is not None
     assert first.run_id in run("lineage", f"{name}/1")

@@ -20,12 +20,12 @@ import pytest
 
 from eagleray.core.system import free_port
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
-from eagleray.serve.gateway.haproxy import Limits
-from eagleray.serve.gateway.join import CALLER, SECRET, FromGateway, GatewayAddress, Membership
-from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
+from eagleray.serve.gateway.haproxy import HAProxySettings, Limits
+from eagleray.serve.gateway.join import CALLER, SECRET, GatewayAddress, Membership, RequireGateway
+from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 
 PREDICT = "/v1/models/m/predict"
-LIMITS = Limits(connections_per_address=50, connections=500, head_s=1)
+LIMITS = Limits(max_connections_per_address=50, connections=500, head_s=1)
 
 
 @dataclass
@@ -34,14 +34,14 @@ class Replica:
 
     Attributes:
         heads: Headers of each request.
-        asked: Is set by each request.
+        requested: Is set by each request.
         may_answer: Whether it may answer.
         stalled: Whether it answers nothing at all, as a process that is stopped.
     """
 
     name: str = "one"
     heads: list[dict[str, str]] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: bool = False
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -59,11 +59,11 @@ class Replica:
                     await asyncio.Event().wait()
                 if "/live " not in lines[0]:
                     self.heads.append(headers)
-                    self.asked.set()
+                    self.requested.set()
                     await self.may_answer.wait()
                 body = self.name.encode()
                 length = b"content-length: %d\r\n\r\n" % len(body)
-                writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-room: 1\r\n" + length + body)
+                writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-capacity: 1\r\n" + length + body)
         writer.close()
 
     async def listen(self, path: str) -> None:
@@ -79,10 +79,10 @@ class Replica:
 
 @dataclass
 class Running:
-    place: Place
+    place: ListenAddress
     address: GatewayAddress
     client: httpx.AsyncClient
-    told: list[str]
+    reported: list[str]
     gateway: Gateway
     members: list[Membership] = field(default_factory=list)
 
@@ -106,8 +106,8 @@ class Running:
         ]
         return max(found, key=lambda child: child.create_time())
 
-    async def told_of(self, what: str) -> None:
-        await until(lambda: any(what in sentence for sentence in self.told))
+    async def wait_for_report(self, what: str) -> None:
+        await until(lambda: any(what in sentence for sentence in self.reported))
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         caller = socket.socket()
@@ -126,19 +126,20 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    tmp_path: Path, *replicas: Replica, tell: Callable[[str], None] | None = None
+    tmp_path: Path, *replicas: Replica, on_fault: Callable[[str], None] | None = None
 ) -> AsyncIterator[Running]:
     """Run a gateway that these replicas have joined."""
-    place = Place("127.0.0.1", free_port(), free_port())
-    told: list[str] = []
+    place = ListenAddress("127.0.0.1", free_port(), free_port())
+    reported: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(private_folder())
-        doors = stack.enter_context(open_doors(place))
+        sockets = stack.enter_context(open_sockets(place))
         log = tmp_path / "haproxy.log"
-        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=tell or told.append)
+        settings = HAProxySettings(folder, sockets, LIMITS, log)
+        starting = running_gateway(settings, on_fault=on_fault or reported.append)
         running, address = stack.enter_context(starting)
         async with httpx.AsyncClient(base_url=place.url, timeout=20) as client:
-            made = Running(place, address, client, told, running)
+            made = Running(place, address, client, reported, running)
             await asyncio.gather(*(made.join(replica) for replica in replicas))
             yield made
 
@@ -147,13 +148,13 @@ def run(
     tmp_path: Path,
     test: Callable[..., Awaitable[None]],
     *names: str,
-    tell: Callable[[str], None] | None = None,
+    on_fault: Callable[[str], None] | None = None,
 ) -> None:
     """Run a test with a gateway and replicas of these names."""
 
     async def go() -> None:
         replicas = [Replica(name) for name in names]
-        async with gateway(tmp_path, *replicas, tell=tell) as running:
+        async with gateway(tmp_path, *replicas, on_fault=on_fault) as running:
             await test(running, *replicas)
 
     asyncio.run(go())
@@ -165,9 +166,9 @@ def test_a_replica_hears_how_many_were_refused_and_no_caller_can_say_so(tmp_path
         replica.may_answer.set()
         assert (await running.predict(**claims)).status_code == 200  # now the room is known
         replica.may_answer.clear()
-        replica.asked.clear()
+        replica.requested.clear()
         held = asyncio.create_task(running.predict(**claims))
-        await replica.asked.wait()
+        await replica.requested.wait()
         refused = [(await running.predict(**claims)).status_code for _ in range(3)]
         assert refused == [429, 429, 429]
         replica.may_answer.set()
@@ -203,9 +204,9 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
         assert ids[0] == "mine-1"
         assert [len(made) for made in ids[1:]] == [36, 36]
         replica.may_answer.clear()
-        replica.asked.clear()
+        replica.requested.clear()
         held = asyncio.create_task(running.predict())
-        await replica.asked.wait()
+        await replica.requested.wait()
         refused = await running.predict(x_request_id="mine-2")
         assert refused.status_code == 429
         assert refused.headers.get_list("x-request-id") == ["mine-2"]
@@ -219,7 +220,7 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
 def test_a_request_whose_replica_dies_is_answered_by_another(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         asking = [asyncio.create_task(running.predict()) for _ in range(2)]
-        await asyncio.gather(one.asked.wait(), other.asked.wait())
+        await asyncio.gather(one.requested.wait(), other.requested.wait())
         one.die()
         other.may_answer.set()
         answers = await asyncio.gather(*asking)
@@ -256,7 +257,7 @@ def test_callers_wait_while_haproxy_is_replaced(tmp_path: Path, how: signal.Sign
         async with httpx.AsyncClient(base_url=running.place.url, timeout=20) as later:
             if how == signal.SIGKILL:  # whoever comes now waits in the socket of the command
                 assert (await later.post(PREDICT, content=b"0")).status_code == 200
-            await running.told_of("it was started again in")
+            await running.wait_for_report("it was restarted in")
             assert (await later.get("/x")).status_code == 200
 
     run(tmp_path, test, "one")
@@ -296,7 +297,7 @@ def test_whoever_holds_all_connections_of_an_address_leaves_the_others_alone(
     async def test(running: Running, replica: Replica) -> None:
         replica.may_answer.set()
         with contextlib.ExitStack() as stack:
-            for _ in range(3 * LIMITS.connections_per_address):
+            for _ in range(3 * LIMITS.max_connections_per_address):
                 stack.enter_context(running.connect("127.0.0.2"))
             for _ in range(3):
                 assert (await running.client.get("/live")).status_code == 200
@@ -364,7 +365,7 @@ def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None
         async with httpx.AsyncClient(base_url=running.place.url) as later:
             left = {(await later.post(PREDICT, content=b"0")).text for _ in range(10)}
         assert left == {"one"}
-        assert running.told == []
+        assert running.reported == []
 
     run(tmp_path, test, "one")
 
@@ -393,7 +394,7 @@ def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) ->
         assert running.address.folder is not None
         folder = Path(running.address.folder)
         running.haproxy().kill()
-        await running.told_of("it was started again in")
+        await running.wait_for_report("it was restarted in")
         await running.join(Replica("other"))
         await until(lambda: len(list(folder.glob("haproxy-*"))) == 1)
         assert running.address.folder in " ".join(running.haproxy().cmdline())
@@ -401,20 +402,20 @@ def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) ->
     run(tmp_path, test, "one")
 
 
-def test_a_replica_that_stalls_is_told_of_and_so_is_its_return(tmp_path: Path) -> None:
+def test_a_replica_that_stalls_is_reported_and_so_is_its_return(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         one.may_answer.set()
         other.may_answer.set()
         one.stalled = True
-        await running.told_of("gives no sign of life")
+        await running.wait_for_report("does not respond")
         running.haproxy().kill()  # the next one hears of it again, and it is told once
-        await running.told_of("it was started again in")
+        await running.wait_for_report("it was restarted in")
         one.stalled = False
-        await running.told_of("answers again")
-        assert [sentence.split(" (")[0] for sentence in running.told] == [
-            "A replica gives no sign of life",
+        await running.wait_for_report("responds again")
+        assert [sentence.split(" (")[0] for sentence in running.reported] == [
+            "A replica does not respond",
             "HAProxy ended",
-            "A replica answers again",
+            "A replica responds again",
         ]
 
     run(tmp_path, test, "one", "other")
@@ -441,7 +442,7 @@ def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Pat
         assert "A replica ended" in heard[2]
         assert [(await running.predict()).text for _ in range(3)] == ["one"] * 3
 
-    run(tmp_path, test, "one", tell=refuse)
+    run(tmp_path, test, "one", on_fault=refuse)
 
 
 def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: Path) -> None:
@@ -450,13 +451,13 @@ def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: 
         assert (await running.predict()).status_code == 200
         haproxy = running.haproxy()
         haproxy.suspend()
-        await asyncio.sleep(0.8)  # now it is asked
+        await asyncio.sleep(0.8)  # now it is on its way
         running.gateway.loop.call_soon_threadsafe(time.sleep, 3)
         await asyncio.sleep(0.5)
         haproxy.resume()
         await asyncio.sleep(4)
         assert (await running.predict()).status_code == 200
-        assert running.told == []
+        assert running.reported == []
 
     run(tmp_path, test, "one")
 
@@ -477,7 +478,7 @@ def test_a_replica_answers_the_gateway_alone() -> None:
 
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         scope = {"type": "http", "client": None, "headers": encoded}
-        await FromGateway(app, "open")(scope, None, send)  # type: ignore[arg-type]
+        await RequireGateway(app, "open")(scope, None, send)  # type: ignore[arg-type]
         return statuses[0] if statuses else 200
 
     async def test() -> None:

@@ -49,9 +49,9 @@ def test_refusals_of_haproxy_are_problems_with_safe_headers(tmp_path: Path) -> N
         replica.may_answer.set()
         assert (await running.predict()).status_code == 200
         replica.may_answer.clear()
-        replica.asked.clear()
+        replica.requested.clear()
         held = asyncio.create_task(running.predict())
-        await replica.asked.wait()
+        await replica.requested.wait()
         assert_is_problem(await running.predict(x_request_id="mine"), 429)
         replica.may_answer.set()
         await held
@@ -133,7 +133,7 @@ def test_requests_in_one_connection_of_http2_count_as_connections_do(
         replica.may_answer.set()
         port = running.place.port if door == "http" else running.place.grpc_port
         with Http2Caller(port, source="127.0.0.2") as caller:
-            for _ in range(LIMITS.connections_per_address + 30):
+            for _ in range(LIMITS.max_connections_per_address + 30):
                 caller.begin("POST", PREDICT)  # and no body
             refused = await asyncio.to_thread(caller.answers, 30)
             if door == "http":

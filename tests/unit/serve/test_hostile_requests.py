@@ -237,7 +237,7 @@ def test_a_body_that_is_not_what_it_says_is_refused_in_time(
     answer = served.say(*parts)
     assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
     assert client.post(PREDICT, content=IMAGE).status_code == 200
-    assert served.service.bytes.in_flight == 0
+    assert served.service.byte_limiter.in_flight == 0
 
 
 def test_a_slow_body_that_goes_on_coming_is_waited_for(served: Served) -> None:

@@ -20,10 +20,10 @@ from eagleray.serve.http.origins import (
     require_own_pages,
 )
 from eagleray.serving.applications import Applications
-from eagleray.serving.config import make_config
+from eagleray.serving.config import ServiceConfig
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 TEMPLATES = Path(__file__).parents[3] / "lib/eagleray/reports"
 PREDICT, BATCHES = "/v1/models/digits/predict", "/v1/batches"
@@ -137,7 +137,7 @@ def test_names_that_are_allowed(pattern: str, host: str, covered: bool) -> None:
 @pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "*", "a b", "a/b", "*.*.b"])
 def test_a_name_that_is_none_is_no_setting(name: str) -> None:
     with pytest.raises(InputError, match="allow_hosts"):
-        make_config({"allow_hosts": name})
+        ServiceConfig.make({"allow_hosts": name})
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_what_a_browser_says_of_other_sites_is_refused(site: str) -> None:
 
 
 def test_programs_ask_as_they_always_did(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         ways: list[dict[str, Any]] = [
             {"content": golden_png(1)},
             {"content": golden_png(1), "headers": {"content-type": "image/png"}},
@@ -218,7 +218,7 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
             },
         ]
         for way in ways:
-            answer = await asked.client.post(PREDICT, **way)
+            answer = await running.client.post(PREDICT, **way)
             assert answer.status_code == 200, answer.text
 
     with_service(registry, test)
@@ -230,18 +230,18 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
 def test_a_batch_is_started_and_ended_by_no_simple_body(
     tmp_path: Path, registry: Registry, kind: str
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         given = {"inputs": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
-        began = (await asked.client.post(BATCHES, json=given)).json()
+        began = (await running.client.post(BATCHES, json=given)).json()
         one = f"{BATCHES}/{began['id']}"
         simple = {"content-type": kind}
         for method, path in (("POST", BATCHES), ("POST", f"{one}/cancel"), ("DELETE", one)):
-            refused = await asked.client.request(method, path, content=b"{}", headers=simple)
+            refused = await running.client.request(method, path, content=b"{}", headers=simple)
             assert (refused.status_code, refused.json()["title"]) == (415, "Unsupported content")
-        untyped = await asked.client.post(BATCHES, content=b"{}")
+        untyped = await running.client.post(BATCHES, content=b"{}")
         assert untyped.status_code == 415
         assert "application/json" in untyped.json()["detail"]
-        assert (await asked.client.post(f"{one}/cancel")).status_code == 202  # as curl does it
+        assert (await running.client.post(f"{one}/cancel")).status_code == 202  # as curl does it
 
     places: dict[str, Any] = {
         "batch_inputs": (f"{tmp_path}",),
@@ -256,13 +256,13 @@ def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
     key = Applications(registry.history.database, who="tester").create("shop").key
     given = {"authorization": f"Bearer {key}", "host": "vision.example.com"}
 
-    async def any_name(asked: Asked) -> None:
-        assert (await asked.client.get("/v1/models", headers=given)).status_code == 200
+    async def any_name(running: RunningApp) -> None:
+        assert (await running.client.get("/v1/models", headers=given)).status_code == 200
 
-    async def one_name(asked: Asked) -> None:
-        assert (await asked.client.get("/v1/models", headers=given)).status_code == 200
+    async def one_name(running: RunningApp) -> None:
+        assert (await running.client.get("/v1/models", headers=given)).status_code == 200
         other = {**given, "host": "evil.test"}
-        assert (await asked.client.get("/v1/models", headers=other)).status_code == 421
+        assert (await running.client.get("/v1/models", headers=other)).status_code == 421
 
     with_service(registry, any_name)
     with_service(registry, one_name, allow_hosts=("vision.example.com",))
@@ -271,7 +271,7 @@ def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
 def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         html = {"accept": "text/html"}
         opened = {**html, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         part = {**html, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
@@ -283,12 +283,12 @@ def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
             (frame, False),
             ({}, False),
         ):
-            refused = await asked.client.get("/", headers=given)
+            refused = await running.client.get("/", headers=given)
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"].startswith("Basic") is asks, given
-        posted = await asked.client.post(PREDICT, headers=html)
+        posted = await running.client.post(PREDICT, headers=html)
         assert posted.headers["www-authenticate"] == "Bearer"
-        foreign = await asked.client.get(
+        foreign = await running.client.get(
             "/v1/models", auth=("any", key), headers={"sec-fetch-site": "cross-site"}
         )
         assert (foreign.status_code, foreign.json()["type"]) == (403, "/problems/crosssite")
@@ -306,7 +306,7 @@ SAFE = {
 
 
 def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         foreign = {"origin": "https://evil.test", "access-control-request-method": "POST"}
         ways: list[tuple[str, str, dict[str, str]]] = [
             *(("GET", path, {}) for path in ("/", "/docs", "/live", "/metrics", "/v1/models")),
@@ -318,7 +318,7 @@ def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
             ("PATCH", "/v1/batches", {}),
         ]
         for method, path, given in ways:
-            answer = await asked.client.request(method, path, headers=given)
+            answer = await running.client.request(method, path, headers=given)
             for name, value in SAFE.items():
                 assert answer.headers.get_list(name) == [value], (path, name)
             (policy,) = answer.headers.get_list("content-security-policy")
@@ -326,9 +326,9 @@ def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
             assert not [name for name in answer.headers if name.startswith("access-control")]
             (kept,) = answer.headers.get_list("cache-control")
             assert (kept == "no-store") is (path != "/docs/swagger-ui.css")
-        shipped = await asked.client.get("/docs/swagger-ui.css")
+        shipped = await running.client.get("/docs/swagger-ui.css")
         assert "sec-fetch-site" in shipped.headers["vary"]
-        assert (await asked.client.options("/v1/batches", headers=foreign)).status_code == 403
+        assert (await running.client.options("/v1/batches", headers=foreign)).status_code == 403
 
     with_service(registry, test)
 
@@ -386,9 +386,9 @@ def test_no_page_names_anything_elsewhere(registry: Registry) -> None:
         assert _foreign(file.read_text()) == [], file
         assert not re.search(r"['\"](https?:)?//\w", file.read_text()), file
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for path in ("/", "/docs"):
-            page = await asked.client.get(path)
+            page = await running.client.get(path)
             assert page.headers["content-type"] == "text/html; charset=utf-8"
             assert _foreign(page.text) == [], path
 

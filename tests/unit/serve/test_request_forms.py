@@ -20,10 +20,10 @@ from eagleray import AsyncClient, Client
 from eagleray.core.errors import InputError, Reason
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.registry import Registry
-from eagleray.serving.image_text import image_of_text
+from eagleray.serving.image_text import decode_image_text
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png, small_package
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 PREDICT, INVOCATIONS = "/v1/models/digits/predict", "/v1/models/digits/invocations"
 INFER = "/v2/models/digits/infer"
@@ -118,14 +118,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         PREDICT,
         {"content": gzip.compress(IMAGE), "headers": {"content-encoding": "gzip"}},
         415,
-        "compressed body is not taken",
+        "compressed body is not supported",
     ),
     "an empty text": (PREDICT, {"json": {"image": ""}}, 400, "empty"),
     "an attribute that is a list": (
         PREDICT,
         {"json": {"image": {"base64": TEXT, "attributes": {"age": [41]}}}},
         400,
-        "image.attributes.age: an attribute is a text, a number",
+        "image.attributes.age: an attribute is a string, a number",
     ),
     "attributes that are a list": (
         PREDICT,
@@ -141,8 +141,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     ),
     "null": (PREDICT, {"json": {"image": None}}, 400, "one of image and images"),
     "nulls": (PREDICT, {"json": {"images": [None]}}, 400, "images.0: an image is a text"),
-    "a number": (PREDICT, {"json": {"image": 3}}, 400, "an image is a text in base64"),
-    "a list": (PREDICT, {"json": {"image": [TEXT]}}, 400, "an image is a text in base64"),
+    "a number": (PREDICT, {"json": {"image": 3}}, 400, "an image is a string in base64"),
+    "a list": (PREDICT, {"json": {"image": [TEXT]}}, 400, "an image is a string in base64"),
     "lists in a list": (PREDICT, {"json": {"images": [[TEXT]]}}, 400, "images.0"),
     "a body that is a list": (PREDICT, {"json": [TEXT]}, 400, "is an object, as in"),
     "a body that is a text": (PREDICT, {"json": TEXT}, 400, "is an object, as in"),
@@ -239,11 +239,11 @@ _INTERNAL = re.compile(r"\s--[a-z]|Error\b|[a-z][A-Z][a-z]+In|pydantic|dictionar
 def answers(registry: Registry) -> dict[str, Any]:
     found = {}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         refused = {name: (path, body) for name, (path, body, *_) in REFUSED.items()}
         for name, (path, body) in (READ | refused).items():
-            found[name] = await asked.client.post(path, **body)
-        found["in pieces"] = await asked.client.post(PREDICT, content=pieces())
+            found[name] = await running.client.post(path, **body)
+        found["in pieces"] = await running.client.post(PREDICT, content=pieces())
 
     with_service(registry, test)
     return found
@@ -277,12 +277,12 @@ def test_what_is_none_is_refused_in_a_sentence_for_callers(
 
 
 def test_files_under_one_name_and_several_are_answered_in_order(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         files = [("a", ("x.png", golden_png(n))) for n in (1, 2)]
         files += [("b", ("x.png", golden_png(3))), ("a", ("y.png", b"no image"))]
-        results = (await asked.client.post(PREDICT, files=files)).json()["results"]
+        results = (await running.client.post(PREDICT, files=files)).json()["results"]
         alone = [
-            (await asked.client.post(PREDICT, content=golden_png(n))).json()["results"][0]
+            (await running.client.post(PREDICT, content=golden_png(n))).json()["results"][0]
             for n in (1, 2, 3)
         ]
         assert [item["label"] for item in results[:3]] == [item["label"] for item in alone]
@@ -292,9 +292,9 @@ def test_files_under_one_name_and_several_are_answered_in_order(registry: Regist
 
 
 def test_what_is_asked_besides_is_obeyed_wherever_it_stands(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def listed(path: str, **body: Any) -> int:
-            answer = (await asked.client.post(path, **body)).json()
+            answer = (await running.client.post(path, **body)).json()
             return len((answer.get("results") or answer["predictions"])[0]["top"])
 
         by_form = form(part('name="image"; filename="a"', IMAGE), part('name="top_k"', b"2"))
@@ -315,13 +315,13 @@ def test_base64_is_read_with_any_padding_and_alphabet(length: int) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         text = encode(data).decode()
         for written in (text, text.rstrip("="), f" {text}\n", f"{text[:4]}\r\n\t{text[4:]}"):
-            assert image_of_text(written) == data
+            assert decode_image_text(written) == data
 
 
 @pytest.mark.parametrize("text", ["a", "abc d", "ab=c", "äbcd", "data:;base64,a", "abc!"])
 def test_what_is_no_base64_is_never_read_as_other_bytes(text: str) -> None:
     with pytest.raises(InputError):
-        image_of_text(text)
+        decode_image_text(text)
 
 
 # --- in Python ------------------------------------------------------------------------------------

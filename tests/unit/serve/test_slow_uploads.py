@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eagleray.serving.admission import ByteGate
+from eagleray.serving.admission import ByteLimiter
 from eagleray.serving.applications import Applications
 from eagleray.serving.problems import FullError, TooLargeError
 from tests.support.http_service import Served, http_service
@@ -116,7 +116,7 @@ def test_bodies_that_are_declared_and_come_slowly_cost_no_one_else(
                 time.sleep(0.2)
             answered_at_once(served, keys["slow"])
         assert [upload.status() for upload in uploads] == [None] * count
-        assert 0 < served.service.bytes.in_flight < 100_000_000
+        assert 0 < served.service.byte_limiter.in_flight < 100_000_000
         for upload in uploads:
             upload.close()
 
@@ -124,8 +124,8 @@ def test_bodies_that_are_declared_and_come_slowly_cost_no_one_else(
 def test_what_has_arrived_of_one_application_leaves_room_for_others(
     tmp_path: Path, keys: dict[str, str]
 ) -> None:
-    with serving(tmp_path, max_flight_mb=8, max_body_mb=1, timeout_s=60) as served:
-        gate = served.service.bytes
+    with serving(tmp_path, max_in_flight_mb=8, max_body_mb=1, timeout_s=60) as served:
+        gate = served.service.byte_limiter
         uploads = [Upload(served.port, keys["slow"], 1_000_000) for _ in range(16)]
         for upload in uploads:  # all but the last byte of each
             upload.send(b"x" * 999_999)
@@ -155,14 +155,14 @@ def test_what_is_declared_above_the_limit_is_refused_at_once(
             "content-length: 1000001\r\n\r\n"
         )
         assert served.say(head.encode()).startswith(b"HTTP/1.1 413")
-        assert served.service.bytes.in_flight == 0
+        assert served.service.byte_limiter.in_flight == 0
 
 
 # --- the gate alone ---------------------------------------------------------------------------
 
 
 def test_an_application_alone_has_half_and_two_have_a_third_each() -> None:
-    gate = ByteGate(120, 100)
+    gate = ByteLimiter(120, 100)
     with contextlib.ExitStack() as stack:
         held = dict.fromkeys(("a", "b"), 0)
         for name, share in (("a", 60), ("b", 30)):  # what is left for others after the first
@@ -180,7 +180,7 @@ def test_an_application_alone_has_half_and_two_have_a_third_each() -> None:
 
 
 def test_a_single_request_may_have_all_that_is_left() -> None:
-    gate = ByteGate(100, 100)
+    gate = ByteLimiter(100, 100)
     with gate.hold("a") as grow:
         grow(70)
         grow(70)
@@ -196,7 +196,7 @@ def test_a_single_request_may_have_all_that_is_left() -> None:
 
 
 def test_a_refused_request_gives_back_what_it_held() -> None:
-    gate = ByteGate(100, 100)
+    gate = ByteLimiter(100, 100)
     with gate.hold("a") as first:
         first(30)
         with gate.hold("a") as second:

@@ -30,12 +30,12 @@ from eagleray.models.package import write_package
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
 from eagleray.serving.routes import Routes
-from eagleray.serving.shadows import ShadowTally
+from eagleray.serving.shadows import ShadowComparison
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from tests.support.attributes import package_with_attributes
 from tests.support.models import golden_png, registry_in, settings_in
-from tests.support.serving import Asked, CallContext, grpc_call, registry_with, with_service
+from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 
 pytestmark = pytest.mark.numerical
 
@@ -151,29 +151,29 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
         clients.request_body([IMAGE] * 4, {"attributes": KNOWN}),
     ]
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for form in forms:
-            answer = await asked.client.post(PATH, **form)
+            answer = await running.client.post(PATH, **form)
             assert answer.status_code == 200, answer.text
             (result,) = answer.json()["results"]
             assert result["score"] == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
         for form in several:
-            answer = await asked.client.post(PATH, **form)
+            answer = await running.client.post(PATH, **form)
             scores = [result["score"] for result in answer.json()["results"]]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
         records = [{"image": TEXT, **one} for one in KNOWN]
         split = {"columns": [*records[0]], "data": [list(record.values()) for record in records]}
         bodies: list[Any] = [{"dataframe_records": records}, {"dataframe_split": split}]
         for body in bodies:
-            rows = (await asked.client.post("/invocations", json=body)).json()["predictions"]
+            rows = (await running.client.post("/invocations", json=body)).json()["predictions"]
             scores = [row["score"] for row in rows]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
-        told = (await asked.client.get("/v2/models/digits")).json()["inputs"][2:]
+        told = (await running.client.get("/v2/models/digits")).json()["inputs"][2:]
         assert [(item["name"], item["datatype"]) for item in told] == [
             ("age", "FP32"),
             ("site", "BYTES"),
         ]
-        answer = await asked.client.post("/v2/models/digits/infer", json=oip(KNOWN))
+        answer = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
         scores = answer.json()["outputs"][2]["data"]
         assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
 
@@ -184,7 +184,7 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
     numbers = {"FP32": ("fp32_contents", 41.0), "FP64": ("fp64_contents", 41.0)}
     numbers |= {"INT32": ("int_contents", 41), "INT64": ("int64_contents", 41)}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for datatype, (field, age) in numbers.items():
             columns = {
                 "image": ("BYTES", {"bytes_contents": [IMAGE]}),
@@ -194,7 +194,7 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
             request = message("ModelInferRequest")(model_name="digits")
             for name, (kind, contents) in columns.items():
                 request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
-            answer = await grpc_call(asked.service, "ModelInfer", request, CallContext())
+            answer = await grpc_call(running.service, "ModelInfer", request, CallContext())
             (score,) = struct.unpack("<f", answer.raw_output_contents[2])
             assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
 
@@ -222,8 +222,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
         (PATH, {"content": IMAGE}, "the attributes age, site, and they are not given"),
         (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site, and they are not"),
         (PATH, {"content": IMAGE, "params": {"attributes": '{"age": 4}'}}, "'site' of an image is"),
-        (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are no JSON"),
-        (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes are an object"),
+        (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are not JSON"),
+        (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes must be an object"),
         (
             PATH,
             {"content": IMAGE, "params": {"attributes": '{"age": "old", "site": ""}'}},
@@ -242,8 +242,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
 def test_requests_without_the_attributes_are_refused(
     registry: Registry, path: str, form: dict[str, Any], sentence: str
 ) -> None:
-    async def test(asked: Asked) -> None:
-        answer: httpx.Response = await asked.client.post(path, **form)
+    async def test(running: RunningApp) -> None:
+        answer: httpx.Response = await running.client.post(path, **form)
         assert answer.status_code == 422, answer.text
         assert sentence in answer.text
 
@@ -257,23 +257,23 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
     routes = Routes(registry.history.database, who="tester")
     routes.set("digits", shadow="2", shadow_share=1.0)
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for version in ("1", "2"):
             form: dict[str, Any] = {"content": IMAGE}
             form["params"] = {"attributes": JSON, "version": version}
-            answer = (await asked.client.post(PATH, **form)).json()
+            answer = (await running.client.post(PATH, **form)).json()
             assert answer["version"] == int(version)
             assert answer["results"][0]["status"] == "ok"
 
-        await asked.service.settled(patience=20)
-        tally = asked.service.shadows.setdefault("digits", ShadowTally())
+        await running.service.wait_until_loaded(patience=20)
+        found = running.service.shadows.comparisons.setdefault("digits", ShadowComparison())
         async with asyncio.timeout(20):
-            while not tally.same + tally.different:  # it looks at nothing while there is work
-                await asked.client.post(PATH, content=IMAGE, params={"attributes": JSON})
+            while not found.same + found.different:  # it looks at nothing while there is work
+                await running.client.post(PATH, content=IMAGE, params={"attributes": JSON})
                 await asyncio.sleep(0.05)
-        before = tally.skipped
-        assert (await asked.client.post(PATH, content=IMAGE)).is_success
-        await asked.until(lambda: tally.skipped > before)  # it cannot answer that
+        before = found.skipped
+        assert (await running.client.post(PATH, content=IMAGE)).is_success
+        await running.until(lambda: found.skipped > before)  # it cannot answer that
 
     with_service(registry, test)
 

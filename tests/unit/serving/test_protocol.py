@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eagleray.core.errors import InputError, Reason
 from eagleray.imaging import DecodedImage
 from eagleray.serving import protocol
-from eagleray.serving.protocol import InferRequest, TensorIn, WantedOutput
+from eagleray.serving.protocol import InferRequest, InputTensor, RequestedOutput
 from eagleray.tasks import Multiclass, Regression
 from eagleray.tasks.outcome import Outcome, Prediction
 from tests.support.models import CONTRACT, small_package
@@ -79,7 +79,7 @@ def test_whatever_json_comes_is_read_or_refused(inputs: Any, outputs: Any) -> No
 
 def test_pixels_are_images_of_the_contract() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, *CONTRACT.shape), dtype=np.uint8)
-    tensor = TensorIn("pixels", "UINT8", pixels.shape, pixels.ravel())
+    tensor = InputTensor("pixels", "UINT8", pixels.shape, pixels.ravel())
     images = protocol.images_of(InferRequest("", [tensor]), CONTRACT)
     assert all(isinstance(image, DecodedImage) for image in images)
     np.testing.assert_array_equal(np.stack([image.pixels for image in images]), pixels)  # type: ignore[union-attr]
@@ -88,15 +88,18 @@ def test_pixels_are_images_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
-        (TensorIn("image", "BYTES", (2,), [b"x"]), "not that of 1 elements"),
-        (TensorIn("picture", "BYTES", (1,), [b"x"]), "Of the inputs 0 are images; send one"),
-        (TensorIn("pixels", "BYTES", (1,), [b"x"]), "the input image, BYTES"),
-        (TensorIn("image", "BYTES", (1, 1, 1), [b"x"]), "the input image, BYTES"),
-        (TensorIn("pixels", "UINT8", (1, 1, 1, 1), np.zeros(1, np.uint8)), "[N, 32, 32, 1]"),
-        (TensorIn("image", "UINT8", (1, 32, 32, 1), np.zeros(1024, np.uint8)), "the input pixels"),
+        (InputTensor("image", "BYTES", (2,), [b"x"]), "not that of 1 elements"),
+        (InputTensor("picture", "BYTES", (1,), [b"x"]), "Of the inputs 0 are images; send one"),
+        (InputTensor("pixels", "BYTES", (1,), [b"x"]), "the input image, BYTES"),
+        (InputTensor("image", "BYTES", (1, 1, 1), [b"x"]), "the input image, BYTES"),
+        (InputTensor("pixels", "UINT8", (1, 1, 1, 1), np.zeros(1, np.uint8)), "[N, 32, 32, 1]"),
+        (
+            InputTensor("image", "UINT8", (1, 32, 32, 1), np.zeros(1024, np.uint8)),
+            "the input pixels",
+        ),
     ],
 )
-def test_other_tensors_are_refused_in_a_sentence(tensor: TensorIn, words: str) -> None:
+def test_other_tensors_are_refused_in_a_sentence(tensor: InputTensor, words: str) -> None:
     with pytest.raises(InputError) as refused:
         protocol.images_of(InferRequest("", [tensor]), CONTRACT)
     assert words in str(refused.value)
@@ -211,7 +214,7 @@ def test_an_image_that_failed_is_nan_beside_the_others() -> None:
 
 
 def test_outputs_are_raw_where_that_is_asked_for() -> None:
-    wanted = [WantedOutput("label", binary=True), WantedOutput("score", binary=True)]
+    wanted = [RequestedOutput("label", binary=True), RequestedOutput("score", binary=True)]
     outputs = protocol.outputs_of(outcomes(), TASK, InferRequest("", [], wanted))
     body, length = protocol.as_json(outputs, model="m", version=1, request_id="", parameters={})
     assert length is not None
@@ -224,12 +227,12 @@ def test_outputs_are_raw_where_that_is_asked_for() -> None:
 
 
 def test_classes_are_the_likeliest_labels() -> None:
-    wanted = [WantedOutput("probabilities", classes=2)]
+    wanted = [RequestedOutput("probabilities", classes=2)]
     (tensor,) = protocol.outputs_of(outcomes()[:1], TASK, InferRequest("", [], wanted))
     assert (tensor.shape, tensor.datatype) == ((1, 2), "BYTES")
     assert tensor.elements == [b"0.700000:1:b", b"0.200000:2:c"]
     with pytest.raises(InputError, match="There is no output boxes"):
-        protocol.outputs_of(outcomes(), TASK, InferRequest("", [], [WantedOutput("boxes")]))
+        protocol.outputs_of(outcomes(), TASK, InferRequest("", [], [RequestedOutput("boxes")]))
 
 
 def test_a_regression_gives_values() -> None:

@@ -491,7 +491,7 @@ def test_images_inside_of_a_text_are_said_to_be_such(tmp_path: Path, cell: str, 
     late = listed(write_table(tmp_path / "late.jsonl", {"image": ["a.png", cell]}))[1]
     with pytest.raises(BadImageError) as failed:
         ImageReader(2**20).read(ImageSource(late["uri"], late["size"]))
-    assert failed.value.message == f"the table holds {words} here, and not a location"
+    assert failed.value.message == f"the table contains {words} instead of a location"
 
 
 def test_a_long_name_of_letters_is_no_image(tmp_path: Path) -> None:

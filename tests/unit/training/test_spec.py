@@ -23,8 +23,8 @@ LEAST = {"data": "d", "name": "n"}
     ("fields", "sentence"),
     [
         ({"name": "a b"}, "name: "),
-        ({"epochs": 0}, "epochs: "),
-        ({"learning_rate": "fast"}, "learning_rate: "),
+        ({"epochs": 0}, "epochs must "),
+        ({"learning_rate": "fast"}, "learning_rate must "),
         ({"epoch": 3}, "No field of a specification is named 'epoch'. Nearest: epochs."),
         ({"batch_size": 1, "workers": 2}, "batch_size 1 is divided among 2 workers"),
         (
@@ -98,7 +98,7 @@ def test_a_specification_comes_back_from_its_file(fields: dict[str, Any]) -> Non
         ("epochs: [", "line 1 is not YAML"),
         ("- epochs", "must contain fields"),
         ("data: d\nname: n\nepochz: 3\n", "Nearest: epochs"),
-        ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs: "),
+        ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must "),
         (
             "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",
             "spec.yaml: A specification has no fields named shift, clip_norm.",
@@ -137,7 +137,9 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "--workers",
             "1..4",
             "--label-columns",
-            "a,b",
+            "a",
+            "--label-columns",
+            "b",
         ],
     )
     assert done.exit_code == 0, done.output
@@ -147,7 +149,7 @@ def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
             "epochs": "3",
             "horizontal_flip": True,
             "workers": "1..4",
-            "label_columns": "a,b",
+            "label_columns": ["a", "b"],
         }
     ]
     spec = make_spec({**heard[0], "name": "n", "task": "multilabel"})

@@ -1,4 +1,4 @@
-"""What a URL asks for, read in one way or not at all, and which addresses are public."""
+"""Parses URLs unambiguously or not at all, and decides which addresses are public."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from urllib3.exceptions import HTTPError
-from urllib3.util import parse_url
+from urllib3.util import parse_url as split_url
 
 from eagleray.core.errors import InputError
 
@@ -18,17 +18,17 @@ __all__ = [
     "Target",
     "ipv4_equivalent",
     "is_public",
-    "parse",
+    "parse_url",
 ]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-_LONGEST_URL = 16_384
+_MAX_URL_LENGTH = 16_384
 
-# Some parsers drop control characters, or take a backslash for a slash.
+# Some parsers drop control characters, or treat a backslash as a slash.
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f\\]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*{_LABEL}")
-# Some libraries make an address of a name whose last label is a number: 127.1, 0x7f.1.
+# Some libraries parse a name whose last label is a number as an address: 127.1, 0x7f.1.
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -36,9 +36,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _GLOBAL_UNICAST_6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# What one version of Python or another calls global, and is no host of the public internet.
+# Networks that some versions of Python call global, but that are not on the public internet.
 _NOT_PUBLIC: tuple[Network, ...] = (
-    ipaddress.IPv4Network("168.63.129.16/32"),  # services of Azure, seen from inside only
+    ipaddress.IPv4Network("168.63.129.16/32"),  # services of Azure, reachable from inside only
     ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; metadata of Oracle's cloud
     ipaddress.IPv4Network("192.88.99.0/24"),  # relays of 6to4
     ipaddress.IPv6Network("2001::/23"),  # protocol assignments; Teredo
@@ -47,11 +47,14 @@ _NOT_PUBLIC: tuple[Network, ...] = (
 
 
 class Target(NamedTuple):
-    """What a URL asks for.
+    """A parsed URL.
 
     Attributes:
-        host: Canonical: a lower-case ASCII name, an IPv4 address, or an IPv6 address in brackets.
-        path: With the query, percent-encoded; it begins with a slash.
+        scheme: `http` or `https`.
+        host: Canonical host: a lower-case ASCII name, an IPv4 address, or an IPv6 address in
+            brackets.
+        port: Port number.
+        path: Percent-encoded path with the query; it starts with a slash.
     """
 
     scheme: str
@@ -61,32 +64,32 @@ class Target(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The whole URL. Its query may hold a secret: never part of a message."""
+        """The whole URL. Its query may be secret, so it is never part of a message."""
         return f"{self.scheme}://{self.host}:{self.port}{self.path}"
 
 
-def parse(url: str) -> Target:
-    """Read a URL that has one meaning.
+def parse_url(url: str) -> Target:
+    """Parse a URL that has a single interpretation.
 
     Raises:
-        InputError: It has none, or several, or holds credentials. The message repeats nothing of
-            it: an unreadable URL may hold a password anywhere.
+        InputError: If it is invalid or ambiguous, or contains credentials. The message quotes
+            nothing of it: an invalid URL may contain a password anywhere.
     """
-    if len(url) > _LONGEST_URL:
-        raise InputError(f"The URL is longer than {_LONGEST_URL} characters; shorten it.")
+    if len(url) > _MAX_URL_LENGTH:
+        raise InputError(f"The URL is longer than {_MAX_URL_LENGTH} characters; shorten it.")
     if _AMBIGUOUS.search(url):
         raise InputError(
-            "The URL holds a backslash or a control character; percent-encode it (%5C, %0A)."
+            "The URL contains a backslash or a control character; percent-encode it (%5C, %0A)."
         )
     try:
-        parts = parse_url(url)
+        parts = split_url(url)
     except (ValueError, HTTPError):
-        raise InputError("The URL cannot be read; check its host and its port.") from None
+        raise InputError("The URL cannot be parsed; check its host and its port.") from None
     if parts.auth is not None:
-        raise InputError("The URL holds a user name or a password; take them out.")
+        raise InputError("The URL contains a user name or a password; remove them.")
     if parts.scheme not in DEFAULT_PORTS:
         raise InputError(
-            "The URL does not begin with http:// or https://; nothing else is fetched."
+            "The URL does not start with http:// or https://; nothing else is fetched."
         )
     host = _canonical_host(parts.host or "")
     port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
@@ -100,12 +103,12 @@ def parse(url: str) -> Target:
 
 
 def _canonical_host(host: str) -> str | None:
-    """Return the one spelling of a host, or None where it is not certain what it means."""
+    """Return the canonical spelling of a host, or None if it is ambiguous."""
     try:
         if not host.startswith("["):
             name = host.removesuffix(".").lower()
             if _NUMERIC_END.fullmatch(name):
-                return str(ipaddress.IPv4Address(name))  # refuses all but four plain decimals
+                return str(ipaddress.IPv4Address(name))  # accepts four plain decimals only
             return name if _NAME.fullmatch(name) else None
         address = ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -116,7 +119,7 @@ def _canonical_host(host: str) -> str | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is a host of the public internet, also through 6to4 and NAT64."""
+    """Whether an address is on the public internet, also through 6to4 and NAT64."""
     address = ipv4_equivalent(address)
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST_6:
         return False
@@ -126,7 +129,7 @@ def is_public(address: Address) -> bool:
 
 
 def ipv4_equivalent(address: Address) -> Address:
-    """Return the IPv4 address at which packets to an IPv6 address end, or the address itself."""
+    """Return the IPv4 address that an IPv6 address is translated to, or the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:

@@ -1,14 +1,14 @@
-"""The one package that speaks to storage: local paths, and URIs of the supported object stores.
+"""Reads, writes and lists local paths and object stores; the only package that accesses storage.
 
-Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
-is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
-function says so. Faults that pass are waited out (`faults.py` says how long); nothing that a
-storage has answered before is believed again. All functions may be called from many threads.
+Locations are `str`: a `Path` would drop the second slash of `s3://`. A location without a scheme is
+a local path, taken literally: no percent-decoding, no `::` chaining, no glob unless a function says
+so. Transient errors are retried (`retry.py` says for how long), and nothing is cached. All
+functions are thread-safe.
 """
 
 from __future__ import annotations
 
-from eagleray.io.storage.faults import StorageUnavailableError
+from eagleray.io.storage.errors import StorageUnavailableError
 from eagleray.io.storage.listing import (
     LISTING_SCHEMA,
     FileInfo,

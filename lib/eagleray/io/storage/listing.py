@@ -1,4 +1,4 @@
-"""What is in a folder or matches a pattern, as tables that stream in the order of names."""
+"""Lists folders and matches patterns, as a stream of Arrow tables in the order of names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 from eagleray.core.errors import InputError
 from eagleray.core.file_names import escape_file_name
 from eagleray.io.read_ahead import read_ahead
-from eagleray.io.storage.faults import asking, retry_local
-from eagleray.io.storage.local import answers
+from eagleray.io.storage.errors import wrap_as_input_error
+from eagleray.io.storage.local import false_on_error
 from eagleray.io.storage.locations import is_remote, join, local_path
 from eagleray.io.storage.path_policy import PathPolicy
 from eagleray.io.storage.remote import Remote, open_remote
+from eagleray.io.storage.retry import retry_local
 from eagleray.io.storage.s3_keys import iterate_pages
 from eagleray.io.storage.s3_pages import Page
 
@@ -46,10 +47,10 @@ LISTING_SCHEMA = pa.schema(
 )
 
 _ROWS_PER_TABLE = 8192
-_FOLDERS_AHEAD = 8
+_LISTING_THREADS = 8
 _VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
-_DIRECTORY_BUCKET = "--x-s3"
-_MAGIC = re.compile(r"[*?\[]")
+_DIRECTORY_BUCKET_SUFFIX = "--x-s3"
+_WILDCARD = re.compile(r"[*?\[]")
 _ANY = PathPolicy()
 
 
@@ -59,8 +60,8 @@ class FileInfo:
 
     Attributes:
         uri: Absolute path or full URI.
-        size: Bytes, or None where the listing does not tell (a dangling link).
-        version: What changes when the content changes: an ETag or version id, or a time stamp.
+        size: Size in bytes; None if it is unknown, as for a dangling link.
+        version: Version id, ETag or modification time: it changes when the content changes.
     """
 
     uri: str
@@ -71,34 +72,33 @@ class FileInfo:
 def list_tables(folder: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
     """Yield tables of every file under a folder or prefix, at any depth, in the order of names.
 
-    Names are compared by their UTF-8 bytes, so that the order is the same wherever the files are.
-    A file's URI begins with the folder as it was given, so the rest is its name inside. S3 keys
-    come letter by letter; empty ones that end with a slash are folders and are left out. Links
-    that lead nowhere are listed, so that they can be accounted for as missing. Of a local name that
-    is not UTF-8 the bytes are spelled out. What is held is bounded: S3 and local folders may hold
-    millions of files.
+    Names are compared by their UTF-8 bytes, so the order is the same on every storage. A file's URI
+    starts with the folder as it was given. S3 keys are unchanged; empty ones that end with a slash
+    stand for folders and are skipped. Dangling links are listed, so that they are accounted for as
+    missing. Bytes of local names that are not UTF-8 are escaped. Memory is bounded, however many
+    files there are in S3 or in local folders.
 
     Args:
-        folder: That is listed, which may be read.
-        policy: A link to a folder that it does not allow is listed as a file, and not entered.
+        folder: The folder, which may be read.
+        policy: A link to a folder that it does not allow is listed as a file and not entered.
 
     Yields:
-        Tables of `LISTING_SCHEMA`, of some thousand rows, none of them empty.
+        Non-empty tables of `LISTING_SCHEMA` with some thousand rows.
 
     Raises:
-        InputError: The folder, or one below it, cannot be listed.
+        InputError: If the folder or a subfolder cannot be listed.
     """
-    with asking(folder):
+    with wrap_as_input_error(folder):
         if not is_remote(folder):
             yield from _tables_of_rows(_walk_local(local_path(folder), frozenset(), policy))
             return
         remote = open_remote(folder)
         if remote.is_s3:
             bucket, prefix = remote.bucket_and_prefix()
-            if not bucket.endswith(_DIRECTORY_BUCKET):
+            if not bucket.endswith(_DIRECTORY_BUCKET_SUFFIX):
                 yield from _tables_of_pages(remote, bucket, iterate_pages(remote, bucket, prefix))
                 return
-            # Directory buckets know no order of names.
+            # Directory buckets do not list keys in order.
             remote = open_remote(folder, many_calls=True)
         yield from _tables_of_rows(_walk_remote(remote))
 
@@ -107,40 +107,40 @@ def list_files(folder: str) -> Iterator[FileInfo]:
     """Yield every file under a folder or prefix: the rows of `list_tables`.
 
     Raises:
-        InputError: The folder, or one below it, cannot be listed.
+        InputError: If the folder or a subfolder cannot be listed.
     """
     if is_remote(folder):
         for table in list_tables(folder):
             yield from _rows_of(table)
         return
-    with asking(folder):
+    with wrap_as_input_error(folder):
         yield from _walk_local(local_path(folder), frozenset(), _ANY)
 
 
 def file_info(location: str) -> FileInfo:
-    """Describe one file as far as that costs no request: remote ones only by their name."""
+    """Describe one file without a request: a remote one only by its URI."""
     if is_remote(location):
         return FileInfo(uri=location, size=None, version="")
     return _local_info(str(local_path(location)))
 
 
 def version_of(location: str) -> str:
-    """Return a file's version; "" where nothing is there, or nothing that we may see or open.
+    """Return a file's version; "" if it does not exist or may not be read.
 
-    A remote one costs a request.
+    For a remote file this takes a request.
 
     Raises:
-        InputError: The storage does not answer.
+        InputError: If the storage does not respond.
     """
     if not is_remote(location):
         return file_info(location).version
     try:
         remote = open_remote(location)
-    except InputError:  # a scheme that is not read; whoever fetches the file says why
+    except InputError:  # an unsupported scheme, which is reported when the file is fetched
         return ""
-    with asking(location):
+    with wrap_as_input_error(location):
         try:
-            info = remote.patiently(lambda: remote.filesystem.info(remote.name))
+            info = remote.call(lambda: remote.filesystem.info(remote.name))
         except (FileNotFoundError, PermissionError):
             return ""
     return _remote_info(location, info).version
@@ -149,23 +149,21 @@ def version_of(location: str) -> str:
 def glob_tables(pattern: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
     """Yield tables of the files that match a pattern (`*`, `**`, `?`, `[…]`), in name order.
 
-    Hidden names match like others.
-
-    On S3 the prefix before the first of these signs is listed, less the folders that no match can
-    be in, and streams; other storages are asked for all names at once.
+    Hidden names match like others. On S3 the prefix before the first wildcard is listed as a
+    stream, without folders that cannot contain a match; other storages return all names at once.
 
     Args:
-        pattern: As text, which may be read.
-        policy: A link to a folder that it does not allow matches where something below it might,
-            and is not entered.
+        pattern: The pattern, which may be read.
+        policy: A link to a folder that it does not allow is listed if that folder could contain a
+            match, and is not entered.
 
     Yields:
-        Tables of `LISTING_SCHEMA`, none of them empty.
+        Non-empty tables of `LISTING_SCHEMA`.
 
     Raises:
-        InputError: The storage does not answer, or the pattern is not one.
+        InputError: If the storage does not respond, or the pattern is invalid.
     """
-    with asking(pattern):
+    with wrap_as_input_error(pattern):
         if not is_remote(pattern):
             path = str(local_path(pattern))
             found = _glob_within(path, policy) if policy.is_limited else _glob_local(path)
@@ -175,21 +173,21 @@ def glob_tables(pattern: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
         if remote.is_s3:
             yield from _glob_s3(remote)
         else:
-            with _as_pattern(pattern):
+            with _valid_pattern(pattern):
                 yield from _tables_of_rows(_glob_remote(remote))
 
 
 @contextlib.contextmanager
-def _as_pattern(pattern: str) -> Iterator[None]:
-    """Say in one sentence that a text is no pattern.
+def _valid_pattern(pattern: str) -> Iterator[None]:
+    """Turn the `ValueError` of an invalid pattern into one sentence.
 
     Raises:
-        InputError: It is none.
+        InputError: If the pattern is invalid.
     """
     try:
         yield
     except ValueError as error:
-        raise InputError(f"{pattern} is not a pattern: {error}.") from error
+        raise InputError(f"{pattern} is not a valid pattern: {error}.") from error
 
 
 def glob_files(pattern: str) -> list[FileInfo]:
@@ -217,22 +215,22 @@ def _tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
 
 
 def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iterator[pa.Table]:
-    """Join pages of keys into tables; no row is touched in Python."""
+    """Join pages of keys into tables, with Arrow's kernels only."""
     scheme = remote.location.split("://", 1)[0]
     start = f"{scheme}://{bucket}/"
-    waiting: list[pa.Table] = []
+    pending: list[pa.Table] = []
     for page in pages:
         uris = pc.binary_join_element_wise(start, page.keys, "")
         table = pa.table([uris, page.sizes, page.versions], schema=LISTING_SCHEMA)
         folders = pc.and_(pc.ends_with(page.keys, "/"), pc.equal(page.sizes, 0))
         if pc.any(folders).as_py():
             table = table.filter(pc.invert(folders))
-        waiting.append(table)
-        if sum(map(len, waiting)) >= _ROWS_PER_TABLE:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if sum(map(len, waiting)):
-        yield pa.concat_tables(waiting)
+        pending.append(table)
+        if sum(map(len, pending)) >= _ROWS_PER_TABLE:
+            yield pa.concat_tables(pending)
+            pending = []
+    if sum(map(len, pending)):
+        yield pa.concat_tables(pending)
 
 
 # --- local ------------------------------------------------------------------------------------
@@ -240,30 +238,30 @@ def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iter
 
 def _walk_local(
     folder: Path,
-    above: frozenset[tuple[int, int]],
+    ancestors: frozenset[tuple[int, int]],
     policy: PathPolicy,
     skip: Callable[[str], object] = lambda _: None,
 ) -> Iterator[FileInfo]:
-    """List a folder whose parents are `above`: a link back to one of them is not followed.
+    """List a folder recursively, without following links back to one of its ancestors.
 
     Args:
-        folder: That is listed.
-        above: Device and number of each.
+        folder: The folder.
+        ancestors: Device and inode number of each ancestor.
         policy: A link to a folder that it does not allow is listed as a file.
-        skip: Tells of the path of a folder whether to leave it out.
+        skip: Returns something true for the path of a folder that is skipped.
     """
     status = retry_local(folder.stat)
     identity = (status.st_dev, status.st_ino)
-    if identity in above:
+    if identity in ancestors:
         return
     for name in retry_local(lambda: _names_in(folder)):
-        path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file takes half the time
+        path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file would take half of the time
         if not name.endswith("/"):
             yield _local_info(path)
         elif policy.is_limited and _is_link(path) and not policy.allows(path):
             yield FileInfo(escape_file_name(path.rstrip("/")), None, "")
         elif not skip(path):
-            yield from _walk_local(Path(path), above | {identity}, policy, skip)
+            yield from _walk_local(Path(path), ancestors | {identity}, policy, skip)
 
 
 def _is_link(folder: str) -> bool:
@@ -271,15 +269,15 @@ def _is_link(folder: str) -> bool:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Names sorted as whole paths are: those of folders with their slash."""
+    """Return the names in a folder in the order of full paths; folders end with a slash."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name + "/" * answers(entry.is_dir) for entry in entries)
+        return sorted(entry.name + "/" * false_on_error(entry.is_dir) for entry in entries)
 
 
 def _local_info(path: str) -> FileInfo:
     uri = escape_file_name(path)
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for each file takes half the time
+        status = os.stat(path)  # noqa: PTH116 - a Path for each file would take half of the time
     except (OSError, ValueError):
         return FileInfo(uri=uri, size=None, version="")
     return FileInfo(uri=uri, size=status.st_size, version=str(status.st_mtime_ns))
@@ -294,19 +292,19 @@ def _glob_local(pattern: str) -> Iterator[FileInfo]:
 
 
 def _glob_within(pattern: str, policy: PathPolicy) -> Iterator[FileInfo]:
-    """Match as `_glob_local` does, without entering folders that a policy does not allow."""
+    """Match like `_glob_local`, without entering folders that the policy does not allow."""
     from fsspec.utils import glob_translate
 
-    root = _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
-    with _as_pattern(pattern):
+    root = _WILDCARD.split(pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
+    with _valid_pattern(pattern):
         matches = re.compile(glob_translate(escape_file_name(pattern))).match
         cannot_match = _folder_without_match(pattern)
-    if not answers(Path(root).is_dir):
+    if not false_on_error(Path(root).is_dir):
         return
     for info in _walk_local(Path(root), frozenset(), policy, cannot_match):
-        # Whatever a link to elsewhere leads to: who asks is not to learn whether that is a folder.
-        may_hold_one = not cannot_match(f"{info.uri}/")
-        if matches(info.uri) or (may_hold_one and not policy.allows(info.uri)):
+        # Whether a link to a forbidden location leads to a folder must not be revealed.
+        may_contain_match = not cannot_match(f"{info.uri}/")
+        if matches(info.uri) or (may_contain_match and not policy.allows(info.uri)):
             yield info
 
 
@@ -314,11 +312,11 @@ def _glob_within(pattern: str, policy: PathPolicy) -> Iterator[FileInfo]:
 
 
 def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
-    """List folder by folder, some of them ahead."""
+    """List folder by folder, some of them in advance."""
 
-    def ask(path: str) -> list[dict[str, Any]]:
+    def list_folder(path: str) -> list[dict[str, Any]]:
         try:
-            found: list[dict[str, Any]] = remote.patiently(
+            found: list[dict[str, Any]] = remote.call(
                 lambda: remote.filesystem.ls(path, detail=True)
             )
         except FileNotFoundError:
@@ -327,7 +325,7 @@ def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
 
     def walk(entries: list[dict[str, Any]]) -> Iterator[FileInfo]:
         folders = [entry["name"] for entry in entries if _is_folder(entry)]
-        listed = read_ahead(ask, folders, threads=pool)
+        listed = read_ahead(list_folder, folders, threads=pool)
         for entry in entries:
             if _is_folder(entry):
                 yield from walk(next(listed))
@@ -336,8 +334,8 @@ def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
                 uri = join(remote.location, below) if below else remote.location
                 yield _remote_info(uri, entry)
 
-    with ThreadPoolExecutor(_FOLDERS_AHEAD) as pool:
-        yield from walk(ask(remote.path))
+    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+        yield from walk(list_folder(remote.path))
 
 
 def _is_folder(entry: dict[str, Any]) -> bool:
@@ -351,7 +349,7 @@ def _remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
 
 def _glob_remote(remote: Remote) -> Iterator[FileInfo]:
     scheme = remote.location.split("://", 1)[0]
-    found = remote.patiently(lambda: remote.filesystem.glob(remote.path, detail=True))
+    found = remote.call(lambda: remote.filesystem.glob(remote.path, detail=True))
     for name, info in sorted(found.items()):
         if not _is_folder(info):
             yield _remote_info(name if "://" in name else f"{scheme}://{name}", info)
@@ -364,13 +362,13 @@ def _glob_s3(remote: Remote) -> Iterator[pa.Table]:
     from fsspec.utils import glob_translate
 
     bucket, pattern = remote.bucket_and_key()
-    if _MAGIC.search(bucket):
-        raise InputError(f"{remote.location} has a pattern in its bucket's name; name one bucket.")
-    with _as_pattern(remote.location):
-        # RE2, which matches here, writes the end of the text in small letters.
+    if _WILDCARD.search(bucket):
+        raise InputError(f"{remote.location} has a wildcard in its bucket's name; name one bucket.")
+    with _valid_pattern(remote.location):
+        # RE2, which Arrow uses, spells the end of the text `\\z`.
         expression = "^" + glob_translate(pattern).removesuffix("\\Z") + "\\z"
         skip = _folder_without_match(pattern)
-    pages = iterate_pages(remote, bucket, _MAGIC.split(pattern, maxsplit=1)[0], skip=skip)
+    pages = iterate_pages(remote, bucket, _WILDCARD.split(pattern, maxsplit=1)[0], skip=skip)
     matches = (_matching(page, expression) for page in pages)
     yield from _tables_of_pages(remote, bucket, matches)
 
@@ -386,7 +384,7 @@ def _matching(page: Page, expression: str) -> Page:
 
 
 def _folder_without_match(pattern: str) -> Callable[[str], str | None]:
-    """Find, for a key, the folder above it that no match can be in."""
+    """Return a function that gives the topmost folder of a key that cannot contain a match."""
     from fsspec.utils import glob_translate
 
     parts = pattern.split("/")

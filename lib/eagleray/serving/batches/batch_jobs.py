@@ -35,7 +35,7 @@ from eagleray.serving.problems import (
     FullError,
     NotFinishedError,
     NotReadyError,
-    without_places,
+    hide_locations,
 )
 from eagleray.serving.routing import Snapshot, choose
 from eagleray.sharded.commit import Commit, read_commit
@@ -182,18 +182,21 @@ class BatchJobs:
             caller = snapshot.applications.get(application)
             pinned = caller.pins.get(name) if caller else None
             target = pinned or snapshot.route(name).default
-        choice = choose(snapshot, name, application=application, asked=target)
+        choice = choose(snapshot, name, application=application, version=target)
         return self._registry.get(name, version=choice.version)
 
     def _require_room_for(self, session: Session, application: str) -> None:
         active = self._active(session, sa.true())
         own = sum(row.application == application for row in active)
-        if own >= self._config.max_batches:
+        if own >= self._config.max_batches_per_application:
             raise FullError(
                 f"{own} batches of this application run or wait, as many as are taken",
                 retry_after=_RETRY_AFTER,
             )
-        if len(active) >= self._config.batches_at_once and not self._launcher.capacity().waits:
+        if (
+            len(active) >= self._config.max_concurrent_batches
+            and not self._launcher.capacity().waits
+        ):
             raise FullError(
                 f"{len(active)} batches are running, as many as run at a time",
                 retry_after=_RETRY_AFTER,
@@ -273,7 +276,7 @@ class BatchJobs:
         if row.state not in _ENDED:
             state, row.message = self._found(row, progress, committed)
             row.state = state.value
-        message = without_places(row.message, _own_places(row))
+        message = hide_locations(row.message, _own_places(row))
         return status_of(row, progress, committed, message=message)
 
     def _found(
@@ -381,7 +384,7 @@ def _of_places(shown: Sequence[str]) -> Iterator[None]:
     except OSError as error:
         raise OutageError(f"A location does not answer: {error}.", public=_PUBLIC) from error
     except InputError as error:
-        words = without_places(str(error), shown)
+        words = hide_locations(str(error), shown)
         if words == str(error):
             raise
         log.warning("a batch is refused: %s", error)
@@ -401,7 +404,7 @@ def _workers(capacity: Capacity, config: ServiceConfig) -> int:
     Raises:
         NotReadyError: Nothing is left.
     """
-    held_cpus, held_gpus = config.claim
+    held_cpus, held_gpus = config.claimed_resources
     cpus, gpus = capacity.cpus - held_cpus, capacity.gpus - held_gpus
     if capacity.gpus >= 1 and gpus < 1:
         raise NotReadyError(
@@ -415,4 +418,4 @@ def _workers(capacity: Capacity, config: ServiceConfig) -> int:
             "cores, and a batch needs one; have the operator add a core, or start fewer replicas.",
             retry_after=_RETRY_AFTER,
         )
-    return max(1, int(gpus if capacity.gpus >= 1 else cpus) // config.batches_at_once)
+    return max(1, int(gpus if capacity.gpus >= 1 else cpus) // config.max_concurrent_batches)

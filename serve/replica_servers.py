@@ -1,8 +1,8 @@
-"""The servers of a replica, HTTP and gRPC, which answer only the gateway.
+"""The HTTP and gRPC servers of a replica, which accept requests from the gateway only.
 
-HTTP is uvicorn's, with the application of `serve/http/`. A call of gRPC is taken as a stream of one
-message, so that the message is read only after the caller's key is found good, and only as many
-large ones at a time as there is memory for.
+HTTP is served by uvicorn, with the application of `serve/http/`. A gRPC call is handled as a stream
+of one message, so that the message is read only after the caller's key is accepted, and only as
+many large ones at a time as there is memory for.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from google.protobuf.message import DecodeError
 from eagleray.core.errors import EaglerayError, InputError
 from eagleray.serve.gateway.join import (
     CALLER,
-    FromGateway,
     GatewayAddress,
     Membership,
-    from_gateway,
+    RequireGateway,
+    is_from_gateway,
 )
-from eagleray.serve.grpc import METHODS, GrpcInterface
-from eagleray.serve.messages import PACKAGE, SERVICE, message
+from eagleray.serve.grpc import GrpcInterface
+from eagleray.serve.messages import METHODS, SERVICE, message
 from eagleray.serving.problems import SlowError
 from eagleray.serving.service import ImageService
 
 __all__ = ["ReplicaServers"]
 
 _SECONDS_TO_FINISH = 15
-_ENVELOPE_BYTES = 1_000_000  # of a message around its images
+_ENVELOPE_BYTES = 1_000_000  # of a message in addition to its images
 _KEEP_ALIVE = 90  # seconds; the gateway closes idle connections before
 
 
 class ReplicaServers:
-    """Answers HTTP and gRPC for as long as the replica lives.
+    """Serves HTTP and gRPC while the replica runs.
 
     Args:
         app: The HTTP application, which starts and stops the service.
-        service: Behind it.
-        gateway: Where to join.
-        replica: What Ray Serve calls this replica.
-        seconds_to_finish: Time for what was let in, when the replica is to end; whole seconds.
+        service: The service.
+        gateway: Address of the gateway.
+        replica: Name of this replica in Ray Serve.
+        seconds_to_finish: Whole seconds for admitted requests to finish when the replica stops.
     """
 
     def __init__(
@@ -70,39 +70,39 @@ class ReplicaServers:
         """Load the models, listen, and join the gateway.
 
         Raises:
-            EaglerayError: The service does not start.
+            EaglerayError: If the service does not start.
         """
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
-        # They end at the same time: one after the other would take longer than a replica has.
+        # Both stop at the same time; one after the other would exceed the time of a replica.
         servers = contextlib.AsyncExitStack(), contextlib.AsyncExitStack()
         self._running.push_async_callback(_close_together, *servers)
-        reporter, at_http = self._listen()
-        app = FromGateway(self._app, self._gateway.secret)
-        await servers[0].enter_async_context(_running_http(app, reporter, self._seconds_to_finish))
+        listener, at_http = self._listen()
+        app = RequireGateway(self._app, self._gateway.secret)
+        await servers[0].enter_async_context(_running_http(app, listener, self._seconds_to_finish))
         at_grpc = await servers[1].enter_async_context(self._running_grpc())
         membership = Membership(self._gateway, http=at_http, grpc=at_grpc)
         membership.join()
         self._running.push_async_callback(membership.leave)
 
     async def stop(self) -> None:
-        """Leave the gateway, answer what was let in, and end."""
+        """Leave the gateway, finish admitted requests, and stop."""
         await self._running.aclose()
 
     def _listen(self) -> tuple[socket.socket, str]:
-        """Listen for HTTP; return the socket, and its address as HAProxy writes it."""
+        """Listen for HTTP; return the socket and its address in HAProxy's notation."""
         if self._gateway.folder is not None:
             path = self._path("http")
-            reporter = socket.socket(socket.AF_UNIX)
-            reporter.bind(str(path))
-            return reporter, f"unix@{path}"
-        reporter = socket.socket()
-        reporter.bind((ray.util.get_node_ip_address(), 0))
-        host, port = reporter.getsockname()
-        return reporter, f"{host}:{port}"
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            return listener, f"unix@{path}"
+        listener = socket.socket()
+        listener.bind((ray.util.get_node_ip_address(), 0))
+        host, port = listener.getsockname()
+        return listener, f"{host}:{port}"
 
     def _path(self, protocol: str) -> Path:
         assert self._gateway.folder is not None
-        # A socket's path has to be short: the last part of the replica's name tells it from others.
+        # The path of a socket must be short; the end of the replica's name is unique.
         return Path(self._gateway.folder) / f"{self._replica[-8:]}.{protocol}.sock"
 
     @contextlib.asynccontextmanager
@@ -133,7 +133,7 @@ async def _close_together(*stacks: contextlib.AsyncExitStack) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server inside a process that answers signals itself."""
+    """A server in a process that handles signals itself."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -142,7 +142,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _running_http(
-    app: Any, reporter: socket.socket, seconds_to_finish: int
+    app: Any, listener: socket.socket, seconds_to_finish: int
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
@@ -157,7 +157,7 @@ async def _running_http(
         timeout_graceful_shutdown=seconds_to_finish,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[reporter]))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     try:
@@ -168,24 +168,24 @@ async def _running_http(
 
 
 class _Calls:
-    """The methods of the protocol, for a server of gRPC.
+    """The gRPC handlers of the protocol's methods.
 
     Args:
-        service: Answers.
-        secret: What the gateway is known by.
+        service: The service.
+        secret: Secret of the gateway.
     """
 
     def __init__(self, service: ImageService, secret: str) -> None:
         self._interface, self._secret, self._service = GrpcInterface(service), secret, service
         self.max_message_bytes = service.config.max_body_bytes + _ENVELOPE_BYTES
-        # How large a message is shows when it has been read: each counts as the largest.
-        most = max(1, service.config.max_flight_bytes // service.config.max_body_bytes // 2)
+        # The size of a message is unknown until it is read, so each counts as the largest.
+        limit = max(1, service.config.max_in_flight_bytes // service.config.max_body_bytes // 2)
         self._reading: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(most)
+            lambda: asyncio.Semaphore(limit)
         )
 
     def handlers(self) -> Any:
-        """Return the methods as gRPC registers them."""
+        """Return the handlers of all methods."""
         methods = {
             method: grpc.stream_unary_rpc_method_handler(
                 self._handler(method),
@@ -194,14 +194,14 @@ class _Calls:
             )
             for method in METHODS
         }
-        return grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", methods)
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _handler(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         request_type = message(f"{method}Request")
 
         async def handle(_: Any, context: Any) -> Any:
             metadata = {key.lower(): value for key, value in context.invocation_metadata()}
-            if not from_gateway(metadata, self._secret):
+            if not is_from_gateway(metadata, self._secret):
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED, "This is not the service's address."
                 )
@@ -209,8 +209,8 @@ class _Calls:
 
                 async def read(application: str) -> Any:
                     data = await self._read(application, context)
-                    held.enter_context(self._service.bytes.hold(application))(len(data))
-                    return _parsed(request_type, data)
+                    held.enter_context(self._service.byte_limiter.hold(application))(len(data))
+                    return _parse(request_type, data)
 
                 try:
                     return await self._interface.call(method, read, context, metadata.get(CALLER))
@@ -220,10 +220,10 @@ class _Calls:
         return handle
 
     async def _read(self, application: str, context: Any) -> bytes:
-        """Read a call's message, as one of few at a time.
+        """Read the message of a call, as one of a few at a time.
 
         Raises:
-            SlowError: It does not come.
+            SlowError: If it does not arrive in time.
         """
         seconds = self._service.config.timeout_s
         try:
@@ -231,18 +231,18 @@ class _Calls:
                 data = await context.read()
         except TimeoutError:
             raise SlowError(
-                f"The message did not come within {seconds:g} s; send it faster, or less."
+                f"The message did not arrive within {seconds:g} s; send it faster, or send less."
             ) from None
         return b"" if data is grpc.aio.EOF else bytes(data)
 
 
-def _parsed(kind: Any, data: bytes) -> Any:
-    """Return a message.
+def _parse(kind: Any, data: bytes) -> Any:
+    """Parse a message.
 
     Raises:
-        InputError: It is none of its kind.
+        InputError: If it is not a message of this kind.
     """
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise InputError("The message is no request of this method.") from None
+        raise InputError("The message is not a request of this method.") from None

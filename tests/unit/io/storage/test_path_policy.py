@@ -12,7 +12,7 @@ from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.fetch import ImageSource, may_read
-from eagleray.serving.config import make_config
+from eagleray.serving.config import ServiceConfig
 
 
 @pytest.fixture
@@ -118,14 +118,14 @@ def test_a_policy_goes_by_where_its_places_lead(room: Path) -> None:
         ("http://host/x", "is not fetched"),
         ("zip://a::s3://bucket/x", "is not opened"),
         ("s3://a:b@bucket/x", "a user name or a password"),
-        ("s3://bucket/a/../b", "leads somewhere else"),
+        ("s3://bucket/a/../b", "contains '..'"),
     ],
 )
 def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         storage.require_prefix(place)
-    with pytest.raises(InputError, match=r"^Service configuration, batch_inputs"):
-        make_config({"batch_inputs": [place]})
+    with pytest.raises(InputError, match=r"^batch_inputs: "):
+        ServiceConfig.make({"batch_inputs": [place]})
     with pytest.raises(InputError, match=words.removesuffix(r"\.$")):
         PredictSpec.make({"inputs": ["a"], "model": "m", "output": "out", "allow_path": [place]})
 

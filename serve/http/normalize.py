@@ -1,6 +1,6 @@
-"""Requests made plain before anything looks at them: HEAD as GET, and no slashes too many.
+"""Normalizes requests before routing: HEAD becomes GET, and redundant slashes are removed.
 
-Whatever answers GET answers HEAD, whose body the server leaves out; `/ready/` and `//ready` are
+Every route for GET also serves HEAD, whose body the server omits; `/ready/` and `//ready` are
 `/ready`.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["METHOD", "Message", "PlainRequests", "Receive", "Scope", "Send"]
+__all__ = ["METHOD", "Message", "NormalizeRequests", "Receive", "Scope", "Send"]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -18,16 +18,16 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 METHOD = "eagleray.method"
-"""Where the scope of a request has its method, if the application sees another."""
+"""Key in the scope with the original method, if the application sees another."""
 
 _SLASHES = re.compile("/{2,}")
 
 
-class PlainRequests:
-    """Makes requests plain.
+class NormalizeRequests:
+    """ASGI middleware that normalizes requests.
 
     Args:
-        app: Behind it.
+        app: The application.
     """
 
     def __init__(self, app: Any) -> None:

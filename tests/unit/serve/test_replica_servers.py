@@ -12,10 +12,10 @@ import grpc
 from eagleray.serve.gateway.join import CALLER, SECRET, GatewayAddress
 from eagleray.serve.gateway.sockets import private_folder
 from eagleray.serve.http import build_http
-from eagleray.serve.listening import ReplicaServers
+from eagleray.serve.replica_servers import ReplicaServers
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from tests.support.serving import NotedLauncher, registry_with
+from tests.support.serving import RecordingLauncher, registry_with
 
 NAME = "replica1"
 
@@ -26,7 +26,7 @@ def test_what_hangs_in_http_and_in_grpc_is_waited_for_at_the_same_time(tmp_path:
     async def test(folder: Path) -> None:
         config = ServiceConfig.model_validate({"compile": "never"})
         service = ImageService(registry_with(tmp_path, "digits"), config, device="cpu", num_cores=1)
-        app = build_http(service, NotedLauncher())
+        app = build_http(service, RecordingLauncher())
         address = GatewayAddress(str(folder / "join.sock"), str(folder), "secret")
         servers = ReplicaServers(app, service, address, NAME, seconds_to_finish=2)
         await servers.start()

@@ -1,6 +1,6 @@
-"""What answers look like, for the OpenAPI document: schemas, statuses, and how callers are known.
+"""Schemas of responses, statuses and authentication, for the OpenAPI document.
 
-Handlers write their answers themselves; tests hold them against these descriptions.
+Handlers do not use the schemas to build responses; tests check that both agree.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eagleray.serving.problems import PROBLEM_TYPE
-from eagleray.serving.responses import BatchAnswer, ImageAnswer
+from eagleray.serving.responses import BatchResponse, ImagePrediction
 
 __all__ = [
     "SECURITY",
     "BatchResults",
-    "BatchesAnswer",
-    "InferAnswer",
-    "LabelsAnswer",
-    "LiveAnswer",
-    "MlflowAnswer",
-    "ModelAnswer",
+    "BatchesResponse",
+    "InferResponse",
+    "LabelsResponse",
+    "LiveResponse",
+    "MlflowResponse",
     "ModelMetadata",
     "ModelReady",
-    "ModelsAnswer",
+    "ModelResponse",
+    "ModelsResponse",
     "ProblemDocument",
-    "ReadyAnswer",
+    "ReadyResponse",
     "ServerMetadata",
-    "ShadowAnswer",
-    "VersionsAnswer",
+    "ShadowResponse",
+    "VersionsResponse",
     "refusals",
 ]
 
@@ -38,14 +38,16 @@ class _Document(BaseModel):
 
 
 class ProblemDocument(_Document):
-    """A refusal, as RFC 9457 describes them."""
+    """A refused request, as an RFC 9457 problem document."""
 
     type: str = Field(description="Path of the kind of problem: /problems/KIND.")
-    title: str = Field(description="Of the kind; never changes.")
-    status: int = Field(description="Of HTTP.")
+    title: str = Field(description="Title of the kind; constant.")
+    status: int = Field(description="HTTP status.")
     detail: str = Field(description="A sentence about this request.")
-    reason: str | None = Field(default=None, description="Code of an image that cannot be used.")
-    request_id: str = Field(description="That the service's log has.")
+    reason: str | None = Field(
+        default=None, description="Reason code of an image that cannot be used."
+    )
+    request_id: str = Field(description="Id of the request, as in the log of the service.")
 
 
 # --- models --------------------------------------------------------------------------------------
@@ -53,33 +55,33 @@ class ProblemDocument(_Document):
 
 class _ModelBrief(_Document):
     name: str
-    serving: int | None = Field(description="Version that answers by default, now.")
+    serving: int | None = Field(description="Version that serves by default now.")
     aliases: dict[str, int]
 
 
-class ModelsAnswer(_Document):
+class ModelsResponse(_Document):
     """All models."""
 
     models: list[_ModelBrief]
 
 
-class ModelAnswer(_ModelBrief):
-    """A model, and how its versions are doing in this replica."""
+class ModelResponse(_ModelBrief):
+    """A model, and the state of its versions in this replica."""
 
     route: dict[str, Any]
     roles: list[dict[str, Any]]
-    usage: list[dict[str, Any]] = Field(description="Requests of the caller, by version.")
+    usage: list[dict[str, Any]] = Field(description="Recent requests of the caller, by version.")
     in_memory: list[dict[str, Any]]
 
 
-class LabelsAnswer(_Document):
-    """What a version answers with."""
+class LabelsResponse(_Document):
+    """The labels, attributes and contract of a version."""
 
     model: str
     version: int
     task: str
     labels: list[str] = Field(description="In the order of the probabilities.")
-    attributes: list[dict[str, Any]] = Field(description="That go with each image.")
+    attributes: list[dict[str, Any]] = Field(description="Attributes that each image needs.")
     hierarchy: dict[str, Any] | None
     contract_digest: str
     contract: dict[str, Any] = Field(description="How images are prepared.")
@@ -95,7 +97,7 @@ class _Version(_Document):
     package_digest: str
 
 
-class VersionsAnswer(_Document):
+class VersionsResponse(_Document):
     """All versions of a model, newest first."""
 
     model: str
@@ -110,8 +112,8 @@ class _Difference(_Document):
     shadow_label: str | None
 
 
-class ShadowAnswer(_Document):
-    """How a shadow's answers compare with those that were given."""
+class ShadowResponse(_Document):
+    """How a shadow's predictions compare with those that were returned."""
 
     model: str
     same: int
@@ -120,19 +122,19 @@ class ShadowAnswer(_Document):
     examples: list[_Difference]
 
 
-class MlflowAnswer(_Document):
-    """One answer for each row."""
+class MlflowResponse(_Document):
+    """One prediction for each row."""
 
-    predictions: list[ImageAnswer]
+    predictions: list[ImagePrediction]
 
 
 # --- batch jobs ----------------------------------------------------------------------------------
 
 
-class BatchesAnswer(_Document):
+class BatchesResponse(_Document):
     """The caller's batch jobs, newest first."""
 
-    batches: list[BatchAnswer]
+    batches: list[BatchResponse]
 
 
 class _BatchFile(_Document):
@@ -144,7 +146,7 @@ class _BatchFile(_Document):
 
 
 class BatchResults(_Document):
-    """What came of a batch job: inputs are ok and failed."""
+    """The results of a batch job: numbers of inputs that are ok or failed, and files."""
 
     id: str
     output: str
@@ -184,64 +186,64 @@ class ModelMetadata(_Document):
 
 
 class ModelReady(_Document):
-    """A model answers."""
+    """A model is ready."""
 
     name: str
     ready: Literal[True]
 
 
-class _TensorAnswer(_TensorMetadata):
+class _TensorResponse(_TensorMetadata):
     parameters: dict[str, Any] | None = None
     data: list[str | float | None] | None = Field(
-        default=None, description="Missing where raw bytes follow; null stands for no number."
+        default=None, description="Missing if raw bytes follow; null means not a number."
     )
 
 
-class InferAnswer(_Document):
-    """Outputs; the binary extension appends raw ones to this JSON."""
+class InferResponse(_Document):
+    """Output tensors; the binary extension appends raw ones to this JSON."""
 
     model_name: str
     model_version: str
     id: str
     parameters: dict[str, Any]
-    outputs: list[_TensorAnswer]
+    outputs: list[_TensorResponse]
 
 
 # --- health --------------------------------------------------------------------------------------
 
 
-class LiveAnswer(_Document):
-    """The process answers."""
+class LiveResponse(_Document):
+    """The process is alive."""
 
     live: Literal[True]
 
 
-class ReadyAnswer(_Document):
-    """Every kept model has a version that is healthy."""
+class ReadyResponse(_Document):
+    """Every warm model has a healthy version."""
 
     ready: Literal[True]
 
 
-# --- refusals, and who is let in -----------------------------------------------------------------
+# --- refusals and authentication -----------------------------------------------------------------
 
 _REFUSALS = {
     400: "The body, or the only image in it, cannot be used.",
-    401: "No key, or one that does not hold.",
+    401: "No key, or an invalid one.",
     403: "A location that the service does not read from.",
-    404: "No such thing; the nearest names are in the sentence.",
-    408: "The body came too slowly.",
-    409: "The output belongs to another batch, or the results are not there yet.",
+    404: "Not found; the message has the nearest names.",
+    408: "The body arrived too slowly.",
+    409: "The output belongs to another batch, or the results are not ready yet.",
     413: "Too many bytes, pixels, images or values.",
-    415: "A format or a content type that is not taken.",
-    422: "A parameter is not valid.",
+    415: "A format or a content type that is not supported.",
+    422: "A parameter is invalid.",
     429: "The queue is full, or the quota is used up; see Retry-After.",
     503: "The version is not ready, or a part of the service does not answer; see Retry-After.",
-    504: "The deadline passed.",
+    504: "The deadline has passed.",
 }
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the refusals of a route by their statuses."""
+    """Return the descriptions of a route's error responses."""
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     return {status: {"description": _REFUSALS[status], "content": content} for status in statuses}
 
@@ -251,4 +253,4 @@ SECURITY: dict[str, Any] = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "password": {"type": "http", "scheme": "basic", "description": "The key as password."},
 }
-"""How an application's key is sent; where none is configured, callers on this machine need none."""
+"""How an application's key is sent; without any application callers need none."""

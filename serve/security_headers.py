@@ -1,4 +1,4 @@
-"""What every answer tells browsers, so that they take it for no more than it is."""
+"""Security headers of every response, for browsers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ SAFE_HEADERS = {
     ),
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",  # what is behind a key is kept by nobody else
+    "cache-control": "no-store",  # responses that need a key are not cached
 }
-"""Names and values of headers; a page that loads something says so in a policy of its own."""
+"""Names and values of headers; pages that load resources have a policy of their own."""
