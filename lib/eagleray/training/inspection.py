@@ -6,9 +6,10 @@ import dataclasses
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
+from eagleray.data.analysis import make_report
 from eagleray.data.inspection import inspect_images, require_readable
 from eagleray.data.labelled import join_images
-from eagleray.data.report import DataReport, make_report
+from eagleray.data.report import DataReport
 from eagleray.data.split import Split, require_complete_split
 from eagleray.inference.plan import has_bfloat16
 from eagleray.training.plan import TrainPlan

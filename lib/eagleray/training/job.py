@@ -8,8 +8,9 @@ from typing import Any
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
-from eagleray.data.report import DataReport, render_data_report
-from eagleray.data.split import write_split
+from eagleray.data.page import render_data_report
+from eagleray.data.report import DataReport
+from eagleray.data.split_file import write_split
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics

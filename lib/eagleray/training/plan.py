@@ -23,12 +23,12 @@ from eagleray.data.labelled import (
 from eagleray.data.split import (
     Split,
     describe_missing_splits,
-    read_split,
     require_complete_split,
     require_no_splits,
     require_single_test_set,
     split_images,
 )
+from eagleray.data.split_file import read_split
 from eagleray.imaging import ImageContract
 from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (

@@ -78,8 +78,8 @@ def test_a_number_that_is_always_the_same_is_no_division_by_zero() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (["", "nan"], "'x' has no value in the training part"),
-        ([f"id-{n}" for n in range(1001)], "is no number (as in 'id-0'), and has 1,001 values"),
+        (["", "nan"], "'x' has no value in the training split"),
+        ([f"id-{n}" for n in range(1001)], "is not a number (as in 'id-0'), and has 1,001 values"),
         (["1e308", "-1e308", "1e308"], "numbers too large"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 
 from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
-from eagleray.data.split import write_split
+from eagleray.data.split_file import write_split
 from eagleray.models.package import write_package
 from eagleray.training.plan import TrainPlan, make_plan
 from tests.support.models import small_package

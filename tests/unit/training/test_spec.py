@@ -48,7 +48,7 @@ LEAST = {"data": "d", "name": "n"}
         ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is not for binary"),
         (
             {"task": "regression", "class_weights": "balanced"},
-            "class_weights is not for reg",
+            "class_weights is not for regression",
         ),
         ({"task": "regression", "cutmix": 1}, "cutmix is not for regression"),
     ],
