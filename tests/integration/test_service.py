@@ -305,11 +305,11 @@ def test_a_promotion_reaches_the_running_service_without_delay(service: Running)
         registry.set_alias("digits", "production", 2)
         deadline = time.monotonic() + 60
         while (not seen or seen[-1] != 2) and time.monotonic() < deadline:
-            seen.append(client.ask("digits", [IMAGES[0]]).version)
+            seen.append(client.predict_response("digits", [IMAGES[0]]).version)
         assert seen[-1] == 2
         registry.set_alias("digits", "production", 1)
         while seen[-1] != 1 and time.monotonic() < deadline:
-            seen.append(client.ask("digits", [IMAGES[0]]).version)
+            seen.append(client.predict_response("digits", [IMAGES[0]]).version)
         assert seen[-1] == 1
         assert set(seen) == {1, 2}
 

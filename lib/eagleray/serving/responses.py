@@ -34,6 +34,8 @@ class LabelScore(_Wire):
 class ImagePrediction(_Wire):
     """The result of one image: `ok` with a prediction, or `failed` with a reason."""
 
+    model_config = ConfigDict(extra="allow")  # a task may have members of its own
+
     status: Literal["ok", "failed"]
     label: str | None = Field(default=None, description="The predicted label.")
     score: float | None = Field(default=None, description="Probability of the label.")

@@ -22,7 +22,7 @@ from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import connect
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Launched
+from eagleray.serving.batches import LaunchedJob
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import golden_png
 from tests.support.serving import RunningApp, registry_with, with_service
@@ -263,7 +263,7 @@ def test_a_damaged_row_costs_that_row_alone(
         await becomes(running, 401, **bearer(gone))
         await becomes(running, 401, **bearer(bad))
         assert await status(running, **bearer(good)) == 200
-        assert "of table api_keys is left out" in caplog.text
+        assert "of table api_keys is skipped" in caplog.text
         assert running.service.unready_reasons == []
 
     with_service(registry, test, address=STRANGER)
@@ -467,7 +467,7 @@ def test_a_failed_batch_names_only_the_locations_of_its_caller(
         body = {"inputs": str(photos), "output": str(output), "model": "digits"}
         started = (await running.client.post("/v1/batches", json=body)).json()
         (run,) = running.launcher.runs
-        running.launcher.runs[run] = Launched(JobState.FAILED, words)
+        running.launcher.runs[run] = LaunchedJob(JobState.FAILED, words)
         found = (await running.client.get(f"/v1/batches/{started['id']}")).json()
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."

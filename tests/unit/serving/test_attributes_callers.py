@@ -21,7 +21,7 @@ from eagleray.batch.shard_predictor import ShardPredictor
 from eagleray.batch.shard_summary import decode_shard
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
-from eagleray.client import client as clients
+from eagleray.client.requests import request_body
 from eagleray.core.errors import InputError
 from eagleray.inference.predictor import Predictor
 from eagleray.io.http import UrlPolicy
@@ -88,7 +88,7 @@ def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
         (
             ["path", "age", "site"],
             ["image.png", "old", "north"],
-            "image.png is 'old', and the model was trained with numbers there",
+            "image.png is 'old', and the model was trained with numbers;",
         ),
     ],
 )
@@ -143,12 +143,12 @@ def test_every_interface_returns_the_predictors_result(registry: Registry) -> No
         {"content": IMAGE, "params": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "data": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "params": {"attributes": JSON}},
-        clients.request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
+        request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
     ]
     several: list[dict[str, Any]] = [
         {"json": {"images": [{"base64": TEXT, "attributes": one} for one in KNOWN]}},
         {"files": [("image", IMAGE)] * 4, "data": {"attributes": json.dumps(KNOWN)}},
-        clients.request_body([IMAGE] * 4, {"attributes": KNOWN}),
+        request_body([IMAGE] * 4, {"attributes": KNOWN}),
     ]
 
     async def test(running: RunningApp) -> None:
@@ -280,8 +280,8 @@ def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path
 
 def test_a_client_says_which_attributes_belong_to_which_image() -> None:
     links = ["https://example.org/a.png", "https://example.org/b.png"]
-    question = clients.request_body(links, {"attributes": KNOWN[:2]})
+    question = request_body(links, {"attributes": KNOWN[:2]})
     assert [one["attributes"] for one in question["json"]["images"]] == KNOWN[:2]
     with pytest.raises(ValueError, match="2 images have 1 attributes"):
-        clients.request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
-    assert "data" not in clients.request_body([IMAGE], {"top_k": 1})
+        request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
+    assert "data" not in request_body([IMAGE], {"top_k": 1})
