@@ -221,8 +221,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "form", "sentence"),
     [
-        (PATH, {"content": IMAGE}, "the attributes age, site, and they are not given"),
-        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site, and they are not"),
+        (PATH, {"content": IMAGE}, "the attributes age, site of every image"),
+        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site of every image"),
         (PATH, {"content": IMAGE, "params": {"attributes": '{"age": 4}'}}, "'site' of an image is"),
         (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are not JSON"),
         (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes must be an object"),
@@ -236,8 +236,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
             {"files": [("image", IMAGE)] * 2, "data": {"attributes": JSON}},
             "attributes of 1 images, and 2 images",
         ),
-        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site, and they are not given"),
-        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site, and they are not given"),
+        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site of every image"),
+        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site of every image"),
         ("/v2/models/digits/infer", {"json": oip([{"age": 4}])}, "'site' of an image is"),
     ],
 )
