@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from eagleray.batch.sinks.sql import SqlSink
-from eagleray.batch.sinks.sql import target as target_module
 from eagleray.core.errors import InputError
 from tests.support.sql_contract import RESULTS, SqlContract, query, results
 
@@ -144,12 +144,12 @@ def test_a_missing_folder_a_folder_and_another_file_are_refused(tmp_path: Path) 
 def test_a_file_that_another_program_keeps_locked_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.0)
     monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 0)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    sink = replace(SqlSink.parse(f"sqlite:///{file}", "results"), ready_timeout=0.0)
     with pytest.raises(InputError, match=r"\(database is locked\)"):
-        SqlSink.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
+        sink.require_ready(RESULTS)
     other.close()
 
 

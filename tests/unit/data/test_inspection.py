@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from eagleray.core.errors import InputError
+from eagleray.data.analysis import make_report
 from eagleray.data.inspection import (
     INSPECTION_SCHEMA,
     Inspection,
@@ -32,7 +33,8 @@ from eagleray.data.near_duplicates import (
     group_duplicates,
     pairs_with_near,
 )
-from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.page import render_data_report
+from eagleray.data.report import DataReport
 from eagleray.data.split import Split
 from eagleray.imaging import decode, named_contract
 from tests.support.images import encode, photo
@@ -250,10 +252,10 @@ def rows_named(names: str) -> list[dict[str, Any]]:
 def test_sound_data_have_no_warning() -> None:
     report = report_of("aabb", "ab", "ab", rows_named("12345678"))
     assert report.warnings == ()
-    assert report.parts == {"train": 4, "validation": 2, "test": 2}
+    assert report.splits == {"train": 4, "validation": 2, "test": 2}
     assert report.classes["a"] == {"train": 2, "validation": 1, "test": 1}
     assert (report.imbalance, report.formats) == (1.0, {"jpeg": 8})
-    assert report.sizes["width"].middle == 40
+    assert report.sizes["width"].median == 40
 
 
 def test_ten_times_as_many_images_are_an_imbalance() -> None:
@@ -267,7 +269,7 @@ def test_ten_times_as_many_images_are_an_imbalance() -> None:
 
 def test_a_part_without_a_class_is_a_warning() -> None:
     report = report_of("ab", "a", "ab", rows_named("12345"))
-    assert report.warnings == ("The validation part has no image of 1 of 2 classes ('b').",)
+    assert report.warnings == ("The validation split has no image of 1 of 2 classes ('b').",)
 
 
 def test_images_that_leak_are_counted_once_each() -> None:
@@ -275,21 +277,21 @@ def test_images_that_leak_are_counted_once_each() -> None:
     near = row("5", thumbnail=thumbnail("2", 1))
     report = report_of("abab", "ab", "ab", [*same, row("6"), row("7"), row("1"), near])
     assert report.leaked == {"validation": (0, 0), "test": (1, 1)}
-    (copies,) = report.same
-    assert copies.are_apart
-    assert not copies.contradict
+    (group,) = report.exact
+    assert group.across_splits
+    assert not group.contradict
     (pair,) = report.near
-    assert {picture.uri for picture in pair.pictures} == {"/1.jpg", "/7.jpg"}
+    assert {row.uri for row in pair.rows} == {"/1.jpg", "/7.jpg"}
     exact, nearly = report.warnings
-    assert "1 image of the test part has the same bytes as images in other parts" in exact
-    assert "/6.jpg, as /0.jpg of the train part" in exact
-    assert "1 image of the test part has near-duplicates in other parts" in nearly
+    assert "1 image of the test split has the same bytes as images in other splits" in exact
+    assert "/6.jpg, as /0.jpg of the train split" in exact
+    assert "1 image of the test split has near-duplicates in other splits" in nearly
 
 
 def test_copies_within_a_part_leak_nothing() -> None:
     report = report_of("aabb", "ab", "ab", rows_named("11234567"))
     assert report.leaked == {"validation": (0, 0), "test": (0, 0)}
-    assert [copies.are_apart for copies in report.same] == [False]
+    assert [group.across_splits for group in report.exact] == [False]
     assert report.warnings == ()
 
 
@@ -325,7 +327,7 @@ def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path)
     split = Split(images.take([0]), images.take([1]), images.take([2, 3]))
     report = make_report(split, Inspection(uris, table), "multiclass")
     page = render_data_report(report, {"data": "cats/"}, title="cats").decode()
-    assert "Near-duplicates in different parts" in page
+    assert "Near-duplicates across splits" in page
     assert page.count("data:image/jpeg") == 2
     assert "&lt;i&gt;torn" in page
     assert "<i>torn" not in page
@@ -360,5 +362,5 @@ def test_scripts_get_what_the_page_shows() -> None:
     told = report.as_json()
     assert told["images"] == 7
     assert told["unreadable"][0]["reason"] == "truncated"
-    assert [picture["part"] for picture in told["same_bytes"][0]] == ["train", "validation"]
-    assert told["leaked"]["validation"] == {"same_bytes": 1, "near_duplicates": 0}
+    assert [row["split"] for row in told["exact_duplicates"][0]] == ["train", "validation"]
+    assert told["leaked"]["validation"] == {"exact_duplicates": 1, "near_duplicates": 0}

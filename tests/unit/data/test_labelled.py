@@ -27,8 +27,8 @@ from eagleray.data.split import (
     require_no_splits,
     require_single_test_set,
     split_images,
-    take_named_split,
 )
+from eagleray.data.split_file import take_named_split
 from eagleray.imaging import named_contract
 from eagleray.io.fetch import fetch_image
 from eagleray.tasks import make_task
@@ -172,7 +172,7 @@ def test_one_part_is_taken_from_divided_data_and_asked_for_otherwise(tmp_path: P
     images_in(tmp_path, "train/a/1.png", "train/b/1.png", "Test/a/2.png")
     images = read_labelled(str(tmp_path))
     assert take_named_split(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
-    with pytest.raises(InputError, match="has no validation part: it is test, train"):
+    with pytest.raises(InputError, match="has no validation split: it has test, train"):
         take_named_split(images, "validation", "data")
     with pytest.raises(InputError, match=f"name one of them, as in {tmp_path}/train"):
         require_no_splits(images, str(tmp_path))
@@ -363,7 +363,7 @@ def test_a_column_named_split_divides_the_data(tmp_path: Path) -> None:
     assert all("TEST" in uri for uri in divided.test.uris)
     assert "by the column 'Split' of" in images.notes[0]
     assert "train 4, validation 4, test 4" in images.notes[0]
-    with pytest.raises(InputError, match="make a table of one of them"):
+    with pytest.raises(InputError, match="name data of one of them"):
         require_no_splits(images, str(tmp_path / "t.csv"))
     apart = ["film"] * len(images)
     with pytest.raises(InputError, match="Rows of group 'film' are to stay together"):

@@ -1,4 +1,4 @@
-"""The parts of labelled data: all rows once, groups whole, kept in a file that is checked."""
+"""Splits of labelled data: all rows once, groups whole, kept in a file that is checked."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.data.groups import merge_groups
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import (
     SPLIT_NAMES,
-    SPLIT_SCHEMA,
     Split,
     fold_images,
-    merge_groups,
-    read_split,
     require_complete_split,
     split_images,
-    write_split,
 )
+from eagleray.data.split_file import SPLIT_SCHEMA, read_split, write_split
 from tests.unit.data.test_labelled import labelled
 
 
@@ -40,7 +38,7 @@ def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:
     return split_images(images, seed=seed, **options)  # type: ignore[arg-type]
 
 
-def part_of(split: Split) -> dict[str, str]:
+def split_of(split: Split) -> dict[str, str]:
     return {uri: name for name, part in split.by_name.items() for uri in part.uris}
 
 
@@ -70,7 +68,7 @@ def test_a_split_depends_on_the_seed_alone() -> None:
     assert divide(images, seed=1).digest != divide(images, seed=2).digest
 
 
-def test_the_digest_tells_which_row_is_in_which_part() -> None:
+def test_the_digest_tells_which_row_is_in_which_split() -> None:
     split = divide(labelled(a=30, b=30))
     assert Split(split.validation, split.train, split.test).digest != split.digest
     assert split.test.digest in {part.digest for part in split.by_name.values()}
@@ -89,12 +87,12 @@ def test_a_group_is_never_cut(rows: list[tuple[str, int]], stratify: bool, seed:
     if len(set(groups) - {""}) + groups.count("") < 3:
         return
     split = divide(images, seed=seed, stratify=stratify, groups=groups)
-    parts = part_of(split)
-    assert set(parts) == set(uris)
+    splits = split_of(split)
+    assert set(splits) == set(uris)
     assert all(len(part) for part in split.by_name.values())
     for key in set(groups) - {""}:
         assert (
-            len({parts[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
+            len({splits[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
         )
 
 
@@ -127,7 +125,7 @@ def test_rows_of_one_image_stay_together_without_groups() -> None:
     assert [len(part) for part in split.by_name.values()] == [42, 6, 12]
 
 
-def test_a_part_that_is_to_be_empty_is_empty() -> None:
+def test_a_split_that_is_to_be_empty_is_empty() -> None:
     images = labelled(a=20, b=20)
     groups = tuple(str(row // 2) for row in range(40))
     for split in (
@@ -138,7 +136,7 @@ def test_a_part_that_is_to_be_empty_is_empty() -> None:
 
 
 def test_too_few_groups_are_said() -> None:
-    with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 parts"):
+    with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 splits"):
         divide(labelled(a=10), groups=("x", "y") * 5)
 
 
@@ -187,14 +185,14 @@ def test_folds_that_cannot_be_are_one_sentence(
         fold_images(labelled(common=10, rare=2), num_folds, stratify=True, seed=0, groups=groups)
 
 
-# --- what each part must have -----------------------------------------------------------------
+# --- what each split must have ----------------------------------------------------------------
 
 
-def test_a_class_that_a_part_lacks_is_named() -> None:
+def test_a_class_that_a_split_lacks_is_named() -> None:
     train, validation = labelled(a=3, b=3), labelled(a=1)
-    with pytest.raises(InputError, match="Class 'b' has no image in the validation part"):
+    with pytest.raises(InputError, match="Class 'b' has no image in the validation split"):
         require_complete_split(Split(train, validation, train), "multiclass")
-    with pytest.raises(InputError, match="The test part has no images"):
+    with pytest.raises(InputError, match="The test split has no images"):
         require_complete_split(Split(train, validation, train.take([])), "regression")
 
 
@@ -202,7 +200,7 @@ def test_a_label_must_be_learned_and_may_be_rare() -> None:
     both = LabelledImages(("1",), ("a|b",), ("",))
     one = LabelledImages(("2",), ("a",), ("",))
     require_complete_split(Split(both, one, one), "multilabel")
-    with pytest.raises(InputError, match="Class 'b' has no image in the train part"):
+    with pytest.raises(InputError, match="Class 'b' has no image in the train split"):
         require_complete_split(Split(one, both, one), "multilabel")
 
 
@@ -237,7 +235,7 @@ def test_a_split_comes_back_from_its_file(
     write_split(split, location, data_digest=images.digest, seed=seed)
     assert read_split(location, images) == split
     table = pq.read_table(location)
-    assert table.column_names == ["uri", "version", "label", "part"]
+    assert table.column_names == ["uri", "version", "label", "split"]
     assert table.schema.metadata[b"test_digest"].decode() == split.test.digest
     assert table.schema.metadata[b"data_digest"].decode() == images.digest
     assert table.schema.metadata.get(b"seed") == (None if seed is None else str(seed).encode())
@@ -275,7 +273,7 @@ def test_order_attributes_and_unknown_versions_are_no_difference(kept: str) -> N
     reordered = replace(
         images.take(list(range(19, -1, -1))), versions=("",) * 20, attributes={"x": ("y",) * 20}
     )
-    assert part_of(read_split(kept, reordered)) == part_of(read_split(kept, images))
+    assert split_of(read_split(kept, reordered)) == split_of(read_split(kept, images))
 
 
 def test_a_split_is_never_overwritten(kept: str) -> None:
@@ -286,15 +284,23 @@ def test_a_split_is_never_overwritten(kept: str) -> None:
 def test_what_is_no_split_file_is_one_sentence(tmp_path: Path, kept: str) -> None:
     with pytest.raises(InputError, match="There is no split file"):
         read_split(str(tmp_path / "none.parquet"), labelled(a=3))
-    pq.write_table(pa.table({"uri": ["a"], "part": ["train"]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"uri": ["a"], "split": ["train"]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="is no split file of Eagleray"):
         read_split(str(tmp_path / "other.parquet"), labelled(a=3))
     (tmp_path / "half.parquet").write_bytes(Path(kept).read_bytes()[:-20])
     with pytest.raises(InputError, match="is not a whole Parquet file"):
         read_split(str(tmp_path / "half.parquet"), labelled(a=3))
     table = pq.read_table(kept)
-    elsewhere = table.set_column(3, SPLIT_SCHEMA.field("part"), pa.array(["test"] * 20))
+    elsewhere = table.set_column(3, SPLIT_SCHEMA.field("split"), pa.array(["test"] * 20))
     doubled = pa.concat_tables([table, elsewhere])
     pq.write_table(doubled, tmp_path / "doubled.parquet")
-    with pytest.raises(InputError, match="in more than one part"):
+    with pytest.raises(InputError, match="in more than one split"):
         read_split(str(tmp_path / "doubled.parquet"), labelled(a=10, b=10))
+
+
+def test_a_split_file_of_an_earlier_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    table = pa.table({"uri": ["a"], "part": ["train"]})
+    earlier = str(tmp_path / "earlier.parquet")
+    pq.write_table(table.replace_schema_metadata({"format": "eagleray-split/1"}), earlier)
+    with pytest.raises(InputError, match="written by an earlier version of Eagleray, which this"):
+        read_split(earlier, labelled(a=3))
