@@ -1,6 +1,6 @@
 """Tables, archives and earlier outputs whose locations lead out of where a job may read.
 
-Each is judged by its text and by where its links lead, before anything there is asked for: so the
+Each is checked by its text and by where its links lead, before anything is requested: so the
 refusal is the same whether or not something is there, and nothing is connected to.
 """
 
@@ -33,7 +33,7 @@ IMAGE = encode(photo(8, 8))
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A server that every S3 client of this process asks as well; nobody is to reach it."""
+    """A server that S3 clients of this process would reach; nothing may connect to it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -179,7 +179,7 @@ def test_a_refusal_is_the_same_whether_or_not_something_is_there(
         "{folder}/images/../outside/*.png",
     ],
 )
-def test_what_a_command_names_itself_is_judged_too(
+def test_what_a_command_names_itself_is_checked_too(
     place: JobFolder, canary: Site, kind: str, location: str
 ) -> None:
     location = location.format(port=canary.port, folder=place.folder)
@@ -224,7 +224,7 @@ def test_tables_behind_links_are_not_opened(place: JobFolder) -> None:
             assert OUTSIDE in refusal(place, str(given))
 
 
-def test_paths_in_cells_of_images_are_judged_too(place: JobFolder, canary: Site) -> None:
+def test_paths_in_cells_of_images_are_checked_too(place: JobFolder, canary: Site) -> None:
     for path in ("zip://a::webhdfs://127.0.0.1:{}/x.zip", "../outside/a.png", "/etc/passwd"):
         kind = hugging_face_images([]).type
         cell = {"bytes": None, "path": path.format(canary.port)}
@@ -304,7 +304,7 @@ def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
     assert caught.value.message == "this job may not read that location"
 
 
-# --- earlier outputs that somebody made -------------------------------------------------------
+# --- forged earlier outputs -------------------------------------------------------------------
 
 
 def forged(folder: Path, **columns: Any) -> str:
@@ -331,7 +331,7 @@ def forged(folder: Path, **columns: Any) -> str:
         {"uri": "{}/images/000.png", "container": "{}/outside/a.tar", "packing": "tar"},
     ],
 )
-def test_failures_of_a_forged_output_are_judged_by_what_would_be_read(
+def test_failures_of_a_forged_output_are_checked_by_what_would_be_read(
     place: JobFolder, columns: dict[str, str]
 ) -> None:
     columns = {name: value.replace("{}", str(place.folder)) for name, value in columns.items()}
