@@ -18,7 +18,7 @@ from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.io import storage
-from eagleray.io.tables import open_parquet
+from eagleray.io.parquet_table import open_parquet
 
 __all__ = ["SPLIT_SCHEMA", "read_named_split", "read_split", "take_named_split", "write_split"]
 

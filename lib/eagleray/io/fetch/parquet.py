@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.core.errors import BadImageError, InputError, Reason
+from eagleray.io.parquet_table import open_parquet
 from eagleray.io.storage import StorageUnavailableError
-from eagleray.io.tables import open_parquet
 
 __all__ = ["CellReader", "is_image_type", "may_contain_paths", "read_paths"]
 
