@@ -129,7 +129,7 @@ def test_a_name_that_turns_private_reaches_nothing(
     answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The connection uses the addresses of the first look-up, which were checked; there is no second one."""
+    """The addresses of the first look-up, which were checked, are used; there is no second one."""
     monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:
