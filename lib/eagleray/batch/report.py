@@ -166,15 +166,18 @@ def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> 
     plots = []
     common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
     if common:
-        title = "Images for each class"
+        title = "Images per class"
         if len(collector.labels) > len(common):
-            title += f" (the {len(common)} commonest of {len(collector.labels)})"
+            title += f" (the {len(common)} most frequent of {len(collector.labels)})"
         names, counts = zip(*common, strict=True)
         plots.append(bar_chart(names, counts, title=title))
         edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
         plots.append(
             histogram(
-                edges, collector.score_counts, title="Confidence", label="probability of the answer"
+                edges,
+                collector.score_counts,
+                title="Confidence",
+                label="probability of the predicted label",
             )
         )
     if collector.values:
