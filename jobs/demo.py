@@ -211,7 +211,7 @@ def ask_service(
     with running_service(name, console) as url:
         console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")
         with Client(url) as client:
-            answer = client.ask(name, [image])
+            answer = client.predict_response(name, [image])
     (result,) = answer.results
     rows = pq.read_table(place / "results", columns=["uri", "label", "score"])
     row = rows.filter(pc.match_substring(rows["uri"], ASKED)).to_pylist()[0]

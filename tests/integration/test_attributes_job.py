@@ -34,7 +34,7 @@ def test_two_workers_learn_what_only_both_can_tell(
     table = write_sites(tmp_path / "sites", 160)
     spec = small_spec(
         table,
-        attributes="age,site",
+        attributes=["age", "site"],
         epochs=20,
         batch_size=16,
         workers=2,

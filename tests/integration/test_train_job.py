@@ -79,7 +79,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into
 
     alone, _ = train_in_process(spec(stripes), stripes.parent / "single_process")
-    assert summary.trained.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
+    assert summary.result.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
 
     loaded = load_model("stripes@candidate")
     manifest = loaded.package.manifest
@@ -99,7 +99,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     history = registry.client.get_metric_history(summary.version.run_id, "validation_accuracy")
     assert [metric.step for metric in history] == list(range(1, 11))
     assert max(metric.value for metric in history) == pytest.approx(
-        summary.trained.metrics["validation_accuracy"]
+        summary.result.metrics["validation_accuracy"]
     )
 
 
@@ -112,7 +112,7 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
     # Weights that two workers share out among them learn what one worker learns.
     two = train(
         cluster, spec(stripes, epochs=3, gradient_accumulation_steps=2, strategy="fsdp")
-    ).trained
+    ).result
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
     assert two.losses[-1] < two.losses[0]
 

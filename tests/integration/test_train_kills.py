@@ -65,8 +65,8 @@ def undisturbed(
 
 
 def assert_alike(found: TrainSummary, expected: TrainSummary) -> None:
-    assert found.trained.losses == pytest.approx(expected.trained.losses, rel=SAME_LOSS)
-    for one, other in zip(found.trained.epochs, expected.trained.epochs, strict=True):
+    assert found.result.losses == pytest.approx(expected.result.losses, rel=SAME_LOSS)
+    for one, other in zip(found.result.epochs, expected.result.epochs, strict=True):
         names = [name for name in one if name.startswith("validation_")]
         assert [one[name] for name in names] == pytest.approx(
             [other[name] for name in names], rel=SAME_LOSS

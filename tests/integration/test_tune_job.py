@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError
@@ -13,11 +14,12 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
-from eagleray.training.search_space import Choice, SearchSpace
-from eagleray.training.spec_file import read_spec
+from eagleray.training.budget import Budget
+from eagleray.training.ray_tune import make_scheduler
+from eagleray.training.search_space import SearchSpace
+from eagleray.training.spec import read_spec
 from eagleray.training.trials import TrialTracker
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
-from eagleray.training.tuning import Budget, make_scheduler
 from tests.support.training import small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8
@@ -35,7 +37,7 @@ def summary(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> TuneS
     fixed = small_spec(data, epochs=NUM_EPOCHS, batch_size=16, validation_fraction=0.2, seed=1)
     space = SearchSpace(
         fixed.model_dump(exclude={"learning_rate"}),
-        {"learning_rate": Choice((STANDS_STILL, LEARNS, EXPLODES, CRAWLS))},
+        {"learning_rate": CategoricalDistribution((STANDS_STILL, LEARNS, EXPLODES, CRAWLS))},
     )
     job = open_tune_job(space, Budget(6, 1, 1), Settings(home=folder / "home"), alias="candidate")
     return run_tune_job(job, cluster, Console(json_output=True))
@@ -82,19 +84,19 @@ def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
     assert told("default", 3, 0.1) == "STOP"  # the last epoch is the end for everybody
 
 
-def test_what_a_trial_cannot_be_is_refused_and_not_a_failure(cluster: Cluster) -> None:
+def test_a_trial_of_impossible_values_is_invalid_not_failed(cluster: Cluster) -> None:
     import ray
 
     def plan() -> None:
         raise InputError("lenet5 cannot take images of 1 x 1 pixels.")
 
     tracker = TrialTracker("validation_accuracy", "nowhere")
-    tracker.begin("a", 1, {})
+    tracker.start("a", 1, {})
     with pytest.raises(InputError) as caught:
         ray.get(ray.remote(plan).remote())
     tracker.explain("a", caught.value)
     trial = tracker.trials["a"]
-    assert trial.state == "refused"
+    assert trial.state == "invalid"
     assert trial.reason == "lenet5 cannot take images of 1 x 1 pixels."
 
 

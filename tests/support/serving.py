@@ -17,7 +17,7 @@ from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
-from eagleray.serving.batches import Capacity, Launched
+from eagleray.serving.batches import Capacity, LaunchedJob
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, registry_in, small_package
@@ -31,7 +31,7 @@ class RecordingLauncher:
 
     commands: dict[str, list[str]] = field(default_factory=dict)
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    runs: dict[str, Launched] = field(default_factory=dict)
+    runs: dict[str, LaunchedJob] = field(default_factory=dict)
     has: Capacity = field(default_factory=lambda: Capacity(2, 0, waits=True))
 
     def capacity(self) -> Capacity:
@@ -43,15 +43,15 @@ class RecordingLauncher:
         assert environment["EAGLERAY_HOME"]
         self.commands[name] = list(command)
         self.specs[name] = json.loads(environment["EAGLERAY_PREDICT_SPEC"])
-        self.runs[name] = Launched(JobState.QUEUED)
+        self.runs[name] = LaunchedJob(JobState.QUEUED)
 
-    def status(self, name: str) -> Launched | None:
+    def status(self, name: str) -> LaunchedJob | None:
         """Say where a run is."""
         return self.runs.get(name)
 
     def stop(self, name: str) -> None:
         """End a run."""
-        self.runs[name] = Launched(JobState.CANCELLED)
+        self.runs[name] = LaunchedJob(JobState.CANCELLED)
 
 
 class RunningApp:

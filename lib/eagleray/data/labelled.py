@@ -120,8 +120,8 @@ def read_labelled(
         label_columns: Columns of 0 and 1 instead, each named after the label that holds where it
             is 1.
         separator: Text between several labels in the label column, if not `|`.
-        task: Task to read labels for; None for any. Only `multilabel` has several labels of an
-            image.
+        task: Name of the task to read labels for; None for any. Only some tasks, such as
+            `multilabel`, have several labels of an image.
 
     Raises:
         InputError: If it is not there, is empty, or has no labels.

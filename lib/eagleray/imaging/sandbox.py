@@ -52,12 +52,8 @@ _MAX_OUTPUT_LENGTH = 200  # characters of a child's output in a message
 _MAX_OUTPUT_BYTES = 2**20  # of a child's standard output and error
 
 _RETRIED_REASONS = {Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
-_BYTES_PER_PIXEL = {
-    "webp": 12,
-    "heic": 6,
-    "avif": 6,
-    "jpeg2000": 20,
-}  # allocated by decoders at least
+# Bytes that decoders allocate at least.
+_BYTES_PER_PIXEL = {"webp": 12, "heic": 6, "avif": 6, "jpeg2000": 20}
 _OUT_OF_MEMORY_PHRASES = ("memoryerror", "bad_alloc", "out of memory", "insufficient memory")
 
 

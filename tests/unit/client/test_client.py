@@ -236,7 +236,7 @@ def test_what_breaks_is_one_error_and_is_asked_again(kind: str) -> None:
     with raw_server(reply) as server:
         error = refused(server, attempts=2)
         assert (error.status, len(server.requests)) == (0, 2)
-        assert "does not answer (" in str(error)
+        assert "does not respond (" in str(error)
         assert "\x1b" not in str(error)
     with raw_server(reply, GOOD) as server:
         assert ask(server).label == "7"
@@ -334,7 +334,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
         calls: list[Callable[[], object]] = [
             lambda: client.predict(name, IMAGE),
             lambda: client.predict_many(name, [IMAGE]),
-            lambda: client.ask(name, [IMAGE]),
+            lambda: client.predict_response(name, [IMAGE]),
             lambda: client.batches.status(name),
             lambda: client.batches.wait(name),
             lambda: client.batches.cancel(name),

@@ -12,7 +12,7 @@ from eagleray.batch.spec import PredictSpec
 from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Capacity, Launched
+from eagleray.serving.batches import Capacity, LaunchedJob
 from tests.support.models import golden_png
 from tests.support.serving import RunningApp, registry_with, with_service
 
@@ -82,7 +82,7 @@ def test_no_batch_is_started_unless_a_setting_says_where(
         ({"model": "digit"}, 404, "Nearest: digits"),
         ({"model": "digits@stage"}, 404, "No alias"),
         ({"model": "digits/9"}, 404, "no version 9"),
-        ({"model": "digits@"}, 400, "names no version"),
+        ({"model": "digits@"}, 400, "is not a model or a version"),
         ({"model": "random:resnet18"}, 404, "No model is named"),
         ({"model": "/etc/passwd"}, 404, "No model is named"),
         ({"top_k": 0}, 422, "top_k"),
@@ -154,7 +154,7 @@ def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Regi
 
         cancelled = await running.client.delete(f"{PATH}/{first}")
         assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
-        assert list(running.launcher.runs.values()) == [Launched(JobState.CANCELLED)]
+        assert list(running.launcher.runs.values()) == [LaunchedJob(JobState.CANCELLED)]
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -162,15 +162,15 @@ def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Regi
 @pytest.mark.parametrize(
     ("run", "state", "words"),
     [
-        (Launched(JobState.QUEUED), "queued", "waits"),
-        (Launched(JobState.RUNNING), "running", ""),
-        (Launched(JobState.FAILED, "There is no image."), "failed", "There is no image."),
-        (Launched(JobState.CANCELLED), "cancelled", ""),
+        (LaunchedJob(JobState.QUEUED), "queued", "waits in the queue"),
+        (LaunchedJob(JobState.RUNNING), "running", ""),
+        (LaunchedJob(JobState.FAILED, "There is no image."), "failed", "There is no image."),
+        (LaunchedJob(JobState.CANCELLED), "cancelled", ""),
         (None, "failed", "post the same body again"),
     ],
 )
 def test_how_a_batch_is_follows_from_its_run(
-    tmp_path: Path, registry: Registry, run: Launched | None, state: str, words: str
+    tmp_path: Path, registry: Registry, run: LaunchedJob | None, state: str, words: str
 ) -> None:
     async def test(running: RunningApp) -> None:
         batch = (await running.client.post(PATH, json=body(tmp_path))).json()["id"]
@@ -223,7 +223,7 @@ def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) 
     [
         (Capacity(2, 0, waits=True), {}, 202, ""),
         (Capacity(2, 1, waits=True), {}, 202, ""),
-        (Capacity(2, 0, waits=False), {}, 429, "as many as run at a time"),
+        (Capacity(2, 0, waits=False), {}, 429, "batches are running, the maximum"),
         (
             Capacity(2, 0, waits=True),
             {"max_batches_per_application": 1},

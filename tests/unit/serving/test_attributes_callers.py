@@ -21,7 +21,7 @@ from eagleray.batch.shard_predictor import ShardPredictor
 from eagleray.batch.shard_summary import decode_shard
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
-from eagleray.client import client as clients
+from eagleray.client.requests import request_body
 from eagleray.core.errors import InputError
 from eagleray.inference.predictor import Predictor
 from eagleray.io.http import UrlPolicy
@@ -88,7 +88,7 @@ def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
         (
             ["path", "age", "site"],
             ["image.png", "old", "north"],
-            "image.png is 'old', and the model was trained with numbers there",
+            "image.png is 'old', and the model was trained with numbers;",
         ),
     ],
 )
@@ -137,29 +137,29 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> None:
+def test_every_interface_returns_the_predictors_result(registry: Registry) -> None:
     forms: list[dict[str, Any]] = [
         {"json": {"image": {"base64": TEXT, "attributes": KNOWN[0]}}},
         {"content": IMAGE, "params": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "data": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "params": {"attributes": JSON}},
-        clients.request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
+        request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
     ]
     several: list[dict[str, Any]] = [
         {"json": {"images": [{"base64": TEXT, "attributes": one} for one in KNOWN]}},
         {"files": [("image", IMAGE)] * 4, "data": {"attributes": json.dumps(KNOWN)}},
-        clients.request_body([IMAGE] * 4, {"attributes": KNOWN}),
+        request_body([IMAGE] * 4, {"attributes": KNOWN}),
     ]
 
     async def test(running: RunningApp) -> None:
         for form in forms:
-            answer = await running.client.post(PATH, **form)
-            assert answer.status_code == 200, answer.text
-            (result,) = answer.json()["results"]
+            response = await running.client.post(PATH, **form)
+            assert response.status_code == 200, response.text
+            (result,) = response.json()["results"]
             assert result["score"] == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
         for form in several:
-            answer = await running.client.post(PATH, **form)
-            scores = [result["score"] for result in answer.json()["results"]]
+            response = await running.client.post(PATH, **form)
+            scores = [result["score"] for result in response.json()["results"]]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
         records = [{"image": TEXT, **one} for one in KNOWN]
         split = {"columns": [*records[0]], "data": [list(record.values()) for record in records]}
@@ -173,8 +173,8 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
             ("age", "FP32"),
             ("site", "BYTES"),
         ]
-        answer = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
-        scores = answer.json()["outputs"][2]["data"]
+        response = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
+        scores = response.json()["outputs"][2]["data"]
         assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -194,8 +194,8 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
             request = message("ModelInferRequest")(model_name="digits")
             for name, (kind, contents) in columns.items():
                 request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
-            answer = await grpc_call(running.service, "ModelInfer", request, CallContext())
-            (score,) = struct.unpack("<f", answer.raw_output_contents[2])
+            response = await grpc_call(running.service, "ModelInfer", request, CallContext())
+            (score,) = struct.unpack("<f", response.raw_output_contents[2])
             assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -243,14 +243,14 @@ def test_requests_without_the_attributes_are_refused(
     registry: Registry, path: str, form: dict[str, Any], sentence: str
 ) -> None:
     async def test(running: RunningApp) -> None:
-        answer: httpx.Response = await running.client.post(path, **form)
-        assert answer.status_code == 422, answer.text
-        assert sentence in answer.text
+        response: httpx.Response = await running.client.post(path, **form)
+        assert response.status_code == 422, response.text
+        assert sentence in response.text
 
     with_service(registry, test)
 
 
-def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path: Path) -> None:
+def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path: Path) -> None:
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())
@@ -261,9 +261,9 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
         for version in ("1", "2"):
             form: dict[str, Any] = {"content": IMAGE}
             form["params"] = {"attributes": JSON, "version": version}
-            answer = (await running.client.post(PATH, **form)).json()
-            assert answer["version"] == int(version)
-            assert answer["results"][0]["status"] == "ok"
+            response = (await running.client.post(PATH, **form)).json()
+            assert response["version"] == int(version)
+            assert response["results"][0]["status"] == "ok"
 
         await running.service.wait_until_loaded(patience=20)
         found = running.service.shadows.comparisons.setdefault("digits", ShadowComparison())
@@ -280,8 +280,8 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
 
 def test_a_client_says_which_attributes_belong_to_which_image() -> None:
     links = ["https://example.org/a.png", "https://example.org/b.png"]
-    question = clients.request_body(links, {"attributes": KNOWN[:2]})
+    question = request_body(links, {"attributes": KNOWN[:2]})
     assert [one["attributes"] for one in question["json"]["images"]] == KNOWN[:2]
     with pytest.raises(ValueError, match="2 images have 1 attributes"):
-        clients.request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
-    assert "data" not in clients.request_body([IMAGE], {"top_k": 1})
+        request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
+    assert "data" not in request_body([IMAGE], {"top_k": 1})

@@ -60,12 +60,10 @@ def test_a_second_run_reads_the_cache_until_an_image_changes(
     assert not np.array_equal(changed.read(everything, (16, 16)), before)
 
 
-def test_an_image_that_vanishes_between_epochs_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eagleray.training.pixel_cache._MAX_OF_DISK", 0.0)
+def test_an_image_that_vanishes_between_epochs_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "a/1.png", 1)
-    decoded = open_pixels(read_labelled(str(tmp_path)), CONTRACT, tmp_path / ".cache", run="one")
+    images = read_labelled(str(tmp_path))
+    decoded = open_pixels(images, CONTRACT, tmp_path / ".cache", run="one", max_disk_fraction=0.0)
     assert decoded.read_one(0).shape == CONTRACT.shape
     (tmp_path / "a/1.png").unlink()
     with pytest.raises(JobFailedError, match=r"a/1\.png could be decoded when training began"):

@@ -1,4 +1,4 @@
-"""From a specification to a plan: where a network starts, what its input is, and the parts."""
+"""The plan of a training run: initial weights, contract and splits."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_test_set_of_its_own_takes_nothing_from_the_data(stripes: Path, tmp_pa
     assert len(planned.split.train) + len(planned.split.validation) == 48
 
 
-def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
+def test_folders_named_as_splits_are_the_plan_s_splits(tmp_path: Path) -> None:
     for name, count in (("train", 20), ("val", 4), ("test", 6)):
         write_stripes(tmp_path / "data" / name, count, seed=count)
     (tmp_path / "data/README.md").touch()

@@ -1,4 +1,4 @@
-"""When a run is told that it overfits."""
+"""The overfitting warning of a run."""
 
 from __future__ import annotations
 

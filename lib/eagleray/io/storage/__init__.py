@@ -27,7 +27,6 @@ from eagleray.io.storage.skipped_names import SKIPPED_KINDS, is_skipped_name, sk
 from eagleray.io.storage.stat import exists, is_folder, size_of
 from eagleray.io.storage.writing import (
     delete,
-    make_folder,
     put_atomic,
     put_if_absent,
     remove_empty_folder,
@@ -54,7 +53,6 @@ __all__ = [
     "join",
     "list_files",
     "list_tables",
-    "make_folder",
     "name_of",
     "open_seekable",
     "put_atomic",

@@ -1,8 +1,8 @@
-"""The counter for batch jobs: started, found again, watched, cancelled, handed out.
+"""Starts, finds, watches and cancels the batch jobs of callers, and returns their results.
 
-A batch is a row in the organisation's database, a run of a command elsewhere, and an output. The
-row says whose it is and what was asked for; how far it is, and what came of it, is read from the
-output. So a service that starts anew knows all of them, and no replica has what the others lack.
+A batch is a row in the organisation's database, a job, and an output. The row has the caller and
+the request; progress and results are read from the output. So a service that is restarted knows all
+batches, and every replica knows the same ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eagleray.io.fetch import packing_of
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.serving.batches.launcher import Capacity, Launcher
 from eagleray.serving.batches.path_policy import BatchPathPolicy
-from eagleray.serving.batches.results import described, json_lines
+from eagleray.serving.batches.results import describe_results, json_lines
 from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
@@ -48,27 +48,26 @@ __all__ = ["BatchJobs"]
 
 log = logging.getLogger(__name__)
 
-_PUBLIC = "The output of this batch does not answer now; try again later."
+_PUBLIC = "The output of this batch is not available now; try again later."
 _ENDED = frozenset(state.value for state in JobState if state.has_ended)
 _RETRY_AFTER = 30.0
 _GLOB_CHARACTERS = frozenset("*?[")
-_NO_TRACE = (
-    "It ended with the service or the cluster that ran it; post the same body again to go on from "
-    "what is done."
+_JOB_IS_GONE = (
+    "It ended with the service or the cluster that ran it; post the same body again to resume it."
 )
-_MESSAGES = {JobState.QUEUED: "It waits for its turn."}
+_MESSAGES = {JobState.QUEUED: "It waits in the queue."}
 
 
 class BatchJobs:
-    """Batch jobs of callers.
+    """The batch jobs of callers.
 
-    Its methods wait for storage, database and jobs: an event loop calls them in a thread.
+    The methods block on storage, database and the launcher; an event loop calls them in a thread.
 
     Args:
-        registry: With the models.
-        config: Of the service.
-        launcher: Runs the jobs.
-        database: Returns the organisation's database; asked once the service has started.
+        registry: Registry of the models.
+        config: Configuration of the service.
+        launcher: Launcher of the jobs.
+        database: Returns the organisation's database, once the service has started.
     """
 
     def __init__(
@@ -91,23 +90,23 @@ class BatchJobs:
     # --- start ---
 
     def start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
-        """Start a batch, or go on with the one that was asked for in the same words.
+        """Start a batch, or resume the one of the same request.
 
         Raises:
-            ForbiddenError: It would read or write where callers may not.
-            UserError: An input is not there, the model is not known, the output is of other work.
-            FullError: The application has too many already.
-            NotReadyError: Nothing runs jobs, or there is nothing left to run them on.
-            OutageError: The registry, the database or the output does not answer.
+            ForbiddenError: If it would read or write locations that callers may not.
+            UserError: If an input is missing, the model is unknown, or the output is of other work.
+            FullError: If the application has too many batches already.
+            NotReadyError: If nothing runs jobs, or no resources are left for them.
+            OutageError: If the registry, the database or the output does not respond.
         """
-        with _of_places(body.locations):
+        with _hiding_locations(body.locations):
             return self._start(body, application, snapshot)
 
     def _start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
-        places = BatchPathPolicy(self._config, application)
-        places.require_any()
-        places.require_output(body.output)
-        places.require_inputs([*body.inputs, *body.earlier])
+        policy = BatchPathPolicy(self._config, application)
+        policy.require_any()
+        policy.require_output(body.output)
+        policy.require_inputs([*body.inputs, *body.earlier])
         with self._database.lock("batches") as session:
             row = self._same(session, body, application)
             if row is None:
@@ -116,18 +115,18 @@ class BatchJobs:
                 status = self._status(row)
                 there = read_commit(OutputLayout(row.output)) is not None
                 if status.state not in _ENDED or (status.state == JobState.SUCCEEDED and there):
-                    self._keep(session, row)
+                    self._store(session, row)
                     return status
-            self._require_room_for(session, application)
-            self._submit(row, body, places)
-            self._keep(session, row)
+            self._require_capacity(session, application)
+            self._submit(row, body, policy)
+            self._store(session, row)
         return self._status(row)
 
     def _same(self, session: Session, body: BatchBody, application: str) -> BatchRow | None:
-        """Return the batch that holds this output, if it is the one that is asked for.
+        """Return the batch that has this output, if it is of the same request.
 
         Raises:
-            OutputExistsError: It is another one.
+            OutputExistsError: If it is of another request.
         """
         query = sa.select(BatchRow).where(BatchRow.output == body.output)
         with session.begin():
@@ -137,13 +136,13 @@ class BatchJobs:
             return row
         if row.state not in _ENDED or read_plan(OutputLayout(body.output), PredictPlan) is not None:
             raise OutputExistsError(
-                f"Output {body.output} belongs to another batch; ask for the same, or name "
-                "another folder."
+                f"Output {body.output} belongs to another batch; send the same request, or "
+                "name another folder."
             )
         return None
 
     def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchRow:
-        """Check what the job itself would find at once, as far as that is cheap."""
+        """Check early what the job itself would check, as far as that is cheap."""
         version = self._version(body.model, application, snapshot)
         for location in body.inputs:
             _require_there(location)
@@ -173,10 +172,12 @@ class BatchJobs:
         )
 
     def _version(self, model: str, application: str, snapshot: Snapshot) -> ModelVersion:
-        """Return the version that a caller means: what it names, else its pin, else the default."""
+        """Return the requested version: the one that is named, else the pin, else the default."""
         name, separator, target = model.partition("@" if "@" in model else "/")
         if separator and not target:
-            raise InputError(f"Model {model!r} names no version; write NAME, NAME@ALIAS or NAME/3.")
+            raise InputError(
+                f"Model {model!r} is not a model or a version; write NAME, NAME@ALIAS or NAME/3."
+            )
         if not separator:
             snapshot.require_model(name)
             caller = snapshot.applications.get(application)
@@ -185,12 +186,12 @@ class BatchJobs:
         choice = choose(snapshot, name, application=application, version=target)
         return self._registry.get(name, version=choice.version)
 
-    def _require_room_for(self, session: Session, application: str) -> None:
+    def _require_capacity(self, session: Session, application: str) -> None:
         active = self._active(session, sa.true())
         own = sum(row.application == application for row in active)
         if own >= self._config.max_batches_per_application:
             raise FullError(
-                f"{own} batches of this application run or wait, as many as are taken",
+                f"{own} batches of this application run or wait, the maximum",
                 retry_after=_RETRY_AFTER,
             )
         if (
@@ -198,48 +199,48 @@ class BatchJobs:
             and not self._launcher.capacity().waits
         ):
             raise FullError(
-                f"{len(active)} batches are running, as many as run at a time",
+                f"{len(active)} batches are running, the maximum",
                 retry_after=_RETRY_AFTER,
             )
 
     def _active(self, session: Session, condition: Any) -> list[BatchRow]:
-        """Return the batches that have not ended, after a look at each."""
+        """Return the batches that have not ended, after an update of each."""
         query = sa.select(BatchRow).where(BatchRow.state.not_in(_ENDED), condition)
         with session.begin():
             rows = list(session.scalars(query))
             session.expunge_all()
         for row in rows:
             self._status(row)
-            self._keep(session, row)
+            self._store(session, row)
         return [row for row in rows if row.state not in _ENDED]
 
-    def _submit(self, row: BatchRow, body: BatchBody, places: BatchPathPolicy) -> None:
+    def _submit(self, row: BatchRow, body: BatchBody, policy: BatchPathPolicy) -> None:
         workers = _workers(self._launcher.capacity(), self._config)
-        job = body.job(row.model, self._config, readable=places.readable, workers=workers)
+        job = body.job(row.model, self._config, readable=policy.readable, workers=workers)
         row.submission = f"eagleray-batch-{row.id}-{new_id()}"
         self._launcher.submit(row.submission, COMMAND, {**self._environment, **spec_variable(job)})
         row.state, row.message = JobState.QUEUED.value, ""
 
-    def _keep(self, session: Session, row: BatchRow) -> None:
+    def _store(self, session: Session, row: BatchRow) -> None:
         with session.begin():
             session.merge(row)
 
-    # --- look ---
+    # --- watch ---
 
     def list(self, application: str, *, limit: int) -> list[BatchStatus]:
         """Return an application's batches, newest first."""
         query = sa.select(BatchRow).where(BatchRow.application == application)
         with self._database.reading() as session:
             rows = list(session.scalars(query.order_by(BatchRow.created.desc()).limit(limit)))
-        return [self._look(row) for row in rows]
+        return [self._current(row) for row in rows]
 
     def status(self, batch: str, application: str) -> BatchStatus:
-        """Return how far a batch is.
+        """Return the status of a batch.
 
         Raises:
-            UnknownNameError: The application has none of this id.
+            UnknownNameError: If the application has no batch of this id.
         """
-        return self._look(self._row(batch, application))
+        return self._current(self._row(batch, application))
 
     def _row(self, batch: str, application: str) -> BatchRow:
         with self._database.reading() as session:
@@ -248,16 +249,16 @@ class BatchJobs:
             raise UnknownNameError("batch", batch, [], hint="GET /v1/batches lists yours.")
         return row
 
-    def _look(self, row: BatchRow) -> BatchStatus:
-        """Look at a batch, and write down how it ended once it has."""
+    def _current(self, row: BatchRow) -> BatchStatus:
+        """Return the status of a batch, and store its end in the database."""
         before = row.state
         status = self._status(row)
         if status.state != before and status.state in _ENDED:
-            self._note_end(row)
+            self._store_end(row)
         return status
 
-    def _note_end(self, row: BatchRow) -> None:
-        """Write down how a run ended, unless another one has begun meanwhile."""
+    def _store_end(self, row: BatchRow) -> None:
+        """Store how a job ended, unless another job of the batch has begun meanwhile."""
         with self._database.session() as session:
             session.execute(
                 sa.update(BatchRow)
@@ -266,17 +267,17 @@ class BatchJobs:
             )
 
     def _status(self, row: BatchRow) -> BatchStatus:
-        """Return how far a batch is, and leave in its row what is known now."""
+        """Return the status of a batch, and update its row without storing it."""
         layout = OutputLayout(row.output)
         try:
             progress, committed = read_progress(layout), read_commit(layout)
         except (InputError, OSError) as error:
-            log.warning("batch %s: its output does not answer: %s", row.id, error)
+            log.warning("batch %s: its output is not available: %s", row.id, error)
             return status_of(row, None, None, message=_PUBLIC)
         if row.state not in _ENDED:
             state, row.message = self._found(row, progress, committed)
             row.state = state.value
-        message = hide_locations(row.message, _own_places(row))
+        message = hide_locations(row.message, _own_locations(row))
         return status_of(row, progress, committed, message=message)
 
     def _found(
@@ -286,103 +287,103 @@ class BatchJobs:
             return JobState.SUCCEEDED, ""
         launched = self._launcher.status(row.submission)
         if launched is None:
-            return JobState.FAILED, _NO_TRACE
+            return JobState.FAILED, _JOB_IS_GONE
         if launched.state == JobState.SUCCEEDED:  # committed since we looked, or taken away
             if read_commit(OutputLayout(row.output)) is not None:
                 return JobState.SUCCEEDED, ""
-            return JobState.FAILED, "Its results are gone."
+            return JobState.FAILED, "Its results have been removed."
         if launched.state != JobState.FAILED:
             return launched.state, _MESSAGES.get(launched.state, "")
         failed = progress is not None and progress.state == JobState.FAILED
         words = progress.message if progress and failed else ""
-        return JobState.FAILED, launched.message or words or _NO_TRACE
+        return JobState.FAILED, launched.message or words or _JOB_IS_GONE
 
     # --- end ---
 
     def cancel(self, batch: str, application: str) -> BatchStatus:
-        """End a batch; what is done is kept. Nothing happens to one that has ended.
+        """Cancel a batch; finished shards are kept. A batch that has ended stays as it is.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotReadyError: Whatever runs jobs does not answer.
+            UnknownNameError: If the application has no batch of this id.
+            OutageError: If the job server does not respond.
         """
         with self._database.lock("batches") as session:
             row = self._row(batch, application)
             if self._status(row).state not in _ENDED:
                 self._launcher.stop(row.submission)
                 row.state = JobState.CANCELLED.value
-                row.message = "Post the same body again to go on."
-            self._keep(session, row)
+                row.message = "Post the same body again to resume it."
+            self._store(session, row)
         return self._status(row)
 
     def results(self, batch: str, application: str) -> dict[str, Any]:
         """Describe the results of a batch that has succeeded.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There are none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, committed = self._finished(batch, application)
-        return {"id": row.id, **described(row.output, committed)}
+        return {"id": row.id, **describe_results(row.output, committed)}
 
     def rows(self, batch: str, application: str, *, offset: int, limit: int) -> Iterator[bytes]:
         """Return rows of a batch that has succeeded as JSON lines, in the order of its inputs.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There are none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, committed = self._finished(batch, application)
         return json_lines(row.output, committed, offset, limit)
 
     def report(self, batch: str, application: str) -> bytes:
-        """Return the page of a batch that has succeeded.
+        """Return the HTML report of a batch that has succeeded.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There is none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, _ = self._finished(batch, application)
-        with _of_places([row.output]):
+        with _hiding_locations([row.output]):
             return storage.read_bytes(OutputLayout(row.output).report)
 
     def _finished(self, batch: str, application: str) -> tuple[BatchRow, Commit]:
         row = self._row(batch, application)
-        with _of_places([row.output]):
+        with _hiding_locations([row.output]):
             committed = read_commit(OutputLayout(row.output))
         if committed is None:
             raise NotFinishedError(
-                f"Batch {batch} is {self._look(row).state}; its results are there once it has "
+                f"Batch {batch} is {self._current(row).state}; it has results once it has "
                 "succeeded."
             )
         return row, committed
 
 
 def _as_stored(body: BatchBody) -> dict[str, Any]:
-    """Return a request as it comes back from the database."""
+    """Return a request as the database returns it."""
     stored: dict[str, Any] = json.loads(body.model_dump_json())
     return stored
 
 
-def _own_places(row: BatchRow) -> list[str]:
-    """Return the locations that a batch's caller named."""
+def _own_locations(row: BatchRow) -> list[str]:
+    """Return the locations that the caller of a batch named."""
     sent = row.request
     named = [*sent.get("inputs", ()), *sent.get("since", ()), sent.get("failed_only"), row.output]
     return [place for place in named if place]
 
 
 @contextlib.contextmanager
-def _of_places(shown: Sequence[str]) -> Iterator[None]:
-    """Turn faults of storage into refusals that name no places but the caller's own.
+def _hiding_locations(shown: Sequence[str]) -> Iterator[None]:
+    """Hide locations other than the caller's own in errors of storage.
 
     Raises:
-        OutageError: The storage does not answer.
-        InputError: As it was raised, without the places of others.
+        OutageError: If the storage does not respond.
+        InputError: As raised, without the hidden locations.
     """
     try:
         yield
     except OSError as error:
-        raise OutageError(f"A location does not answer: {error}.", public=_PUBLIC) from error
+        raise OutageError(f"A location is not available: {error}.", public=_PUBLIC) from error
     except InputError as error:
         words = hide_locations(str(error), shown)
         if words == str(error):
@@ -392,17 +393,17 @@ def _of_places(shown: Sequence[str]) -> Iterator[None]:
 
 
 def _require_there(location: str) -> None:
-    """Refuse an input that is not there; of a pattern and in an archive, the job finds out."""
+    """Refuse a missing input; patterns and members of archives are checked by the job."""
     elsewhere = location.lower().startswith(("http://", "https://")) or packing_of(location)
     if not elsewhere and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
         raise InputError(f"There is no folder or file {location}; check the path.")
 
 
 def _workers(capacity: Capacity, config: ServiceConfig) -> int:
-    """Return how many workers a job gets of what the service leaves.
+    """Return the number of workers of a job, from the resources that the service leaves.
 
     Raises:
-        NotReadyError: Nothing is left.
+        NotReadyError: If no resources are left.
     """
     held_cpus, held_gpus = config.claimed_resources
     cpus, gpus = capacity.cpus - held_cpus, capacity.gpus - held_gpus

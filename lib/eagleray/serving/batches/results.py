@@ -1,4 +1,4 @@
-"""What came of a batch: its files and counts, and its rows as JSON lines."""
+"""The results of a batch: its files and counts, and its rows as JSON lines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from eagleray.io import storage
 from eagleray.io.arrow_files import encode_table
 from eagleray.sharded.commit import Commit
 
-__all__ = ["described", "json_lines"]
+__all__ = ["describe_results", "json_lines"]
 
-_ROWS_AT_ONCE = 4096
+_ROWS_PER_CHUNK = 4096
 
 
-def described(output: str, committed: Commit) -> dict[str, Any]:
+def describe_results(output: str, committed: Commit) -> dict[str, Any]:
     """Describe the results of an output."""
     return {
         "output": output,
@@ -41,10 +41,10 @@ def json_lines(output: str, committed: Commit, offset: int, limit: int) -> Itera
     """Yield some rows of an output, a few thousand lines at a time.
 
     Args:
-        output: Location.
-        committed: Its commit.
+        output: Location of the output.
+        committed: Commit of the output.
         offset: Number of the first row.
-        limit: Rows at most.
+        limit: Maximum number of rows.
     """
     stop = min(offset + limit, committed.num_rows)
     if offset >= stop:
@@ -53,7 +53,7 @@ def json_lines(output: str, committed: Commit, offset: int, limit: int) -> Itera
     for table, file in zip(read_results(output, first_row=offset), files, strict=True):
         start = max(0, offset - file.first_row)
         wanted = table.slice(start, max(0, stop - file.first_row - start))
-        for begin in range(0, wanted.num_rows, _ROWS_AT_ONCE):
-            yield encode_table(wanted.slice(begin, _ROWS_AT_ONCE), "jsonl")
+        for begin in range(0, wanted.num_rows, _ROWS_PER_CHUNK):
+            yield encode_table(wanted.slice(begin, _ROWS_PER_CHUNK), "jsonl")
         if file.first_row + file.num_rows >= stop:
             return
