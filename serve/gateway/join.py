@@ -1,4 +1,4 @@
-"""A replica's side of the gateway: join, leave, and tell its requests from those of others."""
+"""The replica's side of the gateway: joins, leaves, and accepts only the gateway's requests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eagleray.serve.http.plain import Message, Receive, Scope, Send
+from eagleray.serve.http.normalize import Message, Receive, Scope, Send
 
-__all__ = ["CALLER", "SECRET", "FromGateway", "GatewayAddress", "Membership", "from_gateway"]
+__all__ = ["CALLER", "SECRET", "GatewayAddress", "Membership", "RequireGateway", "is_from_gateway"]
 
 log = logging.getLogger(__name__)
 
 SECRET = "x-eagleray-gateway"  # noqa: S105 — the name of a header
-"""The header, or the metadata of a call, by which a replica knows the gateway."""
+"""The header, or metadata of a gRPC call, with the gateway's secret."""
 
 CALLER = "x-eagleray-caller"
-"""The header in which the gateway tells a caller's address."""
+"""The header in which the gateway sends the caller's address."""
 
 _PAUSE = 0.3  # seconds between two tries to reach the gateway
 _SECONDS_TO_LEAVE = 10.0
@@ -33,9 +33,9 @@ class GatewayAddress:
     """What a replica needs to join the gateway.
 
     Attributes:
-        join: Where to join: the path of a socket, or HOST:PORT of another machine.
-        folder: Folder for the replica's own sockets; None where it is on another machine.
-        secret: What the two know each other by.
+        join: Address to join at: the path of a socket, or HOST:PORT of another machine.
+        folder: Folder for the replica's own sockets; None if it may be on another machine.
+        secret: Secret that the gateway and its replicas share.
     """
 
     join: str
@@ -43,14 +43,14 @@ class GatewayAddress:
     secret: str
 
     def as_fields(self) -> dict[str, Any]:
-        """Return what makes an equal value, as JSON can carry it."""
+        """Return the fields as plain JSON."""
         return asdict(self)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to where replicas join.
+        """Connect to the gateway.
 
         Raises:
-            OSError: The gateway is not there.
+            OSError: If the gateway cannot be reached.
         """
         if self.folder is not None:
             return await asyncio.open_unix_connection(self.join)
@@ -59,31 +59,31 @@ class GatewayAddress:
 
 
 class Membership:
-    """A replica's place at the gateway, taken again whenever the connection is lost.
+    """A replica's membership of the gateway, renewed whenever the connection is lost.
 
     Args:
-        gateway: Where to join.
-        http: Where it listens for HTTP.
-        grpc: Where it listens for gRPC.
+        gateway: Address of the gateway.
+        http: Address of the replica for HTTP.
+        grpc: Address of the replica for gRPC.
 
     Attributes:
-        joined: Whether the gateway has put requests to it.
+        joined: Whether the gateway routes requests to the replica.
     """
 
     def __init__(self, gateway: GatewayAddress, *, http: str, grpc: str) -> None:
-        said = {"pid": os.getpid(), "http": http, "grpc": grpc}
-        self._line = json.dumps({**said, "secret": gateway.secret}).encode() + b"\n"
+        fields = {"pid": os.getpid(), "http": http, "grpc": grpc}
+        self._line = json.dumps({**fields, "secret": gateway.secret}).encode() + b"\n"
         self._gateway = gateway
         self._leaving = asyncio.Event()
         self.joined = False
         self._task: asyncio.Task[None] | None = None
 
     def join(self) -> None:
-        """Join from now on."""
+        """Join, and stay a member until `leave`."""
         self._task = asyncio.create_task(self._stay())
 
     async def leave(self) -> None:
-        """Return when no new request is put to the replica."""
+        """Leave; returns once no new request goes to the replica."""
         self._leaving.set()
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
@@ -99,7 +99,7 @@ class Membership:
             try:
                 await self._talk(reader, writer)
             except OSError as error:
-                log.warning("the gateway went away: %s", error)
+                log.warning("the connection to the gateway broke: %s", error)
             finally:
                 writer.close()
             await asyncio.sleep(_PAUSE)
@@ -119,12 +119,12 @@ class Membership:
         self.joined = False
 
 
-class FromGateway:
-    """Lets only the gateway's requests through, and notes whose they are.
+class RequireGateway:
+    """ASGI middleware that accepts only requests from the gateway.
 
     Args:
-        app: Behind it; the scope of a request has the caller's address as its client.
-        secret: What the gateway is known by.
+        app: The application; the scope of its requests has the caller's address as the client.
+        secret: Secret of the gateway.
     """
 
     def __init__(self, app: Any, secret: str) -> None:
@@ -136,21 +136,21 @@ class FromGateway:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if scope["type"] != "http" or not self._knows(headers.get(SECRET.encode(), b"")):
-            await _turn_away(send)
+        if scope["type"] != "http" or not self._is_secret(headers.get(SECRET.encode(), b"")):
+            await _refuse(send)
             return
         caller = headers.get(CALLER.encode(), b"").decode("latin-1")
         ours = (SECRET.encode(), CALLER.encode())
         kept = [(name, value) for name, value in scope["headers"] if name not in ours]
-        told = {**scope, "client": (caller, 0), "headers": kept}
-        await _until_gone(self._app, told, receive, send)
+        scope = {**scope, "client": (caller, 0), "headers": kept}
+        await _run_until_disconnect(self._app, scope, receive, send)
 
-    def _knows(self, given: bytes) -> bool:
+    def _is_secret(self, given: bytes) -> bool:
         return hmac.compare_digest(given, self._secret)
 
 
-async def _until_gone(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request, or cancel what answers it when its caller goes away."""
+async def _run_until_disconnect(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run the application for a request, and cancel it if the caller disconnects."""
     complete, gone = asyncio.Event(), asyncio.Event()
 
     async def receive_noting() -> Message:
@@ -168,24 +168,24 @@ async def _until_gone(app: Any, scope: Scope, receive: Receive, send: Send) -> N
             pass
         gone.set()
 
-    answering = asyncio.create_task(app(scope, receive_noting, send))
+    running = asyncio.create_task(app(scope, receive_noting, send))
     watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        answering.cancel()  # nothing, where it has ended
+        running.cancel()  # does nothing if it has ended
         watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await answering
+        await running
 
 
-def from_gateway(metadata: Mapping[str, str], secret: str) -> bool:
+def is_from_gateway(metadata: Mapping[str, str], secret: str) -> bool:
     """Whether a call of gRPC came through the gateway."""
     return hmac.compare_digest(str(metadata.get(SECRET, "")).encode(), secret.encode())
 
 
-async def _turn_away(send: Send) -> None:
-    """Say to whoever came around the gateway that this is no door."""
+async def _refuse(send: Send) -> None:
+    """Refuse a request that did not come through the gateway."""
     body = b"This is not the service's address.\n"
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 403, "headers": headers})

@@ -1,8 +1,8 @@
-"""The replicas that have joined: a connection of each, which ends with its process.
+"""Tracks the replicas that have joined the gateway, by one connection from each.
 
-A replica connects, sends one line of JSON with the gateway's secret and where it listens, and keeps
-the connection. When it wants to end it sends `leave`, and is answered when no new request is put to
-it. A replica that dies closes its connection, whatever it dies of.
+A replica connects, sends one line of JSON with the gateway's secret and its addresses, and keeps
+the connection open. When it wants to end it sends `leave`, and gets a reply once no new request
+goes to it. A replica that dies closes its connection, whatever the cause.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["Replica", "Replicas"]
 
 log = logging.getLogger(__name__)
 
-_LONGEST_LINE = 4096
+_MAX_LINE = 4096  # bytes
 _SECONDS_TO_JOIN = 5.0
-_SOCKET = "unix@"  # before a path, as HAProxy writes an address
-_PATHS_KEPT = 100  # of replicas that have gone
+_SOCKET = "unix@"  # prefix of a path in HAProxy's notation of addresses
+_MAX_STALE_PATHS = 100  # of replicas that have ended
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A replica that answers.
+    """A replica that can take requests.
 
     Attributes:
-        name: What HAProxy calls it.
-        pid: Its process, on its node.
-        http: Where it listens for HTTP, as HAProxy writes an address.
-        grpc: Where it listens for gRPC.
+        name: Name of the replica in HAProxy's configuration.
+        pid: Id of its process on its node.
+        http: Address for HTTP, in HAProxy's notation.
+        grpc: Address for gRPC, in HAProxy's notation.
     """
 
     name: str
@@ -43,23 +43,23 @@ class Replica:
     grpc: str
 
 
-class _Paths:
-    """Paths of the replicas' sockets, which lead to another replica when theirs has gone.
+class _SocketLinks:
+    """Links to the replicas' sockets, redirected to another replica when theirs has ended.
 
-    A process of HAProxy that was replaced keeps callers' idle connections for up to a minute, and
-    knows no replicas but those of its own time: what it is asked then has to be answered too.
-    Replicas on other machines have no paths, and are called by their own addresses.
+    A HAProxy process that was replaced keeps callers' idle connections for up to a minute, and only
+    knows the replicas of its own time; requests on those connections must succeed too. Replicas on
+    other machines have no paths, and are reached by their own addresses.
 
     Args:
-        folder: Folder of the paths.
+        folder: Folder of the links.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._leads: dict[str, str] = {}  # from the name of each replica to the one that is there
+        self._targets: dict[str, str] = {}  # names of the replicas that links point to
 
-    def of(self, replica: Replica) -> Replica:
-        """Return a replica with paths that stay good as its addresses."""
+    def linked(self, replica: Replica) -> Replica:
+        """Return a replica with the links as its addresses."""
         return replace(
             replica,
             http=self._stable(replica.name, "http", replica.http),
@@ -67,19 +67,19 @@ class _Paths:
         )
 
     def update(self, present: Mapping[str, Replica]) -> None:
-        """Lead every path to its replica, or to the newest where that one has gone."""
+        """Point every link to its replica, or to the newest if that one has ended."""
         if not present:
             return
         newest = list(present.values())[-1]
-        for name in list(dict.fromkeys([*self._leads, *present])):
+        for name in list(dict.fromkeys([*self._targets, *present])):
             target = present.get(name, newest)
-            if self._leads.get(name) != target.name:
-                self._lead(name, "http", target.http)
-                self._lead(name, "grpc", target.grpc)
-                self._leads[name] = target.name
-        gone = [name for name in self._leads if name not in present]
-        for name in gone[:-_PATHS_KEPT]:
-            del self._leads[name]
+            if self._targets.get(name) != target.name:
+                self._point(name, "http", target.http)
+                self._point(name, "grpc", target.grpc)
+                self._targets[name] = target.name
+        gone = [name for name in self._targets if name not in present]
+        for name in gone[:-_MAX_STALE_PATHS]:
+            del self._targets[name]
             for protocol in ("http", "grpc"):
                 self._path(name, protocol).unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ class _Paths:
         is_path = address.startswith(_SOCKET)
         return f"{_SOCKET}{self._path(name, protocol)}" if is_path else address
 
-    def _lead(self, name: str, protocol: str, address: str) -> None:
+    def _point(self, name: str, protocol: str, address: str) -> None:
         if address.startswith(_SOCKET):
             path = self._path(name, protocol)
             made = path.with_name(f"{path.name}.new")
@@ -99,40 +99,40 @@ class _Paths:
 
 
 class Replicas:
-    """Takes replicas in and lets them go.
+    """The replicas that have joined.
 
     Args:
-        folder: Folder for paths to the replicas of this machine.
-        secret: What a replica has to send.
-        changed: Is awaited after each change, and returns when HAProxy uses it.
-        lost: Is called with a replica that went without leaving.
+        folder: Folder for links to the sockets of replicas on this machine.
+        secret: Secret that a replica must send.
+        on_change: Awaited after each change; returns once HAProxy uses the new replicas.
+        on_loss: Called with a replica that ended without leaving.
     """
 
     def __init__(
         self,
         folder: Path,
         secret: str,
-        changed: Callable[[], Awaitable[None]],
-        lost: Callable[[Replica], None],
+        on_change: Callable[[], Awaitable[None]],
+        on_loss: Callable[[Replica], None],
     ) -> None:
-        self._secret, self._changed, self._lost = secret, changed, lost
-        self._paths = _Paths(folder)
+        self._secret, self._on_change, self._on_loss = secret, on_change, on_loss
+        self._links = _SocketLinks(folder)
         self._present: dict[str, Replica] = {}  # with their own addresses
         self._numbers = itertools.count(1)
         self.joined = asyncio.Event()
 
     @property
     def present(self) -> list[Replica]:
-        """Those that requests may be put to, oldest first."""
-        return [self._paths.of(replica) for replica in self._present.values()]
+        """The replicas that can take requests, oldest first."""
+        return [self._links.linked(replica) for replica in self._present.values()]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Handle the connection of one replica, for as long as it lasts."""
+        """Handle the connection of one replica until it ends."""
         try:
             async with asyncio.timeout(_SECONDS_TO_JOIN):
-                replica = self._read(await reader.readline())
+                replica = self._parse(await reader.readline())
             if replica is not None:
-                await self._keep(replica, reader, writer)
+                await self._serve_until_end(replica, reader, writer)
         except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
             log.warning("the connection of a replica ended: %s", error)
         except asyncio.CancelledError:
@@ -140,13 +140,13 @@ class Replicas:
         finally:
             writer.close()
 
-    async def _keep(
+    async def _serve_until_end(
         self, replica: Replica, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Have requests put to a replica until it leaves, or its connection ends."""
+        """Route requests to a replica until it leaves or its connection ends."""
         self._present[replica.name] = replica
-        self._paths.update(self._present)
-        await self._changed()
+        self._links.update(self._present)
+        await self._on_change()
         self.joined.set()
         writer.write(b"joined\n")
         try:
@@ -154,19 +154,19 @@ class Replicas:
         except OSError:
             leaves = False
         if not leaves:
-            self._lost(replica)
+            self._on_loss(replica)
         del self._present[replica.name]
-        self._paths.update(self._present)
-        await self._changed()
+        self._links.update(self._present)
+        await self._on_change()
         writer.write(b"left\n")
 
-    def _read(self, line: bytes) -> Replica | None:
-        """Read what a replica says of itself; None where it does not know the secret."""
-        if not line or len(line) > _LONGEST_LINE:
+    def _parse(self, line: bytes) -> Replica | None:
+        """Parse the line of a replica; None if it does not have the secret."""
+        if not line or len(line) > _MAX_LINE:
             return None
-        said = json.loads(line)
-        if not hmac.compare_digest(str(said["secret"]).encode(), self._secret.encode()):
-            log.warning("a replica was turned away: it does not know the gateway's secret")
+        given = json.loads(line)
+        if not hmac.compare_digest(str(given["secret"]).encode(), self._secret.encode()):
+            log.warning("a replica was refused: it does not have the gateway's secret")
             return None
         name = f"replica{next(self._numbers)}"
-        return Replica(name, int(said["pid"]), str(said["http"]), str(said["grpc"]))
+        return Replica(name, int(given["pid"]), str(given["http"]), str(given["grpc"]))

@@ -1,4 +1,4 @@
-"""Listens for callers where the command says, and nowhere else."""
+"""Opens the sockets on which the service listens for callers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from eagleray.core.errors import InputError, UserError
 from eagleray.serving.admission import is_loopback
 
-__all__ = ["Doors", "Place", "open_doors", "private_folder"]
+__all__ = ["ListenAddress", "ListeningSockets", "open_sockets", "private_folder"]
 
-_BACKLOG = 4096  # connections that wait while HAProxy is replaced
+_BACKLOG = 4096  # maximum number of connections that wait while HAProxy is replaced
 _TEMPORARY = "/tmp"  # noqa: S108 — TMPDIR may be too long for the path of a socket
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """Where the service listens.
 
     Attributes:
@@ -35,18 +35,18 @@ class Place:
 
     @property
     def url(self) -> str:
-        """The address of HTTP, as this machine reaches it."""
+        """The URL of the service on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class ListeningSockets:
     """The sockets that callers connect to.
 
     Attributes:
-        http: Listens for HTTP/1.1 and HTTP/2.
-        grpc: Listens for gRPC; None for none.
+        http: Socket for HTTP/1.1 and HTTP/2.
+        grpc: Socket for gRPC; None for none.
     """
 
     http: socket.socket
@@ -54,23 +54,25 @@ class Doors:
 
     @property
     def are_loopback(self) -> bool:
-        """Whether only this machine reaches them."""
+        """Whether only this machine can connect to them."""
         return is_loopback(str(self.http.getsockname()[0]))
 
 
 @contextlib.contextmanager
-def open_doors(place: Place) -> Iterator[Doors]:
-    """Listen for the time of the block.
+def open_sockets(address: ListenAddress) -> Iterator[ListeningSockets]:
+    """Listen while the block runs.
 
     Raises:
-        InputError: The address is not one of this machine, or a port is in use.
+        InputError: If the address is not one of this machine, or a port is in use.
     """
     with contextlib.ExitStack() as stack:
-        http = stack.enter_context(_listen(place.host, place.port))
+        http = stack.enter_context(_listen(address.host, address.port))
         grpc = (
-            stack.enter_context(_listen(place.host, place.grpc_port)) if place.grpc_port else None
+            stack.enter_context(_listen(address.host, address.grpc_port))
+            if address.grpc_port
+            else None
         )
-        yield Doors(http, grpc)
+        yield ListeningSockets(http, grpc)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -78,25 +80,25 @@ def _listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"--host {host} is no address of this machine ({_reason(error)}); give one such as "
+            f"--host {host} is not an address of this machine ({_reason(error)}); use one such as "
             "127.0.0.1, 0.0.0.0 or ::1."
         ) from None
     family, kind, protocol, _, address = found[0]
-    reporter = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
-        reporter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             everywhere = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified
-            reporter.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
-        reporter.bind(address)
-        reporter.listen(_BACKLOG)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not everywhere))
+        listener.bind(address)
+        listener.listen(_BACKLOG)
     except OSError as error:
-        reporter.close()
+        listener.close()
         raise InputError(
             f"Port {port} of {host} cannot be used ({_reason(error)}); choose another --host, "
             "--port or --grpc-port."
         ) from None
-    return reporter
+    return listener
 
 
 def _reason(error: Exception) -> str:
@@ -104,22 +106,25 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """Make a folder that only its owner enters, for sockets and their configuration.
+def private_folder(parent: str = _TEMPORARY) -> Iterator[Path]:
+    """Create a temporary folder that only its owner can enter, for sockets.
 
-    Its path is short, which the paths of sockets have to be.
+    Its path is short, because the paths of sockets must be.
+
+    Args:
+        parent: Folder in which it is created.
 
     Raises:
-        UserError: The system's temporary folder cannot be written.
+        UserError: If the parent is not writable.
     """
     try:
         made = tempfile.TemporaryDirectory(
-            prefix="eagleray-", dir=_TEMPORARY, ignore_cleanup_errors=True
+            prefix="eagleray-", dir=parent, ignore_cleanup_errors=True
         )
     except OSError as error:
         raise UserError(
-            f"The service keeps its sockets in a folder under {_TEMPORARY}, which cannot be made "
-            f"({error.strerror}); make {_TEMPORARY} writable."
+            f"The folder for the service's sockets cannot be created in {parent} "
+            f"({error.strerror}); make {parent} writable."
         ) from None
     with made as name:
         yield Path(name)

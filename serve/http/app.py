@@ -1,4 +1,4 @@
-"""The HTTP application, put together."""
+"""Composes the HTTP application: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -21,69 +21,69 @@ from eagleray.core.errors import EaglerayError
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.docs import docs_routes
-from eagleray.serve.http.documents import SECURITY, ProblemDocument
 from eagleray.serve.http.guard import GONE, Guard, problem_response, request_id_of
 from eagleray.serve.http.health import health_routes
 from eagleray.serve.http.models import model_routes
+from eagleray.serve.http.normalize import METHOD, NormalizeRequests
 from eagleray.serve.http.page import page_routes
-from eagleray.serve.http.plain import METHOD, PlainRequests
 from eagleray.serve.http.predict import predict_routes
 from eagleray.serve.http.protocol import protocol_routes
-from eagleray.serving.batches import BatchAsked, Launcher
-from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_of
+from eagleray.serve.http.schemas import SECURITY, ProblemDocument
+from eagleray.serving.batches import BatchBody, Launcher
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_from_error
 from eagleray.serving.service import ImageService
 
 __all__ = ["build_http"]
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 300.0  # seconds for the models that are kept
+_LOAD_SECONDS = 300.0  # maximum time to load the warm models
 
-_PROBLEM_ANSWER = {
+_PROBLEM_RESPONSE = {
     "description": "Any other refusal.",
     "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
 }
 _METHODS = ("GET", "POST", "DELETE")
-_NEED_NO_KEY = ("/live", "/v2/health/live")
+_WITHOUT_KEY = ("/live", "/v2/health/live")
 
 
 def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
-    """Return the application of a service, which starts and ends with it.
+    """Return the application of a service, which starts and stops the service.
 
     Args:
-        service: Answers.
-        launcher: Runs batch jobs.
+        service: The service.
+        launcher: Launcher of batch jobs.
     """
     app = FastAPI(
         title="Eagleray",
         summary="Image models, always in the right version.",
         version=version_of("eagleray"),
-        docs_url=None,  # FastAPI's page loads its scripts from elsewhere; ours is docs_routes
+        docs_url=None,  # FastAPI's page loads external scripts; docs_routes does not
         redoc_url=None,
-        redirect_slashes=False,  # none is there any more
-        lifespan=lambda _: _alive(service),
-        responses={"default": _PROBLEM_ANSWER},
+        redirect_slashes=False,  # NormalizeRequests has removed them
+        lifespan=lambda _: _running(service),
+        responses={"default": _PROBLEM_RESPONSE},
     )
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
     app.include_router(docs_routes())
     app.include_router(batch_routes(service, launcher))
     app.add_middleware(Guard, service=service)
-    app.add_middleware(PlainRequests)  # the last that is added is the first that is asked
-    app.add_exception_handler(EaglerayError, _refused)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _no_such_thing)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _defect)
+    app.add_middleware(NormalizeRequests)  # the last one that is added runs first
+    app.add_exception_handler(EaglerayError, _on_refusal)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_defect)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
 
 @contextlib.asynccontextmanager
-async def _alive(service: ImageService) -> AsyncIterator[None]:
-    """Start a service with its interface; nothing is asked of it before its models are there."""
+async def _running(service: ImageService) -> AsyncIterator[None]:
+    """Run a service with its application, which takes requests once the models are loaded."""
     await service.start()
-    await service.settled(patience=_PATIENCE)
+    await service.wait_until_loaded(patience=_LOAD_SECONDS)
     try:
         yield
     finally:
@@ -91,7 +91,7 @@ async def _alive(service: ImageService) -> AsyncIterator[None]:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document, with the schemas that routes name without using them."""
+    """Return the OpenAPI document, with the schemas that routes reference by name."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -101,45 +101,45 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         components = document.setdefault("components", {})
         schemas = components.setdefault("schemas", {})
-        for body in (JsonBody, BatchAsked, ProblemDocument):
+        for body in (JsonBody, BatchBody, ProblemDocument):
             schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[body.__name__] = schema
         components["securitySchemes"] = SECURITY
         document["security"] = [{name: []} for name in SECURITY]
-        for path in _NEED_NO_KEY:
+        for path in _WITHOUT_KEY:
             document["paths"][path]["get"]["security"] = []
         app.openapi_schema = document
     return app.openapi_schema
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, EaglerayError)
-    return problem_response(problem_of(error), request_id_of(request.scope))
+    return problem_response(problem_from_error(error), request_id_of(request.scope))
 
 
-async def _not_valid(request: Request, error: Exception) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
-    name = ".".join(str(part) for part in fault["loc"][1:])  # without where it stands
+    name = ".".join(str(part) for part in fault["loc"][1:])  # without "query" or "body"
     if fault["type"] == "extra_forbidden":
-        detail = f"Parameter {name} is not known; /docs lists those that are."
+        detail = f"Parameter {name} is not known; /docs lists the known ones."
     else:
         detail = f"Parameter {name}: {fault['msg']}."
     problem = Problem(422, "parameter", HTTPStatus(422).phrase, detail)
     return problem_response(problem, request_id_of(request.scope))
 
 
-async def _no_such_thing(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = {}
-    detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is."
+    detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists the paths."
     if error.status_code == 405:
         headers = {"allow": ", ".join(_allowed(request))}
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
         method = request.scope.get(METHOD, request.method)
-        detail = f"{request.url.path} takes {headers['allow']}, not {method}."
+        detail = f"{request.url.path} supports {headers['allow']}, not {method}."
     problem = Problem(error.status_code, "http", str(error.detail), detail)
     response = problem_response(problem, request_id_of(request.scope))
     response.headers.update(headers)
@@ -147,7 +147,7 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Return the methods that a path takes."""
+    """Return the methods that a path supports."""
     routes = request.app.routes
     found = [
         method
@@ -159,14 +159,16 @@ def _allowed(request: Request) -> list[str]:
     return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 
-async def _gone(request: Request, _: Exception) -> Response:
-    """Note that the caller went away before it had sent everything."""
-    problem = Problem(GONE, "gone", "Caller gone", "The connection ended inside the request.")
+async def _on_disconnect(request: Request, _: Exception) -> Response:
+    """Respond to a caller that disconnected before it had sent everything, for log and metrics."""
+    problem = Problem(
+        GONE, "gone", "Caller disconnected", "The connection ended before the request did."
+    )
     return problem_response(problem, request_id_of(request.scope))
 
 
-async def _defect(request: Request, error: Exception) -> Response:
-    """Answer a defect of ours: the traceback goes to the log, the request id to the caller."""
+async def _on_defect(request: Request, error: Exception) -> Response:
+    """Respond to an unexpected error: the log gets the traceback, the caller the request id."""
     request_id = request_id_of(request.scope)
     log.error("request %s failed", request_id, exc_info=error)
     detail = "The service has a defect; its log has the details under this request id."

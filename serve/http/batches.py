@@ -1,4 +1,4 @@
-"""Batch jobs: started, listed, watched, cancelled; their results and their page."""
+"""The routes of batch jobs: start, list, watch, cancel, results and report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from eagleray.imaging.contract import first_fault
-from eagleray.serve.http.bodies import ParameterError, require_json_type
-from eagleray.serve.http.documents import BatchesAnswer, BatchResults, refusals
+from eagleray.core.job_state import JobState
+from eagleray.core.validation import first_validation_error
+from eagleray.serve.http.content_types import require_json_type
 from eagleray.serve.http.guard import CLIENT
 from eagleray.serve.http.page import page_response
-from eagleray.serving.batches import BatchAsked, BatchDesk, Launcher
+from eagleray.serve.http.parameters import ParameterError
+from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
+from eagleray.serving.batches import BatchBody, BatchJobs, Launcher
 from eagleray.serving.json_body import read_json
-from eagleray.serving.responses import BatchAnswer
+from eagleray.serving.responses import BatchResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["batch_routes"]
@@ -25,63 +27,63 @@ _PATH = "/v1/batches"
 _LINES = "application/jsonl"
 _BODY = {
     "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchAsked"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchBody"}}},
 }
 _MAX_LISTED = 100
-# A report lies where its batch wrote it, so it is shown as a stranger's: it runs and sends nothing.
+# Reports are untrusted, because outputs may be changed; they run no scripts and send no requests.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
-Offset = Annotated[int, Query(ge=0, description="Of the first row.")]
-Limit = Annotated[int, Query(ge=0, description="Rows at most.")]
+Offset = Annotated[int, Query(ge=0, description="Number of the first row.")]
+Limit = Annotated[int, Query(ge=0, description="Maximum number of rows.")]
 
 
 def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     """Return the routes of batch jobs."""
     router = APIRouter(prefix=_PATH, tags=["batches"])
-    desk = BatchDesk(service.registry, service.config, launcher, database=lambda: service.database)
+    jobs = BatchJobs(service.registry, service.config, launcher, database=lambda: service.database)
     calls = service.batch_calls
 
     @router.post(
         "",
         status_code=202,
-        response_model=BatchAnswer,
+        response_model=BatchResponse,
         responses={
             **refusals(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
-            200: {"model": BatchAnswer, "description": "It has been done before."},
+            200: {"model": BatchResponse, "description": "The batch has succeeded before."},
         },
         openapi_extra={"requestBody": _BODY},
-        summary="Start a batch job, or go on with one.",
+        summary="Start a batch job, or resume one.",
     )
     async def start(request: Request) -> Response:
         require_json_type(request)
-        asked = _read(await request.body())
-        status = await calls.run(desk.start, asked, _caller(request), service.snapshot)
+        body = _parse(await request.body())
+        status = await calls.run(jobs.start, body, _caller(request), service.snapshot)
         return JSONResponse(
             status.as_json(),
-            status_code=200 if status.state == "succeeded" else 202,
+            status_code=200 if status.state == JobState.SUCCEEDED else 202,
             headers={"location": f"{_PATH}/{status.id}"},
         )
 
     @router.get(
         "",
-        response_model=BatchesAnswer,
+        response_model=BatchesResponse,
         responses=refusals(401, 422),
-        summary="The caller's batch jobs, newest first.",
+        summary="List the caller's batch jobs, newest first.",
     )
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 20
     ) -> Response:
-        found = await calls.run(desk.list, _caller(request), limit=limit)
+        found = await calls.run(jobs.list, _caller(request), limit=limit)
         return JSONResponse({"batches": [status.as_json() for status in found]})
 
     @router.get(
         "/{batch}",
-        response_model=BatchAnswer,
+        response_model=BatchResponse,
         responses=refusals(401, 404, 503),
-        summary="How far a batch job is.",
+        summary="Show the status of a batch job.",
     )
     async def status(batch: str, request: Request) -> Response:
-        found = await calls.run(desk.status, batch, _caller(request))
+        found = await calls.run(jobs.status, batch, _caller(request))
         return JSONResponse(found.as_json())
 
     @router.get(
@@ -90,11 +92,11 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         responses={
             **refusals(401, 404, 409, 422, 503),
             200: {
-                "description": "Its files and counts; or, as `format=jsonl`, its rows.",
+                "description": "Files and counts; or, with `format=jsonl`, rows.",
                 "content": {_LINES: {"schema": {"type": "string"}}},
             },
         },
-        summary="What came of it: its files and counts, or its rows.",
+        summary="Return the results of a batch job: files and counts, or rows.",
     )
     async def results(
         batch: str,
@@ -105,47 +107,47 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     ) -> Response:
         caller = _caller(request)
         if format == "json":
-            return JSONResponse(await calls.run(desk.results, batch, caller))
-        rows = await calls.run(desk.rows, batch, caller, offset=offset, limit=limit)
+            return JSONResponse(await calls.run(jobs.results, batch, caller))
+        rows = await calls.run(jobs.rows, batch, caller, offset=offset, limit=limit)
         return StreamingResponse(rows, media_type=_LINES)
 
     @router.get(
         "/{batch}/report",
         response_class=HTMLResponse,
         responses=refusals(401, 404, 409, 503),
-        summary="Its page.",
+        summary="Return the HTML report of a batch job.",
     )
     async def report(batch: str, request: Request) -> Response:
-        page = await calls.run(desk.report, batch, _caller(request))
+        page = await calls.run(jobs.report, batch, _caller(request))
         return page_response(page, _REPORT_POLICY)
 
     cancelling: dict[str, Any] = {
         "status_code": 202,
-        "response_model": BatchAnswer,
+        "response_model": BatchResponse,
         "responses": refusals(401, 404, 409, 415, 503),
-        "summary": "Cancel it; what is done is kept.",
+        "summary": "Cancel a batch job; finished shards are kept.",
     }
 
     @router.delete("/{batch}", operation_id="delete_batch", **cancelling)
     @router.post("/{batch}/cancel", operation_id="cancel_batch", **cancelling)
     async def cancel(batch: str, request: Request) -> Response:
-        ended = await calls.run(desk.cancel, batch, _caller(request))
+        ended = await calls.run(jobs.cancel, batch, _caller(request))
         return JSONResponse(ended.as_json(), status_code=202)
 
     return router
 
 
-def _read(body: bytes) -> BatchAsked:
-    """Read what is asked.
+def _parse(body: bytes) -> BatchBody:
+    """Parse a request.
 
     Raises:
-        InputError: It is no JSON.
-        ParameterError: A field is not valid.
+        InputError: If the body is not JSON.
+        ParameterError: If a field is invalid.
     """
     try:
-        return BatchAsked.model_validate(read_json(body))
+        return BatchBody.model_validate(read_json(body))
     except ValidationError as error:
-        raise ParameterError(f"JSON body: {first_fault(error)}.") from None
+        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 
 
 def _caller(request: Request) -> str:

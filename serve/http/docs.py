@@ -1,6 +1,6 @@
-"""The page of the interface: Swagger UI on the OpenAPI document, all of it from this service.
+"""Serves the API documentation: Swagger UI for the OpenAPI document, without external resources.
 
-Swagger UI comes with the package `fastapi-swagger`, of which nothing but two files is used.
+Swagger UI comes from two files of the package `fastapi-swagger`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from eagleray.serve.http.page import page_response
 
 __all__ = ["docs_routes"]
 
-_SHIPPED = "fastapi_swagger.resources"
-_OURS = "eagleray.reports"
+_SWAGGER = "fastapi_swagger.resources"
+_REPORTS = "eagleray.reports"
 _FILES = {
-    "swagger-ui-bundle.js": (_SHIPPED, "swagger-ui-bundle.js", "text/javascript"),
-    "swagger-ui.css": (_SHIPPED, "swagger-ui.css", "text/css"),
-    "docs.js": (_OURS, "static/docs.js", "text/javascript"),
+    "swagger-ui-bundle.js": (_SWAGGER, "swagger-ui-bundle.js", "text/javascript"),
+    "swagger-ui.css": (_SWAGGER, "swagger-ui.css", "text/css"),
+    "docs.js": (_REPORTS, "static/docs.js", "text/javascript"),
 }
-# Swagger UI draws with inline styles, and with small pictures inside its style sheet.
+# Swagger UI uses inline styles, and images embedded in its style sheet.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'"
 )
-_KEPT = {
-    "cache-control": "private, max-age=3600",  # the same for all, and the bundle is large
+_CACHED = {
+    "cache-control": "private, max-age=3600",  # the same for all callers, and large
     "vary": "origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest",
 }
 
 
 def docs_routes() -> APIRouter:
-    """Return the routes of the page and of what it loads."""
+    """Return the routes of the page and of its resources."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")
@@ -48,10 +48,10 @@ def docs_routes() -> APIRouter:
 
 
 def _file(package: str, path: str, media_type: str) -> Callable[[], Awaitable[Response]]:
-    """Return a handler that answers with a file of a package."""
+    """Return a handler that responds with a file of a package."""
 
-    async def answer() -> Response:
+    async def respond() -> Response:
         content = files(package).joinpath(path).read_bytes()
-        return Response(content, media_type=media_type, headers=_KEPT)
+        return Response(content, media_type=media_type, headers=_CACHED)
 
-    return answer
+    return respond

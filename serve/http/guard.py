@@ -1,7 +1,7 @@
-"""What happens to every request before a handler sees it, and to every error after one.
+"""ASGI middleware that admits requests: origin, key, size, pace; it logs and traces them too.
 
-As plain ASGI, because it must act while the body is still on its way: a request without a key, or
-that declares more bytes than one may have, is refused before it is read.
+It acts while the body is still arriving: a request without a key, or one that declares too many
+bytes, is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import json
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from eagleray.core.errors import EaglerayError
-from eagleray.serve.answer_headers import SAFE_HEADERS
+from eagleray.serve.http.normalize import METHOD, Message, Receive, Scope, Send
 from eagleray.serve.http.origins import (
     require_own_host,
     require_own_pages,
     require_typed_body,
 )
-from eagleray.serve.http.plain import METHOD, Message, Receive, Scope, Send
+from eagleray.serve.security_headers import SAFE_HEADERS
 from eagleray.serving.logs import log_access
-from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_of
+from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_from_error
 from eagleray.serving.service import ImageService
-from eagleray.serving.tracing import NO_TRACE
+from eagleray.serving.tracing import NO_TRACE, Trace
 
 __all__ = [
     "CLIENT",
     "GONE",
-    "LONGEST_NUMBER",
+    "MAX_NUMBER_DIGITS",
     "TRACE",
     "Guard",
     "problem_response",
@@ -41,34 +42,34 @@ __all__ = [
 ]
 
 CLIENT = "eagleray.client"
-"""Where the guard leaves who asks, in the scope of the request."""
+"""Key in the scope with the properties of the request for its log line, such as the application."""
 
 TRACE = "eagleray.trace"
-"""Where it leaves the request's trace."""
+"""Key in the scope with the trace of the request."""
 
-LONGEST_NUMBER = 18
-"""Digits of a length in a header; a longer one is more than there can be."""
+MAX_NUMBER_DIGITS = 18
+"""Maximum number of digits of a length in a header."""
 
 GONE = 499
-"""The status of a request whose caller went away: there is nobody to answer."""
+"""The status of a request whose caller disconnected, for log and metrics only."""
 
-_ASK_A_PERSON = 'Basic realm="Eagleray: any name, and the key of an application as password"'
-_OPEN = frozenset({"/v2/health/live", "/live"})
-_ROOM = b"x-eagleray-room"  # for HAProxy, which passes on no more than that
-_REFUSED = "x-eagleray-refused"  # by HAProxy, since it last passed something on
+_BASIC = 'Basic realm="Eagleray: any user name, with an application\'s key as password"'
+_WITHOUT_KEY = frozenset({"/v2/health/live", "/live"})
+_CAPACITY = b"x-eagleray-capacity"  # tells HAProxy how many predictions the replica takes at once
+_REFUSED = "x-eagleray-refused"  # number of requests that HAProxy refused since the last one
 _PREDICTIONS = ("/predict", "/infer", "/invocations")
-_PROBES = _OPEN | {"/v2/health/ready", "/ready", "/metrics"}  # they are not worth a trace
+_PROBES = _WITHOUT_KEY | {"/v2/health/ready", "/ready", "/metrics"}  # not traced
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
-_SLOWEST = 100_000  # bytes a second that a body must come at, after the first seconds
+_MIN_BYTES_PER_SECOND = 100_000  # of a body, after the first seconds
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class Guard:
-    """Lets requests in.
+    """Admits requests to the application, or refuses them.
 
     Args:
-        app: Behind it.
-        service: Knows keys and limits.
+        app: The application.
+        service: The service, which knows keys and limits.
     """
 
     def __init__(self, app: Any, service: ImageService) -> None:
@@ -82,69 +83,68 @@ class Guard:
         began = time.monotonic()
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        status = 500
-        if _REFUSED in headers:
-            self._service.telemetry.rejections.labels("full").inc(_number(headers[_REFUSED]))
-
-        async def send_marked(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                own = list(message.get("headers", ()))
-                marks = [*_safe_headers(own), (b"x-request-id", request_id.encode())]
-                if scope["path"].endswith(_PREDICTIONS):
-                    marks.append((_ROOM, b"%d" % self._service.lanes.room))
-                message["headers"] = [*own, *marks]
-            await send(message)
-
         client = {"request_id": request_id, "application": "", "model": "", "version": ""}
         scope[CLIENT] = client
         probing = scope["path"] in _PROBES
         trace = NO_TRACE if probing else self._service.tracing.begin(headers)
         scope[TRACE] = trace
+        response = _Response(send, self._own_headers(scope, request_id))
+        if _REFUSED in headers:
+            self._service.telemetry.rejections.labels("full").inc(_number(headers[_REFUSED]))
         try:
-            await self._let_in(scope, headers, receive, send_marked)
+            await self._admit(scope, headers, receive, response.send)
         except EaglerayError as error:
-            response = self._refuse(error, scope, headers)
-            await response(scope, receive, send_marked)
-        except asyncio.CancelledError:  # the server ends a request whose caller has gone
-            status = GONE
+            await self._refusal(error, scope, headers)(scope, receive, response.send)
+        except asyncio.CancelledError:  # the server ends a request whose caller disconnected
+            response.status = GONE
             raise
         finally:
             if trace.trace_id:
                 client["trace_id"] = trace.trace_id
-            self._log(scope, client, status, time.monotonic() - began)
+            self._record(scope, client, response.status, time.monotonic() - began)
             if trace.is_recording:
-                trace.note(request_id=request_id, application=client["application"])
-                fault = str(status) if status >= 500 else None
-                trace.end(_span_name(scope), _attributes(scope, headers, status), error=fault)
+                _end_trace(trace, scope, headers, client, response.status)
 
-    def _refuse(self, error: EaglerayError, scope: Scope, headers: Headers) -> Response:
-        problem = problem_of(error)
+    def _own_headers(
+        self, scope: Scope, request_id: str
+    ) -> Callable[[], list[tuple[bytes, bytes]]]:
+        """Return a function that makes the headers which every response of a request has."""
+
+        def own_headers() -> list[tuple[bytes, bytes]]:
+            headers = [(b"x-request-id", request_id.encode())]
+            if scope["path"].endswith(_PREDICTIONS):
+                headers.append((_CAPACITY, b"%d" % self._service.workers.capacity))
+            return headers
+
+        return own_headers
+
+    def _refusal(self, error: EaglerayError, scope: Scope, headers: Headers) -> Response:
+        problem = problem_from_error(error)
         self._service.telemetry.rejections.labels(problem.kind).inc()
         response = problem_response(problem, request_id_of(scope))
-        if problem.status == 401 and _is_opened(scope, headers):
-            response.headers["www-authenticate"] = _ASK_A_PERSON
+        if problem.status == 401 and _is_opened_in_browser(scope, headers):
+            response.headers["www-authenticate"] = _BASIC
         return response
 
-    def _require_own(self, scope: Scope, headers: Headers) -> None:
-        """Refuse what a page of another site, or of a name that is not the service's, sends."""
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Refuse requests from pages of other sites, and for names that are not the service's."""
         allowed = self._service.config.allow_hosts
-        names = allowed if allowed or not self._service.demands_keys else None
-        require_own_host(headers, names=names, may_lack=scope["path"] in _OPEN)
+        names = allowed if allowed or not self._service.requires_keys else None
+        require_own_host(headers, names=names, may_lack=scope["path"] in _WITHOUT_KEY)
         method = scope.get(METHOD, scope["method"])
         require_own_pages(method, scope["path"], headers)
         require_typed_body(method, scope["path"], headers)
 
-    async def _let_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        self._require_own(scope, headers)
-        if scope["path"] not in _OPEN:
+    async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        """Check a request, and pass it to the application with a body that is limited."""
+        self._check_origin(scope, headers)
+        if scope["path"] not in _WITHOUT_KEY:
             address = scope["client"][0] if scope.get("client") else None
-            scope[CLIENT]["application"] = self._service.identify(_key_of(headers), address)
+            scope[CLIENT]["application"] = self._service.authenticate(_key_of(headers), address)
         if scope["path"].endswith(_PREDICTIONS):
-            self._service.lanes.require_room(1)  # before anything of the images is read
-        self._service.bytes.require_size(_number(headers.get("content-length", "0")))
-        with self._service.bytes.hold(scope[CLIENT]["application"]) as grow:
+            self._service.workers.require_room(1)  # before any of the images is read
+        self._service.byte_limiter.require_size(_number(headers.get("content-length", "0")))
+        with self._service.byte_limiter.hold(scope[CLIENT]["application"]) as grow:
             total, complete = 0, False
             end = time.monotonic() + self._service.config.timeout_s
 
@@ -152,7 +152,7 @@ class Guard:
                 nonlocal total, complete
                 if complete:
                     return await receive()
-                message = await _in_time(receive, end + total / _SLOWEST)
+                message = await _in_time(receive, end + total / _MIN_BYTES_PER_SECOND)
                 total += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
                 grow(total)
@@ -160,9 +160,10 @@ class Guard:
 
             await self._app(scope, receive_counted, send)
 
-    def _log(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
+        """Count and log a request that has ended."""
         if client["model"]:
-            labels = (client["model"], client["version"], client["application"] or "nobody")
+            labels = (client["model"], client["version"], client["application"] or "anonymous")
             self._service.telemetry.requests.labels(*labels, status).inc()
         log_access(
             method=scope.get(METHOD, scope["method"]),
@@ -173,23 +174,52 @@ class Guard:
         )
 
 
+class _Response:
+    """Sends the response of a request with additional headers, and keeps its status.
+
+    Args:
+        send: Sends a message of ASGI.
+        own_headers: Returns the headers to add.
+    """
+
+    def __init__(self, send: Send, own_headers: Callable[[], list[tuple[bytes, bytes]]]) -> None:
+        self._send, self._own_headers = send, own_headers
+        self.status = 500
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = list(message.get("headers", ()))
+            message["headers"] = [*given, *_missing_headers(given), *self._own_headers()]
+        await self._send(message)
+
+
 async def _in_time(receive: Receive, end: float) -> Message:
-    """Wait for the next part of a body, which holds room as long as it is on its way.
+    """Wait for the next part of a body, which holds room as long as it is arriving.
 
     Raises:
-        SlowError: It does not come.
+        SlowError: If it does not arrive in time.
     """
     try:
         async with asyncio.timeout(max(0.0, end - time.monotonic())):
             return await receive()
     except TimeoutError:
         raise SlowError(
-            f"The body comes at less than {_SLOWEST:,} bytes a second; send it faster, or less."
+            f"The body arrives at less than {_MIN_BYTES_PER_SECOND:,} bytes a second; send it "
+            "faster, or send less."
         ) from None
 
 
+def _end_trace(
+    trace: Trace, scope: Scope, headers: Headers, client: dict[str, str], status: int
+) -> None:
+    trace.note(request_id=client["request_id"], application=client["application"])
+    error = str(status) if status >= 500 else None
+    trace.end(_span_name(scope), _attributes(scope, headers, status), error=error)
+
+
 def _span_name(scope: Scope) -> str:
-    """Name a request as OpenTelemetry does: its method and its route, which are few."""
+    """Name a request by its method and route, by OpenTelemetry's conventions."""
     method = scope.get(METHOD, scope["method"])
     method = method if method in _METHODS else "HTTP"
     return f"{method} {_route(scope)}".strip()
@@ -200,7 +230,7 @@ def _route(scope: Scope) -> str:
 
 
 def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
-    """Describe a request by OpenTelemetry's conventions for HTTP servers."""
+    """Return the attributes of OpenTelemetry's conventions for HTTP servers."""
     method = scope.get(METHOD, scope["method"])
     client, server = scope.get("client") or ("", 0), scope.get("server") or ("", None)
     found = {
@@ -221,16 +251,17 @@ def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
 _SAFE_HEADERS = [(name.encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
 
 
-def _safe_headers(own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return what tells browsers to be careful with an answer, where it does not say itself."""
-    said = {name.lower() for name, _ in own}
-    return [header for header in _SAFE_HEADERS if header[0] not in said]
+def _missing_headers(given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the security headers that a response does not set itself."""
+    names = {name.lower() for name, _ in given}
+    return [header for header in _SAFE_HEADERS if header[0] not in names]
 
 
-def _is_opened(scope: Scope, headers: Headers) -> bool:
-    """Whether a person opens a page, who can be asked for a key.
+def _is_opened_in_browser(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser opens a page, so that it can ask its user for the key.
 
-    Over plain HTTP browsers say so of loopback alone; elsewhere pages are what HTML is asked of.
+    Over plain HTTP browsers send `Sec-Fetch-Mode` to loopback only; elsewhere the check is whether
+    HTML is accepted.
     """
     if scope.get(METHOD, scope["method"]) not in ("GET", "HEAD"):
         return False
@@ -241,37 +272,37 @@ def _is_opened(scope: Scope, headers: Headers) -> bool:
 
 
 def _request_id(headers: Headers) -> str:
-    """Return the caller's id where it is one, else a new one."""
+    """Return the id from the caller if it is valid, otherwise a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def request_id_of(scope: Scope) -> str:
-    """Return the id that the guard gave a request."""
+    """Return the id of a request."""
     return str(scope[CLIENT]["request_id"])
 
 
 def _key_of(headers: Headers) -> str | None:
-    """Return the key that a request brings: as a bearer, a header of its own, or a password."""
+    """Return the key of a request: a bearer token, `X-API-Key`, or the password of basic auth."""
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()
     if kind.lower() == "basic":
         try:
             text = base64.b64decode(value, validate=True).decode()
-        except ValueError:  # no base64, or no UTF-8
+        except ValueError:  # not base64, or not UTF-8
             return None
         return text.partition(":")[2]
     return headers.get("x-api-key")
 
 
 def _number(text: str) -> int:
-    """Read a number of a header; 0 where it is none."""
-    return int(text[:LONGEST_NUMBER]) if text.isascii() and text.isdecimal() else 0
+    """Parse a number of a header; 0 if it is invalid."""
+    return int(text[:MAX_NUMBER_DIGITS]) if text.isascii() and text.isdecimal() else 0
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
-    """Return a problem as a response, in ASCII: what it repeats of a request may be no Unicode."""
+    """Return a problem as a response, in ASCII, since text from the request may not be Unicode."""
     return Response(
         json.dumps(problem.as_json(request_id=request_id)),
         status_code=problem.status,

@@ -1,11 +1,11 @@
-"""Liveness, readiness and metrics."""
+"""HTTP routes for liveness, readiness and metrics."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from eagleray.serve.http.documents import LiveAnswer, ReadyAnswer, refusals
+from eagleray.serve.http.schemas import LiveResponse, ReadyResponse, refusals
 from eagleray.serving.service import ImageService
 from eagleray.serving.telemetry import CONTENT_TYPE
 
@@ -13,20 +13,20 @@ __all__ = ["health_routes"]
 
 
 def health_routes(service: ImageService) -> APIRouter:
-    """Return the routes for those who watch the service."""
+    """Return the routes for health checks and monitoring."""
     router = APIRouter(tags=["health"])
 
     @router.get(
-        "/live", response_model=LiveAnswer, summary="Whether the process answers; needs no key."
+        "/live", response_model=LiveResponse, summary="Whether the process is alive; needs no key."
     )
     async def live() -> Response:
         return JSONResponse({"live": True})
 
     @router.get(
         "/ready",
-        response_model=ReadyAnswer,
+        response_model=ReadyResponse,
         responses=refusals(401, 503),
-        summary="Whether every kept model has a version that is healthy.",
+        summary="Whether every warm model has a healthy version.",
     )
     async def ready() -> Response:
         service.require_ready()
@@ -36,7 +36,7 @@ def health_routes(service: ImageService) -> APIRouter:
         "/metrics",
         response_class=PlainTextResponse,
         responses=refusals(401),
-        summary="Counters and times of all replicas, for Prometheus.",
+        summary="Metrics of all replicas, for Prometheus.",
     )
     async def metrics() -> Response:
         return Response(await service.metrics(), media_type=CONTENT_TYPE)

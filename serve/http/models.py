@@ -1,4 +1,4 @@
-"""What there is: models, their labels and versions, and which of them answer now."""
+"""HTTP routes that describe models: labels, versions, routes, and which versions serve now."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from eagleray.core.errors import EaglerayError, InputError
+from eagleray.core.errors import EaglerayError
 from eagleray.registry.registry import ModelVersion
-from eagleray.serve.http.documents import (
-    LabelsAnswer,
-    ModelAnswer,
-    ModelsAnswer,
-    ShadowAnswer,
-    VersionsAnswer,
+from eagleray.serve.http.guard import CLIENT
+from eagleray.serve.http.schemas import (
+    LabelsResponse,
+    ModelResponse,
+    ModelsResponse,
+    ShadowResponse,
+    VersionsResponse,
     refusals,
 )
-from eagleray.serve.http.guard import CLIENT
+from eagleray.serving.problems import NotFoundError
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
 
@@ -35,9 +36,9 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "",
-        response_model=ModelsAnswer,
+        response_model=ModelsResponse,
         responses=refusals(401),
-        summary="All models, with what answers for each now.",
+        summary="All models, with the version that serves each now.",
     )
     async def list_models() -> Response:
         return JSONResponse(
@@ -46,7 +47,7 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "/{name}",
-        response_model=ModelAnswer,
+        response_model=ModelResponse,
         responses=refusals(401, 404),
         summary="One model: its routes, its versions in memory, its contract.",
     )
@@ -58,9 +59,9 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "/{name}/labels",
-        response_model=LabelsAnswer,
+        response_model=LabelsResponse,
         responses=refusals(401, 404, 503),
-        summary="What the version that answers by default says and takes.",
+        summary="Labels, attributes and contract of the version that serves by default.",
     )
     async def labels(name: str) -> Response:
         loaded = await service.version_of(name)
@@ -79,9 +80,9 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "/{name}/versions",
-        response_model=VersionsAnswer,
+        response_model=VersionsResponse,
         responses=refusals(401, 404, 503),
-        summary="All versions that are registered, newest first.",
+        summary="All registered versions, newest first.",
     )
     async def versions(name: str) -> Response:
         service.snapshot.require_model(name)
@@ -90,22 +91,25 @@ def model_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "/{name}/shadow",
-        response_model=ShadowAnswer,
-        responses=refusals(400, 401, 404),
-        summary="How a shadow's answers compare with those given.",
+        response_model=ShadowResponse,
+        responses=refusals(401, 404),
+        summary="How a shadow's predictions compare with those returned.",
     )
     async def shadow(name: str) -> Response:
         service.snapshot.require_model(name)
-        tally = service.shadows.get(name)
-        if tally is None:
-            raise InputError(f"No shadow of model {name!r} has answered in this replica.")
+        comparison = service.shadows.comparisons.get(name)
+        if comparison is None:
+            raise NotFoundError(
+                f"No shadow of model {name!r} has got a request in this replica; "
+                f"`eagleray models shadow {name} VERSION` sets one."
+            )
         return JSONResponse(
             {
                 "model": name,
-                "same": tally.same,
-                "different": tally.different,
-                "skipped": tally.skipped,
-                "examples": [dataclasses.asdict(item) for item in tally.examples],
+                "same": comparison.same,
+                "different": comparison.different,
+                "skipped": comparison.skipped,
+                "examples": [dataclasses.asdict(item) for item in comparison.examples],
             }
         )
 
@@ -113,23 +117,23 @@ def model_routes(service: ImageService) -> APIRouter:
 
 
 def _brief(service: ImageService, name: str) -> dict[str, Any]:
-    serving = service.fleet.serving(Role(name, Via.DEFAULT))
+    serving = service.model_pool.serving(Role(name, Via.DEFAULT))
     return {"name": name, "serving": serving, "aliases": dict(service.snapshot.aliases[name])}
 
 
 async def _usage(service: ImageService, name: str, application: str) -> list[dict[str, Any]] | None:
-    """Return what the caller itself used lately; None while the database does not answer."""
+    """Return the caller's recent usage; None if the database does not answer."""
     try:
         used = await service.lookups.run(service.usage.recent, model=name, application=application)
     except EaglerayError as error:
-        log.warning("no usage is shown: %s", error)
+        log.warning("the usage is left out: %s", error)
         return None
     return [item.as_json() for item in used]
 
 
 def _describe(service: ImageService, name: str, application: str) -> dict[str, Any]:
-    """Describe a model; the pins of other applications are nobody's business."""
-    snapshot, fleet = service.snapshot, service.fleet
+    """Describe a model, without the pins of other applications."""
+    snapshot, pool = service.snapshot, service.model_pool
     roles = []
     for role, target in snapshot.roles[name].items():
         if role.via is Via.PINNED and role.name != application:
@@ -141,13 +145,13 @@ def _describe(service: ImageService, name: str, application: str) -> dict[str, A
                 "application": role.name or None,
                 "target": target,
                 "wanted": wanted,
-                "serving": fleet.serving(role),
-                "fault": None if wanted is None else fleet.fault(name, wanted),
+                "serving": pool.serving(role),
+                "fault": None if wanted is None else pool.fault(name, wanted),
             }
         )
     reports = [
         dataclasses.asdict(item) | {"roles": _visible(item.roles, application)}
-        for item in fleet.reports()
+        for item in pool.reports()
         if item.model == name
     ]
     return {
@@ -159,9 +163,9 @@ def _describe(service: ImageService, name: str, application: str) -> dict[str, A
 
 
 def _visible(roles: Sequence[Role], application: str) -> list[str]:
-    """Return the roles in words, without the names of other applications."""
+    """Return the roles as text, without the names of other applications."""
     return [
-        role.via.value if role.via is Via.PINNED and role.name != application else role.words
+        role.via.value if role.via is Via.PINNED and role.name != application else role.description
         for role in roles
     ]
 

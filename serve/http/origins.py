@@ -1,13 +1,13 @@
-"""Which requests of browsers are let in: those of the service's own pages, under its own names.
+"""Refuses browser requests from pages of other sites, and for hosts that the service is not.
 
-A browser sends requests for any page that is open in it, to any address that it reaches, loopback
-and private networks included, and with the password that it was given for that address. What it
-says of such a request the page cannot change: `Origin`, `Sec-Fetch-Site` and `Host`. So a request
-of another site's page is refused by the first two (a resource isolation policy), and one of a page
-behind a name that was pointed at the service (DNS rebinding) by the last. Both are asked before
-the key is looked at, since a browser may send that by itself.
+A browser sends requests for any page that is open in it, to any address that it reaches, including
+loopback and private networks, and with the password that it has for that address. The page cannot
+change what the browser says about such a request: `Origin`, `Sec-Fetch-Site` and `Host`. So a
+request from another site's page is refused by the first two (a resource isolation policy), and one
+from a page whose host name resolves to the service (DNS rebinding) by the last. Both are checked
+before the key, since a browser may send that by itself.
 
-What is no browser sends neither `Origin` nor `Sec-Fetch-Site`, and is let in as before.
+Clients that are not browsers send neither `Origin` nor `Sec-Fetch-Site`, and are not affected.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ __all__ = [
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_LINKED = re.compile(r"/|/docs|/v1/batches/[^/]+/report")  # pages that others may link to
-_OWN_SITES = frozenset({"same-origin", "none"})  # none: a person typed the address
+_LINKABLE = re.compile(r"/|/docs|/v1/batches/[^/]+/report")  # pages that others may link to
+_OWN_SITES = frozenset({"same-origin", "none"})  # none: a user typed the address
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{0,5}))?", re.IGNORECASE | re.ASCII)
-_LONGEST_HOST = 261  # a name of 255, a colon, a port
-_TYPED = "/v1/batches"  # what starts and ends work that goes on after its answer
+_MAX_HOST_LENGTH = 261  # a name of 255, a colon, a port
+_JSON_ONLY = "/v1/batches"  # routes that start and end jobs
 _SIMPLE = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
 
 
 class CrossSiteError(ForbiddenError):
-    """A page of another site sends the request."""
+    """A page of another site sent the request."""
 
     title: ClassVar[str] = "Cross-site request"
 
 
 class HostError(ServiceError):
-    """The request names no host, several, or none that there can be."""
+    """The request has no Host header, several, or an invalid one."""
 
     http_status: ClassVar[int] = 400
     title: ClassVar[str] = "Bad Host"
 
 
 class MisdirectedError(ServiceError):
-    """The request is for a host that this service is not."""
+    """The request is for another host."""
 
     http_status: ClassVar[int] = 421
     title: ClassVar[str] = "Misdirected request"
@@ -74,90 +74,88 @@ def require_own_host(
 ) -> None:
     """Refuse a request for a host that the service is not.
 
-    An address as the host is always let in, since no name stands for it that could be pointed
-    elsewhere. So is `localhost`, which browsers and systems resolve themselves. Names below it are
-    not, since some systems ask the network for those.
+    IP addresses are always allowed, since no DNS name can be rebound to them. So is `localhost`,
+    which browsers and systems resolve themselves. Names below it are not, since some systems
+    resolve them by DNS.
 
     Args:
-        headers: Of the request.
+        headers: Headers of the request.
         names: Further names of the service; `*.NAME` is every name below one. None for any.
-        may_lack: Whether a request without a host is let in, as health checks send.
+        may_lack: Whether a request without a host is allowed, as health checks send.
 
     Raises:
-        HostError: There is no host, or more than one, or it is malformed.
-        MisdirectedError: The service is not that host.
+        HostError: If there is no host, or more than one, or it is malformed.
+        MisdirectedError: If the service is not that host.
     """
     given = headers.getlist("host")
     if not given and may_lack:
         return
     if len(given) != 1:
-        raise HostError(f"A request has one Host header; this one has {len(given)}.")
+        raise HostError(f"A request must have one Host header; this one has {len(given)}.")
     host = _parse_host(given[0])
     if host is None:
-        raise HostError("The Host header is no name or address, with or without a port.")
+        raise HostError("The Host header must be a name or an address, with or without a port.")
     if names is None or host.is_address or host.name == "localhost":
         return
     if not any(_covers(pattern, host.name) for pattern in names):
         raise MisdirectedError(
-            f"The service does not answer as {host.name!r}; ask for it by its address or as "
-            "localhost, or name it when the service is started: --allow-hosts."
+            f"The service is not reached as {host.name!r}; use its IP address or localhost, or "
+            "start it with --allow-hosts and this name."
         )
 
 
 def require_own_pages(method: str, path: str, headers: Headers) -> None:
-    """Refuse a request that a page of another origin sends.
+    """Refuse a request from a page of another origin.
 
-    Opening one of the service's pages, as a link does, is let in: it does nothing, and whoever
-    links sees nothing of it. What a reverse proxy serves over TLS is the same origin, as long as
-    the proxy passes `Host` on.
+    Links to the service's pages are allowed: opening a page changes nothing, and the linking site
+    cannot read it. Pages served through a reverse proxy with TLS are the same origin if the proxy
+    forwards `Host`.
 
     Args:
-        method: Of the request.
-        path: Of the request.
-        headers: Of the request.
+        method: Method of the request.
+        path: Path of the request.
+        headers: Headers of the request.
 
     Raises:
-        CrossSiteError: A page of another origin sends it.
+        CrossSiteError: If a page of another origin sent it.
     """
     hosts = headers.getlist("host")
     host = _parse_host(hosts[0]) if hosts else None
     if not all(_is_own(origin, host) for origin in headers.getlist("origin")):
         raise CrossSiteError(
-            "A page of another origin sends this request, and those are not answered; send it from "
-            "a program, or from a page of the service. A proxy before the service has to pass on "
-            "the Host that it was asked for."
+            "A page of another origin sent this request, which is not allowed; send it from a "
+            "program, or from a page of the service. A proxy in front of the service must forward "
+            "the original Host header."
         )
     sites = headers.getlist("sec-fetch-site")
     if all(site in _OWN_SITES for site in sites) or _is_link(method, path, headers):
         return
     raise CrossSiteError(
-        "A page of another site sends this request, and those are not answered; send it from a "
-        "program, or open the address yourself."
+        "A page of another site sent this request, which is not allowed; send it from a program, "
+        "or open the address directly."
     )
 
 
 def require_typed_body(method: str, path: str, headers: Headers) -> None:
-    """Refuse a body of a kind that any page can send without being asked, where that does harm.
+    """Refuse a content type that any page may send, on routes that start or end jobs.
 
     Raises:
-        UnsupportedError: It is one.
+        UnsupportedError: If the body has such a content type.
     """
-    if method in SAFE_METHODS or not f"{path}/".startswith(f"{_TYPED}/"):
+    if method in SAFE_METHODS or not f"{path}/".startswith(f"{_JSON_ONLY}/"):
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in _SIMPLE:
-        raise UnsupportedError(
-            f"A body of content type {kind} is not taken here; send application/json."
-        )
+        raise UnsupportedError(f"Content type {kind} is not supported here; send application/json.")
 
 
 def _is_link(method: str, path: str, headers: Headers) -> bool:
-    """Whether a browser opens a page of the service in a window of its own."""
+    """Whether a browser opens a page of the service as a document of its own."""
     return (
         method in ("GET", "HEAD")
         and headers.get("sec-fetch-mode") == "navigate"
         and headers.get("sec-fetch-dest") == "document"
-        and _LINKED.fullmatch(path) is not None
+        and _LINKABLE.fullmatch(path) is not None
     )
 
 
@@ -174,8 +172,8 @@ def _port(host: _Host, default: int) -> int:
 
 
 def _parse_host(text: str) -> _Host | None:
-    """Read a host with or without a port; None where it is none."""
-    found = _HOST.fullmatch(text) if len(text) <= _LONGEST_HOST else None
+    """Parse a host with or without a port; None if it is invalid."""
+    found = _HOST.fullmatch(text) if len(text) <= _MAX_HOST_LENGTH else None
     if found is None:
         return None
     port = int(found[2]) if found[2] else None

@@ -1,4 +1,4 @@
-"""A page to try the service on: drop an image, see the answer, copy the lines that do the same."""
+"""Serves a page to try the service: drop an image, see its prediction, copy the equivalent code."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def page_routes(service: ImageService) -> APIRouter:
     async def page() -> Response:
         names = sorted(service.snapshot.aliases)
         models = [
-            {"name": name, "serving": service.fleet.serving(Role(name, Via.DEFAULT))}
+            {"name": name, "serving": service.model_pool.serving(Role(name, Via.DEFAULT))}
             for name in names
         ]
         nonce = secrets.token_urlsafe(16)
         content = render_page(
             "service.html.j2",
             models=models,
-            needs_key=service.demands_keys,
+            needs_key=service.requires_keys,
             nonce=nonce,
         )
         policy = (
@@ -48,8 +48,8 @@ def page_response(content: bytes, policy: str) -> Response:
 
     Args:
         content: HTML.
-        policy: What the page may load (Content-Security-Policy); it is framed by nobody, and
-            posts no forms.
+        policy: Content-Security-Policy of the page; framing and posting forms are forbidden in
+            addition.
     """
     headers = {"content-security-policy": f"{policy}; {_CLOSED}"}
     return Response(content, media_type="text/html; charset=utf-8", headers=headers)

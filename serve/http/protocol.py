@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, over REST with its binary extension."""
+"""HTTP routes of the Open Inference Protocol, version 2, with its binary extension."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from eagleray.core.errors import InputError
-from eagleray.serve.http.bodies import require_plain
-from eagleray.serve.http.documents import (
-    InferAnswer,
-    LiveAnswer,
+from eagleray.serve.http.content_types import require_uncompressed
+from eagleray.serve.http.guard import CLIENT, MAX_NUMBER_DIGITS, TRACE
+from eagleray.serve.http.schemas import (
+    InferResponse,
+    LiveResponse,
     ModelMetadata,
     ModelReady,
-    ReadyAnswer,
+    ReadyResponse,
     ServerMetadata,
     refusals,
 )
-from eagleray.serve.http.guard import CLIENT, LONGEST_NUMBER, TRACE
 from eagleray.serving import protocol
 from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
@@ -47,7 +47,7 @@ _BODY = {
 }
 
 _RAW = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": _RAW},
     **refusals(400, 401, 404, 408, 413, 415, 429, 503, 504),
 }
@@ -66,17 +66,17 @@ def protocol_routes(service: ImageService) -> APIRouter:
 
     @router.get(
         "/health/live",
-        response_model=LiveAnswer,
-        summary="Whether the process answers; needs no key.",
+        response_model=LiveResponse,
+        summary="Whether the process is alive; needs no key.",
     )
     async def live() -> Response:
         return JSONResponse({"live": True})
 
     @router.get(
         "/health/ready",
-        response_model=ReadyAnswer,
+        response_model=ReadyResponse,
         responses=refusals(401, 503),
-        summary="Whether every kept model has a healthy version.",
+        summary="Whether every warm model has a healthy version.",
     )
     async def ready() -> Response:
         service.require_ready()
@@ -98,19 +98,19 @@ def protocol_routes(service: ImageService) -> APIRouter:
         loaded = await service.version_of(name, version)
         found = await service.lookups.run(service.registry.versions, name)
         numbers = sorted(item.version for item in found)
-        return JSONResponse(protocol.metadata(name, numbers, loaded.manifest))
+        return JSONResponse(protocol.model_metadata(name, numbers, loaded.manifest))
 
     @router.get(
         "/models/{name}/ready",
         response_model=ModelReady,
         responses=refusals(401, 404, 503),
-        summary="Whether a model answers.",
+        summary="Whether a model is ready.",
     )
     @router.get(
         "/models/{name}/versions/{version}/ready",
         response_model=ModelReady,
         responses=refusals(401, 404, 503),
-        summary="Whether a version answers.",
+        summary="Whether a version is ready.",
     )
     async def model_ready(name: str, version: str | None = None) -> Response:
         await service.version_of(name, version)
@@ -118,21 +118,21 @@ def protocol_routes(service: ImageService) -> APIRouter:
 
     @router.post(
         "/models/{name}/infer",
-        response_model=InferAnswer,
-        responses=_ANSWERS,
+        response_model=InferResponse,
+        responses=_RESPONSES,
         openapi_extra={"requestBody": _BODY},
         summary="Predict encoded or decoded images.",
     )
     @router.post(
         "/models/{name}/versions/{version}/infer",
-        response_model=InferAnswer,
-        responses=_ANSWERS,
+        response_model=InferResponse,
+        responses=_RESPONSES,
         openapi_extra={"requestBody": _BODY},
         summary="Predict encoded or decoded images by one version.",
     )
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        require_plain(request)
-        parsed = protocol.parse_http(await request.body(), _header_length(request))
+        require_uncompressed(request)
+        parsed = protocol.parse_rest_request(await request.body(), _header_length(request))
         return await _infer(service, request, name, version, parsed)
 
     return router
@@ -142,8 +142,8 @@ def _header_length(request: Request) -> int | None:
     text = request.headers.get(_HEADER_LENGTH)
     if text is None:
         return None
-    if not text.isdecimal() or len(text) > LONGEST_NUMBER:
-        raise InputError("Inference-Header-Content-Length is no number of bytes.")
+    if not text.isdecimal() or len(text) > MAX_NUMBER_DIGITS:
+        raise InputError("Inference-Header-Content-Length must be a number of bytes.")
     return int(text)
 
 
@@ -156,7 +156,7 @@ async def _infer(
 ) -> Response:
     client = request.scope[CLIENT]
     client["model"] = name if name in service.snapshot.aliases else ""
-    answers, outputs = await service.infer(
+    result, outputs = await service.infer(
         parsed,
         PredictRequest(
             model=name,
@@ -164,17 +164,17 @@ async def _infer(
             application=client["application"],
             request_id=client["request_id"],
             deadline=time.monotonic() + service.config.timeout_s,
-            asked=version,
+            version=version,
             trace=request.scope[TRACE],
         ),
     )
-    client["version"] = str(answers.loaded.version)
-    body, length = protocol.as_json(
+    client["version"] = str(result.loaded.version)
+    body, length = protocol.to_rest_response(
         outputs,
         model=name,
-        version=answers.loaded.version,
+        version=result.loaded.version,
         request_id=parsed.id or client["request_id"],
-        parameters={"contract_digest": answers.loaded.manifest.contract_digest},
+        parameters={"contract_digest": result.loaded.manifest.contract_digest},
     )
     if length is None:
         return Response(body, media_type="application/json")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eagleray.core.settings import read_settings
 from eagleray.core.types import CompileMode, Precision
+from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.predictor import Predictor
 from eagleray.models.network import ImageNetwork
@@ -241,7 +242,7 @@ def forward(predictor: Predictor, batches: Sequence[Tensor], num_images: int) ->
     """Run passes as `predict` does, from uint8 pixels to probabilities, all of it on the device."""
     with torch.inference_mode():
         for batch in islice(cycle(batches), num_images // len(batches[0])):
-            predictor.task.activate(predictor._runs[len(batch)](batch))
+            predictor.task.activate(predictor.passes.runs[len(batch)](batch))
 
 
 def decoded(scene: Scene, predictor: Predictor, images: Sequence[bytes]) -> Iterator[DecodedBatch]:
@@ -276,7 +277,8 @@ def copy(batches: Sequence[Tensor], device: str) -> None:
 
 def make_outcomes(predictor: Predictor, outputs: np.ndarray) -> None:
     for row in outputs:
-        Outcome(prediction=predictor.task.postprocess(row), width=1, height=1)
+        frame = frame_of(predictor.package.contract, 640, 480)
+        Outcome(predictor.task.postprocess(row, frame), width=640, height=480)
 
 
 def decode_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Iterator[Tensor]:
@@ -296,7 +298,9 @@ def classify_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Answers:
     with torch.inference_mode():
         for batch in decode_by_nvjpeg(scene, images):
             padded = torch.nn.functional.pad(batch, (0,) * 7 + (scene.batch_size - len(batch),))
-            outputs = reference.task.activate(reference._runs[len(padded)](padded)[: len(batch)])
+            outputs = reference.task.activate(
+                reference.passes.runs[len(padded)](padded)[: len(batch)]
+            )
             likeliest.append(outputs.max(dim=1))
         scores, labels = (torch.cat(parts).tolist() for parts in zip(*likeliest, strict=True))
     return numbered(reference.package, labels, scores)

@@ -40,7 +40,7 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Application, Route, Snapshot, choose
 from eagleray.serving.watch import read_snapshot
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 from tests.support.models import golden_png, lenet_module, small_package
 from tests.support.service import running_service
 
@@ -72,7 +72,7 @@ class World:
         """Return the version that a target means."""
         return int(target) if target.isdecimal() else self.aliases[model][target]
 
-    def standing(self) -> set[tuple[str, int]]:
+    def desired_versions(self) -> set[tuple[str, int]]:
         """Return the versions that some route or pin leads to."""
         found = {(model, targets[model]) for targets in self.pins.values() for model in targets}
         for model in self.aliases:
@@ -179,7 +179,7 @@ def expected(world: World, snapshot: Snapshot, question: Question) -> tuple[int,
     """
     model, pins = question.model, world.pins[question.application]
     if question.asked is not None:
-        return question.asked, "asked"
+        return question.asked, "requested"
     if model in pins:
         return world.version(model, pins[model]), "pinned"
     route = world.routes.get(model, Route())
@@ -285,7 +285,7 @@ class Looker:
         """How often something happened to a version."""
         text = self._client.get("/metrics").text
         pattern = (
-            rf'^eagleray_version_events_total\{{model="({model or ".*"})",what="{what}"\}} (\S+)$'
+            rf'^eagleray_version_events_total\{{model="({model or ".*"})",event="{what}"\}} (\S+)$'
         )
         return int(sum(float(value) for _, value in re.findall(pattern, text, re.MULTILINE)))
 
@@ -332,7 +332,7 @@ def look(
     findings: Findings,
 ) -> None:
     looker, figures, wrong = Looker(url, world), findings.figures, findings.wrong
-    standing = world.standing()
+    standing = world.desired_versions()
     there = looker.in_memory()
     missing = standing - {(item["model"], item["version"]) for item in there}
     wrong += [f"{model}/{version} is not in memory" for model, version in sorted(missing)]
@@ -346,7 +346,7 @@ def look(
     wrong += seen.wrong + odd_shares(world, seen)
     figures[f"requests over {options.connections} connections"] = f"{len(todo):,}"
     figures["of them pinned, default, canary, asked"] = ", ".join(
-        f"{seen.by[via]:,}" for via in ("pinned", "default", "canary", "asked")
+        f"{seen.by[via]:,}" for via in ("pinned", "default", "canary", "requested")
     )
     figures["answers by the wrong version"] = str(len(seen.wrong))
     figures["asked again, as the version did not come in time"] = str(seen.postponed)
@@ -375,7 +375,7 @@ def look_at_rare_versions(
     findings: Findings,
 ) -> None:
     """Ask for versions that nobody has in memory."""
-    figures, wrong, standing = findings.figures, findings.wrong, world.standing()
+    figures, wrong, standing = findings.figures, findings.wrong, world.desired_versions()
     someone = next(iter(world.pins))
 
     def rare() -> list[Question]:

@@ -20,13 +20,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from eagleray.batch.earlier import read_results
-from eagleray.batch.progress import read_progress
-from eagleray.batch.worker import ShardSummary, encode_shard
+from eagleray.batch.shard_summary import ShardSummary, encode_shard
 from eagleray.core.settings import read_settings
 from eagleray.io import storage
 from eagleray.models.package import write_package
 from eagleray.registry.references import load_model
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import read_progress
 from tests.bench.folders import fill_folder, photos_of
 
 KILL_AT = 0.9

@@ -87,7 +87,10 @@ def ways(url: str, grpc: str) -> dict[str, Callable[[Sequence[bytes]], tuple[Ans
 
     def by_client(images: Sequence[bytes]) -> tuple[Answers, str]:
         with Client(url, timeout=120) as client:
-            told = [client.ask(MODEL, images[at : at + 20]) for at in range(0, len(images), 20)]
+            told = [
+                client.predict_response(MODEL, images[at : at + 20])
+                for at in range(0, len(images), 20)
+            ]
         results = [item for answer in told for item in answer.results]
         return [(item.label or "", item.score or 0.0) for item in results], told[0].contract_digest
 

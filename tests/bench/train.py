@@ -65,7 +65,14 @@ def run_peer(options: argparse.Namespace, data: Path, output: Path) -> list[dict
     command += ["--nproc-per-node", options.workers, "-m", "tests.bench.peers.ddp"]
     command += ["--data", str(data), "--architecture", options.architecture]
     command += ["--epochs", str(EPOCHS), "--batch-size", options.batch_size]
-    command += ["--crop", CROP, "--learning-rate", RATE, "--precision", options.peer_precision]
+    command += [
+        "--random-resized-crop",
+        CROP,
+        "--learning-rate",
+        RATE,
+        "--precision",
+        options.peer_precision,
+    ]
     command += ["--output", str(output)]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=quiet, stderr=subprocess.DEVNULL)
@@ -76,10 +83,24 @@ def run_peer(options: argparse.Namespace, data: Path, output: Path) -> list[dict
 def run_ours(options: argparse.Namespace, data: Path, home: Path) -> list[dict[str, float]]:
     command = [sys.executable, "-m", "eagleray.jobs.train", str(data), "--name", "bench", "--json"]
     command += ["--architecture", options.architecture, "--contract", "torchvision-reference"]
-    command += ["--validation-fraction", "0.05", "--test-fraction", "0.05", "--flip"]
-    command += ["--epochs", str(EPOCHS), "--batch-size", options.batch_size, "--crop", CROP]
-    command += ["--optimizer", "sgd", "--learning-rate", RATE, "--schedule", "constant"]
-    command += ["--warmup", "0", "--workers", options.workers, "--precision", options.precision]
+    command += ["--validation-fraction", "0.05", "--test-fraction", "0.05", "--horizontal-flip"]
+    command += [
+        "--epochs",
+        str(EPOCHS),
+        "--batch-size",
+        options.batch_size,
+        "--random-resized-crop",
+        CROP,
+    ]
+    command += ["--optimizer", "sgd", "--learning-rate", RATE, "--lr-schedule", "constant"]
+    command += [
+        "--warmup-ratio",
+        "0",
+        "--workers",
+        options.workers,
+        "--precision",
+        options.precision,
+    ]
     environment = {**os.environ, "EAGLERAY_HOME": str(home)}
     done = subprocess.run(
         command, check=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

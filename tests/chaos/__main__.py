@@ -36,7 +36,7 @@ _Run = Callable[[Arena, Place], Tally]
 SCENARIOS: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
     "commit": (
         ("disk", "S3"),
-        (crash_everywhere, lambda *at: crash_everywhere(*at, one_part=True)),
+        (crash_everywhere, lambda *at: crash_everywhere(*at, one_file=True)),
     ),
     "race": (("disk", "S3"), (race,)),
     "faults": (("S3",), (fail_calls,)),

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from tests.chaos.arena import ROOT
-from tests.chaos.processes import die_with, end_orphans, family, kill
+from tests.chaos.processes import end_orphans, exit_with_parent, family, kill
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Command:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - it makes one system call
+            preexec_fn=partial(exit_with_parent, os.getpid()),  # noqa: PLW1509 - it makes one system call
         )
         self.pid = self._process.pid
 

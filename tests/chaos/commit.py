@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.io import storage
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.crash_points import Call, Point, die_at, points_of, record_calls
-from tests.chaos.drive import ROWS_PER_PART, Ending, drive
+from tests.chaos.drive import ROWS_PER_FILE, Ending, drive
 from tests.chaos.places import Place
 from tests.chaos.processes import Child, in_child
 from tests.chaos.readers import Readers, polling
@@ -25,22 +25,22 @@ CHAINS = 6  # outputs whose runs die many times
 MAX_DEATHS = 12  # of one output
 OUTPUTS_PER_LINE = 20
 
-_FROM_THE_FIRST_PART_ON = ("part", "report", "timeline", "commit", "success", "shards")
+_FROM_THE_FIRST_FILE_ON = ("file", "report", "timeline", "commit", "success", "shards")
 
 
 def crash_everywhere(
-    arena: Arena, place: Place, *, one_part: bool = False, quick: bool = False
+    arena: Arena, place: Place, *, one_file: bool = False, quick: bool = False
 ) -> Tally:
     """Kill a driver at every moment.
 
     Args:
         arena: Where.
         place: Of inputs and outputs.
-        one_part: Make one part of all results, and attack nothing before that.
-        quick: Attack nothing before the first part, and no output many times.
+        one_file: Make one file of all results, and attack nothing before that.
+        quick: Attack nothing before the first file, and no output many times.
     """
-    scenario = "commit, one part" if one_part else "commit"
-    rows_per_part = None if one_part else ROWS_PER_PART
+    scenario = "commit, one file" if one_file else "commit"
+    rows_per_file = None if one_file else ROWS_PER_FILE
     material = arena.small(place)
     chance = arena.chance(scenario, place.name)
 
@@ -48,17 +48,17 @@ def crash_everywhere(
         return place.output(scenario.replace(", ", "-").replace(" ", "-"), number)
 
     with tally_of(scenario, place) as tally:
-        reference, calls = _undisturbed(arena, place, output_of(0), rows_per_part)
+        reference, calls = _undisturbed(arena, place, output_of(0), rows_per_file)
         points = points_of(place, calls, during=not quick)
-        if one_part or quick:
-            points = [point for point in points if point.call.target in _FROM_THE_FIRST_PART_ON]
+        if one_file or quick:
+            points = [point for point in points if point.call.target in _FROM_THE_FIRST_FILE_ON]
         tally.notes.append(f"{len(calls)} calls of the storage in a run, {len(points)} moments")
         deaths = [[point] for point in points]
         deaths += [chance.choices(points, k=MAX_DEATHS) for _ in range(0 if quick else CHAINS)]
         with polling(tally, place, output_of, material.num_images) as readers:
             for number, plan in enumerate(deaths, start=1):
                 request = material.request(place, output_of(number))
-                work = functools.partial(drive, request, rows_per_part=rows_per_part)
+                work = functools.partial(drive, request, rows_per_file=rows_per_file)
                 readers.watch(number)
                 _forget(place, output_of(number - 1))
                 for point in plan:
@@ -72,12 +72,12 @@ def crash_everywhere(
 
 
 def _undisturbed(
-    arena: Arena, place: Place, output: str, rows_per_part: int | None
+    arena: Arena, place: Place, output: str, rows_per_file: int | None
 ) -> tuple[Path, list[Call]]:
     """Run a job that nobody attacks; gives the file of its table, and its calls."""
     request = arena.small(place).request(place, output)
     ending, calls = in_child(
-        lambda: record_calls(output, lambda: drive(request, rows_per_part=rows_per_part))
+        lambda: record_calls(output, lambda: drive(request, rows_per_file=rows_per_file))
     )
     assert ending.committed_here
     reference = arena.folder / f"reference-{place.name}.parquet"
@@ -90,7 +90,7 @@ def _die(
     readers: Readers,
     point: Point,
     fraction: float,
-    request: JobRequest,
+    request: PredictSpec,
     work: Callable[[], Ending],
 ) -> bool:
     """Let a run die at a point; False when it did not come there, and ended by itself."""

@@ -39,7 +39,7 @@ _MAX_POINTS_OF_A_KIND = {"input": 2, "model": 1}
 _KINDS = (
     (r"_manifest\.json", "commit"),
     (r"_SUCCESS", "success"),
-    (r"part-\d+\.\w+", "part"),
+    (r"part-\d+\.\w+", "file"),
     (r"_eagleray/plan\.json", "plan"),
     (r"_eagleray/shards/.*", "shard"),
     (r"_eagleray/shards", "shards"),

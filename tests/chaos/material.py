@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from eagleray.io import storage
 from eagleray.models.package import write_package
 from tests.chaos.places import Place
+from tests.support.batch import s3_fields
 from tests.support.images import encode, photo
 from tests.support.models import CONTRACT, small_package
 
@@ -33,16 +33,16 @@ class Material:
     num_images: int
     model: str
 
-    def request(self, place: Place, output: str, **overrides: Any) -> JobRequest:
-        request = JobRequest(
+    def request(self, place: Place, output: str, **overrides: Any) -> PredictSpec:
+        request = PredictSpec(
             inputs=(self.images,),
             model=self.model,
             output=output,
             precision="float32",
-            compile_mode="never",
-            s3=place.s3,
+            compile="never",
+            **s3_fields(place.s3),
         )
-        return dataclasses.replace(request, **overrides)
+        return request.model_copy(update=overrides)
 
 
 def write_model(folder: Path, **limits: Any) -> str:

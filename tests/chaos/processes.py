@@ -100,7 +100,7 @@ def in_child(work: Callable[[], Any], seconds: float = 300.0) -> Any:
 
 
 def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
-    die_with(parent)
+    exit_with_parent(parent)
     os.dup2(2, 1)  # standard output is the harness's own
     try:
         answer: tuple[Any, str] = (work(), "")
@@ -113,7 +113,7 @@ def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
     os._exit(0)
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have Linux kill this process when its parent ends."""
     _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:

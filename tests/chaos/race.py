@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.spec import PredictSpec
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.drive import Ending, copy_shards, drive, keep_shards
 from tests.chaos.places import Place
@@ -53,7 +53,7 @@ def race(arena: Arena, place: Place, *, num_races: int = 50) -> Tally:
     return tally
 
 
-def _run_both(request: JobRequest, chance: random.Random) -> list[Ended]:
+def _run_both(request: PredictSpec, chance: random.Random) -> list[Ended]:
     start = time.time() + _SECONDS_TO_FORK
 
     def run(delay: float) -> Ending:

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset
 
-from eagleray.batch.commit import read_commit
 from eagleray.batch.earlier import read_results
 from eagleray.io import storage
+from eagleray.sharded.commit import read_commit
 from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
 from tests.chaos.processes import Child
@@ -165,12 +165,12 @@ class Following:
             return Seen.CHANGED if output in self._runs else Seen.NOTHING
         if self._runs.setdefault(output, committed.run) != committed.run:
             return Seen.CHANGED
-        for part in committed.parts:
-            content = storage.read_bytes(storage.join(layout.location, part.name))
-            if hashlib.sha256(content).hexdigest() != part.sha256:
+        for file in committed.files:
+            content = storage.read_bytes(storage.join(layout.location, file.name))
+            if hashlib.sha256(content).hexdigest() != file.sha256:
                 return Seen.BROKEN
         tables = list(read_results(output, columns=["row"]))
-        if [table.num_rows for table in tables] != [part.num_rows for part in committed.parts]:
+        if [table.num_rows for table in tables] != [file.num_rows for file in committed.files]:
             return Seen.BROKEN
         return verdict(pa.concat_tables(tables).column("row").to_numpy(), self._num_rows)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from eagleray.batch.job import open_job as open_batch
-from eagleray.batch.job import run_job as run_batch
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.run import run_job as run_batch
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
@@ -21,24 +20,25 @@ from eagleray.registry.references import load_model
 from eagleray.training.job import run_job
 from eagleray.training.prepare import open_job
 from tests.support.attributes import write_sites
+from tests.support.job_folder import open_predict
 from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sharding", ["replicated", "sharded"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_workers_learn_what_only_both_can_tell(
-    cluster: Cluster, tmp_path: Path, sharding: str
+    cluster: Cluster, tmp_path: Path, strategy: str
 ) -> None:
     table = write_sites(tmp_path / "sites", 160)
     spec = small_spec(
         table,
-        attributes="age,site",
+        attributes=["age", "site"],
         epochs=20,
         batch_size=16,
         workers=2,
-        sharding=sharding,
+        strategy=strategy,
         precision="float32",
     )
     quiet = Console(json_output=True)
@@ -47,10 +47,13 @@ def test_two_workers_learn_what_only_both_can_tell(
 
     model = load_model(summary.version.reference)
     measured = evaluate(Predictor(model.package, precision="float32"), read_labelled(str(table)))
-    request = JobRequest(
-        (str(table),), summary.version.reference, str(tmp_path / "out"), precision="float32"
+    request = PredictSpec(
+        inputs=(str(table),),
+        model=summary.version.reference,
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
-    run_batch(open_batch(request, Settings(), quiet), lambda: cluster, quiet)
+    run_batch(open_predict(request, Settings(), quiet), lambda: cluster, quiet)
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     scores = measured.outputs.max(dim=1).values.tolist()
     assert [row["score"] for row in rows] == pytest.approx(scores, abs=TOLERANCE["float32"])

@@ -19,20 +19,19 @@ import pytest
 from PIL import Image
 
 from eagleray import read_results
-from eagleray.batch.history import cancel_job, find_job, list_jobs
-from eagleray.batch.job import JobSummary, finish_job, open_job, run_job
-from eagleray.batch.progress import read_progress
 from eagleray.batch.quote import quote_job
-from eagleray.batch.sinks.sql import SqlTarget
-from eagleray.batch.spec import FailureLimit, JobRequest
+from eagleray.batch.run import JobSummary, finish_job, run_job
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import read_settings
 from eagleray.io import storage
-from eagleray.io.http import UrlPolicy
 from eagleray.models.package import write_package
+from eagleray.sharded.history import cancel_job, find_job, list_jobs
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.progress import read_progress
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 QUIET = Console(json_output=True)
@@ -58,8 +57,8 @@ def write_images(folder: Path, count: int, *, first: int = 0) -> Path:
     return folder
 
 
-def run(cluster: Cluster, request: JobRequest) -> JobSummary:
-    return run_job(open_job(request, read_settings(), QUIET), lambda: cluster, QUIET)
+def run(cluster: Cluster, request: PredictSpec) -> JobSummary:
+    return run_job(open_predict(request, read_settings(), QUIET), lambda: cluster, QUIET)
 
 
 def rows_of(output: Path | str) -> list[dict[str, object]]:
@@ -75,8 +74,8 @@ def test_a_job_that_was_stopped_goes_on_and_what_is_done_is_not_done_again(
 ) -> None:
     for index in range(20):
         (images / f"{index:04d}-broken.png").write_text("no image")
-    request = JobRequest((str(images),), model, str(tmp_path / "out"))
-    strict = dataclasses.replace(request, max_failures=FailureLimit.parse("10%"))
+    request = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "out"))
+    strict = request.model_copy(update={"max_failures": "10%"})
     with pytest.raises(JobFailedError, match="more than --max-failures allows"):
         run(cluster, strict)
     layout = OutputLayout(request.output)
@@ -95,14 +94,14 @@ def test_a_job_that_was_stopped_goes_on_and_what_is_done_is_not_done_again(
     assert [row["row"] for row in rows] == list(range(80))
     first = pq.read_table(pa.BufferReader(done[min(done)])).to_pylist()
     assert first == [row for row in rows if row["row"] in {one["row"] for one in first}]
-    assert list_jobs(read_settings())[0].state == "done"
+    assert list_jobs(read_settings())[0].state == "succeeded"
 
-    again = open_job(request, read_settings(), QUIET)
+    again = open_predict(request, read_settings(), QUIET)
     assert again.committed is not None
     assert finish_job(again).totals == summary.totals
-    other = dataclasses.replace(request, top_k=3)
+    other = request.model_copy(update={"top_k": 3})
     with pytest.raises(OutputExistsError, match="top_k is 5 there and 3 here"):
-        open_job(other, read_settings(), QUIET)
+        open_predict(other, read_settings(), QUIET)
 
 
 def test_only_what_failed_and_only_what_is_new(
@@ -112,36 +111,46 @@ def test_only_what_failed_and_only_what_is_new(
     names = [f"images/{index:04d}.png" for index in range(6)] + ["images/later.png"]
     columns = {"photo": names, "label": [f"wish {i}" for i in range(7)], "lot": ["a"] * 7}
     pyarrow.csv.write_csv(pa.table(columns), table)
-    first = JobRequest((str(table),), model, str(tmp_path / "first"), column="photo")
+    first = PredictSpec(
+        inputs=(str(table),), model=model, output=str(tmp_path / "first"), column="photo"
+    )
     run(cluster, first)
     rows = rows_of(first.output)
     assert [row["input_label"] for row in rows] == columns["label"]
     assert rows[6]["reason"] == "missing"
 
     Image.new("L", (24, 24)).save(images / "later.png")
-    retry = JobRequest((), model, str(tmp_path / "retry"), failed_of=first.output)
+    retry = PredictSpec(
+        inputs=(), model=model, output=str(tmp_path / "retry"), failed_only=first.output
+    )
     run(cluster, retry)
     (row,) = rows_of(retry.output)
     assert (row["status"], row["input_label"], row["lot"]) == ("ok", "wish 6", "a")
 
-    whole = JobRequest((str(images),), model, str(tmp_path / "whole"), since=(first.output,))
+    whole = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "whole"), since=(first.output,)
+    )
     run(cluster, whole)
     seen = {Path(str(row["uri"])).name for row in rows_of(whole.output)}
     assert seen == {f"{index:04d}.png" for index in range(6, 60)} | {"later.png"}
-    everything = dataclasses.replace(
-        whole, output=str(tmp_path / "nothing"), since=(first.output, whole.output)
+    everything = whole.model_copy(
+        update={"output": str(tmp_path / "nothing"), "since": (first.output, whole.output)}
     )
     with pytest.raises(InputError, match="No input is new or changed"):
-        open_job(everything, read_settings(), QUIET)
+        open_predict(everything, read_settings(), QUIET)
 
 
 def test_results_go_into_a_database_once(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    target = SqlTarget.parse(f"sqlite:///{tmp_path}/results.db", "predictions")
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), sql=target)
+    request = PredictSpec(
+        inputs=(str(images),),
+        model=model,
+        output=str(tmp_path / "out"),
+        sql=f"sqlite:///{tmp_path}/results.db",
+    )
     assert run(cluster, request).sql_rows == 60
-    assert finish_job(open_job(request, read_settings(), QUIET)).sql_rows == 60
+    assert finish_job(open_predict(request, read_settings(), QUIET)).sql_rows == 60
     with contextlib.closing(sqlite3.connect(tmp_path / "results.db")) as database:
         stored = database.execute("SELECT row, label, top_k FROM predictions ORDER BY row")
         found = stored.fetchall()
@@ -155,8 +164,8 @@ def test_decoding_apart_gives_the_same_table_on_one_core_and_on_two(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     (images / "broken.png").write_text("no image")
-    fused = JobRequest((str(images),), model, str(tmp_path / "fused"))
-    apart = dataclasses.replace(fused, output=str(tmp_path / "apart"), split=True)
+    fused = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "fused"))
+    apart = fused.model_copy(update={"output": str(tmp_path / "apart"), "separate_decoding": True})
     run(cluster, fused)
     run(dataclasses.replace(cluster, num_cpus=1), apart)
     assert without_times(fused.output) == without_times(apart.output)
@@ -170,8 +179,8 @@ def test_a_quote_says_what_fails_and_leaves_nothing_behind(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     (images / "broken.png").write_text("no image")
-    request = JobRequest((str(images),), model, str(tmp_path / "out"))
-    job = open_job(request, read_settings(), QUIET)
+    request = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "out"))
+    job = open_predict(request, read_settings(), QUIET)
     quote = quote_job(job, cluster, price_per_hour=3600)
     assert (quote.num_rows, quote.num_sampled) == (61, 61)
     assert quote.reasons == {"not_an_image": 1}
@@ -186,8 +195,10 @@ def test_a_running_job_is_cancelled_from_elsewhere(
     cluster: Cluster, tmp_path: Path, model: str
 ) -> None:
     images = write_images(tmp_path / "many", 400)
-    request = JobRequest((str(images),) * 12, model, str(tmp_path / "out"), compile_mode="never")
-    job = open_job(request, read_settings(), QUIET)
+    request = PredictSpec(
+        inputs=(str(images),) * 12, model=model, output=str(tmp_path / "out"), compile="never"
+    )
+    job = open_predict(request, read_settings(), QUIET)
     cancelled = threading.Event()
 
     class CancelsAtTheFirstResult(Console):
@@ -226,8 +237,13 @@ def test_addresses_are_fetched_from_hosts_that_are_named(
         table = tmp_path / "list.jsonl"
         addresses = [f"http://{host}/0001.png", f"http://{host}/never.png", "http://localhost/x"]
         table.write_text("".join(json.dumps({"url": url}) + "\n" for url in addresses))
-        policy = UrlPolicy(hosts=(host,), private_networks=("127.0.0.0/8",))
-        request = JobRequest((str(table),), model, str(tmp_path / "out"), urls=policy)
+        request = PredictSpec(
+            inputs=(str(table),),
+            model=model,
+            output=str(tmp_path / "out"),
+            allow_urls=(host,),
+            private_networks=("127.0.0.0/8",),
+        )
         run(cluster, request)
         server.shutdown()
     rows = rows_of(request.output)

@@ -42,7 +42,7 @@ class Place:
         return str(self.folder / "results" / application / name)
 
     def asked(self, application: str, name: str, **fields: Any) -> dict[str, Any]:
-        body = {"input": str(self.photos), "output": self.output(application, name)}
+        body = {"inputs": str(self.photos), "output": self.output(application, name)}
         return {**body, "model": "digits", **fields}
 
 
@@ -166,7 +166,7 @@ def test_a_batch_is_cancelled_gone_on_with_and_outlives_the_service(
             lost = client.batches.status(second)
             assert lost.state == "failed"
             assert "post the same body again" in lost.message
-            again = client.batches.start(asked["input"], asked["output"], asked["model"])
+            again = client.batches.start(asked["inputs"], asked["output"], asked["model"])
             assert again.id == second
             done = client.batches.wait(second, timeout=300)
             assert (done.total, done.failed) == (31, 1)

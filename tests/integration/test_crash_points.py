@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch import pipeline
+from eagleray.batch.run import run_job
+from eagleray.batch.spec import PredictSpec
+from eagleray.batch.worker import ShardWorker
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
@@ -22,6 +25,7 @@ from eagleray.models.package import read_package, write_package
 from tests.chaos.marked import MarkedImagesKill
 from tests.chaos.processes import family, kill, titled
 from tests.support.images import encode, photo
+from tests.support.job_folder import open_predict
 from tests.support.killers import killer_jpeg
 from tests.support.models import small_package
 from tests.support.reporting import RecordingReporter
@@ -60,10 +64,15 @@ class KillsAWorker(RecordingReporter):
 
 
 def predict(
-    cluster: Cluster, request: JobRequest, reporter: RecordingReporter
+    cluster: Cluster,
+    request: PredictSpec,
+    reporter: RecordingReporter,
+    worker: type[ShardWorker] = ShardWorker,
 ) -> list[dict[str, object]]:
     """Run a job and return its table, without the times."""
-    run_job(open_job(request, Settings(), reporter), lambda: cluster, reporter)
+    job = open_predict(request, Settings(), reporter)
+    run_shards = functools.partial(pipeline.run_shards, worker=worker)
+    run_job(job, lambda: cluster, reporter, run_shards=run_shards)
     table = pyarrow.parquet.read_table(request.output).drop_columns(["milliseconds"])
     rows: list[dict[str, object]] = table.to_pylist()
     return rows
@@ -93,7 +102,9 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     bar = KillsAWorker()
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), precision="float32")
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), precision="float32"
+    )
     rows = predict(cluster, request, bar)
     assert bar.num_killed == 1
     assert [row["row"] for row in rows] == list(range(NUM_IMAGES))
@@ -106,15 +117,16 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
 
 
 def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
-    cluster: Cluster, tmp_path: Path, images: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    monkeypatch.setattr("eagleray.batch.pipeline.ShardWorker", MarkedImagesKill)
     killers = {"SEGV": "decoder_crash", "BAD_ALLOC": "out_of_memory", "HANG": "timeout"}
     for kind in killers:
         picture = np.zeros((40, 40, 3), np.uint8)
         (images / f"040-{kind}.jpg").write_bytes(killer_jpeg(kind, picture))
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), seconds_per_image=2.0)
-    rows = predict(cluster, request, RecordingReporter())
+    request = PredictSpec(
+        inputs=(str(images),), model=model, output=str(tmp_path / "out"), image_timeout=2.0
+    )
+    rows = predict(cluster, request, RecordingReporter(), MarkedImagesKill)
     failed = {Path(str(row["uri"])).stem: row["reason"] for row in rows if row["reason"]}
     assert failed == {f"040-{kind}": reason for kind, reason in killers.items()}
     assert [row["row"] for row in rows] == list(range(NUM_IMAGES + len(killers)))

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 
 @dataclass
 class Witness:
-    """Sees, in front of the application, what was asked and with which status it was answered."""
+    """Sees, in front of the application, which requests arrive and the status of each response."""
 
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     own: list[tuple[str, str, int]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Witness:
         return witnessed
 
     def handled(self) -> list[tuple[str, str, int]]:
-        """Return what was not refused, apart from what the service's own pages asked for."""
+        """Return what was not refused, apart from what the service's own pages request."""
         handled = [one for one in self.seen if one[2] not in (403, 421)]
         for one in self.own:  # no page can make the browser say that of another
             handled.remove(one)
@@ -105,8 +105,8 @@ def browser() -> Iterator[Any]:
 
     rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"
     # A newer Chromium asks before pages of public addresses reach this machine; others do not.
-    open_doors = "--disable-features=LocalNetworkAccessChecks"
-    arguments = ["--no-sandbox", "--disable-popup-blocking", rules, open_doors]
+    local_pages = "--disable-features=LocalNetworkAccessChecks"
+    arguments = ["--no-sandbox", "--disable-popup-blocking", rules, local_pages]
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield running
@@ -122,7 +122,7 @@ def service(registry: Registry, folder: Path, witness: Witness, **fields: Any) -
 
 def order(folder: Path, name: str) -> dict[str, Any]:
     """Return what a caller asks for to start a batch."""
-    return {"input": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
+    return {"inputs": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
 
 
 def begin(served: Served, folder: Path, **headers: str) -> str:
@@ -138,9 +138,18 @@ def attack(page: Any, folder: Path, target: str, batch: str) -> list[tuple[str, 
     return [(name, what) for name, what in page.evaluate(ATTACKS, given) if what is not None]
 
 
-def unharmed(served: Served) -> bool:
-    """Whether the only batch is the one that was begun, and it goes on."""
-    return [run.state for run in served.launcher.runs.values()] == ["queued"]
+def require_unharmed(served: Served, witness: Witness) -> None:
+    """Check that the attacks came, and that the only batch is the one that was started."""
+    assert len(witness.seen) > 100, "the attacks did not reach the service"
+    states = [run.state for run in served.launcher.runs.values()]
+    assert states == ["queued"], served.launcher.runs
+
+
+def require_all_refused(witness: Witness, learned: list[tuple[str, str]]) -> None:
+    """Check that the page learned nothing, and that only links were served."""
+    assert not learned, brief(learned)
+    handled = [one for one in witness.handled() if one not in LINKED]
+    assert not handled, brief(handled)
 
 
 def brief(found: list[Any]) -> str:
@@ -163,11 +172,8 @@ def test_a_page_of_another_origin_reads_and_does_nothing(
         page = running.new_page()
         page.goto(f"http://{at}:{hostile}/")
         learned = attack(page, tmp_path, f"http://{name}:{served.port}", batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
-        assert not learned, brief(learned)
-        handled = [one for one in witness.handled() if one not in LINKED]
-        assert not handled, brief(handled)
+        require_unharmed(served, witness)
+        require_all_refused(witness, learned)
 
 
 @pytest.mark.parametrize("name", [EVIL, f"127.0.0.1.{EVIL}", f"localhost.{EVIL}"])
@@ -180,19 +186,18 @@ def test_a_name_that_changes_its_address_reads_and_does_nothing(
         witness.forget()
         page = running.new_page()
         url = f"http://{name}:{served.port}"
-        # The first answer of this name comes from the attacker; from then on it is the service's.
+        # The first response of this name comes from the attacker; from then on it is the service's.
         page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
         page.goto(f"{url}/first")
         learned = attack(page, tmp_path, url, batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
+        require_unharmed(served, witness)
         assert {status for _, _, status in witness.seen} == {421}
         secrets = [what for _, what in learned if "digits" in what or batch in what]
         assert not secrets, brief(secrets)
 
 
 @pytest.mark.parametrize("at", [EVIL, "localhost"])
-def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
+def test_a_saved_password_gives_foreign_pages_no_access(
     registry: Registry, tmp_path: Path, hostile: int, at: str
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
@@ -203,16 +208,13 @@ def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
         page = context.new_page()
         page.goto(f"http://any:{key}@127.0.0.1:{served.port}/")
         page.goto(served.url)  # the browser has the password from now on
-        assert page.evaluate("fetch('/v1/models').then(answer => answer.status)") == 200
+        assert page.evaluate("fetch('/v1/models').then(response => response.status)") == 200
         witness.forget()
         page = context.new_page()
         page.goto(f"http://{at}:{hostile}/")
         learned = attack(page, tmp_path, served.url, batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
-        assert not learned, brief(learned)
-        handled = [one for one in witness.handled() if one not in LINKED]
-        assert not handled, brief(handled)
+        require_unharmed(served, witness)
+        require_all_refused(witness, learned)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
@@ -223,9 +225,9 @@ def test_the_interface_is_shown_and_tried_without_anybody_else(
 
     with service(registry, tmp_path, Witness()) as served, browser() as running:
         page = running.new_page()
-        asked: list[str] = []
+        requested: list[str] = []
         faults: list[str] = []
-        page.context.on("request", lambda request: asked.append(request.url))
+        page.context.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
         url = f"http://{name}:{served.port}"
@@ -241,6 +243,6 @@ def test_the_interface_is_shown_and_tried_without_anybody_else(
             "#file", {"name": "a.png", "mimeType": "image/png", "buffer": golden_png(7)}
         )
         expect(page.locator("#facts")).to_contain_text("40 x 40 pixels")
-        strangers = [one for one in asked if not one.startswith((f"{url}/", "data:", "blob:"))]
+        strangers = [one for one in requested if not one.startswith((f"{url}/", "data:", "blob:"))]
         assert strangers == []
         assert faults == []

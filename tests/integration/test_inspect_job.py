@@ -19,7 +19,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data import inspection
 from eagleray.data.inspection import Inspection, inspect_images
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import read_split
+from eagleray.data.split_file import read_split
 from eagleray.imaging import named_contract
 from eagleray.jobs import inspect
 from tests.support.images import encode, photo
@@ -84,25 +84,25 @@ def test_copies_across_parts_are_found_and_kept_together(
     assert told["formats"] == {"jpeg": NUM_GOOD + 40}
     reasons = {Path(fault["uri"]).name: fault["reason"] for fault in told["unreadable"]}
     assert reasons == {"text.jpg": "not_an_image", "short.jpg": "truncated"}
-    assert len(told["same_bytes"]) == 20
-    for one, other in told["near_duplicates_across_parts"]:
+    assert len(told["exact_duplicates"]) == 20
+    for one, other in told["near_duplicates_across_splits"]:
         assert Path(one["uri"]).name[:2] == Path(other["uri"]).name[:2]
     leaks = [
         told["leaked"][part][kind]
         for part in ("validation", "test")
-        for kind in ("same_bytes", "near_duplicates")
+        for kind in ("exact_duplicates", "near_duplicates")
     ]
     assert sum(leaks) >= 5
-    assert any("near-duplicates in other parts" in warning for warning in told["warnings"])
-    assert "Near-duplicates in different parts" in page.read_text()
+    assert any("near-duplicates in other splits" in warning for warning in told["warnings"])
+    assert "Near-duplicates across splits" in page.read_text()
 
-    words = ["--output", str(page), "--keep-copies-together", "--split-file", str(kept)]
+    words = ["--output", str(page), "--keep-duplicates-together", "--split-file", str(kept)]
     told = found(str(data), *words)
     assert sum(sum(kinds.values()) for kinds in told["leaked"].values()) == 0
-    assert told["near_duplicates_across_parts"] == []
+    assert told["near_duplicates_across_splits"] == []
     split = read_split(str(kept), read_labelled(str(data)))
     assert split.digest == told["split_digest"]
-    assert {name: len(part) for name, part in split.parts.items()} == told["parts"]
+    assert {name: len(part) for name, part in split.by_name.items()} == told["splits"]
     assert "a split is kept" in run(str(data), *words, expect=ExitCode.USER)
 
 
@@ -132,10 +132,10 @@ def test_what_is_known_is_not_read_again_until_an_image_changes(
         patch.setattr(inspection, "_inspect_on", must_not_look)
         relabelled = LabelledImages(images.uris, ("x",) * len(images), images.versions)
         assert look(relabelled).table.equals(first.table)
-        changed = LabelledImages(images.uris, images.texts, ("new", *images.versions[1:]))
+        changed = LabelledImages(images.uris, images.labels, ("new", *images.versions[1:]))
         with pytest.raises(AssertionError, match="looked again"):
             look(changed)
-        unknown = LabelledImages(images.uris, images.texts, ("", *images.versions[1:]))
+        unknown = LabelledImages(images.uris, images.labels, ("", *images.versions[1:]))
         with pytest.raises(AssertionError, match="looked again"):
             look(unknown)
 
@@ -191,7 +191,7 @@ def test_data_may_live_on_s3(cluster: Cluster, s3: str, tmp_path: Path) -> None:
     images = read_labelled(f"{s3}/inspect/t.csv", label_column="kind")
     assert [bool(version) for version in images.versions] == [True] * 12 + [False]
     split = read_split(f"{s3}/inspect/s.parquet", images)
-    cameras = [set(part.attributes["camera"]) for part in split.parts.values()]
+    cameras = [set(part.attributes["camera"]) for part in split.by_name.values()]
     assert sum(map(len, cameras)) == len(set.union(*cameras)) == 5
     filesystem.pipe_file(f"{s3}/inspect/3.jpg", jpeg(picture(99)))
     assert read_labelled(f"{s3}/inspect/t.csv", label_column="kind").digest != images.digest
@@ -202,7 +202,7 @@ def test_data_may_live_on_s3(cluster: Cluster, s3: str, tmp_path: Path) -> None:
     [
         (["--output", "r.txt"], "must end in .html"),
         (["--output", "r.html", "--split-file", "s.csv"], "must end in .parquet"),
-        (["--output", "r.html", "--test-fraction", "1"], "--test-fraction must be from 0"),
+        (["--output", "r.html", "--test-fraction", "1"], "--test-fraction must be less than 1"),
         (["--output", "r.html", "--group-column", "camera"], "No column of"),
         (["--output", "r.html", "--task", "binary", "--seed", "1", "--contract", "x"], "contract"),
         (["--output", "r.html", "--task", "regression"], "is not a number"),
@@ -229,5 +229,5 @@ def test_a_test_set_of_its_own_is_looked_at_too(
     (tmp_path / "own" / "day" / "00.jpg").write_bytes((data / "day" / "00.jpg").read_bytes())
     words = ["--test-data", str(tmp_path / "own"), "--output", str(tmp_path / "r.html")]
     told = found(str(data), *words)
-    assert told["parts"]["test"] == 3
-    assert told["leaked"]["test"] == {"same_bytes": 1, "near_duplicates": 0}
+    assert told["splits"]["test"] == 3
+    assert told["leaked"]["test"] == {"exact_duplicates": 1, "near_duplicates": 0}

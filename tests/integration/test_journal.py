@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from eagleray.batch.plan import new_id
 from eagleray.core.ray_session import Cluster
 from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.plan import new_id
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -22,7 +22,7 @@ from eagleray.core.errors import UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.registry.lineage import Use, trace, trained_on
+from eagleray.registry.lineage import ImageUse, find_image_uses, trace_lineage
 from eagleray.registry.promotion import promote, rollback
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
@@ -130,11 +130,11 @@ def test_versions_live_in_production(production: Settings, tmp_path: Path) -> No
     kpis = parse_kpis("accuracy > current", where="kpi.txt")
     for number in (1, 2):
         promote(registry, "digits", number, alias="production", kpis=kpis)
-    assert rollback(registry, "digits", alias="production", why="slow").version == 1
+    assert rollback(registry, "digits", alias="production", reason="slow").version == 1
     assert load_model("digits@production", production).version == "1"
-    assert registry.newest()[0].reference == "digits/2"
+    assert registry.latest_versions()[0].reference == "digits/2"
     moved = registry.history.changes("digits", "production")
-    assert [(item.action, item.previous, item.version, item.who) for item in moved] == [
+    assert [(item.action, item.previous, item.version, item.actor) for item in moved] == [
         ("promote", None, 1, "ada"),
         ("promote", 1, 2, "ada"),
         ("rollback", 2, 1, "ada"),
@@ -144,10 +144,10 @@ def test_versions_live_in_production(production: Settings, tmp_path: Path) -> No
     rows = {"uri": ["s3://pictures/1.png"], "version": [""], "label": ["one"], "part": ["train"]}
     pq.write_table(pa.table(rows), tmp_path / "split.parquet")
     registry.client.log_artifact(versions[1].run_id, tmp_path / "split.parquet")
-    found = trained_on(registry, "s3://pictures/1.png")
-    assert found.uses == (Use("digits/2", "train", "one", None),)
+    found = find_image_uses(registry, "s3://pictures/1.png")
+    assert found.uses == (ImageUse("digits/2", "train", "one", None),)
     assert found.unknown == ("digits/1",)
-    assert trace(registry, versions[1]).split == versions[1].source.replace(
+    assert trace_lineage(registry, versions[1]).split == versions[1].source.replace(
         "/package", "/split.parquet"
     )
 

@@ -13,8 +13,8 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray.batch.job import open_job, run_job
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.run import run_job
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import ExitCode
 from eagleray.core.ray_session import Cluster
@@ -23,10 +23,11 @@ from eagleray.io import storage
 from eagleray.jobs import pack
 from eagleray.models.package import write_package
 from eagleray.packing.job import open_pack
-from eagleray.packing.plan import PackRequest
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import pack_shard
 from eagleray.sources import InputSpec, open_inputs
 from tests.support.images import encode
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 NUM_IMAGES = 300
@@ -60,37 +61,39 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("part_format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("file_format", ["parquet", "webdataset"])
 def test_what_is_packed_is_predicted_like_the_files(
-    cluster: Cluster, tmp_path: Path, images: Path, part_format: str
+    cluster: Cluster, tmp_path: Path, images: Path, file_format: str
 ) -> None:
     out = str(tmp_path / "packed")
-    words = [str(images), "--output", out, "--format", part_format, "--part-size", "1MB"]
+    words = [str(images), "--output", out, "--format", file_format, "--file-size", "1MB"]
     summary = summary_of(*words)
     assert (summary["images"], summary["packed"], summary["failed"]) == (302, 301, 1)
     assert summary["reasons"] == {"missing": 1}
-    assert len(summary["parts"]) > 1
+    assert len(summary["files"]) > 1
     assert summary["megabytes_per_second"] > 0
     assert summary_of(*words)["committed_here"] is False
 
     write_package(small_package(name="digits"), str(tmp_path / "model"))
-    request = JobRequest((out,), str(tmp_path / "model"), str(tmp_path / "results"))
-    predicted = run_job(open_job(request, Settings(), QUIET), lambda: cluster, QUIET)
+    request = PredictSpec(
+        inputs=(out,), model=str(tmp_path / "model"), output=str(tmp_path / "results")
+    )
+    predicted = run_job(open_predict(request, Settings(), QUIET), lambda: cluster, QUIET)
     assert (predicted.totals.num_rows, predicted.totals.num_ok) == (301, 300)
     assert predicted.reasons == {"not_an_image": 1}
-    if part_format == "parquet":
+    if file_format == "parquet":
         rows = pq.read_table(tmp_path / "results").to_pylist()
         assert rows[7]["input_uri"] == f"{images}/0007 é.png"
 
 
-def test_images_and_parts_may_live_on_s3(cluster: Cluster, s3: str, images: Path) -> None:
+def test_images_and_files_may_live_on_s3(cluster: Cluster, s3: str, images: Path) -> None:
     filesystem = s3fs.S3FileSystem()
     names = [f"{index:04d} é.png" for index in range(40)]
     for name in names:
         filesystem.pipe_file(f"{s3}/pack/in/{name}", (images / name).read_bytes())
-    words = ["--part-size", "1MB", "--s3-region", "us-east-1"]
+    words = ["--file-size", "1MB", "--s3-region", "us-east-1"]
     first = summary_of(f"{s3}/pack/in/", "--output", f"{s3}/pack/first", *words)
-    table = pq.read_table(first["parts"][0], filesystem=filesystem)
+    table = pq.read_table(first["files"][0], filesystem=filesystem)
     assert table.column("uri").to_pylist() == [f"{s3}/pack/in/{name}" for name in names]
     again = [f"{s3}/pack/first", "--output", f"{s3}/pack/again", "--format", "webdataset", *words]
     second = summary_of(*again)
@@ -107,12 +110,12 @@ def test_images_and_parts_may_live_on_s3(cluster: Cluster, s3: str, images: Path
 def test_what_a_worker_cannot_mend_is_one_sentence(
     cluster: Cluster, tmp_path: Path, images: Path
 ) -> None:
-    request = PackRequest(inputs=(str(images),), output=str(tmp_path / "out"), part_bytes=10**6)
-    job = open_pack(request, QUIET)
+    request = PackSpec(inputs=(str(images),), output=str(tmp_path / "out"), file_size="1MB")
+    job = open_pack(request, Settings(), QUIET)
     pack_shard(job.context, 0)
     Path(job.layout.shard(0)).unlink()
     (tmp_path / "out" / "part-00000.parquet").write_text("something else")
-    words = [str(images), "--output", str(tmp_path / "out"), "--part-size", "1MB"]
+    words = [str(images), "--output", str(tmp_path / "out"), "--file-size", "1MB"]
     said = run(*words, expect=ExitCode.JOB_FAILED)
     assert "was left there by a run that was stopped" in " ".join(said.split())
     assert "Traceback" not in said
@@ -126,7 +129,7 @@ def test_people_read_totals_and_where_the_failures_are(
     said = run(str(images), "--output", str(tmp_path / "out"), "--max-failures", "1")
     assert "failed: missing" in said
     assert "MB/s" in said
-    assert f"in 1 part: {tmp_path}/out" in said
+    assert f"in 1 file: {tmp_path}/out" in said
     assert f"failures: {tmp_path}/out/_failures.parquet" in said
-    wrong = run(str(images), "--output", "x", "--part-size", "1kB", expect=ExitCode.USER)
-    assert "--part-size must be like 256MB" in wrong
+    wrong = run(str(images), "--output", "x", "--file-size", "1kB", expect=ExitCode.USER)
+    assert "--file-size: write a size such as 256MB" in wrong

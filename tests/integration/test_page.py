@@ -1,4 +1,4 @@
-"""The service's page in a real browser: an image is chosen, its answer appears."""
+"""The service's page in a real browser: an image is chosen, its prediction appears."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png
-from tests.support.serving import NotedLauncher, registry_with
+from tests.support.serving import RecordingLauncher, registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -33,7 +33,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
-            uvicorn.Config(build_http(service, NotedLauncher()), log_level="error")
+            uvicorn.Config(build_http(service, RecordingLauncher()), log_level="error")
         )
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -42,7 +42,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         thread.join()
 
 
-def test_an_image_that_is_chosen_is_answered(url: str, tmp_path: Path) -> None:
+def test_a_chosen_image_is_predicted(url: str, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     (tmp_path / "seven.png").write_bytes(golden_png(7))
@@ -67,6 +67,6 @@ def test_an_image_that_is_chosen_is_answered(url: str, tmp_path: Path) -> None:
         assert "--data-binary @'seven.png'" in page.locator("#curl").inner_text()
         assert f'Client("{url}")' in page.locator("#python").inner_text()
         page.set_input_files("#file", tmp_path / "broken.png")
-        expect(page.locator("#answer")).to_contain_text("not_an_image")
+        expect(page.locator("#prediction")).to_contain_text("not_an_image")
         assert faults == []
         browser.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -15,10 +14,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from eagleray.batch.job import Job, JobSummary, open_job, run_job
-from eagleray.batch.pipeline import WorkerPool, _dataset
-from eagleray.batch.plan import new_id
-from eagleray.batch.spec import JobRequest
+from eagleray.batch.job import Job
+from eagleray.batch.pipeline import WorkerPool, shard_dataset
+from eagleray.batch.run import JobSummary, run_job
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import OutputExistsError, UserError
 from eagleray.core.ray_session import Cluster
@@ -27,6 +26,8 @@ from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
 from eagleray.models.package import write_package
 from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.plan import new_id
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 pytestmark = pytest.mark.numerical
@@ -56,19 +57,19 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
-def predict(cluster: Cluster, request: JobRequest) -> JobSummary:
+def predict(cluster: Cluster, request: PredictSpec) -> JobSummary:
     quiet = Console(json_output=True)
-    return run_job(open_job(request, Settings(), quiet), lambda: cluster, quiet)
+    return run_job(open_predict(request, Settings(), quiet), lambda: cluster, quiet)
 
 
-def build(request: JobRequest) -> Job:
-    return open_job(request, Settings(), Console(json_output=True))
+def build(request: PredictSpec) -> Job:
+    return open_predict(request, Settings(), Console(json_output=True))
 
 
 def test_every_image_is_accounted_for(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    request = JobRequest((str(images),), model, str(tmp_path / "out"))
+    request = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "out"))
     summary = predict(cluster, request)
     assert (summary.totals.num_rows, summary.totals.num_ok) == (NUM_GOOD + 4, NUM_GOOD)
     assert summary.reasons == {"missing": 1, "not_an_image": 1, "truncated": 1, "unreadable": 1}
@@ -89,7 +90,13 @@ def test_every_image_is_accounted_for(
 def test_batch_answers_equal_the_predictors_own(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    request = JobRequest((str(images),), model, str(tmp_path / "out"), top_k=3, precision="float32")
+    request = PredictSpec(
+        inputs=(str(images),),
+        model=model,
+        output=str(tmp_path / "out"),
+        top_k=3,
+        precision="float32",
+    )
     predict(cluster, request)
     predictor = Predictor(
         small_package(name="digits"), compile_mode="never", precision="float32", num_threads=1
@@ -107,13 +114,13 @@ def test_batch_answers_equal_the_predictors_own(
 def test_text_formats_hold_the_same_rows(
     cluster: Cluster, tmp_path: Path, images: Path, model: str, output_format: str
 ) -> None:
-    request = JobRequest(
-        (str(images),),
-        model,
-        str(tmp_path / "out"),
-        output_format=output_format,  # type: ignore[arg-type]
+    request = PredictSpec(
+        inputs=(str(images),),
+        model=model,
+        output=str(tmp_path / "out"),
+        format=output_format,
     )
-    part = predict(cluster, request).parts[0]
+    part = predict(cluster, request).files[0]
     if output_format == "csv":
         table = pyarrow.csv.read_csv(part)
         assert len(json.loads(table.column("top_k")[0].as_py())) == 3
@@ -130,7 +137,9 @@ def test_a_csv_of_paths_may_name_what_is_not_there(
     names = ["images/000 é%20.png"] * 2 + ["images/never.png", "images"]
     names += ["http://127.0.0.1:1/a.png", "nonsense://a.png", "s3://no-such-bucket/a.png"]
     table.write_text("\n".join(["path", *names]) + "\n")
-    summary = predict(cluster, JobRequest((str(table),), model, str(tmp_path / "out")))
+    summary = predict(
+        cluster, PredictSpec(inputs=(str(table),), model=model, output=str(tmp_path / "out"))
+    )
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     assert [row["reason"] for row in rows] == [
         *(None, None, "missing", "missing"),
@@ -145,13 +154,20 @@ def test_a_link_that_was_put_after_the_listing_is_not_followed(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     outside = tmp_path / "outside.png"
-    job = build(JobRequest((str(images),), model, str(tmp_path / "out"), within=(str(images),)))
+    job = build(
+        PredictSpec(
+            inputs=(str(images),),
+            model=model,
+            output=str(tmp_path / "out"),
+            allow_path=(str(images),),
+        )
+    )
     first = job.manifest.shard(0).column("uri")[0].as_py()
     Path(first).rename(outside)
     Path(first).symlink_to(outside)
     run_job(job, lambda: cluster, Console(json_output=True))
     row = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()[0]
-    assert (row["reason"], row["message"]) == ("unreadable", "it is not where this job may read")
+    assert (row["reason"], row["message"]) == ("unreadable", "this job may not read that location")
 
 
 def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> None:
@@ -167,7 +183,9 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
     filesystem.pipe_file(f"{s3}/images/3.png", b"")
     write_package(small_package(name="digits"), f"{s3}/models/digits")
 
-    request = JobRequest((f"{s3}/images/",), f"{s3}/models/digits", f"{s3}/results")
+    request = PredictSpec(
+        inputs=(f"{s3}/images/",), model=f"{s3}/models/digits", output=f"{s3}/results"
+    )
     summary = predict(cluster, request)
     assert (summary.totals.num_ok, summary.reasons) == (3, {"truncated": 1})
     table = pyarrow.parquet.read_table(f"{s3}/results/part-00000.parquet", filesystem=filesystem)
@@ -178,8 +196,10 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
     assert not filesystem.exists(f"{s3}/results/_eagleray/shards")
     assert build(request).committed is not None
     with pytest.raises(OutputExistsError, match="top_k is 5 there and 1 here"):
-        build(dataclasses.replace(request, top_k=1))
-    missing = JobRequest((f"{s3}/nowhere/",), f"{s3}/models/digits", f"{s3}/other")
+        build(request.model_copy(update={"top_k": 1}))
+    missing = PredictSpec(
+        inputs=(f"{s3}/nowhere/",), model=f"{s3}/models/digits", output=f"{s3}/other"
+    )
     with pytest.raises(UserError, match="There is no folder or file"):
         build(missing)
 
@@ -190,7 +210,7 @@ def test_images_model_and_results_may_live_on_s3(cluster: Cluster, s3: str) -> N
         ({"inputs": ("nowhere",)}, "There is no folder or file nowhere"),
         ({"model": "nothing@production"}, "No registered model is named 'nothing'"),
         ({"model": "random:resnet81"}, "Nearest: resnet18"),
-        ({"top_k": 0}, "--top-k must be 1 to 1000"),
+        ({"top_k": 0}, "top_k must be greater than or equal to 1"),
         ({"column": "x"}, "column of"),
     ],
 )
@@ -205,7 +225,7 @@ def test_mistakes_are_said_before_any_work(
         "output": str(tmp_path / "out"),
     }
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
-        build(JobRequest(**{**fine, **change}))  # type: ignore[arg-type]
+        build(PredictSpec.make({**fine, **change}))
     assert sentence in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -213,15 +233,15 @@ def test_mistakes_are_said_before_any_work(
 def test_an_output_with_results_is_never_overwritten(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
-    request = JobRequest((str(images),), model, str(tmp_path / "out"))
+    request = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "out"))
     predict(cluster, request)
     before = (tmp_path / "out" / "part-00000.parquet").read_bytes()
     with pytest.raises(OutputExistsError, match="inputs is"):
-        build(dataclasses.replace(request, inputs=(str(images / "000 é%20.png"),)))
+        build(request.model_copy(update={"inputs": (str(images / "000 é%20.png"),)}))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("not a job's")
     with pytest.raises(OutputExistsError, match="is not empty"):
-        build(dataclasses.replace(request, output=str(tmp_path / "mine")))
+        build(request.model_copy(update={"output": str(tmp_path / "mine")}))
     assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == before
 
 
@@ -232,7 +252,7 @@ def test_more_workers_than_cores_can_wait_for_nothing(
     import ray
 
     assert ray.available_resources().get("CPU", 0) >= 1
-    request = JobRequest((str(images),) * 10, model, str(tmp_path / "out"))
+    request = PredictSpec(inputs=(str(images),) * 10, model=model, output=str(tmp_path / "out"))
     assert predict(cluster, request).totals.num_rows == 10 * (NUM_GOOD + 4)
 
 
@@ -247,4 +267,6 @@ def test_ray_data_takes_whole_shards_on_gpus(cluster: Cluster, num_decoders: int
         per_node=1,
         uses_gpu=True,
     )
-    _dataset([0, 1], None, ShardJournal(new_id()), worker_pool)  # lazy: there may be no GPU here
+    shard_dataset(
+        [0, 1], None, ShardJournal(new_id()), worker_pool
+    )  # lazy: there may be no GPU here

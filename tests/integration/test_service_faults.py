@@ -32,7 +32,7 @@ def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path
         assert httpx.post(service.url + PREDICT, content=IMAGE, timeout=20).status_code == 200
         assert time.monotonic() - began < 10
         until(lambda: "HAProxy ended (killed by SIGKILL)" in service.log.read_text(), seconds=20)
-        faults = [event["detail"] for event in events(home) if event["what"] == "fault"]
+        faults = [event["detail"] for event in events(home) if event["event"] == "fault"]
         assert ["HAProxy ended" in fault for fault in faults] == [True]
 
         members = psutil.Process(service.process.pid).children(recursive=True)

@@ -7,15 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from eagleray.batch.sinks.sql import SqlTarget
-from eagleray.batch.sinks.sql import target as target_module
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.errors import InputError, JobFailedError
-from eagleray.database.connection import wait_for_turn
+from eagleray.database.connection import lock_for_transaction
 from tests.support.postgres import PASSWORD, USER, PostgresServer
 from tests.support.sql_contract import RESULTS, SqlContract, connect, execute, query, results
 
@@ -66,7 +66,7 @@ def test_a_database_that_is_not_reached_is_refused(
 ) -> None:
     numbers = {"port": postgres.port, "closed": closed_port()}
     old, new = (part.format(**numbers) for part in change)
-    target = SqlTarget.parse(url.replace(old, new), "results")
+    target = SqlSink.parse(url.replace(old, new), "results")
     with pytest.raises(InputError, match=message) as caught:
         target.require_ready(RESULTS)
     assert PASSWORD not in str(caught.value)
@@ -83,12 +83,12 @@ def test_a_server_that_never_answers_is_refused_soon(monkeypatch: pytest.MonkeyP
         silent.listen()
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db"
         with pytest.raises(InputError, match="connection timeout expired"):
-            SqlTarget.parse(url, "results").require_ready(RESULTS)
+            SqlSink.parse(url, "results").require_ready(RESULTS)
 
 
 def test_a_missing_schema_is_refused(url: str) -> None:
     with pytest.raises(InputError, match=r'\(schema "lab" does not exist\)'):
-        SqlTarget.parse(url, "lab.results").require_ready(RESULTS)
+        SqlSink.parse(url, "lab.results").require_ready(RESULTS)
 
 
 @pytest.fixture
@@ -102,37 +102,35 @@ def guest(postgres: PostgresServer, url: str) -> Iterator[str]:
 
 def test_missing_rights_are_refused(url: str, guest: str) -> None:
     with pytest.raises(InputError, match=r"\(permission denied for schema public\)"):
-        SqlTarget.parse(guest, "results").require_ready(RESULTS)
-    SqlTarget.parse(url, "results").load("night", [results()])
+        SqlSink.parse(guest, "results").require_ready(RESULTS)
+    SqlSink.parse(url, "results").load("night", [results()])
     for right in ("SELECT", "DELETE", "SELECT, DELETE"):
         execute(url, "REVOKE ALL ON results FROM guest", f"GRANT {right} ON results TO guest")
         with pytest.raises(InputError, match=r"\(permission denied for table results\)"):
-            SqlTarget.parse(guest, "results").require_ready(RESULTS)
+            SqlSink.parse(guest, "results").require_ready(RESULTS)
     execute(url, "GRANT SELECT, DELETE, INSERT ON results TO guest")
-    SqlTarget.parse(guest, "results").require_ready(RESULTS)
-    assert SqlTarget.parse(guest, "results").load("day", [results()]) == 3
+    SqlSink.parse(guest, "results").require_ready(RESULTS)
+    assert SqlSink.parse(guest, "results").load("day", [results()]) == 3
 
 
 def test_a_database_that_is_read_only_is_refused(postgres: PostgresServer) -> None:
     database = postgres.new_database()
     postgres.run("postgres", f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     with pytest.raises(InputError, match="cannot execute CREATE TABLE in a read-only transaction"):
-        SqlTarget.parse(postgres.url(database), "results").require_ready(RESULTS)
+        SqlSink.parse(postgres.url(database), "results").require_ready(RESULTS)
 
 
 def test_a_database_that_cannot_hold_every_name_is_refused(postgres: PostgresServer) -> None:
     url = postgres.url(postgres.new_database(encoding="LATIN1"))
     with pytest.raises(InputError, match="keeps text as LATIN1, which cannot hold every name"):
-        SqlTarget.parse(url, "results").require_ready(RESULTS)
+        SqlSink.parse(url, "results").require_ready(RESULTS)
 
 
-def test_a_table_that_is_kept_locked_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_kept_locked_is_refused(url: str) -> None:
     import psycopg
 
-    target = SqlTarget.parse(url, "results")
+    target = replace(SqlSink.parse(url, "results"), ready_timeout=0.1, load_timeout=0.1)
     target.load("night", [results()])
-    monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.1)
-    monkeypatch.setattr(target_module, "_SECONDS_TO_LOAD", 0.1)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE results")
         with pytest.raises(InputError, match=r"\(canceling statement due to lock timeout\)"):
@@ -149,7 +147,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 def test_names_longer_than_63_bytes_are_cut_and_must_still_differ(url: str) -> None:
     long = "ä" * 40  # 80 bytes
     table = results(**{f"{long}1": pa.array([1, 2, 3])})
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     for _ in range(2):
         target.require_ready(table.schema)
         target.load("night", [table])
@@ -162,7 +160,7 @@ def test_names_longer_than_63_bytes_are_cut_and_must_still_differ(url: str) -> N
 
 
 def test_columns_may_differ_by_case_alone(url: str) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     table = results(Label=pa.array(["a", "b", "c"]))
     target.require_ready(table.schema)
     target.load("night", [table])
@@ -171,7 +169,7 @@ def test_columns_may_differ_by_case_alone(url: str) -> None:
 
 def test_a_table_in_a_schema(url: str) -> None:
     execute(url, 'CREATE SCHEMA "My lab"')
-    target = SqlTarget.parse(url, "My lab.results")
+    target = SqlSink.parse(url, "My lab.results")
     for _ in range(2):
         target.require_ready(RESULTS)
         assert target.load("night", [results()]) == 3
@@ -180,18 +178,18 @@ def test_a_table_in_a_schema(url: str) -> None:
 
 def test_not_a_number_stays_one(url: str) -> None:
     table = results(value=pa.array([float("nan"), 1.5, None]))
-    SqlTarget.parse(url, "results").load("night", [table])
+    SqlSink.parse(url, "results").load("night", [table])
     assert query(url, "SELECT value::text FROM results") == [("NaN",), ("1.5",), (None,)]
 
 
 def test_nested_columns_can_be_asked(url: str) -> None:
-    SqlTarget.parse(url, "results").load("night", [results()])
+    SqlSink.parse(url, "results").load("night", [results()])
     found = query(url, "SELECT DISTINCT top_k->0->>'label', labels ? 'pet' FROM results")
     assert found == [("cat", True)]
 
 
 def test_a_reader_sees_the_former_rows_until_all_new_ones_are_there(url: str) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     target.load("night", [results(count=2)])
     seen: list[int] = []
 
@@ -206,7 +204,7 @@ def test_a_reader_sees_the_former_rows_until_all_new_ones_are_there(url: str) ->
 
 
 def test_other_jobs_do_not_wait(url: str) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
 
     def tables() -> Iterator[pa.Table]:
         yield results(count=2)
@@ -220,11 +218,11 @@ def test_other_jobs_do_not_wait(url: str) -> None:
 
 
 def test_a_table_that_another_job_is_just_creating_is_waited_for(url: str) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     answers: list[int] = []
     loading = threading.Thread(target=lambda: answers.append(target.load("day", [results()])))
     with connect(url).begin() as other:
-        wait_for_turn(other, "create a table")
+        lock_for_transaction(other, "create a table")
         target._define(RESULTS).create(other)
         loading.start()
         while loading.is_alive() and not query(url, WAITING):
@@ -246,7 +244,7 @@ def test_a_database_whose_transactions_are_serializable(postgres: PostgresServer
 def test_a_connection_that_breaks_is_one_sentence_and_leaves_the_table(
     postgres: PostgresServer, url: str
 ) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     target.load("night", [results(count=2)])
 
     def tables() -> Iterator[pa.Table]:
@@ -269,17 +267,17 @@ def test_a_connection_that_breaks_is_one_sentence_and_leaves_the_table(
 
 KILLED = """
 import os, signal, sys
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from tests.support.sql_contract import results
 def tables():
     yield results(count=50_000)
     os.kill(os.getpid(), signal.SIGKILL)
-SqlTarget.parse(sys.argv[1], "results").load("night", tables())
+SqlSink.parse(sys.argv[1], "results").load("night", tables())
 """
 
 
 def test_a_killed_load_leaves_nothing_and_can_be_done_again(url: str) -> None:
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     target.load("night", [results(count=2)])
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", KILLED, url], cwd=root, check=False)

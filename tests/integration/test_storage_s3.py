@@ -18,8 +18,9 @@ import s3fs
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
-from eagleray.io.storage import S3Options, StorageUnavailableError, faults, listing, s3_keys
+from eagleray.io.storage import S3Options, StorageUnavailableError, listing, retry, s3_keys
 from eagleray.io.storage.remote import open_remote
+from eagleray.io.storage.retry import RetryPolicy
 from tests.support.s3_faults import FaultProxy, Faults
 from tests.support.s3_listing import LAYOUTS, listing_server
 from tests.support.s3_server import moto_server
@@ -153,7 +154,7 @@ def test_buckets_without_an_order_of_names_are_listed_folder_by_folder(
     place: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listing, "_DIRECTORY_BUCKET", "pictures")
+    monkeypatch.setattr(listing, "_DIRECTORY_BUCKET_SUFFIX", "pictures")
     fill(server, place, ["b/2.png", "b/1.png", "a/x/1.png", "c.png", "a-b.png"])
     proxy.inject("reset_after")
     assert listed(place) == ["a-b.png", "a/x/1.png", "b/1.png", "b/2.png", "c.png"]
@@ -179,9 +180,9 @@ def test_patterns_find_what_s3fs_finds(server: s3fs.S3FileSystem, place: str, pa
 
 
 def test_a_pattern_that_is_none_is_one_sentence(place: str) -> None:
-    with pytest.raises(InputError, match=r"a\*\*b/x is not a pattern: .*'\*\*' can only be"):
+    with pytest.raises(InputError, match=r"a\*\*b/x is not a valid pattern: .*'\*\*' can only be"):
         storage.glob_files(f"{place}/a**b/x")
-    with pytest.raises(InputError, match="has a pattern in its bucket's name"):
+    with pytest.raises(InputError, match="has a wildcard in its bucket's name"):
         storage.glob_files("s3://pic*/x")
 
 
@@ -210,13 +211,13 @@ def test_many_keys_come_once_and_in_order(fake: FaultProxy, layout: str) -> None
         uris = list(itertools.chain(*(table.column("uri").to_pylist() for table in tables)))
         assert uris == expected
         assert max(map(len, tables)) < 10_000
-    assert fake.num_calls / 3 < 2 * 30 + 40  # pages, as many cuts, and the first cuts
+    assert fake.num_calls / 3 < 2 * 30 + 40  # pages, as many splits, and the first splits
 
 
 @pytest.mark.parametrize("fake", ["tree"], indirect=True)
 def test_many_keys_come_through_faults(fake: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.config.conf["s3"]["config_kwargs"] = {"read_timeout": 1}
-    monkeypatch.setattr(faults, "_LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(retry, "REMOTE", RetryPolicy(max_wait=0.5))
     fake.faults = Faults(slow_down=0.1, reset=0.1, hang=0.02, truncate=0.1)
     assert [info.uri for info in storage.list_files("s3://bucket/photos")] == keys_of("tree")
     assert {"slow_down", "truncate"} < set(fake.counts)
@@ -234,17 +235,16 @@ def test_a_reader_may_stop_early(fake: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("fake", ["flat"], indirect=True)
-def test_a_slow_reader_is_waited_for(fake: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_keys, "_MAX_WAITING", 2000)
-    monkeypatch.setattr(s3_keys, "_WORKERS", 2)
-    pages = s3_keys.iterate_pages(open_remote("s3://bucket/photos"), "bucket", "photos/")
+def test_a_slow_reader_is_waited_for(fake: FaultProxy) -> None:
+    remote = open_remote("s3://bucket/photos")
+    pages = s3_keys.iterate_pages(remote, "bucket", "photos/", num_workers=2, max_buffered=2000)
     assert [len(next(pages)) for _ in range(7)] == [1000] * 7
     before = -1
     while before < fake.num_calls:  # until the workers rest
         before = fake.num_calls
         time.sleep(0.5)
-    num_first_cuts = 10
-    assert before <= 7 + 4 + 2 + num_first_cuts
+    num_first_splits = 10
+    assert before <= 7 + 4 + 2 + num_first_splits
     assert 7000 + sum(map(len, pages)) == 30_000
 
 
@@ -306,7 +306,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_mixed(
 def test_thousands_of_calls_survive_when_one_in_ten_fails(
     proxy: FaultProxy, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "_LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(retry, "REMOTE", RetryPolicy(max_wait=1.0))
     proxy.faults = EVERY_FAULT
 
     def work(number: int) -> None:
@@ -401,7 +401,7 @@ def test_large_files_are_whole_or_not_there_too(
 def test_faults_that_do_not_pass_say_so(
     proxy: FaultProxy, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "_ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "REMOTE", RetryPolicy(max_attempts=3))
     proxy.faults = Faults(slow_down=1.0)
     with pytest.raises(StorageUnavailableError, match=r"reduce your request rate.*, 3 times in"):
         storage.read_bytes(f"{place}/a.bin")
@@ -433,7 +433,7 @@ def test_denials_are_not_repeated(proxy: FaultProxy, place: str) -> None:
     with pytest.raises(InputError) as caught:
         storage.is_folder(place)
     assert str(caught.value) == (
-        f"Cannot look at {place} (access is denied: AccessDenied); check its name, the credentials "
+        f"Cannot access {place} (access is denied: AccessDenied); check its name, the credentials "
         "and the endpoint."
     )
     assert proxy.num_calls == 2
@@ -452,7 +452,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(look: Callable[[str], Any]) 
     with pytest.raises(InputError) as caught:
         look("s3://no-such-bucket/a/*")
     assert str(caught.value) == (
-        "Cannot look at s3://no-such-bucket/a/* (there is no such bucket); check its name, the "
+        "Cannot access s3://no-such-bucket/a/* (there is no such bucket); check its name, the "
         "credentials and the endpoint."
     )
 
@@ -464,7 +464,7 @@ def test_an_endpoint_out_of_reach_is_said_at_once() -> None:
         storage.exists("s3://bucket/a")
     assert time.monotonic() - started < 10
     assert re.fullmatch(
-        r"Cannot look at s3://bucket/a \(Could not connect to the endpoint URL: "
+        r"Cannot access s3://bucket/a \(Could not connect to the endpoint URL: "
         r'"http://127\.0\.0\.1:1/bucket/a", 3 times in \d s\); check its name, the credentials and '
         r"the endpoint\.",
         str(caught.value),
@@ -492,7 +492,7 @@ def test_ranges_end_where_the_file_does(
 def test_an_archive_is_read_in_place_through_faults(
     proxy: FaultProxy, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "_LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(retry, "REMOTE", RetryPolicy(max_wait=0.5))
     members = {f"{number}.bin": bytes([number]) * 700_000 for number in range(8)}
     with fsspec.open(f"{place}/a.zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():

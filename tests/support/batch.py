@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,22 +13,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eagleray.batch.commit import Commit, merge, publish, tidy_up
-from eagleray.batch.plan import Plan, Work, claim_plan, new_id
+from eagleray.batch.merge import merge
+from eagleray.batch.plan import PredictPlan, PredictWork
 from eagleray.batch.results import ResultWriter, result_schema
-from eagleray.batch.worker import ShardSummary, encode_shard
+from eagleray.batch.shard_summary import ShardSummary, encode_shard
 from eagleray.core.errors import Reason
 from eagleray.core.types import OutputFormat
+from eagleray.imaging.geometry import Frame
 from eagleray.io import storage
 from eagleray.registry.references import LoadedModel
+from eagleray.sharded.commit import Commit, publish, tidy_up
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader, write_manifest
+from eagleray.sharded.plan import claim_plan, new_id
 from eagleray.sources import LISTING_SCHEMA
+from eagleray.tasks import Multilabel, Regression, Task
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Multilabel, Regression, Task
 from tests.support.models import DIGITS, small_package
 
 MULTILABEL = Multilabel(labels=("cat", "dog", "row"), thresholds=(0.5, 0.5, 0.5))
+FRAME = Frame(8, 6)
 REGRESSION = Regression(mean=1.0, std=2.0)
 NO_COLUMNS = pa.schema([])
 
@@ -35,6 +40,11 @@ NO_COLUMNS = pa.schema([])
 @cache
 def loaded_model(task: Task = DIGITS) -> LoadedModel:
     return LoadedModel("digits/3", small_package(task=task), "3")
+
+
+def s3_fields(options: storage.S3Options) -> dict[str, Any]:
+    """Return the fields of a specification that say how S3 is reached."""
+    return {f"s3_{name}": value for name, value in dataclasses.asdict(options).items()}
 
 
 # --- inputs -----------------------------------------------------------------------------------
@@ -70,12 +80,13 @@ def classified(label: str = "zero", score: float = 0.75) -> Outcome:
 
 
 def multilabelled(*scores: float) -> Outcome:
-    prediction = MULTILABEL.postprocess(np.asarray(scores, np.float32))
+    prediction = MULTILABEL.postprocess(np.asarray(scores, np.float32), FRAME)
     return Outcome(prediction=prediction, width=8, height=6)
 
 
 def measured(value: float) -> Outcome:
-    return Outcome(prediction=REGRESSION.postprocess(np.asarray([value], np.float32)), width=8)
+    prediction = REGRESSION.postprocess(np.asarray([value], np.float32), FRAME)
+    return Outcome(prediction=prediction, width=8)
 
 
 def failure(message: str = "the file ends early", reason: Reason = Reason.TRUNCATED) -> Outcome:
@@ -110,7 +121,7 @@ def result_rows(
 # --- outputs ----------------------------------------------------------------------------------
 
 
-def work(**overrides: Any) -> Work:
+def work(**overrides: Any) -> PredictWork:
     model = loaded_model()
     parts: dict[str, Any] = {
         "inputs": ("/images",),
@@ -122,7 +133,7 @@ def work(**overrides: Any) -> Work:
         "seconds_per_image": 60.0,
         "format": "parquet",
     }
-    return Work(**{**parts, **overrides})
+    return PredictWork(**{**parts, **overrides})
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class Output:
     """An output on disk, as far as a job has come."""
 
     layout: OutputLayout
-    plan: Plan
+    plan: PredictPlan
     model: LoadedModel
     failed: Collection[int]
 
@@ -149,7 +160,7 @@ class Output:
         for shard in range(self.plan.num_shards) if shards is None else shards:
             rows = manifest.shard(shard)
             numbers = rows.column("row").to_pylist()
-            outcomes = [failure() if row in self.failed else _answer(row) for row in numbers]
+            outcomes = [failure() if row in self.failed else _outcome_of(row) for row in numbers]
             num_failed = sum(row in self.failed for row in numbers)
             summary = ShardSummary(
                 shard, rows.num_rows - num_failed, num_failed, 1000.0 + shard, 1001.0 + shard
@@ -160,12 +171,12 @@ class Output:
     def commit(self) -> tuple[Commit, bool] | None:
         """Do what a driver does when every shard has its result."""
         draft = merge(self.layout, self.plan)
-        committed = None if draft is None else publish(self.layout, self.plan, draft)
+        committed = None if draft is None else publish(self.layout, draft.commit(self.plan))
         tidy_up(self.layout, self.plan)
         return committed
 
 
-def _answer(row: int) -> Outcome:
+def _outcome_of(row: int) -> Outcome:
     return classified(DIGITS.labels[row % 3], 0.5 + (row % 50) / 100)
 
 
@@ -178,7 +189,7 @@ def output(
     uris: Sequence[str] | None = None,
     versions: Sequence[str] | None = None,
     output_format: OutputFormat = "parquet",
-    rows_per_part: int = 1000,
+    rows_per_file: int = 1000,
     shards: Iterable[int] | None = None,
     tables: Sequence[pa.Table] | None = None,
 ) -> Output:
@@ -191,8 +202,8 @@ def output(
         user: The user's own columns.
         uris: Of the inputs.
         versions: Of the inputs.
-        output_format: Of the parts.
-        rows_per_part: As in the plan.
+        output_format: Of the result files.
+        rows_per_file: As in the plan.
         shards: That have results; None for all.
         tables: The listing, instead of `rows`, `user`, `uris` and `versions`.
     """
@@ -202,7 +213,7 @@ def output(
     name = f"manifest-{new_id()}"
     manifest = write_manifest(tables, user_schema, layout.manifest(name))
     model = loaded_model()
-    plan = Plan(
+    plan = PredictPlan(
         job_id=new_id(),
         created="2026-01-01T00:00:00+00:00",
         work=work(format=output_format),
@@ -213,7 +224,7 @@ def output(
         manifest_digest=manifest.digest,
         num_rows=manifest.num_rows,
         num_shards=manifest.num_shards,
-        rows_per_part=rows_per_part,
+        rows_per_file=rows_per_file,
     )
     made = Output(layout, claim_plan(layout, plan), model, failed)
     made.put_shards(shards)
@@ -247,6 +258,8 @@ def dies_at(
 
     def dying(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def change(*arguments: Any) -> Any:
+            if storage.name_of(arguments[0]) == "progress.json":  # put whenever its thread runs
+                return original(*arguments)
             begun.append(f"{name} {storage.name_of(arguments[0])}")
             if len(begun) == call + 1 and not after:
                 raise Killed

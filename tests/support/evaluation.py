@@ -11,7 +11,7 @@ from torch import Tensor
 from eagleray.data.encoding import encode_targets
 from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.evaluate import Evaluation, FailedImage
-from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
 
 CLASSES = Multiclass(labels=("cat", "dog", "owl"))
 DEFECTS = Binary(labels=("fine", "defect"), threshold=0.3)

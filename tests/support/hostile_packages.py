@@ -493,7 +493,7 @@ HOSTILE = [
     Hostile(
         "VGG-16 with a million labels",
         manifest(lambda fields: (labels(1_000_000)(fields), network("vgg16")(fields))),
-        "texts",
+        "strings",
     ),
     Hostile(
         "VGG-16 with 200,000 labels and the weights of LeNet-5",
@@ -526,7 +526,7 @@ HOSTILE = [
     Hostile(
         "7 MB of hierarchy",
         manifest(hierarchy((f"{number:x}", "p") for number in range(500_000))),
-        "texts",
+        "strings",
     ),
     Hostile(
         "a hierarchy with 300,000 faults",
@@ -539,7 +539,9 @@ HOSTILE = [
         "hierarchy",
     ),
     Hostile(
-        "a hierarchy that is a circle", manifest(hierarchy([("a", "b"), ("b", "a")])), "circle"
+        "a hierarchy that is a circle",
+        manifest(hierarchy([("a", "b"), ("b", "a")])),
+        "its own ancestor",
     ),
     Hostile(
         "400,000 fields that no package has",
@@ -554,7 +556,7 @@ HOSTILE = [
     Hostile(
         "brackets 100,000 deep",
         manifest_text(lambda text: text.replace("{}", "[" * 100_000 + "]" * 100_000, 1)),
-        "lists and objects",
+        "arrays and objects",
     ),
     Hostile(
         "brackets 500 deep",
@@ -569,7 +571,7 @@ HOSTILE = [
     Hostile(
         "a metric that is no number",
         manifest_text(lambda text: text.replace('"accuracy": 0.5', '"accuracy": NaN')),
-        "no JSON",
+        "not valid JSON",
     ),
     Hostile(
         "a number of a million digits",
@@ -599,7 +601,7 @@ HOSTILE = [
         "golden.json",
     ),
     Hostile("golden images that may differ by -1", set_tolerance(-1.0), "tolerance"),
-    Hostile("golden images that may differ by NaN", set_tolerance(float("nan")), "no JSON"),
+    Hostile("golden images that may differ by NaN", set_tolerance(float("nan")), "NaN or Infinity"),
     Hostile(
         "a contract that scales to 8,192 pixels before it cuts",
         manifest(contract(resize={"mode": "shortest_side", "size": 8192}, crop=[32, 32])),
@@ -614,7 +616,7 @@ HOSTILE = [
         "golden images",
     ),
     Hostile("golden images that may differ by 1e300", set_tolerance(1e300), "tolerance"),
-    Hostile("golden images that may differ by infinity", set_tolerance(1e999), "no JSON"),
+    Hostile("golden images that may differ by infinity", set_tolerance(1e999), "NaN or Infinity"),
     Hostile(
         "a contract of 8,192 x 8,192 pixels",
         manifest(contract(resize={"mode": "exact", "height": 8192, "width": 8192})),

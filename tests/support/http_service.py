@@ -17,7 +17,7 @@ from eagleray.registry.registry import Registry
 from eagleray.serve.http import build_http
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from tests.support.serving import NotedLauncher
+from tests.support.serving import RecordingLauncher
 
 __all__ = ["Served", "http_service"]
 
@@ -31,7 +31,7 @@ class Served:
     app: FastAPI
     service: ImageService
     port: int
-    launcher: NotedLauncher = field(default_factory=NotedLauncher)
+    launcher: RecordingLauncher = field(default_factory=RecordingLauncher)
 
     @property
     def url(self) -> str:
@@ -47,13 +47,13 @@ class Served:
                     time.sleep(pause)
             except OSError:  # it has answered and closed before it had all of it
                 pass
-            answer = b""
+            response = b""
             try:
-                while b"\r\n\r\n" not in answer and (more := connection.recv(65_536)):
-                    answer += more
+                while b"\r\n\r\n" not in response and (more := connection.recv(65_536)):
+                    response += more
             except ConnectionResetError:
                 pass
-        return answer
+        return response
 
 
 @contextmanager
@@ -64,12 +64,12 @@ def http_service(
 
     Args:
         registry: Its models.
-        around: Puts something around its application, such as a witness of what it answers.
+        around: Wraps the application, for example to record its responses.
         fields: Of its configuration.
     """
-    config = ServiceConfig(**{"compile": "never", "watch_s": 0.2, **fields})
+    config = ServiceConfig(**{"compile": "never", "poll_interval_s": 0.2, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
-    launcher = NotedLauncher()
+    launcher = RecordingLauncher()
     app = build_http(service, launcher)
     server = uvicorn.Server(
         uvicorn.Config(around(app), port=0, log_level="critical", lifespan="on")

@@ -17,7 +17,7 @@ from eagleray.imaging import named_contract
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.registry.registry import Registry
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 from tests.support.mlflow_database import prepare_home
 
 DIGITS = Multiclass(labels=("zero", "one", "two"))

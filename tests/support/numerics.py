@@ -8,14 +8,16 @@ nothing: `rounding_by_place` makes the last bits differ everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from eagleray.core.types import TOLERANCE
-from eagleray.inference import predictor as predictor_module
-from eagleray.inference.engines import ExecutionPlan, Run, prepare
+from eagleray.inference.eager import EagerEngine
+from eagleray.inference.engine import Run
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome, Prediction
 
@@ -68,10 +70,13 @@ def rounding_by_place(run: Run, precision: str = "float32") -> Run:
 
 
 def make_all_round_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every predictor that this process makes from here on round by place."""
+    """Have every eager network that this process prepares from here on round by place."""
 
-    def prepared(package: ModelPackage, plan: ExecutionPlan, **options: object) -> object:
-        run, compiled = prepare(package, plan, **options)  # type: ignore[arg-type]
-        return rounding_by_place(run, plan.precision), compiled
+    prepare = EagerEngine.prepare
 
-    monkeypatch.setattr(predictor_module, "prepare", prepared)
+    def prepared(
+        engine: EagerEngine, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path
+    ) -> Run:
+        return rounding_by_place(prepare(engine, package, plan, cache_folder), plan.precision)
+
+    monkeypatch.setattr(EagerEngine, "prepare", prepared)

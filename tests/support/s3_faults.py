@@ -221,3 +221,16 @@ async def read_body(reader: asyncio.StreamReader, head: bytes) -> bytes:
     while parts[-1] != b"\r\n":  # trailers
         parts.append(await reader.readuntil(b"\r\n"))
     return b"".join(parts)
+
+
+def s3_error(code: str, status: int) -> BaseException:
+    """Return what s3fs raises for an error response of S3."""
+    import botocore.exceptions  # type: ignore[import-untyped]
+    from s3fs.errors import translate_boto_error
+
+    response = {
+        "Error": {"Code": code, "Message": "text"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    error: BaseException = translate_boto_error(botocore.exceptions.ClientError(response, "Get"))
+    return error

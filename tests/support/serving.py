@@ -1,9 +1,10 @@
-"""A service on a real registry, asked over HTTP without a network: what tests of it share."""
+"""A service on a real registry, called over HTTP without a network."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,26 +13,28 @@ from typing import Any
 import grpc
 import httpx
 
+from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
-from eagleray.serving.batches import Launched, Room
+from eagleray.serving.batches import Capacity, LaunchedJob
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, registry_in, small_package
 
-Ask = Callable[["Asked"], Awaitable[None]]
+Ask = Callable[["RunningApp"], Awaitable[None]]
 
 
 @dataclass
-class NotedLauncher:
+class RecordingLauncher:
     """Notes what it is to run, and says of each run what a test has it say."""
 
     commands: dict[str, list[str]] = field(default_factory=dict)
-    runs: dict[str, Launched] = field(default_factory=dict)
-    has: Room = field(default_factory=lambda: Room(2, 0, waits=True))
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: dict[str, LaunchedJob] = field(default_factory=dict)
+    has: Capacity = field(default_factory=lambda: Capacity(2, 0, waits=True))
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Say what there is for jobs."""
         return self.has
 
@@ -39,22 +42,23 @@ class NotedLauncher:
         """Note a run."""
         assert environment["EAGLERAY_HOME"]
         self.commands[name] = list(command)
-        self.runs[name] = Launched("queued")
+        self.specs[name] = json.loads(environment["EAGLERAY_PREDICT_SPEC"])
+        self.runs[name] = LaunchedJob(JobState.QUEUED)
 
-    def look(self, name: str) -> Launched | None:
+    def status(self, name: str) -> LaunchedJob | None:
         """Say where a run is."""
         return self.runs.get(name)
 
     def stop(self, name: str) -> None:
         """End a run."""
-        self.runs[name] = Launched("stopped")
+        self.runs[name] = LaunchedJob(JobState.CANCELLED)
 
 
-class Asked:
+class RunningApp:
     """A service that runs, and a client of it."""
 
     def __init__(
-        self, service: ImageService, client: httpx.AsyncClient, launcher: NotedLauncher
+        self, service: ImageService, client: httpx.AsyncClient, launcher: RecordingLauncher
     ) -> None:
         self.service, self.client, self.launcher = service, client, launcher
 
@@ -112,15 +116,15 @@ def add_versions(registry: Registry, name: str, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[Asked]:
-    config = ServiceConfig(**{"compile": "never", "watch_s": 0.05, **fields})
+async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[RunningApp]:
+    config = ServiceConfig(**{"compile": "never", "poll_interval_s": 0.05, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
-    launcher = NotedLauncher()
+    launcher = RecordingLauncher()
     app = build_http(service, launcher)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, client=(address, 4000), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            yield Asked(service, client, launcher)
+            yield RunningApp(service, client, launcher)
 
 
 def with_service(
@@ -129,7 +133,7 @@ def with_service(
     """Run a test against a service, from its first request to its orderly end."""
 
     async def main() -> None:
-        async with _running(registry, address, **fields) as asked:
-            await test(asked)
+        async with _running(registry, address, **fields) as running:
+            await test(running)
 
     asyncio.run(main())

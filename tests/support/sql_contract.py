@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.errors import InputError, JobFailedError
 
 RESULTS = pa.schema(
@@ -87,7 +87,7 @@ def load_when_all_are_there(url: str, barrier: Any, answers: Any) -> None:
 
     barrier.wait(timeout=120)
     try:
-        answers.put(SqlTarget.parse(url, "results").load("night", tables()))
+        answers.put(SqlSink.parse(url, "results").load("night", tables()))
     except JobFailedError as error:
         answers.put(str(error))
 
@@ -229,7 +229,7 @@ class SqlContract:
     kept: int
 
     def test_a_job_is_put_into_a_table_that_is_created(self, url: str) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.require_ready(RESULTS)
         assert target.load("night", [results(0), results(3, count=2)]) == 5
         assert query(url, 'SELECT job, "row", uri, label, score, value, width FROM results') == [
@@ -237,7 +237,7 @@ class SqlContract:
         ]
 
     def test_a_second_load_changes_nothing(self, url: str) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         every_row = 'SELECT * FROM results ORDER BY job, "row"'
         target.load("night", [results(count=4)])
         target.load("day", [results(count=2)])
@@ -247,24 +247,24 @@ class SqlContract:
         assert query(url, every_row) == before
 
     def test_a_shorter_load_leaves_no_rows_of_the_longer_one(self, url: str) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.load("night", [results(count=4)])
         target.load("night", [results(count=1)])
         assert query(url, "SELECT count(*) FROM results") == [(1,)]
 
     def test_without_any_table_of_rows_nothing_is_done(self, url: str) -> None:
-        assert SqlTarget.parse(url, "results").load("night", []) == 0
+        assert SqlSink.parse(url, "results").load("night", []) == 0
         assert sa.inspect(connect(url)).get_table_names() == []
 
     def test_empty_tables_of_rows_are_no_rows(self, url: str) -> None:
         empty = results(count=0)
-        assert SqlTarget.parse(url, "results").load("night", [empty, results(), empty]) == 3
+        assert SqlSink.parse(url, "results").load("night", [empty, results(), empty]) == 3
 
     @pytest.mark.parametrize("case", TYPES)
     def test_values_of_every_type(self, url: str, case: str) -> None:
         given, *expected = TYPES[case]
         table = results(mine=given)
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.require_ready(table.schema)
         target.load("night", [table])
         found = query(url, 'SELECT mine FROM results ORDER BY "row"')
@@ -278,11 +278,11 @@ class SqlContract:
         with pytest.raises(
             InputError, match=r"Column 'took' is of type duration\[s\], which no SQL"
         ):
-            SqlTarget.parse(url, "results").require_ready(schema)
+            SqlSink.parse(url, "results").require_ready(schema)
 
     def test_names_of_columns_survive_letter_by_letter(self, url: str) -> None:
         table = results(**{name: pa.array([name, "", None]) for name in ODD_NAMES})
-        target = SqlTarget.parse(url, 'my "odd" %table')
+        target = SqlSink.parse(url, 'my "odd" %table')
         target.require_ready(table.schema)
         assert target.load("night", [table]) == 3
         target.require_ready(table.schema)
@@ -304,12 +304,10 @@ class SqlContract:
     )
     def test_names_that_cannot_be_are_refused(self, url: str, name: str, message: str) -> None:
         with pytest.raises(InputError, match=message):
-            SqlTarget.parse(url, "results").require_ready(
-                RESULTS.append(pa.field(name, pa.string()))
-            )
+            SqlSink.parse(url, "results").require_ready(RESULTS.append(pa.field(name, pa.string())))
 
     def test_looking_leaves_no_table_behind(self, url: str) -> None:
-        SqlTarget.parse(url, "results").require_ready(RESULTS)
+        SqlSink.parse(url, "results").require_ready(RESULTS)
         assert sa.inspect(connect(url)).get_table_names() == []
 
     @pytest.mark.parametrize(
@@ -341,7 +339,7 @@ class SqlContract:
     def test_a_table_that_is_there_must_fit(
         self, url: str, change: str, message: str | None
     ) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.load("night", [results()])
         execute(url, *change.split("; "))
         if message is None:
@@ -362,12 +360,12 @@ class SqlContract:
             f'CREATE TABLE strict ({columns}, who TEXT NOT NULL, PRIMARY KEY (job, "row"))',
         )
         with pytest.raises(InputError, match=r"primary key must be \(job, row\) in table loose of"):
-            SqlTarget.parse(url, "loose").require_ready(schema)
+            SqlSink.parse(url, "loose").require_ready(schema)
         with pytest.raises(InputError, match=r"Column 'who' in table strict of .* wants a value"):
-            SqlTarget.parse(url, "strict").require_ready(schema)
+            SqlSink.parse(url, "strict").require_ready(schema)
 
     def test_a_column_that_is_null_throughout_fits_any_type(self, url: str) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.load("night", [results(age=pa.array([1, 2, 3]))])
         target.load("day", [results(age=pa.nulls(3))])
         assert query(url, "SELECT sum(age), count(*) FROM results") == [(6, 6)]
@@ -377,7 +375,7 @@ class SqlContract:
             yield results(count=20_000)
             raise OSError("part-00001.parquet is gone")
 
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         target.load("night", [results(count=4)])
         with pytest.raises(OSError, match=r"part-00001\.parquet is gone"):
             target.load("night", tables())
@@ -385,7 +383,7 @@ class SqlContract:
         assert target.load("night", [results(count=5)]) == 5
 
     def test_rows_that_are_doubled_are_refused_whole(self, url: str) -> None:
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         with pytest.raises(
             JobFailedError,
             match=r"Job night was not put into table results of .* \(.*(UNIQUE|unique)",
@@ -401,7 +399,7 @@ class SqlContract:
                 held.append(pa.total_allocated_bytes())
                 yield results(first=20_000 * number, count=20_000)
 
-        SqlTarget.parse(url, "results").load("night", tables())
+        SqlSink.parse(url, "results").load("night", tables())
         size = results(count=20_000).nbytes
         assert max(held) - held[0] < 4 * size
 
@@ -429,7 +427,7 @@ class SqlContract:
             assert go_on.wait(60)
             yield results(first=2, count=2)
 
-        target = SqlTarget.parse(url, "results")
+        target = SqlSink.parse(url, "results")
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(target.load, "night", slow())
             assert begun.wait(60)

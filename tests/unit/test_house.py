@@ -83,6 +83,40 @@ def test_models_and_the_service_know_no_ray(package: str) -> None:
         assert "ray" not in imported_roots(file), file
 
 
+def task_checks(file: Path) -> list[int]:
+    """Return the lines where a module asks which task it has, by its class or by its name."""
+    tree = ast.parse(file.read_text())
+    tasks = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eagleray.tasks")
+        for alias in node.names
+    } - {"Failure", "Outcome", "Prediction"}
+    names = {"binary", "multiclass", "multilabel", "regression"}
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            used = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+            if node.func.id in ("isinstance", "issubclass") and used & tasks:
+                lines.append(node.lineno)
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            sides += [one for side in sides for one in getattr(side, "elts", ())]
+            if names & {one.value for one in sides if isinstance(one, ast.Constant)}:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_only_tasks_ask_which_task_it_is() -> None:
+    files = [file for folder in ROOMS for file in python_files(folder)]
+    found = {
+        str(file.relative_to(ROOT)): lines
+        for file in files
+        if "tasks" not in file.parts and (lines := task_checks(file))
+    }
+    assert found == {}
+
+
 def test_git_ignores_nothing_under_lib() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this tree is not a git checkout")
@@ -146,3 +180,34 @@ def test_every_job_opens_with_its_command_line(file: Path) -> None:
         return
     assert f"python -m eagleray.jobs.{file.stem}" in docstring
     assert f"eagleray {file.stem}" in docstring
+
+
+def private_ray_interfaces(file: Path) -> list[str]:
+    """What a module uses of Ray that its public interface does not have."""
+    tree = ast.parse(file.read_text())
+    ray = [module for module in imported_modules(file) if module.split(".")[0] == "ray"]
+    if not ray:
+        return []
+    found = [name for name in ray if any(re.match("_|.*internal", x) for x in name.split("."))]
+    names = {module.split(".")[-1] for module in ray}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")
+            if ("internal" in node.attr or node.attr == "DataContext") or (
+                re.match("_[^_]", node.attr) and not own
+            ):
+                found.append(node.attr)
+        elif isinstance(node, ast.keyword) and (node.arg or "").startswith("_"):
+            found.append(str(node.arg))
+        elif isinstance(node, ast.ClassDef) and names & {ast.unparse(base) for base in node.bases}:
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            found += [name for name in methods if re.match("_[^_]", name)]
+    return found
+
+
+def test_one_module_uses_the_private_interfaces_of_ray() -> None:
+    known = ROOT / "lib/eagleray/core/ray_private.py"
+    assert private_ray_interfaces(known)
+    for folder in ("lib", "jobs", "serve"):
+        for file in python_files(folder):
+            assert file == known or not private_ray_interfaces(file), file

@@ -1,4 +1,4 @@
-"""Earlier jobs: their results, their failures as inputs, and what they have seen already."""
+"""Reads the outputs of earlier jobs: results, failures as inputs, and the inputs they had."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.plan import Plan, read_plan
+from eagleray.batch.plan import PredictPlan
 from eagleray.batch.results import read_columns
 from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.sharded.columns import user_columns
+from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
-from eagleray.sharded.manifest import ManifestReader, user_columns
+from eagleray.sharded.manifest import ManifestReader
+from eagleray.sharded.plan import read_plan
 from eagleray.sources import LISTING_SCHEMA, Listing
 
-__all__ = ["failures_of", "leave_out_known", "read_results"]
+__all__ = ["failures_of", "read_results", "skip_known"]
 
 _DIGEST_BYTES = 16
 _URI_AND_VERSION = tuple(LISTING_SCHEMA.get_field_index(name) for name in ("uri", "version"))
@@ -27,29 +29,31 @@ _URI_AND_VERSION = tuple(LISTING_SCHEMA.get_field_index(name) for name in ("uri"
 def read_results(
     output: str, *, columns: list[str] | None = None, first_row: int = 0
 ) -> Iterator[pa.Table]:
-    """Yield the committed parts of an output, in order; nothing that is not committed.
+    """Yield the committed files of an output as tables, in order.
 
     Args:
-        output: Of a finished job.
-        columns: To be read; None for all.
-        first_row: That is wanted: parts that end before it are left out.
+        output: Output of a finished job.
+        columns: Columns to read; None for all.
+        first_row: Number of the first row to read; files that end before it are skipped.
 
     Raises:
-        InputError: There is no commit.
+        InputError: If there is no commit.
     """
     layout = OutputLayout(output)
     committed, plan = _require_commit(layout)
     manifest = ManifestReader(layout.manifest(plan.manifest), plan.num_shards)
     user_schema = user_columns(manifest.schema) if columns is None else pa.schema([])
-    for part in committed.parts:
-        if part.first_row + part.num_rows <= first_row:
+    for file in committed.files:
+        if file.first_row + file.num_rows <= first_row:
             continue
-        content = storage.read_bytes(storage.join(layout.location, part.name))
-        yield read_columns(content, plan.work.format, columns, user_schema=user_schema)
+        content = storage.read_bytes(storage.join(layout.location, file.name))
+        yield read_columns(
+            content, plan.work.format, columns, user_schema=user_schema, task=plan.task
+        )
 
 
-def _require_commit(layout: OutputLayout) -> tuple[Commit, Plan]:
-    committed, plan = read_commit(layout), read_plan(layout)
+def _require_commit(layout: OutputLayout) -> tuple[Commit, PredictPlan]:
+    committed, plan = read_commit(layout), read_plan(layout, PredictPlan)
     if committed is None or plan is None:
         raise InputError(
             f"{layout.location} is not the finished output of a job; finish it by running its "
@@ -62,7 +66,7 @@ def failures_of(output: str) -> Listing:
     """List the inputs of an earlier job that failed, with the user's own columns.
 
     Raises:
-        InputError: There is no such job, or nothing failed.
+        InputError: If there is no such job, or nothing failed.
     """
     layout = OutputLayout(output)
     committed, plan = _require_commit(layout)
@@ -84,14 +88,14 @@ def failures_of(output: str) -> Listing:
     return Listing(user_schema=user_columns(reader.schema), tables=tables())
 
 
-def leave_out_known(tables: Iterable[pa.Table], outputs: Sequence[str]) -> Iterator[pa.Table]:
-    """Pass on only the inputs that earlier jobs did not have: new ones and changed ones.
+def skip_known(tables: Iterable[pa.Table], outputs: Sequence[str]) -> Iterator[pa.Table]:
+    """Skip the inputs that earlier jobs had, and yield the new and the changed ones.
 
-    An input is known when its location and its version are. A version is what changes with the
-    content; where the listing has none (a remote location in a table), the location decides.
+    An input is known if its location and its version are. A version changes with the content; where
+    the listing has none (a remote location in a table), the location decides.
 
     Raises:
-        InputError: An output is not that of a finished job, or nothing is left.
+        InputError: If an output is not that of a finished job, or nothing is left.
     """
     num_left = 0
     known = np.sort(np.concatenate([_known_to(output) for output in outputs]))
@@ -108,7 +112,7 @@ def leave_out_known(tables: Iterable[pa.Table], outputs: Sequence[str]) -> Itera
 
 def _known_to(output: str) -> npt.NDArray[np.bytes_]:
     layout = OutputLayout(output)
-    _, plan = _require_commit(layout)  # what an unfinished job has not done is not known
+    _, plan = _require_commit(layout)  # an unfinished job may not have done all its inputs
     reader = ManifestReader(layout.manifest(plan.manifest), plan.num_shards)
     return np.concatenate(
         [_digests(rows.column("uri"), rows.column("version")) for rows in reader.tables()]

@@ -1,55 +1,47 @@
-"""Shards through Ray Data, until every one has its result.
+"""Runs shards through Ray Data.
 
-On a node without a GPU each core reads, decodes, predicts and writes a shard: a decoded image that
-moves between processes costs more than it saves. A few cores share a process, and with it PyTorch
+On a node without a GPU each core reads, decodes, predicts and writes a shard: moving a decoded
+image between processes costs more than it saves. A few cores share a process, and with it PyTorch
 and the network; all cores of a large node would wait for each other's Python there. Beside GPUs
-decoding has actors of its own, on all cores, and each GPU's actor gets shards that are ready. The
-driver sees one line of summary for each shard.
+decoding has actors of its own, on all cores, and each GPU's actor gets decoded shards. The driver
+receives one line of summary for each shard.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from eagleray.batch.plan import new_id
-from eagleray.batch.worker import (
-    SHARD_COLUMN,
-    DecodeWorker,
-    JobContext,
-    PredictWorker,
-    ShardSummary,
-    ShardWorker,
-)
-from eagleray.core.errors import JobFailedError
+from eagleray.batch.context import JobContext
+from eagleray.batch.shard_summary import ShardSummary
+from eagleray.batch.worker import SHARD_COLUMN, DecodeWorker, PredictWorker, ShardWorker
+from eagleray.core.ray_private import iterate_blocks, map_blocks, use_whole_blocks
 from eagleray.core.ray_session import Cluster
-from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.attempts import ShardJournal, run_until_done
+from eagleray.sharded.plan import new_id
 
-__all__ = ["WorkerPool", "run_shards"]
+__all__ = ["WorkerPool", "run_shards", "shard_dataset"]
 
-_RAISED = re.compile(r"([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt): .")
-_MAX_RUNS_WITHOUT_A_RESULT = 3
-_SHARDS_FOR_A_WORKER = 2  # the next one is there when the last one is done
+_SHARDS_PER_WORKER = 2  # the next one is there when the last one is done
 _MAX_PER_PROCESS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """Who does the work.
+    """The workers of a job.
 
     Attributes:
-        num_workers: Shards that are predicted at a time: the fewest that the job starts with.
-        max_workers: As many as it may grow to where the cluster grows.
-        per_process: Workers that are threads of one process, where they share PyTorch and the
+        num_workers: Number of shards predicted at a time when the job starts.
+        max_workers: Number that the job may grow to if the cluster grows.
+        per_process: Number of workers that are threads of one process, and share PyTorch and the
             network's weights.
-        num_decoders: Processes that only decode; 0 where the workers do it themselves.
-        threads: Of each worker on a CPU, and of each that decodes.
-        per_node: Processes that share a node's memory.
-        uses_gpu: Whether predicting takes a GPU each.
+        num_decoders: Number of processes that only decode; 0 if the workers decode themselves.
+        threads: Number of threads of each worker on a CPU, and of each that decodes.
+        per_node: Number of processes that share a node's memory.
+        uses_gpu: Whether each worker has a GPU.
     """
 
     num_workers: int
@@ -62,12 +54,12 @@ class WorkerPool:
 
     @property
     def num_processes(self) -> int:
-        """Processes that predict, when the job starts."""
+        """Number of processes that predict when the job starts."""
         return -(-self.num_workers // self.per_process)
 
     @property
     def max_processes(self) -> int:
-        """Processes that predict, when the cluster has grown."""
+        """Number of processes that predict when the cluster has grown."""
         return -(-self.max_workers // self.per_process)
 
     @classmethod
@@ -82,13 +74,13 @@ class WorkerPool:
         """Take what the cluster has, or as many workers as wanted; never more than shards.
 
         Args:
-            cluster: Where.
-            num_shards: That are to be worked on.
-            wanted: Fewest and most workers; None for one on each GPU, or on each core.
-            split: Decode in processes of their own; None does so beside GPUs.
+            cluster: The cluster.
+            num_shards: Number of shards to do.
+            wanted: Minimum and maximum number of workers; None for one on each GPU, or each core.
+            split: Whether to decode in separate processes; None does so beside GPUs.
         """
-        fewest, most = wanted or (cluster.num_gpus or cluster.num_cpus,) * 2
-        num_workers = max(1, min(fewest, num_shards))
+        min_workers, max_workers = wanted or (cluster.num_gpus or cluster.num_cpus,) * 2
+        num_workers = max(1, min(min_workers, num_shards))
         split = bool(cluster.num_gpus) if split is None else split
         num_nodes = max(1, cluster.num_nodes)
         per_process = 1
@@ -100,7 +92,7 @@ class WorkerPool:
         num_processes = -(-num_workers // per_process)
         return cls(
             num_workers=num_workers,
-            max_workers=max(num_workers, min(most, num_shards)),
+            max_workers=max(num_workers, min(max_workers, num_shards)),
             per_process=per_process,
             num_decoders=num_decoders,
             threads=1,
@@ -110,119 +102,84 @@ class WorkerPool:
 
 
 def _share_evenly(num_workers: int, max_per_process: int) -> int:
-    """Return how many workers a process gets when all get about the same: 3 and 3, not 4 and 2."""
+    """Return the workers per process if all have about as many: 3 and 3, not 4 and 2."""
     num_processes = -(-num_workers // max_per_process)
     return -(-num_workers // num_processes)
 
 
 def run_shards(
-    pending: Iterable[int], context: JobContext, worker_pool: WorkerPool
+    pending: Iterable[int],
+    context: JobContext,
+    worker_pool: WorkerPool,
+    *,
+    worker: type[ShardWorker] = ShardWorker,
 ) -> Iterator[ShardSummary]:
-    """Work on shards and yield a summary of each as it is finished, in any order.
+    """Predict shards and yield a summary of each as it is finished, in any order.
 
-    Workers and nodes may die: Ray starts others and gives them what was lost. Should Ray give up,
-    what has no result yet is given to it again, as long as that gets the job any further.
+    Args:
+        pending: Numbers of the shards.
+        context: What the workers need to know.
+        worker_pool: The workers.
+        worker: Class of the workers where there is no GPU.
 
     Raises:
-        JobFailedError: It does not.
+        JobFailedError: If the workers do not get any further.
     """
     import ray
 
     journal = ShardJournal(new_id())
+    shared = ray.put(context)
+
+    def run_once(shards: list[int]) -> Iterator[ShardSummary]:
+        dataset = shard_dataset(shards, shared, journal, worker_pool, worker=worker)
+        for block in iterate_blocks(dataset):
+            for record in block.to_pylist():
+                yield ShardSummary(**record)
+
     try:
-        yield from _run_until_done(list(pending), ray.put(context), journal, worker_pool)
+        yield from run_until_done(pending, run_once)
     finally:
         journal.forget()
 
 
-def _run_until_done(
-    pending: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
-) -> Iterator[ShardSummary]:
-    import ray
-
-    remaining = dict.fromkeys(pending)  # a set that keeps the order
-    num_fruitless = 0
-    while remaining:
-        num_before = len(remaining)
-        why: Exception = JobFailedError("shards came back without a result.")
-        try:
-            for summary in _run_once(list(remaining), context, journal, worker_pool):
-                remaining.pop(summary.shard, None)
-                yield summary
-        except ray.exceptions.RayError as error:
-            why = error
-        num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-        if num_fruitless == _MAX_RUNS_WITHOUT_A_RESULT or _is_hopeless(why):
-            raise JobFailedError(
-                f"The workers stopped: {_what_was_raised(why)} What is done is kept: run the same "
-                "command again to go on, with --verbose for the workers' output."
-            ) from why
-
-
-def _run_once(
-    shards: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
-) -> Iterator[ShardSummary]:
-    import ray
-
-    # Batches would come by way of four threads; blocks cost the cores of the workers less.
-    for bundle in _dataset(shards, context, journal, worker_pool).iter_internal_ref_bundles():
-        for block in ray.get(bundle.block_refs):
-            for record in block.to_pylist():
-                yield ShardSummary(**record)
-
-
-def _dataset(
-    shards: list[int], context: Any, journal: ShardJournal, worker_pool: WorkerPool
+def shard_dataset(
+    shards: list[int],
+    context: Any,
+    journal: ShardJournal,
+    worker_pool: WorkerPool,
+    *,
+    worker: type[ShardWorker] = ShardWorker,
 ) -> Any:
-    """Return the dataset whose blocks are the summaries; nothing runs until they are asked for."""
+    """Return the dataset whose blocks are the summaries; nothing runs until they are read."""
     import ray.data
 
-    # A block is one shard, from end to end: it is neither cut nor merged on its way.
-    ray.data.DataContext.get_current().target_max_block_size = None
-    # `from_arrow` would start a task for each table, in processes that have nothing else to do.
+    use_whole_blocks()  # a block is one shard, from end to end
+    # `from_arrow` would start a task for each table.
     dataset = ray.data.from_blocks(
         [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
     )
     pool = ray.data.ActorPoolStrategy(
         min_size=worker_pool.num_processes,
         max_size=worker_pool.max_processes,
-        max_tasks_in_flight_per_actor=_SHARDS_FOR_A_WORKER * worker_pool.per_process,
+        max_tasks_in_flight_per_actor=_SHARDS_PER_WORKER * worker_pool.per_process,
         max_concurrent_calls_per_actor=worker_pool.per_process,
         enable_true_multi_threading=worker_pool.per_process > 1,
     )
-    # Half a core is what a worker claims of Ray. It occupies a whole one, but were all of them
-    # claimed, the tasks that feed it would find no room, and the job would wait for ever.
+    # A worker claims half a core of Ray and uses a whole one. If all cores were claimed, the tasks
+    # that supply its shards would never be scheduled.
     share = 0.25 if worker_pool.num_decoders else 0.5 * worker_pool.per_process
     claim = {"num_gpus": 1} if worker_pool.uses_gpu else {"num_cpus": share}
-    whole_blocks = {"batch_size": None, "batch_format": "pyarrow"}
-    # Beside GPUs `map_batches` wants a number of rows for a batch; without that check it is
-    # `map_batches_internal`, which Ray Data's own `map_groups` calls for the same reason.
     if worker_pool.num_decoders:
-        dataset = dataset.map_batches(
+        dataset = map_blocks(
+            dataset,
             DecodeWorker,
             fn_constructor_args=(context, journal),
             compute=ray.data.ActorPoolStrategy(size=worker_pool.num_decoders),
             num_cpus=0.5,
-            **whole_blocks,
         )
-        return dataset.map_batches_internal(
-            PredictWorker, fn_constructor_args=(context,), compute=pool, **claim, **whole_blocks
+        return map_blocks(
+            dataset, PredictWorker, fn_constructor_args=(context,), compute=pool, **claim
         )
-    return dataset.map_batches_internal(
-        ShardWorker, fn_constructor_args=(context, journal), compute=pool, **claim, **whole_blocks
+    return map_blocks(
+        dataset, worker, fn_constructor_args=(context, journal), compute=pool, **claim
     )
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    """Whether trying again would end the same way: a worker refused the model or its device."""
-    return "PackageError" in str(error) or "ContractError" in str(error)
-
-
-def _what_was_raised(error: BaseException) -> str:
-    """Return what a worker raised, which Ray quotes in the traceback that it sends."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line) and "UserCodeException" not in line]
-    last = lines[-1] if lines else "no message"
-    return (raised[-1] if raised else f"{type(error).__name__}: {last}").rstrip(".") + "."

@@ -1,6 +1,6 @@
-"""The report of a batch job: totals that reconcile, and a page to look at.
+"""The report of a prediction job: totals that add up, and a self-contained HTML page.
 
-A collector sees every result table once and keeps only counts and a few examples, so that a report
+A collector reads every result table once and keeps only counts and a few examples, so that a report
 on ten million images needs no more memory than one on a thousand.
 """
 
@@ -17,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eagleray.batch.worker import ShardSummary
-from eagleray.reports import histogram, horizontal_bars, line, render_page, thumbnails
+from eagleray.batch.shard_summary import ShardSummary
+from eagleray.reports import bar_chart, histogram, line, render_page, thumbnails
 
 __all__ = [
     "REPORT_COLUMNS",
+    "DrawPlots",
     "ReportCollector",
     "Totals",
+    "draw_plots",
     "render_report",
     "seconds_of_work",
     "throughput",
@@ -33,7 +35,7 @@ REPORT_COLUMNS = (
     *("row", "uri", "status", "reason", "message"),
     *("label", "score", "labels", "value"),
 )
-"""Of the result table, that a report needs."""
+"""Columns of the result table that a report needs."""
 
 _EXAMPLES_PER_CLASS = 8
 _EXAMPLES_PER_REASON = 3
@@ -46,13 +48,13 @@ _MAX_VALUES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The job in figures.
+    """Counts and times of a job.
 
     Attributes:
-        num_rows: Inputs.
-        num_ok: Inputs with a prediction.
-        num_failed: Inputs with a reason.
-        seconds: That workers were at it, in all runs.
+        num_rows: Number of inputs.
+        num_ok: Number of inputs with a prediction.
+        num_failed: Number of inputs that failed.
+        seconds: Time during which workers were at work, in all runs.
     """
 
     num_rows: int
@@ -62,7 +64,7 @@ class Totals:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput while workers were at it."""
+        """Throughput while workers were at work."""
         return self.num_rows / self.seconds if self.seconds else 0.0
 
 
@@ -93,7 +95,7 @@ class ReportCollector:
     _least_confident: list[tuple[float, int, _Example]] = field(default_factory=list)
 
     def add(self, table: pa.Table) -> None:
-        """Take in one table of result rows."""
+        """Add one table of result rows."""
         status = table.column("status").to_numpy()
         self._add_failed(table.filter(pa.array(status == "failed")))
         ok = table.filter(pa.array(status == "ok"))
@@ -106,7 +108,7 @@ class ReportCollector:
 
     def _add_ok(self, rows: pa.Table) -> None:
         scores = rows.column("score").to_numpy()
-        # A network may answer NaN, which is no place in a histogram.
+        # A network may return NaN, which belongs to no bin.
         known = scores[np.isfinite(scores)]
         bins = np.minimum((known * _SCORE_BINS).astype(int), _SCORE_BINS - 1)
         for position, count in enumerate(np.bincount(bins, minlength=_SCORE_BINS)):
@@ -156,6 +158,55 @@ class ReportCollector:
         return self._reason_examples[reason]
 
 
+DrawPlots = Callable[[ReportCollector, Sequence[ShardSummary]], list[str]]
+
+
+def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list[str]:
+    """Return the plots of the page as SVG."""
+    plots = []
+    common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
+    if common:
+        title = "Images per class"
+        if len(collector.labels) > len(common):
+            title += f" (the {len(common)} most frequent of {len(collector.labels)})"
+        names, counts = zip(*common, strict=True)
+        plots.append(bar_chart(names, counts, title=title))
+        edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
+        plots.append(
+            histogram(
+                edges,
+                collector.score_counts,
+                title="Confidence",
+                label="probability of the predicted label",
+            )
+        )
+    if collector.values:
+        counts_array, edges_array = np.histogram(collector.values, bins=30)
+        plots.append(
+            histogram(
+                edges_array.tolist(),
+                counts_array.tolist(),
+                title="Predicted values",
+                label="value",
+            )
+        )
+    if collector.reasons:
+        names, counts = zip(*collector.reasons.most_common(), strict=True)
+        plots.append(bar_chart(names, counts, title="Failures by reason"))
+    if len(timeline) > 1:
+        seconds, rates = throughput(timeline)
+        plots.append(
+            line(
+                seconds,
+                rates,
+                title="Throughput",
+                x_label="seconds of work",
+                y_label="images / s",
+            )
+        )
+    return plots
+
+
 def render_report(
     collector: ReportCollector,
     totals: Totals,
@@ -164,16 +215,18 @@ def render_report(
     *,
     model_name: str,
     remarks: Sequence[str] = (),
+    draw_plots: DrawPlots = draw_plots,
 ) -> bytes:
-    """Make the page.
+    """Render the page.
 
     Args:
-        collector: After all results were added.
-        totals: Of the job.
-        timeline: Every shard with its times.
-        plan: What was run, in the words of its reader.
-        model_name: For the title.
-        remarks: What was decided while the inputs were listed.
+        collector: Holds all results.
+        totals: Counts and times of the job.
+        timeline: Summary of every shard.
+        plan: Names and values that describe the job.
+        model_name: Name of the model for the title.
+        remarks: Sentences about decisions made while the inputs were listed.
+        draw_plots: Draws the plots.
 
     Returns:
         A self-contained HTML file.
@@ -185,7 +238,7 @@ def render_report(
         subtitle=str(plan.get("finished", "")),
         totals=totals,
         remarks=remarks,
-        plots=_plots(collector, timeline),
+        plots=draw_plots(collector, timeline),
         failures=[
             {
                 "reason": reason,
@@ -208,60 +261,21 @@ def render_report(
     )
 
 
-def _plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> list[str]:
-    plots = []
-    common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
-    if common:
-        title = "Images for each class"
-        if len(collector.labels) > len(common):
-            title += f" (the {len(common)} commonest of {len(collector.labels)})"
-        names, counts = zip(*common, strict=True)
-        plots.append(horizontal_bars(names, counts, title=title))
-        edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
-        plots.append(
-            histogram(
-                edges, collector.score_counts, title="Confidence", label="probability of the answer"
-            )
-        )
-    if collector.values:
-        counts_array, edges_array = np.histogram(collector.values, bins=30)
-        plots.append(
-            histogram(
-                edges_array.tolist(),
-                counts_array.tolist(),
-                title="Predicted values",
-                label="value",
-            )
-        )
-    if collector.reasons:
-        names, counts = zip(*collector.reasons.most_common(), strict=True)
-        plots.append(horizontal_bars(names, counts, title="Failures by reason"))
-    if len(timeline) > 1:
-        seconds, rates = throughput(timeline)
-        plots.append(
-            line(
-                seconds,
-                rates,
-                title="Throughput",
-                x_label="seconds of work",
-                y_label="images / s",
-            )
-        )
-    return plots
-
-
 def seconds_of_work(timeline: Sequence[ShardSummary]) -> float:
-    """Return how long at least one worker was at it, over all runs of the job."""
+    """Return the seconds during which at least one worker was at work, in all runs."""
     if not timeline:
         return 0.0
     return float(_worked_before(timeline)(np.array([math.inf]))[0])
 
 
 def throughput(timeline: Sequence[ShardSummary]) -> tuple[list[float], list[float]]:
-    """Return the middle of each of some equal spans of work in seconds, and its images per second.
+    """Return the throughput over time.
 
-    Between runs nothing was done: these times are left out, so that a job of two nights shows
-    two nights. A shard's images count evenly over its time.
+    Times between runs are skipped, so that a job of two nights shows two nights. A shard's images
+    count evenly over its time.
+
+    Returns:
+        Middles of equal spans of work, in seconds, and the images per second of each span.
     """
     worked = _worked_before(timeline)
     starts = worked(np.array([shard.started for shard in timeline]))

@@ -1,43 +1,33 @@
-"""The result table: one row for each input, whatever became of it.
+"""The result table of a batch job: one row for each input, predicted or failed.
 
-`docs/results.md` describes the columns for those who read the table.
+`docs/results.md` describes the columns for users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from eagleray.core.types import OutputFormat
-from eagleray.io.arrow_files import column_names, decode_table
+from eagleray.batch.sinks import sink_named
 from eagleray.registry.references import LoadedModel
-from eagleray.sharded.manifest import USER_PREFIX, names_beside_ours, user_columns
-from eagleray.tasks.outcome import Outcome
+from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
+from eagleray.tasks import Outcome, Task, task_class
+from eagleray.tasks.base import SCORE_PREFIX
 
 __all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]
 
-MAX_LABEL_COLUMNS = 1000
-SCORE_PREFIX = "score_"
-"""Of the columns with one label's probability each, which a multilabel table has."""
-
-_TOP_ENTRY = pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())])
 _IDENTITY = (
     pa.field("row", pa.int64(), nullable=False),
     pa.field("uri", pa.string(), nullable=False),
 )
-_ANSWER = (
+_STATUS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("reason", pa.string()),
     pa.field("message", pa.string()),
-    pa.field("label", pa.string()),
-    pa.field("score", pa.float32()),
-    pa.field("labels", pa.list_(pa.string())),
-    pa.field("value", pa.float64()),
 )
-_TOP = (pa.field("top_k", pa.list_(_TOP_ENTRY)),)
 _ABOUT = (
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
@@ -47,68 +37,84 @@ _ABOUT = (
     pa.field("model_digest", pa.string(), nullable=False),
     pa.field("contract_digest", pa.string(), nullable=False),
 )
-_OURS = {field.name: field for field in (*_IDENTITY, *_ANSWER, *_TOP, *_ABOUT)}
+_GENERAL = (*_IDENTITY, *_STATUS, *_ABOUT)
 _NO_COLUMNS = pa.schema([])
 
 
-def output_names(user_columns: Sequence[str]) -> list[str]:
-    """Return what the columns of the user's table are called in the output."""
+def _our_fields(task: type[Task] | None) -> dict[str, pa.Field]:
+    """Return the columns that are not the user's, without those that depend on labels."""
+    types = {**Task.result_types(), **({} if task is None else task.result_types())}
+    fields = {name: pa.field(name, data_type) for name, data_type in types.items()}
+    return fields | {field.name: field for field in _GENERAL}
+
+
+def output_names(user_columns: Sequence[str], task: type[Task] | None = None) -> list[str]:
+    """Return the names of the user's columns in the output, which differ from all others.
+
+    Args:
+        user_columns: Names in the user's table.
+        task: Task of the model, for columns of its own.
+    """
+    ours = _our_fields(task)
     return names_beside_ours(
-        user_columns, lambda name: name in _OURS or name.startswith(SCORE_PREFIX)
+        user_columns, lambda name: name in ours or name.startswith(SCORE_PREFIX)
     )
 
 
 def score_columns(model: LoadedModel) -> tuple[str, ...]:
-    """Return the columns with one label's probability each: a multilabel model has them."""
-    task = model.package.task
-    if task.name != "multilabel" or len(task.labels) > MAX_LABEL_COLUMNS:
-        return ()
-    return tuple(SCORE_PREFIX + label for label in task.labels)
+    """Return the columns with the probability of one label each."""
+    fields = model.package.task.result_fields()
+    return tuple(field.name for field in fields if field.name.startswith(SCORE_PREFIX))
 
 
 def result_schema(model: LoadedModel, manifest_schema: pa.Schema) -> pa.Schema:
     """Return the columns of a job's results.
 
     Args:
-        model: A multilabel one gets a column for each label instead of `top_k`.
-        manifest_schema: Its columns that begin with `USER_PREFIX` come along.
+        model: The model, whose task has columns of its own.
+        manifest_schema: Schema of the manifest; columns that begin with `USER_PREFIX` are the
+            user's.
     """
-    user = _renamed(user_columns(manifest_schema))
-    scores = [pa.field(name, pa.float32()) for name in score_columns(model)]
-    return pa.schema([*_IDENTITY, *user, *_ANSWER, *(scores or _TOP), *_ABOUT])
+    task = model.package.task
+    user = _renamed(user_columns(manifest_schema), type(task))
+    return pa.schema([*_IDENTITY, *user, *_STATUS, *task.result_fields(), *_ABOUT])
 
 
-def _renamed(user_schema: pa.Schema) -> list[pa.Field]:
-    names = output_names(user_schema.names)
+def _renamed(user_schema: pa.Schema, task: type[Task] | None) -> list[pa.Field]:
+    names = output_names(user_schema.names, task)
     return [field.with_name(name) for field, name in zip(user_schema, names, strict=True)]
 
 
 def read_columns(
     content: bytes,
-    output_format: OutputFormat,
+    output_format: str,
     columns: Sequence[str] | None = None,
     *,
     user_schema: pa.Schema = _NO_COLUMNS,
+    task: str | None = None,
 ) -> pa.Table:
     """Read some columns, or all, of a result file, with the types of the result table.
 
     Args:
-        content: Of the file.
-        output_format: Of the file.
-        columns: Names; None for all.
+        content: Bytes of the file.
+        output_format: Format of the file.
+        columns: Names of the columns; None for all.
         user_schema: The user's own columns, under their own names.
+        task: Name of the model's task, for columns of its own.
 
     Raises:
-        ValueError: The file is damaged, or no result file; `OSError` and `KeyError` may say so as
-            well.
+        ValueError: If the file is damaged or is no result file; `OSError` and `KeyError` may say
+            so as well.
     """
-    known = {**_OURS, **{field.name: field for field in _renamed(user_schema)}}
+    kind = None if task is None else task_class(task)
+    known = {**_our_fields(kind), **{field.name: field for field in _renamed(user_schema, kind)}}
     fields = []
-    for name in column_names(content, output_format) if columns is None else columns:
+    sink = sink_named(output_format)
+    for name in sink.column_names(content) if columns is None else columns:
         if name not in known and not name.startswith(SCORE_PREFIX):
             raise ValueError(f"a result table has no column {name!r}")
         fields.append(known.get(name, pa.field(name, pa.float32())))
-    return decode_table(content, output_format, pa.schema(fields))
+    return sink.decode(content, pa.schema(fields))
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,9 @@ class ResultWriter:
     """Makes the result rows of shards.
 
     Attributes:
-        model: What answers.
-        schema: Of the results.
-        top_k: How many labels to list with their probabilities.
+        model: The model.
+        schema: Schema of the results.
+        top_k: Number of labels to list with their probabilities.
     """
 
     model: LoadedModel
@@ -131,20 +137,20 @@ class ResultWriter:
         """Make the result rows of a shard.
 
         Args:
-            rows: Of the manifest.
-            outcomes: One for each row, in order.
+            rows: Rows of the manifest.
+            outcomes: One outcome for each row, in order.
             milliseconds: Time that each row took, reading included.
 
         Returns:
             A table of the schema.
         """
+        package = self.model.package
         users = [name for name in rows.column_names if name.startswith(USER_PREFIX)]
-        names = output_names([name.removeprefix(USER_PREFIX) for name in users])
+        names = output_names([name.removeprefix(USER_PREFIX) for name in users], type(package.task))
         columns: dict[str, Any] = {name: rows.column(name) for name in ("row", "uri")}
         columns |= {name: rows.column(own) for name, own in zip(names, users, strict=True)}
-        columns |= self._answers(outcomes)
+        columns |= self._outcome_columns(outcomes)
         columns["milliseconds"] = milliseconds
-        package = self.model.package
         constants = {
             "model": self.model.name,
             "model_version": self.model.version,
@@ -155,41 +161,27 @@ class ResultWriter:
         arrays = [_as_array(columns[field.name], field.type) for field in self.schema]
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
-    def _answers(self, outcomes: Sequence[Outcome]) -> Mapping[str, list[Any]]:
-        labels = self.model.package.task.labels
-        scores = score_columns(self.model)
-        names = [field.name for field in (*_ANSWER, *(() if scores else _TOP), *_ABOUT[:2])]
-        records = [_outcome_columns(outcome, labels, self.top_k) for outcome in outcomes]
-        columns = {name: [record.get(name) for record in records] for name in names}
-        for index, name in enumerate(scores):
-            columns[name] = [
-                None if outcome.prediction is None else outcome.prediction.probabilities[index]
-                for outcome in outcomes
-            ]
-        return columns
+    def _outcome_columns(self, outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+        fields = (*_STATUS, *self.model.package.task.result_fields(), *_ABOUT[:2])
+        rows = [self._outcome_row(outcome) for outcome in outcomes]
+        return {field.name: [row.get(field.name) for row in rows] for field in fields}
+
+    def _outcome_row(self, outcome: Outcome) -> dict[str, Any]:
+        if outcome.prediction is None:
+            assert outcome.failure is not None
+            failure = outcome.failure
+            return {
+                "status": "failed",
+                "reason": failure.reason.value,
+                "message": failure.message,
+            }
+        return {
+            "status": "ok",
+            **self.model.package.task.result_row(outcome.prediction, self.top_k),
+            "width": outcome.width,
+            "height": outcome.height,
+        }
 
 
 def _as_array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
-
-
-def _outcome_columns(outcome: Outcome, labels: tuple[str, ...], top_k: int) -> dict[str, Any]:
-    if outcome.failure is not None:
-        return {
-            "status": "failed",
-            "reason": outcome.failure.reason.value,
-            "message": outcome.failure.message,
-        }
-    prediction = outcome.prediction
-    assert prediction is not None
-    top = [{"label": label, "score": score} for label, score in prediction.top(labels, top_k)]
-    return {
-        "status": "ok",
-        "label": prediction.label,
-        "score": prediction.score,
-        "labels": list(prediction.labels),
-        "value": prediction.value,
-        "top_k": top,
-        "width": outcome.width,
-        "height": outcome.height,
-    }

@@ -1,137 +1,154 @@
-"""What a user asks of a batch job: frozen values that refuse what cannot be meant."""
+"""The specification of a batch job, from the command line or the HTTP request to the workers.
+
+`BatchRequest` has the fields that a caller of the service may set; `PredictSpec` adds those of the
+operator. The options of `eagleray predict`, the schema of `POST /v1/batches` and the reference of
+commands are generated from them, and the service sends a `PredictSpec` to its job as JSON.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from typing import Annotated, Self
 
-from eagleray.batch.plan import Work
-from eagleray.batch.sinks.sql import SqlTarget
-from eagleray.core.errors import InputError
-from eagleray.core.types import CompileMode, OutputFormat, Precision
+from pydantic import AfterValidator, Field, model_validator
+
+from eagleray.batch.plan import PredictWork
+from eagleray.batch.sinks import FormatName, TableSink, table_sink
+from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
+from eagleray.core.types import CompileMode, Precision
 from eagleray.io import storage
-from eagleray.io.http import UrlPolicy
-from eagleray.registry.references import LoadedModel
+from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
+from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
 
-__all__ = ["FailureLimit", "JobRequest"]
+__all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
 
+INPUT, RESULTS, LIMITS, SPEED = "Input", "Results", "Limits", "Speed"
 MAX_TOP_K = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class FailureLimit:
-    """How many inputs may fail before a job stops: a share of all, or a number.
-
-    Attributes:
-        share: Of all inputs, 0 to 1; None for a number.
-        number: Of inputs; None for a share.
-    """
-
-    share: float | None = None
-    number: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> FailureLimit:
-        """Read `1%`, `0.5 %` or `200`.
-
-        Raises:
-            InputError: It is neither.
-        """
-        try:
-            if text.strip().endswith("%"):
-                share = float(text.strip()[:-1]) / 100
-                if 0 <= share <= 1:
-                    return cls(share=share)
-            elif int(text) >= 0:
-                return cls(number=int(text))
-        except ValueError:
-            pass
-        raise InputError(f"--max-failures must be like 1% or 200, not {text!r}.")
-
-    def allows(self, num_failed: int, num_rows: int) -> bool:
-        """Whether so many failures of so many inputs are within the limit."""
-        if self.share is not None:
-            return num_failed <= self.share * num_rows
-        return self.number is None or num_failed <= self.number
+def _workers(text: str) -> str:
+    worker_range(text)
+    return text
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """What the user asked for.
+WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_workers)]
 
-    Attributes:
-        inputs: Folders, patterns, tables, archives or images; empty with `failed_of`.
-        model: Reference of a model.
-        output: Folder or URI; new, or of the same job.
-        column: Of locations or images in tables; None looks for the usual names.
-        since: Outputs of earlier jobs whose inputs are left out.
-        failed_of: Output of an earlier job whose failures are the inputs.
-        output_format: Of the result files.
-        top_k: Labels listed for each image.
-        precision: Of the forward pass.
-        compile_mode: Of the forward pass.
-        seconds_per_image: Time limit of one decode.
-        max_failures: Stops the job.
-        workers: Fewest and most; None for one on each core or GPU.
-        split: Whether decoding has actors of its own; None: beside GPUs.
-        sql: Where the results go as well.
-        urls: Which addresses images may be fetched from.
-        within: Prefixes of the locations that may be read, also of those that tables name; empty
-            for any.
-        s3: How S3 is reached.
-    """
 
-    inputs: tuple[str, ...]
-    model: str
-    output: str
-    column: str | None = None
-    since: tuple[str, ...] = ()
-    failed_of: str | None = None
-    output_format: OutputFormat = "parquet"
-    top_k: int = 5
-    precision: Precision = "auto"
-    compile_mode: CompileMode = "auto"
-    seconds_per_image: float = 60.0
-    max_failures: FailureLimit = field(default_factory=FailureLimit)
-    workers: tuple[int, int] | None = None
-    split: bool | None = None
-    sql: SqlTarget | None = None
-    urls: UrlPolicy = field(default_factory=UrlPolicy)
-    within: tuple[str, ...] = ()
-    s3: storage.S3Options = field(default_factory=storage.S3Options)
+class BatchRequest(Spec):
+    """The fields of a batch job that a caller of the service may set."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= MAX_TOP_K:
-            raise InputError(f"--top-k must be 1 to {MAX_TOP_K}, not {self.top_k}.")
-        if not 0 < self.seconds_per_image < math.inf:
-            raise InputError(
-                f"--image-timeout must be a number above 0, not {self.seconds_per_image}."
-            )
-        for place in self.within:
-            storage.require_place(place)
-        if bool(self.inputs) == bool(self.failed_of):
-            raise InputError("Name inputs, or an earlier output with --failed-only, and not both.")
+    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
+    model: str = spec_field(..., INPUT, "Reference of a registered model.")
+    output: str = spec_field(
+        ..., RESULTS, "Folder or URI for the results; new, or of the same job."
+    )
+    column: str | None = spec_field(
+        None, INPUT, "Table column that holds the locations, or the images.", min_length=1
+    )
+    since: Texts = spec_field(
+        (), INPUT, "Output of an earlier job; only inputs that are new or changed since."
+    )
+    failed_only: str | None = spec_field(
+        None, INPUT, "Output of an earlier job whose failures are the inputs."
+    )
+    format: FormatName = spec_field(
+        "parquet", RESULTS, "Format of the result files: parquet, csv, jsonl, or an extension's."
+    )
+    top_k: int = spec_field(5, RESULTS, "Labels listed for each image.", ge=1, le=MAX_TOP_K)
+    max_failures: FailureLimitText = spec_field(
+        "100%", LIMITS, "Stop when more inputs than this fail: 1% or 200."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.inputs) == bool(self.failed_only):
+            raise ValueError("name either inputs or failed_only, and not both")
+        return self
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Outputs of earlier jobs that this job reads."""
+        return (*self.since, *filter(None, [self.failed_only]))
+
+
+class PredictSpec(SourceFields, BatchRequest):
+    """A batch job: what a caller may ask for, and how the operator has it run."""
+
+    model: str = spec_field(
+        ...,
+        INPUT,
+        "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+    )
+    sql: str | None = spec_field(
+        None, RESULTS, "Database URL; the results go into a table there as well."
+    )
+    sql_table: str = spec_field("predictions", RESULTS, "Table of --sql: NAME, or SCHEMA.NAME.")
+    image_timeout: float = spec_field(
+        60.0, LIMITS, "Seconds that decoding one image may take.", gt=0, allow_inf_nan=False
+    )
+    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
+        (),
+        SOURCES_PANEL,
+        "Prefix of the locations that may be read, also of those that a table names; default: any.",
+    )
+    workers: WorkersText | None = spec_field(
+        None, SPEED, "Number of workers: 4, or 4..16 on a cluster that grows; default: all cores."
+    )
+    separate_decoding: bool | None = spec_field(
+        None, SPEED, "Decode in workers of their own; default: where there are GPUs."
+    )
+    precision: Precision = spec_field(
+        "auto", SPEED, "Precision of the forward pass; auto: the faster one, as measured here."
+    )
+    compile: CompileMode = spec_field(
+        "auto", SPEED, "Compile the network; auto: when it pays for this many images."
+    )
+
+    @model_validator(mode="after")
+    def _sql_is_valid(self) -> Self:
+        with as_value_error():
+            _ = self.sql_target
+        return self
+
+    @property
+    def failure_limit(self) -> FailureLimit:
+        """How many inputs may fail."""
+        return FailureLimit.parse(self.max_failures)
+
+    @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """The smallest and the largest number of workers; None for one on each core or GPU."""
+        return None if self.workers is None else worker_range(self.workers)
+
+    @property
+    def sql_target(self) -> TableSink | None:
+        """The table that the results go into as well."""
+        return None if self.sql is None else table_sink(self.sql, self.sql_table)
 
     @property
     def path_policy(self) -> storage.PathPolicy:
         """Which locations may be read."""
-        return storage.PathPolicy(self.within or None)
+        return storage.PathPolicy(self.allow_path or None)
 
-    def work(self, model: LoadedModel) -> Work:
-        """Return what decides the results."""
-        package = model.package
-        return Work(
-            inputs=tuple(storage.absolute(location) for location in self.inputs),
+    def work(self, *, model_version: str, model_digest: str, contract_digest: str) -> PredictWork:
+        """Return what decides the results.
+
+        Args:
+            model_version: Version in the registry; empty outside it.
+            model_digest: Digest of the model package.
+            contract_digest: Digest of the image contract.
+        """
+        return PredictWork(
+            inputs=tuple(map(storage.absolute, self.inputs)),
             column=self.column,
-            since=tuple(storage.absolute(output) for output in self.since),
-            failed_of=storage.absolute(self.failed_of) if self.failed_of else None,
+            since=tuple(map(storage.absolute, self.since)),
+            failed_of=storage.absolute(self.failed_only) if self.failed_only else None,
             url_hosts=self.urls.hosts,
             model=self.model,
-            model_version=model.version,
-            model_digest=package.digest,
-            contract_digest=package.contract.digest,
+            model_version=model_version,
+            model_digest=model_digest,
+            contract_digest=contract_digest,
             precision=self.precision,
             top_k=self.top_k,
-            seconds_per_image=self.seconds_per_image,
-            format=self.output_format,
+            seconds_per_image=self.image_timeout,
+            format=self.format,
         )

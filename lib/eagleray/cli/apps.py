@@ -1,4 +1,4 @@
-"""`eagleray apps …`: the callers of the service, their keys, quotas and pins."""
+"""`eagleray apps …`: manages applications, the callers of the service: keys, quotas and pins."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eagleray.cli.common import JsonOption, ModelName
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
-    from eagleray.serving.usage import UsageBook, Used
+    from eagleray.serving.usage import UsageStore, VersionUsage
 
 __all__ = ["apps_app"]
 
@@ -22,11 +23,9 @@ apps_app = typer.Typer(
     no_args_is_help=True,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Name = Annotated[str, typer.Argument(help="Of the application.")]
-Model = Annotated[str, typer.Argument(help="Name of the model.")]
+Name = Annotated[str, typer.Argument(help="Name of the application.")]
 Quota = Annotated[
-    float | None, typer.Option("--images-per-second", help="Most images; default: any number.")
+    float | None, typer.Option("--images-per-second", help="Maximum rate; default: no limit.")
 ]
 
 
@@ -35,14 +34,14 @@ def _open(settings: Settings | None = None) -> Applications:
     from eagleray.serving.applications import Applications
 
     settings = settings or read_settings()
-    return Applications(open_database(settings), who=settings.who)
+    return Applications(open_database(settings), who=settings.actor)
 
 
-def _open_usage() -> UsageBook:
+def _open_usage() -> UsageStore:
     from eagleray.database.store import open_database
-    from eagleray.serving.usage import UsageBook
+    from eagleray.serving.usage import UsageStore
 
-    return UsageBook(open_database(read_settings()))
+    return UsageStore(open_database(read_settings()))
 
 
 def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
@@ -50,11 +49,14 @@ def _show_key(console: Console, made: NewKey, json_output: bool) -> None:
         console.emit({"application": made.application, "key": made.key})
         return
     console.say(made.key)
-    console.note("This is the only time that the key is shown; the database keeps its digest.")
+    console.note(
+        "This is the only time that the key is shown; the database keeps its digest. A running "
+        "service accepts it within seconds."
+    )
 
 
 @apps_app.command("create")
-def create_application(name: Name, quota: Quota = None, json_output: AsJson = False) -> None:
+def create_application(name: Name, quota: Quota = None, json_output: JsonOption = False) -> None:
     """Create an application and print its first key."""
     with command_errors():
         applications = _open()
@@ -63,18 +65,18 @@ def create_application(name: Name, quota: Quota = None, json_output: AsJson = Fa
         console = Console(json_output=json_output)
         _show_key(console, made, json_output)
         if first and not json_output:
-            console.note("A service that runs without keys demands them within seconds.")
+            console.note("A service that runs without keys requires them within seconds.")
 
 
 @apps_app.command("rotate")
 def rotate_key(
     name: Name,
     keep_old: Annotated[
-        float, typer.Option("--keep-old", help="Hours in which the older keys still hold.")
+        float, typer.Option("--keep-old", help="Hours for which the older keys stay valid.")
     ] = 24.0,
-    json_output: AsJson = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Print a new key; the older ones end after a while."""
+    """Print a new key; the older ones expire after --keep-old hours."""
     with command_errors():
         made = _open().rotate(name, keep_old=timedelta(hours=max(0.0, keep_old)))
         _show_key(Console(json_output=json_output), made, json_output)
@@ -84,35 +86,35 @@ def rotate_key(
 def revoke_key(
     name: Name, prefix: Annotated[str, typer.Argument(help="First characters of the key.")]
 ) -> None:
-    """Refuse a key from now on."""
+    """Revoke a key."""
     with command_errors():
         _open().revoke(name, prefix)
-        Console().say(f"Key {prefix} of {name} is refused within seconds.")
+        Console().say(f"Key {prefix} of {name} is revoked within seconds.")
 
 
 @apps_app.command("quota")
 def set_quota(name: Name, quota: Quota = None) -> None:
-    """Change how many images a second an application may send."""
+    """Set the quota of an application, in images per second."""
     with command_errors():
         _open().set_quota(name, quota)
-        words = "has no quota" if quota is None else f"may send {quota:g} images a second"
+        words = "has no quota" if quota is None else f"may send {quota:g} images per second"
         Console().say(f"{name} {words}.")
 
 
 @apps_app.command("disable")
 def disable_application(name: Name) -> None:
-    """Refuse all keys of an application."""
+    """Disable all keys of an application."""
     with command_errors():
         _open().disable(name)
-        Console().say(f"{name} is refused within seconds.")
+        Console().say(f"{name} is disabled within seconds.")
 
 
 @apps_app.command("enable")
 def enable_application(name: Name) -> None:
-    """Accept the keys of an application again."""
+    """Enable the keys of an application again."""
     with command_errors():
         _open().disable(name, disabled=False)
-        Console().say(f"{name} is let in within seconds.")
+        Console().say(f"{name} is enabled within seconds.")
 
 
 @apps_app.command("delete")
@@ -121,18 +123,20 @@ def delete_application(name: Name) -> None:
     with command_errors():
         applications = _open()
         applications.delete(name)
-        Console().say(f"{name} is gone.")
+        Console().say(f"{name} is deleted.")
         if not applications.names():
-            Console().note("It was the last one: a service that runs answers nobody any more.")
+            Console().note(
+                "It was the last application: a running service refuses every request now."
+            )
 
 
 @apps_app.command("pin")
 def pin_application(
     name: Name,
-    model: Model,
+    model: ModelName,
     target: Annotated[str, typer.Argument(help="Version number, or an alias.")],
 ) -> None:
-    """Give an application a version of its own, whatever is promoted for the others."""
+    """Pin an application to a version, whatever version is in production."""
     from eagleray.registry.registry import Registry
 
     with command_errors():
@@ -147,25 +151,25 @@ def pin_application(
 
 
 @apps_app.command("unpin")
-def unpin_application(name: Name, model: Model) -> None:
-    """Give an application what everybody gets."""
+def unpin_application(name: Name, model: ModelName) -> None:
+    """Route an application to the default version again."""
     with command_errors():
         _open().unpin(name, model)
-        Console().say(f"{name} gets the default of {model} within seconds.")
+        Console().say(f"{name} gets the default version of {model} within seconds.")
 
 
 @apps_app.command("list")
-def list_applications(json_output: AsJson = False) -> None:
+def list_applications(json_output: JsonOption = False) -> None:
     """List all applications."""
     with command_errors():
-        console, book = Console(json_output=json_output), _open()
+        console, applications = Console(json_output=json_output), _open()
         used = _open_usage().recent()
-        entries = [_entry(book, name, used) for name in book.names()]
+        entries = [_entry(applications, name, used) for name in applications.names()]
         if json_output:
             console.emit(entries)
             return
         if not entries:
-            console.say("There are no applications; `eagleray apps create NAME` makes one.")
+            console.say("There are no applications; `eagleray apps create NAME` creates one.")
             return
         rows = [
             [
@@ -184,12 +188,12 @@ def list_applications(json_output: AsJson = False) -> None:
 
 
 @apps_app.command("show")
-def show_application(name: Name, json_output: AsJson = False) -> None:
+def show_application(name: Name, json_output: JsonOption = False) -> None:
     """Show an application: its keys, pins, requests and changes."""
     with command_errors():
-        console, book = Console(json_output=json_output), _open()
-        entry = _entry(book, name, _open_usage().recent(application=name))
-        changes = book.changes(name)
+        console, applications = Console(json_output=json_output), _open()
+        entry = _entry(applications, name, _open_usage().recent(application=name))
+        changes = applications.changes(name)
         if json_output:
             console.emit({**entry, "changes": [change.as_json() for change in changes]})
             return
@@ -210,26 +214,26 @@ def show_application(name: Name, json_output: AsJson = False) -> None:
         if requests:
             console.table("Requests", ["version", "today", "7 days", "last"], requests)
         else:
-            console.say("No request was answered in the last 7 days.")
+            console.say("There was no request in the last 7 days.")
         console.table("Changes", ["when", "who", "what"], [change.as_row() for change in changes])
 
 
-def _entry(book: Applications, name: str, used: Sequence[Used]) -> dict[str, Any]:
-    found, now = book.get(name), datetime.now(UTC)
+def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) -> dict[str, Any]:
+    found, now = applications.get(name), datetime.now(UTC)
     return {
         "name": name,
         "images_per_second": found.images_per_second,
         "pins": dict(found.pins),
-        "disabled": name in book.disabled(),
+        "disabled": name in applications.disabled(),
         "keys": [
             {
                 "prefix": key.prefix,
                 "created": f"{key.created:%Y-%m-%d %H:%M}",
                 "expires": None if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}",
                 "revoked": key.revoked is not None,
-                "holds": key.holds(now),
+                "holds": key.is_valid(now),
             }
-            for key in book.keys(name)
+            for key in applications.keys(name)
         ],
         "usage": [item.as_json() for item in used if item.application == name],
     }
@@ -239,5 +243,5 @@ def _state(key: dict[str, Any]) -> str:
     if key["revoked"]:
         return "revoked"
     if key["expires"] is not None:
-        return f"ends {key['expires']}" if key["holds"] else "ended"
-    return "holds"
+        return f"expires {key['expires']}" if key["holds"] else "expired"
+    return "valid"

@@ -1,14 +1,13 @@
-"""How a command answers: progress and notes on standard error, the result on standard output.
+"""The terminal of a command: progress and notes on standard error, results on standard output.
 
-with command_errors(): …        a user's mistake is one sentence and an exit code
+with command_errors(): …        errors become one sentence and an exit code
 console = Console(json_output=…)
-console.note("…")               what is happening
+console.note("…")
 with console.progress(…) as bar: bar.advance(…)
-console.result({...}, table)    a table for people, or one JSON object for scripts
+console.emit({...})             one JSON object for scripts
 
-Names, labels and messages are often of others. Whatever is printed for people shows control
-characters, line breaks and characters that deceive as escapes, and no markup is read in it; JSON
-for scripts holds them as escapes of JSON.
+Printed text is escaped, because names, labels and messages may be untrusted: control characters,
+line breaks and deceptive characters appear as escapes, and no markup is interpreted.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from eagleray.core.display import visible, visible_json
+from eagleray.core.display import escape_json, escape_text
 from eagleray.core.errors import EaglerayError, ExitCode
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
 
 Cell = str | Sequence[str]
-"""What a table shows in one place: a line, or several."""
+"""Content of a table cell: one line, or several."""
 
 _MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
 _PIPE_WIDTH = 400  # for programs that read what is printed: a cell stays on its line
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Rate(ProgressColumn):
@@ -61,7 +60,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBar:
-    """One bar: what is done, how fast, when it ends, and what went wrong so far."""
+    """A progress bar with rate, ETA and the number of failures."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
@@ -72,7 +71,7 @@ class ProgressBar:
         self._num_failed += failed
         if note is None:
             note = f"{self._num_failed:,} failed" if self._num_failed else ""
-        self._progress.update(self._task, advance=count, note=visible(note))
+        self._progress.update(self._task, advance=count, note=escape_text(note))
 
 
 class Console:
@@ -89,27 +88,27 @@ class Console:
         self._err = rich.console.Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
-        """Say what is happening; scripts do not hear it."""
+        """Print a note on standard error, unless a script reads the output."""
         if not self._json:
             self._print(self._err, text, style="dim")
 
     def warn(self, text: str) -> None:
-        """Say what the user should know, also to the one who reads a script's log."""
+        """Print a warning on standard error."""
         self._print(self._err, text, style="yellow")
 
     @contextlib.contextmanager
     def status(self, text: str) -> Iterator[None]:
-        """Show that something is being waited for."""
+        """Show that the command waits for something."""
         if self._json or not self._err.is_terminal:
             self.note(text)
             yield
         else:
-            with self._err.status(Text(visible(text))):
+            with self._err.status(Text(escape_text(text))):
                 yield
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
-        """Show a bar with rate, ETA and failures; outside a terminal, a line now and then."""
+        """Show a progress bar; outside a terminal, print a line for each tenth."""
         if self._json or not self._err.is_terminal:
             with _plain_progress(self, description, total) as bar:
                 yield bar
@@ -126,20 +125,20 @@ class Console:
             console=self._err,
         )
         with progress:
-            task = progress.add_task(visible(description), total=total, note="")
+            task = progress.add_task(escape_text(description), total=total, note="")
             yield ProgressBar(progress, task)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Print a table for people.
 
         Args:
-            title: Above.
-            columns: Their names.
-            rows: A cell for each column; a list of texts has a line for each.
+            title: Title above the table.
+            columns: Names of the columns.
+            rows: Rows with a cell for each column.
         """
         table = _table(title)
         for column in columns:
-            table.add_column(Text(visible(column)))
+            table.add_column(Text(escape_text(column)))
         for row in rows:
             table.add_row(*[_cell(cell) for cell in row])
         self._out.print(table)
@@ -148,7 +147,7 @@ class Console:
         """Print names with values for people."""
         table = _table(title, show_header=False)
         for name, value in facts.items():
-            table.add_row(Text(visible(name), style="dim"), _cell(str(value)))
+            table.add_row(Text(escape_text(name), style="dim"), _cell(str(value)))
         self._out.print(table)
 
     def say(self, text: str) -> None:
@@ -157,12 +156,12 @@ class Console:
 
     @staticmethod
     def _print(stream: rich.console.Console, text: str, *, style: str | None = None) -> None:
-        """Print one line; a line break in it is of others, who could write lines of their own."""
-        stream.print(Text(visible(text)), style=style, soft_wrap=True)
+        """Print one line; line breaks in the text are escaped, so it cannot forge other lines."""
+        stream.print(Text(escape_text(text)), style=style, soft_wrap=True)
 
     @property
     def can_ask(self) -> bool:
-        """Whether a person is there to answer a question."""
+        """Whether the user can answer a question on the terminal."""
         return not self._json and sys.stdin.isatty()
 
     @property
@@ -176,32 +175,32 @@ class Console:
         sys.stdout.flush()
 
     def emit_line(self, value: Any) -> None:
-        """Print a value as one line of JSON at once, for scripts that read while we go on."""
+        """Print a value as one line of JSON at once, for scripts that read as it runs."""
         sys.stdout.write(_json(value) + "\n")
         sys.stdout.flush()
 
 
 def _json(value: Any, *, indent: int | None = None) -> str:
     plain = sys.stdout.encoding.lower() != "utf-8"  # \u… is read everywhere
-    return visible_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
 
 
 def _table(title: str, *, show_header: bool = True) -> Table:
-    text = Text(visible(title))
+    text = Text(escape_text(title))
     return Table(title=text, title_justify="left", title_style="bold", show_header=show_header)
 
 
 def _cell(cell: Cell) -> Text:
     lines = [cell] if isinstance(cell, str) else cell
-    return Text("\n".join(map(visible, lines)), overflow="fold")
+    return Text("\n".join(map(escape_text, lines)), overflow="fold")
 
 
 def open_streams() -> None:
-    """Make standard output and standard error fit to take any text, for as long as we run.
+    """Make standard output and standard error accept any text.
 
-    A character that the locale lacks, or a file name that is no text, is written as its escape. A
-    stream that whoever started us has closed is opened on nothing, here and for the programs that
-    this one becomes or starts. The traceback of a defect shows text of others as all else does.
+    Characters that the locale lacks, and file names that are not text, are written as escapes.
+    Streams that the parent process has closed are opened on the null device, also for child
+    processes. Tracebacks are escaped as all other text.
     """
     for number in range(3):
         try:
@@ -222,10 +221,10 @@ def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(visible(text, keep="\n"))
+    sys.stderr.write(escape_text(text, keep="\n"))
 
 
-class _QuietBar(ProgressBar):
+class _LineBar(ProgressBar):
     def __init__(self, console: Console, description: str, total: int) -> None:
         self._console, self._description, self._total = console, description, total
         self._done = self._num_failed = 0
@@ -245,15 +244,15 @@ class _QuietBar(ProgressBar):
 
 @contextlib.contextmanager
 def _plain_progress(console: Console, description: str, total: int) -> Iterator[ProgressBar]:
-    yield _QuietBar(console, description, total)
+    yield _LineBar(console, description, total)
 
 
 @contextlib.contextmanager
 def command_errors() -> Iterator[None]:
-    """End a command with one sentence and the right exit code when it cannot go on.
+    """End a command with one sentence and the exit code of the error.
 
-    What is neither an `EaglerayError` nor a full disk is a defect of ours and keeps its traceback
-    (exit 1).
+    Errors that are neither an `EaglerayError` nor a full disk are defects of Eagleray; they keep
+    their traceback (exit code 1).
     """
     try:
         yield
@@ -261,13 +260,13 @@ def command_errors() -> Iterator[None]:
         _print_error(str(error))
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _DISK_FULL:
             raise
         if error.filename is None:  # it may be standard output that is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what it still holds is not tried again
         place = f"to {error.filename} " if error.filename else ""
         _print_error(
-            f"Nothing more can be written {place}({error.strerror}); make room there, or name "
+            f"Nothing more can be written {place}({error.strerror}); free space there, or name "
             "another output or EAGLERAY_HOME, and run the command again."
         )
         raise SystemExit(ExitCode.JOB_FAILED) from None
@@ -278,19 +277,19 @@ def command_errors() -> Iterator[None]:
 
 def _print_error(sentence: str) -> None:
     rich.console.Console(stderr=True, highlight=False).print(
-        Text.assemble(("error: ", "bold red"), visible(sentence)), soft_wrap=True
+        Text.assemble(("error: ", "bold red"), escape_text(sentence)), soft_wrap=True
     )
 
 
 @contextlib.contextmanager
 def quiet_terminal(log: Path, *, verbose: bool) -> Iterator[None]:
-    """Send what native code writes to standard error into a file; Python's own still shows.
+    """Redirect what native code writes to standard error into a file; Python's output still shows.
 
-    Ray's C++ parts speak to file descriptor 2 and cannot be told not to.
+    Ray's C++ code writes to file descriptor 2 and has no setting against it.
 
     Args:
-        log: The file; it grows.
-        verbose: Change nothing.
+        log: File to append to.
+        verbose: Redirect nothing.
     """
     if verbose:
         yield

@@ -1,118 +1,66 @@
-"""What the command lines of all jobs share: options, and the session that a job runs in."""
+"""Runs a job from its command line: its words, its settings, and its Ray session."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated
 
 import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
-from eagleray.io.http import UrlPolicy
-from eagleray.io.storage import S3Options
 
 __all__ = [
-    "ClusterOption",
-    "JsonOption",
-    "S3AnonymousOption",
-    "S3EndpointOption",
-    "S3ProfileOption",
-    "S3RegionOption",
-    "S3RequesterPaysOption",
-    "VerboseOption",
+    "command_app",
     "job_session",
     "job_settings",
     "run_command",
-    "s3_options",
-    "url_policy",
 ]
-
-ClusterOption = Annotated[
-    str | None,
-    typer.Option("--cluster", help="Ray cluster to run on; default: a Ray of its own."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Show what Ray and the workers print.")
-]
-
-_S3 = "S3"
-S3EndpointOption = Annotated[
-    str | None,
-    typer.Option(help="Address of an S3 server that is not Amazon's.", rich_help_panel=_S3),
-]
-S3RegionOption = Annotated[str | None, typer.Option(help="Of the buckets.", rich_help_panel=_S3)]
-S3ProfileOption = Annotated[
-    str | None, typer.Option(help="Of the credentials file.", rich_help_panel=_S3)
-]
-S3AnonymousOption = Annotated[
-    bool, typer.Option("--s3-anonymous", help="Sign no requests.", rich_help_panel=_S3)
-]
-S3RequesterPaysOption = Annotated[
-    bool,
-    typer.Option("--s3-requester-pays", help="Pay for what is read.", rich_help_panel=_S3),
-]
-
-
-def s3_options(
-    settings: Settings,
-    *,
-    endpoint: str | None = None,
-    region: str | None = None,
-    profile: str | None = None,
-    anonymous: bool = False,
-    requester_pays: bool = False,
-) -> S3Options:
-    """Return how S3 is reached: what a flag says, else what the settings say."""
-    return S3Options(
-        endpoint=endpoint or settings.s3_endpoint,
-        region=region or settings.s3_region,
-        profile=profile or settings.s3_profile,
-        anonymous=anonymous or settings.s3_anonymous,
-        requester_pays=requester_pays or settings.s3_requester_pays,
-    )
-
-
-def url_policy(settings: Settings, hosts: list[str] | None) -> UrlPolicy:
-    """Return which addresses may be fetched: none but the hosts that are named."""
-    networks = filter(None, settings.url_private_networks.split(","))
-    return UrlPolicy(
-        hosts=tuple(hosts or ()), private_networks=tuple(network.strip() for network in networks)
-    )
 
 
 def run_command(main: Callable[..., None], *, module_docstring: str | None) -> None:
     """Run a job's `main` with the words of the command line.
 
     Args:
-        main: Its parameters are the options, its docstring says what it does.
-        module_docstring: Of the job's file; its lines that begin with `eagleray` become the
-            examples of `--help`, and name the command.
+        main: Function whose parameters are the options, and whose docstring is the summary.
+        module_docstring: Docstring of the job's file; see `command_app`.
     """
     open_streams()
     bypass_proxy_for_loopback()
+    app, name = command_app(main, module_docstring=module_docstring)
+    words = [escape_file_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
+    app(words, prog_name=name)
+
+
+def command_app(
+    main: Callable[..., None], *, module_docstring: str | None
+) -> tuple[typer.Typer, str]:
+    """Return the command line of a job, and the name of its command.
+
+    Args:
+        main: Function whose parameters are the options, and whose docstring is the summary.
+        module_docstring: Docstring of the job's file; its lines that begin with `eagleray` are the
+            examples of `--help`, and name the command.
+    """
     lines = [line.strip() for line in (module_docstring or "").splitlines()]
     examples = [line for line in lines if line.startswith("eagleray ")]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(epilog="\n\n".join(["Examples:", *examples]))(main)
-    words = [text_of_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
-    app(words, prog_name=" ".join(examples[0].split()[:2]))
+    return app, " ".join(examples[0].split()[:2])
 
 
 def job_settings(*, cluster: str | None = None) -> Settings:
-    """Read the settings of a job, and check the folders that it needs before any work is done.
+    """Read the settings of a job, and check the folders that it needs.
 
     Args:
-        cluster: The Ray cluster that is named on the command line, if any.
+        cluster: Ray cluster that the command line names; None for a Ray of the command's own.
 
     Raises:
-        UserError: The home folder, or the temporary folder of a Ray of its own, cannot be used.
+        UserError: If the home folder, or the temporary folder of Ray, cannot be used.
     """
     settings = read_settings()
     settings.make_home()
@@ -127,18 +75,21 @@ def job_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    batches_at_once: int = 0,
+    max_concurrent_batches: int = 0,
 ) -> Iterator[Cluster]:
-    """Give a job its Ray, as `ray_session` does, and keep the terminal for the job.
+    """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
     Raises:
-        UserError: The named cluster does not answer, or a folder that is needed cannot be written.
-        JobFailedError: No Ray starts on this machine.
+        UserError: If the named cluster does not answer, or a folder cannot be written.
+        JobFailedError: If no Ray starts on this machine.
     """
     with (
         quiet_terminal(settings.native_log, verbose=verbose),
         ray_session(
-            settings, address=address, verbose=verbose, batches_at_once=batches_at_once
+            settings,
+            address=address,
+            verbose=verbose,
+            max_concurrent_batches=max_concurrent_batches,
         ) as cluster,
     ):
         yield cluster

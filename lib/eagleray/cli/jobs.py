@@ -1,4 +1,4 @@
-"""`eagleray jobs …`: past and running batch jobs, whoever started them last."""
+"""`eagleray jobs …`: lists, shows and cancels prediction and packing jobs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eagleray.cli.common import JsonOption
 from eagleray.cli.console import Console, command_errors
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # help must answer at once
-    from eagleray.batch.history import JobStatus
+    from eagleray.sharded.history import JobStatus
 
 __all__ = ["jobs_app"]
 
 jobs_app = typer.Typer(
-    help="Batch jobs: list, show, report, cancel.\n\n"
+    help="Prediction and packing jobs: list, show, report, cancel.\n\n"
     "eagleray jobs list\n\n"
     "eagleray jobs show 3f9c\n\n"
     "eagleray jobs report results/\n\n"
@@ -24,15 +26,15 @@ jobs_app = typer.Typer(
 )
 
 JobName = Annotated[
-    str, typer.Argument(help="Id of a job, the beginning of one, or its output.", metavar="JOB")
+    str,
+    typer.Argument(help="Id of a job, the first characters of one, or its output.", metavar="JOB"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @jobs_app.command("list")
-def list_all(json_output: AsJson = False) -> None:
-    """List the jobs that were started here, newest first."""
-    from eagleray.batch.history import list_jobs
+def list_all(json_output: JsonOption = False) -> None:
+    """List the jobs that were started from this home folder, newest first."""
+    from eagleray.sharded.history import list_jobs
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -41,32 +43,35 @@ def list_all(json_output: AsJson = False) -> None:
             console.emit([_facts(job) for job in jobs])
             return
         if not jobs:
-            console.say("No job was started here yet: `eagleray predict` starts one.")
+            console.say(
+                "No job was started here yet: `eagleray predict` and `eagleray pack` start one."
+            )
             return
         rows = [
             [
                 job.job_id,
+                job.plan.kind if job.plan else "",
                 job.state,
                 f"{job.num_done:,}/{job.num_rows:,}",
                 f"{job.num_failed:,}",
-                job.plan.work.model if job.plan else "",
+                job.plan.work.get("model", "") if job.plan else "",
                 job.created[:16].replace("T", " "),
                 job.output,
             ]
             for job in jobs
         ]
-        columns = ["job", "state", "images", "failed", "model", "created", "output"]
-        console.table("Batch jobs", columns, rows)
+        columns = ["job", "kind", "state", "images", "failed", "model", "created", "output"]
+        console.table("Jobs", columns, rows)
 
 
 @jobs_app.command("show")
-def show_job(name: JobName, json_output: AsJson = False) -> None:
-    """Show how far a job is, what it runs, and what failed."""
+def show_job(name: JobName, json_output: JsonOption = False) -> None:
+    """Show the progress of a job, its plan, and its failures."""
     with command_errors():
         console = Console(json_output=json_output)
         job = _find(name)
         facts = _facts(job)
-        if job.state == "done":
+        if job.state == JobState.SUCCEEDED:
             facts["reasons"] = job.reasons
         if json_output:
             console.emit(facts)
@@ -84,39 +89,41 @@ def show_job(name: JobName, json_output: AsJson = False) -> None:
 
 @jobs_app.command("report")
 def open_report(name: JobName) -> None:
-    """Print where the page of a finished job is."""
+    """Print the location of the report of a finished job."""
     from eagleray.core.errors import InputError
     from eagleray.io import storage
     from eagleray.sharded.layout import OutputLayout
 
     with command_errors():
         job = _find(name)
+        if job.plan is not None and job.plan.kind == "pack":
+            raise InputError(f"Job {job.job_id} packs images, and packing makes no page.")
         page = OutputLayout(job.output).report
         if not storage.exists(page):
             raise InputError(
-                f"Job {job.job_id} is {job.state} and has no page yet; it is written when the job "
-                "is done."
+                f"Job {job.job_id} is {job.state} and has no report yet; it is written when the "
+                "job ends."
             )
         Console().say(page)
 
 
 @jobs_app.command("cancel")
 def cancel(name: JobName) -> None:
-    """Ask a running job to stop; what is done is kept, and its command goes on from there."""
-    from eagleray.batch.history import cancel_job
+    """Ask a running job to stop; finished shards are kept, and its command resumes it."""
+    from eagleray.sharded.history import cancel_job
 
     with command_errors():
         job = _find(name)
         cancel_job(job)
         Console().say(
-            f"Job {job.job_id} is asked to stop; what is done is kept. Its command starts it again."
+            f"Job {job.job_id} is asked to stop; finished shards are kept. Its command resumes it."
         )
 
 
 def _find(name: str) -> JobStatus:
     """Find a job, and reach S3 as it does from here on."""
-    from eagleray.batch.history import find_job
     from eagleray.io import storage
+    from eagleray.sharded.history import find_job
 
     job = find_job(_settings(), name)
     storage.use_s3(job.s3)
@@ -125,18 +132,19 @@ def _find(name: str) -> JobStatus:
 
 def _settings() -> Settings:
     """Read the settings, and reach S3 as they say: outputs may be there."""
-    from eagleray.cli.job import s3_options
     from eagleray.io import storage
+    from eagleray.io.spec_fields import S3Fields
 
     settings = read_settings()
-    storage.use_s3(s3_options(settings))
+    storage.use_s3(S3Fields().with_settings(settings).s3)
     return settings
 
 
 def _facts(job: JobStatus) -> dict[str, Any]:
-    progress = job.progress if job.state == "running" else None
+    progress = job.progress if job.state == JobState.RUNNING else None
     return {
         "job": job.job_id,
+        "kind": job.plan.kind if job.plan else None,
         "state": job.state,
         "output": job.output,
         "created": job.created,

@@ -1,8 +1,8 @@
 """The `eagleray` command.
 
-It is a front door: a job is a program of its own, and `eagleray train …` becomes
-`python -m eagleray.jobs.train …` with the same words; so is the service. A program's options are
-written once, in the program.
+Each job, and the service, is a program of its own, which the command executes: `eagleray train …`
+becomes `python -m eagleray.jobs.train …` with the same words. A program declares its own options,
+once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
 from eagleray.core.errors import UserError
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 
-__all__ = ["app", "main"]
+__all__ = ["PROGRAMS", "app", "main"]
 
 app = typer.Typer(
     name="eagleray",
@@ -47,14 +47,21 @@ _PASS_EVERYTHING_ON = {
     "help_option_names": [],
 }
 
-_JOBS = {
-    "inspect": "Look at labelled images before training: a split and a page.",
+PROGRAMS = {
+    name: f"eagleray.jobs.{name}"
+    for name in ("inspect", "train", "tune", "evaluate", "predict", "pack", "demo")
+} | {"serve": "eagleray.serve.run"}
+"""The module of each command that is a program of its own."""
+
+_SUMMARIES = {
+    "inspect": "Inspect labelled images before training: a split and a page.",
     "train": "Train a model on several workers and register it.",
     "tune": "Try many specifications, stop the poor ones early, register the best.",
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
     "predict": "Classify images in batch: a table and a page.",
-    "pack": "Many small files into few large ones, with a manifest.",
-    "demo": "See it work: digits, good and broken, through the whole way.",
+    "pack": "Pack many small files into few large ones, with a manifest.",
+    "demo": "See it work: digits, good and broken, from training to the service.",
+    "serve": "Answer requests for registered models: HTTP, gRPC and a page.",
 }
 
 
@@ -63,7 +70,7 @@ def _launch(module: str, arguments: list[str]) -> None:
     with command_errors():
         _require_program(module)
     # -P: no file of the user's folder is taken for a module of a program.
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *arguments]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606
 
@@ -88,14 +95,11 @@ def _add_program(name: str, module: str, summary: str) -> None:
         _launch(module, context.args)
 
 
-for _name, _summary in _JOBS.items():
-    _add_program(_name, f"eagleray.jobs.{_name}", _summary)
-_add_program(
-    "serve", "eagleray.serve.run", "Answer requests for registered models: HTTP, gRPC and a page."
-)
+for _name, _module in PROGRAMS.items():
+    _add_program(_name, _module, _SUMMARIES[_name])
 
 
 def main() -> None:
     """Entry point of the console command."""
     open_streams()
-    app([text_of_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on
+    app([escape_file_name(word) for word in sys.argv[1:]])  # the shell passes any bytes on

@@ -1,6 +1,6 @@
-"""`eagleray models …`: what models there are, what is in one, and whether it is healthy.
+"""`eagleray models …`: lists, shows, verifies, registers and exports models.
 
-What changes and compares versions is in `versions.py`.
+`versions.py` has the commands that change and compare versions, `routes.py` those of the service.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from eagleray.cli.common import JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.routes import routes_app
-from eagleray.cli.versions import AsJson, versions_app
+from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
 
 __all__ = ["models_app"]
@@ -32,15 +33,13 @@ models_app = typer.Typer(
 models_app.add_typer(versions_app)
 models_app.add_typer(routes_app)
 
-Reference = Annotated[
-    str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.")
-]
-
 
 @models_app.command("list")
 def list_models(
-    name: Annotated[str | None, typer.Argument(help="Show all versions of this model.")] = None,
-    json_output: AsJson = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Show all versions of this model.")
+    ] = None,
+    json_output: JsonOption = False,
 ) -> None:
     """List the registered models, or the versions of one."""
     from eagleray.registry.registry import Registry
@@ -48,7 +47,7 @@ def list_models(
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        shown = registry.newest() if name is None else registry.versions(name)
+        shown = registry.latest_versions() if name is None else registry.versions(name)
         if json_output:
             console.emit([_version_facts(version) for version in shown])
             return
@@ -72,7 +71,7 @@ def list_models(
 
 
 @models_app.command("show")
-def show_model(model: Reference, json_output: AsJson = False) -> None:
+def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, contract, metrics, lineage."""
     from eagleray.registry.references import load_model
 
@@ -114,11 +113,11 @@ def show_model(model: Reference, json_output: AsJson = False) -> None:
 
 
 @models_app.command("verify")
-def verify_model(model: Reference, json_output: AsJson = False) -> None:
-    """Check a package without trusting it: files, limits, digests, weights, golden images.
+def verify_model(model: ModelReference, json_output: JsonOption = False) -> None:
+    """Check an untrusted package: files, limits, digests, weights, golden images.
 
-    Every check is told, also where one fails; then the exit code is 2. A package of a stranger is
-    read no further than it is found in order.
+    Every check is reported; the exit code is 2 if one fails. A package is read only as far as its
+    checks pass.
     """
     from eagleray.registry.references import verify_model as verify
 
@@ -141,9 +140,9 @@ def verify_model(model: Reference, json_output: AsJson = False) -> None:
 
 @models_app.command("register")
 def register_model(
-    model: Reference,
-    alias: Annotated[str | None, typer.Option(help="Points to the new version.")] = None,
-    json_output: AsJson = False,
+    model: ModelReference,
+    alias: Annotated[str | None, typer.Option(help="Alias that points to the new version.")] = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Register a package as the next version of the model that it names."""
     from eagleray.registry.references import load_model
@@ -152,7 +151,7 @@ def register_model(
     with command_errors():
         console = Console(json_output=json_output)
         loaded = load_model(model)
-        loaded.package.require_weights()  # a registry has no use for what nobody can load
+        loaded.package.require_weights()  # a version without weights could not be loaded
         version = Registry().register(loaded.package, alias=alias)
         if json_output:
             console.emit(_version_facts(version))
@@ -162,9 +161,9 @@ def register_model(
 
 @models_app.command("export")
 def export_model(
-    model: Reference,
-    folder: Annotated[str, typer.Argument(help="Folder or URI that is new.")],
-    json_output: AsJson = False,
+    model: ModelReference,
+    folder: Annotated[str, typer.Argument(help="New folder or URI.")],
+    json_output: JsonOption = False,
 ) -> None:
     """Write a model's package into a folder or under a URI."""
     from eagleray.core.errors import OutputExistsError
@@ -186,10 +185,10 @@ def export_model(
 
 @models_app.command("architectures")
 def list_architectures(
-    part: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
-    json_output: AsJson = False,
+    part: Annotated[str, typer.Argument(help="Show only names that contain this text.")] = "",
+    json_output: JsonOption = False,
 ) -> None:
-    """List the networks that can be trained."""
+    """List the architectures that can be trained."""
     from eagleray.models.architectures import architecture_names
 
     with command_errors():
@@ -221,7 +220,7 @@ def _version_facts(version: Any) -> dict[str, object]:
 
 
 def _metric_lines(metrics: Mapping[str, float]) -> list[str]:
-    """One line for each metric, short enough for a column."""
+    """Return a line for each metric, short enough for a column."""
     return [f"{name.removeprefix('test_')} {value:.4f}" for name, value in sorted(metrics.items())]
 
 

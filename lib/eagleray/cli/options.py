@@ -1,50 +1,67 @@
-"""An option for each field of a specification, made from the specification itself.
+"""Generates the options of a command from a specification.
 
-    @with_spec_options(TrainSpec, argument="data")
-    def main(fields: dict[str, str], alias: …) -> None: …
+    @with_spec_options(PredictSpec, argument="inputs")
+    def main(fields: dict[str, Any], cluster: …) -> None:
+        spec = read_spec(PredictSpec, fields)
 
-`fields` holds what the user wrote, as text; whoever makes the specification reads it.
+Each field becomes an option of its name, with the field's description, default and panel. A field
+that holds several values is an option that may be repeated. `fields` holds what the user wrote, as
+text; the specification validates it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-__all__ = ["with_spec_options"]
+from eagleray.core.spec import Spec, panel_of
+from eagleray.io.spec_fields import S3_PANEL
+from eagleray.io.yaml_fields import read_fields
+
+__all__ = ["REQUIRED", "flag", "read_spec", "value_name", "with_spec_options"]
 
 Command = Callable[..., None]
+S = TypeVar("S", bound=Spec)
+
+REQUIRED = " Required."
+"""Ends the help of an option that a specification cannot do without."""
 
 
-def with_spec_options(spec: type[BaseModel], *, argument: str) -> Callable[[Command], Command]:
+def with_spec_options(
+    spec: type[BaseModel], *, argument: str | tuple[str, ...]
+) -> Callable[[Command], Command]:
     """Give a command the fields of a specification as options.
 
     Args:
-        spec: Its fields have a description, and a `panel` for the help, each.
-        argument: The field that needs no flag.
+        spec: Class whose fields are declared by `spec_field`.
+        argument: The field, or fields, that need no flag.
     """
+    arguments = (argument,) if isinstance(argument, str) else argument
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_options(**values: Any) -> None:
             fields = {name: values.pop(name) for name in spec.model_fields}
-            command({name: value for name, value in fields.items() if value is not None}, **values)
+            # An option that may be repeated and is not given is an empty list.
+            command({name: v for name, v in fields.items() if v not in (None, [])}, **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        first = [_parameter(name, spec.model_fields[name], is_argument=True) for name in arguments]
         options = [
-            _parameter(name, field, is_argument=name == argument)
-            for name, field in spec.model_fields.items()
+            _parameter(name, field, is_argument=False)
+            for name, field in sorted(spec.model_fields.items(), key=_is_about_s3)
+            if name not in arguments
         ]
         kind = inspect.Parameter.KEYWORD_ONLY
-        parameters = [*options, *(item.replace(kind=kind) for item in own)]
+        parameters = [*first, *options, *(item.replace(kind=kind) for item in own)]
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_options.__annotations__ = {item.name: item.annotation for item in parameters}
         return with_options
@@ -52,22 +69,63 @@ def with_spec_options(spec: type[BaseModel], *, argument: str) -> Callable[[Comm
     return decorate
 
 
+def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = None) -> S:
+    """Make a specification from the options of a command, over the fields of a file if named.
+
+    Raises:
+        InputError: If a field is invalid or the file cannot be read; options are named as flags.
+        UnknownNameError: If the file holds a field that does not exist.
+    """
+    in_file = {} if file is None else read_fields(file)
+
+    def name(field: str) -> str:
+        if field in in_file and field not in fields:
+            return f"{file}: {field}"
+        return flag(field)
+
+    return kind.make({**in_file, **fields}, name=name)
+
+
+def _is_about_s3(named: tuple[str, FieldInfo]) -> bool:
+    return panel_of(named[1].json_schema_extra) == S3_PANEL
+
+
+def flag(field: str) -> str:
+    """Return the flag of a field."""
+    return f"--{field.replace('_', '-')}"
+
+
 def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Parameter:
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict)
-    texts: dict[str, Any] = {"help": field.description, "rich_help_panel": extra["panel"]}
+    kind, is_repeated = _kind_of(field.annotation)
+    texts: dict[str, Any] = {
+        "help": _help(field, is_repeated=is_repeated and not is_argument),
+        "rich_help_panel": panel_of(field.json_schema_extra),
+    }
     if is_argument:
-        annotation: Any = Annotated[str | None, typer.Argument(metavar=name.upper(), **texts)]
-    elif field.annotation is bool:
-        flag = name.replace("_", "-")
-        default = f"--{flag}" if field.default else f"--no-{flag}"
-        texts["show_default"] = default
-        annotation = Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", **texts)]
+        texts["metavar"] = name.upper().removesuffix("S") + "…" if is_repeated else name.upper()
+        declared: Any = typer.Argument(show_default=False, **texts)
+    elif kind is bool:
+        texts["show_default"] = False if field.default is None else _switch(name, field.default)
+        declared = typer.Option(f"{flag(name)}/--no-{flag(name)[2:]}", **texts)
     else:
-        texts |= {"metavar": _metavar(field.annotation), "show_default": _default(field)}
-        annotation = Annotated[str | None, typer.Option(**texts)]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=None, annotation=annotation)
+        texts |= {"metavar": value_name(kind), "show_default": _default(field)}
+        declared = typer.Option(flag(name), **texts)
+    value: Any = list[str] if is_repeated else bool if kind is bool else str
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[value | None, declared],
+    )
+
+
+def _help(field: FieldInfo, *, is_repeated: bool) -> str:
+    required = REQUIRED if field.is_required() else ""
+    return f"{field.description}{' Repeatable.' if is_repeated else ''}{required}"
+
+
+def _switch(name: str, default: bool) -> str:
+    return flag(name) if default else f"--no-{flag(name)[2:]}"
 
 
 def _default(field: FieldInfo) -> str | bool:
@@ -76,14 +134,20 @@ def _default(field: FieldInfo) -> str | bool:
     return str(field.default)
 
 
-def _metavar(annotation: Any) -> str:
-    """Name what an option takes: its choices, or a kind of value."""
-    if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
+def _kind_of(annotation: Any) -> tuple[Any, bool]:
+    """Return the type of one value of a field, and whether the field holds several."""
     if get_origin(annotation) is Annotated:
-        return _metavar(get_args(annotation)[0])
+        return _kind_of(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return _metavar(get_args(annotation)[0])
+        first = next(item for item in get_args(annotation) if item is not NoneType)
+        return _kind_of(first)
     if get_origin(annotation) is tuple:
-        return "A,B,…"
-    return {int: "INTEGER", float: "NUMBER"}.get(annotation, "TEXT")
+        return _kind_of(get_args(annotation)[0])[0], True
+    return annotation, False
+
+
+def value_name(kind: Any) -> str:
+    """Return what an option takes, for its help: the choices, or a kind of value."""
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    return {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")

@@ -7,43 +7,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eagleray.cli.common import AliasOption, JsonOption, ModelName, ReasonOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.registry.alias_history import AliasChange
     from eagleray.registry.comparison import Comparison, MetricPair
-    from eagleray.registry.lineage import Use
+    from eagleray.registry.lineage import ImageUse
     from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["AsJson", "versions_app"]
+__all__ = ["versions_app"]
 
 versions_app = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Name = Annotated[str, typer.Argument(help="Of the model.")]
-Number = Annotated[int, typer.Argument(help="Of the version.")]
-Version = Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS.")]
-Alias = Annotated[str, typer.Option(help="That moves.")]
-Why = Annotated[str, typer.Option(help="A sentence for the history.")]
+Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
+Version = Annotated[str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS.")]
 
 
 @versions_app.command("promote")
 def promote_version(
-    name: Name,
+    name: ModelName,
     version: Number,
-    alias: Alias = "production",
+    alias: AliasOption = "production",
     kpi: Annotated[
-        str | None, typer.Option(help="File of lines such as `recall[defect] >= 0.99`.")
+        str | None, typer.Option(help="File of KPIs, such as `recall[defect] >= 0.99`.")
     ] = None,
-    why: Why = "",
+    reason: ReasonOption = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Whatever the figures are; needs --why.")
+        bool, typer.Option("--force", help="Promote whatever the metrics are; needs --reason.")
     ] = False,
-    json_output: AsJson = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias to a version that reaches its KPIs and answers its golden images."""
+    """Point an alias to a version that passes its KPIs and its golden images."""
     from eagleray.evaluation.kpi import read_kpis
     from eagleray.registry.promotion import promote
     from eagleray.registry.registry import Registry
@@ -51,26 +48,31 @@ def promote_version(
     with command_errors():
         console = Console(json_output=json_output)
         kpis = None if kpi is None else read_kpis(kpi)
-        promotion = promote(Registry(), name, version, alias=alias, kpis=kpis, why=why, force=force)
+        promotion = promote(
+            Registry(), name, version, alias=alias, kpis=kpis, reason=reason, force=force
+        )
         if json_output:
             console.emit(promotion.change.as_json())
             return
-        for verdict in promotion.verdicts:
-            console.say(str(verdict))
+        for result in promotion.kpi_results:
+            console.say(str(result))
         console.say(_moved(promotion.change))
 
 
 @versions_app.command("rollback")
 def roll_back(
-    name: Name, alias: Alias = "production", why: Why = "", json_output: AsJson = False
+    name: ModelName,
+    alias: AliasOption = "production",
+    reason: ReasonOption = "",
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias back to the version that held it before; once more goes back further."""
+    """Point an alias back to its previous version; once more goes back further."""
     from eagleray.registry.promotion import rollback
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
-        change = rollback(Registry(), name, alias=alias, why=why)
+        change = rollback(Registry(), name, alias=alias, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -79,18 +81,18 @@ def roll_back(
 
 @versions_app.command("alias")
 def set_alias(
-    name: Name,
-    alias: Annotated[str, typer.Argument(help="Such as staging.")],
+    name: ModelName,
+    alias: Annotated[str, typer.Argument(help="Alias, such as staging.")],
     version: Number,
-    why: Why = "",
-    json_output: AsJson = False,
+    reason: ReasonOption = "",
+    json_output: JsonOption = False,
 ) -> None:
-    """Point an alias to a version without asking for figures; the history keeps it too."""
+    """Point an alias to a version without checking KPIs; the history records it too."""
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
-        change = Registry().set_alias(name, alias, version, why=why)
+        change = Registry().set_alias(name, alias, version, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -99,9 +101,9 @@ def set_alias(
 
 @versions_app.command("history")
 def show_history(
-    name: Name,
-    alias: Annotated[str | None, typer.Option(help="Only this one.")] = None,
-    json_output: AsJson = False,
+    name: ModelName,
+    alias: Annotated[str | None, typer.Option(help="Show only this alias.")] = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Show who moved which alias of a model, when and why."""
     from eagleray.registry.registry import Registry
@@ -111,7 +113,7 @@ def show_history(
         registry = Registry()
         registry.versions(name)
         changes = sorted(registry.history.changes(name, alias), key=lambda change: change.time)
-        for stray, (said, found) in registry.history.strays(name).items():
+        for stray, (said, found) in registry.history.alias_mismatches(name).items():
             if alias in (None, stray):
                 now = "nothing" if found is None else f"{name}/{found}"
                 console.warn(
@@ -124,20 +126,20 @@ def show_history(
         if not changes:
             console.say(f"Nothing has moved an alias of {name} yet.")
             return
-        columns = ["alias", "number", "action", "from", "to", "who", "when", "why"]
+        columns = ["alias", "number", "action", "from", "to", "actor", "time", "reason"]
         console.table(f"History of {name}", columns, [_history_row(change) for change in changes])
 
 
 @versions_app.command("compare")
-def compare_versions(first: Version, second: Version, json_output: AsJson = False) -> None:
-    """Compare two versions: figures side by side, and whether they were measured alike."""
-    from eagleray.registry.comparison import Side, compare
+def compare_versions(first: Version, second: Version, json_output: JsonOption = False) -> None:
+    """Compare two versions: their metrics, and whether both were measured on the same images."""
+    from eagleray.registry.comparison import ComparedVersion, compare
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        sides = [Side.read(registry, _find(registry, name)) for name in (first, second)]
+        sides = [ComparedVersion.read(registry, _find(registry, name)) for name in (first, second)]
         comparison = compare(*sides)
         if json_output:
             console.emit(comparison.as_json())
@@ -146,15 +148,15 @@ def compare_versions(first: Version, second: Version, json_output: AsJson = Fals
 
 
 @versions_app.command("lineage")
-def show_lineage(version: Version, json_output: AsJson = False) -> None:
+def show_lineage(version: Version, json_output: JsonOption = False) -> None:
     """Show where a version comes from: data, split, test set, parent, specification, run."""
-    from eagleray.registry.lineage import trace
+    from eagleray.registry.lineage import trace_lineage
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        origin = asdict(trace(registry, _find(registry, version)))
+        origin = asdict(trace_lineage(registry, _find(registry, version)))
         if json_output:
             console.emit(origin)
             return
@@ -169,20 +171,20 @@ def show_lineage(version: Version, json_output: AsJson = False) -> None:
 @versions_app.command("trained-on")
 def show_trained_on(
     file: Annotated[str, typer.Argument(help="Path or URI of an image.")],
-    json_output: AsJson = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Show which versions an image was given to, and in which part: train, validation or test."""
-    from eagleray.registry.lineage import trained_on
+    from eagleray.registry.lineage import find_image_uses
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
-        found = trained_on(Registry(), file)
+        found = find_image_uses(Registry(), file)
         if json_output:
             console.emit(asdict(found))
             return
         if found.uses:
-            columns = ["model", "part", "label", "image"]
+            columns = ["model", "split", "label", "image"]
             console.table(found.uri, columns, [_use_row(use) for use in found.uses])
         else:
             console.say(f"No version is known to have been given {found.uri}.")
@@ -194,13 +196,13 @@ def show_trained_on(
 
 @versions_app.command("delete")
 def delete_version(
-    name: Name,
+    name: ModelName,
     version: Number,
-    why: Why = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json_output: AsJson = False,
+    reason: ReasonOption = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Delete a version that no alias points to, with its files; the history keeps that it was."""
+    """Delete a version that no alias points to, with its files; the history keeps a record."""
     from eagleray.registry.registry import Registry
 
     with command_errors():
@@ -210,11 +212,13 @@ def delete_version(
         registry.require_unused(found)
         if not yes:
             if not console.can_ask:
-                raise InputError(f"Nobody is there to confirm; delete {found.reference} by --yes.")
-            if not typer.confirm(visible(f"Delete {found.reference} and its files for good?")):
-                console.say(f"{found.reference} stays.")
+                raise InputError(
+                    f"There is no terminal to confirm on; delete {found.reference} by --yes."
+                )
+            if not typer.confirm(escape_text(f"Delete {found.reference} and its files for good?")):
+                console.say(f"{found.reference} is kept.")
                 return
-        change = registry.delete(name, version, why=why)
+        change = registry.delete(name, version, reason=reason)
         if json_output:
             console.emit(change.as_json())
             return
@@ -227,18 +231,18 @@ def delete_version(
 
 def _find(registry: Registry, reference: str) -> ModelVersion:
     """Look up NAME/VERSION or NAME@ALIAS."""
-    from eagleray.registry.references import registered_version
+    from eagleray.registry.references import find_version
 
-    found = registered_version(reference, registry)
+    found = find_version(reference, registry)
     if found is None:
-        raise InputError(f"{reference!r} names no version; write NAME/VERSION or NAME@ALIAS.")
+        raise InputError(f"{reference!r} is not a version; write NAME/VERSION or NAME@ALIAS.")
     return found
 
 
 def _moved(change: AliasChange) -> str:
     now = f"{change.model}@{change.alias} is now {change.model}/{change.version}"
     if change.previous is None:
-        return f"{now}, and nobody held it before (change {change.number})."
+        return f"{now}, and was unset before (change {change.number})."
     return f"{now}, after {change.model}/{change.previous} (change {change.number})."
 
 
@@ -247,18 +251,18 @@ def _history_row(change: AliasChange) -> list[str]:
     return [
         change.alias or "-",
         str(change.number),
-        action if change.applied else f"{action}, broken off",
+        action if change.applied else f"{action}, not completed",
         "-" if change.previous is None else str(change.previous),
         "-" if change.action == "delete" else str(change.version),
-        change.who,
+        change.actor,
         f"{change.time:%Y-%m-%d %H:%M UTC}",
-        change.why,
+        change.reason,
     ]
 
 
-def _use_row(use: Use) -> list[str]:
+def _use_row(use: ImageUse) -> list[str]:
     state = {None: "", False: "as it was then", True: "changed since"}[use.changed]
-    return [use.version, use.part, use.label, state]
+    return [use.version, use.split, use.label, state]
 
 
 def _show_comparison(comparison: Comparison, console: Console) -> None:
@@ -268,17 +272,17 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
     console.table(_title(comparison), ["metric", *names, "difference"], rows)
     if not comparison.same_images:
         console.warn(
-            "The figures do not compare: they were measured on different images."
+            "The metrics are not comparable: they were measured on different images."
             if comparison.same_images is False
-            else "Nobody knows whether these figures were measured on the same images; evaluate "
-            "both on the same ones."
+            else "It is unknown whether these metrics were measured on the same images; evaluate "
+            "both on the same images."
         )
     others = second.facts
     facts = [
         [name, _short(value), _short(others[name]), "" if value == others[name] else "differs"]
         for name, value in first.facts.items()
     ]
-    console.table("What they are", ["", *names, ""], facts)
+    console.table("Facts", ["", *names, ""], facts)
 
 
 def _title(comparison: Comparison) -> str:
@@ -297,7 +301,7 @@ def _figure(value: float | None) -> str:
 
 
 def _short(value: str | None) -> str:
-    """Digests by their beginning, as everywhere for people."""
+    """Shorten a digest to its first characters."""
     if value is None:
         return "-"
     is_digest = len(value) == 64 and not value.strip("0123456789abcdef")

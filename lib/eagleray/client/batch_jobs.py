@@ -4,8 +4,8 @@
     client.batches.wait(batch.id)
     for row in client.batches.rows(batch.id): ...
 
-To start the same batch again returns the one that there is, so a request that broke is repeated:
-the service knows a batch by its output and all the words that it was asked for in.
+Starting the same batch again returns the existing one, so a request whose connection broke is
+repeated: the service identifies a batch by its output and all fields of its request.
 """
 
 from __future__ import annotations
@@ -19,70 +19,72 @@ from urllib.parse import quote
 from pydantic import ConfigDict
 
 from eagleray.client.responses import RequestRefusedError, as_model, member
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
-from eagleray.serving.responses import BatchAnswer
+from eagleray.core.job_state import JobState
+from eagleray.serving.responses import BatchResponse
 
 __all__ = ["AsyncBatches", "Batch", "Batches", "path_segment"]
 
 Result = TypeVar("Result")
 
 _PATH = "/v1/batches"
-_ROWS_AT_ONCE = 1000
+_ROWS_PER_PAGE = 1000
 _MAX_SHOWN = 60  # characters of a name that is refused
 
 
-class Batch(BatchAnswer):
+class Batch(BatchResponse):
     """A batch job at one moment, as the service describes it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.state not in ("queued", "running")
+        """Whether the batch has ended."""
+        return self.state.has_ended
 
     def require_success(self) -> Batch:
-        """Return the batch, which has ended.
+        """Return the batch if it has succeeded.
 
         Raises:
-            JobFailedError: Otherwise than well.
+            JobFailedError: If it failed or was cancelled.
         """
-        if self.state != "succeeded":
-            raise JobFailedError(visible(f"Batch {self.id} is {self.state}: {self.message}"))
+        if self.state != JobState.SUCCEEDED:
+            raise JobFailedError(escape_text(f"Batch {self.id} is {self.state}: {self.message}"))
         return self
 
 
 def path_segment(name: str, kind: str) -> str:
-    """Return a name as one part of a path, which no name can leave.
+    """Return a name as one segment of a URL path.
 
     Args:
-        name: Any text; what a URL gives a meaning, such as `?`, is quoted.
-        kind: Of thing that it names, for the message.
+        name: Any text; characters that have a meaning in URLs, such as `?`, are quoted.
+        kind: Kind of thing that is named, for messages.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: It could lead elsewhere, or holds characters that cannot be seen.
+        TypeError: If the name is not a string.
+        ValueError: If the name could lead to another path, or has characters that are not
+            printable.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a {kind} is named by a text, not a {type(name).__name__}")
+        raise TypeError(f"the name of a {kind} is a str, not a {type(name).__name__}")
     if name.strip(".") == "" or "/" in name or "\\" in name or not name.isprintable():
         shown = ascii(name[:_MAX_SHOWN])
         hint = "; its version is another argument, version=…" if kind == "model" else ""
-        raise ValueError(f"{shown} cannot name a {kind}: a name is one part of an address{hint}")
+        raise ValueError(f"{shown} cannot name a {kind}: a name is one segment of a URL path{hint}")
     return quote(name, safe="")
 
 
-def _asked(
-    places: str | Sequence[str], output: str, model: str, asked: dict[str, Any]
+def _body(
+    inputs: str | Sequence[str], output: str, model: str, fields: dict[str, Any]
 ) -> dict[str, Any]:
-    given = {name: value for name, value in asked.items() if value is not None}
-    inputs = places if isinstance(places, str) else list(places)
-    return {"json": {"input": inputs, "output": output, "model": model, **given}}
+    given = {name: value for name, value in fields.items() if value is not None}
+    named = inputs if isinstance(inputs, str) else list(inputs)
+    return {"json": {"inputs": named, "output": output, "model": model, **given}}
 
 
 def _page(offset: int) -> dict[str, Any]:
-    return {"params": {"format": "jsonl", "offset": offset, "limit": _ROWS_AT_ONCE}}
+    return {"params": {"format": "jsonl", "offset": offset, "limit": _ROWS_PER_PAGE}}
 
 
 def _batch_path(batch: str) -> str:
@@ -93,62 +95,62 @@ class AsyncBatches:
     """Batch jobs of the caller.
 
     Args:
-        ask: Puts a question to the service: method, path, and what httpx takes.
+        send: Sends a request to the service: method, path, and keyword arguments of httpx.
     """
 
-    def __init__(self, ask: Callable[..., Awaitable[Any]]) -> None:
-        self._ask = ask
+    def __init__(self, send: Callable[..., Awaitable[Any]]) -> None:
+        self._send = send
 
     async def start(
         self,
-        input: str | Sequence[str],  # noqa: A002 — as the service calls it
+        inputs: str | Sequence[str],
         output: str,
         model: str,
-        **asked: Any,
+        **fields: Any,
     ) -> Batch:
-        """Start a batch, or return the one that was started with the same words.
+        """Start a batch, or return the one that was started with the same fields.
 
-        The request may be sent several times, since a connection that broke does not tell whether
-        it arrived. That starts one batch: the service returns the batch of this caller with the
-        same output and the same words while it waits, runs or has succeeded, and goes on with it
-        where it had failed or was cancelled. Other words for the same output are refused.
+        The request may be sent several times, because a broken connection does not tell whether it
+        arrived. That starts one batch: the service returns the batch of this caller with the same
+        output and the same fields while it waits, runs or has succeeded, and resumes it if it
+        failed or was cancelled. Other fields for the same output are refused.
 
         Args:
-            input: Folders, patterns, tables, archives or images; empty with `failed_only`.
+            inputs: Folders, patterns, tables, archives or images; empty with `failed_only`.
             output: Folder or URI.
             model: NAME, NAME@ALIAS or NAME/VERSION.
-            asked: `format`, `column`, `top_k`, `since`, `failed_only`, `max_failures`.
+            fields: `format`, `column`, `top_k`, `since`, `failed_only`, `max_failures`.
 
         Raises:
-            RequestRefusedError: The service refuses, does not answer in time, or something else
-                answers.
+            RequestRefusedError: If the service refuses, does not respond in time, or the response
+                is not of a service of Eagleray.
         """
-        question = _asked(input, output, model, asked)
-        return as_model(Batch, await self._ask("POST", _PATH, **question))
+        body = _body(inputs, output, model, fields)
+        return as_model(Batch, await self._send("POST", _PATH, **body))
 
     async def status(self, batch: str) -> Batch:
-        """Return how far a batch is."""
-        return as_model(Batch, await self._ask("GET", _batch_path(batch)))
+        """Return the state of a batch."""
+        return as_model(Batch, await self._send("GET", _batch_path(batch)))
 
     async def list(self) -> list[Batch]:
         """Return the latest batches, newest first."""
-        found = member(await self._ask("GET", _PATH), "batches")
+        found = member(await self._send("GET", _PATH), "batches")
         return [as_model(Batch, item) for item in found]
 
     async def wait(self, batch: str, *, timeout: float | None = None, every: float = 1.0) -> Batch:
         """Wait until a batch has succeeded.
 
         Args:
-            batch: Its id.
-            timeout: Seconds; None for as long as it takes.
-            every: Seconds between two looks.
+            batch: Id of the batch.
+            timeout: Seconds to wait; None for no limit.
+            every: Seconds between two requests.
 
         Raises:
-            JobFailedError: It failed, or was cancelled.
-            RequestRefusedError: The service cannot be asked.
-            TimeoutError: It takes longer.
+            JobFailedError: If the batch failed or was cancelled.
+            RequestRefusedError: If the service refuses or does not respond.
+            TimeoutError: If the batch does not end in time.
         """
-        state = "not known"
+        state = "unknown"
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
@@ -162,14 +164,14 @@ class AsyncBatches:
         return found.require_success()
 
     async def cancel(self, batch: str) -> Batch:
-        """End a batch; what is done is kept, and starting it again goes on from there."""
-        return as_model(Batch, await self._ask("DELETE", _batch_path(batch)))
+        """Cancel a batch; finished shards are kept, and starting it again resumes it."""
+        return as_model(Batch, await self._send("DELETE", _batch_path(batch)))
 
     async def results(self, batch: str) -> dict[str, Any]:
         """Describe the results of a batch that has succeeded: its files and counts."""
-        found = await self._ask("GET", f"{_batch_path(batch)}/results")
+        found = await self._send("GET", f"{_batch_path(batch)}/results")
         if not isinstance(found, dict):
-            raise _no_rows("no object")
+            raise _no_rows("no JSON object")
         return found
 
     async def rows(self, batch: str) -> AsyncIterator[dict[str, Any]]:
@@ -181,32 +183,32 @@ class AsyncBatches:
             offset += len(rows)
 
     async def page(self, batch: str, offset: int) -> Sequence[dict[str, Any]]:
-        """Return up to a thousand results from one on; none after the last."""
-        rows = await self._ask("GET", f"{_batch_path(batch)}/results", **_page(offset))
+        """Return up to a thousand results from one on; an empty list after the last."""
+        rows = await self._send("GET", f"{_batch_path(batch)}/results", **_page(offset))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise _no_rows("no lines of objects")
-        if len(rows) > _ROWS_AT_ONCE:
-            raise _no_rows(f"more than the {_ROWS_AT_ONCE:,} rows that were asked for")
+            raise _no_rows("no lines of JSON objects")
+        if len(rows) > _ROWS_PER_PAGE:
+            raise _no_rows(f"more than the {_ROWS_PER_PAGE:,} rows that were asked for")
         return rows
 
 
 def _no_rows(found: str) -> RequestRefusedError:
-    detail = f"the answer has {found}, so it is not of a service of Eagleray; check the address"
+    detail = f"the response has {found}, so it is not of a service of Eagleray; check the address"
     return RequestRefusedError(200, {"detail": detail})
 
 
 class Runner(Protocol):
-    """Runs a call of the asynchronous methods, and waits for its result."""
+    """Runs a call of the asynchronous methods and waits for its result."""
 
     def __call__(self, call: Callable[[AsyncBatches], Coroutine[Any, Any, Result]], /) -> Result:
-        """Return what the call returns."""
+        """Return the result of the call."""
 
 
 class Batches:
     """Batch jobs of the caller; the methods are those of `AsyncBatches`.
 
     Args:
-        run: Runs them.
+        run: Runs a call of `AsyncBatches`.
     """
 
     def __init__(self, run: Runner) -> None:
@@ -214,19 +216,19 @@ class Batches:
 
     def start(
         self,
-        input: str | Sequence[str],  # noqa: A002 — as the service calls it
+        inputs: str | Sequence[str],
         output: str,
         model: str,
-        **asked: Any,
+        **fields: Any,
     ) -> Batch:
-        """Start a batch, or return the one that was started with the same words.
+        """Start a batch, or return the one that was started with the same fields.
 
-        As of `AsyncBatches.start`, the request may be sent several times and starts one batch.
+        As with `AsyncBatches.start`, the request may be sent several times and starts one batch.
         """
-        return self._run(lambda batches: batches.start(input, output, model, **asked))
+        return self._run(lambda batches: batches.start(inputs, output, model, **fields))
 
     def status(self, batch: str) -> Batch:
-        """Return how far a batch is."""
+        """Return the state of a batch."""
         return self._run(lambda batches: batches.status(batch))
 
     def list(self) -> list[Batch]:
@@ -238,7 +240,7 @@ class Batches:
         return self._run(lambda batches: batches.wait(batch, timeout=timeout, every=every))
 
     def cancel(self, batch: str) -> Batch:
-        """End a batch; what is done is kept, and starting it again goes on from there."""
+        """Cancel a batch; finished shards are kept, and starting it again resumes it."""
         return self._run(lambda batches: batches.cancel(batch))
 
     def results(self, batch: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The event loop in which a synchronous client waits, in a thread of its own.
+"""The event loop of a synchronous client, in a thread of its own.
 
-Only an event loop ends a call at its deadline wherever it is: while a name is resolved, a
-connection is made, or a server sends a byte a second, each of which a time-out for a single read
-would wait for anew.
+Only an event loop can end a whole call at its deadline, during name resolution, connecting or a
+slow response; timeouts of single reads would start again with each byte.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ __all__ = ["LoopThread"]
 
 Result = TypeVar("Result")
 
-_PATIENCE = 5.0  # seconds for connections to close
+_CLOSE_SECONDS = 5.0  # seconds for connections to close
 
 
 class LoopThread:
     """Runs coroutines for callers in other threads, until it is closed or no longer referenced.
 
     Args:
-        on_close: Runs in the loop before it ends.
+        on_close: Coroutine that runs in the loop before it ends.
     """
 
     def __init__(self, on_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -41,7 +40,7 @@ class LoopThread:
         """Return the result of a coroutine, or raise what it raises.
 
         Raises:
-            RuntimeError: The loop is closed.
+            RuntimeError: If the loop is closed.
         """
         with self._lock:
             if not self._stop.alive:
@@ -51,15 +50,15 @@ class LoopThread:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise RuntimeError("the client was closed while it waited for an answer") from None
+            raise RuntimeError("the client was closed while it waited for a response") from None
         finally:
             future.cancel()  # where the caller is interrupted; else it has ended
 
     def close(self) -> None:
-        """End the loop, and whatever still runs in it."""
+        """End the loop and the coroutines that still run in it."""
         with self._lock:
             self._stop()
-        self._thread.join(_PATIENCE)
+        self._thread.join(_CLOSE_SECONDS)
 
 
 def _stop_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,8 +1,7 @@
-"""Reads what a service answered within bounds, and raises one error for all that is not an answer.
+"""Reads responses within bounds, and raises one error for responses that are not of Eagleray.
 
-Between a client and its service there may be proxies, login pages and other programs, and a name
-may lead elsewhere. So an answer is only taken as one if its status, its content type, its encoding,
-its size and its members are those of Eagleray.
+Between a client and its service there may be proxies, login pages and other programs. So a response
+is accepted only if its status, content type, encoding, size and fields are those of Eagleray.
 """
 
 from __future__ import annotations
@@ -20,35 +19,38 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, Reason
+from eagleray.core.validation import first_validation_error
 from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import TooLargeError
 
-__all__ = ["Received", "RequestRefusedError", "as_model", "member", "read_answer", "receive"]
+__all__ = ["Received", "RequestRefusedError", "as_model", "member", "read_response", "receive"]
 
 _JSON, _JSON_LINES, _PROBLEM = "application/json", "application/jsonl", "application/problem+json"
 _MAX_VALUES = 4_000_000  # of JSON; in Python's memory 64 bytes each
 _MAX_PROBLEM_BYTES = 1_000_000
-_MAX_SHOWN = 1000  # characters of a sentence of others
+_MAX_SHOWN = 1000  # characters of an untrusted sentence
 _MAX_DIGITS = 9
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class RequestRefusedError(EaglerayError):
-    """The service refuses a request, does not answer in time, or something else answers.
+    """The service refuses a request, does not respond in time, or the response is not of Eagleray.
 
     Attributes:
-        status: Of HTTP; 0 where nothing came back.
-        problem: The problem document, as it came.
-        retry_after: Seconds after which the service wants to be asked again.
+        status: HTTP status; 0 without a response.
+        problem: Problem document of the response.
+        retry_after: Seconds until the next attempt, as the service says.
     """
 
     def __init__(
         self, status: int, problem: dict[str, Any], retry_after: float | None = None
     ) -> None:
-        super().__init__(_shown(problem.get("detail") or f"the service answered {_named(status)}"))
+        super().__init__(
+            _shown(problem.get("detail") or f"the service responded with {_named(status)}")
+        )
         self.status, self.problem, self.retry_after = status, problem, retry_after
 
     def __reduce__(self) -> tuple[type[RequestRefusedError], tuple[Any, ...]]:
@@ -58,12 +60,12 @@ class RequestRefusedError(EaglerayError):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A response, read to its end.
+    """A complete response.
 
     Attributes:
-        status: Of HTTP.
-        headers: Of the response.
-        body: None where it is larger than it may be, or compressed.
+        status: HTTP status.
+        headers: HTTP headers.
+        body: Content; None if it is too large or compressed.
     """
 
     status: int
@@ -77,7 +79,7 @@ class Received:
 
     @property
     def is_success(self) -> bool:
-        """Whether the service did what it was asked."""
+        """Whether the request succeeded."""
         return 200 <= self.status < 300
 
 
@@ -88,8 +90,8 @@ async def receive(response: httpx.Response, *, max_bytes: int) -> Received:
     """Read a response that has begun.
 
     Raises:
-        RequestRefusedError: An answer is larger than it may be, or compressed although the request
-            says that it must not be: a few bytes of it may stand for any number.
+        RequestRefusedError: If the response is too large, or compressed although the request
+            forbids it: a few compressed bytes may stand for any number.
     """
     body: bytes | None = None
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -100,11 +102,11 @@ async def receive(response: httpx.Response, *, max_bytes: int) -> Received:
         raise RequestRefusedError(
             response.status_code,
             {
-                "detail": f"the answer is larger than {limit:,} bytes; ask for less at a time, or "
-                "give the client a larger max_response_bytes"
+                "detail": f"the response is larger than {limit:,} bytes; ask for less at a time, "
+                "or give the client a larger max_response_bytes"
                 if encoding in ("", "identity")
-                else f"the answer is compressed ({encoding}), which was not asked for; have the "
-                "proxy before the service leave answers as they are"
+                else f"the response is compressed ({encoding}), which was not requested; have the "
+                "proxy before the service leave responses as they are"
             },
         )
     return Received(response.status_code, response.headers, body)
@@ -119,18 +121,18 @@ async def _read_up_to(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes | N
     return bytes(read)
 
 
-def read_answer(received: Received) -> Any:
-    """Return what an answer holds: a JSON value, or a list of them where it has JSON lines.
+def read_response(received: Received) -> Any:
+    """Return the content of a response: a JSON value, or a list of them for JSON lines.
 
     Raises:
-        BadImageError: The only image of the request cannot be used.
-        RequestRefusedError: The service refuses the request, or this is no answer of a service.
+        BadImageError: If the only image of the request cannot be used.
+        RequestRefusedError: If the service refuses the request, or the response is not of Eagleray.
     """
     if not received.is_success:
         raise _refusal(received)
     assert received.body is not None
     if received.content_type not in (_JSON, _JSON_LINES):
-        raise _stranger(received, f"a content type of {received.content_type or 'none'!r}")
+        raise _not_eagleray(received, f"a content type of {received.content_type or 'none'!r}")
     try:
         if received.content_type == _JSON:
             return read_json(received.body, max_values=_MAX_VALUES)
@@ -139,12 +141,12 @@ def read_answer(received: Received) -> Any:
         raise RequestRefusedError(
             received.status,
             {
-                "detail": f"the answer holds more than {_MAX_VALUES:,} values of JSON; ask for "
+                "detail": f"the response holds more than {_MAX_VALUES:,} values of JSON; ask for "
                 "less at a time"
             },
         ) from None
     except InputError:
-        raise _stranger(received, "a body that is no JSON, or is cut") from None
+        raise _not_eagleray(received, "a body that is not JSON, or is incomplete") from None
 
 
 def _read_lines(body: bytes) -> list[Any]:
@@ -155,56 +157,50 @@ def _read_lines(body: bytes) -> list[Any]:
 
 
 def as_model(kind: type[Model], body: Any) -> Model:
-    """Return an answer as what it should be; members that later services add are ignored.
+    """Parse a response; fields that later services add are ignored.
 
     Raises:
-        RequestRefusedError: A member is missing, or is of another kind.
+        RequestRefusedError: If a field is missing or invalid.
     """
     try:
         return kind.model_validate(body, extra="ignore")
-    except (ValidationError, RecursionError) as error:
-        raise _not_ours(_first_fault(error)) from None
+    except ValidationError as error:
+        raise _unreadable(first_validation_error(error)) from None
+    except RecursionError:
+        raise _unreadable("it is nested too deeply") from None
 
 
 def member(body: Any, name: str) -> list[Any]:
-    """Return the list of objects that an answer holds under a name.
+    """Return the list of objects under a name in a response.
 
     Raises:
-        RequestRefusedError: There is none.
+        RequestRefusedError: If there is none.
     """
     found = body.get(name) if isinstance(body, dict) else None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise _not_ours(f"{name} is no list of objects")
+        raise _unreadable(f"{name} is not a list of objects")
     return found
 
 
-def _not_ours(fault: str) -> RequestRefusedError:
+def _unreadable(fault: str) -> RequestRefusedError:
     detail = (
-        f"the answer cannot be read ({fault}); the service is of another version, or the address "
+        f"the response cannot be read ({fault}); the service is of another version, or the address "
         "is not that of a service of Eagleray"
     )
     return RequestRefusedError(200, {"detail": detail})
 
 
-def _first_fault(error: ValidationError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    fault = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(map(str, fault["loc"])) or "the body"
-    return f"{place}: {fault['msg']}"
-
-
-def _stranger(received: Received, what: str) -> RequestRefusedError:
-    """Return the error for an answer that no service of Eagleray gives."""
+def _not_eagleray(received: Received, what: str) -> RequestRefusedError:
+    """Return the error for a response that is not of Eagleray."""
     detail = (
-        f"the answer {_named(received.status)} has {what}, so it is not of a service of Eagleray; "
-        "check the address, and what stands between it and here"
+        f"the response {_named(received.status)} has {what}, so it is not of a service of "
+        "Eagleray; check the address, and the proxies between it and this machine"
     )
     return RequestRefusedError(received.status, {"detail": detail}, _retry_after(received.headers))
 
 
 def _refusal(received: Received) -> EaglerayError:
-    """Return the error for a response that is no success."""
+    """Return the error for an unsuccessful response."""
     if 300 <= received.status < 400:
         return RequestRefusedError(received.status, {"detail": _redirected(received)})
     problem: Any = None
@@ -212,7 +208,7 @@ def _refusal(received: Received) -> EaglerayError:
         with suppress(InputError, TooLargeError):
             problem = read_json(received.body)
     if not isinstance(problem, dict):
-        return _stranger(received, f"a content type of {received.content_type or 'none'!r}")
+        return _not_eagleray(received, f"a content type of {received.content_type or 'none'!r}")
     if problem.get("reason") in list(Reason):
         detail = problem.get("detail") or problem.get("title") or "the image cannot be used"
         return BadImageError(Reason(problem["reason"]), _shown(detail))
@@ -220,14 +216,14 @@ def _refusal(received: Received) -> EaglerayError:
 
 
 def _redirected(received: Received) -> str:
-    """Describe a redirect, which is not followed: the key is for the service alone."""
+    """Describe a redirect, which is not followed, because the key is for the service alone."""
     try:
         target = urlsplit(received.headers.get("location", ""))
         place = f"{target.scheme}://{target.hostname}" if target.hostname else "another path"
     except ValueError:
         place = "an address that cannot be read"
     return (
-        f"the answer {_named(received.status)} points to {place}; it is not followed, since the "
+        f"the response {_named(received.status)} points to {place}; it is not followed, since the "
         "key and the images are for this address alone: give the client the service's own one"
     )
 
@@ -250,6 +246,6 @@ def _named(status: int) -> str:
 
 
 def _shown(detail: object) -> str:
-    """Return a sentence of a service, or of whatever else answers, as it may be printed."""
+    """Return an untrusted sentence as it may be printed."""
     text = detail if isinstance(detail, str) else json.dumps(detail, default=str)
-    return visible(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
+    return escape_text(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")

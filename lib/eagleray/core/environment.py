@@ -1,7 +1,7 @@
-"""Prepares a process for the machine and the user that it runs on and as.
+"""Prepares the environment of a process: user, proxies, and writable and temporary folders.
 
-What libraries look up in the environment is set here where the system does not say it, and what
-they would fail at much later is checked at once.
+Variables that libraries need are set here if the system does not provide them, and problems that
+would make them fail much later are detected early.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from eagleray.core.errors import UserError
 __all__ = [
     "LOOPBACK",
     "bypass_proxy_for_loopback",
-    "identify_user",
     "is_loopback",
-    "make_writable",
     "ray_temporary_folder",
+    "require_writable_folder",
+    "set_user_variables",
 ]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts that are this machine, for which no proxy is asked."""
+"""Hosts of this machine, for which no proxy is used."""
 
-_MAX_SOCKET_PATH = 107  # bytes that the system allows
+_MAX_SOCKET_PATH = 107  # bytes, a limit of the system
 _RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
 
 
-def identify_user(home: Path) -> None:
-    """Set `HOME` and `USER` where the system does not know who this process runs as.
+def set_user_variables(home: Path) -> None:
+    """Set `HOME` and `USER` if the user of this process has no passwd entry.
 
-    Containers run as numbers without an entry in passwd, and libraries ask for a home folder and a
-    name when they are imported.
+    Containers often run as such users, and libraries look up the home folder and the user name when
+    they are imported.
 
     Args:
-        home: Stands in for the user's home folder.
+        home: Replacement for the user's home folder.
     """
     try:
         pwd.getpwuid(os.getuid())
@@ -49,7 +49,7 @@ def identify_user(home: Path) -> None:
 
 
 def bypass_proxy_for_loopback() -> None:
-    """Have no proxy asked for addresses of this machine, whatever proxy is set for others."""
+    """Exclude addresses of this machine from the proxies in the environment."""
     for variable in ("no_proxy", "NO_PROXY"):
         hosts = [host.strip() for host in os.environ.get(variable, "").split(",") if host.strip()]
         if "*" not in hosts:
@@ -58,7 +58,7 @@ def bypass_proxy_for_loopback() -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this machine, in any spelling that leads nowhere else."""
+    """Whether a host of a URL is this machine, in any unambiguous spelling."""
     name = host.lower().removesuffix(".").strip("[]")
     if name in LOOPBACK or name.endswith(".localhost"):
         return True
@@ -70,16 +70,16 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified or (mapped or address).is_loopback
 
 
-def make_writable(folder: Path, name: str, setting: str) -> None:
-    """Make a folder, if need be, and check that files can be made in it.
+def require_writable_folder(folder: Path, name: str, setting: str) -> None:
+    """Create a folder if it does not exist, and check that it is writable.
 
     Args:
-        folder: Absolute path.
-        name: What the folder is, as the subject of a sentence.
-        setting: The variable that names it.
+        folder: Absolute path of the folder.
+        name: Description of the folder, as the subject of a sentence.
+        setting: Environment variable that sets the folder.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,36 +93,37 @@ def make_writable(folder: Path, name: str, setting: str) -> None:
 
 
 def ray_temporary_folder() -> str:
-    """Return the folder in which a Ray of one's own keeps its sockets, logs and spilled objects.
+    """Return the folder for sockets, logs and spilled objects of a local Ray.
 
-    Only this user enters it: Ray lets everybody write in the folders that it makes, and whoever
-    replaces one of its sockets or a program that it runs is this user. Where the temporary folder
-    is one that others enter, as `/tmp`, it is a folder in that.
+    Only this user can enter it: Ray creates world-writable folders, and a user who replaces one of
+    its sockets or programs could act as this user. If others can enter the temporary folder, as
+    with `/tmp`, a private folder in it is used.
 
     Raises:
-        UserError: It cannot be written, is another user's, or its path is too long for sockets.
+        UserError: If it is not writable, belongs to another user, or its path is too long for
+            sockets.
     """
-    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
-    given = Path(os.environ[named] if named else "/tmp").absolute()  # noqa: S108
-    folder = given / f"ray-{os.getuid()}" if _others_enter(given) else given
-    room = _MAX_SOCKET_PATH - len(_RAY_SOCKET) - len(str(folder)) + len(str(given))
-    length = len(os.fsencode(given))
-    if length > room:
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    base = Path(os.environ[variable] if variable else "/tmp").absolute()  # noqa: S108
+    folder = base / f"ray-{os.getuid()}" if _others_can_enter(base) else base
+    max_length = _MAX_SOCKET_PATH - len(_RAY_SOCKET) - len(str(folder)) + len(str(base))
+    length = len(os.fsencode(base))
+    if length > max_length:
         raise UserError(
-            f"{named} is too long for the paths of Ray's sockets ({length} bytes, at most {room} "
-            f"fit): {given}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+            f"{variable} is too long for the paths of Ray's sockets ({length} bytes, at most "
+            f"{max_length} fit): {base}; set RAY_TMPDIR to a shorter path, such as /tmp."
         )
-    if not given.exists():
-        with contextlib.suppress(OSError):  # the next line says what is wrong
-            given.mkdir(mode=0o700, parents=True)
-    make_writable(given, "The temporary folder", "RAY_TMPDIR")
-    if folder != given:
+    if not base.exists():
+        with contextlib.suppress(OSError):  # the next line reports the problem
+            base.mkdir(mode=0o700, parents=True)
+    require_writable_folder(base, "The temporary folder", "RAY_TMPDIR")
+    if folder != base:
         _make_private(folder)
     return str(folder)
 
 
-def _others_enter(folder: Path) -> bool:
-    """Whether another user may enter a folder; one that is missing is made for this one alone."""
+def _others_can_enter(folder: Path) -> bool:
+    """Whether another user can enter a folder; a missing one will be created private."""
     try:
         found = folder.stat()
     except OSError:
@@ -131,10 +132,10 @@ def _others_enter(folder: Path) -> bool:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that only this user enters, in one where others could have made it before.
+    """Create a folder that only this user can enter, in one that others can write to.
 
     Raises:
-        UserError: They have, or it cannot be made.
+        UserError: If another user created it, or it cannot be created.
     """
     try:
         with contextlib.suppress(FileExistsError):
@@ -143,7 +144,7 @@ def _make_private(folder: Path) -> None:
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
             folder.chmod(0o700)
             return
-        reason = "it is another user's, or no folder"
+        reason = "it belongs to another user, or is not a folder"
     except OSError as error:
         reason = error.strerror or str(error)
     raise UserError(

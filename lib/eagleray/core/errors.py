@@ -1,21 +1,21 @@
-"""Everything that can go wrong, as a caller sees it.
+"""The exceptions of Eagleray, the reason codes of failed images, and the exit codes.
 
     EaglerayError
-    ├── UserError               something that the caller can mend     exit 2
-    │   ├── InputError          a path, a table or a value is wrong    400
-    │   │   └── AttributeValueError  what is said of an image is wrong 422
-    │   ├── UnknownNameError    no such thing; carries near names      404
+    ├── UserError               the caller can fix it                  exit 2
+    │   ├── InputError          a path, a table or a value is invalid  400
+    │   │   └── AttributeValueError  an attribute of an image is invalid 422
+    │   ├── UnknownNameError    a name is unknown; has nearest names   404
     │   ├── UnknownVersionError a model has no version of that number  404
-    │   ├── OutputExistsError   results are never overwritten          409
-    │   ├── ContractError       an image contract that cannot be met   422
-    │   ├── PackageError        a model package that is refused        422
+    │   ├── OutputExistsError   the output is not empty                409
+    │   ├── ContractError       an image contract is invalid           422
+    │   ├── PackageError        a model package is refused             422
     │   └── OutageError         registry or database do not answer     503
-    │       └── DatabaseReplacedError  it is not the one that it was  503
+    │       └── DatabaseReplacedError  it is another database          503
     ├── JobFailedError          a job started and could not finish     exit 3
-    ├── KpiMissedError          a model is not as good as it must be   exit 4
-    └── BadImageError           one image; becomes a row, not an exit  400
+    ├── KpiFailedError          a model misses a KPI                   exit 4
+    └── BadImageError           one image cannot be used               400
 
-An image's own faults never leave the predictor as exceptions: they become an `Outcome` with a
+Failures of single images never leave the predictor as exceptions: they become an `Outcome` with a
 `Reason`. Every message is one sentence that says what is wrong, where, and what to do.
 """
 
@@ -34,7 +34,7 @@ __all__ = [
     "ExitCode",
     "InputError",
     "JobFailedError",
-    "KpiMissedError",
+    "KpiFailedError",
     "OutageError",
     "OutputExistsError",
     "PackageError",
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Reason(StrEnum):
-    """Why an input has no prediction. The value is what tables and answers carry."""
+    """The reason code of a failed input, as in result tables and responses."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -62,47 +62,47 @@ class Reason(StrEnum):
 
     @property
     def ends_its_decoder(self) -> bool:
-        """Whether such an image took the process that decoded it along."""
+        """Whether such an image ended the process that decoded it."""
         return self in (Reason.TIMEOUT, Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY)
 
 
 class ExitCode:
-    """What a command's exit status means. Documented in `docs/commands.md`."""
+    """The exit codes of commands, documented in `docs/commands.md`."""
 
     OK: ClassVar[int] = 0
     BUG: ClassVar[int] = 1
     USER: ClassVar[int] = 2
     JOB_FAILED: ClassVar[int] = 3
-    KPI_MISSED: ClassVar[int] = 4
+    KPI_FAILED: ClassVar[int] = 4
     INTERRUPTED: ClassVar[int] = 130
 
 
 class EaglerayError(Exception):
-    """The root: catch this to catch all that Eagleray raises on purpose."""
+    """Base class of all exceptions that Eagleray raises on purpose."""
 
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = ExitCode.BUG
 
 
 class UserError(EaglerayError):
-    """The caller can mend this, and the message says how."""
+    """An error that the caller can fix; the message says how."""
 
     http_status = 400
     exit_code = ExitCode.USER
 
 
 class InputError(UserError):
-    """A path, a table, a column or a value is not what the command needs."""
+    """A path, a table, a column or a value is invalid."""
 
 
 class AttributeValueError(InputError):
-    """What is said of an image is missing, or is not what its model learned."""
+    """An attribute of an image is missing, or is not one that the model was trained with."""
 
     http_status = 422
 
 
 class UnknownNameError(UserError):
-    """A name that is not known here, with the nearest known ones in the message."""
+    """A name is unknown; the message has the nearest known names."""
 
     http_status = 404
 
@@ -114,13 +114,13 @@ class UnknownNameError(UserError):
 
 
 class UnknownVersionError(InputError):
-    """A model has no version of that number."""
+    """A model has no version of the given number."""
 
     http_status = 404
 
 
 class OutputExistsError(UserError):
-    """The output holds something already; results are never overwritten."""
+    """The output is not empty; results are never overwritten."""
 
     http_status = 409
 
@@ -132,20 +132,20 @@ class ContractError(UserError):
 
 
 class PackageError(UserError):
-    """A model package is incomplete, altered, or holds something that no package may hold."""
+    """A model package is incomplete, altered, or has content that is not allowed."""
 
     http_status = 422
 
 
 class OutageError(UserError):
-    """A part that others rely on, such as the registry or the database, does not answer.
+    """A service that Eagleray depends on, such as the registry or the database, does not answer.
 
-    Its message is for whoever runs Eagleray, and may name places and addresses. Callers of the
-    service are shown `public` instead, which names none.
+    The message is for operators and may name locations and addresses. Callers of the service
+    receive `public` instead, which names none.
 
     Attributes:
-        public: One sentence for callers of the service.
-        retry_after: Seconds after which another try makes sense.
+        public: Sentence for callers of the service.
+        retry_after: Seconds until the next attempt is worthwhile.
     """
 
     http_status = 503
@@ -163,28 +163,28 @@ class OutageError(UserError):
 
 
 class DatabaseReplacedError(OutageError):
-    """The organisation's database is empty, or another one than it was."""
+    """The organisation's database is empty, or has been replaced by another one."""
 
 
 class JobFailedError(EaglerayError):
-    """A job started and could not finish; the message says where its traces are."""
+    """A job started and could not finish; the message says what is kept."""
 
     exit_code = ExitCode.JOB_FAILED
 
 
-class KpiMissedError(EaglerayError):
-    """A model was measured and is not as good as it must be; the message says where it is not."""
+class KpiFailedError(EaglerayError):
+    """A model misses a KPI; the message names it."""
 
     http_status = 409
-    exit_code = ExitCode.KPI_MISSED
+    exit_code = ExitCode.KPI_FAILED
 
 
 class BadImageError(EaglerayError):
-    """One input could not become a tensor.
+    """An image cannot be used.
 
     Attributes:
-        reason: The code that the result row carries.
-        message: One sentence for a person.
+        reason: Reason code of the result row.
+        message: Sentence that describes the failure.
     """
 
     http_status = 400

@@ -1,14 +1,14 @@
-"""Names that an operating system allows, as text."""
+"""Converts file names of the operating system to valid Unicode text."""
 
 from __future__ import annotations
 
-__all__ = ["text_of_name"]
+__all__ = ["escape_file_name"]
 
 
-def text_of_name(name: str) -> str:
-    r"""Return a name as text that every table can hold: a byte that is no UTF-8 becomes `\xe9`.
+def escape_file_name(name: str) -> str:
+    r"""Return a file name as valid Unicode, with bytes that are not UTF-8 escaped, as in `\xe9`.
 
-    Half of a surrogate pair, which JSON may hold, becomes `\ud83d`.
+    A lone surrogate, as JSON may contain it, becomes `\ud83d`.
     """
     if name.isascii():
         return name

@@ -1,8 +1,8 @@
-"""Parses JSON of strangers within limits, as its values may take thirty times its bytes.
+"""Parses untrusted JSON within limits, as parsed values may take thirty times the text's bytes.
 
-    parse_json(content, JsonLimits(…))      # ValueError: with what is wrong
+    parse_json(content, JsonLimits(…))      # ValueError if the text exceeds them
 
-What there is of it is counted before it is parsed.
+Values, strings and containers are counted before the text is parsed.
 """
 
 from __future__ import annotations
@@ -18,62 +18,65 @@ __all__ = ["JsonLimits", "parse_json"]
 
 # Possessive, and matching an unfinished text to the end: a pass over any bytes takes linear time.
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NOT_FINITE = re.compile(rb"\b(?:NaN|Infinity)\b")
 _MAX_SHOWN = 60  # characters of a key in a message
 
 
 @dataclass(frozen=True)
 class JsonLimits:
-    """What a JSON text may have; the parser allows 200 lists and objects inside each other.
+    """Limits of a JSON text; the parser itself allows a nesting depth of 200.
 
     Attributes:
-        values: Entries of all lists and objects together.
-        texts: Texts, those of keys among them.
-        entries: Entries of one list or object.
-        containers: Lists and objects.
-        long: Keys whose lists and objects may have as many entries as there may be values.
+        max_values: Maximum number of entries of all arrays and objects together.
+        max_strings: Maximum number of strings, keys included.
+        max_entries: Maximum number of entries of one array or object.
+        max_containers: Maximum number of arrays and objects.
+        long_keys: Keys whose arrays and objects may have up to `max_values` entries.
     """
 
-    values: int
-    texts: int
-    entries: int
-    containers: int
-    long: Collection[str] = ()
+    max_values: int
+    max_strings: int
+    max_entries: int
+    max_containers: int
+    long_keys: Collection[str] = ()
 
 
 def parse_json(content: bytes, limits: JsonLimits) -> Any:
-    """Return the values of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: It is no JSON, or beyond the limits; with what is wrong, as the end of a
-            sentence.
+        ValueError: If the text is not valid JSON or exceeds the limits; the message completes a
+            sentence about the file.
     """
-    _require_few(content, limits)
+    _check_counts(content, limits)
     try:
         values = from_json(content, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from None
-    _require_short("", values, limits)
+        if _NOT_FINITE.search(_TEXT.sub(b"0", content)):
+            raise ValueError("it has NaN or Infinity; every number must be finite") from None
+        raise ValueError(f"it is not valid JSON ({error})") from None
+    _check_entries("", values, limits)
     return values
 
 
-def _require_few(content: bytes, limits: JsonLimits) -> None:
-    """Count without parsing."""
-    if content.count(b'"') > 2 * limits.texts:
-        raise ValueError(f"it has more than {limits.texts:,} texts")
+def _check_counts(content: bytes, limits: JsonLimits) -> None:
+    """Check the number of values, strings and containers without parsing."""
+    if content.count(b'"') > 2 * limits.max_strings:
+        raise ValueError(f"it has more than {limits.max_strings:,} strings")
     outline = _TEXT.sub(b"0", content)
-    if outline.count(b",") > limits.values:
-        raise ValueError(f"it has more than {limits.values:,} values")
-    if outline.count(b"[") + outline.count(b"{") > limits.containers:
-        raise ValueError(f"it has more than {limits.containers:,} lists and objects")
+    if outline.count(b",") > limits.max_values:
+        raise ValueError(f"it has more than {limits.max_values:,} values")
+    if outline.count(b"[") + outline.count(b"{") > limits.max_containers:
+        raise ValueError(f"it has more than {limits.max_containers:,} arrays and objects")
 
 
-def _require_short(key: str, value: Any, limits: JsonLimits) -> None:
-    """Refuse a list or object that has too many entries."""
+def _check_entries(key: str, value: Any, limits: JsonLimits) -> None:
+    """Check the number of entries of each array and object."""
     if not isinstance(value, (list, dict)):
         return
-    if len(value) > limits.entries and key not in limits.long:
-        where = repr(key[:_MAX_SHOWN]) if key else "a list or object"
-        raise ValueError(f"{where} has more than {limits.entries:,} entries")
+    if len(value) > limits.max_entries and key not in limits.long_keys:
+        where = repr(key[:_MAX_SHOWN]) if key else "an array or object"
+        raise ValueError(f"{where} has more than {limits.max_entries:,} entries")
     entries = value.items() if isinstance(value, dict) else (("", entry) for entry in value)
     for name, entry in entries:
-        _require_short(name, entry, limits)
+        _check_entries(name, entry, limits)

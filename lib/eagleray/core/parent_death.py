@@ -1,8 +1,9 @@
-"""Ends a process with the one that started it.
+"""Ends a process when its parent process ends.
 
-    python parent_death.py PARENT PROGRAM [WORD …]    become a program that ends with PARENT
+    python parent_death.py PARENT_PID PROGRAM [ARGUMENT …]    run a program that ends with its
+    parent
 
-It imports nothing of the package, so that it starts at once as a program of its own.
+It imports nothing of the package, so that it starts quickly as a program.
 """
 
 import ctypes
@@ -10,21 +11,21 @@ import os
 import signal
 import sys
 
-__all__ = ["die_with"]
+__all__ = ["exit_with_parent"]
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def die_with(parent: int) -> None:
-    """Have Linux end this process with its parent; elsewhere only an end before this call counts.
+def exit_with_parent(parent: int) -> None:
+    """Make Linux end this process with its parent; other systems only check that it is alive.
 
     On Linux the parent is the thread that started this process.
 
     Args:
-        parent: Number of the process that started this one.
+        parent: Process ID of the parent.
 
     Raises:
-        SystemExit: The parent has ended already.
+        SystemExit: If the parent has already ended.
     """
     if sys.platform == "linux":
         kill = int(signal.SIGKILL)
@@ -34,5 +35,5 @@ def die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    die_with(int(sys.argv[1]))
-    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 — words, not a line for a shell
+    exit_with_parent(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 — an argument list, not a shell command

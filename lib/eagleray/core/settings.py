@@ -1,7 +1,7 @@
-"""Where things live and what to connect to: the one place that reads the environment.
+"""Reads settings from the environment: folders, servers and credentials of storage.
 
-Every field can be set as `EAGLERAY_<FIELD>`; command-line flags win over the environment. Two of
-OpenTelemetry's own variables are honoured beside ours.
+Every field can be set as `EAGLERAY_<FIELD>`; command-line options take precedence. Two variables of
+OpenTelemetry are accepted too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eagleray.core.environment import make_writable
+from eagleray.core.environment import require_writable_folder
 from eagleray.core.errors import InputError
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["Settings", "read_settings"]
 
@@ -24,20 +25,21 @@ def read_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        InputError: Naming the variable at fault.
+        InputError: If a variable is invalid; the message names it.
     """
     try:
         return Settings()
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = "_".join(map(str, fault["loc"])).upper()
-        variable = name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
-        message = fault["msg"].removeprefix("Value error, ")
-        raise InputError(f"{variable}: {message}.") from None
+        raise InputError(f"{first_validation_error(error, name=_variable)}.") from None
+
+
+def _variable(field: str) -> str:
+    name = field.upper()
+    return name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
 
 
 class Settings(BaseSettings):
-    """Settings of one process, read when made and never changed."""
+    """Settings of one process, read when created and immutable."""
 
     model_config = SettingsConfigDict(
         env_prefix="EAGLERAY_",
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default=Path(".eagleray"),
-        description="Folder of the databases, runs and caches that no other setting points away.",
+        description="Folder of databases, runs and caches, unless another setting moves them.",
     )
     tracking_uri: str | None = Field(
         default=None,
@@ -58,133 +60,138 @@ class Settings(BaseSettings):
     artifact_root: str | None = Field(
         default=None,
         description="Folder or URI for registered packages. Default: `artifacts` in the home "
-        "folder; an MLflow server chooses its own.",
+        "folder; an MLflow server has its own.",
     )
     runs_root: str | None = Field(
         default=None,
-        description="Folder or URI of training runs with their checkpoints; on several machines "
-        "one that all of them reach. Default: `runs` in the home folder.",
+        description="Folder or URI of training runs with their checkpoints, which all machines "
+        "must reach. Default: `runs` in the home folder.",
     )
     database_url: str | None = Field(
         default=None,
-        repr=False,  # it may hold a password
-        description="SQLite or PostgreSQL database of the history of aliases, of "
-        "applications and of routes. Default: "
-        "`eagleray.db` in the home folder.",
+        repr=False,  # it may contain a password
+        description="SQLite or PostgreSQL database of alias history, applications and routes. "
+        "Default: `eagleray.db` in the home folder.",
     )
     user: str | None = Field(
         default=None,
-        description="Who is written into the history. Default: the login and the machine.",
+        description="Name recorded in histories. Default: login and host name.",
     )
     ray_address: str | None = Field(
         default=None,
-        description="Ray cluster to join. Default: a Ray of its own on this machine.",
+        description="Ray cluster to join. Default: a local Ray on this machine.",
     )
 
     otlp_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("EAGLERAY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        description="OpenTelemetry collector that traces of requests go to, over OTLP/HTTP; such "
-        "as `http://collector:4318`. Default: no traces.",
+        description="OpenTelemetry collector for traces of requests over OTLP/HTTP, such as "
+        "`http://collector:4318`. Default: no traces.",
     )
     otel_service_name: str = Field(
         default="eagleray",
         validation_alias=AliasChoices("EAGLERAY_OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME"),
-        description="Name of the service in its traces.",
+        description="Service name in traces.",
     )
 
     s3_endpoint: str | None = Field(
-        default=None, description="Address of an S3 server that is not Amazon's."
+        default=None, description="Base URL of an S3-compatible server."
     )
-    s3_region: str | None = Field(default=None, description="Of the buckets.")
-    s3_profile: str | None = Field(default=None, description="Of the AWS credentials file.")
-    s3_anonymous: bool = Field(default=False, description="Sign no requests to S3.")
-    s3_requester_pays: bool = Field(default=False, description="Pay for what is read from S3.")
+    s3_region: str | None = Field(default=None, description="Region of the buckets.")
+    s3_profile: str | None = Field(
+        default=None, description="Profile in the AWS configuration files."
+    )
+    s3_anonymous: bool = Field(default=False, description="Send unsigned requests to S3.")
+    s3_requester_pays: bool = Field(
+        default=False, description="Pay for reads from requester-pays buckets."
+    )
     url_private_networks: str = Field(
         default="",
-        description="Networks, as in `10.0.0.0/8,192.168.7.0/24`, that images may be fetched from "
-        "although they are private. Without it no private address is ever fetched.",
+        description="Private networks that images may be fetched from, such as "
+        "`10.0.0.0/8,192.168.7.0/24`. Default: none.",
     )
 
     @field_validator("home")
     @classmethod
-    def _fits_into_a_database_uri(cls, home: Path) -> Path:
+    def _is_valid_in_database_uri(cls, home: Path) -> Path:
         try:
             resolved = str(home.expanduser().resolve())
-        except (OSError, RuntimeError) as error:  # no working folder, or no user for a `~`
-            raise ValueError(f"{home} names no folder here ({error}); write a whole path") from None
+        except (OSError, RuntimeError) as error:  # no working folder, or no user for `~`
+            raise ValueError(
+                f"{home} is not a folder here ({error}); write an absolute path"
+            ) from None
         if any(character in resolved for character in "?%"):
-            raise ValueError(f"{resolved!r} must not contain '?' or '%'; name another folder")
+            raise ValueError(f"{resolved!r} must not contain '?' or '%'; choose another folder")
         return home
 
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_http(cls, endpoint: str | None) -> str | None:
         if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"{endpoint!r} must begin with http:// or https://")
+            raise ValueError(f"{endpoint!r} must start with http:// or https://")
         return endpoint or None
 
     @property
     def home_folder(self) -> Path:
-        """The home folder as an absolute path (it need not exist yet)."""
+        """The home folder as an absolute path, which need not exist yet."""
         return self.home.expanduser().resolve()
 
     def make_home(self) -> Path:
-        """Return the home folder, made if need be.
+        """Create the home folder if it does not exist, and return it.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: If it is not writable.
         """
-        make_writable(self.home_folder, "The home folder", "EAGLERAY_HOME")
+        require_writable_folder(self.home_folder, "The home folder", "EAGLERAY_HOME")
         return self.home_folder
 
     def as_environment(self) -> dict[str, str]:
-        """Return the variables that give another process the same settings."""
+        """Return environment variables that give another process the same settings."""
         values = {**self.model_dump(exclude_none=True), "home": self.home_folder}
         return {f"EAGLERAY_{name.upper()}": str(value) for name, value in values.items()}
 
     @property
     def mlflow_uri(self) -> str:
-        """The MLflow tracking URI in force."""
+        """The effective MLflow tracking URI."""
         return self.tracking_uri or f"sqlite:///{self.home_folder / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> str:
-        """Where packages of the default registry are stored."""
+        """Folder or URI of packages in the default registry."""
         return self.artifact_root or str(self.home_folder / "artifacts")
 
     @property
-    def who(self) -> str:
-        """Who is written into the history."""
+    def actor(self) -> str:
+        """Name recorded in histories."""
         if self.user:
             return self.user
         try:
             login = getpass.getuser()
-        except (KeyError, OSError):  # containers run as numbers that nobody gave a name
+        except (KeyError, OSError):  # containers may run as a user without a name
             login = str(os.getuid())
         return f"{login}@{socket.gethostname()}"
 
     @property
     def cache_folder(self) -> Path:
-        """Caches that can be deleted at any time."""
+        """Folder of caches, which can be deleted at any time."""
         return self.home_folder / "cache"
 
     @property
     def native_log(self) -> Path:
-        """Where native libraries write while a command keeps the terminal quiet."""
+        """Log file of native libraries while a command runs."""
         return self.home_folder / "logs" / "native.log"
 
     @property
     def service_logs(self) -> Path:
-        """Folder of the logs that replicas of the service write."""
+        """Folder of the service replicas' logs."""
         return self.home_folder / "logs" / "serve"
 
     @property
     def evaluations_folder(self) -> Path:
-        """Pages of evaluations."""
+        """Folder of evaluation pages."""
         return self.home_folder / "evaluations"
 
     @property
     def runs(self) -> str:
-        """Where training runs are kept, with their checkpoints."""
+        """Folder or URI of training runs with their checkpoints."""
         return self.runs_root or str(self.home_folder / "runs")

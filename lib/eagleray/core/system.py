@@ -1,4 +1,4 @@
-"""What this machine has to give: cores that may be used, ports that nobody listens on."""
+"""Queries the machine: usable cores, processor model, free ports and niceness."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ __all__ = ["cpu_model", "free_port", "num_usable_cores", "set_niceness"]
 
 
 def num_usable_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # knows of a container's or a job's share
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # respects the limits of a container or job
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @functools.cache
 def cpu_model() -> str:
-    """Return the processor's name and family as Linux tells them; "" elsewhere."""
-    wanted = ("model name", "cpu family", "model")
-    facts: dict[str, str] = {}
+    """Return the processor's name and family on Linux; "" elsewhere."""
+    fields = ("model name", "cpu family", "model")
+    values: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() in wanted:
-                facts.setdefault(name.strip(), value.strip())
-    known = [f"{name} {facts[name]}" for name in wanted if name in facts]
+            if name.strip() in fields:
+                values.setdefault(name.strip(), value.strip())
+    known = [f"{name} {values[name]}" for name in fields if name in values]
     return ", ".join(known).removeprefix("model name ")
 
 
 def set_niceness(niceness: int) -> None:
-    """Let this process go after others, at least as far as a niceness says.
+    """Raise the niceness of this process to at least a value.
 
     Args:
-        niceness: 0 to 19; a process that is nicer already stays so.
+        niceness: Niceness from 0 to 19.
     """
     if niceness <= os.nice(0):
         return
-    threads = Path("/proc/self/task")  # Linux knows the niceness of threads, not of processes
+    threads = Path("/proc/self/task")  # on Linux niceness is an attribute of threads
     for thread in threads.iterdir() if threads.is_dir() else ():
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
@@ -48,7 +48,7 @@ def set_niceness(niceness: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback; somebody may take it before it is used, which is unlikely."""
+    """Return a free port of loopback; another process could take it before it is used."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What is known of labelled images, as a network takes it."""
+"""Encodes labels and attributes of labelled images for a network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 from eagleray.data.labelled import LabelledImages, encode_labels
 from eagleray.models.attributes import Attribute, Features, encode_columns, require_columns
-from eagleray.tasks.tasks import Task
+from eagleray.tasks import Task
 
 __all__ = ["encode_attributes", "encode_targets"]
 
 
 def encode_targets(task: Task, images: LabelledImages) -> Tensor:
-    """Return all labels as targets: int64 (N,), float32 (N,) or float32 (N, num_labels).
+    """Return all labels as targets (N, …) of the task's dtype.
 
     Raises:
-        InputError: Naming the first label that is not one of the task's.
+        InputError: If a label is not one of the task's; the message names the first.
     """
     encoded = encode_labels(task, images)
-    return torch.tensor(encoded, dtype=getattr(torch, task.target_type))
+    return torch.tensor(encoded, dtype=getattr(torch, task.target_dtype))
 
 
 def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -> Features | None:
-    """Return all images' attributes: float32 array (N, num_features); None where there are none.
+    """Return all images' attributes: float32 array (N, num_features); None without attributes.
 
     Raises:
-        InputError: A column is missing, or has what the model cannot take.
+        InputError: If a column is missing, or has a value that the model cannot take.
     """
     if not attributes:
         return None

@@ -1,4 +1,4 @@
-"""A SQLite file or a PostgreSQL database: its URL, connections, and refusals in one sentence."""
+"""Connects to a SQLite file or a PostgreSQL database, and describes failures in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import sqlalchemy.exc
 from eagleray.core.errors import EaglerayError, InputError
 from eagleray.io import storage
 
-__all__ = ["Database", "take_turn", "wait_for_turn"]
+__all__ = ["Database", "lock_for_connection", "lock_for_transaction"]
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -34,11 +34,11 @@ _MIN_CONNECT_SECONDS = 2  # libpq takes no less
 
 @dataclass(frozen=True)
 class Database:
-    """Where tables are. Nothing that is shown of it holds the password.
+    """The location of a database; its text and `place` never hold the password.
 
     Attributes:
-        place: The database for a person: a URL without password and options, or a file.
-        url: What to connect to, with the password.
+        place: The location for messages: a URL without password and options, or a file.
+        url: The URL to connect to, with the password.
     """
 
     place: str
@@ -46,10 +46,10 @@ class Database:
 
     @classmethod
     def parse(cls, url: str) -> Database:
-        """Read what a user wrote, without connecting.
+        """Parse a URL, without connecting.
 
         Raises:
-            InputError: It cannot be read, or the driver for PostgreSQL is missing.
+            InputError: If the URL is not valid, or the driver for PostgreSQL is missing.
         """
         try:
             parsed = sa.make_url(url)
@@ -58,8 +58,8 @@ class Database:
         driver = _DRIVERS.get(parsed.drivername)
         if driver is None:
             raise InputError(
-                f"Tables go into SQLite or PostgreSQL and not into {parsed.drivername!r}; name a "
-                f"database as {_EXAMPLES}."
+                f"Databases are SQLite or PostgreSQL, not {parsed.drivername!r}; name one as "
+                f"{_EXAMPLES}."
             )
         if driver == "sqlite":
             path = _sqlite_path(parsed)
@@ -76,34 +76,34 @@ class Database:
 
     @property
     def is_postgresql(self) -> bool:
-        """Whether it is PostgreSQL; otherwise it is SQLite."""
+        """Whether the database is PostgreSQL; otherwise it is SQLite."""
         return self.url.get_backend_name() == "postgresql"
 
     @contextlib.contextmanager
     def connected(
         self,
         *,
-        patience: float,
+        lock_timeout: float,
         kind: Callable[[str], EaglerayError],
         sentence: Callable[[str], str],
         makes_file: bool = True,
         only_reads: bool = False,
     ) -> Iterator[sa.Connection]:
-        """Give a connection, and turn what the database refuses into one sentence.
+        """Yield a connection, and turn what the database refuses into one sentence.
 
         Args:
-            patience: Seconds that a transaction waits for those of others.
-            kind: Makes the error to raise of its sentence.
-            sentence: Makes the error's sentence of the reason.
-            makes_file: Whether a SQLite file that is missing is made.
-            only_reads: Whether nothing is written, so that writers need not be waited for. On
-                PostgreSQL the whole of each statement is then over within `patience`.
+            lock_timeout: Seconds that a transaction waits for others.
+            kind: Makes the error to raise from its sentence.
+            sentence: Makes the error's sentence from the database's reason.
+            makes_file: Whether to create a missing SQLite file.
+            only_reads: Whether nothing is written, so that no writer is waited for. On PostgreSQL
+                `lock_timeout` then limits the duration of each statement.
 
         Raises:
-            EaglerayError: Of that kind; nothing of an open transaction is kept.
-            InputError: The folder of a SQLite file is missing.
+            EaglerayError: If the database refuses; an open transaction is rolled back.
+            InputError: If the folder of a SQLite file is missing.
         """
-        engine = self._engine(patience, makes_file=makes_file, only_reads=only_reads)
+        engine = self._engine(lock_timeout, makes_file=makes_file, only_reads=only_reads)
         dbapi: Any = engine.dialect.loaded_dbapi
         errors = (sqlalchemy.exc.DBAPIError, dbapi.Error)
         try:
@@ -123,14 +123,14 @@ class Database:
         except errors as error:
             raise kind(sentence(_reason(error))) from None
 
-    def _engine(self, patience: float, *, makes_file: bool, only_reads: bool) -> sa.Engine:
-        url, seconds = self.url, min(_ANSWER_SECONDS, patience)
+    def _engine(self, lock_timeout: float, *, makes_file: bool, only_reads: bool) -> sa.Engine:
+        url, seconds = self.url, min(_ANSWER_SECONDS, lock_timeout)
         begin: Callable[[sa.Connection, float], None]
         if self.is_postgresql:
             arguments: dict[str, Any] = {"client_encoding": "utf8"}
             if "connect_timeout" not in self.url.query:
                 arguments["connect_timeout"] = max(_MIN_CONNECT_SECONDS, int(seconds))
-            # Each statement must see what others committed while it waited for them.
+            # Each statement must see what others committed while it waited.
             options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
             begin = _limit_reading if only_reads else _limit_waiting
         else:
@@ -140,7 +140,7 @@ class Database:
                     f"There is no folder {folder} for the SQLite database; make it first."
                 )
             if not makes_file:
-                url = _of_a_file_that_is_there(self.place)
+                url = _existing_file_url(self.place)
             arguments = {"timeout": seconds}
             options = {}
             begin = _begin_reading if only_reads else _begin_writing
@@ -151,29 +151,29 @@ class Database:
             connect_args=arguments,
             **options,
         )
-        sqlalchemy.event.listen(engine, "begin", lambda connection: begin(connection, patience))
+        sqlalchemy.event.listen(engine, "begin", lambda connection: begin(connection, lock_timeout))
         return engine
 
 
-def wait_for_turn(connection: sa.Connection, purpose: str) -> None:
-    """Wait until no other transaction has this turn, and keep it until one's own ends.
+def lock_for_transaction(connection: sa.Connection, purpose: str) -> None:
+    """Take the advisory lock of a purpose until the end of the transaction.
 
-    SQLite has one writer at a time as it is, so there this does nothing.
+    On SQLite this does nothing: it has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_turn_key(purpose))))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_lock_key(purpose))))
 
 
-def take_turn(connection: sa.Connection, purpose: str) -> None:
-    """Wait as `wait_for_turn` does, and keep the turn until the connection is closed.
+def lock_for_connection(connection: sa.Connection, purpose: str) -> None:
+    """Take the advisory lock of a purpose until the connection is closed.
 
-    SQLite has nothing of the kind, so there this does nothing.
+    On SQLite, which has no such locks, this does nothing.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_lock(_turn_key(purpose))))
+        connection.execute(sa.select(sa.func.pg_advisory_lock(_lock_key(purpose))))
 
 
-def _turn_key(purpose: str) -> sa.BindParameter[int]:
+def _lock_key(purpose: str) -> sa.BindParameter[int]:
     digest = hashlib.sha256(f"eagleray {purpose}".encode()).digest()
     return sa.literal(int.from_bytes(digest[:8], "big", signed=True), sa.BigInteger)
 
@@ -182,7 +182,7 @@ def _sqlite_path(url: sa.URL) -> str:
     """Return the absolute path of a SQLite file.
 
     Raises:
-        InputError: The URL names none.
+        InputError: If the URL names no file.
     """
     if url.host or not url.database or url.database.startswith((":memory:", "file:")):
         raise InputError("A SQLite database is a file: write sqlite:///results.db, three slashes.")
@@ -191,17 +191,17 @@ def _sqlite_path(url: sa.URL) -> str:
     return storage.absolute(url.database)
 
 
-def _of_a_file_that_is_there(path: str) -> sa.URL:
-    """Return a URL under which SQLite opens a file, and makes none."""
+def _existing_file_url(path: str) -> sa.URL:
+    """Return a URL that has SQLite open an existing file and never create one."""
     options = {"mode": "rw", "uri": "true"}
     return sa.URL.create("sqlite", database=f"file:{urllib.parse.quote(path)}", query=options)
 
 
 def _require_postgresql(url: str) -> None:
-    """Check that PostgreSQL can be spoken to, and that the URL can be read in one way only.
+    """Check that the driver for PostgreSQL is installed, and that the URL is not ambiguous.
 
     Raises:
-        InputError: It cannot.
+        InputError: If the driver is missing, or the URL has more than one `@`.
     """
     try:
         import psycopg  # noqa: F401
@@ -216,9 +216,9 @@ def _require_postgresql(url: str) -> None:
         )
 
 
-def _begin_writing(connection: sa.Connection, patience: float) -> None:
-    """Begin a SQLite transaction as its one writer; Ctrl-C ends the wait within seconds."""
-    deadline = time.monotonic() + patience
+def _begin_writing(connection: sa.Connection, lock_timeout: float) -> None:
+    """Begin a writing SQLite transaction; Ctrl-C ends the wait for others within seconds."""
+    deadline = time.monotonic() + lock_timeout
     while True:
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -230,31 +230,31 @@ def _begin_writing(connection: sa.Connection, patience: float) -> None:
 
 
 def _begin_reading(connection: sa.Connection, _: float) -> None:
-    """Begin a SQLite transaction that waits for no writer until it reads; writing is refused."""
+    """Begin a read-only SQLite transaction, which waits for no writer until it reads."""
     connection.exec_driver_sql("PRAGMA query_only = ON")
     connection.exec_driver_sql("BEGIN")
 
 
-def _limit_waiting(connection: sa.Connection, patience: float) -> None:
-    milliseconds = str(int(patience * 1000))
+def _limit_waiting(connection: sa.Connection, lock_timeout: float) -> None:
+    milliseconds = str(int(lock_timeout * 1000))
     connection.execute(sa.select(sa.func.set_config("lock_timeout", milliseconds, True)))
 
 
-def _limit_reading(connection: sa.Connection, patience: float) -> None:
-    _limit_waiting(connection, patience)
-    milliseconds = str(int(patience * 1000))
+def _limit_reading(connection: sa.Connection, lock_timeout: float) -> None:
+    _limit_waiting(connection, lock_timeout)
+    milliseconds = str(int(lock_timeout * 1000))
     connection.execute(sa.select(sa.func.set_config("statement_timeout", milliseconds, True)))
     connection.exec_driver_sql("SET TRANSACTION READ ONLY")
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what a database says; the next ones could quote rows."""
+    """Return the first line of a database's error; the next lines could quote rows."""
     cause = getattr(error, "orig", None) or error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
 
 
 def _connection_reason(error: Exception) -> str:
-    """Return why there is no connection, out of what may be a line for each address tried."""
+    """Return why connecting failed; the error may have a line for each address tried."""
     cause = getattr(error, "orig", None) or error
     lines = [line for line in str(cause).splitlines() if "failed: " in line]
     text = lines[-1] if lines else _reason(error)

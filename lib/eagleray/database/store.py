@@ -1,4 +1,4 @@
-"""The organisation's database, opened: its tables are made or brought up to date on the way."""
+"""Opens the organisation's database, creating or migrating its tables, and gives sessions on it."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ from sqlalchemy.orm import Session
 
 from eagleray.core.errors import DatabaseReplacedError, InputError, OutageError, UserError
 from eagleray.core.settings import Settings
-from eagleray.database.connection import Database, take_turn, wait_for_turn
+from eagleray.database.connection import Database, lock_for_connection, lock_for_transaction
 from eagleray.database.tables import IdentityRow
 
-__all__ = ["OpenDatabase", "Patience", "known_database", "open_database"]
+__all__ = ["DatabaseTimeouts", "OpenDatabase", "known_database", "open_database"]
 
 VERSION_TABLE = "eagleray_schema"
-"""Not alembic's own name for it: MLflow's tables may be in the same database."""
+"""Alembic's version table; its default name may belong to MLflow in the same database."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _PUBLIC = "The service's database does not answer now; try again later."
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds that the database is waited for.
+class DatabaseTimeouts:
+    """Seconds to wait for the database.
 
     Attributes:
-        transaction: For those of others, while one's own begins or goes on.
-        reading: For those of others that keep even readers out.
-        turn: For everybody else who has the same turn.
+        write: Seconds that a writing transaction waits for others.
+        read: Seconds that a reading transaction waits for others that block readers too.
+        lock: Seconds to wait for a lock of `OpenDatabase.lock`.
     """
 
-    transaction: float = 60.0
-    reading: float = 10.0
-    turn: float = 600.0  # whoever has it may be fetching a large model to check it
+    write: float = 60.0
+    read: float = 10.0
+    lock: float = 600.0  # the process that has it may be downloading a large model to check it
 
 
 @dataclass(frozen=True)
 class OpenDatabase:
-    """The database with today's tables. It holds no connection between uses.
+    """The organisation's database with current tables; it holds no connection between uses.
 
     Attributes:
-        database: Where it is.
-        identity: That it must have; None for any.
-        patience: How long it is waited for.
+        database: The database's location.
+        identity: The identity that the database must have; None accepts any.
+        timeouts: How long to wait for the database.
     """
 
     database: Database
     identity: str | None = None
-    patience: Patience = Patience()
+    timeouts: DatabaseTimeouts = DatabaseTimeouts()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
-        """Give a session in a transaction, which is kept at the end of the block.
+        """Yield a session in a transaction, which is committed at the end of the block.
 
         Raises:
-            OutageError: The database does not answer or refuses.
-            DatabaseReplacedError: It is another one than it was.
+            OutageError: If the database does not answer or refuses.
+            DatabaseReplacedError: If the database is not the expected one.
         """
         with (
-            self._connected(self.patience.transaction) as connection,
+            self._connected(self.timeouts.write) as connection,
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -74,14 +74,14 @@ class OpenDatabase:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that only reads, which waits for no writer and makes no file.
+        """Yield a read-only session, which waits for no writer and creates no file.
 
         Raises:
-            OutageError: The database does not answer, or is not there.
-            DatabaseReplacedError: It is another one than it was.
+            OutageError: If the database does not answer or does not exist.
+            DatabaseReplacedError: If the database is not the expected one.
         """
         with (
-            self._connected(self.patience.reading, only_reads=True) as connection,
+            self._connected(self.timeouts.read, only_reads=True) as connection,
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -89,33 +89,35 @@ class OpenDatabase:
             yield session
 
     @contextlib.contextmanager
-    def turn(self, purpose: str) -> Iterator[Session]:
-        """Wait until nobody else has the turn of this purpose, and keep it to the block's end.
+    def lock(self, purpose: str) -> Iterator[Session]:
+        """Hold the lock of a purpose for the time of the block, and yield a session.
 
-        It ends with the process, however that ends. Transactions are the caller's, any number.
+        The lock is released with the process, however that ends. The caller begins any number of
+        transactions.
 
         Raises:
-            OutageError: The database does not answer or refuses, or others do not come to an end.
-            DatabaseReplacedError: It is another one than it was.
+            OutageError: If the database does not answer or refuses, or another process keeps the
+                lock for too long.
+            DatabaseReplacedError: If the database is not the expected one.
         """
         self._require_file()
         with (
             self._locked(purpose),
-            self._connected(self.patience.turn) as connection,
+            self._connected(self.timeouts.lock) as connection,
             Session(connection, expire_on_commit=False) as session,
         ):
             if self.identity is not None:
                 with session.begin():
                     self._require_identity(session)
             with connection.begin():
-                take_turn(connection, purpose)
+                lock_for_connection(connection, purpose)
             yield session
 
     def read_identity(self) -> str:
-        """Return what tells this database from every other one.
+        """Return the identity of the database, a random id that was drawn when it was made.
 
         Raises:
-            OutageError: The database does not answer, or has no identity.
+            OutageError: If the database does not answer, or has no identity.
         """
         with self.reading() as session:
             found = _identity(session)
@@ -124,45 +126,45 @@ class OpenDatabase:
         return found
 
     def _require_identity(self, session: Session) -> None:
-        """Refuse a database that is not the one that was there when the service started.
+        """Refuse a database that is not the one that the service started with.
 
         Raises:
-            DatabaseReplacedError: It is empty, or another one.
+            DatabaseReplacedError: If it is empty, or another one.
         """
         if self.identity is None:
             return
         found = _identity(session)
         if found != self.identity:
-            raise self._replaced("is empty" if found is None else "is another one than it was")
+            raise self._replaced("is empty" if found is None else "was replaced by another one")
 
     def _replaced(self, how: str) -> DatabaseReplacedError:
         return DatabaseReplacedError(
-            f"The database {self.database.place} {how}; put the one back that was there, or end "
-            "the service and start it anew.",
+            f"The database {self.database.place} {how}; put the former one back, or stop the "
+            "service and start it again.",
             public=_PUBLIC,
         )
 
     def _require_file(self) -> None:
-        """Refuse a SQLite file that is not there: SQLite would make an empty one.
+        """Refuse a missing SQLite file: SQLite would create an empty one.
 
         Raises:
-            OutageError: It is not there.
+            OutageError: If the file does not exist.
         """
         if not self.database.is_postgresql and not Path(self.database.place).exists():
             raise OutageError(
-                f"There is no database {self.database.place} any more; put it back, or check "
+                f"The database {self.database.place} no longer exists; put it back, or check "
                 "EAGLERAY_DATABASE_URL.",
                 public=_PUBLIC,
             )
 
     @contextlib.contextmanager
     def _locked(self, purpose: str) -> Iterator[None]:
-        """Keep a lock file beside SQLite; PostgreSQL has locks of its own."""
+        """Hold a lock file beside a SQLite database; PostgreSQL has advisory locks."""
         if self.database.is_postgresql:
             yield
             return
         folder = Path(f"{self.database.place}-locks")
-        seconds = self.patience.turn
+        seconds = self.timeouts.lock
         try:
             folder.mkdir(exist_ok=True)
             name = hashlib.sha256(purpose.encode()).hexdigest()[:16]
@@ -170,8 +172,8 @@ class OpenDatabase:
             lock.acquire()
         except Timeout:
             raise OutageError(
-                f"Another command has been at it for {_duration(seconds)} ({purpose}); wait for "
-                "its end, or stop it.",
+                f"Another command has held the lock for {_duration(seconds)} ({purpose}); wait for "
+                "it to end, or stop it.",
                 public="Another request of this kind takes long; try again later.",
             ) from None
         except OSError as error:
@@ -187,13 +189,13 @@ class OpenDatabase:
 
     @contextlib.contextmanager
     def _connected(
-        self, patience: float, *, makes_file: bool = False, only_reads: bool = False
+        self, lock_timeout: float, *, makes_file: bool = False, only_reads: bool = False
     ) -> Iterator[sa.Connection]:
         if not makes_file:
             self._require_file()
         disk = "" if self.database.is_postgresql else ", and that its disk has room"
         with self.database.connected(
-            patience=patience,
+            lock_timeout=lock_timeout,
             kind=partial(OutageError, public=_PUBLIC),
             sentence=lambda reason: (
                 f"The database {self.database.place} does not answer as it should ({reason}); "
@@ -206,42 +208,42 @@ class OpenDatabase:
 
 
 def open_database(settings: Settings) -> OpenDatabase:
-    """Open the database that the settings name, with its tables as this version needs them.
+    """Open the database that the settings name, and migrate its tables to this version.
 
-    Any number of processes may open a new one at once.
+    Any number of processes may open a new database at the same time.
 
     Raises:
-        OutageError: It does not answer, or refuses.
-        UserError: It was made by a newer Eagleray.
+        OutageError: If the database does not answer, or refuses.
+        UserError: If a newer Eagleray has migrated the database.
     """
     if settings.database_url is None:
         settings.make_home()
     opened = OpenDatabase(_database(settings))
     with (
-        opened._connected(opened.patience.transaction, makes_file=True) as connection,
+        opened._connected(opened.timeouts.write, makes_file=True) as connection,
         connection.begin(),
     ):
-        wait_for_turn(connection, "migrate")
+        lock_for_transaction(connection, "migrate")
         _migrate(connection, opened.database.place)
     return opened
 
 
 def known_database(
-    settings: Settings, identity: str, *, patience: Patience | None = None
+    settings: Settings, identity: str, *, timeouts: DatabaseTimeouts | None = None
 ) -> OpenDatabase:
-    """Return the database that the settings name, to be used as long as it is the one it was.
+    """Return the database that the settings name; each use checks that it has this identity.
 
-    Nothing is opened yet, and no file is ever made.
+    The database is not opened yet, and no file is ever created.
 
     Args:
-        settings: Where it is.
-        identity: As `OpenDatabase.read_identity` gave it.
-        patience: How long it is waited for.
+        settings: The settings with the database's URL.
+        identity: The result of `OpenDatabase.read_identity`.
+        timeouts: How long to wait for the database.
 
     Raises:
-        InputError: The settings name no database.
+        InputError: If the URL is not valid.
     """
-    return OpenDatabase(_database(settings), identity, patience or Patience())
+    return OpenDatabase(_database(settings), identity, timeouts or DatabaseTimeouts())
 
 
 def _database(settings: Settings) -> Database:
@@ -256,7 +258,7 @@ def _database(settings: Settings) -> Database:
 
 
 def _identity(session: Session) -> str | None:
-    """Return the identity of a database; None where it has none, as an empty one."""
+    """Return the identity of a database; None if it has none, such as an empty one."""
     if not sa.inspect(session.connection()).has_table(IdentityRow.__tablename__):
         return None
     return session.scalars(sa.select(IdentityRow.id).limit(1)).first()
@@ -267,10 +269,10 @@ def _duration(seconds: float) -> str:
 
 
 def _migrate(connection: sa.Connection, place: str) -> None:
-    """Run the steps that this database lacks, in the transaction that is open.
+    """Run the migrations that this database lacks, in the open transaction.
 
     Raises:
-        UserError: It has steps that are not known here.
+        UserError: If the database has migrations of a newer version.
     """
     from alembic import command
     from alembic.config import Config
@@ -285,7 +287,7 @@ def _migrate(connection: sa.Connection, place: str) -> None:
     known = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
     if present is not None and present not in known:
         raise UserError(
-            f"The database {place} was made by a newer Eagleray (step {present}); install that "
+            f"The database {place} was migrated by a newer Eagleray (to {present}); install that "
             "version, or set EAGLERAY_DATABASE_URL to another database."
         )
     if present != known[0]:  # the newest comes first

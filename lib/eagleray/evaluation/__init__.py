@@ -1,1 +1,1 @@
-"""How good a model is."""
+"""Measures models on labelled images: metrics, confidence intervals, slices, KPIs, and a page."""

@@ -1,4 +1,4 @@
-"""Measure a model through the predictor, the way that its callers will use it."""
+"""Measures a model on labelled images, through the predictor that batch jobs and services use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from torch import Tensor
 from eagleray.core.errors import BadImageError, InputError, PackageError, Reason
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages
-from eagleray.evaluation.metrics import headline_names, measure
 from eagleray.imaging import DecodedImage
 from eagleray.inference.predictor import Predictor
 from eagleray.io.fetch import fetch_image
-from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.tasks import Regression, Task
+from eagleray.tasks import Outcome, Task
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
 
@@ -28,7 +26,14 @@ _MIN_READERS = 4  # storage answers several as quickly as one
 
 @dataclass(frozen=True, slots=True)
 class FailedImage:
-    """An image that could not be measured: its row, and why."""
+    """An image that could not be measured.
+
+    Attributes:
+        row: Row of the image in the data.
+        uri: Location of the image.
+        reason: Reason code.
+        message: One sentence for a person.
+    """
 
     row: int
     uri: str
@@ -38,15 +43,15 @@ class FailedImage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on a labelled set.
+    """The predictions of a model for labelled images, and the metrics that follow from them.
 
     Attributes:
-        task: What the model answers.
-        images: All of them, good and bad.
-        rows: Indices of the M good ones, ascending, int64 (M,).
-        outputs: Of the good ones, float32 tensor (M, num_labels), or (M, 1) for regression.
-        targets: Of the good ones, encoded by the task (M, …).
-        failures: The others.
+        task: The task of the model.
+        images: All images of the data.
+        rows: Rows of the M images that were measured, ascending, int64 (M,).
+        outputs: Their activated outputs, float32 tensor (M, …).
+        targets: Their encoded targets (M, …).
+        failures: The images that could not be measured.
     """
 
     task: Task
@@ -58,23 +63,27 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Every metric of the task by name, of the good images."""
-        return measure(self.task, self.outputs, self.targets)
+        """Every metric of the task by name."""
+        return self.task.measure(self.outputs, self.targets)
 
     @property
     def headline(self) -> dict[str, float]:
-        """The few metrics that say it in short."""
+        """The metrics that summarise the model."""
         metrics = self.metrics
-        return {name: metrics[name] for name in headline_names(self.task) if name in metrics}
+        return {name: metrics[name] for name in self.task.headline_names if name in metrics}
+
+    def uri(self, position: int) -> str:
+        """Return the location of an image by its position among those measured."""
+        return self.images.uris[int(self.rows[position])]
 
     @property
     def num_images(self) -> int:
-        """Images that were measured."""
+        """Number of images that were measured."""
         return len(self.rows)
 
     @property
     def num_failed(self) -> int:
-        """Images that could not be read or decoded, and are not in the metrics."""
+        """Number of images that could not be read or decoded, and are not in the metrics."""
         return len(self.failures)
 
 
@@ -84,19 +93,17 @@ def evaluate(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Predict every image and compare with its label.
-
-    Reading and decoding go on in threads, ahead of the network.
+    """Predict every image and encode its label; threads read and decode ahead of the network.
 
     Args:
         predictor: The model on its device.
-        images: Where they are, and what they show.
-        progress: Called with the number of images that were done now, and of those that failed.
+        images: The labelled images.
+        progress: Called after each batch with its number of images, and of those that failed.
 
     Raises:
-        InputError: None of the images can be decoded, a label is not one of the model's, or
-            attributes that it takes are not there.
-        PackageError: The model answers an image with what is no number.
+        InputError: If no image can be decoded, a label is not one of the model's, or attributes
+            that the model takes are missing.
+        PackageError: If the model's output for an image is not finite.
     """
     task = predictor.task
     targets = encode_targets(task, images)
@@ -120,11 +127,11 @@ def evaluate(
         known = len(failures)
         for row, outcome in enumerate(batch, start=done):
             if outcome.failure is not None:
-                fault = outcome.failure
-                failures.append(FailedImage(row, images.uris[row], fault.reason, fault.message))
+                failure = outcome.failure
+                failures.append(FailedImage(row, images.uris[row], failure.reason, failure.message))
             elif outcome.prediction is not None:
                 rows.append(row)
-                outputs.append(_output(task, outcome.prediction))
+                outputs.append(task.outputs_of(outcome.prediction))
         done += len(batch)
         if progress is not None:
             progress(len(batch), len(failures) - known)
@@ -133,24 +140,18 @@ def evaluate(
             f"None of the {len(images):,} test images can be decoded; of the first: "
             f"{failures[0].message}."
         )
-    answers = torch.from_numpy(np.stack(outputs))
-    _require_numbers(predictor, images, rows, answers)
-    return Evaluation(task, images, np.asarray(rows), answers, targets[rows], tuple(failures))
+    stacked = torch.from_numpy(np.stack(outputs))
+    _require_finite(predictor, images, rows, stacked)
+    return Evaluation(task, images, np.asarray(rows), stacked, targets[rows], tuple(failures))
 
 
-def _output(task: Task, prediction: Prediction) -> npt.NDArray[np.float32]:
-    if isinstance(task, Regression):
-        return np.asarray([prediction.value], np.float32)
-    return prediction.probabilities
-
-
-def _require_numbers(
+def _require_finite(
     predictor: Predictor, images: LabelledImages, rows: list[int], outputs: Tensor
 ) -> None:
-    odd = (~outputs.isfinite().all(dim=1)).nonzero()
+    odd = (~outputs.flatten(1).isfinite().all(dim=1)).nonzero()
     if len(odd):
         raise PackageError(
-            f"Model {predictor.package.manifest.name!r} answers {len(odd):,} of {len(rows):,} "
-            f"images with what is no number, first {images.uris[rows[int(odd[0])]]}; train it with "
-            "a lower learning rate."
+            f"Model {predictor.package.manifest.name!r} has outputs that are not finite for "
+            f"{len(odd):,} of {len(rows):,} images, first {images.uris[rows[int(odd[0])]]}; train "
+            "it with a lower learning rate."
         )

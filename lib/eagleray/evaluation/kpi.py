@@ -1,11 +1,11 @@
-"""What a model must reach before it goes into production: a file of lines, each a comparison.
+"""KPIs of a model: a file of lines, each a comparison of a metric with a limit.
 
     # kpi.txt
     f1_macro >= 0.98
     recall[defect] >= 0.99
     accuracy >= current - 0.005
 
-`current` is what the version that holds the alias reaches on the same images.
+`current` is the metric of the version that has the alias now, on the same images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.io import storage
 
-__all__ = ["Kpi", "Verdict", "judge", "parse_kpis", "read_kpis", "require_known"]
+__all__ = ["Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -34,10 +34,10 @@ class Kpi:
     """One line of a KPI file.
 
     Attributes:
-        metric: Name, as in `recall[defect]`.
+        metric: Name of the metric, as in `recall[defect]`.
         comparison: `>=`, `<=`, `>` or `<`.
-        limit: What the metric is compared with; added to the current holder's if that counts.
-        from_current: Whether `limit` is a margin on what the current holder reaches.
+        limit: Number that the metric is compared with, or a margin on the current version's metric.
+        from_current: Whether `limit` is such a margin.
     """
 
     metric: str
@@ -53,14 +53,14 @@ class Kpi:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a model reaches one KPI.
+class KpiResult:
+    """Whether a model passes one KPI.
 
     Attributes:
-        kpi: What was asked.
-        value: What the model has.
-        limit: The number that it was compared with; None where nobody holds the alias yet.
-        passed: Whether it is good enough.
+        kpi: The KPI.
+        value: Metric of the model.
+        limit: Number that it was compared with; None if the alias was unset.
+        passed: Whether the model passes.
     """
 
     kpi: Kpi
@@ -69,7 +69,7 @@ class Verdict:
     passed: bool
 
     def as_json(self) -> dict[str, object]:
-        """For scripts, and for the history."""
+        """Return it as JSON, for scripts and for the history."""
         return {
             "kpi": str(self.kpi),
             "value": self.value,
@@ -79,8 +79,8 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.limit is None:
-            return f"{self.kpi}: {self.value:.6g}, and nobody holds the alias yet"
-        word = "reached" if self.passed else "missed"
+            return f"{self.kpi}: {self.value:.6g}, and the alias was unset"
+        word = "passed" if self.passed else "failed"
         against = f" (current: {self.limit - self.kpi.limit:.6g})" if self.kpi.from_current else ""
         return f"{self.kpi}: {word} with {self.value:.6g}{against}"
 
@@ -89,7 +89,7 @@ def read_kpis(location: str) -> tuple[Kpi, ...]:
     """Read a KPI file.
 
     Raises:
-        InputError: It is not there, or a line is no comparison.
+        InputError: If the file is missing, or a line is no comparison.
     """
     try:
         text = storage.read_bytes(location).decode()
@@ -106,12 +106,12 @@ def parse_kpis(text: str, *, where: str) -> tuple[Kpi, ...]:
     """Read the lines of a KPI file.
 
     Raises:
-        InputError: With the line that is no comparison; or there is none at all.
+        InputError: If a line is no comparison, or there is no line.
     """
     kpis = []
     for number, line in enumerate(text.splitlines(), start=1):
         content = line.strip()
-        if not content or content.startswith("#"):  # labels may hold one farther on
+        if not content or content.startswith("#"):  # a label may contain one
             continue
         found = _LINE.fullmatch(content)
         if found is None:
@@ -130,39 +130,39 @@ def parse_kpis(text: str, *, where: str) -> tuple[Kpi, ...]:
 
 
 def require_known(kpis: Sequence[Kpi], metrics: Sequence[str], *, where: str) -> None:
-    """Refuse KPIs on metrics that an evaluation will not have, before it is run.
+    """Refuse KPIs on metrics that an evaluation will not compute, before it is run.
 
     Raises:
-        UnknownNameError: With the nearest names.
+        UnknownNameError: If there is no such metric; the message gives the nearest names.
     """
     for kpi in kpis:
         if kpi.metric not in metrics:
             raise UnknownNameError(f"metric that {where} asks for", kpi.metric, metrics)
 
 
-def judge(
+def check_kpis(
     kpis: Sequence[Kpi],
     metrics: Mapping[str, float],
     current: Mapping[str, float] | None = None,
-) -> tuple[Verdict, ...]:
-    """Compare a model's figures with every KPI.
+) -> tuple[KpiResult, ...]:
+    """Compare a model's metrics with every KPI.
 
     Args:
-        kpis: What is asked.
-        metrics: Of the model.
-        current: Of the version that holds the alias, on the same images; None if nobody does, and
-            then KPIs that compare with it are reached.
+        kpis: The KPIs.
+        metrics: Metrics of the model.
+        current: Metrics of the version that has the alias, on the same images; None if the alias is
+            unset, and then KPIs that compare with it are passed.
 
     Raises:
-        UnknownNameError: A KPI names a metric that there is none of.
+        UnknownNameError: If a KPI names a metric that is not there.
     """
     require_known(kpis, list(metrics), where="the KPI file")
-    verdicts = []
+    kpi_results = []
     for kpi in kpis:
         value = metrics[kpi.metric]
         limit: float | None = kpi.limit
         if kpi.from_current:
             limit = None if current is None else current.get(kpi.metric, -math.inf) + kpi.limit
         passed = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
-        verdicts.append(Verdict(kpi, value, limit, passed))
-    return tuple(verdicts)
+        kpi_results.append(KpiResult(kpi, value, limit, passed))
+    return tuple(kpi_results)

@@ -1,4 +1,4 @@
-"""What is kept of an evaluation: figures by name, of one model on one set of images."""
+"""The record of an evaluation in the registry: metrics of one model on one set of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _require_numbers(metrics: object) -> object:
     """Check the values, so that of many faults only the first is kept.
 
     Raises:
-        ValueError: One is no number.
+        ValueError: If a value is not a number.
     """
     if isinstance(metrics, dict):
         for name, value in metrics.items():
@@ -29,12 +29,12 @@ class EvaluationRecord(BaseModel):
     """One evaluation of a registered version, as the registry keeps it.
 
     Attributes:
-        data: Location that was evaluated, as the user named it.
+        data: Location of the images, as the user named it.
         data_digest: SHA-256 of the labelled images; two evaluations compare only if it is equal.
-        package_digest: Of the model.
-        num_images: Measured.
-        num_failed: Could not be decoded, and are not in the metrics.
-        metrics: By name; a metric of one label is written `recall[defect]`.
+        package_digest: SHA-256 of the model package.
+        num_images: Number of images that were measured.
+        num_failed: Number of images that could not be decoded, and are not in the metrics.
+        metrics: Metrics by name; a metric of one label is named `recall[defect]`.
         created: UTC time in ISO 8601.
     """
 

@@ -1,4 +1,4 @@
-"""Metrics of parts of the data: of each value of a column that the table brought along."""
+"""Metrics of slices of the data: of the images with each value of a column of the table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from eagleray.core.errors import UnknownNameError
 from eagleray.data.labelled import LabelledImages
-from eagleray.evaluation.bootstrap import Interval, bootstrap, weighted_figures
+from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.evaluate import Evaluation
 
 __all__ = ["MAX_VALUES", "Slice", "choose_columns", "slice_metrics"]
 
 MAX_VALUES = 20
-"""Of a column: with more it is not sliced unless asked for, and numbers are sliced by quartiles."""
+"""Largest number of values of a column that is sliced by default, and by its values; a column with
+more numbers is sliced by quartiles."""
 
 _FEW_IMAGES = 30  # below, an interval is too wide to conclude from
 _NO_VALUE = "(none)"
@@ -27,12 +28,12 @@ class Slice:
     """The images with one value in one column.
 
     Attributes:
-        column: Its name.
-        value: As in the table, or a range of numbers.
-        num_images: That were measured.
-        is_small: Whether there are too few to conclude from.
-        metrics: Headline figures by name.
-        intervals: Of the figures, 95 %.
+        column: Name of the column.
+        value: Value as in the table, or a range of numbers.
+        num_images: Number of images that were measured.
+        is_small: Whether there are too few images to conclude from.
+        metrics: Headline metrics by name.
+        intervals: 95 % confidence intervals of the metrics.
     """
 
     column: str
@@ -44,10 +45,10 @@ class Slice:
 
 
 def choose_columns(images: LabelledImages, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the columns to slice by: those that are wanted, or all with few values.
+    """Return the columns to slice by: those that are named, or all with few values.
 
     Raises:
-        UnknownNameError: The data have no such column.
+        UnknownNameError: If the data have no such column.
     """
     for name in wanted:
         if name not in images.attributes:
@@ -90,7 +91,7 @@ def _number(text: str) -> float | None:
 
 
 def _sort_key(text: str) -> tuple[int, float, str]:
-    """Numbers in their order, then text, then what is missing."""
+    """Order numbers by value, then text, then missing values."""
     value = _number(text)
     if value is not None:
         return 0, value, ""
@@ -114,8 +115,9 @@ def _as_ranges(values: Sequence[str]) -> Sequence[str]:
 
 def _slice(evaluation: Evaluation, column: str, value: str, positions: list[int]) -> Slice:
     outputs, targets = evaluation.outputs[positions], evaluation.targets[positions]
-    figures = weighted_figures(evaluation.task, outputs, targets)(np.ones((1, len(positions))))
-    metrics = {name: float(found[0]) for name, found in figures.items() if np.isfinite(found[0])}
+    weighted = evaluation.task.weighted_metrics(outputs, targets)
+    measured = weighted(np.ones((1, len(positions))))
+    metrics = {name: float(found[0]) for name, found in measured.items() if np.isfinite(found[0])}
     intervals = bootstrap(evaluation.task, outputs, targets)
     is_small = len(positions) < _FEW_IMAGES
     return Slice(column, value, len(positions), is_small, metrics, intervals)

@@ -1,4 +1,4 @@
-"""How bytes become a tensor, once for everybody."""
+"""Decodes images under a contract: the one path from encoded bytes to a tensor."""
 
 from eagleray.imaging.contract import (
     FORMATS,
@@ -8,9 +8,9 @@ from eagleray.imaging.contract import (
     ShortestSide,
     named_contract,
 )
-from eagleray.imaging.decode import DecodedImage, decode, judge
+from eagleray.imaging.decode import DecodedImage, check_header, decode
 from eagleray.imaging.header import Header
-from eagleray.imaging.probe import format_of, probe
+from eagleray.imaging.probe import detect_format, probe
 
 __all__ = [
     "FORMATS",
@@ -20,9 +20,9 @@ __all__ = [
     "Header",
     "ImageContract",
     "ShortestSide",
+    "check_header",
     "decode",
-    "format_of",
-    "judge",
+    "detect_format",
     "named_contract",
     "probe",
 ]

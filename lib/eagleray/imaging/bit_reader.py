@@ -1,6 +1,6 @@
-"""Read numbers of any number of bits, and the sizes that HEVC and AV1 pictures state themselves.
+"""Reads the sizes in HEVC and AV1 bitstreams, bit by bit.
 
-A container repeats the size of the picture inside it, but decoders allocate by the inner one.
+A container repeats the size of its picture, but decoders allocate by the size in the bitstream.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ __all__ = ["av1_sizes", "hevc_size"]
 
 _HEVC_SEQUENCE = 33
 _AV1_SEQUENCE = 1
-_LONGEST_ZEROS = 32
+_MAX_LEADING_ZEROS = 32
 _MAX_UNITS = 64
 
 
 class _Bits:
-    """Bits from the highest of the first byte on; beyond the end IndexError."""
+    """Reads bits, most significant first; raises `IndexError` beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._position = data, 0
@@ -33,11 +33,11 @@ class _Bits:
         self._position += count
 
     def golomb(self) -> int:
-        """Take an unsigned Exp-Golomb number (ITU-T H.265, section 9.2)."""
+        """Read an unsigned Exp-Golomb number (ITU-T H.265, section 9.2)."""
         zeros = 0
         while self.take(1) == 0:
             zeros += 1
-            if zeros > _LONGEST_ZEROS:
+            if zeros > _MAX_LEADING_ZEROS:
                 raise IndexError
         return (1 << zeros) - 1 + self.take(zeros)
 
@@ -49,10 +49,10 @@ def hevc_size(unit: bytes) -> tuple[int, int] | None:
         unit: A NAL unit without its length.
 
     Returns:
-        None for a unit of another kind.
+        The size; None for a unit of another type.
 
     Raises:
-        IndexError: It ends too early.
+        IndexError: If the unit ends too early.
     """
     if unit[0] >> 1 & 0x3F != _HEVC_SEQUENCE:
         return None
@@ -74,7 +74,7 @@ def av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield (width, height) of each sequence header among open bitstream units (AV1, section 5.3).
 
     Raises:
-        IndexError: A sequence header ends too early.
+        IndexError: If a sequence header ends too early.
     """
     position = 0
     for _ in range(_MAX_UNITS):
@@ -91,7 +91,7 @@ def av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _leb128(data: bytes, position: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+    """Return a number and the position of its end."""
     value = 0
     for index in range(8):
         byte = data[position + index]
@@ -102,9 +102,9 @@ def _leb128(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _av1_size(bits: _Bits) -> tuple[int, int]:
-    """Read a sequence header up to its sizes (AV1, section 5.5)."""
+    """Read (width, height) from a sequence header (AV1, section 5.5)."""
     bits.skip(4)
-    if bits.take(1):  # the short form, for still pictures
+    if bits.take(1):  # the reduced header of still pictures
         bits.skip(5)
     else:
         delay_length = _skip_av1_timing(bits)
@@ -122,7 +122,7 @@ def _av1_size(bits: _Bits) -> tuple[int, int]:
 
 
 def _skip_av1_timing(bits: _Bits) -> int:
-    """Return how many bits a decoder's delay has; 0 where there are none."""
+    """Skip timing information, and return the number of bits of a decoder delay, or 0."""
     if not bits.take(1):
         return 0
     bits.skip(64)

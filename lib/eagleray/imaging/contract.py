@@ -1,7 +1,7 @@
-"""The image contract: everything between encoded bytes and a model's input tensor.
+"""Defines the image contract: everything between encoded bytes and a model's input tensor.
 
-A contract is a frozen value. Its canonical JSON has one spelling, so its SHA-256 digest names it:
-the digest travels with the model and with every prediction, and a model refuses another one.
+A contract is a frozen value with a canonical JSON form, whose SHA-256 digest identifies it. The
+digest is stored with the model and with every prediction, and a model rejects any other contract.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from eagleray.core.display import visible
 from eagleray.core.errors import ContractError, UnknownNameError
+from eagleray.core.validation import first_validation_error
 
 __all__ = [
     "FORMATS",
@@ -46,20 +46,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DEFAULT_MAX_BYTES = 128 * 2**20
 DEFAULT_MAX_PIXELS = 128 * 2**20  # above the 102 megapixels of the largest common cameras
-MAX_PIXELS = 178_956_970  # Pillow refuses to open larger images
+MAX_PIXELS = 178_956_970  # Pillow opens no larger images
 MAX_BYTES = 2**31
 MAX_INPUT_PIXELS = 4096 * 4096
-"""Pixels of a network's input, and of an image on its way there. The largest in use are those of
-mammograms, with 2944 x 1920; photographs take 224 to 800 a side."""
-_MAX_SHOWN = 500  # characters of a field or a message
+"""Maximum number of pixels of a network's input and of a resized image. The largest in use are
+mammograms of 2944 x 1920 pixels; photographs have sides of 224 to 800 pixels."""
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Color = Literal["rgb", "gray"]
 Format = Literal["jpeg", "png", "webp", "gif", "tiff", "bmp", "heic", "avif", "jpeg2000"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-"""All formats that can be read."""
+"""All supported formats."""
 ORIGINAL_FORMATS: tuple[Format, ...] = FORMATS[:6]
-"""What a contract reads that does not say; those made before there were others do not."""
+"""Default formats of a contract; contracts without `formats` predate the other ones."""
 Resampler = Literal[
     "pillow_nearest",
     "pillow_bilinear",
@@ -71,7 +70,7 @@ Resampler = Literal[
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON spelling of a value: sorted keys, no spaces, ASCII, finite numbers."""
+    """Return the canonical JSON form of a value: sorted keys, no spaces, ASCII, finite numbers."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
@@ -82,7 +81,7 @@ class _Frozen(BaseModel):
 
 
 class ShortestSide(_Frozen):
-    """Scale so that the shorter side has `size` pixels; the aspect ratio stays.
+    """Resize so that the shorter side has `size` pixels, with the aspect ratio kept.
 
     The longer side is `int(size * longer / shorter)`, as torchvision computes it.
     """
@@ -92,7 +91,7 @@ class ShortestSide(_Frozen):
 
 
 class Exact(_Frozen):
-    """Scale to exactly `height` by `width` pixels, whatever the aspect ratio."""
+    """Resize to exactly `height` by `width` pixels, whatever the aspect ratio."""
 
     mode: Literal["exact"] = "exact"
     height: Side
@@ -100,33 +99,33 @@ class Exact(_Frozen):
 
 
 class ImageContract(_Frozen):
-    """How encoded bytes become the tensor that a model was made for.
+    """How encoded bytes become the input tensor of a model.
 
     The decoded image is a uint8 array (height, width, channels); the model's input is
     `(image / 255 - mean) / std` for each channel.
 
     Attributes:
-        version: Of this format.
-        formats: Formats that are read; an image of any other one is `unsupported_format`.
+        version: Version of the contract's JSON form.
+        formats: Accepted formats; images of other formats fail with `unsupported_format`.
         color: `rgb` gives three channels, `gray` one (ITU-R 601 luma).
-        orientation: The orientation that an image's file states is applied, always.
-        value_range: (low, high) of the values that become 0 to 255, for images of one channel with
-            more than 8 bits; values beyond are clipped. None takes the highest 8 of 16 bits, and
-            refuses pixels without a defined range (signed, 32-bit and floating-point ones).
-        alpha: What is done with transparency: `drop` forgets it, as most tools do; `white` and
-            `black` lay the image over that colour.
-        resize: The scaling.
-        crop: (height, width) cut from the centre afterwards, padded with zeros where the image is
-            smaller; None to keep all.
-        resampler: The library and filter that scale. The Pillow ones antialias.
-        jpeg: `exact` decodes every pixel with the accurate transform; `scaled` lets the decoder
-            shrink by eighths on the way (never below the size wanted) with its fast transform.
-        max_bytes: Largest encoded image.
-        max_pixels: Largest width times height, judged from the header.
-        mean: For each channel, in units of full scale (0 to 1).
-        std: For each channel, in units of full scale (0 to 1).
-        dtype: Of the decoded image.
-        layout: Of the decoded image.
+        orientation: Always `exif`: the EXIF orientation is applied.
+        value_range: Values (low, high) that are mapped to 0 and 255, for images of one channel with
+            more than 8 bits; values beyond are clipped. None keeps the highest 8 of 16 bits, and
+            rejects pixels without a defined range (signed, 32-bit and floating-point ones).
+        alpha: How transparency is handled: `drop` discards the alpha channel, as most tools do;
+            `white` and `black` composite the image over that colour.
+        resize: The resize operation.
+        crop: Size (height, width) of the centre crop after the resize, padded with zeros if the
+            image is smaller; None for no crop.
+        resampler: Library and filter of the resize. The filters of Pillow antialias.
+        jpeg: `exact` decodes every pixel with the accurate inverse DCT; `scaled` lets the decoder
+            downscale by eighths (never below the target size) with its fast inverse DCT.
+        max_bytes: Maximum size of an encoded image.
+        max_pixels: Maximum width times height according to the header.
+        mean: Mean of each channel, in units of full scale (0 to 1).
+        std: Standard deviation of each channel, in units of full scale (0 to 1).
+        dtype: Data type of the decoded image.
+        layout: Memory layout of the decoded image.
     """
 
     version: Literal[1] = 1
@@ -147,10 +146,8 @@ class ImageContract(_Frozen):
     layout: Literal["HWC"] = "HWC"
 
     @model_serializer(mode="wrap")
-    def _without_what_older_contracts_lack(
-        self, serialize: SerializerFunctionWrapHandler
-    ) -> dict[str, Any]:
-        """Leave out what came later and is unset, so that older contracts keep their digests."""
+    def _omit_unset_additions(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit unset fields that were added later, so that older contracts keep their digests."""
         fields: dict[str, Any] = serialize(self)
         if self.formats == ORIGINAL_FORMATS:
             del fields["formats"]
@@ -177,7 +174,7 @@ class ImageContract(_Frozen):
     def _finite(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not all(math.isfinite(value) for value in values):
             raise ValueError("every value must be a finite number")
-        return tuple(value + 0.0 for value in values)  # -0.0 equals 0.0 and must spell alike
+        return tuple(value + 0.0 for value in values)  # -0.0 becomes 0.0, for one JSON form
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -191,11 +188,11 @@ class ImageContract(_Frozen):
             raise ValueError("std must be above 0 for every channel")
         if isinstance(self.resize, ShortestSide) and self.crop is None:
             raise ValueError("resize to the shortest side needs a crop, to give every image a size")
-        _require_modest(*self.size)
+        _check_input_size(*self.size)
         if isinstance(self.resize, Exact):
-            _require_modest(self.resize.height, self.resize.width)
+            _check_input_size(self.resize.height, self.resize.width)
         else:
-            _require_modest(self.resize.size, self.resize.size)
+            _check_input_size(self.resize.size, self.resize.size)
         return self
 
     @property
@@ -230,31 +227,22 @@ class ImageContract(_Frozen):
         """Read a contract from JSON.
 
         Raises:
-            ContractError: With the field at fault.
+            ContractError: If it is invalid; the message names the field.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ContractError(f"The image contract is not valid: {first_fault(error)}.") from None
+            raise ContractError(
+                f"The image contract is not valid: {first_validation_error(error)}."
+            ) from None
 
 
-def _require_modest(height: int, width: int) -> None:
+def _check_input_size(height: int, width: int) -> None:
     if height * width > MAX_INPUT_PIXELS:
         raise ValueError(
             f"images of {height:,} x {width:,} pixels are too large for a network; "
             f"{MAX_INPUT_PIXELS:,} pixels is the limit"
         )
-
-
-def first_fault(error: ValidationError) -> str:
-    """Return the first fault of a validation as `field: what is wrong`, in one line.
-
-    What was validated may be a stranger's: names are made visible, and long ones cut.
-    """
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = visible(".".join(str(part) for part in fault["loc"])[:_MAX_SHOWN])
-    message = visible(fault["msg"].removeprefix("Value error, ")[:_MAX_SHOWN])
-    return f"{place}: {message}" if place else message
 
 
 _MEAN = {"rgb": IMAGENET_MEAN, "gray": (0.5,)}
@@ -305,22 +293,22 @@ def named_contract(
     color: Color = "rgb",
     formats: tuple[Format, ...] = ORIGINAL_FORMATS,
 ) -> ImageContract:
-    """Return one of the contracts that have a name.
+    """Return a predefined contract.
 
     Args:
         name: `torchvision-reference` gives the tensors of torchvision's evaluation transform;
             `fast` has the same geometry with a scaled JPEG decode and OpenCV's linear filter;
-            `whole-image` scales to a square without cropping.
+            `whole-image` resizes to a square without a crop.
         size: Side of the result in pixels.
-        resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` crops
-            nothing and has no use for it.
+        resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` ignores
+            it.
         color: `rgb` or `gray`.
-        formats: Formats that are read. The default gives the digests that these contracts have
-            always had; `FORMATS` has them all, and is what models are trained with.
+        formats: Accepted formats. The default keeps the digests of existing contracts; models are
+            trained with `FORMATS`.
 
     Raises:
-        UnknownNameError: No contract has that name.
-        ContractError: The sizes do not make a contract.
+        UnknownNameError: If no contract has that name.
+        ContractError: If the sizes are invalid.
     """
     if name not in NAMED_CONTRACTS:
         known = ", ".join(NAMED_CONTRACTS)
@@ -332,4 +320,4 @@ def named_contract(
         contract = NAMED_CONTRACTS[name](size, shorter_side, color)
         return ImageContract.model_validate({**contract.model_dump(), "formats": formats})
     except ValidationError as error:
-        raise ContractError(f"Contract {name!r}: {first_fault(error)}.") from None
+        raise ContractError(f"Contract {name!r}: {first_validation_error(error)}.") from None

@@ -1,4 +1,4 @@
-"""The one decode path: encoded bytes -> probe -> judge -> decode -> upright -> resize -> crop.
+"""Decodes an image under its contract: check header, decode, orient, resize, crop.
 
 Training, batch, serving and evaluation all call `decode`, so they cannot differ.
 """
@@ -16,12 +16,13 @@ from PIL import Image, ImageOps
 
 from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.geometry import resized_size
 from eagleray.imaging.header import Header
 from eagleray.imaging.pillow import open_image
 from eagleray.imaging.probe import probe
 from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 
-__all__ = ["DecodedImage", "decode", "judge"]
+__all__ = ["DecodedImage", "check_header", "decode"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,7 +34,7 @@ _PILLOW_FILTERS = {
 }
 _OPENCV_FILTERS = {"opencv_linear": cv2.INTER_LINEAR, "opencv_area": cv2.INTER_AREA}
 _PILLOW_MODES = {"rgb": "RGB", "gray": "L"}
-_MAX_SCANS = 100  # as libtiff has it; cameras and optimizers write about ten
+_MAX_SCANS = 100  # like libtiff; cameras and optimizers write about ten
 _MAX_SCANNED_PIXELS = 2**31
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _XMP = ("xmp", "XML:com.adobe.xmp")
@@ -42,12 +43,12 @@ _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image as its contract wants it.
+    """An image decoded under its contract.
 
     Attributes:
-        pixels: uint8 array of the contract's shape (height, width, channels), C-contiguous.
-        width: Width of the original, upright, in pixels.
-        height: Height of the original, upright, in pixels.
+        pixels: C-contiguous uint8 array of the contract's shape (height, width, channels).
+        width: Width of the upright original in pixels.
+        height: Height of the upright original in pixels.
     """
 
     pixels: Pixels
@@ -56,12 +57,12 @@ class DecodedImage:
 
 
 def decode(data: bytes, contract: ImageContract) -> DecodedImage:
-    """Turn encoded bytes into the array that the contract describes.
+    """Decode an image into the array that the contract describes.
 
     Raises:
-        BadImageError: With the reason; no other exception, whatever the bytes are.
+        BadImageError: If it cannot be decoded. No other exception is raised.
     """
-    header = judge(data, contract)
+    header = check_header(data, contract)
     try:
         upright, width, height = _decode_upright(data, header, contract)
         pixels = _crop(_resize(upright, width, height, contract), contract)
@@ -71,16 +72,16 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
         raise BadImageError(
             Reason.OUT_OF_MEMORY, f"no memory for {header.width} x {header.height} pixels"
         ) from error
-    except Exception as error:  # decoders raise whatever hostile bytes lead them to
+    except Exception as error:  # hostile bytes can make decoders raise anything
         raise _as_bad_image(error, data, header) from error
     return DecodedImage(pixels, width, height)
 
 
-def judge(data: bytes, contract: ImageContract) -> Header:
-    """Refuse what exceeds the contract's limits, before anything is allocated for it.
+def check_header(data: bytes, contract: ImageContract) -> Header:
+    """Read an image's header and check it against the contract, before memory is allocated.
 
     Raises:
-        BadImageError: `too_many_bytes`, `too_many_pixels`, or what `probe` says.
+        BadImageError: With reason `too_many_bytes`, `too_many_pixels`, or one of `probe`.
     """
     if len(data) > contract.max_bytes:
         raise BadImageError(
@@ -88,12 +89,12 @@ def judge(data: bytes, contract: ImageContract) -> Header:
             f"the file has {len(data):,} bytes, the limit is {contract.max_bytes:,}",
         )
     header = probe(data, contract.formats)
-    _judge_pixels(header.width, header.height, contract)
-    _judge_scans(header)
+    _check_num_pixels(header.width, header.height, contract)
+    _check_num_scans(header)
     return header
 
 
-def _judge_pixels(width: int, height: int, contract: ImageContract) -> None:
+def _check_num_pixels(width: int, height: int, contract: ImageContract) -> None:
     if width * height > contract.max_pixels:
         raise BadImageError(
             Reason.TOO_MANY_PIXELS,
@@ -102,35 +103,35 @@ def _judge_pixels(width: int, height: int, contract: ImageContract) -> None:
         )
 
 
-def _judge_scans(header: Header) -> None:
-    """Refuse a JPEG of few bytes that would keep its decoder busy for minutes."""
-    most = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // (header.width * header.height))
-    if header.scans > most:
+def _check_num_scans(header: Header) -> None:
+    """Reject a small JPEG that would keep its decoder busy for minutes."""
+    max_scans = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // (header.width * header.height))
+    if header.scans > max_scans:
         raise BadImageError(
             Reason.UNREADABLE,
-            f"the JPEG goes over its {header.width:,} x {header.height:,} pixels "
-            f"{header.scans:,} times, {most} is the limit",
+            f"the JPEG has {header.scans:,} scans of {header.width:,} x {header.height:,} pixels, "
+            f"{max_scans} is the limit",
         )
 
 
-_UNSUPPORTED_WORDS = ("unsupported", "not supported", "unknown pixel mode", "cannot handle")
-_TRUNCATED_WORDS = ("truncated", "premature end of jpeg file", "end of file", "end-of-file")
+_UNSUPPORTED_PHRASES = ("unsupported", "not supported", "unknown pixel mode", "cannot handle")
+_TRUNCATED_PHRASES = ("truncated", "premature end of jpeg file", "end of file", "end-of-file")
 
 
 def _as_bad_image(error: Exception, data: bytes, header: Header) -> BadImageError:
-    """Translate what a decoder raised."""
+    """Translate an exception of a decoder."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return BadImageError(Reason.TOO_MANY_PIXELS, text)
     lowered = text.lower()
     if "insufficient memory" in lowered:
         return BadImageError(Reason.OUT_OF_MEMORY, f"no memory to decode it ({text})")
-    if any(words in lowered for words in _UNSUPPORTED_WORDS):
+    if any(phrase in lowered for phrase in _UNSUPPORTED_PHRASES):
         kind = f" of {describe_tiff(data)}" if header.format == "tiff" else ""
         return BadImageError(
             Reason.UNSUPPORTED_FORMAT, f"a {header.format}{kind} is not read ({text})"
         )
-    if "EOF" in text or any(words in lowered for words in _TRUNCATED_WORDS):
+    if "EOF" in text or any(phrase in lowered for phrase in _TRUNCATED_PHRASES):
         return BadImageError(Reason.TRUNCATED, f"the {header.format} data end early ({text})")
     return BadImageError(Reason.UNREADABLE, f"the {header.format} data are damaged ({text})")
 
@@ -141,8 +142,8 @@ def _as_bad_image(error: Exception, data: bytes, header: Header) -> BadImageErro
 def _decode_upright(
     data: bytes, header: Header, contract: ImageContract
 ) -> tuple[Pixels | Image.Image, int, int]:
-    """Return the upright image in the contract's colours, and the original's width and height."""
-    # libjpeg-turbo's interface does not convert from CMYK, and is strict about odd headers.
+    """Return the upright image in the contract's colours, and its original width and height."""
+    # simplejpeg does not convert from CMYK, and rejects unusual headers.
     pixels = None
     if header.format == "jpeg" and header.components != 4:
         pixels = _decode_jpeg(data, header, contract)
@@ -152,26 +153,26 @@ def _decode_upright(
     width, height = header.width, header.height
     if header.orientation >= 5:
         width, height = height, width
-    return _make_upright(pixels, header.orientation), width, height
+    return _apply_orientation(pixels, header.orientation), width, height
 
 
-_STRAY_BYTES_AT_THE_END = "extraneous bytes before marker 0xd9"
-_ODD_HEADERS = (
+_STRAY_BYTES_BEFORE_END = "extraneous bytes before marker 0xd9"
+_UNUSUAL_HEADERS = (
     "tjDecompressHeader",
     "Invalid SOS parameters",
     "unknown JFIF revision",
     "Unknown Adobe color transform",
-    "extraneous bytes before marker 0xdb",  # tables and frames stand before the data
+    "extraneous bytes before marker 0xdb",  # tables and frames precede the data
     "extraneous bytes before marker 0xc0",
     "extraneous bytes before marker 0xc2",
 )
 
 
 def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels | None:
-    """Decode with libjpeg-turbo; None leaves an odd but sound header to Pillow.
+    """Decode with libjpeg-turbo; None for a valid but unusual header, which is left to Pillow.
 
-    Bytes too many before the end marker are common in files that every tool reads, and are read.
-    Any other complaint about the data means that pixels are wrong, and is a failure.
+    Stray bytes before the end marker are common, and every tool accepts them. Any other warning
+    about the data means that pixels are wrong, and is an error.
     """
     options: dict[str, Any] = {"colorspace": "RGB" if contract.color == "rgb" else "GRAY"}
     if contract.jpeg == "scaled":
@@ -187,17 +188,17 @@ def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels
     try:
         pixels = simplejpeg.decode_jpeg(data, strict=True, **options)
     except ValueError as error:
-        complaint = str(error)
-        if any(oddity in complaint for oddity in _ODD_HEADERS):
+        warning = str(error)
+        if any(phrase in warning for phrase in _UNUSUAL_HEADERS):
             return None
-        if _STRAY_BYTES_AT_THE_END not in complaint:
+        if _STRAY_BYTES_BEFORE_END not in warning:
             raise
         pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
     return pixels
 
 
 def _size_needed(header: Header, contract: ImageContract) -> tuple[int, int]:
-    """Return the least stored (height, width) from which the resize still only shrinks."""
+    """Return the smallest stored (height, width) that the resize does not upscale."""
     if isinstance(contract.resize, Exact):
         height, width = contract.resize.height, contract.resize.width
         return (width, height) if header.orientation >= 5 else (height, width)
@@ -206,8 +207,8 @@ def _size_needed(header: Header, contract: ImageContract) -> tuple[int, int]:
     return -(-header.height * size // shorter), -(-header.width * size // shorter)
 
 
-def _make_upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an EXIF orientation (1 to 8) to stored rows and columns."""
+def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
+    """Apply an EXIF orientation (1 to 8) to stored pixels."""
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)
     if orientation in (2, 3, 6, 7):
@@ -223,12 +224,12 @@ def _decode_with_pillow(data: bytes, header: Header, contract: ImageContract) ->
     if negative:
         data = with_black_as_zero(data)
     with open_image(data, header.format, layout) as image:
-        _judge_pixels(image.width, image.height, contract)
+        _check_num_pixels(image.width, image.height, contract)
         image.load()
-        for name in _XMP:  # states the orientation too, but viewers go by EXIF alone
+        for name in _XMP:  # it has an orientation too, but viewers use EXIF only
             image.info.pop(name, None)
         if header.format == "png" and data[24] == 16:
-            _shorten_transparent_color(image)
+            _reduce_transparent_color(image)
         upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_MODES:
         bits = 16 if layout is None else layout.bits
@@ -237,15 +238,15 @@ def _decode_with_pillow(data: bytes, header: Header, contract: ImageContract) ->
     return _convert(upright, contract)
 
 
-def _shorten_transparent_color(image: Image.Image) -> None:
-    """Bring the transparent colour of 16-bit RGB to the 8 bits that its pixels were brought to."""
+def _reduce_transparent_color(image: Image.Image) -> None:
+    """Reduce the transparent colour of 16-bit RGB to 8 bits, as Pillow reduces the pixels."""
     color = image.info.get("transparency")
     if isinstance(color, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
-    """Bring any of Pillow's modes of 8 bits to the contract's colours."""
+    """Convert any 8-bit mode of Pillow to the contract's colours."""
     if contract.alpha != "drop" and (image.mode in _WITH_ALPHA or "transparency" in image.info):
         foreground = image.convert("RGBA")
         background = Image.new("RGBA", foreground.size, contract.alpha)
@@ -255,16 +256,16 @@ def _convert(image: Image.Image, contract: ImageContract) -> Image.Image:
 
 
 def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.Image:
-    """Bring an image of one channel and more than 8 bits to 8, by the contract's range if any.
+    """Convert one channel of more than 8 bits to 8 bits, by the contract's range if it has one.
 
     Without a range the highest 8 bits are kept, as decoders do for 16-bit colour. Pillow's own
-    conversion clips at 255 and would turn nearly every such image white.
+    conversion clips at 255, which would turn nearly every such image white.
     """
     values = np.asarray(image)
     if contract.value_range is not None:
         low, high = contract.value_range
         scaled = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
-        eight_bits = np.rint(np.nan_to_num(scaled)).astype(np.uint8)
+        reduced = np.rint(np.nan_to_num(scaled)).astype(np.uint8)
     elif image.mode in ("I", "F"):
         kind = "32-bit floating-point" if image.mode == "F" else "32-bit or signed"
         raise BadImageError(
@@ -273,8 +274,8 @@ def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.
             "contract a value_range",
         )
     else:
-        eight_bits = (values >> (min(bits, 16) - 8)).astype(np.uint8)
-    result = Image.fromarray(eight_bits)
+        reduced = (values >> (min(bits, 16) - 8)).astype(np.uint8)
+    result = Image.fromarray(reduced)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         result.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
@@ -284,28 +285,18 @@ def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.
 # --- resize and crop -------------------------------------------------------------------------
 
 
-def _target_size(width: int, height: int, contract: ImageContract) -> tuple[int, int]:
-    """Return (height, width) after the resize, from the original's upright size."""
-    if isinstance(contract.resize, Exact):
-        return contract.resize.height, contract.resize.width
-    size = contract.resize.size
-    if height <= width:
-        return size, int(size * width / height)
-    return int(size * height / width), size
-
-
 def _resize(
     image: Pixels | Image.Image, width: int, height: int, contract: ImageContract
 ) -> Pixels:
-    target_height, target_width = _target_size(width, height, contract)
-    if target_width * target_height > contract.max_pixels:  # a thin strip grows when it is scaled
+    target_height, target_width = resized_size(contract, width, height)
+    if target_width * target_height > contract.max_pixels:  # a thin strip is upscaled
         raise BadImageError(
             Reason.TOO_MANY_PIXELS,
-            f"the image of {width:,} x {height:,} pixels would be scaled to {target_width:,} x "
+            f"the image of {width:,} x {height:,} pixels would be resized to {target_width:,} x "
             f"{target_height:,}, the limit is {contract.max_pixels:,} in all",
         )
     if contract.resampler in _PILLOW_FILTERS:
-        picture = image if isinstance(image, Image.Image) else _as_picture(image)
+        picture = image if isinstance(image, Image.Image) else _to_pillow(image)
         if picture.size != (target_width, target_height):
             picture = picture.resize(
                 (target_width, target_height), _PILLOW_FILTERS[contract.resampler]
@@ -322,12 +313,12 @@ def _resize(
     return pixels.reshape(target_height, target_width, contract.channels)
 
 
-def _as_picture(pixels: Pixels) -> Image.Image:
+def _to_pillow(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _crop(pixels: Pixels, contract: ImageContract) -> Pixels:
-    """Cut the centre as torchvision's `center_crop` does, its rounding and padding included."""
+    """Crop the centre with the rounding and padding of torchvision's `center_crop`."""
     if contract.crop is None:
         return np.ascontiguousarray(pixels)
     height, width = contract.crop

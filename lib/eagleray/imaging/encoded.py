@@ -1,10 +1,10 @@
-"""An encoded image as a caller holds it, as bytes.
+"""Converts an encoded image in any form that callers pass to bytes.
 
     encoded_bytes(Path("rose.jpg"))
     encoded_bytes(np.fromfile("rose.jpg", np.uint8))
 
-What is decoded already is refused: an array may be RGB or BGR, and a decoded image has lost what
-its file says of orientation and colours.
+Decoded images are rejected: an array may be RGB or BGR, and has lost its orientation and colour
+profile.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["EncodedImage", "ReadableFile", "encoded_bytes", "require_several"]
+__all__ = ["EncodedImage", "ReadableFile", "encoded_bytes", "require_sequence"]
 
 
 @runtime_checkable
 class ReadableFile(Protocol):
-    """A file that is open for reading bytes."""
+    """A file opened for reading in binary mode."""
 
     def read(self) -> bytes:
-        """Return what is left of it."""
+        """Return the rest of the file."""
 
 
 EncodedImage = bytes | bytearray | memoryview | PathLike[str] | ReadableFile
@@ -34,38 +34,38 @@ def encoded_bytes(image: object) -> bytes:
     """Return the bytes of an image file.
 
     Args:
-        image: An `EncodedImage`, or anything else that holds bytes in one dimension, such as an
-            array of uint8.
+        image: An `EncodedImage`, or another one-dimensional buffer of bytes, such as an array of
+            uint8.
 
     Raises:
-        TypeError: It is something else; the message says what is wanted.
-        OSError: The file cannot be read.
+        TypeError: If it is something else; the message says what is expected.
+        OSError: If the file cannot be read.
     """
     if isinstance(image, bytes):
         return image
     if isinstance(image, PathLike):
         return Path(image).read_bytes()
     if isinstance(image, BytesIO):
-        return image.getvalue()  # wherever it stands: whoever has just written it is at its end
+        return image.getvalue()  # independent of the position, which is at the end after writing
     if isinstance(image, ReadableFile):
-        found = image.read()
-        if isinstance(found, bytes):
-            return found
+        content = image.read()
+        if isinstance(content, bytes):
+            return content
         raise TypeError("an image file is open as text; open it with mode 'rb'")
     try:
         view = memoryview(image)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(_wanted(image)) from None
+        raise TypeError(_type_error_message(image)) from None
     if view.ndim != 1 or view.format not in ("B", "b", "c"):
-        raise TypeError(_wanted(image))
+        raise TypeError(_type_error_message(image))
     return view.tobytes()
 
 
-def require_several(images: object) -> None:
-    """Refuse a single image where several are wanted.
+def require_sequence(images: object) -> None:
+    """Check that an argument is a list of images and not a single image.
 
     Raises:
-        TypeError: It is one, or no list.
+        TypeError: If it is a single image, or not a list.
     """
     if isinstance(images, bytes | bytearray | memoryview | str | PathLike | ReadableFile):
         raise TypeError(f"images is a list of images, not a {_name(images)}; write [image] for one")
@@ -73,18 +73,18 @@ def require_several(images: object) -> None:
         raise TypeError(f"images is a list of images, not a {_name(images)}")
 
 
-def _wanted(image: object) -> str:
+def _type_error_message(image: object) -> str:
     if isinstance(image, str):
         return (
             "an image is the bytes of its file or the file's path, not a str; write Path(…) for it"
         )
-    how = ""
+    hint = ""
     if hasattr(image, "save") or hasattr(image, "shape"):
-        how = (
-            "; what is decoded already must be encoded first, as by PIL's "
+        hint = (
+            "; decoded images must be encoded first, for example by PIL's "
             "image.save(buffer, 'PNG') and buffer.getvalue()"
         )
-    return f"an image is the bytes of its file or the file's path, not a {_name(image)}{how}"
+    return f"an image is the bytes of its file or the file's path, not a {_name(image)}{hint}"
 
 
 def _name(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What an encoded image claims about itself, and the errors of those who read it."""
+"""Defines the header of an encoded image, and the errors that header readers raise."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = [
 ]
 
 MAX_BLOCKS = 2**16
-"""Segments, sub-blocks, chunks, boxes, strips and tiles, each of which costs time."""
+"""Maximum number of segments, blocks, chunks, boxes, strips and tiles, which each cost time."""
 MAX_TILE_PIXELS = 2**20
-"""A tile may exceed a small image, but not by much."""
+"""Maximum number of pixels of a tile or coded picture that exceeds a small image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Header:
     """What an encoded image claims about itself.
 
     Attributes:
-        format: One of `FORMATS`.
-        width: Stored pixels in a row, before orientation.
-        height: Stored rows, before orientation.
-        components: Colour components of a JPEG; 0 for other formats, where Pillow knows.
-        orientation: EXIF orientation 1 to 8 of a JPEG; 1 for other formats, where Pillow knows.
-        scans: How often a decoder goes over the pixels; 1 for all but JPEG.
+        format: Format, one of `FORMATS`.
+        width: Width in pixels as stored, before orientation is applied.
+        height: Height in pixels as stored, before orientation is applied.
+        components: Number of colour components of a JPEG; 0 for other formats, read by Pillow.
+        orientation: EXIF orientation (1 to 8) of a JPEG; 1 for other formats, read by Pillow.
+        scans: Number of scans over the pixels; 1 for all formats but JPEG.
     """
 
     format: str
@@ -44,7 +44,7 @@ class Header:
 
 
 def damaged(message: str) -> BadImageError:
-    """Return the error of a file that breaks its format's rules."""
+    """Return the error of a file that violates its format."""
     return BadImageError(Reason.UNREADABLE, message)
 
 
@@ -54,15 +54,15 @@ def truncated(message: str = "the file ends inside its header") -> BadImageError
 
 
 def unsupported(message: str) -> BadImageError:
-    """Return the error of a sound file of a kind that is not read."""
+    """Return the error of a valid file of an unsupported kind."""
     return BadImageError(Reason.UNSUPPORTED_FORMAT, message)
 
 
 def require_length(data: bytes, length: int) -> None:
-    """Refuse a file that is too short for its header.
+    """Check that a file is long enough for its header.
 
     Raises:
-        BadImageError: `truncated`.
+        BadImageError: If it is too short (`truncated`).
     """
     if len(data) < length:
         raise truncated()

@@ -1,9 +1,9 @@
-"""Read what a HEIC or AVIF file claims about its picture (ISO 23008-12): items, tiles, sizes.
+"""Reads the header of a HEIC or AVIF file (ISO 23008-12): items, tiles and sizes.
 
-    meta    pitm the picture's item, iinf kinds, iref references, iloc places, iprp properties
+    meta    pitm primary item, iinf item types, iref references, iloc locations, iprp properties
 
-A picture is coded as such, or derived from others: a grid of tiles, or a copy. Every coded picture
-that a decoder would touch for it is judged here by the size in the container and by its own.
+A picture is coded, or derived from other pictures: a grid of tiles, or a copy. Every coded picture
+that a decoder would process is checked by its size in the container and by that in its bitstream.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MAX_ITEMS = 2**12
 MAX_TILES = 2**11
 MAX_DERIVATIONS = 4
 MAX_EXTENTS = 64  # of an item
-MAX_CROPPED_PIXELS = 2**16  # encoders fill small pictures up
+MAX_CROPPED_PIXELS = 2**16  # encoders pad small pictures
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _GENERAL_BRANDS = {b"mif1", b"mif2", b"mif3", b"msf1", b"miaf"}
 _CODINGS = {"heic": b"hvc1", "avif": b"av01"}
 _CONFIGURATIONS = {b"hvc1": b"hvcC", b"av01": b"av1C"}
-_HEVC_ARRAYS = 22  # where they begin in a configuration
+_HEVC_ARRAYS = 22  # offset in a decoder configuration
 
 
 @dataclass(slots=True)
@@ -44,23 +44,23 @@ class _Item:
     """An item of the file: a coded or derived picture, or something else.
 
     Attributes:
-        kind: Four letters.
+        kind: Type of the item, four characters.
         properties: Indices of its properties.
-        extents: (start, end) of its data in the file.
-        references: Items it refers to, by the kind of reference.
-        is_far: Whether its data are where they are not looked for.
+        extents: Start and end of each part of its data in the file.
+        references: Items that it refers to, by reference type.
+        is_external: Whether its data are outside of the file, or located in an unsupported way.
     """
 
     kind: bytes = b""
     properties: list[int] = field(default_factory=list)
     extents: list[tuple[int, int]] = field(default_factory=list)
     references: dict[bytes, list[int]] = field(default_factory=dict)
-    is_far: bool = False
+    is_external: bool = False
 
 
 @dataclass(slots=True)
 class _Meta:
-    """What the file's `meta` box holds."""
+    """Contents of the file's `meta` box."""
 
     items: dict[int, _Item] = field(default_factory=dict)
     properties: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _Meta:
         return self.items.setdefault(number, _Item())
 
     def property(self, item: _Item, kind: bytes) -> bytes | None:
-        """Return the first property of a kind that an item has."""
+        """Return the first property of a type that an item has."""
         for index in item.properties:
             if 0 < index <= len(self.properties) and self.properties[index - 1][0] == kind:
                 return self.properties[index - 1][1]
@@ -81,12 +81,12 @@ class _Meta:
 
 
 def heif_format(data: bytes) -> str | None:
-    """Return whether the brands of a file tell of `heic` or `avif`; None for neither."""
+    """Return `heic` or `avif` according to the brands of a file; None for neither."""
     if data[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(data[:4], "big"), 1024)
     major = data[8:12]
-    brands = {major, *(data[place : place + 4] for place in range(16, end, 4))}
+    brands = {major, *(data[start : start + 4] for start in range(16, end, 4))}
     if major in _HEIC_BRANDS:
         return "heic"
     if major in _AVIF_BRANDS:
@@ -99,7 +99,7 @@ def heif_format(data: bytes) -> str | None:
 
 
 def without_sequence(data: bytes) -> bytes:
-    """Return an AVIF whose decoder takes its still picture, which was judged, not its frames."""
+    """Return an AVIF whose still picture, which was checked, is decoded instead of its frames."""
     return data[:8] + b"avif" + data[12:] if data[8:12] == b"avis" else data
 
 
@@ -108,28 +108,28 @@ def read_heif(data: bytes, file_format: str) -> Header:
 
     Args:
         data: The whole file.
-        file_format: `heic` or `avif`, as its brands tell.
+        file_format: `heic` or `avif`, according to its brands.
 
     Raises:
-        BadImageError: It is damaged, or of a kind that is not read.
-        struct.error, IndexError: It ends inside its header.
+        BadImageError: If it is damaged, or of an unsupported kind.
+        struct.error, IndexError: If it ends inside its header.
     """
     meta = _read_meta(data)
     if meta.primary not in meta.items:
-        raise damaged(f"the {file_format} names no picture as the one to show")
+        raise damaged(f"the {file_format} has no primary picture")
     primary = meta.items[meta.primary]
-    judge = _Judge(data, meta, file_format)
-    judge.shown = size = judge.judge(meta.primary)
+    checker = _SizeChecker(data, meta, file_format)
+    checker.shown = size = checker.size_of(meta.primary)
     for number, item in meta.items.items():  # transparency is decoded too
         if meta.primary in item.references.get(b"auxl", ()):
-            judge.judge(number)
+            checker.size_of(number)
     if file_format == "avif" and meta.property(primary, b"clap") is not None:
-        raise unsupported("an AVIF of which only a part is to be shown (clap) is not read")
-    return Header(file_format, *_cropped(meta, primary, size))
+        raise unsupported("an AVIF with a crop (clap) is not read")
+    return Header(file_format, *_shown_size(meta, primary, size))
 
 
-def _cropped(meta: _Meta, item: _Item, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the part of a picture that is shown, where it is not much smaller than the whole."""
+def _shown_size(meta: _Meta, item: _Item, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of a picture's crop, unless it is much smaller than the picture."""
     crop = meta.property(item, b"clap")
     if crop is None:
         return size
@@ -141,8 +141,8 @@ def _cropped(meta: _Meta, item: _Item, size: tuple[int, int]) -> tuple[int, int]
 
 
 @dataclass
-class _Judge:
-    """Follows a picture to the coded ones that it is made of."""
+class _SizeChecker:
+    """Follows a picture to the coded pictures that it consists of, and checks their sizes."""
 
     data: bytes
     meta: _Meta
@@ -152,24 +152,24 @@ class _Judge:
     num_units: int = 0
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def judge(self, number: int, depth: int = 0) -> tuple[int, int]:
+    def size_of(self, number: int, depth: int = 0) -> tuple[int, int]:
         """Return (width, height) of a picture.
 
         Raises:
-            BadImageError: What a decoder would allocate for it dwarfs what it shows, or it is of a
-                kind that is not read.
+            BadImageError: If a decoder would allocate far more than is shown, or the picture is of
+                an unsupported kind.
         """
         if number not in self.known:
-            self.known[number] = self._judge(self.meta.items.get(number, _Item()), depth)
+            self.known[number] = self._check_item(self.meta.items.get(number, _Item()), depth)
         return self.known[number]
 
-    def _judge(self, item: _Item, depth: int) -> tuple[int, int]:
+    def _check_item(self, item: _Item, depth: int) -> tuple[int, int]:
         stated = self.meta.property(item, b"ispe")
         size = struct.unpack_from(">II", stated, 4) if stated else None
         if item.kind == _CODINGS[self.file_format]:
             coded = self._coded_size(item)
             size = size or coded
-            self._refuse_dwarfing(coded, size)
+            self._check_coded_size(coded, size)
             self._require_data(item)
         elif item.kind in (b"grid", b"iden"):
             size = self._derived(item, size, depth)
@@ -186,13 +186,13 @@ class _Judge:
         sources = item.references.get(b"dimg", [])
         if item.kind == b"iden":
             if len(sources) != 1:
-                raise damaged(f"the {self.file_format} copies a picture that is not there")
-            return self.judge(sources[0], depth + 1)
+                raise damaged(f"the {self.file_format} copies a picture that does not exist")
+            return self.size_of(sources[0], depth + 1)
         rows, columns, *canvas = self._grid(item)
         self.num_tiles += len(sources)
         if rows * columns != len(sources):
             raise damaged(
-                f"the {self.file_format} has {len(sources):,} tiles where {rows} x {columns} belong"
+                f"the {self.file_format} has {len(sources):,} tiles instead of {rows} x {columns}"
             )
         if self.num_tiles > MAX_TILES:
             raise damaged(
@@ -200,9 +200,9 @@ class _Judge:
             )
         width, height = canvas
         size = max(size or (0, 0), (width, height), key=lambda one: one[0] * one[1])
-        sizes = [self.judge(source, depth + 1) for source in sources]
+        sizes = [self.size_of(source, depth + 1) for source in sources]
         total = sum(tile_width * tile_height for tile_width, tile_height in sizes)
-        self._refuse_dwarfing((total, 1), size)
+        self._check_coded_size((total, 1), size)
         return size
 
     def _grid(self, item: _Item) -> tuple[int, int, int, int]:
@@ -213,7 +213,7 @@ class _Judge:
         return rows + 1, columns + 1, width, height
 
     def _coded_size(self, item: _Item) -> tuple[int, int]:
-        """Return the largest size that a coded picture's parameters state."""
+        """Return the largest size in the parameters of a coded picture."""
         configuration = self.meta.property(item, _CONFIGURATIONS[item.kind]) or b""
         if item.kind == b"av01":
             sizes = [*av1_sizes(configuration[4:]), *av1_sizes(self._content(item, 4096))]
@@ -225,7 +225,7 @@ class _Judge:
         return max(sizes, key=lambda one: one[0] * one[1])
 
     def _hevc_units(self, item: _Item, configuration: bytes) -> Iterator[bytes]:
-        """Yield the starts of the NAL units in a picture's data, which may hold parameters too."""
+        """Yield the starts of the NAL units in a picture's data, which may contain parameters."""
         length_size = (configuration[21] & 3) + 1 if len(configuration) > 21 else 4
         for start, end in item.extents:
             position = start
@@ -244,7 +244,7 @@ class _Judge:
         return b"".join(parts)[:length]
 
     def _require_data(self, item: _Item) -> None:
-        if item.is_far:
+        if item.is_external:
             raise unsupported(f"{self.file_format.upper()} with data in another file is not read")
         if not item.extents:
             raise damaged(f"the {self.file_format} has a picture without data")
@@ -254,13 +254,13 @@ class _Judge:
                 f"the {self.file_format} data end early ({len(self.data):,} of {end:,} bytes)"
             )
 
-    def _refuse_dwarfing(self, coded: tuple[int, int], size: tuple[int, int]) -> None:
+    def _check_coded_size(self, coded: tuple[int, int], size: tuple[int, int]) -> None:
         shown = max(size[0] * size[1], self.shown[0] * self.shown[1])
         if coded[0] * coded[1] > max(4 * shown, MAX_TILE_PIXELS):
             raise BadImageError(
                 Reason.TOO_MANY_PIXELS,
-                f"coded pictures of {coded[0]:,} x {coded[1]:,} pixels dwarf the image of "
-                f"{size[0]:,} x {size[1]:,}",
+                f"coded pictures of {coded[0]:,} x {coded[1]:,} pixels are far larger than the "
+                f"image of {size[0]:,} x {size[1]:,}",
             )
 
 
@@ -282,7 +282,7 @@ def _hevc_parameters(configuration: bytes) -> Iterator[bytes]:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each box, and where its content begins and ends (ISO 14496-12)."""
+    """Yield the type of each box, and the start and end of its content (ISO 14496-12)."""
     for _ in range(MAX_BLOCKS):
         if start + 8 > end:
             return
@@ -305,15 +305,15 @@ def _read_meta(data: bytes) -> _Meta:
             continue
         if end > len(data):
             raise truncated()
-        meta, store = _Meta(), 0
+        meta, idat = _Meta(), 0
         boxes = list(_boxes(data, start + 4, end))
         for inner, begin, _ in boxes:
-            store = begin if inner == b"idat" else store
+            idat = begin if inner == b"idat" else idat
         for inner, begin, stop in boxes:
-            if inner in _PARTS:
-                _PARTS[inner](meta, data[begin : min(stop, end)])
+            if inner in _BOX_READERS:
+                _BOX_READERS[inner](meta, data[begin : min(stop, end)])
             elif inner == b"iloc":
-                _read_places(meta, data[begin : min(stop, end)], store)
+                _read_locations(meta, data[begin : min(stop, end)], idat)
         return meta
     if data[8:12] in (b"avis", b"msf1", b"hevc", b"hevx") and len(data) > 16:
         raise unsupported("an image sequence without a still picture is not read")
@@ -337,8 +337,8 @@ def _read_references(meta: _Meta, box: bytes) -> None:
     letter = "H" if box[0] == 0 else "I"
     for kind, begin, _ in _boxes(box, 4, len(box)):
         source, count = struct.unpack_from(f">{letter}H", box, begin)
-        place = begin + struct.calcsize(f">{letter}H")
-        targets = struct.unpack_from(f">{count}{letter}", box, place)
+        start = begin + struct.calcsize(f">{letter}H")
+        targets = struct.unpack_from(f">{count}{letter}", box, start)
         meta.item(source).references.setdefault(kind, []).extend(targets)
 
 
@@ -355,46 +355,46 @@ def _read_associations(meta: _Meta, box: bytes) -> None:
     number = ">H" if box[0] == 0 else ">I"
     size, mask = (2, 0x7FFF) if box[3] & 1 else (1, 0x7F)
     (count,) = struct.unpack_from(">I", box, 4)
-    place = 8
+    position = 8
     for _ in range(min(count, MAX_ITEMS + 1)):
-        (item,) = struct.unpack_from(number, box, place)
-        place += struct.calcsize(number)
-        num_properties = box[place]
+        (item,) = struct.unpack_from(number, box, position)
+        position += struct.calcsize(number)
+        num_properties = box[position]
         indices = struct.unpack_from(
-            f">{num_properties}{'H' if size == 2 else 'B'}", box, place + 1
+            f">{num_properties}{'H' if size == 2 else 'B'}", box, position + 1
         )
-        place += 1 + size * num_properties
+        position += 1 + size * num_properties
         meta.item(item).properties += [index & mask for index in indices]
 
 
-def _read_places(meta: _Meta, box: bytes, store: int) -> None:
-    """Read where items are; `store` is where the data inside `meta` begin."""
+def _read_locations(meta: _Meta, box: bytes, idat: int) -> None:
+    """Read the locations of items; `idat` is the start of the data inside `meta`."""
     version = box[0]
     sizes = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if version else 0
-    place = 6
+    position = 6
 
     def take(size: int) -> int:
-        nonlocal place
-        if place + size > len(box):
+        nonlocal position
+        if position + size > len(box):
             raise IndexError
-        place += size
-        return int.from_bytes(box[place - size : place], "big")
+        position += size
+        return int.from_bytes(box[position - size : position], "big")
 
     for _ in range(take(2 if version < 2 else 4)):
         item = meta.item(take(2 if version < 2 else 4))
         method = take(2) & 15 if version else 0
-        item.is_far = take(2) != 0 or method > 1
-        base = take(sizes[2]) + (store if method == 1 else 0)
+        item.is_external = take(2) != 0 or method > 1
+        base = take(sizes[2]) + (idat if method == 1 else 0)
         num_extents = take(2)
         if num_extents > MAX_EXTENTS:
-            raise damaged(f"the file has an item in {num_extents:,} pieces")
+            raise damaged(f"the file has an item in {num_extents:,} extents")
         for _ in range(num_extents):
             take(sizes[3])
             start = base + take(sizes[0])
             item.extents.append((start, start + take(sizes[1])))
 
 
-_PARTS = {
+_BOX_READERS = {
     b"pitm": _read_primary,
     b"iinf": _read_kinds,
     b"iref": _read_references,

@@ -1,4 +1,4 @@
-"""Open an image with Pillow's reader of its format, or pillow-heif's, kept from their pitfalls."""
+"""Opens an image with the Pillow or pillow-heif reader of its format, and avoids their pitfalls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["load_readers", "open_image"]
 
 _Reader = Callable[[io.BytesIO, str], ImageFile.ImageFile]
 
-_PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+_PNG_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
 _PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _PNG_EXIF_TEXT = b"Raw profile type exif\0"
 _MAX_EXIF_BYTES = 2**20
@@ -28,15 +28,15 @@ _tiff_lock = threading.Lock()
 def open_image(data: bytes, file_format: str, layout: TiffLayout | None = None) -> Image.Image:
     """Open an image; its pixels are decoded when they are loaded.
 
-    Unlike `Image.open` it tries one reader, whose own error says what is wrong.
+    Unlike `Image.open` this tries only one reader, whose error is specific.
 
     Args:
-        data: Encoded.
-        file_format: As the header has it.
-        layout: Of a TIFF.
+        data: The encoded image.
+        file_format: Format according to the header.
+        layout: Pixel layout of a TIFF.
 
     Raises:
-        Exception: Whatever the reader raises.
+        Exception: Anything that the reader raises.
     """
     if file_format == "png":
         data = _without_metadata(data)
@@ -49,7 +49,7 @@ def open_image(data: bytes, file_format: str, layout: TiffLayout | None = None) 
 
 
 def load_readers(formats: tuple[str, ...]) -> None:
-    """Load the modules that read some formats."""
+    """Import the readers of some formats."""
     for file_format in formats:
         _reader(file_format)
 
@@ -60,7 +60,7 @@ def _reader(file_format: str) -> _Reader:
         import pillow_heif
         from pillow_heif.as_plugin import HeifImageFile
 
-        # Whoever calls has threads of its own; and nothing but the picture is wanted.
+        # Callers have their own threads, and need only the primary picture.
         pillow_heif.options.DECODE_THREADS = 1
         pillow_heif.options.THUMBNAILS = False
         pillow_heif.options.DEPTH_IMAGES = False
@@ -74,11 +74,11 @@ def _reader(file_format: str) -> _Reader:
 
 
 def _open_planes(data: bytes, reader: _Reader) -> Image.Image:
-    """Open a TIFF whose channels lie apart and are not compressed.
+    """Open an uncompressed TIFF with planar channels.
 
-    Pillow itself takes the first channel of 16 bits for all of them; libtiff does not. Which of
-    them reads is a module's variable, so it is changed for as long as opening takes; a TIFF that
-    another thread opens meanwhile has the same pixels by either.
+    Pillow's own reader uses the first 16-bit channel for all of them; libtiff does not. A module
+    variable selects the reader, so it is set while the file is opened; other TIFFs that are opened
+    meanwhile have the same pixels with either reader.
     """
     with _tiff_lock:
         before = TiffImagePlugin.READ_LIBTIFF
@@ -93,16 +93,16 @@ def _open_planes(data: bytes, reader: _Reader) -> Image.Image:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """Leave out texts, profiles and frames, whose size Pillow limits and which change no pixel."""
+    """Remove texts, profiles and frames, whose size Pillow limits and which change no pixel."""
     chunks = list(_png_chunks(data))
-    kept = [place for kind, place in chunks if _is_wanted(kind, data, place)]
+    kept = [span for kind, span in chunks if _is_needed(kind, data, span)]
     if len(kept) == len(chunks):
         return data
-    return b"".join([data[:8], *(data[place] for place in kept)])
+    return b"".join([data[:8], *(data[span] for span in kept)])
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, slice]]:
-    """Yield the kind of each chunk, and where it is; the last may be cut."""
+    """Yield the type and the position of each chunk; the last one may be truncated."""
     position = 8
     while position < len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
@@ -113,14 +113,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, slice]]:
         position = end
 
 
-def _is_wanted(kind: bytes, data: bytes, place: slice) -> bool:
-    if kind in _PNG_TEXTS:  # some programs keep EXIF, and with it the orientation, in a text
-        return data.startswith(_PNG_EXIF_TEXT, place.start + 8) and _is_small(kind, data[place])
-    return kind in _PNG_PIXELS or not kind.isalpha()
+def _is_needed(kind: bytes, data: bytes, span: slice) -> bool:
+    if kind in _PNG_TEXTS:  # some programs store EXIF, with the orientation, in a text
+        return data.startswith(_PNG_EXIF_TEXT, span.start + 8) and _is_small(kind, data[span])
+    return kind in _PNG_NEEDED or not kind.isalpha()
 
 
 def _is_small(kind: bytes, chunk: bytes) -> bool:
-    """Whether a text is small enough for Pillow, decompressed too."""
+    """Whether a text is small enough for Pillow, also after decompression."""
     if kind != b"zTXt":
         return kind == b"tEXt" and len(chunk) <= _MAX_EXIF_BYTES
     decompressor = zlib.decompressobj()

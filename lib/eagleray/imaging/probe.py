@@ -1,8 +1,8 @@
-"""Read an image's format, size and orientation from its first bytes, allocating nothing.
+"""Reads an image's format, size and orientation from its header, without allocating pixels.
 
-An encoded image is hostile until decoded. Decoders allocate by the size that a header claims, some
-of them as soon as they open a file, so the header is read here first, in plain Python, and judged
-against the contract's limits.
+Encoded images are untrusted. Decoders allocate by the size that a header claims, some of them as
+soon as they open a file, so the header is first read here, in plain Python, and checked against the
+contract's limits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging.contract import FORMATS, Format
-from eagleray.imaging.foreign import refuse_foreign
 from eagleray.imaging.header import (
     MAX_BLOCKS,
     Header,
@@ -26,11 +25,12 @@ from eagleray.imaging.header import (
 )
 from eagleray.imaging.heif import heif_format, read_heif
 from eagleray.imaging.tiff import exif_orientation, read_tiff
+from eagleray.imaging.unknown_formats import unknown_format_error
 
-__all__ = ["Header", "format_of", "probe"]
+__all__ = ["Header", "detect_format", "probe"]
 
 MAX_SKIPPED_BYTES = 2**16  # stray and fill bytes in a header
-MAX_RLE_PIXELS = 2**22  # Pillow unpacks run lengths of BMP in plain Python
+MAX_RLE_PIXELS = 2**22  # Pillow decodes run lengths of BMP in plain Python
 MAX_CHANNELS = 4  # of a JPEG 2000
 FEW_SCANS = 12  # of a JPEG; encoders write about ten
 
@@ -40,17 +40,17 @@ def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
 
     Args:
         data: The whole file.
-        formats: That may be read; others are `unsupported_format`.
+        formats: Accepted formats; others are `unsupported_format`.
 
     Raises:
-        BadImageError: `truncated`, `not_an_image`, `unsupported_format`, `too_many_pixels` or
-            `unreadable`.
+        BadImageError: With reason `truncated`, `not_an_image`, `unsupported_format`,
+            `too_many_pixels` or `unreadable`.
     """
     if not data:
         raise truncated("the file is empty (0 bytes)")
-    found = format_of(data)
+    found = detect_format(data)
     if found is None:
-        raise refuse_foreign(data, formats)
+        raise unknown_format_error(data, formats)
     if found not in formats:
         raise unsupported(
             f"{found} is not among the formats that this model's contract reads: "
@@ -69,15 +69,25 @@ def probe(data: bytes, formats: tuple[Format, ...] = FORMATS) -> Header:
 
 
 _SEQUENTIAL = {0xC0, 0xC1}
-_NO_FRAMES = {0xC4, 0xC8, 0xCC}  # other segments whose markers lie between those of frames
-_UNREAD_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}  # lossless, hierarchical
-_BETWEEN_SCANS = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_NO_FRAMES = {0xC4, 0xC8, 0xCC}  # other segments with markers between those of frames
+_UNSUPPORTED_FRAMES = {
+    0xC3,
+    0xC5,
+    0xC6,
+    0xC7,
+    0xCB,
+    0xCD,
+    0xCE,
+    0xCF,
+    0xF7,
+}  # lossless, hierarchical
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 def _read_jpeg(data: bytes) -> Header:
-    """Walk the marker segments up to the frame header (ITU-T T.81, annex B).
+    """Read the marker segments up to the frame header (ITU-T T.81, annex B).
 
-    Of several EXIF blocks the first one counts, as for Pillow and viewers.
+    Of several EXIF blocks the first one counts, as in Pillow and viewers.
     """
     orientation = None
     for marker, position in _jpeg_segments(data):
@@ -85,9 +95,9 @@ def _read_jpeg(data: bytes) -> Header:
             raise damaged("the JPEG has no frame header before its data")
         if (0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES) or marker == 0xF7:
             bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
-            if marker in _UNREAD_FRAMES or bits != 8:
+            if marker in _UNSUPPORTED_FRAMES or bits != 8:
                 kind = "JPEG-LS" if marker == 0xF7 else f"a JPEG of {bits} bits (SOF{marker & 15})"
-                raise unsupported(f"{kind} is not read; only JPEGs of 8 bits are that lose detail")
+                raise unsupported(f"{kind} is not read; only lossy JPEGs of 8 bits are")
             scans = _num_scans(data, position, marker, components)
             return Header("jpeg", width, height, components, orientation or 1, scans)
         if (
@@ -101,42 +111,42 @@ def _read_jpeg(data: bytes) -> Header:
 
 
 def _jpeg_segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int]]:
-    """Yield each marker, and where its segment begins, with its length.
+    """Yield each marker and the position of its segment, which starts with its length.
 
-    What lies between the header of a scan and the next marker is passed over.
+    The data between the header of a scan and the next marker are skipped.
     """
     num_skipped = 0
     for _ in range(MAX_BLOCKS):
         while data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
-            position += 1  # decoders skip stray and fill bytes between segments, so do we
+            position += 1  # decoders skip stray and fill bytes between segments too
             num_skipped += 1
             if num_skipped > MAX_SKIPPED_BYTES:
                 raise damaged("the JPEG header is full of stray bytes")
         marker = data[position + 1]
         position += 2
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers that stand alone
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a segment
             continue
         yield marker, position
         (length,) = struct.unpack_from(">H", data, position)
         position += max(length, 2)
         if marker == 0xDA:
-            after = _BETWEEN_SCANS.search(data, position)
+            after = _NEXT_MARKER.search(data, position)
             position = len(data) if after is None else after.end() - 2
 
 
 def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
     """Count the scans from a frame header to the end of the image.
 
-    In a sequential frame one with all colours is the last. So few that no image is refused for them
-    need not be exact.
+    A sequential frame ends with a scan of all components. A small count need not be exact, as no
+    image is rejected for it.
     """
     if marker not in _SEQUENTIAL:
-        at_most = data.count(b"\xff\xda", frame)
-        if at_most <= FEW_SCANS:
-            return max(at_most, 1)
+        upper_bound = data.count(b"\xff\xda", frame)
+        if upper_bound <= FEW_SCANS:
+            return max(upper_bound, 1)
     (length,) = struct.unpack_from(">H", data, frame)
     num_scans = 0
-    with contextlib.suppress(struct.error, IndexError):  # the file ends without saying so
+    with contextlib.suppress(struct.error, IndexError):  # the file ends without an end marker
         for kind, position in _jpeg_segments(data, frame + max(length, 2)):
             if kind == 0xD9:
                 break
@@ -152,15 +162,15 @@ def _num_scans(data: bytes, frame: int, marker: int, components: int) -> int:
 def _read_png(data: bytes) -> Header:
     require_length(data, 24)
     if data[12:16] == b"CgBI":
-        raise unsupported("a PNG in Apple's own form (CgBI) is not read; save it as a usual PNG")
+        raise unsupported("a PNG in Apple's own form (CgBI) is not read; save it as a standard PNG")
     if data[12:16] != b"IHDR":
         raise damaged("the PNG does not start with its header chunk")
     width, height = struct.unpack_from(">II", data, 16)
-    _require_few_chunks(data)
+    _check_num_chunks(data)
     return Header("png", width, height)
 
 
-def _require_few_chunks(data: bytes) -> None:
+def _check_num_chunks(data: bytes) -> None:
     position = 8
     for _ in range(MAX_BLOCKS):
         if position + 8 > len(data):
@@ -170,7 +180,7 @@ def _require_few_chunks(data: bytes) -> None:
 
 
 def _read_gif(data: bytes) -> Header:
-    """Return the larger of the screen and the first frame: a frame may exceed its screen."""
+    """Return the larger of the screen and the first frame, which may exceed its screen."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     num_blocks = 0
@@ -200,14 +210,14 @@ def _read_bmp(data: bytes) -> Header:
         if compression in (1, 2) and width * abs(height) > MAX_RLE_PIXELS:
             raise BadImageError(
                 Reason.TOO_MANY_PIXELS,
-                f"the BMP claims {width:,} x {abs(height):,} pixels in run lengths, of which "
-                f"{MAX_RLE_PIXELS:,} are read",
+                f"the BMP claims {width:,} x {abs(height):,} run-length encoded pixels, the limit "
+                f"is {MAX_RLE_PIXELS:,}",
             )
     return Header("bmp", width, abs(height))
 
 
 def _read_webp(data: bytes) -> Header:
-    """Read one of the three first chunks of WebP (RFC 9649, section 2)."""
+    """Read the first chunk, which is of one of three types (RFC 9649, section 2)."""
     require_length(data, 30)
     claimed = int.from_bytes(data[4:8], "little") + 8
     if claimed > len(data):
@@ -224,7 +234,7 @@ def _read_webp(data: bytes) -> Header:
     elif chunk == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
-        raise damaged("the WebP has no image chunk where one must be")
+        raise damaged("the WebP has no image chunk at its start")
     return Header("webp", width, height)
 
 
@@ -243,12 +253,12 @@ def _read_jpeg2000(data: bytes) -> Header:
     tiles = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height)
     if tiles > MAX_BLOCKS:
         raise damaged(f"the JPEG 2000 has {tiles:,} tiles")
-    _require_whole_codestream(data, start)
+    _check_codestream(data, start)
     return Header("jpeg2000", right - left, bottom - top)
 
 
 def _codestream(data: bytes) -> int:
-    """Return where the codestream begins, in a file of boxes too."""
+    """Return the start of the codestream, which may be inside of a file of boxes."""
     if data.startswith(b"\xff\x4f"):
         return 0
     position = 0
@@ -262,12 +272,12 @@ def _codestream(data: bytes) -> int:
     raise damaged("the JPEG 2000 has no codestream")
 
 
-def _require_whole_codestream(data: bytes, start: int) -> None:
-    """Walk from tile to tile: decoders make up what is missing at the end."""
+def _check_codestream(data: bytes, start: int) -> None:
+    """Check that all tiles are there: decoders fill in what is missing at the end."""
     position = start + 2
     for _ in range(MAX_BLOCKS):
         marker, length = struct.unpack_from(">HH", data, position)
-        if marker == 0xFF90:  # a tile, with its own length
+        if marker == 0xFF90:  # a tile with its own length
             (length,) = struct.unpack_from(">I", data, position + 6)
             if length == 0:
                 if b"\xff\xd9" in data[position + 12 :]:
@@ -309,6 +319,6 @@ _READERS: dict[Format, tuple[_Test, _Reader]] = {
 }
 
 
-def format_of(data: bytes) -> Format | None:
-    """Return which of `FORMATS` encoded bytes claim to be, by their first few; None: none."""
+def detect_format(data: bytes) -> Format | None:
+    """Return the format of an encoded image by its first bytes; None if it is not supported."""
     return next((name for name, (is_format, _) in _READERS.items() if is_format(data)), None)

@@ -1,12 +1,12 @@
-"""Ends a batch worker in which a decode takes too long or too much memory.
+"""Ends a worker process in which a decode takes too long or too much memory.
 
     watchdog = Watchdog(seconds=60, memory_bytes=worker_memory_budget(num_workers_on_node))
     with watchdog.decoding(uri):
         image = decode(data, contract)
 
-A decoder is native code: no exception reaches it, and a thread cannot be stopped. So the process is
-ended, whoever runs it starts another, and the shard's images are decoded one by one in a sandbox,
-which finds the one at fault and names it.
+A decoder is native code: no exception reaches it, and a thread cannot be stopped. So the process
+exits, Ray starts another, and the shard's images are decoded one by one in a sandbox, which finds
+and names the image at fault.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EXIT_GIL_HELD = 1  # faulthandler's own
 EXIT_TOO_SLOW = 91
 EXIT_TOO_MUCH_MEMORY = 92
 
-SECONDS_BETWEEN_LOOKS = 0.25
-MIN_SECONDS_OF_SILENCE = 30.0  # large modules take seconds to import, and hold the GIL
-SHARE_FOR_WORKERS = 0.6
-ROOM_FOR_AN_IMAGE = 2**30
+SECONDS_BETWEEN_CHECKS = 0.25
+MIN_GIL_SECONDS = 30.0  # large modules take seconds to import, and hold the GIL
+MEMORY_SHARE_OF_WORKERS = 0.6
+MEMORY_FOR_AN_IMAGE = 2**30
 
 _STDERR = 2
 _MAX_URIS_SHOWN = 4
@@ -62,27 +62,27 @@ class Decoding:
 
 
 class Watchdog:
-    """A thread that looks four times a second, and ends the process when a limit is passed.
+    """A thread that checks four times a second, and ends the process if a limit is exceeded.
 
-    The process writes one line to standard error that says what and why, and exits with
+    The process writes one line to standard error that says which image and why, and exits with
     `EXIT_TOO_SLOW` or `EXIT_TOO_MUCH_MEMORY`. A decoder that holds the GIL stops this thread too;
     then faulthandler's timer, which needs no GIL, writes the stack of every thread and exits with
     `EXIT_GIL_HELD`. There is one such timer in a process, so there can be one watchdog.
 
     Args:
-        seconds: Longest time for one decode.
-        memory_bytes: Largest private resident memory of this process: what it shares with others,
-            as Ray's object store or mapped files, does not count.
-        seconds_of_silence: How long the GIL may be held; by default 4 * `seconds`, at least
-            `MIN_SECONDS_OF_SILENCE`.
+        seconds: Maximum time of one decode.
+        memory_bytes: Maximum private resident memory of this process, without what it shares with
+            others, such as Ray's object store and mapped files.
+        gil_seconds: Maximum time that the GIL may be held; by default 4 * `seconds`, at least
+            `MIN_GIL_SECONDS`.
     """
 
     def __init__(
-        self, seconds: float, memory_bytes: int, *, seconds_of_silence: float | None = None
+        self, seconds: float, memory_bytes: int, *, gil_seconds: float | None = None
     ) -> None:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
-        self._silence = seconds_of_silence or max(4 * seconds, MIN_SECONDS_OF_SILENCE)
+        self._gil_seconds = gil_seconds or max(4 * seconds, MIN_GIL_SECONDS)
         self._process = psutil.Process()
         self._in_flight: _InFlight = {}
         self._stopping = threading.Event()
@@ -94,7 +94,7 @@ class Watchdog:
         return Decoding(self._in_flight, uri)
 
     def stop(self) -> None:
-        """Stop looking; the process goes on without a watchdog."""
+        """Stop the thread; the process continues without a watchdog."""
         self._stopping.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
@@ -107,12 +107,12 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            faulthandler.dump_traceback_later(self._silence, exit=True, file=_STDERR)
-            self._look_at_the_clock()
-            self._look_at_memory()
-            self._stopping.wait(SECONDS_BETWEEN_LOOKS)
+            faulthandler.dump_traceback_later(self._gil_seconds, exit=True, file=_STDERR)
+            self._check_time()
+            self._check_memory()
+            self._stopping.wait(SECONDS_BETWEEN_CHECKS)
 
-    def _look_at_the_clock(self) -> None:
+    def _check_time(self) -> None:
         started, uri = min(self._in_flight.copy().values(), default=(0.0, None))
         seconds = time.monotonic() - started
         if uri is not None and seconds > self._seconds:
@@ -121,7 +121,7 @@ class Watchdog:
                 f"decoding {uri!r} has taken {seconds:.1f} s, the limit is {self._seconds:g} s",
             )
 
-    def _look_at_memory(self) -> None:
+    def _check_memory(self) -> None:
         used = _private_memory(self._process)
         if used > self._memory_bytes:
             uris = [uri for _, uri in self._in_flight.copy().values()]
@@ -135,14 +135,14 @@ class Watchdog:
 
 
 def _end_process(code: int, why: str) -> None:
-    """Exit at once: cleaning up could wait for the very decode that never ends."""
+    """Exit at once: cleaning up could wait for the decode that never ends."""
     line = f"watchdog: process {os.getpid()} ends with exit code {code}: {why}\n"
     os.write(_STDERR, line.encode(errors="backslashreplace"))
     os._exit(code)
 
 
 def _private_memory(process: psutil.Process) -> int:
-    """Return the resident bytes that this process shares with no other."""
+    """Return the resident bytes that this process does not share with others."""
     memory = process.memory_info()
     return int(memory.rss - getattr(memory, "shared", 0))
 
@@ -160,17 +160,17 @@ def worker_memory_budget(num_workers_on_node: int) -> int:
     loaded.
 
     Args:
-        num_workers_on_node: Workers that share the node, this one included.
+        num_workers_on_node: Number of workers that share the node, including this one.
     """
-    share = int(SHARE_FOR_WORKERS * node_memory() / num_workers_on_node)
-    return max(share, _private_memory(psutil.Process()) + ROOM_FOR_AN_IMAGE)
+    share = int(MEMORY_SHARE_OF_WORKERS * node_memory() / num_workers_on_node)
+    return max(share, _private_memory(psutil.Process()) + MEMORY_FOR_AN_IMAGE)
 
 
 def node_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that this process and its like may use: of machine or container.
+    """Return the memory of the machine or container in bytes.
 
     Args:
-        root: Of the file system with `proc` and `sys`.
+        root: Root of the file system with `proc` and `sys`.
     """
     return min([int(psutil.virtual_memory().total), *_cgroup_limits(root)])
 

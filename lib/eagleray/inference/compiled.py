@@ -1,122 +1,134 @@
-"""A compiled network's file made callable, without the compiler and without the GIL.
+"""The compiled engine: the network as a machine-code library, made ahead of time by PyTorch.
 
-What `torch._inductor.aoti_load_package` does would import the compiler, which takes a worker more
-than a second and a hundred megabytes. PyTorch's own loader does not, but its calls hold the GIL, so
-that threads with a core each would wait for one another. The library inside the file is therefore
-called by its C interface (`torch/csrc/inductor/aoti_runtime/interface.h`), which is kept
-stable for programs without Python.
+A network is compiled once for each machine, precision and batch size, and cached as a file that the
+workers of a job load in half a second. The file is machine code: it is made on the machine that
+runs it, and is never part of a package.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import tempfile
-import zipfile
-from collections.abc import Callable
-from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p, py_object
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["load_compiled"]
+from eagleray.core.errors import InputError
+from eagleray.inference.compiled_library import load_compiled
+from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threads, zero_inputs
+from eagleray.inference.plan import ExecutionPlan, machine_fingerprint
+from eagleray.models.architectures import build_on_meta
+from eagleray.models.attributes import num_features
+from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
-_NUM_RUNNERS = 16  # calls at a time, over the same weights; more than these wait
+__all__ = ["CompiledEngine", "compilation_pays", "compiled_path"]
 
-
-def load_compiled(path: Path) -> Callable[..., Tensor]:
-    """Load a network of tensors in and one tensor out.
-
-    Args:
-        path: A `.pt2` file, as `aoti_compile_and_package` makes it, with the weights inside.
-
-    Returns:
-        The network, which threads may call side by side.
-
-    Raises:
-        RuntimeError: The file does not load.
-    """
-    return _Library(path)
+_COMPILE_SECONDS = 25.0  # roughly, on a cold cache, whatever the network
+_COMPILE_GAIN = 0.2  # roughly, as a share of an eager forward pass
+_EAGER_FLOPS_PER_CORE = 120e9  # roughly, in bfloat16
 
 
-class _Library:
-    """The shared library of a compiled network, and the model that it holds."""
+class CompiledEngine:
+    """Runs networks on CPUs, in batches of one size."""
 
-    def __init__(self, path: Path) -> None:
-        # Loaded and made a model of, the library needs its copy on the disk no longer.
-        with tempfile.TemporaryDirectory() as folder:
-            library = ctypes.CDLL(_extract_library(path, folder))
-            create = library.AOTInductorModelContainerCreateWithDevice
-            create.argtypes = (POINTER(c_void_p), c_size_t, c_char_p, c_char_p)
-            self._model = c_void_p()
-            if create(ctypes.byref(self._model), _NUM_RUNNERS, b"cpu", None) != 0:
-                raise RuntimeError(f"{path} does not load: it holds no network for this machine")
-        self._run = library.AOTInductorModelContainerRun
-        self._run.restype = c_int
-        self._run.argtypes = (
-            c_void_p,
-            POINTER(c_void_p),
-            c_size_t,
-            POINTER(c_void_p),
-            c_size_t,
-            c_void_p,  # stream
-            c_void_p,  # proxy executor, for operators without a C interface; ours need none
+    name = "compiled"
+    fixed_batch_size = True
+
+    def describe(self, device: str) -> str:
+        """Return what runs a network on a device, for display."""
+        return f"PyTorch on {device}, compiled"
+
+    def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:
+        """Load a package's compiled network from the cache, after compiling it if need be."""
+        if plan.device != "cpu":
+            # Eager passes on a GPU are several times as fast as cores decode; and a network that
+            # was compiled for one ended the process that loaded it (PyTorch 2.11, H200).
+            raise InputError("Networks are compiled for CPUs only; leave `always` out on a GPU.")
+        path = compiled_path(package, plan, cache_folder)
+        _compile_once(package, plan, path)
+        return with_num_threads(load_compiled(path), plan)
+
+
+ENGINES.register(CompiledEngine.name, CompiledEngine())
+
+
+def compilation_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
+    """Whether the time saved on the images exceeds the time to compile, roughly."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = build_on_meta(package.manifest.architecture)
+    inputs = [torch.empty(1, package.contract.channels, *package.contract.size, device="meta")]
+    if package.attributes:
+        inputs.append(torch.empty(1, num_features(package.attributes), device="meta"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    speed = _EAGER_FLOPS_PER_CORE * (plan.num_threads or torch.get_num_threads())
+    eager_seconds = expected_images * counter.get_total_flops() / speed
+    return bool(eager_seconds * _COMPILE_GAIN > _COMPILE_SECONDS)
+
+
+def compiled_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
+    """Return the cache file of a package's compiled network on this machine."""
+    manifest = package.manifest
+    parts = (
+        manifest.files[WEIGHTS_FILE],
+        manifest.architecture.model_dump_json(),
+        manifest.contract_digest,
+        plan.precision,
+        str(plan.batch_size),
+        *machine_fingerprint(),
+    )
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return cache_folder / "compiled" / f"{key}.pt2"
+
+
+def _compile_once(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
+    """Compile while other processes of this machine that need the same network wait for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
+        if not target.exists():
+            _compile(package, plan, target)
+
+
+def _compile(package: ModelPackage, plan: ExecutionPlan, target: Path) -> None:
+    """Compile for one batch size, with the weights as constants, into the cache."""
+    from torch._inductor import aoti_compile_and_package
+
+    network = make_network(package.build_module(), package, plan)
+    temporary = target.with_name(f"{target.stem}.{os.getpid()}.pt2")
+    with _quiet_compiler(), torch.no_grad():
+        exported = torch.export.export(network, zero_inputs(package, plan.batch_size))
+        aoti_compile_and_package(
+            exported,
+            package_path=str(temporary),
+            inductor_configs={
+                "freezing": True,
+                # Workers run it with other numbers of threads than the process that compiles it.
+                "cpp.dynamic_threads": True,
+                # Headers are compiled for one file: to keep them costs more than it saves.
+                "aot_inductor.precompile_headers": False,
+                # The code around the kernels runs for microseconds, and compiles for seconds.
+                "aot_inductor.compile_wrapper_opt_level": "O0",
+            },
         )
-
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        inputs = (c_void_p * len(tensors))(*map(_lend, tensors))
-        outputs = (c_void_p * 1)()
-        # The call takes over what `inputs` points to, and gives away what `outputs` does.
-        if self._run(self._model, inputs, len(tensors), outputs, 1, None, None) != 0:
-            raise RuntimeError("a compiled network failed; its message is on standard error")
-        return _take(outputs[0])
+    temporary.replace(target)
 
 
-def _extract_library(path: Path, folder: str) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".so")]
-        if len(names) != 1:
-            raise RuntimeError(f"{path} holds {len(names)} libraries where one belongs")
-        return archive.extract(names[0], folder)
-
-
-# PyTorch hands its C handles of tensors to Python inside capsules.
-_get_pointer = ctypes.PYFUNCTYPE(c_void_p, py_object, c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-
-
-def _lend(tensor: Tensor) -> int:
-    capsule: Any = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
-    pointer = _get_pointer(capsule, None)
-    assert pointer is not None
-    return int(pointer)
-
-
-@functools.cache
-def _tensors() -> ctypes.CDLL:
-    """PyTorch's C functions on handles of tensors, which programs without Python use too."""
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    for name in ("get_data_ptr", "get_sizes", "get_dim"):
-        getattr(library, f"aoti_torch_{name}").argtypes = (c_void_p, c_void_p)
-    library.aoti_torch_delete_tensor_object.argtypes = (c_void_p,)
-    return library
-
-
-def _take(handle: int | None) -> Tensor:
-    """Copy a float32 tensor out of its handle, and let go of the handle.
-
-    What PyTorch has for this in Python keeps a reference for ever: each pass would leak its output.
-    """
-    library = _tensors()
-    data, sizes, dimensions = c_void_p(), POINTER(c_int64)(), c_int64()
-    library.aoti_torch_get_data_ptr(handle, ctypes.byref(data))
-    library.aoti_torch_get_sizes(handle, ctypes.byref(sizes))
-    library.aoti_torch_get_dim(handle, ctypes.byref(dimensions))
-    assert data.value is not None
-    tensor = torch.empty(sizes[: dimensions.value], dtype=torch.float32)
-    ctypes.memmove(tensor.data_ptr(), data.value, tensor.nbytes)
-    library.aoti_torch_delete_tensor_object(handle)
-    return tensor
+@contextlib.contextmanager
+def _quiet_compiler() -> Iterator[None]:
+    """Keep the compiler's advice for its developers off users' terminals."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

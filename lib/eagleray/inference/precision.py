@@ -1,12 +1,12 @@
-"""Chooses the precision of a network's forward passes by measuring them on this machine.
+"""Chooses the precision of a network's forward passes by measuring both on this machine.
 
-    plan = with_measured_precision(package, plan, cache_folder)    # plan.precision, plan.reason
+    plan = with_measured_precision(package, plan, cache_folder=…)   # plan.precision, plan.reason
 
-That a CPU has instructions for bfloat16 does not mean that they are faster: on some Xeons without
-AMX they take a third more time than float32. So a few passes of both are timed, once for each
-package and machine, and the result is kept in the cache, where all processes of the machine find
-it. Where both are about as fast and the network is to be compiled, from which one of them may gain
-more than the other, both are compiled and timed again.
+A CPU may have instructions for bfloat16 that are slower than those for float32: on some Xeons
+without AMX they take a third more time. So a few passes of both are timed, once for each package
+and machine, and the result is kept in the cache for all processes of the machine. If both are about
+as fast and the network will be compiled, which may speed up one more than the other, both are
+compiled and timed again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,37 +26,34 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from eagleray.core.types import CompileMode
-from eagleray.inference.engines import (
-    ExecutionPlan,
-    Run,
-    blank_inputs,
-    machine_facts,
-    prepare,
-    will_compile,
-)
+from eagleray.inference.compiled import CompiledEngine
+from eagleray.inference.eager import EagerEngine
+from eagleray.inference.engine import ENGINES, Engine, Run, zero_inputs
+from eagleray.inference.engines import choose_engine
+from eagleray.inference.plan import ExecutionPlan, machine_fingerprint
 from eagleray.models.package import ModelPackage
 
 __all__ = ["MeasuredPrecision", "with_measured_precision"]
 
 MIN_GAIN = 1.2
-"""How many times as fast bfloat16 has to be: float32 is the more exact one."""
+"""The speed of bfloat16 relative to float32, which is more exact, from which on it is chosen."""
 
-_CLOSE = 1.5
-"""How many times as fast one has to be for compilation to change nothing about it."""
-
+_CLEAR_RATIO = 1.5  # of the speeds; compilation does not change which one is faster
 _BATCH_SIZE = 8
 _MAX_ROUNDS = 5
-_SECONDS = 1.0  # after which no further round begins
-_HOPELESS = 3.0  # times the duration of a float32 pass; where bfloat16 is emulated, it takes more
+_MAX_SECONDS = 1.0  # after which no further round begins
+_EMULATED_RATIO = 3.0  # of a bfloat16 pass to a float32 pass, from which on it is not timed again
+
+Clock = Callable[[], float]
 
 
 class MeasuredPrecision(BaseModel):
     """The speed of a network's forward passes in both precisions on one machine.
 
     Attributes:
-        float32: Images per second.
-        bfloat16: Images per second.
-        compiled: Whether the networks were compiled.
+        float32: Images per second in float32.
+        bfloat16: Images per second in bfloat16.
+        compiled: Whether the measured networks were compiled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,24 +64,24 @@ class MeasuredPrecision(BaseModel):
 
     @property
     def precision(self) -> Literal["float32", "bfloat16"]:
-        """The precision to use."""
+        """The precision to use: bfloat16 if it is clearly faster."""
         return "bfloat16" if self.bfloat16 >= MIN_GAIN * self.float32 else "float32"
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no other measurement is needed, even where the network is to be compiled."""
+    def is_final(self) -> bool:
+        """Whether compiled networks need not be measured too."""
         ratio = self.bfloat16 / self.float32
-        return self.compiled or not 1 / _CLOSE < ratio < _CLOSE
+        return self.compiled or not 1 / _CLEAR_RATIO < ratio < _CLEAR_RATIO
 
     @property
     def reason(self) -> str:
-        """Why, for a person."""
+        """Why this precision is used, for display."""
         float32, bfloat16 = (f"{speed:,.1f}" for speed in (self.float32, self.bfloat16))
         if self.precision == "bfloat16":
             return f"measured on this machine: {bfloat16} images/s, against {float32} in float32"
-        few = self.bfloat16 > self.float32
-        why = f", less than {MIN_GAIN:g} times as fast" if few else ""
-        return f"measured on this machine: {float32} images/s, against {bfloat16} in bfloat16{why}"
+        faster = self.bfloat16 > self.float32
+        but = f", less than {MIN_GAIN:g} times as fast" if faster else ""
+        return f"measured on this machine: {float32} images/s, against {bfloat16} in bfloat16{but}"
 
 
 def with_measured_precision(
@@ -94,43 +91,54 @@ def with_measured_precision(
     compile_mode: CompileMode,
     expected_images: int,
     cache_folder: Path,
+    clock: Clock = time.perf_counter,
 ) -> ExecutionPlan:
     """Return the plan with the precision that is faster for a package on this machine.
 
-    The first process that needs a measurement makes it, which takes a second or two, while others
-    of the machine wait for it. Where the cache cannot be written, the measurement is not kept.
+    The first process that needs a measurement makes it, which takes a second or two, while other
+    processes of the machine wait for it. If the cache cannot be written, the result is not kept.
 
     Args:
-        package: The model.
-        plan: Of a CPU that has bfloat16.
-        compile_mode: As for `prepare`.
-        expected_images: As for `prepare`.
-        cache_folder: Where measurements and compiled networks are kept.
+        package: The model package.
+        plan: A plan for a CPU that has bfloat16.
+        compile_mode: The argument of `choose_engine`.
+        expected_images: The argument of `choose_engine`.
+        cache_folder: The folder of measurements and compiled networks.
+        clock: Tells seconds.
     """
     file = _measurement_path(package, cache_folder)
-    with _one_at_a_time(file):
+    eager, compiled = ENGINES.get(EagerEngine.name), ENGINES.get(CompiledEngine.name)
+    with _exclusive(file):
         measured = _read(file)
         if measured is None:
-            measured = _measure(package, plan, "never", cache_folder)
-            _keep(measured, file)
+            measured = _measure(package, plan, eager, cache_folder, clock)
+            _write(measured, file)
         plan = replace(plan, precision=measured.precision, reason=measured.reason)
-        if measured.is_settled or not will_compile(
-            package, plan, compile_mode, expected_images, cache_folder
-        ):
+        if measured.is_final:
             return plan
-        measured = _measure(package, plan, "always", cache_folder)
-        _keep(measured, file)
+        engine = choose_engine(
+            package,
+            plan,
+            compile_mode=compile_mode,
+            expected_images=expected_images,
+            cache_folder=cache_folder,
+        )
+        if engine is not compiled:
+            return plan
+        measured = _measure(package, plan, compiled, cache_folder, clock)
+        _write(measured, file)
     return replace(plan, precision=measured.precision, reason=measured.reason)
 
 
 def _measurement_path(package: ModelPackage, cache_folder: Path) -> Path:
-    key = hashlib.sha256("\n".join((package.digest, *machine_facts())).encode()).hexdigest()[:32]
+    text = "\n".join((package.digest, *machine_fingerprint()))
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder / "precision" / f"{key}.json"
 
 
 @contextlib.contextmanager
-def _one_at_a_time(file: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block, where the cache allows that."""
+def _exclusive(file: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into the block, if the cache can be written."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,51 +150,42 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
 def _read(file: Path) -> MeasuredPrecision | None:
     try:
         return MeasuredPrecision.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):  # not measured yet, or damaged, and then measured again
+    except (OSError, ValidationError):  # not measured yet; or damaged, and then measured again
         return None
 
 
-def _keep(measured: MeasuredPrecision, file: Path) -> None:
-    beside = file.with_suffix(f".{os.getpid()}")
+def _write(measured: MeasuredPrecision, file: Path) -> None:
+    temporary = file.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        beside.write_text(measured.model_dump_json())
-        beside.replace(file)
+        temporary.write_text(measured.model_dump_json())
+        temporary.replace(file)
 
 
 def _measure(
-    package: ModelPackage,
-    plan: ExecutionPlan,
-    compile_mode: Literal["always", "never"],
-    cache_folder: Path,
+    package: ModelPackage, plan: ExecutionPlan, engine: Engine, cache_folder: Path, clock: Clock
 ) -> MeasuredPrecision:
-    """Time passes of both precisions in turns, so that both see the same moments of the machine."""
-    compiled = compile_mode == "always"
+    """Time passes of both precisions in turns, so that both see the same load of the machine."""
+    compiled = engine.fixed_batch_size
     size = plan.batch_size if compiled else min(_BATCH_SIZE, plan.batch_size)
-    inputs = blank_inputs(package, size)
-    plans: list[ExecutionPlan] = [
-        replace(plan, precision="float32", batch_size=size),
-        replace(plan, precision="bfloat16", batch_size=size),
-    ]
-    float32, bfloat16 = (
-        prepare(
-            package, one, compile_mode=compile_mode, expected_images=0, cache_folder=cache_folder
-        )[0]
-        for one in plans
-    )
-    begun = time.perf_counter()
+    inputs = zero_inputs(package, size)
+
+    def prepare(precision: Literal["float32", "bfloat16"]) -> Run:
+        measured_plan = replace(plan, precision=precision, batch_size=size)
+        return engine.prepare(package, measured_plan, cache_folder)
+
+    runs = [prepare("float32"), prepare("bfloat16")]
+    begun = clock()
     with torch.inference_mode():
-        rounds = [[_seconds(run, inputs) for run in (float32, bfloat16)]]
-        if rounds[0][1] < max(_SECONDS, _HOPELESS * rounds[0][0]):
+        rounds = [[_seconds(run, inputs, clock) for run in runs]]
+        if rounds[0][1] < max(_MAX_SECONDS, _EMULATED_RATIO * rounds[0][0]):
             rounds = []  # the first passes also prepare kernels
-            while not rounds or (
-                len(rounds) < _MAX_ROUNDS and time.perf_counter() - begun < _SECONDS
-            ):
-                rounds.append([_seconds(run, inputs) for run in (float32, bfloat16)])
-    slow, fast = (size / statistics.median(column) for column in zip(*rounds, strict=True))
-    return MeasuredPrecision(float32=slow, bfloat16=fast, compiled=compiled)
+            while not rounds or (len(rounds) < _MAX_ROUNDS and clock() - begun < _MAX_SECONDS):
+                rounds.append([_seconds(run, inputs, clock) for run in runs])
+    float32, bfloat16 = (size / statistics.median(times) for times in zip(*rounds, strict=True))
+    return MeasuredPrecision(float32=float32, bfloat16=bfloat16, compiled=compiled)
 
 
-def _seconds(run: Run, inputs: tuple[torch.Tensor, ...]) -> float:
-    started = time.perf_counter()
+def _seconds(run: Run, inputs: tuple[torch.Tensor, ...], clock: Clock) -> float:
+    started = clock()
     run(*inputs)
-    return time.perf_counter() - started
+    return clock() - started

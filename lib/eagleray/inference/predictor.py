@@ -1,27 +1,24 @@
-"""A loaded package on a device: encoded images in, one outcome for each out. Knows no Ray.
+"""Predicts encoded images with a loaded model package: one outcome for each image.
 
     predictor = Predictor(package)
     outcomes = predictor.predict([image_bytes, …])      # never raises for a bad image
     outcomes = predictor.predict([image_bytes, …], [{"age": 41, "site": "north"}, …])
 
-The same object serves a batch actor, a service replica, an evaluation and a notebook.
+Batch jobs, the service, evaluation and notebooks use the same class. It does not import Ray.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from eagleray.core.errors import (
     AttributeValueError,
@@ -31,90 +28,52 @@ from eagleray.core.errors import (
     PackageError,
     Reason,
 )
-from eagleray.core.limits import MAX_GOLDEN_PIXELS
 from eagleray.core.settings import read_settings
 from eagleray.core.system import num_usable_cores
-from eagleray.core.types import HEALTHY_DIFFERENCE, CompileMode, Precision
+from eagleray.core.types import CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
-from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_several
+from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
+from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
-from eagleray.inference.engines import ExecutionPlan, Run, prepare
+from eagleray.inference.forward import ForwardPasses, LaunchedPass
+from eagleray.inference.health import GoldenCheck, check_golden_images
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.precision import with_measured_precision
 from eagleray.models.attributes import Features, encode_mappings
-from eagleray.models.package import GoldenImage, ModelPackage
+from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome
 
-__all__ = ["GoldenCheck", "Predictor"]
+__all__ = ["Predictor"]
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenCheck:
-    """How a loaded model did on its package's golden images.
-
-    Attributes:
-        num_images: How many there are.
-        largest_difference: Of any output from the expected one.
-        tolerance: What is healthy.
-    """
-
-    num_images: int
-    largest_difference: float
-    tolerance: float
-
-    @property
-    def healthy(self) -> bool:
-        """Whether every output is as expected. NaN is not."""
-        return self.largest_difference <= self.tolerance
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """A forward pass that was launched.
-
-    Attributes:
-        outputs: float32 tensor (N, num_outputs) in the host's memory.
-        done: When the outputs are there; None where they already are.
-    """
-
-    outputs: Tensor
-    done: torch.cuda.Event | None = None
-
-    def read(self) -> npt.NDArray[np.float32]:
-        """Wait for the outputs."""
-        if self.done is not None:
-            self.done.synchronize()
-        outputs: npt.NDArray[np.float32] = self.outputs.numpy()
-        return outputs
-
-
 class Predictor:
-    """Preprocess, forward, postprocess.
+    """Decodes images, runs the network and makes outcomes of its outputs.
 
     Args:
-        package: The model.
-        device: `auto`, `cpu`, `cuda`, …
-        precision: `auto` takes bfloat16 where it is faster: on a CPU that has it, a few passes of
-            both are timed, once for each package and machine; a GPU that has it is faster in it.
-        compile_mode: `auto` compiles when it pays for `expected_images`.
-        batch_size: Images in a forward pass; None chooses for the device.
+        package: The model package.
+        device: Device of PyTorch, such as `cpu` or `cuda`; `auto` takes a GPU if there is one.
+        precision: `auto` takes bfloat16 if it is faster: on a CPU that has it, a few passes of both
+            are timed, once for each package and machine; on a GPU that has it, it is faster.
+        compile_mode: `auto` compiles if that pays for `expected_images`.
+        batch_size: Number of images in a forward pass; None chooses for the device.
         smaller_batches: Sizes below `batch_size` that a pass may have too, so that few images need
-            no padding.
-        num_threads: Threads of a forward pass on a CPU; None leaves PyTorch's choice.
-        decode_threads: Threads that decode in `predict`, beside the forward passes if there are
-            more than one; None takes 1 on a CPU, where both want the same cores, and as many as
-            there are usable cores beside a GPU.
-        expected_images: A hint for `compile_mode="auto"`; 0 when nothing is known.
-        contract: What the caller prepares images by; refused unless it is the package's own.
-        cache_folder: Of compiled networks; None takes the home folder's.
+            little padding.
+        num_threads: Number of threads of a forward pass on a CPU; None leaves PyTorch's choice.
+        decode_threads: Number of threads that decode in `predict`, beside the forward passes if
+            there are more than one. None takes 1 on a CPU, where both need the same cores, and the
+            number of usable cores beside a GPU.
+        expected_images: Number of images for `compile_mode="auto"`; 0 if it is not known.
+        contract: The image contract that the caller expects; None accepts the package's.
+        cache_folder: The folder of compiled networks; None takes that of the home folder.
 
     Raises:
-        ContractError: `contract` is not the one the model was made with.
-        PackageError: The weights do not fit.
-        InputError: The device is not there, or `decode_threads` is below 1.
+        ContractError: If `contract` is not the one that the model was made with.
+        PackageError: If the weights do not fit the network.
+        InputError: If the machine does not have the device, or `decode_threads` is below 1.
     """
 
     def __init__(
@@ -153,35 +112,31 @@ class Predictor:
                 expected_images=expected_images,
                 cache_folder=cache_folder,
             )
-        sizes = sorted({self.plan.batch_size, *smaller_batches}, reverse=True)
-        self._runs: dict[int, Run] = {}  # by the size of a pass, the largest first
-        compiled = True
-        for size in sizes:
-            if compiled:  # otherwise the one before is eager, and takes any size
-                run, compiled = prepare(
-                    package,
-                    replace(self.plan, batch_size=size),
-                    compile_mode=compile_mode,
-                    expected_images=expected_images,
-                    cache_folder=cache_folder,
-                )
-            self._runs[size] = run
-        self.compiled = compiled
+        self.passes = ForwardPasses(
+            package,
+            self.plan,
+            smaller_batches=smaller_batches,
+            compile_mode=compile_mode,
+            expected_images=expected_images,
+            cache_folder=cache_folder,
+        )
         log.info("model %s runs on %s", package.manifest.name, self.engine)
         self.decode_threads = decode_threads or (
             1 if self.plan.device == "cpu" else num_usable_cores()
         )
-        self._copies: torch.cuda.Stream | None = None
-        if self.plan.device.startswith("cuda"):
-            self._copies = torch.cuda.Stream(self.plan.device)  # type: ignore[no-untyped-call]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network runs in batches of fixed sizes, as compiled networks do."""
+        return self.passes.engine.fixed_batch_size
 
     @property
     def engine(self) -> str:
-        """What runs the network and why, for a person."""
-        how = "compiled" if self.compiled else "not compiled"
-        return f"PyTorch on {self.plan.device}, {how}, {self.plan.precision} ({self.plan.reason})"
+        """What runs the network and why, for display."""
+        engine, plan = self.passes.engine, self.plan
+        return f"{engine.describe(plan.device)}, {plan.precision} ({plan.reason})"
 
-    # --- the whole way ---
+    # --- encoded images to outcomes ---
 
     def predict(
         self,
@@ -191,19 +146,18 @@ class Predictor:
         """Predict encoded images.
 
         Args:
-            images: Image files: their bytes, their paths, or the open files.
-            attributes: For each image what the model wants to know of it beside its pixels, by
-                name: a text, a number, or None where it is not known.
+            images: Image files, as bytes, paths or open files.
+            attributes: The attributes of each image by name, if the model takes any: a text, a
+                number, or None for a missing value.
 
         Returns:
-            One outcome for each input, in order. A bad image is a failed outcome.
+            One outcome for each image, in order. A bad image is a failed outcome.
 
         Raises:
-            AttributeValueError: The model takes attributes, and they are not there, or are no
-                values that it can take.
-            TypeError: An image is no file, such as a decoded one.
+            AttributeValueError: If the model takes attributes, and they are missing or not valid.
+            TypeError: If an image is not an image file, such as a decoded one.
         """
-        require_several(images)
+        require_sequence(images)
         encoded = self.encode_attributes(attributes, len(images))
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images], encoded)
@@ -215,61 +169,63 @@ class Predictor:
     def encode_attributes(
         self, attributes: Sequence[Mapping[str, object]] | None, num_images: int
     ) -> Features | None:
-        """Return what the network sees of images' attributes.
+        """Return the attributes of images as features of the network.
 
         Args:
-            attributes: As for `predict`.
-            num_images: Whose attributes they are.
+            attributes: The argument of `predict`.
+            num_images: Number of images.
 
         Returns:
-            float32 array (N, num_features); None where the model takes none.
+            float32 array (N, num_features); None if the model takes no attributes.
 
         Raises:
-            AttributeValueError: As for `predict`.
+            AttributeValueError: If the model takes attributes, and they are missing or not valid.
         """
         if not self.package.attributes:
             return None
-        given = self._required(attributes)
-        if len(given) != num_images:
+        required = self._required(attributes)
+        if len(required) != num_images:
             raise AttributeValueError(
-                f"There are attributes of {len(given)} images, and {num_images} images; give those "
-                "of each, in the same order."
+                f"There are attributes of {len(required)} images, and {num_images} images; give "
+                "the attributes of each image, in the same order."
             )
-        return encode_mappings(self.package.attributes, given)
+        return encode_mappings(self.package.attributes, required)
 
     def _required(self, attributes: T | None) -> T:
-        """Refuse to go on without attributes.
+        """Return the attributes.
 
         Raises:
-            AttributeValueError: Naming them.
+            AttributeValueError: If there are none.
         """
         if attributes is None:
             names = ", ".join(one.name for one in self.package.attributes)
             raise AttributeValueError(
-                f"Model {self.package.manifest.name!r} wants to know of every image, beside its "
-                f"pixels, the attributes {names}, and they are not given."
+                f"Model {self.package.manifest.name!r} needs the attributes {names} of every "
+                "image, and they are not given."
             )
         return attributes
 
     def predict_decoded(
         self, images: Sequence[DecodedImage | Outcome], attributes: Features | None = None
     ) -> list[Outcome]:
-        """Predict what `preprocess` returned; outcomes that have failed already pass through.
+        """Predict the results of `preprocess`; failed outcomes are passed on.
 
         Args:
-            images: Decoded, or failed.
-            attributes: Of all of them, as `encode_attributes` returns them.
+            images: Decoded images and failed outcomes.
+            attributes: The result of `encode_attributes` for all of them.
 
         Raises:
-            AttributeValueError: The model takes attributes, and there are none.
+            AttributeValueError: If the model takes attributes, and there are none.
         """
         good = [image for image in images if isinstance(image, DecodedImage)]
         if attributes is not None and len(good) < len(images):
             attributes = attributes[[isinstance(image, DecodedImage) for image in images]]
-        answers = iter(self._answer(good, attributes))
-        return [next(answers) if isinstance(image, DecodedImage) else image for image in images]
+        outcomes = iter(self._predict(good, attributes))
+        return [next(outcomes) if isinstance(image, DecodedImage) else image for image in images]
 
-    def _answer(self, images: Sequence[DecodedImage], attributes: Features | None) -> list[Outcome]:
+    def _predict(
+        self, images: Sequence[DecodedImage], attributes: Features | None
+    ) -> list[Outcome]:
         if not images:
             return []
         try:
@@ -279,11 +235,11 @@ class Predictor:
         return [self._outcome(image, row) for image, row in zip(images, outputs, strict=True)]
 
     def _outcome(self, image: DecodedImage, row: npt.NDArray[np.float32]) -> Outcome:
-        return Outcome(
-            prediction=self.task.postprocess(row), width=image.width, height=image.height
-        )
+        frame = frame_of(self.package.contract, image.width, image.height)
+        prediction = self.task.postprocess(row, frame)
+        return Outcome(prediction, width=image.width, height=image.height)
 
-    # --- the whole way, decoding beside the forward passes ---
+    # --- decoding beside the forward passes ---
 
     def predict_ahead(
         self,
@@ -293,16 +249,16 @@ class Predictor:
         num_threads: int,
         attributes: Features | None = None,
     ) -> Iterator[list[Outcome]]:
-        """Predict batch by batch; one is read when the next is launched, so no device waits.
+        """Predict batch by batch; a batch is read after the next is launched, so no device waits.
 
         Args:
-            images: Encoded images, locations, or whatever `read` takes.
-            read: What `preprocess` does, of one of them; called from several threads.
-            num_threads: That read ahead of the forward passes.
-            attributes: Of all images, as `encode_attributes` returns them.
+            images: Encoded images, locations, or other values that `read` takes.
+            read: Reads and decodes one of them, as `preprocess` does; several threads call it.
+            num_threads: Number of threads that read ahead of the forward passes.
+            attributes: The result of `encode_attributes` for all images.
 
         Raises:
-            AttributeValueError: The model takes attributes, and there are none.
+            AttributeValueError: If the model takes attributes, and there are none.
         """
         if self.package.attributes:
             attributes = self._required(attributes)
@@ -310,11 +266,11 @@ class Predictor:
             images,
             read,
             shape=self.package.contract.shape,
-            batch_size=max(self._runs),
+            batch_size=self.passes.max_size,
             num_threads=num_threads,
-            pin_memory=self._copies is not None,
+            pin_memory=self.passes.pins_memory,
         )
-        launched: deque[tuple[list[DecodedImage | Outcome], list[_Pass]]] = deque()
+        launched: deque[tuple[list[DecodedImage | Outcome], list[LaunchedPass]]] = deque()
         done = 0
         with closing(batches):
             for batch in batches:
@@ -329,35 +285,35 @@ class Predictor:
 
     def _launch_batch(
         self, batch: DecodedBatch, attributes: Features | None
-    ) -> tuple[list[DecodedImage | Outcome], list[_Pass]]:
-        """Launch the passes of a batch, none where no image is left to answer."""
+    ) -> tuple[list[DecodedImage | Outcome], list[LaunchedPass]]:
+        """Launch the passes of a batch, none if all of its images have failed."""
         if not any(isinstance(image, DecodedImage) for image in batch.images):
             return batch.images, []
         try:
-            return batch.images, list(self._passes(batch.pixels, attributes))
+            return batch.images, list(self.passes.launch(batch.pixels, attributes))
         except BadImageError as error:
             failed = Outcome.from_error(error)
             return [failed if isinstance(i, DecodedImage) else i for i in batch.images], []
 
     def _read_batch(
-        self, images: Sequence[DecodedImage | Outcome], passes: Sequence[_Pass]
+        self, images: Sequence[DecodedImage | Outcome], passes: Sequence[LaunchedPass]
     ) -> list[Outcome]:
         if not passes:
             return [image for image in images if isinstance(image, Outcome)]
-        # Concatenating copies, so that no outcome holds on to page-locked memory.
+        # Concatenating copies, so that no outcome keeps page-locked memory.
         outputs = np.concatenate([launched.read() for launched in passes])
         return [
             image if isinstance(image, Outcome) else self._outcome(image, row)
             for image, row in zip(images, outputs, strict=True)
         ]
 
-    # --- the three steps ---
+    # --- the steps ---
 
     def preprocess(self, image: EncodedImage) -> DecodedImage | Outcome:
-        """Decode one encoded image under the contract, or say why it cannot be.
+        """Decode one encoded image under the contract; a bad image is a failed outcome.
 
         Raises:
-            TypeError: It is no image file, such as a decoded image.
+            TypeError: If it is not an image file, such as a decoded image.
         """
         try:
             encoded = encoded_bytes(image)
@@ -378,153 +334,46 @@ class Predictor:
 
         Args:
             pixels: uint8 array (N, H, W, C) of the contract's shape.
-            attributes: Of the images, as `encode_attributes` returns them.
+            attributes: The result of `encode_attributes` for the images.
 
         Returns:
             float32 array (N, num_labels) of probabilities, or (N, 1) of regression values.
 
         Raises:
-            BadImageError: `out_of_memory`, when not even one image fits.
-            AttributeValueError: The model takes attributes, and there are none.
+            BadImageError: If not even one image fits into memory (`out_of_memory`).
+            AttributeValueError: If the model takes attributes, and there are none.
         """
         if self.package.attributes:
             attributes = self._required(attributes)
-        passes = self._passes(torch.from_numpy(pixels), attributes)
+        passes = self.passes.launch(torch.from_numpy(pixels), attributes)
         return np.concatenate([launched.read() for launched in passes])
 
-    def _passes(self, pixels: Tensor, attributes: Features | None) -> Iterator[_Pass]:
-        """Launch passes over uint8 images (N, H, W, C), in order, each when it is asked for."""
-        inputs = [pixels] if attributes is None else [pixels, torch.from_numpy(attributes)]
-        position = 0
-        while position < len(pixels):
-            size = self._size_for(len(pixels) - position)
-            try:
-                part = [tensor[position : position + size] for tensor in inputs]
-                launched = self._launch(part, size)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._halve_batch(error)
-            else:
-                yield launched
-                position += size
-
-    def _size_for(self, num_images: int) -> int:
-        """Return the largest size of a pass that these images fill, else the smallest there is."""
-        return next((size for size in self._runs if size <= num_images), min(self._runs))
-
-    def _launch(self, inputs: Sequence[Tensor], size: int) -> _Pass:
-        with torch.inference_mode():
-            padded = [self._upload(tensor, size) for tensor in inputs]
-            outputs = self.task.activate(self._runs[size](*padded)[: len(inputs[0])])
-            if self._copies is None:
-                return _Pass(outputs.cpu())
-            # The way back is queued here too: later it would stand behind the next pass.
-            on_host = outputs.to("cpu", non_blocking=True)
-            # Whoever waits for it sleeps: the core has images to decode.
-            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            done.record(torch.cuda.current_stream(self.plan.device))
-        return _Pass(on_host, done)
-
-    def _upload(self, rows: Tensor, size: int) -> Tensor:
-        """Bring images or attributes to the device, and their number to `size` with zeros."""
-        if self._copies is None:
-            return self._padded(rows, size)
-        with torch.cuda.stream(self._copies):  # beside the pass that is under way
-            padded = self._padded(rows, size)
-        computing = torch.cuda.current_stream(self.plan.device)
-        computing.wait_stream(self._copies)
-        padded.record_stream(computing)  # or the next copy could take its memory too early
-        return padded
-
-    def _padded(self, rows: Tensor, size: int) -> Tensor:
-        if len(rows) == size:
-            return rows.to(self.plan.device, non_blocking=True)
-        padded = rows.new_zeros((size, *rows.shape[1:]), device=self.plan.device)
-        padded[: len(rows)].copy_(rows, non_blocking=True)
-        return padded
-
-    def _halve_batch(self, error: BaseException) -> None:
-        """Make room after running out of memory; a compiled network has one shape, so drop it."""
-        largest = max(self._runs)
-        if largest == 1:
-            raise BadImageError(
-                Reason.OUT_OF_MEMORY, "one image does not fit into the device's memory"
-            ) from error
-        if self._copies is not None:
-            torch.cuda.synchronize(self.plan.device)  # the pass before may still run
-        run = self._runs[largest]
-        if self.compiled:
-            run, self.compiled = prepare(
-                self.package,
-                self.plan,
-                compile_mode="never",
-                expected_images=0,
-                cache_folder=Path(),
-            )
-        smaller = {largest // 2, *(size for size in self._runs if size < largest)}
-        self._runs = dict.fromkeys(sorted(smaller, reverse=True), run)
-        gc.collect()
-        if self._copies is not None:
-            torch.cuda.empty_cache()
-
-    # --- health ---
+    # --- golden images ---
 
     def check_golden(self) -> GoldenCheck:
-        """Predict the package's golden images and compare with the expected outputs.
+        """Predict the package's golden images and compare them with the expected outputs.
 
         Raises:
-            PackageError: A golden image cannot be decoded.
+            PackageError: If a golden image cannot be decoded.
         """
-        golden = self.package.golden
-        # A package may be stricter than we are, never laxer.
-        most = HEALTHY_DIFFERENCE[self.plan.precision] * self.task.unit
-        tolerance = min(golden.tolerance, most)
-        size = max(self._runs)
-        differences = [
-            self._golden_difference(golden.images[start : start + size])
-            for start in range(0, len(golden.images), size)
-        ]
-        largest = float(np.max(differences, initial=0.0))  # NaN stays
-        return GoldenCheck(len(golden.images), largest, tolerance)
-
-    def _golden_difference(self, images: Sequence[GoldenImage]) -> float:
-        """Return how far any output of some golden images is from the expected one."""
-        contract = self.package.contract
-        modest = contract.model_copy(
-            update={"max_pixels": min(contract.max_pixels, MAX_GOLDEN_PIXELS)}
+        return check_golden_images(
+            self.package,
+            self.forward,
+            precision=self.plan.precision,
+            batch_size=self.passes.max_size,
         )
-        try:
-            pixels = [decode(self.package.files[item.file], modest).pixels for item in images]
-        except BadImageError as error:
-            raise PackageError(
-                f"Model {self.package.manifest.name!r} has a golden image that cannot be decoded "
-                f"({error.message})."
-            ) from error
-        known = [item.attributes for item in images]
-        attributes = self.encode_attributes(known, len(known))
-        expected = np.asarray([item.outputs for item in images])
-        return float(np.abs(self.forward(np.stack(pixels), attributes) - expected).max())
 
     def require_healthy(self) -> GoldenCheck:
         """Check the golden images.
 
         Raises:
-            PackageError: The model does not answer them as it did when it was made.
+            PackageError: If an output differs by more than the tolerance.
         """
         check = self.check_golden()
         if not check.healthy:
             raise PackageError(
                 f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.largest_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
+                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
                 "it on this machine."
             )
         return check
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is lack of memory: the CPU allocator raises a plain RuntimeError for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "DefaultCPUAllocator" in text or "out of memory" in text.lower()

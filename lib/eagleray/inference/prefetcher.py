@@ -1,8 +1,8 @@
-"""A shard's images, read ahead of the network and decoded, under budgets of bytes and pixels.
+"""Reads a shard's images ahead of the network and decodes them, within bytes and pixels budgets.
 
-Threads read. Whoever takes an image decodes it, so that a core that decodes and predicts does one
-thing after the other and keeps its caches. Images come out as they are ready, not in order: a huge
-one among thumbnails is decoded by a thread, in its own time, while its neighbours pass.
+Threads read. The caller decodes an image when it takes it, so that a core that decodes and predicts
+does one thing after the other and keeps its caches. Images come out as they are ready, not in
+order: a huge one among thumbnails is decoded by a thread while its neighbours pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from eagleray.core.errors import BadImageError
-from eagleray.imaging import DecodedImage, ImageContract, decode, judge
+from eagleray.imaging import DecodedImage, ImageContract, check_header, decode
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.tasks.outcome import Outcome
@@ -29,7 +29,7 @@ class Budget:
     """An amount that threads share, first come, first served.
 
     Args:
-        limit: Of what is taken at a time. One that wants more than all waits until it is alone.
+        limit: Maximum amount taken at a time. A request for more waits until it is alone.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,9 +39,9 @@ class Budget:
 
     @contextlib.contextmanager
     def take(self, amount: int) -> Iterator[None]:
-        """Wait for a part of the budget and hold it."""
+        """Wait for an amount of the budget and hold it."""
         amount = min(amount, self._limit)
-        # Whoever waits keeps the turn, so that many small ones cannot pass a large one for ever.
+        # A waiting thread keeps its turn, so that small amounts never overtake a large one.
         with self._turn, self._changed:
             self._changed.wait_for(lambda: self._free >= amount)
             self._free -= amount
@@ -58,9 +58,9 @@ class DecodedItem:
     """One image on its way to the network.
 
     Attributes:
-        index: Of its row in the shard.
-        image: Decoded, or the reason why it is not.
-        milliseconds: Reading and decoding.
+        index: Index of its row in the shard.
+        image: The decoded image, or a failure.
+        milliseconds: Time that reading and decoding took.
     """
 
     index: int
@@ -73,11 +73,11 @@ class _Read:
     """An image that waits to be decoded.
 
     Attributes:
-        index: Of its row in the shard.
-        source: Where it is from.
-        data: Encoded.
-        seconds: That reading took.
-        held: Its part of the budget of bytes; closed when it is decoded.
+        index: Index of its row in the shard.
+        source: Place of the image.
+        data: Encoded image.
+        seconds: Time that reading took.
+        held: Its share of the budget of bytes; closed once it is decoded.
     """
 
     index: int
@@ -89,80 +89,81 @@ class _Read:
 
 @dataclass(frozen=True)
 class Prefetcher:
-    """Reads with threads, and decodes large images with them; the others, whoever takes them.
+    """Reads with threads, which also decode large images; the caller decodes the others.
 
     Attributes:
-        reader: Of encoded images.
-        contract: To decode by.
-        pool: Its threads.
-        apart: Images of more pixels, as their headers claim, are decoded by the threads.
-        decoders: Held by a thread while it decodes.
-        pixels: Held by a thread while it decodes, by what the header claims.
-        num_bytes: Held from the read to the end of the decode, by the listed size.
-        watch: Is told what is being decoded.
-        ahead: Images that are read or wait at a time.
+        reader: Reader of encoded images.
+        contract: Contract to decode by.
+        pool: The threads.
+        max_inline_pixels: Maximum number of pixels, as the header claims, of an image that the
+            caller decodes.
+        decoders: Semaphore held by a thread while it decodes.
+        pixels: Budget held by a thread while it decodes, by what the header claims.
+        num_bytes: Budget held from the read to the end of the decode, by the listed size.
+        watch: Returns a context around the decode of an image, given its URI.
+        ahead: Maximum number of images that are being read or wait to be taken.
     """
 
     reader: ImageReader
     contract: ImageContract
     pool: ThreadPoolExecutor
-    apart: int
+    max_inline_pixels: int
     decoders: threading.Semaphore
     pixels: Budget
     num_bytes: Budget
     watch: Callable[[str], AbstractContextManager[None]]
     ahead: int
 
-    def feed(self, sources: Sequence[ImageSource]) -> Iterator[DecodedItem]:
+    def prefetch(self, sources: Sequence[ImageSource]) -> Iterator[DecodedItem]:
         """Yield every image, in the order in which they become ready."""
         ready: queue.SimpleQueue[DecodedItem | _Read | BaseException] = queue.SimpleQueue()
         waiting = iter(enumerate(sources))
-        num_under_way = 0
+        num_in_flight = 0
 
         def work(index: int, source: ImageSource) -> None:
             try:
                 ready.put(self._read(index, source))
-            except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
                 ready.put(error)
 
         def submit_next() -> None:
-            nonlocal num_under_way
+            nonlocal num_in_flight
             for index, source in waiting:
                 self.pool.submit(work, index, source)
-                num_under_way += 1
+                num_in_flight += 1
                 return
 
         try:
             for _ in range(self.ahead):
                 submit_next()
             for _ in sources:
-                one = ready.get()
-                num_under_way -= 1
-                if isinstance(one, BaseException):
-                    raise one
+                item = ready.get()
+                num_in_flight -= 1
+                if isinstance(item, BaseException):
+                    raise item
                 submit_next()
-                yield self._decode(one) if isinstance(one, _Read) else one
-        finally:  # who leaves early gives back what is held
-            for _ in range(num_under_way):
+                yield self._decode(item) if isinstance(item, _Read) else item
+        finally:  # a caller that stops early releases what is held
+            for _ in range(num_in_flight):
                 left = ready.get()
                 if isinstance(left, _Read):
                     left.held.close()
 
     def _read(self, index: int, source: ImageSource) -> DecodedItem | _Read:
-        """Read an image; a large one is decoded as well, and one that cannot be is a failure."""
+        """Read an image, and decode it if it is large; one that cannot be read is a failure."""
         started = time.perf_counter()
         with contextlib.ExitStack() as held:
             held.enter_context(self.num_bytes.take(source.size or 0))
             try:
                 data = self.reader.read(source)
                 seconds = time.perf_counter() - started
-                header = judge(data, self.contract)
+                header = check_header(data, self.contract)
             except BadImageError as error:
                 image = Outcome.from_error(error)
                 return DecodedItem(index, image, 1000 * (time.perf_counter() - started))
             num_pixels = header.width * header.height
             read = _Read(index, source, data, seconds, held.pop_all())
-        if num_pixels <= self.apart:
+        if num_pixels <= self.max_inline_pixels:
             return read
         with self.decoders, self.pixels.take(num_pixels):
             return self._decode(read)
@@ -182,7 +183,7 @@ class Prefetcher:
 def decode_sandboxed(
     sources: Sequence[ImageSource], reader: ImageReader, sandbox: DecodeSandbox
 ) -> Iterator[DecodedItem]:
-    """Yield every image, in order, each decoded where its faults hurt nobody."""
+    """Yield every image, in order, each decoded in a child process."""
     for index, source in enumerate(sources):
         started = time.perf_counter()
         image: DecodedImage | Outcome

@@ -1,4 +1,4 @@
-"""Result tables as files and back; CSV and JSON lines spell as text what they have no form for.
+"""Encodes tables as Parquet, CSV and JSON lines, and decodes them.
 
 Both text formats write times as ISO 8601, durations as whole numbers of their unit, decimals digit
 by digit and bytes in hexadecimal. CSV writes lists and structs as JSON, and tells an empty text
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,13 +18,21 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from eagleray.core.display import ESCAPED_IN_CELLS, escape_cell, unescape_cell, visible_json
+from eagleray.core.display import ESCAPED_CELL_PATTERN, escape_cell, escape_json, unescape_cell
 from eagleray.core.types import OutputFormat
+from eagleray.io.arrow_types import (
+    forms_of,
+    is_bytes,
+    is_text,
+    json_text,
+    storage_type,
+    valid_text,
+)
 
 __all__ = ["column_names", "decode_table", "encode_table"]
 
 _ROWS_AT_ONCE = 4096
-_LONGEST_BLOCK = 2**31 - 1
+_MAX_BLOCK = 2**31 - 1
 
 
 def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
@@ -63,12 +70,12 @@ def decode_table(content: bytes, output_format: OutputFormat, schema: pa.Schema)
     """Read some columns of a file.
 
     Args:
-        content: Of the file.
-        output_format: It was encoded in.
+        content: Bytes of the file.
+        output_format: Format of the file.
         schema: The columns, with the types that they had when they were encoded.
 
     Raises:
-        ValueError: The file is damaged; `OSError` and `KeyError` may say so as well.
+        ValueError: If the file is damaged; `OSError` and `KeyError` may say so as well.
     """
     if output_format == "parquet":
         file = pyarrow.parquet.ParquetFile(
@@ -82,63 +89,25 @@ def decode_table(content: bytes, output_format: OutputFormat, schema: pa.Schema)
 # --- write ------------------------------------------------------------------------------------
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    types = pa.types
-    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
-    return any(test(kind) for test in tests) or bool(types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return any(
-        test(kind) for test in (types.is_string, types.is_large_string, types.is_string_view)
-    )
-
-
-def _storage_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that an extension type or a dictionary stands for."""
-    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
-        extension = isinstance(kind, pa.BaseExtensionType)
-        kind = kind.storage_type if extension else kind.value_type
-    return kind
-
-
-def _carrier(kind: pa.DataType) -> pa.DataType:
-    """Return the type that stands for one that is not nested in the text formats."""
-    kind = _storage_type(kind)
-    if pa.types.is_float16(kind):
-        return pa.float32()
-    if pa.types.is_duration(kind):
-        return pa.int64()
-    types = pa.types
-    is_plain = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return kind if is_plain or types.is_null(kind) else pa.string()
-
-
 def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Spell values in types that both text formats have; nested ones stay."""
-    kind = _storage_type(column.type)
+    """Return values in the types of both text formats; nested ones stay."""
+    kind = storage_type(column.type)
     if kind != column.type:
         column = column.cast(kind)
     if pa.types.is_nested(kind):
         return column
-    if _is_bytes(kind):
+    if is_bytes(kind):
         return _texts(value if value is None else value.hex() for value in column.to_pylist())
-    if _is_text(kind):
-        return _valid_text(column)
-    return column.cast(_carrier(kind))
+    if is_text(kind):
+        return _valid_texts(column)
+    return column.cast(forms_of(kind).text)
 
 
-def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Put U+FFFD for what is no UTF-8: Parquet files of others hold anything under that name."""
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        found = column.cast(pa.large_binary()).to_pylist()
-        return _texts(value if value is None else value.decode(errors="replace") for value in found)
-    return column
+def _valid_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    chunks = [valid_text(chunk) for chunk in column.chunks]
+    types = {chunk.type for chunk in chunks}
+    kind = types.pop() if len(types) == 1 else pa.large_string()
+    return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
 
 def _texts(values: Iterator[str | None]) -> pa.ChunkedArray:
@@ -149,7 +118,10 @@ def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return cells of CSV: nested values as JSON, texts with control characters escaped."""
     if pa.types.is_nested(column.type):
         return _texts(value if value is None else _json(value) for value in column.to_pylist())
-    if _is_text(column.type) and pc.any(pc.match_substring_regex(column, ESCAPED_IN_CELLS)).as_py():
+    if (
+        is_text(column.type)
+        and pc.any(pc.match_substring_regex(column, ESCAPED_CELL_PATTERN)).as_py()
+    ):
         return _each(escape_cell, column)
     return column
 
@@ -159,25 +131,7 @@ def _each(change: Callable[[str], str], column: pa.ChunkedArray) -> pa.ChunkedAr
 
 
 def _json(value: Any) -> str:
-    try:
-        return visible_json(_ENCODER.encode(value))
-    except ValueError:  # a NaN; they are rare, and taking every value apart would be slow
-        return visible_json(_ENCODER.encode(_finite(value)))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _json_scalar(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_json_scalar)
+    return escape_json(json_text(value))
 
 
 # --- read -------------------------------------------------------------------------------------
@@ -187,7 +141,7 @@ def _open_csv(content: bytes, convert: pyarrow.csv.ConvertOptions) -> pa.RecordB
     return pyarrow.csv.open_csv(
         pa.BufferReader(content),
         # One block: a row that is cut by its end could not be read.
-        read_options=pyarrow.csv.ReadOptions(block_size=min(len(content) + 1, _LONGEST_BLOCK)),
+        read_options=pyarrow.csv.ReadOptions(block_size=min(len(content) + 1, _MAX_BLOCK)),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=convert,
     )
@@ -197,7 +151,7 @@ def _read_csv(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
     cells = {escape_cell(field.name): field.type for field in schema}
     options = pyarrow.csv.ConvertOptions(
         include_columns=list(cells),
-        column_types={name: _carrier(kind) for name, kind in cells.items()},
+        column_types={name: forms_of(kind).text for name, kind in cells.items()},
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
@@ -205,7 +159,7 @@ def _read_csv(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
     found = _open_csv(content, options).read_all()
     for name, kind in cells.items():
         column = found.column(name)
-        if pa.types.is_nested(_storage_type(kind)):
+        if pa.types.is_nested(storage_type(kind)):
             parsed = [value if value is None else json.loads(value) for value in column.to_pylist()]
             yield _revived(parsed, kind)
         else:
@@ -213,7 +167,7 @@ def _read_csv(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
 
 
 def _unescaped(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if _is_text(column.type) and pc.any(pc.match_substring(column, "\\u")).as_py():
+    if is_text(column.type) and pc.any(pc.match_substring(column, "\\u")).as_py():
         return _each(unescape_cell, column)
     return column
 
@@ -232,17 +186,17 @@ def _read_json(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
 
 def _revived(values: list[Any] | pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Return the values of a type from what stands for them."""
-    stored = _storage_type(kind)
+    stored = storage_type(kind)
     if pa.types.is_nested(stored):
         column = pa.chunked_array([pa.array([_parsed(value, stored) for value in values], stored)])
     else:
         carried = values if isinstance(values, pa.ChunkedArray) else _carried(values, stored)
-        column = _from_hex(carried, stored) if _is_bytes(stored) else _cast(carried, stored)
+        column = _from_hex(carried, stored) if is_bytes(stored) else _cast(carried, stored)
     return column if stored == kind else column.cast(kind)
 
 
 def _carried(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(values, _carrier(kind))])
+    return pa.chunked_array([pa.array(values, forms_of(kind).text)])
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -267,7 +221,7 @@ def _parsed(value: Any, kind: pa.DataType) -> Any:
         return [(_parsed(k, kind.key_type), _parsed(v, kind.item_type)) for k, v in value]
     if pa.types.is_nested(kind):
         return [_parsed(item, kind.value_type) for item in value]
-    if _is_bytes(kind):
+    if is_bytes(kind):
         return bytes.fromhex(value)
     spelled = pa.types.is_temporal(kind) or pa.types.is_decimal(kind)
     return _revived([value], kind)[0].as_py() if spelled else value

@@ -1,25 +1,31 @@
-"""What kind of file a name or the first bytes say it is."""
+"""Recognises the kind of a file by its name or its first bytes."""
 
 from __future__ import annotations
 
 import codecs
 
-__all__ = ["IMAGE_EXTENSIONS", "NUM_FIRST_BYTES", "is_image_name", "is_text", "kind_of_bytes"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "NUM_SNIFFED_BYTES",
+    "describe_file_kind",
+    "is_image_name",
+    "is_text",
+]
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".tif", ".tiff"),
     *(".webp", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm"),
     *(".pnm", ".ico", ".tga", ".pcx", ".dds", ".qoi", ".psd", ".exr", ".hdr", ".svg", ".dcm"),
-    # Raw files of cameras.
+    # Camera raw files.
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 )
-"""Extensions of images, lower-case, whether they are read or not."""
+"""Lower-case extensions of image files, supported or not."""
 
-NUM_FIRST_BYTES = 512
-"""Bytes that `kind_of_bytes` looks at."""
+NUM_SNIFFED_BYTES = 512
+"""Number of bytes that `describe_file_kind` needs."""
 
 _TAR_MAGIC = slice(257, 262)
-_KINDS = (
+_MAGICS = (
     (b"\x1f\x8b", "compressed with gzip"),
     (b"BZh", "compressed with bzip2"),
     (b"\xfd7zXZ\0", "compressed with xz"),
@@ -29,7 +35,7 @@ _KINDS = (
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"PK\x03\x04", "a zip archive"),
     (b"PK\x05\x06", "an empty zip archive"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a document of an old Excel or Word"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word document"),
     (b"PAR1", "a Parquet file"),
     (b"PARE", "an encrypted Parquet file"),
     (b"ARROW1", "an Arrow or Feather file"),
@@ -44,12 +50,12 @@ _KINDS = (
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a name ends as those of images do."""
+    """Whether a name has the extension of an image."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 def is_text(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of a text in UTF-8 or UTF-16."""
+    """Whether the first bytes of a file are text in UTF-8 or UTF-16."""
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     try:
@@ -59,15 +65,15 @@ def is_text(start: bytes) -> bool:
     return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def kind_of_bytes(start: bytes) -> str | None:
-    """Say what a file is whose first bytes are that of an archive, a database or a binary table.
+def describe_file_kind(start: bytes) -> str | None:
+    """Describe a file that is an archive, a database or a binary table.
 
     Args:
-        start: The first bytes, `NUM_FIRST_BYTES` or more where there are as many.
+        start: The first `NUM_SNIFFED_BYTES` bytes or more, if there are as many.
 
     Returns:
-        Words that follow "is"; None for images, texts and whatever is not known.
+        A phrase that follows "is"; None for images, texts and unknown kinds.
     """
     if start[_TAR_MAGIC] == b"ustar":
         return "a tar archive"
-    return next((words for magic, words in _KINDS if start.startswith(magic)), None)
+    return next((phrase for magic, phrase in _MAGICS if start.startswith(magic)), None)

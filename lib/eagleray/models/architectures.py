@@ -1,9 +1,10 @@
-"""Networks by name: torchvision's classifiers, our classic ones, and timm's behind a prefix.
+"""Builds networks by name: torchvision's classifiers, registered ones, and timm's by a prefix.
 
 architecture_names()            every name
 Architecture(name=…, …)         a frozen description, as a model package stores it
 build(architecture)             the network with random weights
-build_pretrained(name, …)       the network with published weights, its head fitted
+build_pretrained(name, …)       the network with published weights and a fitted head
+register_architecture(name, …)  makes another network known
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.extensions import Extensions
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
@@ -45,6 +47,7 @@ __all__ = [
     "has_published",
     "imagenet_labels",
     "join_attributes",
+    "register_architecture",
     "replace_head",
     "require_architecture",
 ]
@@ -57,14 +60,14 @@ class Architecture(BaseModel):
     """What is needed to build a network, as a package stores it.
 
     Attributes:
-        name: A name of `architecture_names`.
-        in_channels: Channels of the input tensor.
+        name: Name of the architecture, one of `architecture_names`.
+        in_channels: Number of channels of the input tensor.
         num_outputs: Length of the output vector.
         transform_input: Inception v3 and GoogLeNet only: re-normalise inside the network, as their
             published weights expect.
-        image_size: torchvision's vision transformers only, whose weights depend on it: side of the
-            input in pixels.
-        num_attributes: Numbers that an image's attributes make; 0 for a network of images alone.
+        image_size: Side of the input in pixels; only for torchvision's vision transformers, whose
+            weights depend on it.
+        num_attributes: Length of an image's attribute vector; 0 for a network of images alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,28 +83,60 @@ class Architecture(BaseModel):
     def _without_what_older_packages_lack(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        """Leave unset what came later, so that packages made before keep their digests."""
+        """Omit a later field without a value, so that older packages keep their digests."""
         fields: dict[str, Any] = serialize(self)
         if fields.get("num_attributes") == 0:
             del fields["num_attributes"]
         return fields
 
 
+Builder = Callable[[Architecture], "nn.Module"]
+
+
 @dataclass(frozen=True, slots=True)
-class _Classic:
-    network: str
-    options: dict[str, int]
-    in_channels: int
+class _Registered:
+    builder: Builder
     size: int
+    color: Color
 
 
-_CLASSIC = {
-    "lenet5": _Classic("LeNet5", {}, in_channels=1, size=32),
-    "zfnet": _Classic("ZFNet", {}, in_channels=3, size=224),
-    "resnet20": _Classic("SmallResNet", {"num_blocks": 3}, in_channels=3, size=32),
-    "resnet20_x2": _Classic("SmallResNet", {"num_blocks": 3, "width": 32}, in_channels=3, size=32),
-    "resnet56": _Classic("SmallResNet", {"num_blocks": 9}, in_channels=3, size=32),
-}
+_REGISTERED: Extensions[_Registered] = Extensions("architecture")
+
+
+def register_architecture(
+    name: str, builder: Builder, *, size: int = 224, color: Color = "rgb"
+) -> None:
+    """Make a network known by a name.
+
+    Args:
+        name: Name of the architecture.
+        builder: Returns the network with random weights. It maps normalised images
+            (N, in_channels, H, W) to `num_outputs` outputs, of which the last linear layer or
+            convolution is the head, or to several named tensors.
+        size: Side in pixels of the images of the default contract.
+        color: Colour of the images of the default contract.
+    """
+    _REGISTERED.register(name, _Registered(builder, size, color))
+
+
+def _classic(network: str, **options: int) -> Builder:
+    def build_network(architecture: Architecture) -> nn.Module:
+        from eagleray.models import classic
+
+        module: nn.Module = getattr(classic, network)(
+            num_classes=architecture.num_outputs, in_channels=architecture.in_channels, **options
+        )
+        return module
+
+    return build_network
+
+
+register_architecture("lenet5", _classic("LeNet5"), size=32, color="gray")
+register_architecture("zfnet", _classic("ZFNet"))
+register_architecture("resnet20", _classic("SmallResNet", num_blocks=3), size=32)
+register_architecture("resnet20_x2", _classic("SmallResNet", num_blocks=3, width=32), size=32)
+register_architecture("resnet56", _classic("SmallResNet", num_blocks=9), size=32)
+
 _SMALL = 64
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
 _VISION_TRANSFORMER_PREFIX = "vit_"
@@ -123,17 +158,25 @@ def _timm() -> Any | None:
 
 
 def architecture_names() -> list[str]:
-    """Return every name that can be built here, sorted; timm's only where timm is installed."""
-    names = [*_CLASSIC, *_torchvision_names()]
+    """Return all names, sorted; those of timm only if timm is installed."""
+    names = [*_REGISTERED.names(), *_torchvision_names()]
     timm = _timm()
     if timm is not None:
         names += [TIMM_PREFIX + name for name in timm.list_models()]
     return sorted(names)
 
 
+def _registered(name: str) -> _Registered | None:
+    """Return what is registered under a name that is not torchvision's or timm's."""
+    known = _REGISTERED.registered(name)
+    if known is not None or name.startswith(TIMM_PREFIX) or name in _torchvision_names():
+        return known
+    return _REGISTERED.find(name)
+
+
 def require_architecture(name: str) -> None:
-    """Raise `UnknownNameError` with the nearest names unless `name` can be built here."""
-    if name in _CLASSIC or name in _torchvision_names():
+    """Raise `UnknownNameError` with the nearest names if there is no such architecture."""
+    if _registered(name) is not None or name in _torchvision_names():
         return
     if name.startswith(TIMM_PREFIX) and _timm() is None:
         raise InputError(
@@ -154,8 +197,8 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
         initialize: False skips slow initialisers, for weights that are loaded next.
 
     Raises:
-        UnknownNameError: No such architecture.
-        InputError: Attributes cannot join its head.
+        UnknownNameError: If there is no such architecture.
+        InputError: If attributes cannot join its head.
     """
     module = _build_of_images(architecture, initialize=initialize)
     if architecture.num_attributes:
@@ -166,16 +209,9 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
 def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Module:
     name = architecture.name
     require_architecture(name)
-    if name in _CLASSIC:
-        from eagleray.models import classic
-
-        entry = _CLASSIC[name]
-        module: nn.Module = getattr(classic, entry.network)(
-            num_classes=architecture.num_outputs,
-            in_channels=architecture.in_channels,
-            **entry.options,
-        )
-        return module
+    registered = _registered(name)
+    if registered is not None:
+        return registered.builder(architecture)
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
         assert timm is not None
@@ -200,7 +236,7 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
         }
     if name.startswith(_VISION_TRANSFORMER_PREFIX) and architecture.image_size is not None:
         options["image_size"] = architecture.image_size
-    module = torchvision.models.get_model(name, weights=None, **options)
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     _fit_input(module, architecture.in_channels)
     return module
 
@@ -208,7 +244,7 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
 def build_pretrained(
     name: str, *, weights: str = "DEFAULT", in_channels: int = 3, num_outputs: int | None = None
 ) -> tuple[nn.Module, Architecture]:
-    """Build a network with published weights, its input and head fitted to what is wanted.
+    """Build a network with published weights, and fit its input and head.
 
     A head of another length than the published one starts from random weights. A single input
     channel takes the sum over the colours; other counts repeat the mean over them.
@@ -220,11 +256,11 @@ def build_pretrained(
         num_outputs: Length of the output; None keeps the published head.
 
     Raises:
-        UnknownNameError: No such architecture or weights.
-        InputError: There are no published weights, or they cannot be fetched from here.
+        UnknownNameError: If there is no such architecture or no such weights.
+        InputError: If there are no published weights, or they cannot be downloaded.
     """
     require_architecture(name)
-    if name in _CLASSIC:
+    if not has_published(name):
         raise InputError(
             f"There are no published weights for {name!r}: train it, or start from random ones."
         )
@@ -260,7 +296,7 @@ def build_pretrained(
 def architecture_for(
     name: str, contract: ImageContract, num_outputs: int, num_attributes: int = 0
 ) -> Architecture:
-    """Describe the network of a name that takes a contract's images, and attributes if need be."""
+    """Describe the network of a name for a contract's images, and attributes if there are any."""
     return Architecture(
         name=name,
         in_channels=contract.channels,
@@ -271,8 +307,8 @@ def architecture_for(
 
 
 def has_published(name: str) -> bool:
-    """Whether somebody published weights of an architecture."""
-    return name not in _CLASSIC
+    """Return whether there are published weights of an architecture."""
+    return _registered(name) is None
 
 
 def _image_size(name: str, side: int) -> int | None:
@@ -291,7 +327,7 @@ def _weights_entry(name: str, weights: str) -> Any:
 
 
 def _drop_auxiliary_heads(module: nn.Module) -> None:
-    """Leave away what served training only; published weights come with it."""
+    """Remove the auxiliary heads, which only training uses."""
     network = cast("Any", module)
     network.aux_logits = False
     for head in ("aux1", "aux2", "AuxLogits"):
@@ -318,7 +354,7 @@ def _pretrained_timm(
 
 
 def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
-    """Run a builder that downloads, and say in one sentence when it cannot."""
+    """Run a builder that downloads weights; turn a failure into one sentence."""
     import http.client
 
     import torch
@@ -343,7 +379,7 @@ def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _fit_input(module: nn.Module, in_channels: int) -> None:
-    """Give the first convolution another number of input channels, keeping what it learned."""
+    """Give the first convolution another number of input channels, and keep its weights."""
     import torch
     from torch import nn
 
@@ -372,7 +408,7 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
 
 
 def find_head(module: nn.Module, num_outputs: int) -> str:
-    """Return the name of the last layer that gives `num_outputs` outputs."""
+    """Return the name of the last layer with `num_outputs` outputs."""
     from torch import nn
 
     from eagleray.models.head import NetworkWithAttributes
@@ -390,7 +426,7 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
 
 
 def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
-    """Replace the last layer that gives `present` outputs by a new one."""
+    """Replace the last layer with `present` outputs by a new one."""
     from torch import nn
 
     from eagleray.models.head import HeadWithAttributes
@@ -414,14 +450,14 @@ def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:
 
 
 def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
-    """Let attributes join the head of a network of images, which keeps what it knows.
+    """Add attributes to the head of a network of images, which keeps its weights.
 
     Args:
-        module: Of images alone; it becomes a part of the result.
-        architecture: Of the result.
+        module: Network of images alone; it becomes a part of the result.
+        architecture: Architecture of the result.
 
     Raises:
-        InputError: The head is no linear layer.
+        InputError: If the head is not a linear layer.
     """
     from torch import nn
 
@@ -439,10 +475,10 @@ def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
 
 
 def drop_attributes(module: nn.Module) -> nn.Module:
-    """Take attributes out of a network, which keeps the linear part of its head.
+    """Remove attributes from a network, which keeps the linear part of its head.
 
     Args:
-        module: Of images and attributes; its backbone becomes the result.
+        module: Network of images and attributes; its backbone becomes the result.
     """
     from eagleray.models.head import NetworkWithAttributes
 
@@ -461,22 +497,21 @@ def default_contract(
     size: int | None = None,
     weights: str = "DEFAULT",
 ) -> ImageContract:
-    """Return the image contract that an architecture's published weights want, for every format.
+    """Return the image contract of an architecture's published weights, for all image formats.
 
     Args:
-        name: Of the architecture.
+        name: Name of the architecture.
         contract: A named contract; None takes `torchvision-reference`, and `whole-image` for sizes
             up to 64 pixels, where a crop costs more than it helps.
-        size: Side in pixels; None takes what the architecture was designed for.
-        weights: Entry whose statistics, filter and sizes count, where there are several.
+        size: Side in pixels; None for the one that the architecture was designed for.
+        weights: Name of the weights entry whose statistics, filter and sizes are used.
     """
     require_architecture(name)
-    if name in _CLASSIC:
-        entry = _CLASSIC[name]
-        color: Color = "gray" if entry.in_channels == 1 else "rgb"
-        side = size or entry.size
+    registered = _registered(name)
+    if registered is not None:
+        side = size or registered.size
         return named_contract(
-            contract or _usual_contract(side), size=side, color=color, formats=FORMATS
+            contract or _usual_contract(side), size=side, color=registered.color, formats=FORMATS
         )
     if name.startswith(TIMM_PREFIX):
         timm = _timm()
@@ -510,7 +545,7 @@ def _usual_contract(size: int) -> str:
 def _as_evaluated(
     contract: ImageContract, interpolation: str, mean: Sequence[float], std: Sequence[float]
 ) -> ImageContract:
-    """Give a contract the statistics and, where it is exact, the filter of an evaluation."""
+    """Give a contract the statistics of the weights, and the filter where it is exact."""
     changes: dict[str, Any] = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     if contract.resampler == "pillow_bilinear" and interpolation in ("bicubic", "lanczos"):
         changes["resampler"] = f"pillow_{interpolation}"
@@ -534,7 +569,7 @@ def imagenet_labels() -> list[str]:
 
 
 def build_on_meta(architecture: Architecture) -> nn.Module:
-    """Build a network that has shapes and hardly any memory, to ask questions of it."""
+    """Build a network on the meta device, which has shapes and takes hardly any memory."""
     import torch
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -548,7 +583,7 @@ def build_on_meta(architecture: Architecture) -> nn.Module:
 
 
 def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
-    """Let what layers make their parameters of take no memory, and all else have its values."""
+    """Create parameters on the meta device, and all other tensors with their values."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -569,10 +604,10 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 
 
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
-    """Try a forward pass that computes nothing, to refuse sizes that a network cannot take.
+    """Try a forward pass on the meta device, to refuse sizes that a network cannot take.
 
     Raises:
-        InputError: The network fails on (2, in_channels, height, width).
+        InputError: If the network fails on (2, in_channels, height, width).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The network as its callers see it: decoded uint8 images in, float32 logits out.
+"""The network with its normalisation: decoded uint8 images in, float32 outputs out.
 
 A network of images and attributes takes these as a second tensor.
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.imaging import ImageContract
+from eagleray.tasks import NetworkOutput
 
 __all__ = ["ImageNetwork"]
 
@@ -21,9 +22,9 @@ class ImageNetwork(nn.Module):
 
     Args:
         module: Maps normalised images (N, C, H, W), and attributes (N, A) if it takes any, to
-            logits (N, num_outputs).
-        contract: Gives mean and std for each channel, in units of full scale.
-        autocast: Type that convolutions and matrix products run in; None for the weights' own.
+            logits (N, num_outputs) or several named tensors (N, …).
+        contract: The image contract, with mean and std for each channel in units of full scale.
+        autocast: Type of convolutions and matrix products; None for the type of the weights.
     """
 
     scale: Tensor
@@ -40,22 +41,24 @@ class ImageNetwork(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("offset", (-mean / std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, attributes: Tensor | None = None) -> Tensor:
-        """Map images to logits.
+    def forward(self, images: Tensor, attributes: Tensor | None = None) -> NetworkOutput:
+        """Map images to the outputs of the network.
 
         Args:
             images: uint8 tensor (N, H, W, C).
-            attributes: float32 tensor (N, A), where the module takes them.
+            attributes: float32 tensor (N, A), if the module takes them.
 
         Returns:
-            float32 tensor (N, num_outputs).
+            float32 tensor (N, num_outputs), or several float32 tensors (N, …) by name.
         """
         # Permuting NHWC gives NCHW in channels_last memory order without a copy.
         normalized = images.permute(0, 3, 1, 2).float() * self.scale + self.offset
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            logits: Tensor = (
+            outputs: NetworkOutput = (
                 self.module(normalized)
                 if attributes is None
                 else self.module(normalized, attributes)
             )
-        return logits.float()
+        if isinstance(outputs, Tensor):
+            return outputs.float()
+        return {name: tensor.float() for name, tensor in outputs.items()}

@@ -2,66 +2,63 @@
 
     request -> open_pack    checks everything, lists the inputs, claims the plan (or finds it)
             -> run_pack     packs the shards that are not done, checks, commits
-            -> PackSummary  what became of it
+            -> PackSummary  what it came to
 
 Both may be interrupted at any point and called again.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from eagleray.batch.plan import new_id
-from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.job_state import JobState
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.packing.commit import (
-    PackCommit,
-    commit,
-    failure_reasons,
-    read_commit,
-    read_finished,
-    tidy_up,
-)
-from eagleray.packing.plan import PackPlan, PackRequest, claim_plan, read_plan, require_same_work
+from eagleray.packing.collect import collect
+from eagleray.packing.pipeline import pack_shards
+from eagleray.packing.plan import PackPlan
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
+from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext
-from eagleray.sharded.claims import require_free
+from eagleray.sharded.commit import Commit, publish, read_commit, tidy_up
+from eagleray.sharded.history import record_job
 from eagleray.sharded.layout import OutputLayout
-from eagleray.sharded.manifest import Manifest, ShardLimits, write_manifest
-from eagleray.sources import InputSpec, Listing, open_inputs
-
-if TYPE_CHECKING:
-    from eagleray.core.callbacks import ProgressReporter
+from eagleray.sharded.manifest import ShardLimits
+from eagleray.sharded.plan import read_plan, require_same_work
+from eagleray.sharded.prepare import make_plan, require_free
+from eagleray.sharded.run import JobRun
+from eagleray.sources import InputSpec, open_inputs
 
 __all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "run_pack"]
 
-_MAX_ROWS_PER_PART = 50_000
+_MAX_ROWS_PER_FILE = 50_000
 
-PackShards = Callable[[Sequence[int], PackContext], Iterator[PackedShard]]
+PackShards = Callable[[list[int], PackContext, Cluster], Iterator[PackedShard]]
 """Packs shards and yields each as it is done, in any order."""
 
 
 @dataclass(frozen=True)
 class PackJob:
-    """A request with all that it needs: the inputs are listed.
+    """An opened job: the inputs are listed.
 
     Attributes:
-        request: What was asked for.
-        layout: Of the output.
-        plan: Of the job, made now or by an earlier run.
-        committed: What an earlier run has finished.
+        request: The request.
+        layout: The output.
+        plan: Plan of the job, made now or by an earlier run.
+        committed: Commit of an earlier run, if there is one.
     """
 
-    request: PackRequest
+    request: PackSpec
     layout: OutputLayout
     plan: PackPlan
-    committed: PackCommit | None
+    committed: Commit | None
 
     @property
     def context(self) -> PackContext:
@@ -70,9 +67,9 @@ class PackJob:
             output=self.layout.location,
             manifest_folder=self.layout.manifest(self.plan.manifest),
             num_shards=self.plan.num_shards,
-            part_format=self.plan.pack.format,
-            part_bytes=self.plan.pack.part_bytes,
-            max_bytes=self.plan.pack.max_bytes,
+            file_format=self.plan.work.format,
+            file_bytes=self.plan.work.file_bytes,
+            max_bytes=self.plan.work.max_bytes,
             urls=self.request.urls,
             s3=self.request.s3,
         )
@@ -80,147 +77,141 @@ class PackJob:
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What became of a job.
+    """What a job came to.
 
     Attributes:
-        committed: The job as a whole.
-        output: Location.
-        reasons: Failures by reason.
-        seconds: That this run's workers were at work.
-        packed_here: Images that this run has packed.
-        bytes_here: Of these.
+        committed: Commit of the job.
+        output: Location of the output.
+        seconds: Duration of this run's packing.
+        packed_here: Number of images that this run packed.
+        bytes_here: Number of their bytes.
         committed_here: Whether this run committed, and no run before or beside it.
     """
 
-    committed: PackCommit
+    committed: Commit
     output: str
-    reasons: dict[str, int]
     seconds: float = 0.0
     packed_here: int = 0
     bytes_here: int = 0
     committed_here: bool = False
 
     @property
+    def reasons(self) -> dict[str, int]:
+        """Number of failures for each reason code."""
+        return dict(self.committed.reasons.most_common())
+
+    @property
+    def megabytes(self) -> float:
+        """All packed images, in 10**6 bytes."""
+        return (self.committed.image_bytes or 0) / 1e6
+
+    @property
     def images_per_second(self) -> float:
-        """Of this run."""
+        """Throughput of this run."""
         return self.packed_here / self.seconds if self.seconds else 0.0
 
     @property
     def megabytes_per_second(self) -> float:
-        """Of this run; 10**6 bytes of images."""
+        """Throughput of this run, in 10**6 bytes of images."""
         return self.bytes_here / 1e6 / self.seconds if self.seconds else 0.0
 
     @property
     def failures(self) -> str | None:
         """Location of the table of failed inputs; None without any."""
-        name = self.committed.failures
-        return None if name is None else storage.join(self.output, name)
+        failures = self.committed.failures
+        return None if failures is None else storage.join(self.output, failures.name)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        committed = self.committed
+        return {
+            "job": committed.job_id,
+            "images": committed.num_rows,
+            "packed": committed.num_ok,
+            "failed": committed.num_failed,
+            "reasons": self.reasons,
+            "skipped": committed.skipped,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "megabytes": round(self.megabytes, 3),
+            "megabytes_per_second": round(self.megabytes_per_second, 2),
+            "output": self.output,
+            "files": [storage.join(self.output, file.name) for file in committed.files],
+            "failures": self.failures,
+            "committed_here": self.committed_here,
+        }
 
 
-# --- open ------------------------------------------------------------------------------------
-
-
-def open_pack(request: PackRequest, reporter: ProgressReporter) -> PackJob:
+def open_pack(request: PackSpec, settings: Settings, reporter: ProgressReporter) -> PackJob:
     """Check everything that can be wrong before expensive work starts, and list the inputs.
 
     An output that holds this very job is opened again: its inputs are those listed then.
 
     Raises:
-        UserError: With what to mend.
+        UserError: If something is wrong; the message says how to fix it.
     """
     storage.use_s3(request.s3)
+    work = request.work()
     layout = OutputLayout(request.output)
-    plan = read_plan(layout)
+    plan = read_plan(layout, PackPlan)
     if plan is None:
         require_free(layout)
         listing = open_inputs(InputSpec(request.inputs, request.column))
-        plan = _new_plan(layout, request, listing, reporter)
-    else:
-        require_same_work(layout, plan, request.work())
+        limits = ShardLimits(
+            max_rows=_MAX_ROWS_PER_FILE,
+            max_bytes=work.file_bytes,
+            next_rows=lambda _: _MAX_ROWS_PER_FILE,
+            bytes_of=ExpectedSizes(),
+        )
+        build = functools.partial(PackPlan, work=work)
+        plan = make_plan(layout, listing, build, reporter, limits=limits)
+    require_same_work(layout, plan, work)
+    record_job(settings, plan, layout.location, request.s3)
     return PackJob(request, layout, plan, read_commit(layout))
 
 
-def _new_plan(
-    layout: OutputLayout, request: PackRequest, listing: Listing, reporter: ProgressReporter
-) -> PackPlan:
-    name = f"manifest-{new_id()}"
-    try:
-        manifest = _write_manifest(layout.manifest(name), request.part_bytes, listing, reporter)
-    except OSError as error:
-        raise InputError(
-            f"Output {layout.location} cannot be written ({error.strerror or error}); name another "
-            "folder."
-        ) from error
-    plan = PackPlan(
-        job_id=new_id(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        pack=request.work(),
-        manifest=name,
-        manifest_digest=manifest.digest,
-        num_rows=manifest.num_rows,
-        num_shards=manifest.num_shards,
-        remarks=listing.remarks(),
-        skipped=dict(listing.skipped.counts),
-    )
-    claimed = claim_plan(layout, plan)
-    if claimed.manifest != name:
-        layout.remove_folder(layout.manifest(name))
-        reporter.note(f"Another run of this job was first; joining it as {claimed.job_id}.")
-    return claimed
-
-
-def _write_manifest(
-    folder: str, part_bytes: int, listing: Listing, reporter: ProgressReporter
-) -> Manifest:
-    probe = storage.join(folder, "probe")  # listing may take long before the first file
-    storage.put_atomic(probe, b"")
-    storage.delete(probe)
-    limits = ShardLimits(
-        max_rows=_MAX_ROWS_PER_PART,
-        max_bytes=part_bytes,
-        next_rows=lambda _: _MAX_ROWS_PER_PART,
-        bytes_of=ExpectedSizes(),
-    )
-    return write_manifest(
-        listing.tables, listing.user_schema, folder, limits=limits, on_rows=_Notes(reporter).hear
-    )
-
-
-class _Notes:
-    """Says every few seconds how many inputs are listed."""
-
-    def __init__(self, reporter: ProgressReporter) -> None:
-        self._listener, self._last = reporter, time.monotonic()
-
-    def hear(self, num_rows: int) -> None:
-        if time.monotonic() - self._last > 2:
-            self._last = time.monotonic()
-            self._listener.note(f"{num_rows:,} images listed so far")
-
-
-# --- run -------------------------------------------------------------------------------------
-
-
-def run_pack(job: PackJob, pack_shards: PackShards, reporter: ProgressReporter) -> PackSummary:
+def run_pack(
+    job: PackJob,
+    cluster: Callable[[], Cluster],
+    reporter: ProgressReporter,
+    *,
+    pack_shards: PackShards = pack_shards,
+) -> PackSummary:
     """Pack every shard that is not done, and commit.
 
     Args:
-        job: Opened.
-        pack_shards: Does the work; not called when every shard is done.
+        job: An opened job.
+        cluster: Returns the cluster; not called if every shard is done.
         reporter: Receives the progress.
+        pack_shards: Packs shards.
 
     Raises:
-        JobFailedError: Too many inputs failed, or the workers stopped; what is done is kept.
+        JobFailedError: If the job is cancelled, too many inputs fail, or the workers stop; what is
+            done is kept.
     """
     if read_commit(job.layout) is not None:  # by another run, since this one opened the job
         return finish_pack(job)
-    seconds, done = _pack(job, pack_shards, reporter)
-    committed, committed_here = commit(job.layout, job.plan)
-    tidy_up(job.layout, job.plan)
-    return PackSummary(
-        committed=committed,
-        output=job.layout.location,
-        reasons=_reasons(job, committed),
+
+    started = time.monotonic()
+
+    def work(pending: list[int]) -> Iterator[PackedShard]:
+        nonlocal started
+        workers = cluster()
+        started = time.monotonic()
+        return pack_shards(pending, job.context, workers)
+
+    run = JobRun(job.layout, job.plan, job.request.failure_limit, reporter)
+    with run.monitored() as monitor:
+        done = list(run.finish_shards("Packing", work, monitor))
+        seconds = time.monotonic() - started if done else 0.0
+        monitor.enter(JobState.RUNNING, "checking the packed files")
+        commit, committed_here = collect(job.layout, job.plan), False
+        if commit is not None:
+            run.check_failures(commit.num_failed)
+            _, committed_here = publish(job.layout, commit)
+        summary = finish_pack(job)
+    return replace(
+        summary,
         seconds=seconds,
         packed_here=sum(packed.num_packed for packed in done),
         bytes_here=sum(packed.image_bytes for packed in done),
@@ -233,47 +224,4 @@ def finish_pack(job: PackJob) -> PackSummary:
     committed = read_commit(job.layout)
     assert committed is not None
     tidy_up(job.layout, job.plan)
-    return PackSummary(committed, job.layout.location, _reasons(job, committed))
-
-
-def _reasons(job: PackJob, committed: PackCommit) -> dict[str, int]:
-    return dict(Counter(failure_reasons(job.layout, committed)).most_common())
-
-
-def _pack(
-    job: PackJob, pack_shards: PackShards, reporter: ProgressReporter
-) -> tuple[float, list[PackedShard]]:
-    """Return the shards that this run has packed, and how long it was at work on them."""
-    finished = read_finished(job.layout)
-    if not finished and storage.exists(job.layout.commit):  # by another run, a moment ago
-        return 0.0, []
-    num_done = sum(packed.num_rows for packed in finished)
-    num_failed = sum(packed.num_failed for packed in finished)
-    _require_few_failures(job, num_failed, num_done)
-    pending = sorted(set(range(job.plan.num_shards)) - {packed.shard for packed in finished})
-    if finished:
-        reporter.note(
-            f"Job {job.plan.job_id} goes on: {num_done:,} of {job.plan.num_rows:,} images are done "
-            "already."
-        )
-    if not pending:
-        return 0.0, []
-    at_work = pack_shards(pending, job.context)
-    started, done = time.monotonic(), []
-    with reporter.progress("Packing", job.plan.num_rows) as bar:
-        bar.advance(num_done, failed=num_failed)
-        for packed in at_work:
-            done.append(packed)
-            num_done, num_failed = num_done + packed.num_rows, num_failed + packed.num_failed
-            bar.advance(packed.num_rows, failed=packed.num_failed)
-            _require_few_failures(job, num_failed, num_done)
-    return time.monotonic() - started, done
-
-
-def _require_few_failures(job: PackJob, num_failed: int, num_done: int) -> None:
-    limit = job.request.max_failures
-    if limit is not None and not limit.allows(num_failed, job.plan.num_rows):
-        raise JobFailedError(
-            f"{num_failed:,} of {num_done:,} images failed so far, more than --max-failures "
-            "allows; what is done is kept. Run the same command with a higher limit to go on."
-        )
+    return PackSummary(committed, job.layout.location)

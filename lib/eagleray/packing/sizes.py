@@ -1,4 +1,4 @@
-"""What images whose size no listing tells are expected to take, so that parts get their size."""
+"""Estimates the sizes of images that are not listed, so that files get about their size."""
 
 from __future__ import annotations
 
@@ -10,33 +10,30 @@ import pyarrow.compute as pc
 from eagleray.core.errors import InputError
 from eagleray.io.fetch import ImageSource
 from eagleray.io.fetch.source import cell_column
-from eagleray.io.tables import open_parquet
+from eagleray.io.parquet_table import open_parquet
 
 __all__ = ["ExpectedSizes"]
 
-_USUAL_BYTES = 128 * 2**10
+_TYPICAL_BYTES = 128 * 2**10
 
 
 class ExpectedSizes:
-    """Bytes of images: as listed; in a table, its average; else what is usual."""
+    """Bytes of images: as listed, or the average of their table, or a typical size."""
 
     def __init__(self) -> None:
         self._averages: dict[str, int] = {}
 
     def __call__(self, rows: pa.Table) -> npt.NDArray[np.int64]:
-        """Return the bytes of each row.
+        """Return the bytes of each row's image, int64 (N,).
 
         Args:
-            rows: With the columns of a listing.
-
-        Returns:
-            int64 array (N,).
+            rows: Rows with the columns of a listing.
         """
         sizes = rows.column("size")
         if sizes.null_count == 0:
             listed: npt.NDArray[np.int64] = sizes.to_numpy()
             return listed
-        expected = np.full(rows.num_rows, _USUAL_BYTES, np.int64)
+        expected = np.full(rows.num_rows, _TYPICAL_BYTES, np.int64)
         containers = rows.column("container")
         packed = pc.equal(rows.column("packing"), "parquet")
         for container in pc.unique(containers.filter(packed)).to_pylist():
@@ -58,8 +55,8 @@ def _average_bytes(container: str, column: str) -> int:
     try:
         with open_parquet(container) as file:
             metadata = file.metadata
-    except (OSError, InputError):  # its images will be found unreadable, one by one
-        return _USUAL_BYTES
+    except (OSError, InputError):  # its images will fail one by one
+        return _TYPICAL_BYTES
     total = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -1,12 +1,10 @@
-"""What runs on a worker: one shard in, its parts and its receipt put, a summary out."""
+"""Packs one shard on a worker: puts its files and its receipt, and returns a summary."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,14 +13,17 @@ from eagleray.core.errors import BadImageError, JobFailedError, Reason
 from eagleray.io import storage
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.io.http import UrlPolicy
-from eagleray.packing.parts import (
-    PartFormat,
-    PartWriter,
-    part_name,
+from eagleray.io.read_ahead import read_ahead
+from eagleray.packing.files import (
+    PackFormat,
+    PackWriter,
+    pack_file_name,
     pick_rows,
     with_user_columns,
 )
-from eagleray.packing.receipt import PackedPart, PackedShard, encode_receipt, read_receipt
+from eagleray.packing.receipt import PackedShard, encode_receipt, read_receipt
+from eagleray.sharded.columns import image_sources
+from eagleray.sharded.commit import OutputFile
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 
@@ -40,37 +41,37 @@ class PackContext:
 
     Attributes:
         output: Location of the output.
-        manifest_folder: Of the inputs.
-        num_shards: In the manifest.
-        part_format: Of the parts.
-        part_bytes: Of the images in a part, where there are more than one.
-        max_bytes: Of one image.
-        urls: Which addresses may be fetched.
-        s3: How S3 is reached.
+        manifest_folder: Folder of the manifest.
+        num_shards: Number of shards in the manifest.
+        file_format: Format of the files.
+        file_bytes: Maximum number of bytes of the images in a file, unless it has only one.
+        max_bytes: Maximum number of bytes of an image.
+        urls: Addresses that images may be fetched from.
+        s3: Options that reach S3.
     """
 
     output: str
     manifest_folder: str
     num_shards: int
-    part_format: PartFormat
-    part_bytes: int
+    file_format: PackFormat
+    file_bytes: int
     max_bytes: int
     urls: UrlPolicy
     s3: storage.S3Options
 
 
 class _OtherContentError(Exception):
-    """A part is there already, and other bytes are in it than its inputs have now."""
+    """There is a file of the name already, with other bytes than its inputs have now."""
 
 
 def pack_shard(context: PackContext, shard: int) -> PackedShard:
-    """Read a shard's images, put them into parts, and put its receipt.
+    """Read a shard's images, put them into files, and put its receipt.
 
-    A shard that is done is left alone, so two workers may do the same one.
+    A shard that has a receipt is not packed again, so two workers may get the same one.
 
     Raises:
-        JobFailedError: A part of this name is there already, with other content.
-        OSError: The manifest cannot be read, or a part cannot be written.
+        JobFailedError: If there is a file of the same name with other content.
+        OSError: If the manifest cannot be read, or a file cannot be written.
     """
     storage.use_s3(context.s3)
     layout = OutputLayout(context.output)
@@ -83,7 +84,7 @@ def pack_shard(context: PackContext, shard: int) -> PackedShard:
         packed, failures = packer.pack()
     except _OtherContentError as found:
         try:
-            return read_receipt(layout, shard)[0]  # another run has put what it had found
+            return read_receipt(layout, shard)[0]  # of another run that put the file
         except FileNotFoundError:
             raise JobFailedError(
                 f"{found} was left there by a run that was stopped, and its inputs have changed "
@@ -93,21 +94,24 @@ def pack_shard(context: PackContext, shard: int) -> PackedShard:
     if storage.put_if_absent(layout.shard(shard), encode_receipt(packed, failures)):
         return packed
     standing, _ = read_receipt(layout, shard)
-    for part in packer.made:
-        if part not in standing.parts:
-            storage.delete(storage.join(layout.location, part.name))
+    for file in packer.new_files:
+        if file not in standing.files:
+            storage.delete(storage.join(layout.location, file.name))
     return standing
 
 
 class _ShardPacker:
-    """Fills one part after the other with the images of a shard."""
+    """Fills one file after the other with the images of a shard.
+
+    Attributes:
+        new_files: Files that were not there before.
+    """
 
     def __init__(self, context: PackContext, layout: OutputLayout, shard: int) -> None:
         self._context, self._layout, self._shard = context, layout, shard
         self._rows = _manifest(context.manifest_folder, context.num_shards).shard(shard)
-        self._parts: list[PackedPart] = []
-        self.made: list[PackedPart] = []
-        """Parts that were not there before."""
+        self._files: list[OutputFile] = []
+        self.new_files: list[OutputFile] = []
 
     def pack(self) -> tuple[PackedShard, pa.Table]:
         """Return what was packed, and the rows that failed."""
@@ -115,13 +119,13 @@ class _ShardPacker:
         image_bytes = first = 0
         writer = self._new_writer()
         reader = _reader(self._context.max_bytes, self._context.urls)
-        for index, image in enumerate(_read_in_order(reader, _sources(self._rows))):
+        for index, image in enumerate(_read_in_order(reader, image_sources(self._rows))):
             fault = _fault(image, self._context.max_bytes)
             if fault is not None:
                 failed.append((index, fault))
                 continue
             assert isinstance(image, bytes)
-            too_much = writer.num_image_bytes + len(image) > self._context.part_bytes
+            too_much = writer.num_image_bytes + len(image) > self._context.file_bytes
             if writer.num_rows and too_much:
                 self._put(writer, first)
                 writer = self._new_writer()
@@ -133,19 +137,19 @@ class _ShardPacker:
             self._put(writer, first)
         packed = PackedShard(
             shard=self._shard,
-            parts=tuple(self._parts),
+            files=tuple(self._files),
             num_failed=len(failed),
             image_bytes=image_bytes,
         )
         return packed, _failures(self._rows, failed)
 
-    def _new_writer(self) -> PartWriter:
-        return PartWriter(self._rows, self._context.part_format)
+    def _new_writer(self) -> PackWriter:
+        return PackWriter(self._rows, self._context.file_format)
 
-    def _put(self, writer: PartWriter, first: int) -> None:
+    def _put(self, writer: PackWriter, first: int) -> None:
         content = writer.close()
-        name = part_name(self._shard, len(self._parts), self._context.part_format)
-        part = PackedPart(
+        name = pack_file_name(self._shard, len(self._files), self._context.file_format)
+        file = OutputFile(
             name=name,
             first_row=self._rows.column("row")[first].as_py(),
             num_rows=writer.num_rows,
@@ -154,10 +158,10 @@ class _ShardPacker:
         )
         location = storage.join(self._layout.location, name)
         if storage.put_if_absent(location, content):
-            self.made.append(part)
+            self.new_files.append(file)
         elif storage.read_bytes(location) != content:
             raise _OtherContentError(location)
-        self._parts.append(part)
+        self._files.append(file)
 
 
 def _fault(image: bytes | BadImageError, max_bytes: int) -> BadImageError | None:
@@ -191,16 +195,10 @@ def _reader(max_bytes: int, urls: UrlPolicy) -> ImageReader:
     return ImageReader(max_bytes, urls)
 
 
-def _sources(rows: pa.Table) -> list[ImageSource]:
-    names = ("uri", "size", "packing", "container", "offset")
-    columns = [rows.column(name).to_pylist() for name in names]
-    return [ImageSource(*values) for values in zip(*columns, strict=True)]
-
-
 def _read_in_order(
     reader: ImageReader, sources: Sequence[ImageSource]
 ) -> Iterator[bytes | BadImageError]:
-    """Yield every image in order, read a few ahead: as many as their listed sizes allow."""
+    """Yield every image in order, read ahead as far as their listed sizes allow."""
 
     def read(source: ImageSource) -> bytes | BadImageError:
         try:
@@ -208,19 +206,11 @@ def _read_in_order(
         except BadImageError as error:
             return error
 
-    pool = ThreadPoolExecutor(_NUM_READERS)
-    ahead: deque[tuple[int, Future[bytes | BadImageError]]] = deque()
-    bytes_ahead = 0
-    try:
-        for source in sources:
-            size = _UNKNOWN_BYTES if source.size is None else source.size
-            while ahead and (len(ahead) == _IMAGES_AHEAD or bytes_ahead + size > _BYTES_AHEAD):
-                before, future = ahead.popleft()
-                bytes_ahead -= before
-                yield future.result()
-            ahead.append((size, pool.submit(read, source)))
-            bytes_ahead += size
-        for _, future in ahead:
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return read_ahead(
+        read,
+        sources,
+        threads=_NUM_READERS,
+        max_ahead=_IMAGES_AHEAD,
+        max_bytes=_BYTES_AHEAD,
+        num_bytes=lambda source: _UNKNOWN_BYTES if source.size is None else source.size,
+    )

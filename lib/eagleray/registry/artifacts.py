@@ -1,7 +1,7 @@
-"""What is kept beside the runs of MLflow: packages, evaluations, splits; read, written, removed.
+"""Reads, writes and removes the artifacts of MLflow runs: packages, evaluations, splits.
 
-The artifacts of a run are in a folder, in an object store, or behind an MLflow server that gives
-nobody else access. MLflow's client knows all of them; what can be read where it lies, is.
+The artifacts of a run are in a folder, in an object store, or behind an MLflow server that alone
+has access. Artifacts that storage can read are read in place; others are downloaded first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.io.storage.plain import open_plain_folder
-from eagleray.registry.tracking import explain_failures
+from eagleray.io.storage.untrusted import open_untrusted_folder
+from eagleray.registry.tracking import registry_errors
 
 __all__ = ["RunArtifacts"]
 
@@ -27,43 +27,43 @@ class RunArtifacts:
     """The artifacts of all runs of one MLflow.
 
     Args:
-        settings: Which MLflow.
-        client: Connected to it.
+        settings: The settings that name the MLflow.
+        client: A client that is connected to it.
     """
 
     def __init__(self, settings: Settings, client: Any) -> None:
         self._settings, self._client = settings, client
 
     def names(self, run_id: str, folder: str | None = None) -> list[str]:
-        """Return the paths of what a run has at its root or in a folder; none if that is new."""
-        with explain_failures(self._settings):
+        """Return the paths of a run's artifacts at its root or in a folder, if it exists."""
+        with registry_errors(self._settings):
             return [item.path for item in self._client.list_artifacts(run_id, folder)]
 
     def write(self, run_id: str, path: str, text: str) -> None:
-        """Keep a text with a run, in place of what has that path."""
-        with explain_failures(self._settings):
+        """Write a text as an artifact of a run, replacing one with the same path."""
+        with registry_errors(self._settings):
             self._client.log_text(run_id, text, path)
 
     def folder(self, run_id: str) -> str:
         """Return the URI of a run's artifacts."""
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             return str(self._client.get_run(run_id).info.artifact_uri)
 
     def read(self, folder_uri: str, name: str, *, limit: int) -> bytes:
         """Read a file of a run.
 
         Args:
-            folder_uri: Of the folder that it is in.
-            name: Of the file.
-            limit: Bytes that it may have.
+            folder_uri: URI of the file's folder.
+            name: Name of the file.
+            limit: Largest number of bytes.
 
         Raises:
-            InputError: It is not there, no regular file, or has more bytes.
+            InputError: If the file is missing, not a regular file, or too large.
         """
-        with self.reachable(f"{folder_uri}/{name}", max_bytes=limit) as location:
+        with self.accessible(f"{folder_uri}/{name}", max_bytes=limit) as location:
             folder = location.removesuffix(f"/{name}")
             try:
-                with open_plain_folder(folder) as opened, opened.open(name) as file:
+                with open_untrusted_folder(folder) as opened, opened.open(name) as file:
                     _require_size(location, file.size, limit)
                     return file.read(0, file.size)
             except OSError as error:
@@ -71,22 +71,22 @@ class RunArtifacts:
                     f"{location} cannot be read ({error.strerror or error})."
                 ) from error
 
-    def is_behind_a_server(self, uri: str) -> bool:
-        """Whether an artifact is copied before it can be read."""
+    def is_behind_server(self, uri: str) -> bool:
+        """Whether an artifact must be downloaded before it can be read."""
         return uri.startswith(_BEHIND_A_SERVER)
 
     @contextlib.contextmanager
-    def reachable(self, uri: str, *, max_bytes: int | None = None) -> Iterator[str]:
-        """Give a location that storage reads: the artifact's own, or that of a copy.
+    def accessible(self, uri: str, *, max_bytes: int | None = None) -> Iterator[str]:
+        """Yield a location that storage can read: the artifact's own, or that of a download.
 
         Args:
-            uri: Of a file or folder.
-            max_bytes: Of a file, how much is copied from behind a server at most.
+            uri: URI of a file or folder.
+            max_bytes: Largest number of bytes of a file that is downloaded.
 
         Raises:
-            InputError: The file has more bytes.
+            InputError: If the file has more bytes.
         """
-        if not self.is_behind_a_server(uri):
+        if not self.is_behind_server(uri):
             yield storage.absolute(uri)
             return
         import mlflow.artifacts
@@ -96,7 +96,7 @@ class RunArtifacts:
             sizes = self.sizes(folder, limit=_MAX_ENTRIES, recursive=False)
             _require_size(uri, sizes.get(name, 0), max_bytes)
         with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-            with explain_failures(self._settings):
+            with registry_errors(self._settings):
                 location = mlflow.artifacts.download_artifacts(
                     artifact_uri=uri, dst_path=folder, tracking_uri=self._settings.mlflow_uri
                 )
@@ -106,18 +106,18 @@ class RunArtifacts:
         """Return the bytes of the files in a folder, by name.
 
         Args:
-            uri: Of the folder.
-            limit: Files and folders that there may be.
-            recursive: Whether those in folders below are among them.
+            uri: URI of the folder.
+            limit: Largest number of files and folders.
+            recursive: Whether files in subfolders are included.
 
         Raises:
-            InputError: There are more.
+            InputError: If there are more.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         found: dict[str, int] = {}
         folders: list[str | None] = [None]
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             root = get_artifact_repository(uri, tracking_uri=self._settings.mlflow_uri)
             for num_listed, folder in enumerate(folders, start=1):
                 for item in root.list_artifacts(folder):
@@ -130,10 +130,10 @@ class RunArtifacts:
         return found
 
     def remove(self, folder_uri: str, name: str) -> None:
-        """Remove a file or folder of a run; once more changes nothing."""
+        """Remove a file or folder of a run; repeating it changes nothing."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with explain_failures(self._settings):
+        with registry_errors(self._settings):
             root = get_artifact_repository(folder_uri, tracking_uri=self._settings.mlflow_uri)
             if name in [item.path for item in root.list_artifacts()]:
                 root.delete_artifacts(name)

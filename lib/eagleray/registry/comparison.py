@@ -1,4 +1,4 @@
-"""Two versions side by side: figures, and whether they can be compared at all."""
+"""Compares the metrics and facts of two versions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import ModelManifest
 from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["Comparison", "MetricPair", "Side", "compare"]
+__all__ = ["ComparedVersion", "Comparison", "MetricPair", "compare"]
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedVersion:
     """One of the two versions, with all that is compared.
 
     Attributes:
-        version: Of the registry.
-        manifest: What its package says of itself.
-        evaluations: Newest first.
+        version: The registered version.
+        manifest: The manifest of its package.
+        evaluations: Its evaluations, newest first.
     """
 
     version: ModelVersion
@@ -28,18 +28,18 @@ class Side:
     evaluations: tuple[EvaluationRecord, ...]
 
     @classmethod
-    def read(cls, registry: Registry, version: ModelVersion) -> Side:
-        """Fetch it; the weights stay where they are.
+    def read(cls, registry: Registry, version: ModelVersion) -> ComparedVersion:
+        """Fetch what is compared, which does not include the weights.
 
         Raises:
-            PackageError: The package is not what was registered.
+            PackageError: If the package is not the one that was registered.
         """
         evaluations = tuple(registry.evaluations(version))
         return cls(version, registry.manifest(version), evaluations)
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """What makes it what it is, apart from its figures."""
+        """What the version was made from, by name."""
         manifest, lineage = self.manifest, self.manifest.lineage
         return {
             "task": manifest.task.name,
@@ -49,14 +49,14 @@ class Side:
             "training data": lineage.data_digest,
             "split": lineage.split_digest,
             "test set": lineage.test_digest,
-            "started from": lineage.parent,
+            "parent (initial weights)": lineage.parent,
             "package": self.version.digest,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class MetricPair:
-    """One metric of both; None where one of them has no such figure."""
+    """One metric of both versions; None if a version does not have it."""
 
     metric: str
     first: float | None
@@ -64,7 +64,7 @@ class MetricPair:
 
     @property
     def difference(self) -> float | None:
-        """Of the second from the first."""
+        """The second value minus the first."""
         if self.first is None or self.second is None:
             return None
         return self.second - self.first
@@ -75,21 +75,21 @@ class Comparison:
     """Two versions side by side.
 
     Attributes:
-        first: One.
-        second: The other.
-        same_images: Whether their figures were measured on the same images; None if nobody knows.
-        measured_on: Location of these images, where an evaluation names it.
-        metrics: The figures, by name.
+        first: The first version.
+        second: The second version.
+        same_images: Whether the metrics were measured on the same images; None if not known.
+        measured_on: Location of these images, if an evaluation names it.
+        metrics: The metrics, by name.
     """
 
-    first: Side
-    second: Side
+    first: ComparedVersion
+    second: ComparedVersion
     same_images: bool | None
     measured_on: str | None
     metrics: tuple[MetricPair, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the comparison as JSON for scripts."""
         first, second = self.first.facts, self.second.facts
         return {
             "first": self.first.version.reference,
@@ -115,11 +115,11 @@ class Comparison:
         }
 
 
-def compare(first: Side, second: Side) -> Comparison:
-    """Put two versions side by side.
+def compare(first: ComparedVersion, second: ComparedVersion) -> Comparison:
+    """Compare two versions.
 
-    Figures come from evaluations on the same images where both have one. Otherwise they are those
-    that each was registered with, on its own test set.
+    If both have an evaluation on the same images, its metrics are compared; otherwise the metrics
+    that each version was registered with, on its own test set.
     """
     others = {record.data_digest: record for record in second.evaluations}
     for record in first.evaluations:

@@ -1,13 +1,13 @@
-"""Pages that people look at: self-contained HTML with pictures and SVG plots inside."""
+"""Renders reports: self-contained HTML pages with thumbnails and SVG plots."""
 
 from eagleray.reports.plots import (
-    confusion,
+    bar_chart,
+    confusion_matrix,
     curves,
-    dots,
+    dot_plot,
     histogram,
-    horizontal_bars,
+    learning_curves,
     line,
-    progress,
     scatter,
     series,
 )
@@ -15,13 +15,13 @@ from eagleray.reports.render import render_page
 from eagleray.reports.thumbnails import thumbnail, thumbnails
 
 __all__ = [
-    "confusion",
+    "bar_chart",
+    "confusion_matrix",
     "curves",
-    "dots",
+    "dot_plot",
     "histogram",
-    "horizontal_bars",
+    "learning_curves",
     "line",
-    "progress",
     "render_page",
     "scatter",
     "series",

@@ -1,4 +1,4 @@
-"""Small plots as SVG text, drawn by matplotlib without a display or global state."""
+"""Draws small plots as SVG text, with matplotlib but without a display or global state."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "confusion",
+    "bar_chart",
+    "confusion_matrix",
     "curves",
-    "dots",
+    "dot_plot",
     "histogram",
-    "horizontal_bars",
+    "learning_curves",
     "line",
-    "progress",
     "scatter",
     "series",
 ]
@@ -46,12 +46,18 @@ def _svg(figure: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading a label's dollar signs as mathematics."""
+    """Escape dollar signs, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")
 
 
-def horizontal_bars(names: Sequence[str], counts: Sequence[int], *, title: str) -> str:
-    """Draw one bar for each name, first on top, with its count beside it."""
+def _label(axes: Any, *, title: str, x_label: str = "", y_label: str = "") -> None:
+    axes.set_title(_plain(title), fontsize=10, loc="left", color=INK)
+    axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
+    axes.set_ylabel(_plain(y_label), fontsize=8, color=INK)
+
+
+def bar_chart(names: Sequence[str], counts: Sequence[int], *, title: str) -> str:
+    """Draw a horizontal bar chart with counts, the first bar on top."""
     figure, axes = _figure(6.0, 0.5 + 0.26 * max(len(names), 1))
     positions = range(len(names))
     bars = axes.barh(positions, counts, color=ACCENT)
@@ -61,28 +67,24 @@ def horizontal_bars(names: Sequence[str], counts: Sequence[int], *, title: str) 
     axes.set_xticks([])
     axes.spines[["bottom"]].set_visible(False)
     axes.margins(x=0.12)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title)
     return _svg(figure)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, label: str) -> str:
-    """Draw counts between edges."""
+    """Draw a histogram from bin edges and counts."""
     figure, axes = _figure(6.0, 2.6)
     axes.stairs(counts, edges, fill=True, color=ACCENT)
-    axes.set_xlabel(label, fontsize=8, color=INK)
-    axes.set_ylabel("images", fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=label, y_label="images")
     return _svg(figure)
 
 
 def line(x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_label: str) -> str:
-    """Draw y over x, from zero."""
+    """Draw y over x, with the y axis from zero."""
     figure, axes = _figure(6.0, 2.6)
     axes.plot(x, y, color=ACCENT, linewidth=1.6, marker=".", markersize=4)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(x_label, fontsize=8, color=INK)
-    axes.set_ylabel(y_label, fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label, y_label=y_label)
     return _svg(figure)
 
 
@@ -94,38 +96,38 @@ def curves(
     y_label: str,
     diagonal: bool = False,
 ) -> str:
-    """Draw named lines of (name, x, y) in the unit square, the first one strongest.
+    """Draw named lines in the unit square, such as ROC curves, with the first one emphasized.
 
     Args:
-        lines: To draw.
-        title: Above.
-        x_label: Below.
-        y_label: Beside.
-        diagonal: Draw it, as what chance or perfect calibration gives.
+        lines: Name, x and y of each line.
+        title: Title of the plot.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        diagonal: Whether to draw the diagonal, the line of chance or of perfect calibration.
     """
     figure, axes = _figure(6.0, 4.4)
     if diagonal:
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle="--")
-    for place, (name, x, y) in enumerate(lines):
-        width, color = 1.0 if place else 2.0, COLORS[place % len(COLORS)]
+    for index, (name, x, y) in enumerate(lines):
+        width, color = 1.0 if index else 2.0, COLORS[index % len(COLORS)]
         marker = {"marker": "o", "markersize": 3} if len(x) <= 20 else {}
         axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:64]), **marker)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
-    axes.set_xlabel(x_label, fontsize=8, color=INK)
-    axes.set_ylabel(y_label, fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label, y_label=y_label)
     axes.legend(fontsize=7, frameon=False, loc="best")
     return _svg(figure)
 
 
-def confusion(labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, title: str) -> str:
-    """Draw a confusion matrix: a row for each true label, coloured by the share of the row.
+def confusion_matrix(
+    labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, title: str
+) -> str:
+    """Draw a confusion matrix with a row for each true label, coloured by the share of the row.
 
     Args:
-        labels: Of rows and columns.
-        counts: (num_labels, num_labels), true label first.
-        title: Above.
+        labels: Labels of rows and columns.
+        counts: Counts of shape (num_labels, num_labels), true label first.
+        title: Title of the plot.
     """
     size = 2.2 + 0.36 * len(labels)
     figure, axes = _figure(max(size, 4.4), max(size, 3.6))
@@ -139,24 +141,20 @@ def confusion(labels: Sequence[str], counts: npt.NDArray[np.integer[Any]], *, ti
         color = "white" if shares[row, column] > 0.5 else INK
         text = f"{counts[row, column]:,}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
-    axes.set_xlabel("answered", fontsize=8, color=INK)
-    axes.set_ylabel("true", fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label="predicted", y_label="true")
     return _svg(figure)
 
 
 def scatter(
     x: Sequence[float], y: Sequence[float], *, title: str, x_label: str, y_label: str
 ) -> str:
-    """Draw points, with the diagonal on which both are equal."""
+    """Draw a scatter plot with the diagonal x = y."""
     figure, axes = _figure(6.0, 4.4)
     lowest, highest = min(*x, *y), max(*x, *y)
     axes.plot([lowest, highest], [lowest, highest], color=LINE, linewidth=1, linestyle="--")
-    # Thousands of points are one picture, or the page would be slow to show.
+    # Thousands of points are rasterized, so that pages render quickly.
     axes.scatter(x, y, s=8, color=ACCENT, alpha=0.5, linewidths=0, rasterized=len(x) > 500)
-    axes.set_xlabel(x_label, fontsize=8, color=INK)
-    axes.set_ylabel(y_label, fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label, y_label=y_label)
     return _svg(figure)
 
 
@@ -169,15 +167,15 @@ def series(
     logarithmic: bool = False,
     mark: float | None = None,
 ) -> str:
-    """Draw several lines over one x, each with its name.
+    """Draw several named lines over a common x axis.
 
     Args:
-        x: Shared by all.
-        values: Of each line by its name.
-        title: Above.
-        x_label: Below.
-        logarithmic: Scale x by powers of ten.
-        mark: Place on x that is pointed out.
+        x: Values on the x axis.
+        values: Values of each line by its name.
+        title: Title of the plot.
+        x_label: Label of the x axis.
+        logarithmic: Whether the x axis is logarithmic.
+        mark: Position of a vertical line on the x axis.
     """
     figure, axes = _figure(6.0, 2.6)
     for index, (name, y) in enumerate(values.items()):
@@ -188,25 +186,25 @@ def series(
         axes.set_xscale("log")
     if len(values) > 1:
         axes.legend(fontsize=8, frameon=False)
-    axes.set_xlabel(x_label, fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label)
     return _svg(figure)
 
 
-def progress(
+def learning_curves(
     lines: Sequence[tuple[Sequence[float], str | None, bool]],
     *,
     title: str,
     x_label: str,
     y_label: str,
 ) -> str:
-    """Draw lines of different lengths that all begin at 1.
+    """Draw learning curves of different lengths over epochs from 1.
 
     Args:
-        lines: (values, name, whether it is gray) of each; those with a name are in the legend.
-        title: Above.
-        x_label: Below.
-        y_label: Beside.
+        lines: Values, name and whether it is gray, of each curve; the legend shows those with a
+            name.
+        title: Title of the plot.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
     """
     figure, axes = _figure(6.0, 4.4)
     named = 0
@@ -221,13 +219,11 @@ def progress(
     axes.xaxis.get_major_locator().set_params(integer=True)
     if named:
         axes.legend(fontsize=8, frameon=False)
-    axes.set_xlabel(x_label, fontsize=8, color=INK)
-    axes.set_ylabel(y_label, fontsize=8, color=INK)
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label, y_label=y_label)
     return _svg(figure)
 
 
-def dots(
+def dot_plot(
     points: Sequence[tuple[float, float, bool]],
     *,
     title: str,
@@ -235,23 +231,21 @@ def dots(
     y_label: str,
     logarithmic: bool = False,
 ) -> str:
-    """Draw points of (x, y, whether it is gray).
+    """Draw a scatter plot of accented and gray points.
 
     Args:
-        points: To draw.
-        title: Above.
-        x_label: Below.
-        y_label: Beside.
-        logarithmic: Scale x by powers of ten.
+        points: x, y and whether it is gray, of each point.
+        title: Title of the plot.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        logarithmic: Whether the x axis is logarithmic.
     """
     figure, axes = _figure(6.0, 2.6)
     for gray in (True, False):
-        x = [place for place, _, is_gray in points if is_gray == gray]
+        x = [value for value, _, is_gray in points if is_gray == gray]
         y = [value for _, value, is_gray in points if is_gray == gray]
         axes.scatter(x, y, s=26, color=LINE if gray else ACCENT, linewidths=0)
     if logarithmic:
         axes.set_xscale("log")
-    axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
-    axes.set_ylabel(y_label, fontsize=8, color=INK)
-    axes.set_title(_plain(title), fontsize=10, loc="left", color=INK)
+    _label(axes, title=title, x_label=x_label, y_label=y_label)
     return _svg(figure)

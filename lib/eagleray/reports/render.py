@@ -1,6 +1,6 @@
-"""Templates to HTML. Everything is escaped; a page refers to nothing outside itself.
+"""Renders HTML templates; all text is escaped, and pages load nothing from elsewhere.
 
-No text can be shown in another order than it is written in, and none hides a character.
+Bidirectional overrides and invisible characters are escaped too.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from eagleray.core.display import visible
+from eagleray.core.display import escape_text
 
 __all__ = ["render_page"]
 
 
 def render_page(template: str, **values: Any) -> bytes:
-    """Render a template of `pages/templates` as the bytes of an HTML file.
+    """Render a template of `reports/templates` to the bytes of an HTML file.
 
     Args:
-        template: Its file name.
-        values: What it refers to; text is escaped, `Markup` (plots) is not.
+        template: File name of the template.
+        values: Its variables; text is escaped, `Markup` (plots) is not.
     """
     environment = Environment(
         loader=PackageLoader("eagleray.reports"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -34,9 +34,9 @@ def render_page(template: str, **values: Any) -> bytes:
     return environment.get_template(template).render(**values).encode()
 
 
-def _shown(value: object) -> object:
-    """Return what a template prints of a value."""
+def _finalize(value: object) -> object:
+    """Return the printed form of a value."""
     if not isinstance(value, str):
         return value
-    text = visible(value, keep="\n\t")
-    return Markup(text) if isinstance(value, Markup) else text  # noqa: S704 — as it was
+    text = escape_text(value, keep="\n\t")
+    return Markup(text) if isinstance(value, Markup) else text  # noqa: S704 — it was `Markup` before

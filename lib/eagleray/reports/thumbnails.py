@@ -1,22 +1,21 @@
-"""Pictures small enough to live inside a page."""
+"""Makes thumbnails of images as `data:` URIs for pages."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from eagleray.core.errors import BadImageError
 from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
 from eagleray.io.fetch import fetch_image
+from eagleray.io.read_ahead import read_ahead
 
 __all__ = ["thumbnail", "thumbnails"]
 
 _SIDE = 96
-_AT_A_TIME = 8
 _CONTRACT = ImageContract(
     formats=FORMATS,
     resize=ShortestSide(size=_SIDE),
@@ -28,7 +27,7 @@ _CONTRACT = ImageContract(
 
 
 def thumbnail(uri: str) -> str | None:
-    """Return a square picture of an image as a `data:` URI; None when it cannot be shown."""
+    """Return a square thumbnail of an image as a `data:` URI; None if it cannot be decoded."""
     try:
         pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
     except BadImageError:
@@ -39,6 +38,5 @@ def thumbnail(uri: str) -> str | None:
 
 
 def thumbnails(uris: Sequence[str]) -> list[str | None]:
-    """Return the pictures of several images, in order."""
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        return list(pool.map(thumbnail, uris))
+    """Return the thumbnails of several images, in order."""
+    return list(read_ahead(thumbnail, uris))

@@ -1,7 +1,7 @@
-"""Who is let in: the caller's key, its quota, and the bytes that are in flight.
+"""Admits requests: authenticates the caller, enforces its quota and limits the bytes in flight.
 
-Whether callers need keys is settled once, when the service starts (`settle_access`), and is never
-loosened while it runs: every replica is handed the same `Access`, those that start later too.
+Whether callers need keys is determined once, when the service starts (`determine_access`), and is
+never relaxed while it runs: every replica gets the same `Access`, including those that start later.
 """
 
 from __future__ import annotations
@@ -20,64 +20,71 @@ from eagleray.serving.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError, TooLargeError
 from eagleray.serving.routing import Snapshot
 
-__all__ = ["NOBODY", "Access", "ByteGate", "Quotas", "identify", "is_loopback", "settle_access"]
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "ByteLimiter",
+    "Quotas",
+    "authenticate",
+    "determine_access",
+    "is_loopback",
+]
 
 _RETRY_AFTER = 0.5  # seconds
 
-NOBODY = ""
-"""The application of a caller on this machine, where the service takes callers without keys."""
+ANONYMOUS = ""
+"""The application name of a caller on this machine that needs no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who is let in, as it was settled when the service started. Its fields are plain JSON.
+    """The access policy, fixed when the service starts. Its fields are plain JSON.
 
     Attributes:
-        keyless: Whether callers on this machine need no key, and no others are let in.
+        keyless: Whether only callers on this machine are admitted, and need no key.
         database: Identity of the database that the service started with.
-        last_change: Number of the last change of any application at that moment.
+        last_change: Number of the last change to any application when the service started.
     """
 
     keyless: bool
     database: str
     last_change: int
 
-    def demands_keys(self, snapshot: Snapshot) -> bool:
+    def requires_keys(self, snapshot: Snapshot) -> bool:
         """Whether callers need keys now.
 
-        A service that started without keys demands them as soon as an application is made, and
-        goes on to when that is deleted: the record of changes keeps both.
+        A service that started without keys requires them as soon as an application is created, and
+        still does after that application is deleted: the record of changes holds both.
         """
         changed = snapshot.last_change > self.last_change
         return not self.keyless or changed or bool(snapshot.applications)
 
 
-def settle_access(database: OpenDatabase, *, host_is_loopback: bool) -> Access:
-    """Settle whether the service that starts now demands keys.
+def determine_access(database: OpenDatabase, *, host_is_loopback: bool) -> Access:
+    """Determine whether the service that starts now requires keys.
 
-    It does where there are applications. Where there are none it takes callers on this machine
-    alone, without keys.
+    It does if there is any application. Otherwise it admits only callers on this machine, without
+    keys.
 
     Args:
-        database: Opened.
-        host_is_loopback: Whether the service listens to this machine alone.
+        database: The organisation's database.
+        host_is_loopback: Whether the service listens on loopback only.
 
     Raises:
-        InputError: Others would reach the service, and there is no application.
-        OutageError: The database does not answer.
+        InputError: If other machines would reach the service and there is no application.
+        OutageError: If the database does not answer.
     """
     identity = database.read_identity()
     callers = Applications(database, who="").read()
     if not callers.applications and not host_is_loopback:
         raise InputError(
-            "The service would be reached from other machines, and no application is configured "
-            "that callers could be known by; make one with `eagleray apps create NAME`, or leave "
-            "--host out."
+            "Other machines would reach the service, but no application exists that could "
+            "authenticate callers; create one with `eagleray apps create NAME`, or omit --host."
         )
     return Access(not callers.applications, identity, callers.last_change)
 
 
-def identify(
+def authenticate(
     access: Access,
     snapshot: Snapshot,
     key: str | None,
@@ -85,38 +92,40 @@ def identify(
     *,
     require_known: Callable[[], None] = lambda: None,
 ) -> str:
-    """Return the application that a key belongs to; `NOBODY` where callers need no key.
+    """Return the application that a key belongs to; `ANONYMOUS` if callers need no key.
 
     Args:
-        access: As it was settled when the service started.
-        snapshot: With the keys that hold.
-        key: As sent; None for none.
-        address: Of the peer itself, whatever a header says of it; None where it is not known.
-        require_known: Refuses where the snapshot cannot tell any more who is let in.
+        access: The access policy of the service.
+        snapshot: The current snapshot, which holds the valid keys.
+        key: The key as sent; None if the request has none.
+        address: Network address of the peer, not one from a header; None if it is unknown.
+        require_known: Raises if the snapshot is too old to tell which keys are valid.
 
     Raises:
-        NotAllowedError: The key does not hold, or there is none and one is needed.
-        OutageError: As `require_known` says.
+        NotAllowedError: If the key is not valid, or is required and missing.
+        OutageError: If `require_known` raises it.
     """
-    if not access.demands_keys(snapshot):
+    if not access.requires_keys(snapshot):
         if address is not None and is_loopback(address):
             require_known()
-            return NOBODY
+            return ANONYMOUS
         raise NotAllowedError(
-            "This service started without any application, so only callers on its own machine are "
-            "let in; `eagleray apps create NAME` makes the first key."
+            "This service started without any application, so it admits only callers on its own "
+            "machine; `eagleray apps create NAME` creates the first key."
         )
     if key is None:
         raise NotAllowedError("Send the application's key as `Authorization: Bearer KEY`.")
     require_known()
     found = snapshot.keys.get(key_digest(key))
     if found is None or (found.expires is not None and found.expires <= datetime.now(UTC)):
-        raise NotAllowedError("This key is not, or no longer, one of an application.")
+        raise NotAllowedError(
+            "This key is unknown, expired or revoked; ask the operator for a new one."
+        )
     return found.application
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine, an IPv4 address in IPv6's form included."""
+    """Whether an address is a loopback address, including an IPv4-mapped IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -126,11 +135,11 @@ def is_loopback(address: str) -> bool:
 
 
 class Quotas:
-    """Images a second for each application, a second's worth of them at once.
+    """Limits the images a second of each application, as a token bucket of one second's size.
 
     Args:
-        share: Of each quota, for this replica.
-        clock: Seconds.
+        share: Fraction of each quota that this replica grants.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, *, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -141,19 +150,19 @@ class Quotas:
         """Count images against a quota.
 
         Raises:
-            FullError: It is used up; nothing is counted.
+            FullError: If the quota is used up; nothing is counted then.
         """
         caller = snapshot.applications.get(application)
         if caller is None or caller.images_per_second is None:
             return
         rate = caller.images_per_second * self._share
-        most = max(rate, 1.0)
+        capacity = max(rate, 1.0)
         now = self._clock()
-        tokens, counted = self._buckets.get(application, (most, now))
-        tokens = min(most, tokens + (now - counted) * rate)
-        # Whoever sends more than a second's worth at once goes into debt, and pays by waiting.
-        if tokens < min(num_images, most):
-            missing = min(num_images, most) - tokens
+        tokens, counted = self._buckets.get(application, (capacity, now))
+        tokens = min(capacity, tokens + (now - counted) * rate)
+        # A request of more than a second's worth drives the bucket below zero, and later ones wait.
+        if tokens < min(num_images, capacity):
+            missing = min(num_images, capacity) - tokens
             raise FullError(
                 f"The quota of {caller.name!r} is {caller.images_per_second:g} images a second",
                 retry_after=missing / rate,
@@ -161,47 +170,47 @@ class Quotas:
         self._buckets[application] = (tokens - num_images, now)
 
 
-class ByteGate:
-    """A limit on the bytes of all requests that are being answered, shared among applications.
+class ByteLimiter:
+    """Limits the bytes of all requests in progress, shared among applications.
 
-    Bytes count as they arrive: what a request only declares holds no room. All requests of an
+    Bytes count as they arrive: what a request only declares takes no room. All requests of an
     application together may hold as many bytes as are left for others. So one application has at
-    most half of all, two have a third each, and there is always something left for the next. A
-    single request may have what is left, however much that is.
+    most half of the limit, two have a third each, and there is always room for the next. A single
+    request may take all that is left.
 
     Args:
-        most: Bytes of all requests.
-        most_of_one: Bytes of one request.
+        max_bytes: Maximum bytes of all requests together.
+        max_request_bytes: Maximum bytes of one request.
     """
 
-    def __init__(self, most: int, most_of_one: int) -> None:
-        self._most, self._most_of_one = most, most_of_one
+    def __init__(self, max_bytes: int, max_request_bytes: int) -> None:
+        self._max_bytes, self._max_request_bytes = max_bytes, max_request_bytes
         self.in_flight = 0
-        """Bytes that have arrived of all requests."""
+        """Number of bytes that have arrived of all requests in progress."""
         self._of_application: Counter[str] = Counter()
 
     def require_size(self, num_bytes: int) -> None:
-        """Refuse a request of more bytes than one may have, declared or arrived.
+        """Refuse a request with more bytes, declared or arrived, than one request may have.
 
         Raises:
-            TooLargeError: They are too many.
+            TooLargeError: If there are too many.
         """
-        if num_bytes > self._most_of_one:
+        if num_bytes > self._max_request_bytes:
             raise TooLargeError(
-                f"The request has more than {self._most_of_one:,} bytes; send fewer or smaller "
-                "images."
+                f"The request has more than {self._max_request_bytes:,} bytes; send fewer or "
+                "smaller images."
             )
 
     @contextlib.contextmanager
     def hold(self, application: str) -> Iterator[Callable[[int], None]]:
-        """Hold room for what arrives of a request, for the time of the block.
+        """Hold room for the bytes of a request while the block runs.
 
         Args:
-            application: That sends it.
+            application: Name of the application that sends the request.
 
         Yields:
             A function to call with the number of bytes that have arrived so far. It raises
-            `TooLargeError` when the request has too many, and `FullError` when there is no room for
+            `TooLargeError` if the request has too many, and `FullError` if there is no room for
             them, or none for this application.
         """
         held = 0
@@ -222,7 +231,7 @@ class ByteGate:
             self._count(application, -held)
 
     def _require_room(self, application: str, held: int, more: int) -> None:
-        left = self._most - self.in_flight - more
+        left = self._max_bytes - self.in_flight - more
         if left < 0:
             raise FullError("Too many bytes are in flight", retry_after=_RETRY_AFTER)
         others = self._of_application[application] - held

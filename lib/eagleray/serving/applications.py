@@ -1,7 +1,7 @@
-"""Callers of the service: their keys, quotas and pins, kept in the organisation's database.
+"""Stores the callers of the service in the database: their keys, quotas and pins.
 
-A key is 256 random bits, shown once. The database holds its SHA-256, which is enough for a secret
-that nobody chose: there is nothing to guess, so nothing that a slow hash would slow down.
+A key is 256 random bits, shown once. The database holds its SHA-256. A slow hash is not needed: it
+only protects secrets that can be guessed, and these are random.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from eagleray.core.names import require_application_name
 from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow, ServingChangeRow
-from eagleray.serving.audit import Change, note_change, read_changes
+from eagleray.serving.audit import Change, read_changes, record_change
 from eagleray.serving.routing import Application, Callers, Key
 
 __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]
 
-_SUBJECT = "application "  # of changes, before a name
+_SUBJECT = "application "  # prefix of the subject of changes
 _KEY_START = "er_"
-_PREFIX_LENGTH = 11  # of a key, enough to tell an application's keys apart
+_PREFIX_LENGTH = 11  # characters that tell an application's keys apart
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made: the one moment at which it can be read."""
+    """A new key, which can be read only now."""
 
     application: str
     key: str
@@ -41,13 +41,13 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What is kept of a key.
+    """A stored key.
 
     Attributes:
-        prefix: Its first characters.
-        created: UTC.
-        expires: UTC; None for never.
-        revoked: UTC; None where it is not.
+        prefix: First characters of the key.
+        created: Time of creation, in UTC.
+        expires: Time of expiry, in UTC; None for never.
+        revoked: Time of revocation, in UTC; None if it is not revoked.
     """
 
     prefix: str
@@ -55,22 +55,22 @@ class KeyInfo:
     expires: datetime | None
     revoked: datetime | None
 
-    def holds(self, now: datetime) -> bool:
+    def is_valid(self, now: datetime) -> bool:
         """Whether the key is accepted."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
 def key_digest(key: str) -> str:
-    """Return what the database keeps of a key: its SHA-256 in hex."""
+    """Return the SHA-256 of a key in hex, as stored in the database."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Applications:
-    """The applications of an organisation.
+    """The applications in the database.
 
     Args:
-        database: Where they are kept.
-        who: Is written down with each change.
+        database: The organisation's database.
+        who: User who is recorded with each change.
     """
 
     def __init__(self, database: OpenDatabase, *, who: str) -> None:
@@ -82,14 +82,14 @@ class Applications:
         """Create an application with its first key.
 
         Raises:
-            InputError: It is there already, or the name or the quota is not one.
+            InputError: If it exists already, or the name or the quota is invalid.
         """
         require_application_name(name)
         _require_quota(images_per_second)
         with self._database.session() as session:
             if session.get(ApplicationRow, name) is not None:
                 raise InputError(
-                    f"There is an application {name!r} already; give it another key with "
+                    f"Application {name!r} exists already; create another key for it with "
                     f"`eagleray apps rotate {name}`."
                 )
             session.add(
@@ -101,43 +101,43 @@ class Applications:
                 )
             )
             session.flush()
-            self._note(session, name, "created" + _quota_words(images_per_second))
+            self._record(session, name, "created" + _quota_text(images_per_second))
             return self._add_key(session, name, None)
 
     def set_quota(self, name: str, images_per_second: float | None) -> None:
-        """Change how many images a second an application may send; None for any number.
+        """Change the quota of an application in images a second; None for no limit.
 
         Raises:
-            UnknownNameError: No such application.
-            InputError: The quota is not above 0.
+            UnknownNameError: If there is no such application.
+            InputError: If the quota is not above 0.
         """
         _require_quota(images_per_second)
         with self._database.session() as session:
             self._require(session, name).images_per_second = images_per_second
-            self._note(session, name, "quota" + (_quota_words(images_per_second) or " removed"))
+            self._record(session, name, "quota" + (_quota_text(images_per_second) or " removed"))
 
     def disable(self, name: str, *, disabled: bool = True) -> None:
-        """Refuse an application's keys, or accept them again.
+        """Disable an application, so that its keys are refused, or enable it again.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             self._require(session, name).disabled = disabled
-            self._note(session, name, "disabled" if disabled else "enabled")
+            self._record(session, name, "disabled" if disabled else "enabled")
 
     def delete(self, name: str) -> None:
         """Remove an application with its keys and pins; the record of changes stays.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             row = self._require(session, name)
             for table in (ApiKeyRow, PinRow):
                 session.execute(sa.delete(table).where(table.application == name))
             session.delete(row)
-            self._note(session, name, "deleted")
+            self._record(session, name, "deleted")
 
     def names(self) -> list[str]:
         """Return the names of all applications, sorted."""
@@ -148,7 +148,7 @@ class Applications:
         """Return an application.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             row = self._require(session, name)
@@ -164,10 +164,10 @@ class Applications:
     # --- keys ---
 
     def rotate(self, name: str, *, keep_old: timedelta = timedelta(0)) -> NewKey:
-        """Make a new key; the older ones end after a time in which callers can change over.
+        """Create a new key, and let the older keys expire after a time for callers to switch.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             self._require(session, name)
@@ -175,14 +175,14 @@ class Applications:
             for row in session.scalars(sa.select(ApiKeyRow).where(ApiKeyRow.application == name)):
                 if row.revoked is None and (row.expires is None or row.expires > end):
                     row.expires = end
-            self._note(session, name, f"key rotated, older keys end {end:%Y-%m-%d %H:%M} UTC")
+            self._record(session, name, f"key rotated, older keys end {end:%Y-%m-%d %H:%M} UTC")
             return self._add_key(session, name, None)
 
     def revoke(self, name: str, prefix: str) -> None:
-        """Refuse a key from now on.
+        """Revoke a key.
 
         Raises:
-            UnknownNameError: No such application, or none of its keys begins so.
+            UnknownNameError: If there is no such application, or no such key of it.
         """
         with self._database.session() as session:
             self._require(session, name)
@@ -193,13 +193,13 @@ class Applications:
                 raise UnknownNameError(f"key of application {name!r}", prefix, known)
             for row in found:
                 row.revoked = datetime.now(UTC)
-            self._note(session, name, f"key {prefix} revoked")
+            self._record(session, name, f"key {prefix} revoked")
 
     def keys(self, name: str) -> list[KeyInfo]:
-        """Return what is known of an application's keys, oldest first.
+        """Return the keys of an application, oldest first.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             self._require(session, name)
@@ -212,21 +212,21 @@ class Applications:
     # --- pins ---
 
     def pin(self, name: str, model: str, target: str) -> None:
-        """Give an application its own version of a model: a number, or an alias.
+        """Pin an application to a version of a model: a number or an alias.
 
         Raises:
-            UnknownNameError: No such application.
+            UnknownNameError: If there is no such application.
         """
         with self._database.session() as session:
             self._require(session, name)
             session.merge(PinRow(application=name, model=model, target=target))
-            self._note(session, name, f"pinned to {model} {target}")
+            self._record(session, name, f"pinned to {model} {target}")
 
     def unpin(self, name: str, model: str) -> None:
-        """Give an application what everybody gets.
+        """Remove the pin of an application, so that the model's route applies to it.
 
         Raises:
-            UnknownNameError: No such application, or it is not pinned on that model.
+            UnknownNameError: If there is no such application or pin.
         """
         with self._database.session() as session:
             self._require(session, name)
@@ -235,18 +235,18 @@ class Applications:
                 pins = session.scalars(sa.select(PinRow.model).where(PinRow.application == name))
                 raise UnknownNameError(f"pin of application {name!r}", model, list(pins))
             session.delete(row)
-            self._note(session, name, f"no longer pinned on {model}")
+            self._record(session, name, f"no longer pinned on {model}")
 
     # --- all at once ---
 
     def read(self) -> Callers:
-        """Return who may ask; a row that is damaged is left out, and lets nobody in.
+        """Return all applications and valid keys; damaged rows are left out.
 
         Raises:
-            OutageError: The database does not answer.
+            OutageError: If the database does not answer.
         """
         with self._database.reading() as session:
-            rows = {row.name: row for row in _sound_applications(session)}
+            rows = {row.name: row for row in _valid_applications(session)}
             pins: dict[str, dict[str, str]] = {name: {} for name in rows}
             for pin in readable_rows(session, PinRow):
                 if pin.application in pins and isinstance(pin.target, str):
@@ -268,7 +268,7 @@ class Applications:
         return Callers(applications, keys, last_change or 0)
 
     def changes(self, name: str) -> Sequence[Change]:
-        """Return an application's changes, oldest first."""
+        """Return the changes to an application, oldest first."""
         with self._database.session() as session:
             return read_changes(session, _subject(name))
 
@@ -295,17 +295,17 @@ class Applications:
         )
         return NewKey(name, key)
 
-    def _note(self, session: Session, name: str, what: str) -> None:
-        note_change(session, subject=_subject(name), what=what, who=self._who)
+    def _record(self, session: Session, name: str, what: str) -> None:
+        record_change(session, subject=_subject(name), what=what, who=self._who)
 
 
 def _subject(name: str) -> str:
     return f"{_SUBJECT}{name}"
 
 
-def _sound_applications(session: Session) -> Iterator[ApplicationRow]:
+def _valid_applications(session: Session) -> Iterator[ApplicationRow]:
     for row in readable_rows(session, ApplicationRow):
-        quota: Any = row.images_per_second  # SQLite keeps what it is given
+        quota: Any = row.images_per_second  # SQLite stores values of any type
         if quota is None or isinstance(quota, (int, float)):
             yield row
         else:
@@ -314,8 +314,10 @@ def _sound_applications(session: Session) -> Iterator[ApplicationRow]:
 
 def _require_quota(images_per_second: float | None) -> None:
     if images_per_second is not None and not 0 < images_per_second < float("inf"):
-        raise InputError(f"A quota is a number of images a second above 0, not {images_per_second}")
+        raise InputError(
+            f"A quota is a number of images a second above 0, not {images_per_second}."
+        )
 
 
-def _quota_words(images_per_second: float | None) -> str:
+def _quota_text(images_per_second: float | None) -> str:
     return "" if images_per_second is None else f" of {images_per_second:g} images a second"

@@ -1,4 +1,4 @@
-"""Who changed what the service goes by, when: of applications and of models' routes."""
+"""Records and reads the changes to applications and routes: who changed what, and when."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sqlalchemy.orm import Session
 
 from eagleray.database.tables import ServingChangeRow
 
-__all__ = ["Change", "note_change", "read_changes"]
+__all__ = ["Change", "read_changes", "record_change"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change.
+    """A change to an application or a route.
 
     Attributes:
-        time: UTC.
-        who: Changed it.
-        what: In words.
+        time: Time of the change, in UTC.
+        who: User who made the change.
+        what: Description of the change.
     """
 
     time: datetime
@@ -29,21 +29,21 @@ class Change:
     what: str
 
     def as_json(self) -> dict[str, str]:
-        """Return the members, for scripts."""
+        """Return the members of the JSON object."""
         return {"when": f"{self.time:%FT%TZ}", "who": self.who, "what": self.what}
 
     def as_row(self) -> list[str]:
-        """Return the cells, for people."""
+        """Return the cells of a table row."""
         return [f"{self.time:%Y-%m-%d %H:%M}", self.who, self.what]
 
 
-def note_change(session: Session, *, subject: str, what: str, who: str) -> None:
-    """Write down a change of an application or a route."""
+def record_change(session: Session, *, subject: str, what: str, who: str) -> None:
+    """Record a change to an application or a route."""
     session.add(ServingChangeRow(subject=subject, what=what, who=who, time=datetime.now(UTC)))
 
 
 def read_changes(session: Session, subject: str) -> Sequence[Change]:
-    """Return the changes of one subject, oldest first."""
+    """Return the changes to one subject, oldest first."""
     query = sa.select(ServingChangeRow).where(ServingChangeRow.subject == subject)
     rows = session.scalars(query.order_by(ServingChangeRow.number))
     return [Change(row.time, row.who, row.what) for row in rows]

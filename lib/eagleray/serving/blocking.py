@@ -1,7 +1,7 @@
-"""Calls that may block on the registry, the database or storage, in threads of their own.
+"""Runs calls that may block on the registry, the database or storage, in separate threads.
 
-Whatever such a call waits for, it stops nobody else: the threads are few, those that wait for one
-are counted, and one more is refused at once.
+A blocked call holds up no other purpose: each has a few threads of its own, the calls that wait for
+a thread are counted, and one more than the maximum is refused at once.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
-_PUBLIC = "What this request asks about does not answer in time; try again later."
+_PUBLIC = "A part of the service that this request needs does not answer; try again later."
 
 
 class BlockingCalls:
     """A bounded pool of threads for calls of one purpose.
 
     Args:
-        name: Of the purpose.
-        num_threads: That work at a time.
-        max_waiting: Calls that wait for a thread; more are refused.
-        seconds: That a caller waits, for a thread and for the call together.
+        name: Name of the purpose.
+        num_threads: Number of threads.
+        max_waiting: Maximum number of calls that wait for a thread; more are refused.
+        seconds: Maximum seconds that a caller waits, for a thread and for the call together.
     """
 
     def __init__(self, name: str, *, num_threads: int, max_waiting: int, seconds: float) -> None:
         self._name, self._seconds = name, seconds
-        self._most = num_threads + max_waiting
+        self._max_open = num_threads + max_waiting
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._num_open = 0
 
     @property
     def num_open(self) -> int:
-        """Calls that work or wait, given up by their callers or not."""
+        """Number of calls that run or wait, including those whose callers have given up."""
         with self._lock:
             return self._num_open
 
     async def run(self, call: Callable[..., ResultT], *args: Any, **options: Any) -> ResultT:
-        """Make a call in a thread, and return what it returns.
+        """Make a call in a thread, and return its result.
 
-        A call that nobody waits for any more is not begun; one that has begun goes on.
+        A call whose caller gave up is not started; one that has started continues.
 
         Raises:
-            OutageError: Too many calls wait already, or this one takes too long.
+            OutageError: If too many calls wait already, or this one takes too long.
         """
         future = self._submit(lambda: call(*args, **options))
         try:
@@ -63,14 +63,15 @@ class BlockingCalls:
             if future.done() and not future.cancelled():
                 raise  # the call's own
             raise OutageError(
-                f"A call for {self._name} is not over after {self._seconds:g} s.", public=_PUBLIC
+                f"A call for {self._name} has not finished after {self._seconds:g} s.",
+                public=_PUBLIC,
             ) from None
 
     def _submit(self, call: Callable[[], ResultT]) -> Future[ResultT]:
         with self._lock:
-            if self._num_open >= self._most:
+            if self._num_open >= self._max_open:
                 raise OutageError(
-                    f"{self._num_open} calls for {self._name} are not over; no more are begun.",
+                    f"{self._num_open} calls for {self._name} have not finished; no more start.",
                     public=_PUBLIC,
                 )
             self._num_open += 1
@@ -83,5 +84,5 @@ class BlockingCalls:
             self._num_open -= 1
 
     def close(self) -> None:
-        """End; what is not begun is left."""
+        """End; calls that have not started are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)

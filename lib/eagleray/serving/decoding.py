@@ -1,12 +1,12 @@
-"""Decoding in a replica: in the lane what common decoders read, the rest where a crash hurts none.
+"""Decodes images in a replica: common formats in the worker thread, others in a sandbox process.
 
     with Decoding("rare", seconds=5, num_threads=1) as decoding:
-        images = decoding.decode_all([jpeg, tiff], contract)    # the TIFF in a process of its own
+        images = decoding.decode_all([jpeg, tiff], contract)    # the TIFF in a sandbox
 
-A decoder that crashes takes its process along, and with it every request of the replica; nothing
-but its process's end stops one that hangs. The decoders of JPEG and PNG are the most attacked and
-the best mended there are, and nearly every request uses them. The others are seldom wanted, and
-wait a millisecond for a process that may die.
+A decoder that crashes ends its process, and with it every request of the replica; one that hangs
+only stops with its process. The decoders of JPEG and PNG are the most attacked and best maintained,
+and nearly every request uses them. Images of other formats are rare, so they are decoded in a
+process that may die, at the cost of a millisecond.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from typing import Self
 
 from eagleray.core.errors import BadImageError
 from eagleray.core.types import Isolation
-from eagleray.imaging import DecodedImage, ImageContract, decode, format_of
+from eagleray.imaging import DecodedImage, ImageContract, decode, detect_format
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["Decoding"]
 
 _COMMON = frozenset({"jpeg", "png"})
-_MEMORY_BYTES = 2**31  # for one image, with what its conversions take
+_MEMORY_BYTES = 2**31  # for one image and its conversions
 
 
 class Decoding:
-    """What all versions of a replica decode with.
+    """The decoder that all versions of a replica share.
 
     Args:
-        isolation: Which images are decoded in a process of their own.
-        seconds: For such an image; then its process is ended.
-        num_threads: That decode side by side; 1 leaves it to the lane that asks.
-        most_idle: Processes that wait for their next image.
+        isolation: Which images are decoded in a sandbox process.
+        seconds: Time limit of a sandboxed image; then its process is killed.
+        num_threads: Number of decoding threads; 1 decodes in the calling thread.
+        max_idle: Maximum number of idle sandbox processes.
     """
 
     def __init__(
-        self, isolation: Isolation, *, seconds: float, num_threads: int = 1, most_idle: int = 1
+        self, isolation: Isolation, *, seconds: float, num_threads: int = 1, max_idle: int = 1
     ) -> None:
         self._isolation: Isolation = isolation
-        self._sandboxes = _Sandboxes(seconds, most_idle)
+        self._sandboxes = _Sandboxes(seconds, max_idle)
         self._pool: ThreadPoolExecutor | None = None
         if num_threads > 1:
             self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
@@ -52,10 +52,12 @@ class Decoding:
     def decode_all(
         self, images: Sequence[bytes | DecodedImage], contract: ImageContract
     ) -> list[DecodedImage | Outcome]:
-        """Prepare images by a contract, those that are not yet; a bad one is a failed outcome.
+        """Decode images under a contract, unless they are decoded already.
+
+        An image that cannot be decoded is a failed outcome.
 
         Raises:
-            JobFailedError: No process can be started.
+            JobFailedError: If no sandbox process can be started.
         """
         prepare = partial(self._prepare, contract)
         return list((map if self._pool is None else self._pool.map)(prepare, images))
@@ -68,18 +70,18 @@ class Decoding:
         try:
             if not self._is_isolated(image):
                 return decode(image, contract)
-            with self._sandboxes.lend(contract) as sandbox:
+            with self._sandboxes.borrow(contract) as sandbox:
                 return sandbox.decode(image)
         except BadImageError as error:
             return Outcome.from_error(error)
 
     def _is_isolated(self, image: bytes) -> bool:
         if self._isolation == "rare":
-            return format_of(image) not in _COMMON
+            return detect_format(image) not in _COMMON
         return self._isolation == "all"
 
     def close(self) -> None:
-        """End all threads and processes; nothing may be under way."""
+        """End all threads and processes; no image may be in progress."""
         if self._pool is not None:
             self._pool.shutdown()
         self._sandboxes.close()
@@ -92,22 +94,22 @@ class Decoding:
 
 
 class _Sandboxes:
-    """Sandboxes of any contracts, each lent to one thread at a time."""
+    """Sandboxes by contract, each used by one thread at a time."""
 
-    def __init__(self, seconds: float, most_idle: int) -> None:
-        self._seconds, self._most_idle = seconds, most_idle
-        self._idle: list[DecodeSandbox] = []  # the longest idle first
+    def __init__(self, seconds: float, max_idle: int) -> None:
+        self._seconds, self._max_idle = seconds, max_idle
+        self._idle: list[DecodeSandbox] = []  # longest idle first
         self._lock = threading.Lock()
 
     @contextmanager
-    def lend(self, contract: ImageContract) -> Iterator[DecodeSandbox]:
+    def borrow(self, contract: ImageContract) -> Iterator[DecodeSandbox]:
         sandbox = self._find(contract) or DecodeSandbox(
             contract, seconds=self._seconds, memory_bytes=_MEMORY_BYTES
         )
         try:
             yield sandbox
         finally:
-            self._take_back(sandbox)
+            self._give_back(sandbox)
 
     def _find(self, contract: ImageContract) -> DecodeSandbox | None:
         with self._lock:
@@ -117,12 +119,12 @@ class _Sandboxes:
                     return sandbox
         return None
 
-    def _take_back(self, sandbox: DecodeSandbox) -> None:
+    def _give_back(self, sandbox: DecodeSandbox) -> None:
         with self._lock:
             self._idle.append(sandbox)
-            too_many = self._idle.pop(0) if len(self._idle) > self._most_idle else None
-        if too_many is not None:
-            too_many.close()
+            surplus = self._idle.pop(0) if len(self._idle) > self._max_idle else None
+        if surplus is not None:
+            surplus.close()
 
     def close(self) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Images that a request only names: read under the service's policy, or refused."""
+"""Reads images that a request only names, if the service's policy allows their location."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from eagleray.io.http import UrlPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import DeadlineError, ForbiddenError
 
-__all__ = ["ImageLink", "LinkReader"]
+__all__ = ["ImageUrl", "ImageUrlReader"]
 
-_FETCHERS = 16
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLink:
-    """An image that is not in the request: an http(s) URL, or a storage location."""
+class ImageUrl:
+    """The location of an image that is not in the request: an http(s) URL or a storage URI."""
 
     uri: str
 
 
-class LinkReader:
-    """Reads images in threads of its own.
+class ImageUrlReader:
+    """Reads images from their locations, in separate threads.
 
     Args:
-        config: Which hosts and locations are allowed, and for how long one is waited for.
+        config: Configuration with the allowed hosts and storage locations, and the time limit.
     """
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -39,42 +39,47 @@ class LinkReader:
             private_networks=config.private_networks,
             total_seconds=config.timeout_s,
         )
-        self._threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="fetcher")
 
-    async def read(self, link: ImageLink, *, max_bytes: int, deadline: float) -> bytes:
+    async def read(self, url: ImageUrl, *, max_bytes: int, deadline: float) -> bytes:
         """Read an image.
 
         Args:
-            link: Where it is.
-            max_bytes: That it may have.
-            deadline: On the monotonic clock.
+            url: Location of the image.
+            max_bytes: Maximum size of the image.
+            deadline: Deadline on the monotonic clock.
 
         Raises:
-            ForbiddenError: It is at no place that the service reads from.
-            BadImageError: It cannot be read.
-            DeadlineError: Not in time.
+            ForbiddenError: If the service's policy does not allow the location.
+            BadImageError: If the image cannot be read.
+            DeadlineError: If the image is not read in time.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await loop.run_in_executor(self._threads, self._read, link, max_bytes)
+                return await loop.run_in_executor(self._threads, self._read, url, max_bytes)
         except TimeoutError:
             raise DeadlineError("The deadline passed before the image was fetched.") from None
 
-    def _read(self, link: ImageLink, max_bytes: int) -> bytes:
-        if link.uri.partition("://")[0].lower() in ("http", "https"):
+    def _read(self, url: ImageUrl, max_bytes: int) -> bytes:
+        if url.uri.partition("://")[0].lower() in ("http", "https"):
             if not self._urls.hosts:
-                raise ForbiddenError("This service fetches no URLs; send the image itself.")
-            if not self._urls.allows(link.uri):
                 raise ForbiddenError(
-                    "This service does not fetch images from that address; send the image itself."
+                    "This service fetches no URLs; send the image itself, or have the operator "
+                    "allow its host with --allow-urls."
                 )
-        elif not self._paths.allows(link.uri):
+            if not self._urls.allows(url.uri):
+                raise ForbiddenError(
+                    "This service does not fetch images from that address; send the image itself, "
+                    "or have the operator allow its host with --allow-urls."
+                )
+        elif not self._paths.allows(url.uri):
             raise ForbiddenError(
-                "This service does not read images from there; send the image itself."
+                "This service does not read images from that location; send the image itself, or "
+                "have the operator allow the location with --allow-storage."
             )
-        return ImageReader(max_bytes, self._urls, self._paths).read(ImageSource(link.uri))
+        return ImageReader(max_bytes, self._urls, self._paths).read(ImageSource(url.uri))
 
     def close(self) -> None:
-        """End; what is not begun is left."""
+        """End; reads that have not started are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)

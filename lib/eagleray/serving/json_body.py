@@ -1,8 +1,8 @@
-"""JSON that callers send, read without more memory than its length lets one expect.
+"""Parses JSON from callers with bounded memory.
 
-A value of JSON may take thirty times its length in memory: `[],` is three bytes, and an empty list
-of Python with its place in another one is sixty-four. So the values are counted before they are
-read, by the characters that part them.
+A JSON value can take thirty times its length in memory: `[],` is three bytes, and an empty list of
+Python with its slot in another list is sixty-four. So the values are counted before the body is
+parsed, by the characters that separate them.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from eagleray.serving.problems import TooLargeError
 __all__ = ["MAX_NUMBERS", "MAX_VALUES", "read_json"]
 
 MAX_VALUES = 100_000
-"""Of a body whose images are texts."""
+"""Maximum number of values in a body whose images are strings."""
 
 MAX_NUMBERS = 2_000_000
-"""Of a body whose images may be lists of numbers."""
+"""Maximum number of values in a body whose images may be lists of numbers."""
 
 
 def read_json(body: bytes, *, max_values: int = MAX_VALUES) -> Any:
-    """Read a body of JSON.
+    """Parse a JSON body.
 
     Args:
-        body: As it came.
-        max_values: That it may hold, roughly.
+        body: The body as received.
+        max_values: Approximate maximum number of values.
 
     Raises:
-        InputError: It is no JSON.
-        TooLargeError: It holds too many values.
+        InputError: If the body is not JSON.
+        TooLargeError: If the body holds too many values.
     """
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > max_values:
         raise TooLargeError(
-            f"The JSON holds more than {max_values:,} values; send the images as they are, or "
+            f"The JSON holds more than {max_values:,} values; send the images as files, or "
             "their tensors as raw bytes."
         )
     try:
         return json.loads(body)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of endless digits
-        raise InputError(f"The body is no JSON ({error}).") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: or too many digits
+        raise InputError(f"The body is not JSON ({error}).") from None

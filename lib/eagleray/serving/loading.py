@@ -1,4 +1,4 @@
-"""A version of a model, from the registry into memory, checked before anyone gets an answer."""
+"""Loads a model version from the registry into memory, and checks it before it serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eagleray.core.types import CompileMode
-from eagleray.imaging import DecodedImage, judge
+from eagleray.imaging import DecodedImage, check_header
 from eagleray.inference.predictor import Predictor
 from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
@@ -26,31 +26,31 @@ __all__ = ["ImageWithAttributes", "LoadedVersion", "Loader"]
 
 log = logging.getLogger(__name__)
 
-_NICEST = 19
+_LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True, slots=True)
 class ImageWithAttributes:
-    """An image in a lane, and what the network sees beside it: float32 array (num_features,)."""
+    """An image in the queue, with its encoded attributes as float32 array (num_features,)."""
 
     image: bytes | DecodedImage
     attributes: Features
 
 
-ImageInLane = bytes | DecodedImage | ImageWithAttributes
+QueuedImage = bytes | DecodedImage | ImageWithAttributes
 
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A predictor that was found healthy, and what is said of it.
+    """A model version in memory that has passed its health check.
 
     Attributes:
-        model: Name in the registry.
-        version: Number.
-        manifest: Of its package.
-        package_digest: Of its package.
-        predictor: That answers.
-        decoding: That prepares images.
+        model: Name of the model in the registry.
+        version: Version number.
+        manifest: Manifest of the model package.
+        package_digest: Digest of the model package.
+        predictor: Predictor of the version.
+        decoding: Decoder of images for the predictor.
     """
 
     model: str
@@ -62,7 +62,7 @@ class LoadedVersion:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the weights, for each of them as often as the predictor holds them."""
+        """Approximate memory of the version: the size of its package's files."""
         return sum(len(content) for content in self.predictor.package.files.values())
 
     @property
@@ -70,30 +70,30 @@ class LoadedVersion:
         """Whether the network is compiled."""
         return self.predictor.compiled
 
-    def judge(self, image: bytes | DecodedImage) -> int:
-        """Return the pixels of an image by its header, before anything is allocated for it.
+    def num_pixels(self, image: bytes | DecodedImage) -> int:
+        """Check an image's header and return its number of pixels, before memory is allocated.
 
         Raises:
-            BadImageError: It is not to be decoded.
+            BadImageError: If the image must not be decoded.
         """
         if isinstance(image, DecodedImage):
             return 0  # nothing is left to decode
-        header = judge(image, self.manifest.contract)
+        header = check_header(image, self.manifest.contract)
         return header.width * header.height
 
     def encode_attributes(
         self, attributes: Sequence[Mapping[str, object]] | None, num_images: int
     ) -> Sequence[Features | None]:
-        """Return what the network sees of each image's attributes; None where it takes none.
+        """Return the encoded attributes of each image; None for each if the model takes none.
 
         Raises:
-            AttributeValueError: They are not there, or are no values that it can take.
+            AttributeValueError: If attributes are missing or invalid.
         """
         encoded = self.predictor.encode_attributes(attributes, num_images)
         return [None] * num_images if encoded is None else list(encoded)
 
-    def decode(self, images: Sequence[ImageInLane]) -> Sequence[Any]:
-        """Prepare images by the contract, those that are not yet, for `predict`."""
+    def decode(self, images: Sequence[QueuedImage]) -> Sequence[Any]:
+        """Decode images under the contract, unless they are decoded already, for `predict`."""
         bare = [one.image if isinstance(one, ImageWithAttributes) else one for one in images]
         decoded = self.decoding.decode_all(bare, self.manifest.contract)
         return [
@@ -102,7 +102,7 @@ class LoadedVersion:
         ]
 
     def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
-        """Answer prepared images, in order."""
+        """Predict decoded images, in order."""
         if not self.manifest.attributes:
             return self.predictor.predict_decoded(decoded)
         images, attributes = zip(*decoded, strict=True)
@@ -110,15 +110,15 @@ class LoadedVersion:
 
 
 class Loader:
-    """Loads versions of models.
+    """Loads model versions.
 
     Args:
-        registry: Where they are.
-        config: How they run.
-        decoding: That prepares images for them.
-        lane_threads: Threads inside a forward pass.
+        registry: The model registry.
+        config: The configuration of the service.
+        decoding: Decoder of images for the loaded versions.
+        threads_per_worker: Number of threads inside a forward pass.
         device: `cpu` or `cuda`.
-        is_compiler: Whether this process is there to compile.
+        is_compiler: Whether this process only compiles.
     """
 
     def __init__(
@@ -127,24 +127,24 @@ class Loader:
         config: ServiceConfig,
         decoding: Decoding,
         *,
-        lane_threads: int,
+        threads_per_worker: int,
         device: str,
         is_compiler: bool = False,
     ) -> None:
         self._registry, self._config, self._decoding = registry, config, decoding
-        self._lane_threads, self._device = lane_threads, device
+        self._lane_threads, self._device = threads_per_worker, device
         self._is_compiler = is_compiler
 
     def load(self, model: str, version: int) -> LoadedVersion:
         """Fetch a version, verify its digest, and check it on its golden images.
 
         Raises:
-            UnknownNameError: No such model.
-            InputError: No such version.
-            PackageError: It is not what was registered, or does not answer as it did.
+            UnknownNameError: If there is no such model.
+            InputError: If there is no such version.
+            PackageError: If the package differs from what was registered, or fails its check.
         """
         if self._config.compile == "always" and not self._is_compiler:
-            self._compile_apart(model, version)  # beside the passes of other versions
+            self._compile_apart(model, version)  # other versions predict meanwhile
         found = self._registry.get(model, version=version)
         package = self._registry.load(found)
         predictor = Predictor(
@@ -152,13 +152,13 @@ class Loader:
             device=self._device,
             precision=self._config.precision,
             compile_mode=self._compile_mode,
-            batch_size=self._config.batch_images,
-            smaller_batches=_halves(self._config.batch_images),
+            batch_size=self._config.max_batch_images,
+            smaller_batches=_halves(self._config.max_batch_images),
             num_threads=self._lane_threads if self._device == "cpu" else None,
         )
         predictor.require_healthy()
         length = num_features(package.attributes)
-        for size in (1, self._config.batch_images):  # first passes allocate
+        for size in (1, self._config.max_batch_images):  # the first passes allocate memory
             predictor.forward(
                 np.zeros((size, *package.contract.shape), np.uint8),
                 np.zeros((size, length), np.float32) if length else None,
@@ -169,33 +169,33 @@ class Loader:
 
     @property
     def _compile_mode(self) -> CompileMode:
-        """What a predictor is told: in a process that serves, to take what the cache has."""
+        """The mode of the predictor: a process that serves only uses networks in the cache."""
         return (
             self._config.compile if self._is_compiler or self._config.compile == "never" else "auto"
         )
 
     def compile_beside(self, loaded: LoadedVersion) -> LoadedVersion | None:
-        """Compile a version in a process that takes what the cores have left, and load that.
+        """Compile a version in a process of the lowest priority, and load the result.
 
         Returns:
-            The compiled version, checked like the one before; None where it cannot be compiled.
+            The compiled version, checked like any other; None if it cannot be compiled.
         """
         if not self._compile_apart(loaded.model, loaded.version):
             return None
-        return self.load(loaded.model, loaded.version)  # which finds it in the cache
+        return self.load(loaded.model, loaded.version)  # finds it in the cache
 
     def _compile_apart(self, model: str, version: int) -> bool:
-        """Compile in a process of its own; return whether that went well."""
+        """Compile a version in a separate process; return whether that succeeded."""
         words = ["--model", model, "--version", str(version)]
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
-        words += ["--lane-threads", str(self._lane_threads)]
+        words += ["--threads-per-worker", str(self._lane_threads)]
         command = [sys.executable, "-P", "-m", "eagleray.serving.loading", *words]
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=lambda: os.nice(_NICEST),
+            preexec_fn=lambda: os.nice(_LOWEST_PRIORITY),
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -209,19 +209,19 @@ def _halves(size: int) -> tuple[int, ...]:
 
 
 def _compile(arguments: Sequence[str]) -> None:
-    """Fill the cache of compiled networks with one version."""
+    """Add one version to the cache of compiled networks."""
     import argparse
 
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--version", "--config", "--device", "--lane-threads"):
+    for name in ("--model", "--version", "--config", "--device", "--threads-per-worker"):
         parser.add_argument(name, required=True)
     options = parser.parse_args(arguments)
     config = ServiceConfig.model_validate_json(options.config)
     loader = Loader(
         Registry(),
         config.model_copy(update={"compile": "always"}),
-        Decoding(config.isolate, seconds=config.decode_s),
-        lane_threads=int(options.lane_threads),
+        Decoding(config.isolate, seconds=config.decode_timeout_s),
+        threads_per_worker=int(options.threads_per_worker),
         device=options.device,
         is_compiler=True,
     )

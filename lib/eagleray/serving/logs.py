@@ -1,8 +1,8 @@
-"""The service's own log: one JSON object a line, for each request and each event of a version.
+"""Writes the log of a replica: one JSON object a line, for each request, event and message.
 
-A replica writes a file of its own, and each line at once. Ray Serve would keep a thousand lines in
-memory, which are gone with a replica that dies; put words of its own before them; and take a tenth
-of the time of a small request to find out who wrote them.
+Each replica writes its own file, and each line immediately. Ray Serve's logger would buffer a
+thousand lines, which are lost when a replica dies, add a prefix, and take a tenth of the time of a
+small request.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ __all__ = ["log_access", "log_event", "log_to_file"]
 _access = logging.getLogger("eagleray.access")
 _events = logging.getLogger("eagleray.events")
 
-_FIELDS = "eagleray_fields"  # of a record: what is written in place of a message
+_FIELDS = "eagleray_fields"  # attribute of a record with the fields that replace its message
 _FILE_BYTES = 64_000_000
-_OLD_FILES = 4
+_NUM_BACKUPS = 4
 
 
 def log_access(**fields: Any) -> None:
-    """Write down a request that was answered."""
+    """Log a request that has ended."""
     _access.info("request", extra={_FIELDS: {"kind": "access", **fields}})
 
 
-def log_event(level: int, **fields: Any) -> None:
-    """Write down something that happened to a version."""
-    _events.log(level, "event", extra={_FIELDS: {"kind": "event", **fields}})
+def log_event(level: int, event: str, **fields: Any) -> None:
+    """Log an event of a version or of a part of the service."""
+    _events.log(level, "event", extra={_FIELDS: {"kind": "event", "event": event, **fields}})
 
 
 def log_to_file(path: Path) -> None:
-    """Write both to a file, and with them every message of the package.
+    """Write requests, events and all messages of the package to a file.
 
-    The file is put aside when it is full, and the oldest of those then goes.
+    A full file is rotated, and the oldest rotated file is deleted.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: If the file cannot be written.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it has what callers ask
-    handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds what callers request
+    handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_NUM_BACKUPS)
     handler.setFormatter(_JsonLines())
     logger = logging.getLogger("eagleray")
     logger.setLevel(logging.INFO)
@@ -52,15 +52,15 @@ def log_to_file(path: Path) -> None:
 
 
 class _JsonLines(logging.Formatter):
-    """Writes a record as a JSON object."""
+    """Formats a record as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname.lower()}
         fields = record.__dict__.get(_FIELDS)
         if fields is None:
-            fields = {"kind": "message", "from": record.name, "message": record.getMessage()}
+            fields = {"kind": "message", "logger": record.name, "message": record.getMessage()}
             if record.exc_info:
                 fields["exception"] = self.formatException(record.exc_info)
-        # In ASCII, so no text steers a terminal; DEL is the one character that JSON lets through.
+        # ASCII, so no text controls a terminal; DEL is the one control character JSON leaves as is.
         return json.dumps(line | fields).replace("\x7f", "\\u007f")

@@ -1,6 +1,7 @@
-"""The versions in memory: each is loaded once, however many ask, and is tried again when it fails.
+"""Caches model versions in memory: each is loaded once, however many requests wait for it.
 
-Everything here runs in one event loop, except the loading itself, which has a thread.
+A load that fails is retried at growing intervals. Everything here runs in one event loop, except
+the loading itself, which runs in a thread.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from typing import Generic, Protocol, TypeVar
 from eagleray.core.errors import EaglerayError
 from eagleray.serving.problems import public_fault
 
-__all__ = ["Sized", "Slot", "Slots", "State", "V"]
+__all__ = ["CachedVersion", "LoadState", "LoadedT", "ModelCache", "Sized"]
 
 log = logging.getLogger(__name__)
 
-_FIRST_RETRY = 5.0
-_LAST_RETRY = 300.0
+_FIRST_RETRY = 5.0  # seconds
+_MAX_RETRY = 300.0  # seconds
 
 
 class Sized(Protocol):
-    """What is asked of a loaded version here."""
+    """The interface of a loaded version that the cache needs."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes, roughly."""
+        """Approximate memory of the version."""
 
     @property
     def compiled(self) -> bool:
-        """Whether its network is compiled."""
+        """Whether the version's network is compiled."""
 
 
-V = TypeVar("V", bound=Sized)
+LoadedT = TypeVar("LoadedT", bound=Sized)
 
 
-class State(StrEnum):
-    """Of a version in memory."""
+class LoadState(StrEnum):
+    """The state of a version in the cache."""
 
     LOADING = "loading"
     READY = "ready"
@@ -49,27 +50,27 @@ class State(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Slot(Generic[V]):
-    """A version's place in memory.
+class CachedVersion(Generic[LoadedT]):
+    """A version's entry in the cache.
 
     Attributes:
-        model: Name.
-        version: Number.
-        loading: While it is on its way.
-        loaded: When it is there.
-        error: When it does not load.
-        retry_at: On the monotonic clock; before it a failed load is not tried again.
-        failures: In a row.
-        load_seconds: Of the last try, without the wait for others.
-        last_used: On the monotonic clock.
-        in_use: Requests that it answers now.
-        num_requests: That it answered.
+        model: Name of the model.
+        version: Version number.
+        loading: Task that loads the version; None if none runs.
+        loaded: The loaded version; None until it is ready.
+        error: Error of the last load; None if it succeeded.
+        retry_at: Moment on the monotonic clock before which a failed load is not retried.
+        failures: Number of failed loads in a row.
+        load_seconds: Duration of the last load, without the time in the loader's queue.
+        last_used: Moment of the last use, on the monotonic clock.
+        in_use: Number of requests that use the version now.
+        num_requests: Number of requests that have used the version.
     """
 
     model: str
     version: int
     loading: asyncio.Task[None] | None = None
-    loaded: V | None = None
+    loaded: LoadedT | None = None
     error: Exception | None = None
     retry_at: float = 0.0
     failures: int = 0
@@ -79,8 +80,13 @@ class Slot(Generic[V]):
     num_requests: int = 0
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Model and version number."""
+        return self.model, self.version
+
+    @property
     def fault(self) -> str | None:
-        """Why it does not load, for the log."""
+        """Why the version does not load, for the log; None if its load did not fail."""
         if self.error is None or isinstance(self.error, EaglerayError):
             return None if self.error is None else str(self.error)
         text = (str(self.error).splitlines() or ["no message"])[0]
@@ -88,100 +94,105 @@ class Slot(Generic[V]):
 
     @property
     def public_fault(self) -> str | None:
-        """Why it does not load, for callers."""
+        """Why the version does not load, for callers; None if its load did not fail."""
         return None if self.error is None else public_fault(self.error)
 
     @property
-    def state(self) -> State:
-        """How it is doing."""
+    def state(self) -> LoadState:
+        """The state of the version."""
         if self.loaded is not None:
-            return State.READY
-        return State.LOADING if self.loading is not None else State.FAILED
+            return LoadState.READY
+        return LoadState.LOADING if self.loading is not None else LoadState.FAILED
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes, roughly; 0 until it is there."""
+        """Approximate memory of the version; 0 until it is ready."""
         return 0 if self.loaded is None else self.loaded.num_bytes
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is done with it."""
+        """Whether the version is neither in use nor being loaded."""
         return self.in_use == 0 and self.loading is None
 
 
-class Slots(Generic[V]):
-    """The versions in memory, by model and number.
+class ModelCache(Generic[LoadedT]):
+    """The versions in memory, by model and version number.
 
     Args:
         load: Loads and checks a version; called in a thread, for one version at a time.
-        ended: Told of each load that has ended, well or not.
+        on_load_end: Called with the entry after each load, whether it succeeded or failed.
+        first_retry: Seconds until a failed load is retried for the first time.
     """
 
     def __init__(
-        self, load: Callable[[str, int], V], *, ended: Callable[[Slot[V]], None] = lambda _: None
+        self,
+        load: Callable[[str, int], LoadedT],
+        *,
+        on_load_end: Callable[[CachedVersion[LoadedT]], None] = lambda _: None,
+        first_retry: float = _FIRST_RETRY,
     ) -> None:
-        self._load, self._ended = load, ended
-        self._slots: dict[tuple[str, int], Slot[V]] = {}
+        self._load, self._on_load_end, self._first_retry = load, on_load_end, first_retry
+        self._entries: dict[tuple[str, int], CachedVersion[LoadedT]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __iter__(self) -> Iterator[Slot[V]]:
-        return iter(self._slots.values())
+    def __iter__(self) -> Iterator[CachedVersion[LoadedT]]:
+        return iter(self._entries.values())
 
-    def get(self, model: str, version: int) -> Slot[V] | None:
-        """Return a version's slot, if it has one."""
-        return self._slots.get((model, version))
+    def get(self, model: str, version: int) -> CachedVersion[LoadedT] | None:
+        """Return the entry of a version; None if it has none."""
+        return self._entries.get((model, version))
 
-    def loaded(self, model: str, version: int) -> V | None:
-        """Return a version that is there."""
-        slot = self._slots.get((model, version))
-        return None if slot is None else slot.loaded
+    def loaded(self, model: str, version: int) -> LoadedT | None:
+        """Return a version that is ready; None if it is not."""
+        entry = self._entries.get((model, version))
+        return None if entry is None else entry.loaded
 
-    def drop(self, slot: Slot[V]) -> None:
-        """Let go of a version; who still uses it does so to the end."""
-        del self._slots[slot.model, slot.version]
+    def drop(self, entry: CachedVersion[LoadedT]) -> None:
+        """Remove a version; requests that use it finish with it."""
+        del self._entries[entry.key]
 
-    def begin(self, model: str, version: int) -> Slot[V]:
-        """Begin to load a version, unless it is there, on its way, or has just failed."""
-        slot = self._slots.setdefault((model, version), Slot(model, version))
-        waits = slot.error is not None and time.monotonic() < slot.retry_at
-        if slot.loaded is None and slot.loading is None and not waits:
-            slot.loading = asyncio.get_running_loop().create_task(self._run_load(slot))
-            self._tasks.add(slot.loading)
-            slot.loading.add_done_callback(self._tasks.discard)
-        return slot
+    def ensure_loading(self, model: str, version: int) -> CachedVersion[LoadedT]:
+        """Start to load a version, unless it is ready, being loaded, or waits for its retry."""
+        entry = self._entries.setdefault((model, version), CachedVersion(model, version))
+        waits = entry.error is not None and time.monotonic() < entry.retry_at
+        if entry.loaded is None and entry.loading is None and not waits:
+            entry.loading = asyncio.get_running_loop().create_task(self._run_load(entry))
+            self._tasks.add(entry.loading)
+            entry.loading.add_done_callback(self._tasks.discard)
+        return entry
 
-    async def _run_load(self, slot: Slot[V]) -> None:
+    async def _run_load(self, entry: CachedVersion[LoadedT]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            slot.loaded = await loop.run_in_executor(self._loader, self._load_timed, slot)
+            entry.loaded = await loop.run_in_executor(self._loader, self._load_timed, entry)
         except Exception as error:
-            slot.failures += 1
-            pause = min(_FIRST_RETRY * 2 ** (slot.failures - 1), _LAST_RETRY)
-            slot.retry_at = time.monotonic() + pause
-            slot.error = error
+            entry.failures += 1
+            pause = min(self._first_retry * 2 ** (entry.failures - 1), _MAX_RETRY)
+            entry.retry_at = time.monotonic() + pause
+            entry.error = error
             known = isinstance(error, EaglerayError)
-            words = ("version %d of %s does not load: %s", slot.version, slot.model, slot.fault)
+            words = ("version %d of %s does not load: %s", entry.version, entry.model, entry.fault)
             log.error(*words, exc_info=None if known else error)
         else:
-            slot.error, slot.failures = None, 0
-        slot.loading = None
-        slot.last_used = time.monotonic()  # or it would leave before those that wait for it use it
-        self._ended(slot)
+            entry.error, entry.failures = None, 0
+        entry.loading = None
+        entry.last_used = time.monotonic()  # so that it is not evicted before its waiters use it
+        self._on_load_end(entry)
 
-    def _load_timed(self, slot: Slot[V]) -> V:
+    def _load_timed(self, entry: CachedVersion[LoadedT]) -> LoadedT:
         began = time.monotonic()
         try:
-            return self._load(slot.model, slot.version)
+            return self._load(entry.model, entry.version)
         finally:
-            slot.load_seconds = time.monotonic() - began
+            entry.load_seconds = time.monotonic() - began
 
     @property
     def is_loading(self) -> bool:
-        """Whether any version is on its way."""
-        return any(slot.loading is not None for slot in self)
+        """Whether any version is being loaded."""
+        return any(entry.loading is not None for entry in self)
 
     async def close(self) -> None:
-        """Wait for what is being loaded, and end."""
+        """Wait for running loads, and end the loader."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._loader.shutdown()

@@ -1,14 +1,13 @@
-"""Versions of models in memory: loaded beside the old, checked, and only then given traffic.
+"""Decides which model versions are in memory, and which of them serves each role.
 
 Every use of a version has a role (`routing.py`): a model's default, its canary, an application's
-pin. A role's version is the one that answers now, its target the one that should. When a target
-changes, the new version is loaded and checked on its golden images while the old one goes on
-answering; it takes over when it is ready, and when it fails the old one stays and the failure is
-there to be seen. Failed loads are tried again, at longer and longer intervals. A process that has
-just begun has no old version; it falls back on the one that answered last, in whatever process.
+pin. A role has a desired version, which the routes say, and a serving version, which predicts now.
+When the desired version changes, the new one is loaded and checked on its golden images while the
+old one continues to serve; it takes over when it is ready. If it fails, the old one stays and the
+failure is reported. Failed loads are retried at growing intervals. A process that has just started
+has no old version; it falls back on the version that any process served last in the role.
 
-Loading is `slots.py`; here is who needs which version, and what may leave. All of it runs in one
-event loop.
+The cache (`model_cache.py`) loads and holds versions. All of this runs in one event loop.
 """
 
 from __future__ import annotations
@@ -21,45 +20,48 @@ from dataclasses import dataclass
 from typing import Generic
 
 from eagleray.core.errors import UnknownVersionError
-from eagleray.serving.model_cache import Slot, Slots, State, V
+from eagleray.serving.model_cache import CachedVersion, LoadedT, LoadState, ModelCache
 from eagleray.serving.problems import NotReadyError
 from eagleray.serving.routing import Choice, Role, Snapshot
 
-__all__ = ["Event", "Fleet", "FleetOptions", "SlotReport", "State"]
+__all__ = ["LoadState", "ModelPool", "ModelPoolOptions", "VersionEvent", "VersionReport"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class FleetOptions:
+class ModelPoolOptions:
     """What stays in memory.
 
     Attributes:
-        keep: Models whose versions are loaded before anyone asks; None for every model with a
-            version in production, as far as memory goes.
-        memory: Bytes of versions that nobody needs for a role; the least used go first.
-        unload_after: Seconds that a version without a role stays.
+        warm: Names of the models that are loaded before any request needs them; None for every
+            model with a version in production, up to the memory limit.
+        memory: Maximum bytes of versions that no role needs; the least recently used are evicted
+            first.
+        unload_after: Seconds that an unused version without a role stays.
+        first_retry: Seconds until a failed load is retried for the first time.
     """
 
-    keep: frozenset[str] | None = None
+    warm: frozenset[str] | None = None
     memory: int = 2_000_000_000
     unload_after: float = 60.0
+    first_retry: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a version: for logs and counters.
+class VersionEvent:
+    """A change of a version in memory, for logs and counters.
 
     Attributes:
-        what: `loaded`, `failed`, `switched` or `unloaded`.
-        model: Name.
-        version: Number.
-        detail: A sentence, or the role.
-        seconds: That it took.
-        role: That was switched.
+        kind: `loaded`, `failed`, `switched` or `unloaded`.
+        model: Name of the model.
+        version: Version number.
+        detail: A sentence about the failure, or the role.
+        seconds: Duration of the load.
+        role: The role that was switched to the version; None for other events.
     """
 
-    what: str
+    kind: str
     model: str
     version: int
     detail: str = ""
@@ -68,12 +70,12 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotReport:
-    """How a version in memory is doing."""
+class VersionReport:
+    """The state of a version in memory, for callers."""
 
     model: str
     version: int
-    state: State
+    state: LoadState
     fault: str | None
     load_seconds: float
     num_bytes: int
@@ -82,214 +84,216 @@ class SlotReport:
     roles: tuple[Role, ...]
 
 
-class Fleet(Generic[V]):
-    """The versions in memory.
+class ModelPool(Generic[LoadedT]):
+    """The versions in memory, and the roles that they serve.
 
     Args:
         load: Loads and checks a version; called in a thread.
-        options: What stays.
-        happened: Told of everything that happens.
+        options: What stays in memory.
+        on_event: Called with every change of a version.
     """
 
     def __init__(
         self,
-        load: Callable[[str, int], V],
-        options: FleetOptions,
+        load: Callable[[str, int], LoadedT],
+        options: ModelPoolOptions,
         *,
-        happened: Callable[[Event], None] = lambda _: None,
+        on_event: Callable[[VersionEvent], None] = lambda _: None,
     ) -> None:
-        self._options, self._happened = options, happened
+        self._options, self._on_event = options, on_event
         self._snapshot = Snapshot(aliases={})
-        self._slots = Slots(load, ended=self._load_ended)
+        self._cache = ModelCache(
+            load, on_load_end=self._on_load_end, first_retry=options.first_retry
+        )
         self._serving: dict[Role, int] = {}
-        self.served: dict[Role, int] = {}  # the version that answered last, in whatever process
+        self.last_served: dict[Role, int] = {}
+        """The version that served each role last, in any process."""
 
-    # --- what should be there ---
+    # --- which versions are needed ---
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Go by a new snapshot: begin to load what it needs, switch to what is there."""
+        """Adopt a new snapshot: start to load what it needs, switch to what is ready."""
         self._snapshot = snapshot
-        self.settle()
+        self.reconcile()
 
-    def settle(self) -> None:
-        """Switch roles to targets that are ready, load those that are not, let go of the rest."""
-        keeps = self._kept_models()
-        for role, version in self._snapshot.standing.items():
-            if self._slots.loaded(role.model, version) is not None:
+    def reconcile(self) -> None:
+        """Switch roles to versions that are ready, load those that are not, evict the rest."""
+        warm = self._warm_models()
+        for role, version in self._snapshot.desired_versions.items():
+            if self._cache.loaded(role.model, version) is not None:
                 self._switch(role, version)
-            elif role.model in keeps or role in self._serving:
-                self._slots.begin(role.model, version)
+            elif role.model in warm or role in self._serving:
+                self._cache.ensure_loading(role.model, version)
                 self._fall_back(role, version)
-        for role in [role for role in self._serving if role not in self._snapshot.standing]:
+        for role in [role for role in self._serving if role not in self._snapshot.desired_versions]:
             del self._serving[role]
-        self._unload()
+        self._evict()
 
-    def _load_ended(self, slot: Slot[V]) -> None:
-        what = "failed" if slot.loaded is None else "loaded"
-        detail = slot.fault or ""
-        self._happened(Event(what, slot.model, slot.version, detail, slot.load_seconds))
-        self.settle()
+    def _on_load_end(self, entry: CachedVersion[LoadedT]) -> None:
+        kind = "failed" if entry.loaded is None else "loaded"
+        detail = entry.fault or ""
+        self._on_event(VersionEvent(kind, entry.model, entry.version, detail, entry.load_seconds))
+        self.reconcile()
 
-    def _fall_back(self, role: Role, target: int) -> None:
-        """Where nothing answers in a role and its target fails, turn to what answered last."""
-        slot, last = self._slots.get(role.model, target), self.served.get(role)
-        if slot is None or slot.error is None or role in self._serving or last in (None, target):
+    def _fall_back(self, role: Role, desired: int) -> None:
+        """Serve a role with the version that served it last, if nothing else can."""
+        entry, last = self._cache.get(role.model, desired), self.last_served.get(role)
+        if entry is None or entry.error is None or role in self._serving:
             return
-        assert last is not None
-        if self._slots.begin(role.model, last).loaded is not None:
+        if last is None or last == desired:
+            return
+        if self._cache.ensure_loading(role.model, last).loaded is not None:
             self._switch(role, last)
 
-    def _kept_models(self) -> set[str]:
-        """Return the models whose standing roles are loaded before anyone asks."""
+    def _warm_models(self) -> set[str]:
+        """Return the models whose roles are loaded before any request needs them."""
         snapshot = self._snapshot
-        kept = {model for model, route in snapshot.routes.items() if route.keep}
-        if self._options.keep is not None:
-            return kept | self._options.keep
-        if sum(slot.num_bytes for slot in self._slots) < self._options.memory:
+        warm = {model for model, route in snapshot.routes.items() if route.warm}
+        if self._options.warm is not None:
+            return warm | self._options.warm
+        if sum(entry.num_bytes for entry in self._cache) < self._options.memory:
             return set(snapshot.aliases)
-        return kept | {slot.model for slot in self._slots}
+        return warm | {entry.model for entry in self._cache}
 
     def _switch(self, role: Role, version: int) -> None:
         before = self._serving.get(role)
         if before == version:
             return
         self._serving[role] = version
-        self.served[role] = version
-        self._happened(Event("switched", role.model, version, role.words, role=role))
+        self.last_served[role] = version
+        self._on_event(VersionEvent("switched", role.model, version, role.description, role=role))
         log.info("%s of %s: version %s -> %d", role.via, role.model, before, version)
 
-    def _unload(self) -> None:
-        """Let go of versions without a role: after a while, or at once where memory is short."""
+    def _evict(self) -> None:
+        """Drop versions without a role: after a while, or at once if memory is short."""
         needed = {(role.model, version) for role, version in self._serving.items()}
-        needed |= {(role.model, version) for role, version in self._snapshot.standing.items()}
-        free = [slot for slot in self._slots if (slot.model, slot.version) not in needed]
-        used = sum(slot.num_bytes for slot in free)
+        needed |= {(role.model, n) for role, n in self._snapshot.desired_versions.items()}
+        free = [entry for entry in self._cache if entry.key not in needed]
+        used = sum(entry.num_bytes for entry in free)
         now = time.monotonic()
-        for slot in sorted(free, key=lambda slot: slot.last_used):
-            idle = now - slot.last_used > self._options.unload_after
-            gone = slot.model not in self._snapshot.aliases
-            if slot.is_idle and (idle or gone or used > self._options.memory):
-                used -= slot.num_bytes
-                self._slots.drop(slot)
-                self._happened(Event("unloaded", slot.model, slot.version))
+        for entry in sorted(free, key=lambda entry: entry.last_used):
+            expired = now - entry.last_used > self._options.unload_after
+            removed = entry.model not in self._snapshot.aliases
+            if entry.is_idle and (expired or removed or used > self._options.memory):
+                used -= entry.num_bytes
+                self._cache.drop(entry)
+                self._on_event(VersionEvent("unloaded", entry.model, entry.version))
 
     # --- requests ---
 
-    async def acquire(self, choice: Choice, *, patience: float) -> tuple[int, V]:
-        """Return the version that answers in a role, and count a use of it.
+    async def acquire(self, choice: Choice, *, patience: float) -> tuple[int, LoadedT]:
+        """Return the version that serves a role, and count one more use of it.
 
-        While a target is being loaded the version that had the role before answers. Whoever asks
-        for a version that nobody had in memory waits for it, together with all others who do.
+        While the desired version is being loaded, the version that had the role before serves it.
+        All requests for a version that is not in memory wait for the same load.
 
         Args:
-            choice: As `routing.choose` makes it.
-            patience: Seconds to wait.
+            choice: The role and its desired version, from `routing.choose`.
+            patience: Maximum seconds to wait.
 
         Raises:
-            NotReadyError: The version fails to load, or does not come in time.
-            UnknownVersionError: There is none of that number.
+            NotReadyError: If the version fails to load, or is not ready in time.
+            UnknownVersionError: If the model has no such version.
         """
-        slot = self._slots.get(choice.role.model, choice.version)
-        if slot is None or slot.loaded is None:
-            serving = self._serving.get(choice.role, self.served.get(choice.role))
-            old = None if serving is None else self._slots.get(choice.role.model, serving)
+        entry = self._cache.get(choice.role.model, choice.version)
+        if entry is None or entry.loaded is None:
+            serving = self._serving.get(choice.role, self.last_served.get(choice.role))
+            old = None if serving is None else self._cache.get(choice.role.model, serving)
             if old is not None and old.loaded is not None:
-                self._slots.begin(choice.role.model, choice.version)
-                slot = old
+                self._cache.ensure_loading(choice.role.model, choice.version)
+                entry = old
             else:
-                slot = await self._wait_for(choice, patience)
-        assert slot.loaded is not None
-        slot.in_use += 1
-        slot.num_requests += 1
-        slot.last_used = time.monotonic()
-        return slot.version, slot.loaded
+                entry = await self._wait_for(choice, patience)
+        assert entry.loaded is not None
+        entry.in_use += 1
+        entry.num_requests += 1
+        entry.last_used = time.monotonic()
+        return entry.version, entry.loaded
 
     def release(self, model: str, version: int) -> None:
-        """Count a use as ended."""
-        slot = self._slots.get(model, version)
-        if slot is not None:
-            slot.in_use -= 1
-            slot.last_used = time.monotonic()
+        """Count one use less of a version."""
+        entry = self._cache.get(model, version)
+        if entry is not None:
+            entry.in_use -= 1
+            entry.last_used = time.monotonic()
 
-    async def _wait_for(self, choice: Choice, patience: float) -> Slot[V]:
+    async def _wait_for(self, choice: Choice, patience: float) -> CachedVersion[LoadedT]:
         model, version = choice.role.model, choice.version
-        slot = self._slots.begin(model, version)
-        if slot.loading is not None:
+        entry = self._cache.ensure_loading(model, version)
+        if entry.loading is not None:
             try:
-                await asyncio.wait_for(asyncio.shield(slot.loading), patience)
+                await asyncio.wait_for(asyncio.shield(entry.loading), patience)
             except TimeoutError:
                 raise NotReadyError(f"Version {version} of {model} is being loaded.") from None
-        if slot.loaded is None:
-            last = self.served.get(choice.role)
+        if entry.loaded is None:
+            last = self.last_served.get(choice.role)
             if last is not None and last != version:
                 return await self._wait_for(Choice(choice.role, last), patience)
-            if isinstance(slot.error, UnknownVersionError):
-                raise slot.error
-            wait = max(1.0, slot.retry_at - time.monotonic())
+            if isinstance(entry.error, UnknownVersionError):
+                raise entry.error
             raise NotReadyError(
-                f"Version {version} of {model} does not load: {slot.public_fault}", retry_after=wait
+                f"Version {version} of {model} does not load: {entry.public_fault}",
+                retry_after=max(1.0, entry.retry_at - time.monotonic()),
             )
-        return slot
+        return entry
 
-    # --- looking ---
+    # --- state ---
 
-    def loaded(self, model: str, version: int) -> V | None:
-        """Return a version that is in memory and ready."""
-        return self._slots.loaded(model, version)
+    def loaded(self, model: str, version: int) -> LoadedT | None:
+        """Return a version that is ready; None if it is not."""
+        return self._cache.loaded(model, version)
 
-    def replace(self, model: str, version: int, loaded: V) -> None:
-        """Put a faster copy of a version in the place of the one that answers now."""
-        slot = self._slots.get(model, version)
-        if slot is not None and slot.loaded is not None:
-            slot.loaded = loaded
+    def replace(self, model: str, version: int, loaded: LoadedT) -> None:
+        """Replace a loaded version by a faster copy of it."""
+        entry = self._cache.get(model, version)
+        if entry is not None and entry.loaded is not None:
+            entry.loaded = loaded
 
     @property
     def is_loading(self) -> bool:
-        """Whether any version is on its way."""
-        return self._slots.is_loading
+        """Whether any version is being loaded."""
+        return self._cache.is_loading
 
     @property
-    def waiting_for(self) -> list[str]:
-        """Why the service is not ready: kept versions without anything that answers for them."""
-        keeps, reasons = self._kept_models(), []
-        for role, version in self._snapshot.standing.items():
-            if role.model in keeps and role not in self._serving:
+    def unready_reasons(self) -> list[str]:
+        """Why the pool is not ready: roles of warm models that no version serves."""
+        warm, reasons = self._warm_models(), []
+        for role, version in self._snapshot.desired_versions.items():
+            if role.model in warm and role not in self._serving:
                 failed = self.fault(role.model, version) is not None
-                words = "does not load" if failed else "is being loaded"
-                reasons.append(f"{role.model}/{version} {words}")
+                state = "does not load" if failed else "is being loaded"
+                reasons.append(f"{role.model}/{version} {state}")
         return sorted(reasons)
 
     def serving(self, role: Role) -> int | None:
-        """Return the version that answers in a role now."""
+        """Return the version that serves a role now; None if none does."""
         return self._serving.get(role)
 
     def fault(self, model: str, version: int) -> str | None:
-        """Return why a version does not load, for callers."""
-        slot = self._slots.get(model, version)
-        return None if slot is None else slot.public_fault
+        """Return why a version does not load, for callers; None if its load did not fail."""
+        entry = self._cache.get(model, version)
+        return None if entry is None else entry.public_fault
 
-    def reports(self) -> list[SlotReport]:
-        """Return how the versions in memory are doing, by model and version."""
+    def reports(self) -> list[VersionReport]:
+        """Return the state of each version in memory, by model and version."""
         roles: dict[tuple[str, int], list[Role]] = {}
         for role, version in self._serving.items():
             roles.setdefault((role.model, version), []).append(role)
         return [
-            SlotReport(
-                model=slot.model,
-                version=slot.version,
-                state=slot.state,
-                fault=slot.public_fault,
-                load_seconds=slot.load_seconds,
-                num_bytes=slot.num_bytes,
-                num_requests=slot.num_requests,
-                compiled=slot.loaded is not None and slot.loaded.compiled,
-                roles=tuple(
-                    sorted(roles.get((slot.model, slot.version), []), key=lambda role: role.words)
-                ),
+            VersionReport(
+                model=entry.model,
+                version=entry.version,
+                state=entry.state,
+                fault=entry.public_fault,
+                load_seconds=entry.load_seconds,
+                num_bytes=entry.num_bytes,
+                num_requests=entry.num_requests,
+                compiled=entry.loaded is not None and entry.loaded.compiled,
+                roles=tuple(sorted(roles.get(entry.key, []), key=lambda role: role.description)),
             )
-            for slot in sorted(self._slots, key=lambda slot: (slot.model, slot.version))
+            for entry in sorted(self._cache, key=lambda entry: entry.key)
         ]
 
     async def close(self) -> None:
-        """Wait for what is being loaded, and end."""
-        await self._slots.close()
+        """Wait for running loads, and end the loader."""
+        await self._cache.close()

@@ -1,21 +1,22 @@
-"""What the service refuses, as RFC 9457 problem details.
+"""Describes refused requests as RFC 9457 problem details.
 
     ServiceError
-    ├── NotAllowedError      no key, or one that does not hold       401
-    ├── ForbiddenError       what this caller may not do             403
-    ├── SlowError            a body that does not come            408
-    ├── NotFinishedError     what is asked for is not there yet      409
+    ├── NotAllowedError      no key, or an invalid one               401
+    ├── ForbiddenError       the caller lacks the permission         403
+    ├── NotFoundError        the resource does not exist             404
+    ├── SlowError            the body arrives too slowly             408
+    ├── NotFinishedError     the resource is not ready yet           409
     ├── TooLargeError        a body or a list above its limit        413
-    ├── UnsupportedError     a content type that is not taken        415
+    ├── UnsupportedError     an unsupported content type             415
     ├── FullError            no room, or above the quota             429
-    ├── NotReadyError        the version is not there yet, or fails  503
-    └── DeadlineError        the answer would come too late          504
+    ├── NotReadyError        the version is not ready, or fails      503
+    └── DeadlineError        the deadline has passed                 504
 
-All other errors of Eagleray carry their status too, so one function turns any of them into a
-problem. What names places and addresses of the service is for its log: an `OutageError` has another
-sentence for callers, and a plain `UserError`, which is no caller's mistake here, has none. A
-problem's `type` is a path of the service that explains it; its `title` never changes, its `detail`
-is a sentence about this request.
+All other errors of Eagleray have an HTTP status too, so one function turns any of them into a
+problem. Locations and addresses of the service are only logged: an `OutageError` has a separate
+sentence for callers, and a plain `UserError`, which is not the caller's mistake here, has none. A
+problem's `type` is a path of the service that explains it; its `title` is constant, its `detail` is
+a sentence about this request.
 """
 
 from __future__ import annotations
@@ -47,25 +48,26 @@ __all__ = [
     "FullError",
     "NotAllowedError",
     "NotFinishedError",
+    "NotFoundError",
     "NotReadyError",
     "Problem",
     "ServiceError",
     "SlowError",
     "TooLargeError",
     "UnsupportedError",
-    "problem_of",
+    "hide_locations",
+    "problem_from_error",
     "public_fault",
-    "without_places",
 ]
 
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 
-_SECONDS_BETWEEN_LINES = 10.0  # of the log about one outage
+_SECONDS_BETWEEN_LINES = 10.0  # in the log, about one outage
 _MAX_LINES_KEPT = 1000
 
-_PLACE = re.compile(
+_LOCATION = re.compile(
     r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s'"()<>,;]+  # a URI
     | (?<![\w.~/-])/[^\s'"()<>,;:/]+(?:/[^\s'"()<>,;:]*)+  # an absolute path of several parts
     """,
@@ -84,7 +86,7 @@ _STATUS_OF_REASON = {
 
 
 class ServiceError(EaglerayError):
-    """A request that is not answered."""
+    """A request is refused."""
 
     title: ClassVar[str]
 
@@ -94,52 +96,59 @@ class ServiceError(EaglerayError):
 
 
 class NotAllowedError(ServiceError):
-    """Who asks is not known."""
+    """The caller is not authenticated."""
 
     http_status = 401
     title = "A key is needed"
 
 
 class ForbiddenError(ServiceError):
-    """Who asks is known, and may not."""
+    """The caller is not permitted to do this."""
 
     http_status = 403
     title = "Not allowed"
 
 
+class NotFoundError(ServiceError):
+    """The requested resource does not exist."""
+
+    http_status = 404
+    title = "Not found"
+
+
 class SlowError(ServiceError):
-    """A body that takes up room for too long."""
+    """The body of the request arrives too slowly."""
 
     http_status = 408
     title = "Too slow"
 
 
 class NotFinishedError(ServiceError):
-    """What is asked for is there only later."""
+    """The requested resource is not ready yet."""
 
     http_status = 409
     title = "Not finished"
 
 
 class TooLargeError(ServiceError):
-    """More than is taken."""
+    """The request exceeds a size limit."""
 
     http_status = 413
     title = "Too large"
 
 
 class UnsupportedError(ServiceError):
-    """A body of a kind that is not taken."""
+    """The content type of the request is not supported."""
 
     http_status = 415
     title = "Unsupported content"
 
 
 class FullError(ServiceError):
-    """No room now.
+    """The service has no room for the request now.
 
     Attributes:
-        retry_after: Seconds after which another try makes sense.
+        retry_after: Seconds until a retry makes sense.
     """
 
     http_status = 429
@@ -162,7 +171,7 @@ class NotReadyError(ServiceError):
 
 
 class DeadlineError(ServiceError):
-    """The caller's time is over."""
+    """The deadline of the request has passed."""
 
     http_status = 504
     title = "Too late"
@@ -170,15 +179,15 @@ class DeadlineError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A refusal, ready for the wire.
+    """A problem document.
 
     Attributes:
-        status: Of HTTP.
+        status: HTTP status.
         kind: Last part of the problem's type.
-        title: Of the kind.
-        detail: Of this request.
-        reason: An image's reason code.
-        retry_after: Seconds.
+        title: Title of the kind.
+        detail: Sentence about this request.
+        reason: Reason code of an image that cannot be used; None for other problems.
+        retry_after: Seconds until a retry makes sense; None if unknown.
     """
 
     status: int
@@ -202,7 +211,7 @@ class Problem:
         return members
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that go with it."""
+        """Return the headers of the response."""
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(math.ceil(self.retry_after))
@@ -211,32 +220,32 @@ class Problem:
         return headers
 
 
-class _Outages:
-    """Logs each outage that requests meet, but not once for every request."""
+class _OutageLog:
+    """Logs each outage that requests meet, but not for every request."""
 
     def __init__(self) -> None:
         self._logged: dict[str, float] = {}
 
-    def note(self, error: Exception) -> None:
-        """Log an error, unless it was logged just now."""
-        words, now = str(error), time.monotonic()
-        if now - self._logged.get(words, -math.inf) < _SECONDS_BETWEEN_LINES:
+    def log(self, error: Exception) -> None:
+        """Log an error, unless it was logged within the last seconds."""
+        message, now = str(error), time.monotonic()
+        if now - self._logged.get(message, -math.inf) < _SECONDS_BETWEEN_LINES:
             return
         if len(self._logged) >= _MAX_LINES_KEPT:
             self._logged.clear()
-        self._logged[words] = now
-        log.error("a request cannot be answered: %s", words)
+        self._logged[message] = now
+        log.error("a request cannot be fulfilled: %s", message)
 
 
-_outages = _Outages()
+_outage_log = _OutageLog()
 
 
-def problem_of(error: EaglerayError) -> Problem:
-    """Describe an error of Eagleray to a caller, and log what the caller is not told."""
+def problem_from_error(error: EaglerayError) -> Problem:
+    """Describe an error to a caller, and log what the caller must not see."""
     if type(error) is UserError:
         error = OutageError(str(error))
     if isinstance(error, OutageError):
-        _outages.note(error)
+        _outage_log.log(error)
         return Problem(
             error.http_status, "outage", error.title, error.public, retry_after=error.retry_after
         )
@@ -251,7 +260,7 @@ def problem_of(error: EaglerayError) -> Problem:
 
 
 def public_fault(error: Exception) -> str:
-    """Say why a version does not load, without places and addresses, which the log has."""
+    """Return why a version does not load, without locations and addresses."""
     if isinstance(error, UnknownNameError | UnknownVersionError):
         return str(error)
     if isinstance(error, OutageError):
@@ -261,12 +270,12 @@ def public_fault(error: Exception) -> str:
     return "It cannot be loaded; the service's log says why."
 
 
-def without_places(text: str, shown: Sequence[str]) -> str:
-    """Return a sentence without the paths and URIs of the service that it names.
+def hide_locations(text: str, shown: Sequence[str]) -> str:
+    """Return a sentence with the paths and URIs of the service hidden.
 
     Args:
-        text: Of a job or a library, which knows nothing of callers.
-        shown: Locations that the caller named itself, and may see again.
+        text: Sentence of a job or a library.
+        shown: Locations that the caller has named, which are not hidden.
     """
     folders = tuple(place.rstrip("/") for place in shown)
 
@@ -275,4 +284,4 @@ def without_places(text: str, shown: Sequence[str]) -> str:
         own = any(place == folder or place.startswith(f"{folder}/") for folder in folders)
         return place if own or place.rstrip(".") in folders else _HIDDEN
 
-    return _PLACE.sub(replaced, text)
+    return _LOCATION.sub(replaced, text)

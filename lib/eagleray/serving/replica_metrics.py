@@ -1,7 +1,7 @@
-"""What all replicas have counted, told by whichever of them is asked.
+"""Shares the metrics of all replicas through the database, so that any replica returns them.
 
-`GET /metrics` reaches one replica, now this one and now that. So each puts what it has counted into
-the database every few seconds, and the one that is asked adds what the others put there to its own.
+`GET /metrics` reaches one replica through the gateway, a different one each time. So each replica
+writes its metrics to the database every few seconds, and the one that is scraped adds the others'.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ReplicaMetricsRow
 from eagleray.serving.telemetry import Families
 
-__all__ = ["MetricsBoard"]
+__all__ = ["ReplicaMetrics"]
 
-_ALIVE = timedelta(seconds=30)
+_EXPIRY = timedelta(seconds=30)
 
 
-class MetricsBoard:
-    """The counts of all replicas.
+class ReplicaMetrics:
+    """The metrics of all replicas in the database.
 
     Args:
-        database: Where they are kept.
-        replica: Name of this one.
+        database: The organisation's database.
+        replica: Name of this replica.
     """
 
     def __init__(self, database: OpenDatabase, replica: str) -> None:
         self._database, self._replica = database, replica
 
-    def put(self, families: Families, *, now: datetime | None = None) -> None:
-        """Put up what this replica has counted, and take down what ended replicas had.
+    def publish(self, families: Families, *, now: datetime | None = None) -> None:
+        """Write the metrics of this replica, and delete those of replicas that ended.
 
         Raises:
-            UserError: The database does not answer or refuses.
+            UserError: If the database does not answer or refuses.
         """
         now = now or datetime.now(UTC)
         with self._database.session() as session:
             session.merge(ReplicaMetricsRow(replica=self._replica, time=now, families=families))
             session.execute(
-                sa.delete(ReplicaMetricsRow).where(ReplicaMetricsRow.time < now - _ALIVE)
+                sa.delete(ReplicaMetricsRow).where(ReplicaMetricsRow.time < now - _EXPIRY)
             )
 
     def others(self, *, now: datetime | None = None) -> Mapping[str, Families]:
-        """Return what the other replicas have counted, by their names.
+        """Return the metrics of the other replicas, by name.
 
         Raises:
-            UserError: The database does not answer or refuses.
+            UserError: If the database does not answer or refuses.
         """
-        since = (now or datetime.now(UTC)) - _ALIVE
+        since = (now or datetime.now(UTC)) - _EXPIRY
         query = sa.select(ReplicaMetricsRow.replica, ReplicaMetricsRow.families).where(
             ReplicaMetricsRow.time >= since, ReplicaMetricsRow.replica != self._replica
         )
         with self._database.reading() as session:
             return {row.replica: row.families for row in session.execute(query)}
 
-    def take_down(self) -> None:
-        """Forget this replica, which ends.
+    def remove(self) -> None:
+        """Delete the metrics of this replica, which ends.
 
         Raises:
-            UserError: The database does not answer or refuses.
+            UserError: If the database does not answer or refuses.
         """
         with self._database.session() as session:
             session.execute(

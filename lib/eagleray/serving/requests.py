@@ -1,4 +1,4 @@
-"""A request as the service takes it, and its answers as they go back."""
+"""A prediction request as the service processes it, and its result."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.imaging import DecodedImage
-from eagleray.serving.image_urls import ImageLink
+from eagleray.serving.image_urls import ImageUrl
 from eagleray.serving.loading import LoadedVersion
-from eagleray.serving.responses import answer_of
+from eagleray.serving.responses import image_prediction
 from eagleray.serving.tracing import NO_TRACE, Trace
-from eagleray.serving.workers import Answered
+from eagleray.serving.workers import TimedOutcome
 
-__all__ = ["Answers", "PredictRequest"]
+__all__ = ["ImageInRequest", "PredictRequest", "PredictResult"]
 
-ImageInRequest = bytes | DecodedImage | ImageLink
+ImageInRequest = bytes | DecodedImage | ImageUrl
 
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What a caller wants to know.
+    """A request to predict images.
 
     Attributes:
-        model: Name.
-        images: Encoded, decoded under the model's contract, or where they are.
-        application: Of the caller.
-        asked: Version number or alias; None for what the route says.
-        attributes: For each image what is known of it besides; None where nothing is said.
-        request_id: The caller's, or ours.
-        deadline: On the monotonic clock.
-        trace: Is told where the time goes.
+        model: Name of the model.
+        images: Images, each encoded, decoded under the model's contract, or as its location.
+        application: Name of the caller's application; empty for an anonymous caller.
+        request_id: Id of the request, from the caller or generated.
+        deadline: Deadline on the monotonic clock.
+        version: Version number or alias that the request names; None if it names none.
+        trace: Trace that records the stages of the request.
+        attributes: Attributes of each image; None if the request has none.
     """
 
     model: str
@@ -38,29 +38,29 @@ class PredictRequest:
     application: str
     request_id: str
     deadline: float
-    asked: str | None = None
+    version: str | None = None
     trace: Trace = NO_TRACE
     attributes: Sequence[Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What a version answered, one for each image of the request.
+class PredictResult:
+    """The outcomes of a request, one for each of its images.
 
     Attributes:
-        loaded: The version.
-        via: Why this one.
-        answered: In the order of the images.
-        seconds: From the request to its last answer.
+        loaded: The version that predicted.
+        via: How the version was chosen.
+        outcomes: Outcomes in the order of the images.
+        seconds: Seconds from the request to its last outcome.
     """
 
     loaded: LoadedVersion
     via: str
-    answered: Sequence[Answered]
+    outcomes: Sequence[TimedOutcome]
     seconds: float
 
     def as_json(self, *, request_id: str, top_k: int, threshold: float | None) -> dict[str, Any]:
-        """Return the members of an `Answer`."""
+        """Return the members of a `PredictResponse`."""
         manifest = self.loaded.manifest
         return {
             "model": self.loaded.model,
@@ -70,20 +70,20 @@ class Answers:
             "package_digest": self.loaded.package_digest,
             "request_id": request_id,
             "results": [
-                answer_of(item.outcome, manifest, top_k=top_k, threshold=threshold)
-                for item in self.answered
+                image_prediction(item.outcome, manifest, top_k=top_k, threshold=threshold)
+                for item in self.outcomes
             ],
-            "timings": self.timings(),
+            "timings": self._timings(),
         }
 
-    def timings(self) -> dict[str, float]:
+    def _timings(self) -> dict[str, float]:
         """Return the members of `Timings`."""
         return {
-            "queue_ms": _milliseconds(max(item.queued for item in self.answered)),
-            "decode_ms": _milliseconds(max(item.decoding for item in self.answered)),
-            "forward_ms": _milliseconds(max(item.forward for item in self.answered)),
+            "queue_ms": _milliseconds(max(item.queued for item in self.outcomes)),
+            "decode_ms": _milliseconds(max(item.decoding for item in self.outcomes)),
+            "forward_ms": _milliseconds(max(item.forward for item in self.outcomes)),
             "total_ms": _milliseconds(self.seconds),
-            "batch_images": max(item.batch_images for item in self.answered),
+            "batch_images": max(item.batch_images for item in self.outcomes),
         }
 
 

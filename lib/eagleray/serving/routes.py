@@ -1,4 +1,4 @@
-"""The routes of models, kept in the database: default, canary, shadow, and what served last."""
+"""Stores the routes of models in the database: default, canary, shadow, and what served last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eagleray.core.errors import InputError
 from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ModelRouteRow, ServedRow
-from eagleray.serving.audit import Change, note_change, read_changes
+from eagleray.serving.audit import Change, read_changes, record_change
 from eagleray.serving.routing import Role, Route, Via
 
 __all__ = ["Routes"]
@@ -19,18 +19,18 @@ _FIELDS = [field.name for field in dataclasses.fields(Route)]
 
 
 class Routes:
-    """Which versions of which model answer.
+    """The routes in the database.
 
     Args:
-        database: Where the routes are kept.
-        who: Is written down with each change.
+        database: The organisation's database.
+        who: User who is recorded with each change.
     """
 
     def __init__(self, database: OpenDatabase, *, who: str) -> None:
         self._database, self._who = database, who
 
     def get(self, model: str) -> Route:
-        """Return the route of a model; the usual one where nobody set another."""
+        """Return the route of a model; the default route if it has none of its own."""
         with self._database.session() as session:
             row = session.get(ModelRouteRow, model)
             return Route() if row is None else _as_route(row)
@@ -39,44 +39,46 @@ class Routes:
         """Change fields of a model's route.
 
         Args:
-            model: Name.
+            model: Name of the model.
             changes: Fields of `Route` with their new values.
 
         Raises:
-            InputError: A share is not from 0 to 1.
+            InputError: If a share is not from 0 to 1.
         """
         for name in ("canary_share", "shadow_share"):
             share = changes.get(name)
             if share is not None and not 0 <= float(share) <= 1:
-                raise InputError(f"The share of {name.partition('_')[0]} is from 0 to 1: {share}.")
+                raise InputError(
+                    f"The {name.partition('_')[0]}'s share must be from 0 to 1, not {share}."
+                )
         with self._database.session() as session:
             row = session.get(ModelRouteRow, model)
             before = Route() if row is None else _as_route(row)
             route = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
             session.merge(ModelRouteRow(model=model, **dataclasses.asdict(route)))
             words = ", ".join(f"{name} {value}" for name, value in changes.items())
-            note_change(session, subject=_subject(model), what=words, who=self._who)
+            record_change(session, subject=_subject(model), what=words, who=self._who)
         return route
 
     def read(self) -> dict[str, Route]:
         """Return the routes of all models that have one of their own.
 
-        One that is damaged is left out, and its model answers by the usual one.
+        A damaged route is left out, so its model has the default route.
 
         Raises:
-            OutageError: The database does not answer.
+            OutageError: If the database does not answer.
         """
         routes = {}
         with self._database.reading() as session:
             for row in readable_rows(session, ModelRouteRow):
                 try:
-                    routes[row.model] = _sound_route(row)
+                    routes[row.model] = _valid_route(row)
                 except BadRowError as error:
                     report_bad_row(ModelRouteRow, row.model, error)
         return routes
 
-    def note_served(self, role: Role, version: int) -> None:
-        """Remember the version that answers in a role, for processes that begin later."""
+    def record_served(self, role: Role, version: int) -> None:
+        """Record the version that serves a role, for processes that start later."""
         row = ServedRow(
             model=role.model,
             via=role.via.value,
@@ -88,10 +90,10 @@ class Routes:
             session.merge(row)
 
     def served(self) -> dict[Role, int]:
-        """Return the version that answered last in each role; damaged rows are left out.
+        """Return the version that served each role last; damaged rows are left out.
 
         Raises:
-            OutageError: The database does not answer.
+            OutageError: If the database does not answer.
         """
         known = {via.value for via in Via}
         with self._database.reading() as session:
@@ -102,7 +104,7 @@ class Routes:
             }
 
     def changes(self, model: str) -> Sequence[Change]:
-        """Return the changes of a route, oldest first."""
+        """Return the changes to a route, oldest first."""
         with self._database.session() as session:
             return read_changes(session, _subject(model))
 
@@ -111,17 +113,17 @@ def _subject(model: str) -> str:
     return f"model {model}"
 
 
-def _sound_route(row: ModelRouteRow) -> Route:
+def _valid_route(row: ModelRouteRow) -> Route:
     """Return the route of a row.
 
     Raises:
-        BadRowError: The row holds something else than a route.
+        BadRowError: If the row does not hold a valid route.
     """
     for name, share in (("canary", row.canary_share), ("shadow", row.shadow_share)):
         if not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise BadRowError(f"a share of its {name} of {share!r}")
+            raise BadRowError(f"a {name} share of {share!r}")
     if not all(isinstance(part, str) for part in (row.default, row.canary or "", row.shadow or "")):
-        raise BadRowError("targets that are no texts")
+        raise BadRowError("targets that are not text")
     return _as_route(row)
 
 

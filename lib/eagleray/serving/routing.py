@@ -1,8 +1,8 @@
-"""Which version of a model answers a request: a pure function of a snapshot and the request.
+"""Chooses the version of a model that serves a request: a pure function of snapshot and request.
 
-What is asked for outright comes first, then what the application is pinned to, then the canary's
-share of the rest, then the model's default. The canary's share is drawn from the request's id, so
-that the same request gets the same version from every replica.
+A version that the request names comes first, then the application's pin, then the canary for its
+share of the other requests, then the model's default. The canary's share is drawn from the
+request id, so the same request gets the same version from every replica.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ DEFAULT_ALIAS = "production"
 
 
 class Via(StrEnum):
-    """Why a version was chosen."""
+    """How the version of a request was chosen."""
 
-    ASKED = "asked"
+    REQUESTED = "requested"
     PINNED = "pinned"
     CANARY = "canary"
     DEFAULT = "default"
@@ -46,15 +46,16 @@ class Via(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which versions of a model answer those who ask for none.
+    """The versions of a model that serve requests which name no version.
 
     Attributes:
-        default: Target of most requests: a version number, or an alias.
-        canary: Target of a share of them.
-        canary_share: From 0 to 1.
-        shadow: Target that sees requests too, and whose answers are only compared.
-        shadow_share: From 0 to 1.
-        keep: Whether the versions stay in memory although nobody asks.
+        default: Target of most requests: a version number or an alias.
+        canary: Target of a share of the requests; None for no canary.
+        canary_share: The canary's fraction of the requests, from 0 to 1.
+        shadow: Target that gets a copy of requests, and whose predictions are only compared; None
+            for no shadow.
+        shadow_share: The shadow's fraction of the requests, from 0 to 1.
+        warm: Whether the model's versions are loaded before any request needs them.
     """
 
     default: str = DEFAULT_ALIAS
@@ -62,17 +63,17 @@ class Route:
     canary_share: float = 0.0
     shadow: str | None = None
     shadow_share: float = 0.0
-    keep: bool = False
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A caller.
+    """A caller of the service.
 
     Attributes:
-        name: Its own.
-        images_per_second: Its quota; None for no limit.
-        pins: Target of each model that it is pinned on.
+        name: Name of the application.
+        images_per_second: Quota; None for no limit.
+        pins: Target of each pinned model, by the model's name.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that is neither revoked nor of a disabled application."""
+    """A key that is not revoked, of an application that is not disabled."""
 
     application: str
     expires: datetime | None
@@ -90,13 +91,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """Who may ask, as the database says at one moment.
+    """The applications and their keys, as read from the database at one moment.
 
     Attributes:
-        applications: By name.
-        keys: By the SHA-256 of the key, in hex.
-        last_change: Number of the last change of any application, of those that are deleted too;
-            0 where there never was one. It never decreases.
+        applications: Applications by name.
+        keys: Keys by their SHA-256 in hex.
+        last_change: Number of the last change to any application, deleted ones included; 0 if there
+            never was one. It never decreases.
     """
 
     applications: Mapping[str, Application]
@@ -106,15 +107,15 @@ class Callers:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the registry and the database say at one moment; what follows from it is kept with it.
+    """The state of registry and database at one moment, with cached properties derived from it.
 
     Attributes:
-        aliases: Version that each alias of each registered model points to.
-        routes: Of the models that have one of their own; the others have `Route()`.
-        applications: By name.
-        keys: By the SHA-256 of the key, in hex.
+        aliases: Version number of each alias of each registered model.
+        routes: Routes by model; models without one have `Route()`.
+        applications: Applications by name.
+        keys: Keys by their SHA-256 in hex.
         newest: Largest version number of each model.
-        last_change: Number of the last change of any application, as `Callers` has it.
+        last_change: Number of the last change to any application, as in `Callers`.
     """
 
     aliases: Mapping[str, Mapping[str, int]]
@@ -129,14 +130,14 @@ class Snapshot:
         return self.routes.get(model, Route())
 
     def version(self, model: str, target: str) -> int | None:
-        """Return the version that a target means; None for an alias that points nowhere."""
+        """Return the version that a target resolves to; None for an alias that is unset."""
         if target.isdecimal():
             return int(target)
         return self.aliases[model].get(target)
 
     @cached_property
     def roles(self) -> Mapping[str, Mapping[Role, str]]:
-        """The standing roles of each registered model, with the target of each."""
+        """The configured roles of each registered model, with the target of each."""
         roles = {model: dict(_roles_of(model, self.route(model))) for model in self.aliases}
         for application in self.applications.values():
             for model, target in application.pins.items():
@@ -145,8 +146,8 @@ class Snapshot:
         return roles
 
     @cached_property
-    def standing(self) -> Mapping[Role, int]:
-        """The standing roles of all models, with the version that each should have."""
+    def desired_versions(self) -> Mapping[Role, int]:
+        """The configured roles of all models, with the version that each should be served by."""
         return {
             role: version
             for model in sorted(self.roles)
@@ -158,7 +159,7 @@ class Snapshot:
         """Refuse a model that is not registered.
 
         Raises:
-            UnknownNameError: With the nearest names.
+            UnknownNameError: If it is not; the message has the nearest names.
         """
         if model not in self.aliases:
             raise UnknownNameError("model", model, self.aliases)
@@ -166,12 +167,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Something that a version of a model is needed for; its version changes, the role stays.
+    """A use of a model; the version that serves it changes, the role stays.
 
     Attributes:
-        model: Name.
-        via: Why.
-        name: Of the application of a pin, or the target that was asked for.
+        model: Name of the model.
+        via: How the version is chosen.
+        name: Name of the pinned application, or the requested target.
     """
 
     model: str
@@ -179,14 +180,14 @@ class Role:
     name: str = ""
 
     @property
-    def words(self) -> str:
-        """For a person, without the model."""
+    def description(self) -> str:
+        """The role as text, without the model."""
         return f"{self.via} {self.name}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A role, and the version that it should have now."""
+    """A role, and the version that should serve it now."""
 
     role: Role
     version: int
@@ -197,28 +198,28 @@ def choose(
     model: str,
     *,
     application: str = "",
-    asked: str | None = None,
+    version: str | None = None,
     request_id: str = "",
 ) -> Choice:
-    """Choose the version that answers a request.
+    """Choose the version that serves a request.
 
     Args:
-        snapshot: What is known.
-        model: That is asked.
-        application: Of the caller; empty for nobody.
-        asked: Version number or alias that the request names.
-        request_id: Decides on the canary.
+        snapshot: The current snapshot.
+        model: Name of the model.
+        application: Name of the caller's application; empty for an anonymous caller.
+        version: Version number or alias that the request names; None if it names none.
+        request_id: Id of the request, which decides whether the canary serves it.
 
     Raises:
-        UnknownNameError: No such model, or no such alias.
-        UnknownVersionError: The model has no version of that number.
-        InputError: The model's alias points nowhere yet.
+        UnknownNameError: If there is no such model or alias.
+        UnknownVersionError: If the model has no such version.
+        InputError: If no version of the model is in production yet.
     """
     snapshot.require_model(model)
     caller = snapshot.applications.get(application)
     route = snapshot.route(model)
-    if asked is not None:
-        role, target = Role(model, Via.ASKED, asked), asked
+    if version is not None:
+        role, target = Role(model, Via.REQUESTED, version), version
     elif caller is not None and model in caller.pins:
         role, target = Role(model, Via.PINNED, application), caller.pins[model]
     elif route.canary is not None and _share_of(model, request_id) < route.canary_share:
@@ -229,7 +230,7 @@ def choose(
 
 
 def shadow_of(snapshot: Snapshot, model: str, *, request_id: str) -> Choice | None:
-    """Return the shadow that sees a request too, if one does."""
+    """Return the shadow that gets a copy of a request; None if there is none."""
     route = snapshot.route(model)
     if route.shadow is None or _share_of(model, f"shadow {request_id}") >= route.shadow_share:
         return None
@@ -238,7 +239,7 @@ def shadow_of(snapshot: Snapshot, model: str, *, request_id: str) -> Choice | No
 
 
 def _roles_of(model: str, route: Route) -> Iterable[tuple[Role, str]]:
-    """Yield the roles that a route gives its model, with their targets."""
+    """Yield the roles that a route defines, with their targets."""
     yield Role(model, Via.DEFAULT), route.default
     if route.canary is not None and route.canary_share > 0:
         yield Role(model, Via.CANARY), route.canary
@@ -258,13 +259,13 @@ def _require_version(snapshot: Snapshot, model: str, target: str) -> int:
     aliases = snapshot.aliases[model]
     if target == DEFAULT_ALIAS:
         raise InputError(
-            f"No version of model {model!r} is in production yet; promote one, or ask for one by "
-            "its number."
+            f"No version of model {model!r} is in production yet; promote one, or "
+            "request one by its number."
         )
     raise UnknownNameError(f"alias of model {model!r}", target, aliases)
 
 
 def _share_of(model: str, text: str) -> float:
-    """Draw a number from 0 to 1 that depends on nothing but the text."""
+    """Return a pseudo-random number from 0 to 1 that depends on model and text only."""
     digest = hashlib.blake2b(f"{model} {text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,8 +1,8 @@
-"""Counters and times as Prometheus reads them: of one replica, and of all together."""
+"""Metrics for Prometheus, of one replica and of all replicas together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,87 +10,90 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from eagleray.core.display import visible
-from eagleray.serving.model_pool import Event
-from eagleray.serving.workers import Answered
+from eagleray.core.display import escape_text
+from eagleray.serving.model_pool import VersionEvent
+from eagleray.serving.workers import TimedOutcome
 
 __all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 Families = list[list[Any]]
-"""Families of metrics as JSON: [name, documentation, type, [[sample's name, labels, value], …]]."""
+"""Metric families as JSON: [name, documentation, type, [[sample's name, labels, value], …]]."""
 
+_Groups = Sequence[tuple[Mapping[str, str], Families]]
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Telemetry:
-    """What a replica counts."""
+    """The metrics of a replica."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        asked = ["model", "version", "application"]
-        self.requests = self._counter("requests", "Requests by their status.", [*asked, "status"])
-        self.images = self._counter("images", "Images by their result.", [*asked, "result"])
-        self.rejections = self._counter("rejections", "Requests let in by nobody.", ["kind"])
+        target = ["model", "version", "application"]
+        self.requests = self._counter("requests", "Requests by status.", [*target, "status"])
+        self.images = self._counter("images", "Images by result.", [*target, "result"])
+        self.rejections = self._counter("rejections", "Requests that were refused.", ["kind"])
         self.watch_faults = self._counter(
-            "watch_faults", "Readings of registry or database that failed.", ["source", "kind"]
+            "watch_faults", "Failed readings of registry or database.", ["source", "kind"]
         )
         self.predictions = self._counter(
-            "predictions", "Answers by label.", ["model", "version", "label"]
+            "predictions", "Predictions by label.", ["model", "version", "label"]
         )
         self.shadows = self._counter(
-            "shadow_answers", "Answers of a shadow, against the one given.", ["model", "agreement"]
+            "shadow_predictions",
+            "Predictions of shadows, compared with those returned.",
+            ["model", "agreement"],
         )
         self.versions = self._counter(
-            "version_events", "Versions loaded, failed, switched, unloaded.", ["model", "what"]
+            "version_events", "Versions loaded, failed, switched, unloaded.", ["model", "event"]
         )
         self.stages = Histogram(
             "eagleray_stage_seconds",
-            "Time of an image by stage.",
+            "Seconds of an image by stage.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.latency = Histogram(
             "eagleray_request_seconds",
-            "Time of a request, from its last byte to its answer.",
+            "Seconds from the last byte of a request to its response.",
             ["model", "version"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.batches = Histogram(
-            "eagleray_batch_images", "Images in a batch.", buckets=_SIZES, registry=self._registry
+            "eagleray_batch_images", "Images per batch.", buckets=_SIZES, registry=self._registry
         )
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"eagleray_{name}", text, labels, registry=self._registry)
 
-    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Show a value that is asked for whenever somebody looks."""
+    def add_gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is computed when it is collected."""
         gauge = Gauge(f"eagleray_{name}", text, registry=self._registry)
         gauge.set_function(value)
 
-    def saw_answer(self, model: str, version: int, answered: Answered) -> None:
-        """Count an image that a lane answered."""
-        self.stages.labels(model, "queue").observe(answered.queued)
-        self.stages.labels(model, "decode").observe(answered.decoding)
-        self.stages.labels(model, "forward").observe(answered.forward)
-        prediction = answered.outcome.prediction
+    def record_prediction(self, model: str, version: int, timed: TimedOutcome) -> None:
+        """Count an image that a worker predicted."""
+        self.stages.labels(model, "queue").observe(timed.queued)
+        self.stages.labels(model, "decode").observe(timed.decoding)
+        self.stages.labels(model, "forward").observe(timed.forward)
+        prediction = timed.outcome.prediction
         if prediction is not None and prediction.label is not None:
             self.predictions.labels(model, version, prediction.label).inc()
 
-    def saw_event(self, event: Event) -> None:
-        """Count what happened to a version."""
-        self.versions.labels(event.model, event.what).inc()
+    def record_event(self, event: VersionEvent) -> None:
+        """Count an event of a version."""
+        self.versions.labels(event.model, event.kind).inc()
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return _text(_Families(self.families()))
+        """Return all metrics in Prometheus' text format."""
+        return _text([({}, self.families())])
 
     def families(self) -> Families:
-        """Return everything as it can be kept, and joined with that of other replicas."""
+        """Return all metrics as JSON, to be joined with those of other replicas."""
         return [
             [
                 family.name,
@@ -103,48 +106,37 @@ class Telemetry:
 
 
 def text_of_all(replicas: Mapping[str, Families]) -> bytes:
-    """Return what several replicas counted in Prometheus' text format, labelled by `replica`."""
-    return _text(_Joined(replicas))
+    """Return the metrics of several replicas in Prometheus' text format, labelled by `replica`."""
+    return _text([({"replica": name}, families) for name, families in sorted(replicas.items())])
 
 
-def _text(collector: Collector) -> bytes:
+def _text(groups: _Groups) -> bytes:
     registry = CollectorRegistry()
-    registry.register(collector)
+    registry.register(_Joined(groups))
     return generate_latest(registry)
 
 
-class _Families(Collector):
-    """The families of one replica, as a person may read them."""
+class _Joined(Collector):
+    """The families of several replicas, where those of one name are one family.
 
-    def __init__(self, families: Families) -> None:
-        self._families = families
+    Args:
+        groups: Families with the labels to add to their samples.
+    """
+
+    def __init__(self, groups: _Groups) -> None:
+        self._groups = groups
 
     def collect(self) -> Iterator[Metric]:
         """Return the families."""
-        for name, documentation, kind, samples in self._families:
-            family = Metric(name, documentation, kind)
-            for sample, labels, value in samples:
-                family.add_sample(sample, _shown(labels), value)
-            yield family
-
-
-class _Joined(Collector):
-    """The families of several replicas."""
-
-    def __init__(self, replicas: Mapping[str, Families]) -> None:
-        self._replicas = replicas
-
-    def collect(self) -> Iterator[Metric]:
-        """Join families of one name."""
         joined: dict[str, Metric] = {}
-        for replica, families in sorted(self._replicas.items()):
+        for own, families in self._groups:
             for name, documentation, kind, samples in families:
                 family = joined.setdefault(name, Metric(name, documentation, kind))
                 for sample, labels, value in samples:
-                    family.add_sample(sample, _shown({**labels, "replica": replica}), value)
+                    family.add_sample(sample, _shown({**labels, **own}), value)
         return iter(joined.values())
 
 
 def _shown(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return labels of a sample: values are names that others gave, such as a model's labels."""
-    return {name: visible(value) for name, value in labels.items()}
+    """Return the labels of a sample as safe text; values may come from callers or models."""
+    return {name: escape_text(value) for name, value in labels.items()}

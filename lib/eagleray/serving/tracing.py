@@ -1,14 +1,15 @@
-"""Traces of requests, as OpenTelemetry knows them: a span for each, and in it one for each stage.
+"""Traces requests with OpenTelemetry: a span for each request, and in it one for each stage.
 
-    request                 parent: the caller's span, where it sends `traceparent`
-    ├── load                only where the request waited for a version
-    ├── fetch               of an image that the request only names
+    request                 child of the caller's span, if it sends `traceparent`
+    ├── load                if the request waited for a version
+    ├── fetch               for an image that the request only names
     ├── queue, decode, forward
-    └── lanes               only where an image came to no answer: why
+    └── predict             if an image has no outcome, with the reason
 
-Stages have the times that were measured anyway. Spans go to a collector over OTLP/HTTP, in batches,
-from a thread of its own; when that does not keep up the oldest are dropped, and no request waits.
-Without a collector nothing of OpenTelemetry is imported, and one object is every request's trace.
+Spans of stages are made from times that are measured anyway. Spans are sent to a collector over
+OTLP/HTTP in batches, by a separate thread; if it does not keep up, the oldest are dropped and no
+request waits. Without a collector OpenTelemetry is not imported, and all requests share one trace
+object that does nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from eagleray.core.settings import Settings
-from eagleray.serving.workers import Answered
+from eagleray.serving.workers import TimedOutcome
 
 if TYPE_CHECKING:  # only where a collector is configured
     from opentelemetry.trace import Span, Tracer
@@ -31,56 +32,56 @@ if TYPE_CHECKING:  # only where a collector is configured
 __all__ = ["NO_TRACE", "ONLY_FAILURES", "Trace", "Tracing", "open_tracing"]
 
 ONLY_FAILURES = math.inf
-"""For `Trace.stage`: a span only where the stage fails."""
+"""For `Trace.stage`: a span only if the stage fails."""
 
 _SECONDS_TO_END = 5.0
 _NOTHING = contextlib.nullcontext()
 
 
 class Trace:
-    """What is told of one request. This one forgets it; a subclass sends it away."""
+    """The trace of one request. This class records nothing; a subclass sends spans."""
 
     __slots__ = ()
 
     @property
     def trace_id(self) -> str:
-        """The trace in 32 hex digits; empty where nobody traces."""
+        """Id of the trace in 32 hex digits; empty if the request is not traced."""
         return ""
 
     @property
     def is_recording(self) -> bool:
-        """Whether what is told here goes anywhere."""
+        """Whether spans of this trace are sent."""
         return False
 
     def note(self, **attributes: str | int) -> None:
-        """Note what Eagleray knows of the request, as attributes `eagleray.…`."""
+        """Set attributes `eagleray.…` of the request's span."""
 
     def stage(
         self,
         name: str,  # noqa: ARG002
         *,
         image: int | None = None,  # noqa: ARG002
-        least: float = 0.0,  # noqa: ARG002
+        min_seconds: float = 0.0,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """Time a block as a stage, and note the error that ends it.
+        """Time a block as a stage, and record the error that ends it.
 
         Args:
-            name: Of the span.
+            name: Name of the span.
             image: Number of the image in the request.
-            least: Seconds below which there is no span, unless it fails.
+            min_seconds: Duration below which a stage that succeeds has no span.
         """
         return _NOTHING
 
-    def saw_answer(self, image: int, answered: Answered) -> None:
-        """Note where the time of an image went that a lane answered."""
+    def record_prediction(self, image: int, timed: TimedOutcome) -> None:
+        """Record the stages of an image that a worker predicted."""
 
     def end(self, name: str, attributes: Mapping[str, Any], *, error: str | None = None) -> None:
         """End the request.
 
         Args:
-            name: Of its span.
-            attributes: By OpenTelemetry's conventions for its protocol.
-            error: Kind of the service's own fault; None where it has none.
+            name: Name of the request's span.
+            attributes: Attributes by OpenTelemetry's conventions for the protocol.
+            error: Kind of the service's own error; None if there is none.
         """
 
 
@@ -94,7 +95,7 @@ class _RecordedTrace(Trace):
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # One offset for all moments of a request: no clock that is set meanwhile parts them.
+        # One offset for all moments of a request, so a clock that is set meanwhile does not matter.
         self._offset = time.time_ns() - time.monotonic_ns()
         self._tracer, self._ended = tracer, False
         self._span: Span = tracer.start_span(
@@ -117,7 +118,7 @@ class _RecordedTrace(Trace):
         self._span.set_attributes({f"eagleray.{name}": it for name, it in attributes.items()})
 
     @contextlib.contextmanager
-    def _timed(self, name: str, image: int | None, least: float) -> Iterator[None]:
+    def _timed(self, name: str, image: int | None, min_seconds: float) -> Iterator[None]:
         began = time.monotonic()
         try:
             yield
@@ -126,24 +127,24 @@ class _RecordedTrace(Trace):
             self._add(name, began, time.monotonic(), _of(image), error=(kind, words))
             raise
         ended = time.monotonic()
-        if ended - began >= least:
+        if ended - began >= min_seconds:
             self._add(name, began, ended, _of(image))
 
     def stage(
-        self, name: str, *, image: int | None = None, least: float = 0.0
+        self, name: str, *, image: int | None = None, min_seconds: float = 0.0
     ) -> AbstractContextManager[None]:
-        return self._timed(name, image, least)
+        return self._timed(name, image, min_seconds)
 
-    def saw_answer(self, image: int, answered: Answered) -> None:
-        began, attributes = answered.began, _of(image)
-        decoded = began + answered.decoding
-        failure, error = answered.outcome.failure, None
+    def record_prediction(self, image: int, timed: TimedOutcome) -> None:
+        began, attributes = timed.began, _of(image)
+        decoded = began + timed.decoding
+        failure, error = timed.outcome.failure, None
         if failure is not None:
             error = (failure.reason.value, failure.message)
-        self._add("queue", began - answered.queued, began, attributes)
-        attributes["eagleray.batch_images"] = answered.batch_images
+        self._add("queue", began - timed.queued, began, attributes)
+        attributes["eagleray.batch_images"] = timed.batch_images
         self._add("decode", began, decoded, attributes, error=error)
-        self._add("forward", decoded, decoded + answered.forward, attributes)
+        self._add("forward", decoded, decoded + timed.forward, attributes)
 
     def end(self, name: str, attributes: Mapping[str, Any], *, error: str | None = None) -> None:
         from opentelemetry.trace import StatusCode
@@ -165,7 +166,7 @@ class _RecordedTrace(Trace):
         *,
         error: tuple[str, str] | None = None,
     ) -> None:
-        """Add a stage, of which all is known; after the end of its request it is not added."""
+        """Add a stage that has ended; stages are not added after the end of their request."""
         from opentelemetry.trace import StatusCode, set_span_in_context
 
         if not self.is_recording:
@@ -192,18 +193,19 @@ def _of(image: int | None) -> dict[str, Any]:
 
 
 class Tracing:
-    """Begins the traces of requests. This one begins none."""
+    """Begins the traces of requests. This class traces nothing."""
 
     def begin(self, carrier: Mapping[str, str]) -> Trace:  # noqa: ARG002
         """Begin the trace of a request.
 
         Args:
-            carrier: Its headers or metadata, names in lower case; may hold `traceparent`.
+            carrier: Headers or metadata of the request, with names in lower case; may hold
+                `traceparent`.
         """
         return NO_TRACE
 
     def close(self) -> None:
-        """Send what is left, as long as that takes no more than seconds."""
+        """Send the remaining spans, waiting a few seconds at most."""
 
 
 class _OtlpTracing(Tracing):
@@ -224,14 +226,14 @@ class _OtlpTracing(Tracing):
         return _RecordedTrace(self._tracer, carrier)
 
     def close(self) -> None:
-        # The library waits half a minute for a collector that is away.
+        # The library waits half a minute for a collector that does not answer.
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(_SECONDS_TO_END)
 
 
 def open_tracing(settings: Settings) -> Tracing:
-    """Return what begins traces: to the collector of the settings, or none without one."""
+    """Return the tracing to the collector of the settings; without one nothing is traced."""
     if settings.otlp_endpoint is None:
         return Tracing()
     return _OtlpTracing(settings.otlp_endpoint, settings.otel_service_name)

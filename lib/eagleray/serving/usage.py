@@ -1,8 +1,8 @@
-"""Who sends how many requests to which version: counted in each replica, summed in the database.
+"""Counts the requests of each application to each version, by day.
 
-A request costs one addition in memory. Every few seconds, and at the end, the sums are added to the
-rows of the day, in a thread. While the database does not answer they are kept, and added later; a
-replica that is killed takes those of its last seconds with it.
+A request costs one addition in memory. Every few seconds, and at the end, each replica adds its
+counts to the rows of the day in the database, in a thread. While the database does not answer, it
+keeps them; the counts of the last seconds are lost if a replica is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eagleray.core.errors import EaglerayError
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import UsageRow
 
-__all__ = ["UsageBook", "UsageCounter", "Use", "Used"]
+__all__ = ["UsageCounter", "UsageKey", "UsageStore", "VersionUsage"]
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ _WEEK = 7  # days, today among them
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Use:
-    """What is counted together: a version's requests of one application on one day.
+class UsageKey:
+    """The key of a count: the requests of one application to one version on one day.
 
     Attributes:
-        model: Name.
-        day: In UTC.
-        application: Of the caller; empty for nobody.
-        version: That answered.
+        model: Name of the model.
+        day: Day in UTC.
+        application: Name of the application; empty for callers without a key.
+        version: Version number.
     """
 
     model: str
@@ -46,26 +46,26 @@ class Use:
 
 
 @dataclass(slots=True)
-class _Sum:
+class _Count:
     requests: int
     last: datetime
 
-    def add(self, other: _Sum) -> None:
+    def add(self, other: _Count) -> None:
         self.requests += other.requests
         self.last = max(self.last, other.last)
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """How much an application used a version lately.
+class VersionUsage:
+    """The recent requests of one application to one version.
 
     Attributes:
-        application: Name; empty for callers without a key.
-        model: Name.
-        version: Number.
-        today: Requests since midnight UTC.
-        week: Requests of the last seven days, today among them.
-        last: When the last of them was answered.
+        application: Name of the application; empty for callers without a key.
+        model: Name of the model.
+        version: Version number.
+        today: Number of requests since midnight UTC.
+        week: Number of requests in the last seven days, including today.
+        last: Time of the last request.
     """
 
     application: str
@@ -76,7 +76,7 @@ class Used:
     last: datetime
 
     def as_json(self) -> dict[str, Any]:
-        """Return the members, for scripts and over HTTP."""
+        """Return the members of the JSON object."""
         return {
             "application": self.application or None,
             "model": self.model,
@@ -87,36 +87,36 @@ class Used:
         }
 
 
-class UsageBook:
-    """The sums in the database.
+class UsageStore:
+    """The counts in the database.
 
     Args:
-        database: Where they are kept.
+        database: The organisation's database.
     """
 
     def __init__(self, database: OpenDatabase) -> None:
         self._database = database
 
-    def add(self, sums: Mapping[Use, tuple[int, datetime]]) -> None:
-        """Add to the sums that are there, all of it or nothing.
+    def add(self, counts: Mapping[UsageKey, tuple[int, datetime]]) -> None:
+        """Add to the counts in the database, in one transaction.
 
         Args:
-            sums: Requests, and the moment of the last of them.
+            counts: Number of requests, and the time of the last of them, by key.
 
         Raises:
-            UserError: The database does not answer or refuses.
+            UserError: If the database does not answer or refuses.
         """
-        # Everybody goes through the rows in one order, so that nobody waits for one who waits.
+        # All replicas write the rows in the same order, so that no two of them deadlock.
         rows = [
             {
-                "model": use.model,
-                "day": use.day,
-                "application": use.application,
-                "version": use.version,
+                "model": key.model,
+                "day": key.day,
+                "application": key.application,
+                "version": key.version,
                 "requests": requests,
                 "last": last,
             }
-            for use, (requests, last) in sorted(sums.items())
+            for key, (requests, last) in sorted(counts.items())
         ]
         with self._database.session() as session:
             insert: Any = postgresql.insert if self._is_postgresql else sqlite.insert
@@ -141,16 +141,16 @@ class UsageBook:
         model: str | None = None,
         application: str | None = None,
         now: datetime | None = None,
-    ) -> Sequence[Used]:
-        """Return what was used in the last seven days, most used first.
+    ) -> Sequence[VersionUsage]:
+        """Return the usage of the last seven days, most requests first.
 
         Args:
-            model: Only of this one.
-            application: Only by this one.
-            now: The present, where it is another.
+            model: Name of the only model to include; None for all.
+            application: Name of the only application to include; None for all.
+            now: The current time; None for the system's.
 
         Raises:
-            UserError: The database does not answer.
+            UserError: If the database does not answer.
         """
         today = (now or datetime.now(UTC)).astimezone(UTC).date()
         requests_today = sa.case((UsageRow.day == today, UsageRow.requests), else_=0)
@@ -168,81 +168,81 @@ class UsageBook:
             query = query.where(UsageRow.application == application)
         with self._database.reading() as session:
             return [
-                Used(name, of, version, int(here), int(total), last)
+                VersionUsage(name, of, version, int(here), int(total), last)
                 for name, of, version, here, total, last in session.execute(query)
             ]
 
 
 class UsageCounter:
-    """The requests of one replica that are not in the database yet.
+    """The counts of one replica that are not in the database yet.
 
     Args:
-        add: Adds sums to those in the database.
-        clock: The present, in UTC.
+        add: Adds counts to those in the database.
+        clock: Returns the current time in UTC.
     """
 
     def __init__(
         self,
-        add: Callable[[Mapping[Use, tuple[int, datetime]]], None],
+        add: Callable[[Mapping[UsageKey, tuple[int, datetime]]], None],
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._add, self._clock = add, clock
-        self._sums: dict[Use, _Sum] = {}
-        self._counting, self._writing = threading.Lock(), threading.Lock()
+        self._counts: dict[UsageKey, _Count] = {}
+        self._count_lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._fault: str | None = None
 
     @property
     def num_kept(self) -> int:
-        """Requests that are not in the database yet."""
-        with self._counting:
-            return sum(item.requests for item in self._sums.values())
+        """Number of requests that are not in the database yet."""
+        with self._count_lock:
+            return sum(item.requests for item in self._counts.values())
 
     def count(self, application: str, model: str, version: int) -> None:
-        """Count a request that was answered."""
+        """Count a request."""
         now = self._clock()
-        with self._counting:
-            self._put(Use(model, now.date(), application, version), _Sum(1, now))
+        with self._count_lock:
+            self._put(UsageKey(model, now.date(), application, version), _Count(1, now))
 
     def flush(self) -> bool:
-        """Add everything to the database; return whether that went well.
+        """Add all counts to the database; return whether that succeeded.
 
-        What the database does not take is kept. Where its answer to a commit is lost, the same
-        requests may be added twice.
+        Otherwise they are kept. If the reply to a commit is lost, the same requests may be counted
+        twice.
         """
-        with self._writing:
-            with self._counting:
-                taken, self._sums = self._sums, {}
+        with self._flush_lock:
+            with self._count_lock:
+                taken, self._counts = self._counts, {}
             if not taken:
                 return True
             try:
-                self._add({use: (item.requests, item.last) for use, item in taken.items()})
+                self._add({key: (item.requests, item.last) for key, item in taken.items()})
             except EaglerayError as error:
                 self._put_back(taken)
-                self._say(str(error))
+                self._log_change(str(error))
                 return False
             except BaseException:
                 self._put_back(taken)
                 raise
-            self._say(None)
+            self._log_change(None)
             return True
 
-    def _put(self, use: Use, more: _Sum) -> None:
-        held = self._sums.get(use)
+    def _put(self, key: UsageKey, more: _Count) -> None:
+        held = self._counts.get(key)
         if held is None:
-            self._sums[use] = more
+            self._counts[key] = more
         else:
             held.add(more)
 
-    def _put_back(self, taken: Mapping[Use, _Sum]) -> None:
-        with self._counting:
-            for use, item in taken.items():
-                self._put(use, item)
+    def _put_back(self, taken: Mapping[UsageKey, _Count]) -> None:
+        with self._count_lock:
+            for key, item in taken.items():
+                self._put(key, item)
 
-    def _say(self, fault: str | None) -> None:
-        """Log when the database goes away, and when it is back."""
+    def _log_change(self, fault: str | None) -> None:
+        """Log when the database stops accepting counts, and when it accepts them again."""
         if fault is not None and self._fault is None:
-            log.warning("counts of requests are kept until the database takes them: %s", fault)
+            log.warning("the usage is kept until the database accepts it: %s", fault)
         if fault is None and self._fault is not None:
-            log.warning("the database takes counts of requests again")
+            log.warning("the database accepts the usage again")
         self._fault = fault

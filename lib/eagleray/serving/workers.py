@@ -1,10 +1,10 @@
-"""A bounded queue of images, and the threads that decode and predict what it holds.
+"""A bounded queue of images, and the worker threads that decode and predict them in batches.
 
-All loaded versions share the lanes, of which there are as many as cores (or two beside a GPU), so
-that the machine has one amount of work at a time, however many models it serves. A lane takes the
+All loaded versions share the worker threads. There are as many as cores (or two beside a GPU), so
+the machine has a fixed amount of work at a time, however many models it serves. A worker takes the
 image that has waited longest, and with it others for the same version as long as their pixels fit
-into a batch. It never waits for a batch to fill: what gathers while the lanes are busy is the
-batch, so that batches are as large as the load asks for.
+into a batch. It never waits for a batch to fill: the images that arrive while all workers are busy
+form the next batch, so batches are as large as the load requires.
 """
 
 from __future__ import annotations
@@ -16,85 +16,85 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eagleray.serving.problems import DeadlineError, FullError
 from eagleray.tasks.outcome import Outcome
 
-__all__ = ["Answered", "LaneOptions", "Lanes", "Version"]
+__all__ = ["TimedOutcome", "Version", "WorkerOptions", "WorkerThreads"]
 
 log = logging.getLogger(__name__)
 
-_MAX_TIMES = 2.0  # the mean, that a batch counts as
-_SMOOTHING = 0.02  # weight of a new image in the running mean of seconds for an image
+_MAX_RATIO = 2.0  # a batch counts as at most so many times the mean
+_SMOOTHING = 0.02  # weight of a new image in the running mean of seconds per image
 
 
 class Version(Protocol):
-    """What a lane needs of a loaded version."""
+    """The interface of a loaded version that a worker needs."""
 
     def decode(self, images: Sequence[Any]) -> Sequence[Any]:
-        """Prepare images, each into a decoded one or a failed outcome."""
+        """Decode images, each into a prepared image or a failed outcome."""
 
     def predict(self, decoded: Sequence[Any]) -> list[Outcome]:
-        """Answer prepared images, in order."""
+        """Predict prepared images, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class LaneOptions:
-    """How much is taken on.
+class WorkerOptions:
+    """The capacity of the queue and of its workers.
 
     Attributes:
-        num_lanes: Threads.
-        max_queued: Images that wait; more are refused.
-        max_wait: Seconds that an image may be expected to wait for a lane; more are refused.
-        batch_images: In one batch.
-        batch_pixels: Source pixels in one batch, unless a single image has more.
+        num_threads: Number of worker threads.
+        max_queued: Maximum number of images that wait; more are refused.
+        max_wait: Maximum seconds that an image is expected to wait; more images are refused.
+        max_batch_images: Maximum number of images in one batch.
+        max_batch_pixels: Maximum source pixels in one batch, unless a single image has more.
     """
 
-    num_lanes: int
+    num_threads: int
     max_queued: int = 256
     max_wait: float = 3.0
-    batch_images: int = 8
-    batch_pixels: int = 8_000_000
+    max_batch_images: int = 8
+    max_batch_pixels: int = 8_000_000
 
-    def wait_behind(self, ahead: int, seconds_per_image: float) -> float:
-        """Return the seconds that an image is expected to wait for a lane.
-
-        Args:
-            ahead: Images before it, those that lanes work on among them.
-            seconds_per_image: That a lane takes.
-        """
-        return max(0.0, ahead / self.num_lanes - 1) * seconds_per_image
-
-    def room(self, seconds_per_image: float) -> int:
-        """Return how many images may be under way at once.
-
-        The last of them waits no longer than `max_wait`; where a batch for each lane takes longer
-        than that, it is taken on all the same.
+    def expected_wait(self, ahead: int, seconds_per_image: float) -> float:
+        """Return the seconds that an image is expected to wait for a worker.
 
         Args:
-            seconds_per_image: That a lane takes; 0 where it is not known.
+            ahead: Number of images before it, including those that workers process.
+            seconds_per_image: Mean seconds that a worker takes for an image.
         """
-        in_lanes = self.num_lanes * self.batch_images
-        limit = in_lanes + self.max_queued
+        return max(0.0, ahead / self.num_threads - 1) * seconds_per_image
+
+    def capacity(self, seconds_per_image: float) -> int:
+        """Return how many images may be in progress at once.
+
+        The last of them waits no longer than `max_wait`. One batch for each worker is always
+        accepted, even if it takes longer.
+
+        Args:
+            seconds_per_image: Mean seconds that a worker takes for an image; 0 if unknown.
+        """
+        in_batches = self.num_threads * self.max_batch_images
+        limit = in_batches + self.max_queued
         if not seconds_per_image:
             return limit
-        in_time = self.num_lanes * (1 + self.max_wait / seconds_per_image) + 1
-        return min(max(in_lanes, int(in_time)), limit)
+        in_time = self.num_threads * (1 + self.max_wait / seconds_per_image) + 1
+        return min(max(in_batches, int(in_time)), limit)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An image's outcome, and where its time went.
+class TimedOutcome:
+    """An image's outcome, and the time that each stage took.
 
     Attributes:
-        outcome: The answer.
+        outcome: The outcome of the image.
         queued: Seconds in the queue.
-        decoding: Seconds for the whole batch.
-        forward: Seconds for the whole batch.
-        batch_images: How many shared the batch.
-        began: When a lane took it, on the monotonic clock.
+        decoding: Seconds to decode the whole batch.
+        forward: Seconds to predict the whole batch.
+        batch_images: Number of images in the batch.
+        began: Moment on the monotonic clock when a worker took the image.
     """
 
     outcome: Outcome
@@ -111,150 +111,161 @@ class _Work:
     image: object
     pixels: int
     deadline: float
+    queued_at: float
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Answered]
-    queued: float = field(default_factory=time.monotonic)
-    wanted: bool = True  # until whoever waits for it goes away
+    future: asyncio.Future[TimedOutcome]
+    wanted: bool = True  # until its caller stops waiting for it
 
 
-class Lanes:
-    """The queue and its threads.
+class WorkerThreads:
+    """The queue and its worker threads.
 
     Args:
-        options: How much is taken on.
-        observe: Is called in a lane with the number of images of each batch.
+        options: The capacity of the queue and of its workers.
+        on_batch: Called in a worker with the number of images of each batch.
+        clock: Returns the time in seconds, of which deadlines are moments.
     """
 
     def __init__(
-        self, options: LaneOptions, *, observe: Callable[[int], None] = lambda _: None
+        self,
+        options: WorkerOptions,
+        *,
+        on_batch: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.options, self._observe = options, observe
+        self.options, self._on_batch, self._clock = options, on_batch, clock
         self._queue: deque[_Work] = deque()
-        self._there_is_work = threading.Condition()
+        self._changed = threading.Condition()
         self._closing = False
-        self._busy = 0  # images in lanes
-        self._seconds_per_image = 0.0  # of one lane; a running mean
-        self._num_timed = 0  # images in it
+        self._num_busy = 0
+        self._mean_seconds = _RunningMean()
         self._threads = [
-            threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
-            for number in range(options.num_lanes)
+            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
+            for number in range(options.num_threads)
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def num_queued(self) -> int:
-        """Images that wait."""
+        """Number of images that wait."""
         return len(self._queue)
 
     @property
     def num_busy(self) -> int:
-        """Images that lanes work on."""
-        return self._busy
+        """Number of images that workers process."""
+        return self._num_busy
 
     @property
     def alive(self) -> bool:
-        """Whether every lane is at work."""
+        """Whether every worker thread runs."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
-    def expected_wait(self) -> float:
-        """Seconds that an image which comes now is expected to wait for its lane."""
-        ahead = len(self._queue) + self._busy
-        return self.options.wait_behind(ahead, self._seconds_per_image)
+    def is_idle(self) -> bool:
+        """Whether no image waits and a worker is free."""
+        return not self._queue and self._num_busy < self.options.num_threads
 
     @property
-    def room(self) -> int:
-        """Images that are best taken on at once: what lanes work on, and what may wait."""
-        return self.options.room(self._seconds_per_image)
+    def expected_wait(self) -> float:
+        """Seconds that an image which arrives now is expected to wait."""
+        ahead = len(self._queue) + self._num_busy
+        return self.options.expected_wait(ahead, self._mean_seconds.value)
+
+    @property
+    def capacity(self) -> int:
+        """Number of images that may be in progress at once, queued and processed."""
+        return self.options.capacity(self._mean_seconds.value)
 
     def require_room(self, num_images: int, deadline: float = math.inf) -> None:
-        """Refuse images that the queue has no room for, or that would wait too long.
+        """Refuse images for which the queue has no room, or that would wait too long.
 
         Args:
-            num_images: That come together.
-            deadline: On the monotonic clock.
+            num_images: Number of images that arrive together.
+            deadline: Deadline of the images, on the clock.
 
         Raises:
-            FullError: With the seconds after which another try makes sense.
+            FullError: If there is no room; it has the seconds until a retry makes sense.
         """
         wait = self.expected_wait
-        most = min(self.options.max_wait, deadline - time.monotonic())
+        max_wait = min(self.options.max_wait, deadline - self._clock())
         waiting = len(self._queue)
-        if waiting and (waiting + num_images > self.options.max_queued or wait > most):
+        if waiting and (waiting + num_images > self.options.max_queued or wait > max_wait):
             raise FullError(f"{waiting} images are waiting", retry_after=max(wait, 0.1))
 
-    async def answer(
+    async def predict(
         self, version: Version, image: object, *, pixels: int, deadline: float
-    ) -> Answered:
-        """Queue an image and wait for its answer.
+    ) -> TimedOutcome:
+        """Queue an image and wait for its outcome.
 
         Args:
-            version: That answers.
-            image: As the version's `decode` takes it.
-            pixels: That decoding it takes, as its header says.
-            deadline: On the monotonic clock; after it nothing is begun.
+            version: The version that predicts.
+            image: The image in the form that the version's `decode` takes.
+            pixels: Number of pixels to decode, according to the image's header.
+            deadline: Moment on the clock after which the image is not started.
 
         Raises:
-            FullError: The queue has no room.
-            DeadlineError: Nobody came to it in time.
+            FullError: If the queue has no room.
+            DeadlineError: If the deadline passes first.
         """
         self.require_room(1, deadline)
         loop = asyncio.get_running_loop()
-        work = _Work(version, image, pixels, deadline, loop, loop.create_future())
-        with self._there_is_work:
+        now = self._clock()
+        work = _Work(version, image, pixels, deadline, now, loop, loop.create_future())
+        with self._changed:
             self._queue.append(work)
-            self._there_is_work.notify()
+            self._changed.notify()
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline - now)):
                 return await work.future
         except TimeoutError:
-            raise DeadlineError("The deadline passed before the image was answered.") from None
+            raise DeadlineError("The deadline passed before the image was predicted.") from None
         finally:
-            work.wanted = False  # a lane that has not begun it passes over it
+            work.wanted = False  # a worker that has not started it skips it
 
     def close(self) -> None:
-        """Answer what waits, then end the threads."""
-        with self._there_is_work:
+        """Finish what is queued, then end the threads."""
+        with self._changed:
             self._closing = True
-            self._there_is_work.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    # --- in the lanes ---
+    # --- in the worker threads ---
 
     def _run(self) -> None:
         while batch := self._next_batch():
             try:
-                self._answer(batch)
+                self._process(batch)
             finally:
-                with self._there_is_work:
-                    self._busy -= len(batch)
+                with self._changed:
+                    self._num_busy -= len(batch)
 
     def _next_batch(self) -> list[_Work]:
         """Wait for work; an empty list means that there will be none."""
-        with self._there_is_work:
+        with self._changed:
             while True:
                 batch = self._take()
                 if batch or (self._closing and not self._queue):
-                    self._busy += len(batch)
+                    self._num_busy += len(batch)
                     return batch
-                self._there_is_work.wait()
+                self._changed.wait()
 
     def _take(self) -> list[_Work]:
-        """Take the oldest image that is still wanted, and others that go with it."""
-        now = time.monotonic()
-        while self._queue and not _worth_it(self._queue[0], now):
+        """Take the oldest image that is still wanted, and others that fit into its batch."""
+        now = self._clock()
+        while self._queue and not _is_due(self._queue[0], now):
             self._queue.popleft()
         if not self._queue:
             return []
         first = self._queue.popleft()
         batch, pixels, rest = [first], first.pixels, deque[_Work]()
+        max_pixels = self.options.max_batch_pixels
         while self._queue and len(batch) < self._fair_share(len(batch)):
             work = self._queue.popleft()
-            if not _worth_it(work, now):
+            if not _is_due(work, now):
                 continue
-            if work.version is first.version and pixels + work.pixels <= self.options.batch_pixels:
+            if work.version is first.version and pixels + work.pixels <= max_pixels:
                 batch.append(work)
                 pixels += work.pixels
             else:
@@ -263,63 +274,73 @@ class Lanes:
         return batch
 
     def _fair_share(self, taken: int) -> int:
-        """Return how many images a lane takes, so that idle lanes get some of what waits."""
+        """Return how many images a worker takes, so that idle workers get some of the others."""
         waiting = len(self._queue) + taken
-        return min(self.options.batch_images, math.ceil(waiting / self.options.num_lanes))
+        return min(self.options.max_batch_images, math.ceil(waiting / self.options.num_threads))
 
-    def _answer(self, batch: list[_Work]) -> None:
+    def _process(self, batch: list[_Work]) -> None:
         version = batch[0].version
-        began = time.monotonic()
+        began = self._clock()
         try:
             decoded = version.decode([work.image for work in batch])
-            ready = time.monotonic()
+            ready = self._clock()
             outcomes = version.predict(decoded)
         except Exception as error:
             log.exception("a batch of %d images failed", len(batch))
-            _hand_over(batch, error)
+            _deliver(batch, error)
             return
-        ended = time.monotonic()
+        ended = self._clock()
         if not any(_ended_its_decoder(outcome) for outcome in outcomes):
-            self._note_time(ended - began, len(batch))
-        self._observe(len(batch))
-        answers = [
-            Answered(outcome, began - work.queued, ready - began, ended - ready, len(batch), began)
+            self._mean_seconds.add(ended - began, len(batch))
+        self._on_batch(len(batch))
+        results = [
+            TimedOutcome(
+                outcome, began - work.queued_at, ready - began, ended - ready, len(batch), began
+            )
             for work, outcome in zip(batch, outcomes, strict=True)
         ]
-        _hand_over(batch, answers)
+        _deliver(batch, results)
 
-    def _note_time(self, seconds: float, num_images: int) -> None:
-        """Take what a batch took into the mean: of all images at first, then of the last ones."""
-        mean = self._seconds_per_image or seconds / num_images
-        self._num_timed += num_images
-        # A batch that was held up, by a neighbour on the machine or so, says little of the next.
-        found = min(seconds / num_images, _MAX_TIMES * mean)
-        weight = max(1 - (1 - _SMOOTHING) ** num_images, num_images / self._num_timed)
-        self._seconds_per_image = mean + weight * (found - mean)
+
+class _RunningMean:
+    """The mean seconds per image: of all images at first, then mostly of the latest."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._num_images = 0
+
+    def add(self, seconds: float, num_images: int) -> None:
+        """Add the duration of a batch."""
+        mean = self.value or seconds / num_images
+        self._num_images += num_images
+        # A batch that was held up, for example by another process, says little about the next.
+        found = min(seconds / num_images, _MAX_RATIO * mean)
+        weight = max(1 - (1 - _SMOOTHING) ** num_images, num_images / self._num_images)
+        self.value = mean + weight * (found - mean)
 
 
 def _ended_its_decoder(outcome: Outcome) -> bool:
-    """Whether an image took as long as its limits allow, which says nothing of the others."""
+    """Whether an image used up its decoding limits, which says nothing about other images."""
     return outcome.failure is not None and outcome.failure.reason.ends_its_decoder
 
 
-def _worth_it(work: _Work, now: float) -> bool:
+def _is_due(work: _Work, now: float) -> bool:
     return work.wanted and now < work.deadline
 
 
-def _hand_over(batch: list[_Work], answers: list[Answered] | Exception) -> None:
-    """Wake those who wait, in their own event loop; a batch has one."""
+def _deliver(batch: list[_Work], results: list[TimedOutcome] | Exception) -> None:
+    """Wake the callers of a batch in their event loop; a batch has only one."""
 
-    def settle() -> None:
+    def set_results() -> None:
         for index, work in enumerate(batch):
             if work.future.done():
                 continue
-            if isinstance(answers, Exception):
-                work.future.set_exception(answers)
+            if isinstance(results, Exception):
+                work.future.set_exception(results)
             else:
-                work.future.set_result(answers[index])
+                work.future.set_result(results[index])
 
     try:
-        batch[0].loop.call_soon_threadsafe(settle)
+        batch[0].loop.call_soon_threadsafe(set_results)
     except RuntimeError:
-        log.debug("nobody waits for a batch any more: its event loop is closed")
+        log.debug("the event loop that waits for a batch is closed")

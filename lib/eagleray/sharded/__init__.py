@@ -1,1 +1,5 @@
-"""The durable job: a manifest of inputs cut into shards, a plan that is claimed once, a commit."""
+"""The durable job: inputs listed in shards, a plan claimed once, shards run until done, a commit.
+
+Prediction and packing are two kinds of work on it. A kind of work brings its `Work` (what decides
+the results), a function that runs shards, and a function that makes the output's files.
+"""

@@ -1,8 +1,8 @@
-"""Where everything of one output is.
+"""The locations of everything in the output of a job.
 
     OUTPUT/
       part-00000.parquet …      results in the order of the manifest
-      _manifest.json            the commit: its parts with rows and digests; one writer wins
+      _manifest.json            the commit: its files with rows and digests; one writer wins
       _SUCCESS                  put last, for readers that look for it
       _eagleray/                plan, inputs, shard results, progress, page; readers skip it
 
@@ -16,20 +16,19 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 
 __all__ = ["FileName", "OutputLayout"]
 
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-"""A name inside of an output; whoever can write there must not make it lead out."""
+FileName = Annotated[str, StringConstraints(pattern=r"^_?[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A file name inside an output, which cannot lead out of it."""
 
 
 class OutputLayout:
     """The locations of an output.
 
     Args:
-        location: The folder or URI that the user named.
+        location: The folder or URI, as the user named it.
     """
 
     def __init__(self, location: str) -> None:
@@ -44,41 +43,35 @@ class OutputLayout:
         self.timeline = storage.join(self.private, "timeline.parquet")
         self.report = storage.join(self.private, "report.html")
 
-    def part(self, number: int, output_format: OutputFormat) -> str:
-        """The location of a result file."""
+    def file(self, number: int, output_format: str) -> str:
+        """The location of a file of the result."""
         return storage.join(self.location, f"part-{number:05d}.{output_format}")
 
     def manifest(self, name: str) -> str:
-        """The folder of a manifest; the plan says which one counts."""
+        """The folder of a manifest; the plan names the one that counts."""
         return storage.join(self.private, name)
 
     def shard(self, number: int) -> str:
         """The location of a shard's result, which depends on nothing but the shard."""
         return storage.join(self.shards, f"shard-{number:08d}.parquet")
 
-    def manifest_names(self) -> set[str]:
-        """Names of all manifests' folders, also of runs that lost the race for the plan."""
-        return {name for name in self._private_folders() if name.startswith("manifest-")}
-
-    def stray_folders(self, manifest: str) -> list[str]:
-        """Locations of what other runs have left: manifests that are not the plan's, samples."""
+    def abandoned_folders(self, manifest: str) -> list[str]:
+        """Locations of what other runs left: samples, and manifests other than this one."""
+        below = (file.uri.removeprefix(f"{self.private}/") for file in _files_under(self.private))
+        folders = {name.split("/", 1)[0] for name in below if "/" in name}
         return [
             storage.join(self.private, name)
-            for name in sorted(self._private_folders())
+            for name in sorted(folders)
             if name.startswith(("manifest-", "quote-")) and name != manifest
         ]
 
-    def _private_folders(self) -> set[str]:
-        below = (file.uri.removeprefix(f"{self.private}/") for file in _files_under(self.private))
-        return {name.split("/", 1)[0] for name in below if "/" in name}
-
-    def leftovers(self) -> list[str]:
-        """Locations of parts that were being written, most of them by a run that was killed."""
-        start = storage.join(self.location, ".part-")
-        return [file.uri for file in _files_under(self.location) if file.uri.startswith(start)]
+    def unfinished_files(self) -> list[str]:
+        """Locations of probes and incomplete result files, most of them of killed runs."""
+        starts = (storage.join(self.location, ".part-"), storage.join(self.private, "probe-"))
+        return [file.uri for file in _files_under(self.location) if file.uri.startswith(starts)]
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a private folder, which another run may remove or fill at the same time."""
+        """Remove a private folder, even if another run removes or fills it at the same time."""
         try:
             if storage.is_folder(folder):
                 storage.remove_tree(folder)
@@ -88,13 +81,13 @@ class OutputLayout:
             if error.errno != errno.ENOTEMPTY:
                 raise
 
-    def is_taken(self) -> bool:
-        """Whether the output holds anything that is not ours."""
+    def holds_other_files(self) -> bool:
+        """Whether the output holds a file outside the private folder."""
         files = storage.list_files(self.location) if storage.is_folder(self.location) else ()
         return any(not file.uri.startswith(f"{self.private}/") for file in files)
 
     def finished_shards(self) -> set[int]:
-        """Numbers of the shards that have a result."""
+        """Return the numbers of the shards that have a result."""
         names = (storage.name_of(file.uri) for file in _files_under(self.shards))
         return {
             int(name.removeprefix("shard-").removesuffix(".parquet"))

@@ -1,8 +1,8 @@
 """The manifest: the list of a job's inputs, written before any work starts.
 
 A row number is an input's identity: the same URI twice is two inputs with two results. The list is
-stored as Parquet files in which one row group is one shard, so a worker reads the rows of its
-shard and nothing else, and neither side ever holds the whole list.
+stored as Parquet files in which one row group is one shard, so a worker reads only the rows of its
+shard, and no process holds the whole list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,21 +20,17 @@ import pyarrow.parquet as pq
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.sharded.columns import USER_PREFIX
 from eagleray.sources import LISTING_SCHEMA
 
 __all__ = [
-    "USER_PREFIX",
+    "DEFAULT_LIMITS",
     "Manifest",
     "ManifestReader",
     "ShardLimits",
-    "names_beside_ours",
     "shard_rows",
-    "user_columns",
     "write_manifest",
 ]
-
-USER_PREFIX = "user:"
-"""Keeps the user's own columns apart from ours."""
 
 _SHARDS_PER_FILE = 64
 _MAX_ROWS = 512
@@ -45,14 +41,14 @@ _SHARE = 32
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A written list.
+    """A written manifest.
 
     Attributes:
-        folder: Of its files.
-        num_rows: Inputs.
-        num_shards: Row groups.
-        num_bytes: Of the inputs whose size is known.
-        digest: SHA-256 of its files, one after the other.
+        folder: Folder of its files.
+        num_rows: Number of inputs.
+        num_shards: Number of shards.
+        num_bytes: Number of bytes of the inputs whose size is known.
+        digest: SHA-256 digest of its files, one after the other.
     """
 
     folder: str
@@ -62,43 +58,11 @@ class Manifest:
     digest: str
 
 
-def user_columns(manifest_schema: pa.Schema) -> pa.Schema:
-    """Return the user's own columns of a manifest, under their own names."""
-    return pa.schema(
-        field.with_name(field.name.removeprefix(USER_PREFIX))
-        for field in manifest_schema
-        if field.name.startswith(USER_PREFIX)
-    )
-
-
-def names_beside_ours(names: Sequence[str], is_ours: Callable[[str], bool]) -> list[str]:
-    """Return what the user's columns are called in a table that has columns of ours as well.
-
-    Ours keep their names, and so does every other one. What is left gets `input_` in front, once,
-    and a number behind it where the user has a column of that name too, as results have that are
-    inputs again.
-
-    Args:
-        names: Of the user's columns.
-        is_ours: Whether a name is that of a column of ours.
-    """
-    taken = {name for name in names if not is_ours(name)}
-    free = []
-    for name in names:
-        chosen = f"input_{name}" if is_ours(name) else name
-        number = 2
-        while is_ours(name) and chosen in taken:
-            chosen, number = f"input_{name}_{number}", number + 1
-        taken.add(chosen)
-        free.append(chosen)
-    return free
-
-
 def shard_rows(rows_before: int) -> int:
-    """Return how many rows the next shard may have.
+    """Return the maximum number of rows of the next shard.
 
-    Shards grow with the job: small ones first, so that results show at once, and none larger than
-    a share of what came before it, so that workers finish together. The cut depends on nothing but
+    Shards grow with the job: small ones first, so that results appear at once, and none larger
+    than a share of what came before it, so that workers finish together. The cut depends only on
     the inputs, so a job that is resumed on another machine has the same shards.
     """
     wanted = rows_before // _SHARE
@@ -106,20 +70,20 @@ def shard_rows(rows_before: int) -> int:
 
 
 def listed_bytes(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Return the bytes of each row's image, int64 (N,): as listed, 0 where nobody knows."""
+    """Return the listed bytes of each row's image, int64 (N,); 0 where they are unknown."""
     sizes: npt.NDArray[np.int64] = rows.column("size").fill_null(0).to_numpy()
     return sizes
 
 
 @dataclass(frozen=True, slots=True)
 class ShardLimits:
-    """Where a manifest is cut; nothing but the inputs may decide it.
+    """Limits by which a manifest is cut into shards; they may depend only on the inputs.
 
     Attributes:
-        max_rows: Of any shard.
-        max_bytes: Of a shard's images, where there are more than one.
-        next_rows: How many rows the next shard may have, by the number of rows before it.
-        bytes_of: Bytes of each row's image, for `max_bytes`.
+        max_rows: Maximum number of rows of any shard.
+        max_bytes: Maximum number of bytes of a shard's images, unless it has only one.
+        next_rows: Returns the maximum number of rows of the next shard, given the rows before it.
+        bytes_of: Returns the bytes of each row's image, for `max_bytes`.
     """
 
     max_rows: int = _MAX_ROWS
@@ -128,7 +92,7 @@ class ShardLimits:
     bytes_of: Callable[[pa.Table], npt.NDArray[np.int64]] = listed_bytes
 
 
-_USUAL_LIMITS = ShardLimits()
+DEFAULT_LIMITS = ShardLimits()
 
 
 def write_manifest(
@@ -136,23 +100,20 @@ def write_manifest(
     user_schema: pa.Schema,
     folder: str,
     *,
-    limits: ShardLimits = _USUAL_LIMITS,
+    limits: ShardLimits = DEFAULT_LIMITS,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Manifest:
     """Write the list of inputs.
 
     Args:
         tables: Columns of `LISTING_SCHEMA`, then the user's own, in order.
-        user_schema: The user's own columns.
-        folder: Where to; nothing must be there.
-        limits: Of the shards.
-        on_rows: Told the number of rows so far, now and then.
-
-    Returns:
-        What was written.
+        user_schema: Schema of the user's own columns.
+        folder: New folder for the manifest.
+        limits: Limits of the shards.
+        on_rows: Called with the number of rows so far.
 
     Raises:
-        InputError: There are no rows, or one that cannot be stored.
+        InputError: If there are no rows, or one that cannot be stored.
     """
     writer = _Writer(folder, user_schema, limits)
     for table in tables:
@@ -165,7 +126,7 @@ def write_manifest(
 
 
 class _Writer:
-    """Cuts what comes in into shards and writes a file for every few of them."""
+    """Cuts tables into shards and writes a file for every few of them."""
 
     def __init__(self, folder: str, user_schema: pa.Schema, limits: ShardLimits) -> None:
         self._folder, self._limits = folder, limits
@@ -181,8 +142,7 @@ class _Writer:
         self._shards: list[pa.Table] = []
         self._num_shards = self._num_bytes = 0
         self._digest = hashlib.sha256()
-        self.num_rows = 0
-        """Rows in shards or waiting for one."""
+        self.num_rows = 0  # in shards or waiting for one
         self._rows_cut = 0
 
     def add(self, table: pa.Table) -> None:
@@ -259,26 +219,26 @@ def _file(folder: str, number: int) -> str:
 
 
 class ManifestReader:
-    """Reads a stored list, shard by shard, in any thread; keeps one of its files in memory.
+    """Reads a manifest, shard by shard, in any thread; keeps one of its files in memory.
 
     Args:
-        folder: Of the manifest.
-        num_shards: That it has.
+        folder: Folder of the manifest.
+        num_shards: Number of its shards.
     """
 
     def __init__(self, folder: str, num_shards: int) -> None:
         self._folder, self._num_shards = folder, num_shards
         self._open: tuple[int, pq.ParquetFile] | None = None
-        self._one_reads = threading.RLock()
+        self._lock = threading.RLock()
 
     def shard(self, number: int) -> pa.Table:
         """Return the rows of one shard.
 
         Raises:
-            OSError: The manifest cannot be read.
+            OSError: If the manifest cannot be read.
         """
         file, group = divmod(number, _SHARDS_PER_FILE)
-        with self._one_reads:
+        with self._lock:
             return self._parquet(file).read_row_group(group)
 
     def shard_sizes(self) -> Iterator[int]:
@@ -294,7 +254,7 @@ class ManifestReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the manifest."""
+        """Schema of the manifest."""
         return self._parquet(0).schema_arrow
 
     def _parquet(self, number: int) -> pq.ParquetFile:

@@ -1,4 +1,4 @@
-"""The members of archives that are inputs."""
+"""Source of the images in a tar or zip archive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from eagleray.core.errors import InputError
 from eagleray.io.fetch import ImageSource, Packing, packed_uri
 from eagleray.io.fetch.archives import Member, list_members
 from eagleray.io.file_kinds import is_image_name
-from eagleray.sources.listing import ROWS_AT_ONCE, listing_of_sources, packed_version
+from eagleray.sources.listing import (
+    ROWS_AT_ONCE,
+    InputSpec,
+    OpenedSource,
+    describe_file,
+    listing_of_sources,
+    packed_version,
+    require_file,
+)
 from eagleray.sources.skipped import ANNOTATION, SkippedFiles, skipped_kind
+from eagleray.sources.source import Source
+from eagleray.sources.unsupported import refuse_unread_name
 
 __all__ = [
+    "ARCHIVE",
     "ARCHIVES",
     "archive_packing",
     "archive_tables",
@@ -22,11 +33,11 @@ __all__ = [
 ]
 
 ARCHIVES: dict[str, Packing] = {".tar": "tar", ".zip": "zip"}
-"""Packings by extension."""
+"""Formats by extension."""
 
 
 def archive_packing(location: str) -> Packing | None:
-    """Return the kind of an archive by its extension; None for other files."""
+    """Return the format of an archive by its extension; None for other files."""
     lower = location.lower()
     return next((kind for extension, kind in ARCHIVES.items() if lower.endswith(extension)), None)
 
@@ -38,12 +49,12 @@ def archive_tables(
 
     Args:
         container: Absolute location of the archive.
-        version: Of the archive; empty where nobody says.
-        packing: Of the archive.
+        version: Version of the archive; empty if it is not known.
+        packing: Format of the archive.
         skipped: Counts the members that are no inputs.
 
     Raises:
-        InputError: It is not there, cannot be read, or is damaged.
+        InputError: If the archive is not there, cannot be read, or is damaged.
     """
     try:
         members = input_members(list_members(container, packing), skipped)
@@ -52,7 +63,7 @@ def archive_tables(
     except OSError as error:
         raise InputError(f"Cannot read {container}: {error.strerror or error}.") from error
     for start in range(0, len(members), ROWS_AT_ONCE):
-        part = members[start : start + ROWS_AT_ONCE]
+        some = members[start : start + ROWS_AT_ONCE]
         yield listing_of_sources(
             [
                 ImageSource(
@@ -62,21 +73,22 @@ def archive_tables(
                     container=container,
                     offset=member.offset,
                 )
-                for member in part
+                for member in some
             ],
-            [packed_version(version, member.offset) for member in part],
+            [packed_version(version, member.offset) for member in some],
         )
 
 
 def input_members(members: Iterable[Member], skipped: SkippedFiles) -> list[Member]:
-    """Skip members with hidden names and the like, and those that only describe an image.
+    """Return the members that are inputs: not hidden, and no annotations of an image.
 
     In a WebDataset the files of one sample share their name up to the first dot of the last part:
-    `7.cls` and `7.json` belong to `7.jpg`, and are no inputs; so does `7.json` to a `7.bin` whose
-    format nobody knew. What belongs to nothing stays, so that nothing is lost without a word.
+    `7.cls` and `7.json` belong to `7.jpg` and are no inputs, and neither is `7.json` beside a
+    `7.bin`, whose format was not known when it was packed. Members without a sample stay, so that
+    none is lost silently.
 
     Args:
-        members: Of the archive.
+        members: Members of the archive.
         skipped: Counts those that are no inputs.
     """
     visible = []
@@ -110,3 +122,17 @@ def _is_json(name: str) -> bool:
 def _sample(name: str) -> str:
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
+
+
+def _open_archive(location: str, _spec: InputSpec, skipped: SkippedFiles) -> OpenedSource:
+    require_file(location)
+    refuse_unread_name(location)
+    packing = archive_packing(location)
+    assert packing is not None
+    info = describe_file(location)
+    tables = archive_tables(info.uri, info.version, packing, skipped)
+    nothing = f"Archive {location} holds no images."
+    return OpenedSource(location, pa.schema([]), tables, nothing, root=f"{packing}://")
+
+
+ARCHIVE = Source("archive", lambda location: archive_packing(location) is not None, _open_archive)

@@ -1,15 +1,15 @@
-"""Files that plainly hold a table, a list or an archive of a kind that is not read.
+"""Refuses files that are a table, a list or an archive of a kind that is not read.
 
-Such a file would otherwise be one image that is "not an image". So a file that the user names is
-judged by its name and by its first bytes; files in folders are images, whatever they hold, but for
-archives, whose images would be nowhere.
+Such a file would otherwise be one image that fails as "not an image". A file that the user names is
+checked by its name and its first bytes. Files in folders are taken for images, except archives,
+whose images would be lost.
 """
 
 from __future__ import annotations
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
-from eagleray.io.file_kinds import NUM_FIRST_BYTES, is_image_name, is_text, kind_of_bytes
+from eagleray.io.file_kinds import NUM_SNIFFED_BYTES, describe_file_kind, is_image_name, is_text
 from eagleray.io.tables import TABLE_EXTENSIONS
 
 __all__ = [
@@ -103,7 +103,7 @@ def refuse_unread_content(location: str) -> None:
     """Raise the sentence for a file that is no image by its name nor by its first bytes.
 
     Args:
-        location: Of a file that is there, and is no table and no archive by its name.
+        location: Location of an existing file that is no table and no archive by its name.
 
     Raises:
         InputError: If it begins like a text, an archive or a database.
@@ -111,10 +111,10 @@ def refuse_unread_content(location: str) -> None:
     if is_image_name(location):
         return
     try:
-        start = storage.read_range(location, 0, NUM_FIRST_BYTES)
-    except OSError:  # whoever reads it as an image says what is wrong
+        start = storage.read_range(location, 0, NUM_SNIFFED_BYTES)
+    except OSError:  # its row says so when it is read as an image
         return
-    kind = kind_of_bytes(start)
+    kind = describe_file_kind(start)
     if kind is not None:
         raise InputError(
             f"{location} is {kind} under another name; give it the extension of what it is."

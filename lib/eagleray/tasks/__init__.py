@@ -1,1 +1,36 @@
-"""What a model predicts: one class for each task, from targets to predictions."""
+"""What a model predicts: one module for each task, from a table's labels to the response."""
+
+from eagleray.tasks.base import LossOptions, NetworkOutput, Task
+from eagleray.tasks.binary import Binary
+from eagleray.tasks.multiclass import Multiclass
+from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
+from eagleray.tasks.outcome import Failure, Outcome, Prediction
+from eagleray.tasks.registration import (
+    StoredTask,
+    TaskName,
+    make_task,
+    register_task,
+    task_class,
+    task_names,
+)
+from eagleray.tasks.regression import Regression
+
+__all__ = [
+    "LABEL_SEPARATOR",
+    "Binary",
+    "Failure",
+    "LossOptions",
+    "Multiclass",
+    "Multilabel",
+    "NetworkOutput",
+    "Outcome",
+    "Prediction",
+    "Regression",
+    "StoredTask",
+    "Task",
+    "TaskName",
+    "make_task",
+    "register_task",
+    "task_class",
+    "task_names",
+]

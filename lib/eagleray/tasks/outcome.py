@@ -1,8 +1,8 @@
-"""What comes back for an input: a prediction, or the reason why there is none."""
+"""The result of one input: a prediction, or the reason of a failure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,36 +12,40 @@ from eagleray.core.errors import BadImageError, Reason
 __all__ = ["Failure", "Outcome", "Prediction"]
 
 
+def _no_probabilities() -> npt.NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer for one image.
+    """What a model predicts for one image; a task may have a subclass with more fields.
 
     Attributes:
-        label: The answer in one word: the likeliest class; for multilabel the likeliest class
-            above its threshold, or None when there is none; None for regression.
-        score: Probability of `label`; the largest probability where `label` is None. For
-            regression, None.
+        label: The prediction in one word: the most likely class; for multilabel the most likely
+            class above its threshold, or None if there is none; None for regression.
+        score: Probability of `label`; the largest probability where `label` is None. None for
+            regression.
         labels: All classes that hold: one for multiclass, any number for multilabel.
         value: The predicted number of a regression, in the unit of its training table.
         probabilities: float32 array (num_labels,), in the order of the package's labels; empty
-            for regression.
+            for a task without labels.
     """
 
-    label: str | None
-    score: float | None
-    labels: tuple[str, ...]
-    value: float | None
-    probabilities: npt.NDArray[np.float32]
+    label: str | None = None
+    score: float | None = None
+    labels: tuple[str, ...] = ()
+    value: float | None = None
+    probabilities: npt.NDArray[np.float32] = field(default_factory=_no_probabilities)
 
     def top(self, labels: tuple[str, ...], count: int) -> list[tuple[str, float]]:
-        """Return the `count` likeliest of `labels` with their probabilities, best first."""
+        """Return the `count` most likely of `labels` with their probabilities, best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(labels[index], float(self.probabilities[index])) for index in order]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an input has no prediction: a code for machines and a sentence for people."""
+    """Why an input has no prediction: a reason code, and a sentence for people."""
 
     reason: Reason
     message: str
@@ -52,10 +56,10 @@ class Outcome:
     """One input's result. Exactly one of `prediction` and `failure` is set.
 
     Attributes:
-        prediction: The answer, when the input is `ok`.
-        failure: The reason, when the input `failed`.
-        width: Width of the upright image in pixels, 0 where it is not known.
-        height: Height of the upright image in pixels, 0 where it is not known.
+        prediction: The prediction of an input that is `ok`.
+        failure: The reason of an input that `failed`.
+        width: Width of the upright image in pixels, 0 if unknown.
+        height: Height of the upright image in pixels, 0 if unknown.
     """
 
     prediction: Prediction | None = None

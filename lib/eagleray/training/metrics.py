@@ -1,64 +1,48 @@
-"""The few metrics that are cheap enough to follow while a model learns, over all its workers."""
+"""The metrics of a task over the validation split, gathered from all workers."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
-from torchmetrics.regression import MeanAbsoluteError, R2Score
+from torchmetrics import Metric
 
-from eagleray.tasks.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from eagleray.tasks import Task
 
-__all__ = ["make_metrics", "metric_inputs"]
+__all__ = ["TaskMetrics"]
 
 
-def make_metrics(task: Task) -> MetricCollection:
-    """Return the metrics of a task; in a distributed run `compute` gathers from all workers."""
-    if isinstance(task, Multiclass):
-        count = len(task.labels)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "f1_macro": MulticlassF1Score(count, average="macro"),
-            }
-        )
-    if isinstance(task, Binary):
-        return MetricCollection({"accuracy": BinaryAccuracy(), "f1": BinaryF1Score()})
-    if isinstance(task, Multilabel):
-        count = len(task.labels)
-        return MetricCollection(
-            {
-                "f1_macro": MultilabelF1Score(count, average="macro"),
-                "accuracy": MultilabelExactMatch(count),
-            }
-        )
-    return MetricCollection({"r2": R2Score(), "mean_absolute_error": MeanAbsoluteError()})
-
-
-def metric_inputs(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn activated outputs and encoded targets into what the metrics of `make_metrics` take.
-
-    They get decisions where there are thresholds: torchmetrics has one for all labels, and does not
-    count an output that equals it.
+class TaskMetrics(Metric):
+    """Metrics that training follows; in a distributed run `compute` gathers from all workers.
 
     Args:
-        task: What the model answers.
-        outputs: float32 tensor (N, num_labels) of probabilities, or (N, 1) of values.
-        targets: Encoded targets (N, …).
+        task: The task, which defines the metrics.
     """
-    if isinstance(task, Binary):
-        return (outputs[:, 1] >= task.threshold).long(), targets.long()
-    if isinstance(task, Multilabel):
-        thresholds = torch.tensor(task.thresholds, device=outputs.device)
-        return (outputs >= thresholds).long(), targets.long()
-    if isinstance(task, Regression):
-        return outputs.squeeze(1), targets * task.std + task.mean
-    return outputs, targets
+
+    decisions: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._task = task
+        self.add_state("decisions", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add activated outputs (N, …) and encoded targets (N, …)."""
+        self.decisions.append(self._task.decide(outputs))
+        self.targets.append(targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics by name; NaN where the network's outputs are not finite."""
+        # After a synchronisation each state is one tensor.
+        decisions, targets = (
+            torch.cat(state) if isinstance(state, list) else state
+            for state in (self.decisions, self.targets)
+        )
+        names = self._task.metric_names
+        if not decisions.isfinite().all():
+            return dict.fromkeys(names, math.nan)
+        found = self._task.training_metrics(decisions, targets)
+        return {name: found[name] for name in names}

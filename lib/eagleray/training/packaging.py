@@ -1,4 +1,4 @@
-"""After the last step: calibrate, test once, make the package, register it, write the pages."""
+"""Finishes a trained model: fits temperature and thresholds, tests it once, makes the package."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from eagleray.core.errors import BadImageError, InputError
 from eagleray.core.limits import MAX_GOLDEN_PIXELS
 from eagleray.data.labelled import LabelledImages
-from eagleray.evaluation.calibration import at_temperature, fit_temperature
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.evaluation.thresholds import choose_thresholds
 from eagleray.imaging import decode
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
 from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks.tasks import Binary, Multilabel, Regression, Task
+from eagleray.tasks import Task
 from eagleray.training.plan import TrainPlan
 
 if TYPE_CHECKING:
@@ -33,12 +31,12 @@ MAX_GOLDEN_BYTES = 2**20
 
 @dataclass(frozen=True)
 class FinishedModel:
-    """A trained model, tested.
+    """A trained model that was tested.
 
     Attributes:
-        package: Ready to be registered.
-        evaluation: On the test part.
-        record: Of the evaluation, for the registry.
+        package: The package, ready to be registered.
+        evaluation: The evaluation on the test split.
+        record: The record of the evaluation for the registry.
     """
 
     package: ModelPackage
@@ -49,17 +47,17 @@ class FinishedModel:
 def finish_model(
     plan: TrainPlan, module: nn.Module, *, cache_folder: Path, mlflow_run: str | None
 ) -> FinishedModel:
-    """Calibrate on the validation part, measure on the test part, and make the package.
+    """Calibrate on the validation split, measure on the test split, and make the package.
 
-    Everything goes through the predictor that batch jobs and services use.
+    Both splits go through the predictor that batch jobs and services use.
 
     Args:
-        plan: What was trained.
+        plan: The plan of the run.
         module: The network with its final weights.
-        cache_folder: Of compiled networks.
-        mlflow_run: For the lineage.
+        cache_folder: Folder of compiled networks.
+        mlflow_run: The MLflow run, for the lineage.
     """
-    task = _settled_task(plan, module, cache_folder)
+    task = _fitted_task(plan, module, cache_folder)
     lineage = Lineage.now(
         data_digest=plan.data_digest,
         split_digest=plan.split.digest,
@@ -81,12 +79,12 @@ def finish_model(
 
 
 def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) -> FinishedModel:
-    """Measure a package that was registered by a run that was killed before it could say so.
+    """Measure a package again that was registered by a run which was then killed.
 
     Args:
-        plan: What was trained.
-        package: As the registry has it.
-        cache_folder: Of compiled networks.
+        plan: The plan of the run.
+        package: The package from the registry.
+        cache_folder: Folder of compiled networks.
     """
     evaluation = evaluate(_predictor(package, plan.split.test, cache_folder), plan.split.test)
     return FinishedModel(package, evaluation, _record(plan, package, evaluation))
@@ -94,7 +92,7 @@ def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) 
 
 def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> EvaluationRecord:
     return EvaluationRecord(
-        data=plan.spec.test_data or f"the test part of {plan.spec.data}",
+        data=plan.spec.test_data or f"the test split of {plan.spec.data}",
         data_digest=plan.split.test.digest,
         package_digest=package.digest,
         num_images=evaluation.num_images,
@@ -103,26 +101,20 @@ def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> E
     )
 
 
-def _settled_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task:
-    """Return the task with the temperature and the thresholds that the validation part suggests."""
+def _fitted_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task:
+    """Return the task with the temperature and thresholds that fit the validation split."""
     task, spec = plan.task, plan.spec
-    wants_thresholds = spec.thresholds == "f1" and isinstance(task, (Binary, Multilabel))
-    if isinstance(task, Regression) or not (spec.calibrate or wants_thresholds):
+    wanted = {"temperature": spec.calibrate, "thresholds": spec.thresholds == "f1"}
+    wanted_names = task.fitted.intersection(name for name, is_wanted in wanted.items() if is_wanted)
+    if not wanted_names:
         return task
     draft = _package(plan, task, module, Lineage.now())
-    part = plan.split.validation
+    split = plan.split.validation
     try:
-        answers = evaluate(_predictor(draft, part, cache_folder), part)
-    except InputError:  # none of its images can be decoded any more: nothing to learn from
+        found = evaluate(_predictor(draft, split, cache_folder), split)
+    except InputError:  # none of its images can be decoded any more
         return task
-    outputs: Tensor = answers.outputs
-    if spec.calibrate:
-        temperature = fit_temperature(task, outputs, answers.targets)
-        outputs = at_temperature(task, outputs, temperature)
-        task = task.model_copy(update={"temperature": temperature})
-    if wants_thresholds:
-        task = choose_thresholds(task, outputs, answers.targets)
-    return task
+    return task.fit(found.outputs, found.targets, wanted_names)
 
 
 def _predictor(package: ModelPackage, images: LabelledImages, cache_folder: Path) -> Predictor:
@@ -155,22 +147,22 @@ def _package(
 
 
 def _golden_images(plan: TrainPlan) -> list[tuple[bytes, dict[str, str]]]:
-    """Return a few good images of the validation part, small enough to travel with the model.
+    """Return a few images of the validation split, small enough for the package.
 
-    With each of them are its attributes, those that the model takes.
+    Each comes with the attributes that the model takes.
     """
     found: list[tuple[bytes, dict[str, str]]] = []
-    part = plan.split.validation
-    most = min(plan.contract.max_pixels, MAX_GOLDEN_PIXELS)
-    modest = plan.contract.model_copy(update={"max_pixels": most})
-    for row, uri in enumerate(part.uris):
+    split = plan.split.validation
+    max_pixels = min(plan.contract.max_pixels, MAX_GOLDEN_PIXELS)
+    modest = plan.contract.model_copy(update={"max_pixels": max_pixels})
+    for row, uri in enumerate(split.uris):
         try:
             data = storage.read_bytes(uri, limit=MAX_GOLDEN_BYTES + 1)
             decode(data, modest)
         except (OSError, BadImageError):
             continue
         if len(data) <= MAX_GOLDEN_BYTES:
-            values = {one.name: part.attributes[one.name][row] for one in plan.attributes}
+            values = {one.name: split.attributes[one.name][row] for one in plan.attributes}
             found.append((data, values))
         if len(found) == NUM_GOLDEN:
             break

@@ -1,10 +1,12 @@
-"""What a training run is asked to do: one frozen value, one YAML file, and a flag for each field.
+"""The specification of a training run: one frozen, validated value.
 
     spec = TrainSpec(data="flowers/", name="flowers", architecture="resnet18")
-    spec.to_yaml()                          as it is stored with the run
+    spec.to_yaml()
+
     read_spec("flowers.yaml", {"epochs": 5})
 
-Fields are listed in the order of the flow: data, model, optimisation, augmentation, run.
+Every field is a field of the YAML file and an option of the command line. Fields are listed in the
+order of the flow: data, model, optimisation, augmentation, run.
 """
 
 from __future__ import annotations
@@ -12,192 +14,189 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.names import ModelName
-from eagleray.imaging.contract import first_fault
-from eagleray.io import storage
-from eagleray.tasks.tasks import TaskName
+from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
+from eagleray.io.yaml_fields import read_fields
+from eagleray.tasks import LossOptions, TaskName, task_class
 
-__all__ = [
-    "Loss",
-    "Optimizer",
-    "Schedule",
-    "Thaw",
-    "TrainPrecision",
-    "TrainSpec",
-    "make_spec",
-    "read_fields",
-    "read_spec",
-]
+__all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
-Optimizer = Literal["adamw", "adam", "sgd"]
-Schedule = Literal["one_cycle", "cosine", "linear", "step", "constant"]
-Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse"]
 TrainPrecision = Literal["float32", "bfloat16"]
-Device = Literal["auto", "cpu", "gpu"]
-Sharding = Literal["replicated", "sharded"]
-Fraction = Annotated[float, Field(ge=0.0, le=0.9)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-_MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
-_WORKERS = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
-_THAW = re.compile(r"(\d+):(\d+|all)")
-_LOSSES: dict[TaskName, tuple[Loss, ...]] = {
-    "multiclass": ("cross_entropy", "focal"),
-    "binary": ("bce", "focal"),
-    "multilabel": ("bce", "focal"),
-    "regression": ("mse",),
-}
+_UNFREEZE = re.compile(r"(\d+):(\d+|all)")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
 
 
-def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
-
-
-class Thaw(BaseModel):
-    """One step of an unfreezing: after `epoch` epochs `stages` more stages learn, the last first.
+@dataclass(frozen=True)
+class UnfreezeStep:
+    """One step of gradual unfreezing.
 
     Attributes:
-        epoch: Epochs finished.
-        stages: How many; None for all that are still frozen.
+        epoch: Number of finished epochs after which the step applies.
+        stages: Number of stages to unfreeze, the deepest first; None for all frozen ones.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     stages: int | None
 
 
-class TrainSpec(BaseModel):
-    """A training run. Every field has its description beside it."""
+class TrainSpec(Spec):
+    """A training run; each field is described beside it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data: str = _field(..., DATA, "Folder with a folder for each class, or a table of images.")
-    task: TaskName = _field("multiclass", DATA, "What the model answers.")
-    column: str | None = _field(None, DATA, "Column of the locations.")
-    label_column: str | None = _field(None, DATA, "Column of the labels.")
-    label_columns: tuple[str, ...] = _field((), DATA, "Columns of 0 and 1, one for each label.")
-    separator: str | None = _field(None, DATA, "Between several labels in one column.")
-    group_column: str | None = _field(
-        None, DATA, "Column whose equal values stay in one part, as near-copies must."
+    data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
+    task: TaskName = spec_field(
+        "multiclass",
+        DATA,
+        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
     )
-    attributes: tuple[str, ...] = _field(
-        (), DATA, "Columns that the network sees beside the image: numbers, or categories."
+    column: str | None = spec_field(None, DATA, "Column of the image locations.")
+    label_column: str | None = spec_field(None, DATA, "Column of the labels.")
+    label_columns: Texts = spec_field((), DATA, "Columns of 0 and 1, one per label.")
+    separator: str | None = spec_field(None, DATA, "Separator of several labels in one column.")
+    group_column: str | None = spec_field(
+        None, DATA, "Column whose equal values stay in one split, such as near-duplicates."
     )
-    test_data: str | None = _field(None, DATA, "A test set of its own, in the form of the data.")
-    split: str | None = _field(None, DATA, "Split file to use again, instead of a new split.")
-    validation_fraction: Fraction = _field(0.1, DATA, "Of the data, to choose the best epoch by.")
-    test_fraction: Fraction = _field(0.2, DATA, "Of the data, held out to the end.")
-    folds: int = _field(0, DATA, "Cross-validate with so many folds; register nothing.", ge=0)
-    max_unreadable: Share = _field(0.05, DATA, "Largest share of images that cannot be decoded.")
+    attributes: Texts = spec_field(
+        (), DATA, "Columns that the network takes beside the image: numbers, or categories."
+    )
+    test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
+    split: str | None = spec_field(None, DATA, "Existing split file to use instead of a new split.")
+    validation_fraction: SplitFraction = spec_field(
+        0.1, DATA, "Fraction of the data for validation, which selects the best epoch."
+    )
+    test_fraction: SplitFraction = spec_field(0.2, DATA, "Fraction of the data for the final test.")
+    folds: int = spec_field(
+        0, DATA, "Number of cross-validation folds; 0: none. Folds register no model.", ge=0
+    )
+    max_unreadable: Fraction = spec_field(
+        0.05, DATA, "Maximum fraction of images that cannot be decoded."
+    )
 
-    name: ModelName = _field(..., MODEL, "Of the model that is registered.")
-    architecture: str | None = _field(
+    name: ModelName = spec_field(..., MODEL, "Name of the registered model.")
+    architecture: str | None = spec_field(
         None, MODEL, "See `eagleray models architectures`; default: resnet18, or the parent's."
     )
-    pretrained: bool = _field(False, MODEL, "Start from published weights.")
-    parent: str | None = _field(
+    pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
+    parent: str | None = spec_field(
         None, MODEL, "Model to start from: its architecture, contract and weights, with a new head."
     )
-    contract: str | None = _field(None, MODEL, "Name of the image contract.")
-    image_size: int | None = _field(None, MODEL, "Side in pixels.", ge=1, le=8192)
-    dropout: float = _field(0.0, MODEL, "Share of features dropped before the head.", ge=0, lt=1)
-    freeze: int | str = _field(
-        0,
-        MODEL,
-        "First stages of the network that do not learn, or `backbone` for all but the head.",
+    contract: str | None = spec_field(None, MODEL, "Name of the image contract.")
+    image_size: int | None = spec_field(None, MODEL, "Input side in pixels.", ge=1, le=8192)
+    dropout: float = spec_field(0.0, MODEL, "Dropout probability before the head.", ge=0, lt=1)
+    freeze: int | str = spec_field(
+        0, MODEL, "Number of first stages to freeze, or `backbone` for all but the head."
     )
-    unfreeze: tuple[str, ...] = _field(
-        (), MODEL, "Stages that learn later, as EPOCH:STAGES or EPOCH:all."
+    unfreeze: Texts = spec_field(
+        (), MODEL, "Stages to unfreeze later, as EPOCH:STAGES or EPOCH:all."
     )
 
-    epochs: int = _field(20, OPTIMISATION, "Passes over the training part.", ge=1)
-    batch_size: int = _field(64, OPTIMISATION, "Images of a step, over all workers.", ge=1)
-    accumulate: int = _field(
-        1, OPTIMISATION, "Parts that a step's images are worked through in, to save memory.", ge=1
+    epochs: int = spec_field(20, OPTIMISATION, "Number of passes over the training split.", ge=1)
+    batch_size: int = spec_field(
+        64, OPTIMISATION, "Images of an optimizer step, over all workers.", ge=1
     )
-    optimizer: Optimizer = _field("adamw", OPTIMISATION, "How weights move.")
-    learning_rate: float = _field(2e-3, OPTIMISATION, "Highest of the schedule.", gt=0)
-    schedule: Schedule = _field("one_cycle", OPTIMISATION, "How the learning rate changes.")
-    warmup: Share = _field(0.2, OPTIMISATION, "Share of the steps that it rises in.")
-    layer_decay: float = _field(
-        1.0, OPTIMISATION, "Learning rate of each stage as a share of the next one's.", gt=0, le=1
+    gradient_accumulation_steps: int = spec_field(
+        1, OPTIMISATION, "Micro-batches that each batch is divided into, to save memory.", ge=1
     )
-    momentum: float = _field(0.9, OPTIMISATION, "Of SGD (Nesterov).", ge=0, lt=1)
-    weight_decay: float = _field(1e-4, OPTIMISATION, "Decoupled for AdamW, else L2.", ge=0)
-    loss: Loss = _field("auto", OPTIMISATION, "What is minimised; auto: the task's own.")
-    focal_gamma: float = _field(2.0, OPTIMISATION, "Of the focal loss.", ge=0)
-    label_smoothing: float = _field(0.0, OPTIMISATION, "Share spread over all classes.", ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = _field(
-        "none", OPTIMISATION, "balanced: rare classes count as much as common ones."
+    optimizer: Literal["adamw", "adam", "sgd"] = spec_field("adamw", OPTIMISATION, "Optimizer.")
+    learning_rate: float = spec_field(2e-3, OPTIMISATION, "Peak learning rate.", gt=0)
+    lr_schedule: Literal["one_cycle", "cosine", "linear", "step", "constant"] = spec_field(
+        "one_cycle", OPTIMISATION, "Learning-rate schedule."
     )
-    clip_norm: float = _field(0.0, OPTIMISATION, "Longest gradient; 0: any.", ge=0)
-    ema: float = _field(0.0, OPTIMISATION, "Decay of the average of weights; 0: none.", ge=0, lt=1)
-    patience: int = _field(
-        0, OPTIMISATION, "Epochs without a better one before training stops; 0: never.", ge=0
+    warmup_ratio: Fraction = spec_field(0.2, OPTIMISATION, "Fraction of the steps for warmup.")
+    layer_decay: float = spec_field(
+        1.0,
+        OPTIMISATION,
+        "Layer-wise learning-rate decay: factor from each stage to the one before it.",
+        gt=0,
+        le=1,
     )
-    calibrate: bool = _field(
-        True, OPTIMISATION, "Fit a temperature, so that probabilities are honest (classifiers)."
+    momentum: float = spec_field(0.9, OPTIMISATION, "Nesterov momentum of SGD.", ge=0, lt=1)
+    weight_decay: float = spec_field(
+        1e-4, OPTIMISATION, "Weight decay: decoupled for AdamW, else L2.", ge=0
     )
-    thresholds: Literal["half", "f1"] = _field(
-        "half", OPTIMISATION, "f1: chosen on the validation part for the best F1 of each label."
+    loss: str = spec_field(
+        "auto",
+        OPTIMISATION,
+        "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
     )
-    precision: TrainPrecision = _field("float32", OPTIMISATION, "Of convolutions and products.")
+    focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
+    label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = spec_field(
+        "none", OPTIMISATION, "Class weights; balanced: inversely proportional to frequency."
+    )
+    max_grad_norm: float = spec_field(0.0, OPTIMISATION, "Max gradient norm; 0: no clipping.", ge=0)
+    ema_decay: float = spec_field(
+        0.0, OPTIMISATION, "Decay of the moving average of weights (EMA); 0: none.", ge=0, lt=1
+    )
+    patience: int = spec_field(
+        0, OPTIMISATION, "Epochs without improvement before early stopping; 0: never.", ge=0
+    )
+    calibrate: bool = spec_field(
+        True, OPTIMISATION, "Fit a temperature on the validation split (classifiers)."
+    )
+    thresholds: Literal["half", "f1"] = spec_field(
+        "half", OPTIMISATION, "Decision thresholds; f1: the best F1 of each label on validation."
+    )
+    precision: TrainPrecision = spec_field("float32", OPTIMISATION, "Training precision.")
 
-    shift: float = _field(
-        0.0, AUGMENTATION, "Farthest move of an image, as a share of its side.", ge=0, le=0.5
+    random_translation: float = spec_field(
+        0.0, AUGMENTATION, "Maximum translation as a fraction of the image side.", ge=0, le=0.5
     )
-    flip: bool = _field(False, AUGMENTATION, "Mirror every second image.")
-    vertical_flip: bool = _field(False, AUGMENTATION, "Turn every second image upside down.")
-    crop: float = _field(
-        1.0, AUGMENTATION, "Smallest share of the area of a random crop; 1: no crops.", gt=0, le=1
+    horizontal_flip: bool = spec_field(False, AUGMENTATION, "Flip half of the images horizontally.")
+    vertical_flip: bool = spec_field(False, AUGMENTATION, "Flip half of the images vertically.")
+    random_resized_crop: float = spec_field(
+        1.0, AUGMENTATION, "Minimum area fraction of a RandomResizedCrop; 1: none.", gt=0, le=1
     )
-    color: float = _field(
-        0.0, AUGMENTATION, "Strength of changes of brightness, contrast, saturation.", ge=0, le=1
+    color_jitter: float = spec_field(
+        0.0, AUGMENTATION, "Strength of ColorJitter: brightness, contrast, saturation.", ge=0, le=1
     )
-    randaugment: int = _field(0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30)
-    erasing: Share = _field(0.0, AUGMENTATION, "Share of images that lose a rectangle.")
-    mixup: float = _field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
-    cutmix: float = _field(0.0, AUGMENTATION, "Alpha of cutmix; 0: none.", ge=0)
+    randaugment: int = spec_field(
+        0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30
+    )
+    random_erasing: Fraction = spec_field(0.0, AUGMENTATION, "Probability of random erasing.")
+    mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
+    cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
 
-    workers: int | str = _field(
-        1, RUN, "Processes that train together; as in 2..8, how many there are to be had."
+    workers: int | str = spec_field(
+        1, RUN, "Number of worker processes; an elastic range is written 2..8."
     )
-    device: Device = _field("auto", RUN, "What to train on.")
-    sharding: Sharding = _field(
-        "replicated", RUN, "sharded: workers share weights and state (FSDP), for large models."
+    device: Literal["auto", "cpu", "gpu"] = spec_field("auto", RUN, "Device to train on.")
+    strategy: Literal["ddp", "fsdp"] = spec_field(
+        "ddp", RUN, "Distributed strategy; fsdp shards weights and optimizer state."
     )
-    checkpoint_steps: int = _field(
+    checkpoint_steps: int = spec_field(
         0, RUN, "Steps between checkpoints; 0: at the end of each epoch.", ge=0
     )
-    keep_checkpoints: int = _field(2, RUN, "Newest checkpoints that are kept.", ge=1)
-    seed: int = _field(0, RUN, "Of all that is random.", ge=0)
+    keep_checkpoints: int = spec_field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
+    seed: int = spec_field(0, RUN, "Random seed.", ge=0)
 
-    @field_validator("label_columns", "attributes", "unfreeze", mode="before")
+    @field_validator("workers")
     @classmethod
-    def _from_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+    def _check_workers(cls, value: int | str) -> int | str:
+        worker_range(value)
+        return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for check in (self._check_data, self._check_model, self._check_optimisation):
-            check()
-        if self.batch_size < self.max_workers * self.accumulate:
+    def _check(self) -> Self:
+        self._check_data()
+        self._check_model()
+        self._check_optimisation()
+        smallest = self.max_workers * self.gradient_accumulation_steps
+        if self.batch_size < smallest:
             raise ValueError(
-                f"batch_size {self.batch_size} is over all {self.max_workers} workers and "
-                f"{self.accumulate} parts together, so it must be at least "
-                f"{self.max_workers * self.accumulate}"
+                f"batch_size {self.batch_size} is divided among {self.max_workers} workers and "
+                f"{self.gradient_accumulation_steps} micro-batches, so it must be at least "
+                f"{smallest}"
             )
         return self
 
@@ -205,7 +204,7 @@ class TrainSpec(BaseModel):
         if self.split is None:
             if self.validation_fraction == 0:
                 raise ValueError(
-                    "validation_fraction must be above 0: the best epoch is chosen by it"
+                    "validation_fraction must be above 0: validation selects the best epoch"
                 )
             if self.validation_fraction + self.test_fraction >= 1:
                 raise ValueError("validation_fraction and test_fraction leave nothing to train on")
@@ -219,18 +218,16 @@ class TrainSpec(BaseModel):
 
     def _check_model(self) -> None:
         if self.parent is not None and self.pretrained:
-            raise ValueError("parent and pretrained exclude each other: both say where to start")
+            raise ValueError("parent and pretrained exclude each other: both give initial weights")
         if self.freeze != "backbone" and not str(self.freeze).isdecimal():
             raise ValueError("freeze must be a number of stages from 0 on, or backbone")
         if self.unfreeze and self.frozen_stages == 0:
-            raise ValueError("unfreeze has nothing to do: freeze says which stages are frozen")
+            raise ValueError("unfreeze requires frozen stages: set freeze")
         if self.frozen_stages != 0 and not (self.pretrained or self.parent):
-            raise ValueError(
-                "freeze keeps random weights as they are; name a parent, or pretrained weights"
-            )
-        if self.sharding == "sharded" and (self.ema or self.freeze):
-            raise ValueError("sharding sharded goes with neither ema nor freeze")
-        epochs = [thaw.epoch for thaw in self.thaws]
+            raise ValueError("freeze would keep random weights; name a parent, or set pretrained")
+        if self.strategy == "fsdp" and (self.ema_decay or self.freeze):
+            raise ValueError("strategy fsdp supports neither ema_decay nor freeze")
+        epochs = [step.epoch for step in self.unfreeze_steps]
         if epochs != sorted(set(epochs)):
             raise ValueError("unfreeze must name epochs in rising order, each once")
         if epochs and epochs[-1] >= self.epochs:
@@ -239,79 +236,76 @@ class TrainSpec(BaseModel):
             )
 
     def _check_optimisation(self) -> None:
-        losses = _LOSSES[self.task]
-        if self.loss != "auto" and self.loss not in losses:
-            raise ValueError(f"loss {self.loss} is not for {self.task}; take {' or '.join(losses)}")
-        if self.label_smoothing and self.task != "multiclass":
-            raise ValueError(f"label_smoothing is for multiclass, not for {self.task}")
-        if self.class_weights != "none" and self.task == "regression":
-            raise ValueError("class_weights: a regression has no classes")
-        if self.cutmix and self.task == "regression":
-            raise ValueError("cutmix is for classes; mixup mixes numbers too")
+        kind = task_class(self.task)
+        if self.loss not in ("auto", *kind.losses):
+            raise ValueError(
+                f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
+            )
+        used = {
+            "label_smoothing": self.label_smoothing > 0,
+            "class_weights": self.class_weights != "none",
+            "cutmix": self.cutmix > 0,
+        }
+        for name, is_used in used.items():
+            if is_used and name not in kind.training_options:
+                raise ValueError(f"{name} is not for {self.task}; leave it out")
 
     @property
-    def thaws(self) -> tuple[Thaw, ...]:
+    def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
         """The steps of `unfreeze`.
 
         Raises:
-            ValueError: One of them is not EPOCH:STAGES.
+            ValueError: If one of them is not EPOCH:STAGES.
         """
-        thaws = []
+        steps = []
         for text in self.unfreeze:
-            found = _THAW.fullmatch(text)
-            if found is None or found[2] == "0":
+            match = _UNFREEZE.fullmatch(text)
+            if match is None or match[2] == "0":
                 raise ValueError(f"unfreeze: {text!r} is not EPOCH:STAGES, as in 3:1 or 6:all")
-            stages = None if found[2] == "all" else int(found[2])
-            thaws.append(Thaw(epoch=int(found[1]), stages=stages))
-        return tuple(thaws)
+            stages = None if match[2] == "all" else int(match[2])
+            steps.append(UnfreezeStep(epoch=int(match[1]), stages=stages))
+        return tuple(steps)
 
     @property
     def frozen_stages(self) -> int | None:
-        """How many of the first stages begin frozen; None for all but the head."""
+        """Number of stages that are frozen at first; None for all but the head."""
         return None if self.freeze == "backbone" else int(self.freeze)
 
     @property
     def min_workers(self) -> int:
-        """How many workers training needs to go on."""
-        return self._worker_range[0]
+        """Number of workers below which training waits."""
+        return worker_range(self.workers)[0]
 
     @property
     def max_workers(self) -> int:
-        """How many workers it starts when there is room."""
-        return self._worker_range[1]
+        """Number of workers that train where resources allow it."""
+        return worker_range(self.workers)[1]
 
     @property
-    def _worker_range(self) -> tuple[int, int]:
-        found = _WORKERS.fullmatch(str(self.workers))
-        if found is None:
-            raise ValueError(f"workers: {self.workers!r} is no number from 1 on, nor LEAST..MOST")
-        least, most = int(found[1]), int(found[2] or found[1])
-        if least > most:
-            raise ValueError(f"workers: {least} is more than {most}; write LEAST..MOST")
-        return least, most
-
-    @property
-    def used_loss(self) -> Loss:
-        """The loss, once `auto` is the task's own."""
-        return _LOSSES[self.task][0] if self.loss == "auto" else self.loss
+    def loss_options(self) -> LossOptions:
+        """Options of the task's loss."""
+        return LossOptions(
+            name=None if self.loss == "auto" else self.loss,
+            class_weights=self.class_weights,
+            focal_gamma=self.focal_gamma,
+            label_smoothing=self.label_smoothing,
+        )
 
     def to_yaml(self) -> str:
-        """Return the specification as YAML: every field, under the heading of its panel."""
+        """Return the specification as YAML, with every field under the heading of its panel."""
         lines: list[str] = []
         values = self.model_dump(mode="json")
         panel = ""
         for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            assert isinstance(extra, dict)
-            if extra["panel"] != panel:
-                panel = str(extra["panel"])
+            if panel_of(field.json_schema_extra) != panel:
+                panel = panel_of(field.json_schema_extra)
                 lines += ["", f"# {panel}"]
             lines.append(f"{name}: {_on_one_line(values[name])}  # {field.description}")
         return "\n".join(lines[1:]) + "\n"
 
 
 def _on_one_line(value: object) -> str:
-    """Return a value as YAML; text that has lines of its own is quoted with escapes."""
+    """Return a value as YAML; text that contains line breaks is quoted with escapes."""
     layout: dict[str, Any] = {"default_flow_style": True, "width": math.inf}
     plain = str(yaml.safe_dump(value, **layout)).removesuffix("...\n").strip()
     return (
@@ -323,58 +317,11 @@ def read_spec(location: str, changes: Mapping[str, Any]) -> TrainSpec:
     """Read a specification from a YAML file.
 
     Args:
-        location: Of the file.
-        changes: Fields that win over the file's.
+        location: Location of the file.
+        changes: Fields that replace those of the file.
 
     Raises:
-        InputError: It is not there, is no YAML, or asks for what cannot be; with the field.
+        InputError: If the file is missing, not YAML or not valid; the message names the field.
+        UnknownNameError: If a field does not exist.
     """
-    fields = read_fields(location, "specification")
-    return make_spec({**fields, **changes}, where=location)
-
-
-def read_fields(location: str, kind: str) -> dict[str, Any]:
-    """Read a YAML file of fields.
-
-    Args:
-        location: Of the file.
-        kind: What it should be, for messages.
-
-    Raises:
-        InputError: It is not there, or is no YAML.
-    """
-    try:
-        fields = yaml.safe_load(storage.read_bytes(location))
-    except FileNotFoundError:
-        raise InputError(f"There is no {kind} {location}; check the path.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fault = str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"{location}{place} is not YAML ({fault}).") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{location} must hold fields, as in `epochs: 20`.")
-    return fields
-
-
-def make_spec(fields: Mapping[str, Any], *, where: str = "") -> TrainSpec:
-    """Make a specification from fields.
-
-    Raises:
-        InputError: Naming the field at fault.
-        UnknownNameError: A field does not exist.
-    """
-    known = list(TrainSpec.model_fields)
-    for field in fields:
-        if field not in known:
-            raise UnknownNameError("field of a specification", str(field), known)
-    for field in ("data", "name"):
-        if fields.get(field) is None:
-            raise InputError(f"What is the {field}? Name it, here or in a specification file.")
-    try:
-        return TrainSpec.model_validate(dict(fields))
-    except ValidationError as error:
-        prefix = f"{where}: " if where else ""
-        raise InputError(f"{prefix}{first_fault(error)}.") from None
+    return TrainSpec.make({**read_fields(location), **changes}, where=location)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--crop", type=float, default=0.25)
+    parser.add_argument("--random-resized-crop", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, required=True)
@@ -50,7 +50,9 @@ def main() -> None:
     transform = v2.Compose(
         [
             v2.ToImage(),
-            v2.RandomResizedCrop(options.size, scale=(options.crop, 1), antialias=True),
+            v2.RandomResizedCrop(
+                options.size, scale=(options.random_resized_crop, 1), antialias=True
+            ),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(MEAN, STD),

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from eagleray.batch.earlier import failures_of, leave_out_known, read_results
+from eagleray.batch.earlier import failures_of, read_results, skip_known
 from eagleray.batch.results import result_schema
 from eagleray.core.errors import InputError
 from eagleray.core.types import OutputFormat
@@ -27,7 +27,7 @@ def test_results_are_read_part_by_part_with_their_types(
 ) -> None:
     user = pa.table({"label": ["007"] * 100, "when": ["2026-01-01"] * 99 + [None]})
     made = output(
-        tmp_path, rows=100, failed={99}, user=user, rows_per_part=40, output_format=output_format
+        tmp_path, rows=100, failed={99}, user=user, rows_per_file=40, output_format=output_format
     )
     made.commit()
     parts = list(read_results(str(tmp_path)))
@@ -60,7 +60,7 @@ def test_a_users_column_of_any_type_goes_through_a_whole_job(
 
 
 def test_parts_that_were_never_committed_are_not_read(tmp_path: Path) -> None:
-    output(tmp_path, rows=32, rows_per_part=16).commit()
+    output(tmp_path, rows=32, rows_per_file=16).commit()
     stray = (tmp_path / "part-00001.parquet").read_bytes()
     (tmp_path / "part-00002.parquet").write_bytes(stray)
     assert [part.num_rows for part in read_results(str(tmp_path))] == [16, 16]
@@ -72,7 +72,7 @@ def test_parts_that_were_never_committed_are_not_read(tmp_path: Path) -> None:
     [
         lambda place: list(read_results(place)),
         failures_of,
-        lambda place: list(leave_out_known([listing(1)], [place])),
+        lambda place: list(skip_known([listing(1)], [place])),
     ],
     ids=["read_results", "failures_of", "leave_out_known"],
 )
@@ -99,7 +99,7 @@ def test_failures_come_again_with_the_users_columns(
         rows=200,
         failed={0, 17, 199},
         user=user,
-        rows_per_part=50,
+        rows_per_file=50,
         output_format=output_format,
     )
     made.commit()
@@ -168,7 +168,7 @@ def test_a_job_without_failures_has_nothing_to_run_again(tmp_path: Path) -> None
 
 
 def left(tables: Sequence[pa.Table], *outputs: Path) -> list[str]:
-    known = leave_out_known(tables, [str(place) for place in outputs])
+    known = skip_known(tables, [str(place) for place in outputs])
     return [uri for table in known for uri in table.column(0).to_pylist()]
 
 
@@ -180,7 +180,7 @@ def test_new_and_changed_inputs_are_left(tmp_path: Path) -> None:
 
 def test_what_several_jobs_know_together_is_left_out(tmp_path: Path) -> None:
     output(tmp_path / "1", rows=2, uris=["/a", "/b"]).commit()
-    second = list(leave_out_known([listing(3, uris=["/a", "/b", "/c"])], [str(tmp_path / "1")]))
+    second = list(skip_known([listing(3, uris=["/a", "/b", "/c"])], [str(tmp_path / "1")]))
     output(tmp_path / "2", tables=second).commit()
     now = [listing(2, uris=["/d", "/a"]), listing(2, uris=["/c", "/b"])]
     assert left(now, tmp_path / "1", tmp_path / "2") == ["/d"]
@@ -191,7 +191,7 @@ def test_a_users_columns_with_names_of_ours_change_nothing(tmp_path: Path) -> No
     user = pa.table({"version": ["x", "y"], "uri": ["/q", "/r"], "size": [1, 2]})
     output(tmp_path, rows=2, uris=["/a", "/b"], user=user).commit()
     now = listing(2, uris=["/a", "/c"], user=user)
-    (rows,) = leave_out_known([now], [str(tmp_path)])
+    (rows,) = skip_known([now], [str(tmp_path)])
     assert rows.schema == now.schema
     assert rows.column(0).to_pylist() == ["/c"]
     assert rows.column(len(LISTING_SCHEMA)).to_pylist() == ["y"]

@@ -22,7 +22,7 @@ from eagleray.batch.report import (
     seconds_of_work,
     throughput,
 )
-from eagleray.batch.worker import ShardSummary
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.errors import Reason
 from eagleray.tasks.outcome import Outcome
 from tests.support.batch import (
@@ -263,7 +263,7 @@ def test_a_job_in_which_all_failed_has_a_page() -> None:
     page = page_of(collected(rows), rows=3, failed=3, timeline=[shard(0, 1, ok=0, failed=3)])
     assert re.search(r"0 ok \+ 3 failed\s+= 3 inputs", page)
     assert "Failures by reason" in page
-    assert "What each class looks like" not in page
+    assert "Examples of each class" not in page
     assert "Least confident" not in page
 
 

@@ -20,8 +20,8 @@ from eagleray.core.errors import Reason
 from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
 from eagleray.registry.references import LoadedModel
+from eagleray.tasks import Multiclass, Multilabel
 from eagleray.tasks.outcome import Outcome
-from eagleray.tasks.tasks import Multiclass, Multilabel
 from tests.support.batch import (
     MULTILABEL,
     REGRESSION,

@@ -7,91 +7,96 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.plan import Work
-from eagleray.batch.spec import FailureLimit, JobRequest
-from eagleray.core.errors import InputError
+from eagleray.batch.plan import PredictWork
+from eagleray.batch.spec import PredictSpec
+from eagleray.core.errors import InputError, UserError
+from eagleray.core.settings import Settings
+from eagleray.sharded.failure_limit import FailureLimit
 from tests.support.batch import loaded_model
 
 
-def request(**overrides: Any) -> JobRequest:
+def request(**overrides: Any) -> PredictSpec:
     parts: dict[str, Any] = {"inputs": ("photos",), "model": "digits/3", "output": "out"}
-    return JobRequest(**{**parts, **overrides})
-
-
-@pytest.mark.parametrize(
-    ("text", "failed", "rows", "allowed"),
-    [
-        ("1%", 10, 1000, True),
-        ("1%", 11, 1000, False),
-        ("0%", 0, 5, True),
-        ("0%", 1, 5, False),
-        ("100%", 5, 5, True),
-        (" 0.5 % ", 1, 200, True),
-        (" 0.5 % ", 2, 200, False),
-        ("200", 200, 10**7, True),
-        ("200", 201, 10**7, False),
-        ("0", 1, 10, False),
-    ],
-)
-def test_a_limit_of_failures_is_a_share_or_a_number(
-    text: str, failed: int, rows: int, allowed: bool
-) -> None:
-    assert FailureLimit.parse(text).allows(failed, rows) is allowed
-
-
-def test_without_a_limit_all_may_fail() -> None:
-    assert FailureLimit().allows(10, 10)
+    return PredictSpec.make({**parts, **overrides})
 
 
 @pytest.mark.parametrize(
     "text", ["", "%", "some", "101%", "-1%", "nan%", "inf%", "1.5", "-3", "1e2", "1%%"]
 )
 def test_what_is_no_limit_is_one_sentence(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--max-failures must be like 1% or 200[^\n]*$"):
-        FailureLimit.parse(text)
+    with pytest.raises(InputError, match=r"^max_failures: write a share such as 1%[^\n]*$"):
+        request(max_failures=text)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"top_k": 0}, "--top-k must be 1 to 1000, not 0"),
-        ({"top_k": 1001}, "--top-k must be 1 to 1000"),
-        ({"seconds_per_image": 0.0}, "--image-timeout must be a number above 0"),
-        ({"seconds_per_image": -1.0}, "--image-timeout must be a number above 0"),
-        ({"seconds_per_image": float("nan")}, "--image-timeout must be a number above 0, not nan"),
-        ({"seconds_per_image": float("inf")}, "--image-timeout must be a number above 0, not inf"),
-        ({"inputs": ()}, "Name inputs, or an earlier output"),
-        ({"failed_of": "earlier"}, "and not both"),
+        ({"top_k": 0}, "top_k must be greater than or equal to 1"),
+        ({"top_k": 1001}, "top_k must be less than or equal to 1000"),
+        ({"top_k": "some"}, "top_k must be a valid integer"),
+        ({"image_timeout": 0.0}, "image_timeout must be greater than 0"),
+        ({"image_timeout": -1.0}, "image_timeout must be greater than 0"),
+        ({"image_timeout": float("nan")}, "image_timeout must be a finite number"),
+        ({"image_timeout": float("inf")}, "image_timeout must be a finite number"),
+        ({"inputs": ()}, "name either inputs or failed_only"),
+        ({"failed_only": "earlier"}, "and not both"),
+        ({"workers": "0"}, "workers: '0' is not a number of workers such as 4"),
+        ({"workers": "4..2"}, "or a range such as 4..16"),
+        ({"format": "xml"}, "format: 'xml' is none of parquet, csv, jsonl"),
+        ({"sql": "mysql://host/db"}, "mysql"),
+        ({"allow_urls": ["http://a/b"]}, "http://a/b"),
+        ({"s3_endpoint": "host:9000"}, "S3 endpoint 'host:9000' is no URL"),
+        ({"s3_anonymous": True, "s3_profile": "p"}, "give one of the two"),
+        ({"topk": 3}, "Nearest: top_k"),
+        ({"model": None}, "model must be a valid string"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(change: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         request(**change)
     assert sentence in str(caught.value)
+
+
+def work(**fields: Any) -> PredictWork:
+    loaded = loaded_model()
+    return request(**fields).work(
+        model_version=loaded.version,
+        model_digest=loaded.package.digest,
+        contract_digest=loaded.package.contract.digest,
+    )
 
 
 def test_work_names_places_absolutely_so_that_a_job_goes_on_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = request(inputs=("photos", "s3://bucket/a"), since=("earlier",)).work(loaded_model())
+    asked = work(inputs=("photos", "s3://bucket/a"), since=("earlier",))
     assert asked.inputs == (str(tmp_path / "photos"), "s3://bucket/a")
     assert asked.since == (str(tmp_path / "earlier"),)
-    again = request(inputs=(), failed_of="earlier").work(loaded_model())
-    assert again.failed_of == str(tmp_path / "earlier")
+    assert work(inputs=(), failed_only="earlier").failed_of == str(tmp_path / "earlier")
 
 
 def test_how_a_job_runs_is_no_part_of_its_work() -> None:
-    loaded = loaded_model()
-    one = request().work(loaded)
-    other = request(
-        workers=(2, 4), compile_mode="never", max_failures=FailureLimit(share=0.0), split=True
-    ).work(loaded)
-    assert one == other
+    other = work(workers="2..4", compile="never", max_failures="0%", separate_decoding=True)
+    assert work() == other
 
 
 def test_work_comes_back_from_its_json() -> None:
-    asked = request(seconds_per_image=0.25, output_format="jsonl", column="photo").work(
-        loaded_model()
-    )
-    assert Work.model_validate_json(asked.model_dump_json()) == asked
+    asked = work(image_timeout=0.25, format="jsonl", column="photo")
+    assert PredictWork.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_a_specification_comes_back_from_its_json() -> None:
+    asked = request(since=["a"], workers=4, max_failures=200, allow_urls=["h"], sql="sqlite:///x")
+    again = PredictSpec.model_validate_json(asked.model_dump_json(exclude_defaults=True))
+    assert again == asked
+    assert (again.worker_range, again.failure_limit) == ((4, 4), FailureLimit(number=200))
+
+
+def test_what_is_left_out_follows_the_settings() -> None:
+    settings = Settings(s3_region="north", s3_anonymous=True, url_private_networks="10.0.0.0/8, ")
+    filled = request(s3_region="south").with_settings(settings)
+    assert (filled.s3.region, filled.s3.anonymous) == ("south", True)
+    assert filled.urls.private_networks == ("10.0.0.0/8",)
+    own = request(s3_anonymous=False, private_networks=[]).with_settings(settings)
+    assert (own.s3.anonymous, own.urls.private_networks) == (False, ())

@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from eagleray.batch.sinks.sql import SqlTarget
-from eagleray.batch.sinks.sql import target as target_module
+from eagleray.batch.sinks.sql import SqlSink
 from eagleray.core.errors import InputError
 from tests.support.sql_contract import RESULTS, SqlContract, query, results
 
@@ -59,14 +59,14 @@ def file(tmp_path: Path) -> Path:
 )
 def test_what_cannot_be_a_target_is_refused_at_once(url: str, table: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        SqlTarget.parse(url, table)
+        SqlSink.parse(url, table)
     assert "hu" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_nothing_that_is_shown_holds_the_password(scheme: str) -> None:
     url = f"{scheme}://user:hush%40home@host:1/db?sslmode=disable&password=hush"
-    target = SqlTarget.parse(url, "lab.results")
+    target = SqlSink.parse(url, "lab.results")
     assert str(target) == "table lab.results of postgresql://user@host:1/db"
     assert "hush" not in repr(target)
     assert (target.schema, target.name) == ("lab", "results")
@@ -76,14 +76,14 @@ def test_nothing_that_is_shown_holds_the_password(scheme: str) -> None:
 def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"run: pip install 'eagleray\[postgresql\]'"):
-        SqlTarget.parse("postgresql://host/db", "results")
+        SqlSink.parse("postgresql://host/db", "results")
 
 
 def test_a_relative_file_is_the_one_in_the_folder_of_the_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    target = SqlTarget.parse("sqlite:///results.db", "results")
+    target = SqlSink.parse("sqlite:///results.db", "results")
     monkeypatch.chdir("/")
     target.load("night", [results()])
     assert query(f"sqlite:///{tmp_path}/results.db", "SELECT count(*) FROM results") == [(3,)]
@@ -93,7 +93,7 @@ def test_a_relative_file_is_the_one_in_the_folder_of_the_call(
 
 
 @contextlib.contextmanager
-def somebody_else() -> Iterator[None]:
+def other_user() -> Iterator[None]:
     """Lose root's right to write everywhere."""
     if os.geteuid() != 0:
         yield
@@ -115,41 +115,41 @@ def open_folder() -> Iterator[Path]:
 
 def test_a_file_that_may_only_be_read_is_refused(open_folder: Path) -> None:
     file = open_folder / "results.db"
-    SqlTarget.parse(f"sqlite:///{file}", "results").load("night", [results()])
+    SqlSink.parse(f"sqlite:///{file}", "results").load("night", [results()])
     file.chmod(0o444)
     with (
-        somebody_else(),
+        other_user(),
         pytest.raises(InputError, match=r"results.db \(attempt to write a readonly"),
     ):
-        SqlTarget.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
+        SqlSink.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
 
 
 def test_a_folder_where_nothing_may_be_written_is_refused(open_folder: Path) -> None:
     open_folder.chmod(0o555)
-    with somebody_else(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
-        SqlTarget.parse(f"sqlite:///{open_folder}/results.db", "results").require_ready(RESULTS)
+    with other_user(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
+        SqlSink.parse(f"sqlite:///{open_folder}/results.db", "results").require_ready(RESULTS)
 
 
 def test_a_missing_folder_a_folder_and_another_file_are_refused(tmp_path: Path) -> None:
-    missing = SqlTarget.parse(f"sqlite:///{tmp_path}/none/results.db", "results")
+    missing = SqlSink.parse(f"sqlite:///{tmp_path}/none/results.db", "results")
     with pytest.raises(InputError, match=f"There is no folder {tmp_path}/none for the SQLite"):
         missing.require_ready(RESULTS)
     with pytest.raises(InputError, match=r"\(unable to open database file\)"):
-        SqlTarget.parse(f"sqlite:///{tmp_path}", "results").require_ready(RESULTS)
+        SqlSink.parse(f"sqlite:///{tmp_path}", "results").require_ready(RESULTS)
     (tmp_path / "a.db").write_text("row,uri\n" * 1000)
     with pytest.raises(InputError, match=r"a.db \(file is not a database\)"):
-        SqlTarget.parse(f"sqlite:///{tmp_path}/a.db", "results").require_ready(RESULTS)
+        SqlSink.parse(f"sqlite:///{tmp_path}/a.db", "results").require_ready(RESULTS)
 
 
 def test_a_file_that_another_program_keeps_locked_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.0)
     monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 0)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    sink = replace(SqlSink.parse(f"sqlite:///{file}", "results"), ready_timeout=0.0)
     with pytest.raises(InputError, match=r"\(database is locked\)"):
-        SqlTarget.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
+        sink.require_ready(RESULTS)
     other.close()
 
 
@@ -159,18 +159,18 @@ def test_a_file_that_another_program_keeps_locked_is_refused(
 def test_columns_that_differ_by_case_alone_are_refused(file: Path) -> None:
     schema = RESULTS.append(pa.field("Label", pa.string()))
     with pytest.raises(InputError, match="Columns 'label' and 'Label' would have the same name"):
-        SqlTarget.parse(f"sqlite:///{file}", "results").require_ready(schema)
+        SqlSink.parse(f"sqlite:///{file}", "results").require_ready(schema)
 
 
 def test_not_a_number_is_null(file: Path) -> None:
     table = results(value=pa.array([float("nan"), 1.5, None]))
-    SqlTarget.parse(f"sqlite:///{file}", "results").load("night", [table])
+    SqlSink.parse(f"sqlite:///{file}", "results").load("night", [table])
     assert query(f"sqlite:///{file}", "SELECT value FROM results") == [(None,), (1.5,), (None,)]
 
 
 def test_a_reader_sees_the_former_rows_until_all_new_ones_are_there(file: Path) -> None:
     url = f"sqlite:///{file}"
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     target.load("night", [results(count=2)])
     begun, go_on = threading.Event(), threading.Event()
 
@@ -190,18 +190,18 @@ def test_a_reader_sees_the_former_rows_until_all_new_ones_are_there(file: Path) 
 
 KILLED = """
 import os, signal, sys
-from eagleray.batch.sinks.sql import SqlTarget
+from eagleray.batch.sinks.sql import SqlSink
 from tests.support.sql_contract import results
 def tables():
     yield results(count=50_000)
     os.kill(os.getpid(), signal.SIGKILL)
-SqlTarget.parse(sys.argv[1], "results").load("night", tables())
+SqlSink.parse(sys.argv[1], "results").load("night", tables())
 """
 
 
 def test_a_killed_load_leaves_nothing_and_can_be_done_again(file: Path) -> None:
     url = f"sqlite:///{file}"
-    target = SqlTarget.parse(url, "results")
+    target = SqlSink.parse(url, "results")
     target.load("night", [results(count=2)])
     root = Path(__file__).parents[3]
     killed = subprocess.run([sys.executable, "-c", KILLED, url], cwd=root, check=False)

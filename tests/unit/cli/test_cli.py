@@ -35,7 +35,7 @@ def test_a_job_gets_the_words_as_they_were_typed(monkeypatch: pytest.MonkeyPatch
     result = runner.invoke(cli.app, words)
     assert isinstance(result.exception, LaunchedError)
     (command,) = result.exception.args
-    assert command == ["-P", "-m", "eagleray.jobs.predict", *words[1:]]
+    assert command == ["-P", "-m", "eagleray.cli.launch", "eagleray.jobs.predict", *words[1:]]
 
 
 HEARD: list[str] = []
@@ -128,7 +128,7 @@ def test_models_are_listed_shown_verified_aliased_and_exported(home: Path) -> No
     assert "0.8750" in run("show", "digits/1")
     verified = json.loads(run("verify", "digits/1", "--json"))
     assert verified["golden_images"] > 0
-    assert verified["largest_difference"] <= verified["tolerance"]
+    assert verified["max_difference"] <= verified["tolerance"]
     run("export", "digits/1", str(home / "exported"))
     assert json.loads(run("register", str(home / "exported"), "--json"))["model"] == "digits/2"
     assert "digits/1" in run("list", "digits")

@@ -184,8 +184,11 @@ STRANGE: dict[str, tuple[bytes, str]] = {
     "a number without end": (response("1" * 10_000), "no JSON"),
     "a list": (response("[]"), "cannot be read"),
     "null": (response("null"), "cannot be read"),
-    "lacks members": (response('{"model": "digits"}'), "version: Field required"),
-    "wrong kinds": (response(json.dumps({**ANSWER, "results": "x"})), "results: "),
+    "lacks members": (response('{"model": "digits"}'), "version is required"),
+    "wrong kinds": (
+        response(json.dumps({**ANSWER, "results": "x"})),
+        "results must be a valid list",
+    ),
     "no result": (response(json.dumps({**ANSWER, "results": []})), "0 results for 1 images"),
     "gzip": (
         response(gzip.compress(bytes(10**7)), "content-encoding: gzip"),
@@ -233,7 +236,7 @@ def test_what_breaks_is_one_error_and_is_asked_again(kind: str) -> None:
     with raw_server(reply) as server:
         error = refused(server, attempts=2)
         assert (error.status, len(server.requests)) == (0, 2)
-        assert "does not answer (" in str(error)
+        assert "does not respond (" in str(error)
         assert "\x1b" not in str(error)
     with raw_server(reply, GOOD) as server:
         assert ask(server).label == "7"
@@ -331,7 +334,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
         calls: list[Callable[[], object]] = [
             lambda: client.predict(name, IMAGE),
             lambda: client.predict_many(name, [IMAGE]),
-            lambda: client.ask(name, [IMAGE]),
+            lambda: client.predict_response(name, [IMAGE]),
             lambda: client.batches.status(name),
             lambda: client.batches.wait(name),
             lambda: client.batches.cancel(name),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from eagleray.cli.console import Console, command_errors, open_streams
-from eagleray.core.display import escape_cell, unescape_cell, visible, visible_json
+from eagleray.core.display import escape_cell, escape_json, escape_text, unescape_cell
 from eagleray.core.errors import InputError
 from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
@@ -62,7 +62,7 @@ STEERS = "\x1b\x07\x08\x7f\x9b\u202e\u2066\u2069\u2028"
 
 
 def seen(text: str) -> bool:
-    """Whether a text has nothing that a terminal obeys or that nobody sees."""
+    """Whether a text has no control characters and no invisible ones."""
     return all(
         unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text
     )
@@ -70,36 +70,39 @@ def seen(text: str) -> bool:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_steers_or_deceives_is_written_out(text: str) -> None:
-    shown = visible(text)
+    shown = escape_text(text)
     assert seen(shown.replace("\n", "\0"))
     assert "\\" in shown
-    assert visible(shown) == shown
+    assert escape_text(shown) == shown
 
 
 @pytest.mark.parametrize("text", LEGITIMATE)
 def test_a_text_of_any_script_stays_as_it_is(text: str) -> None:
-    assert visible(text) == text
-    assert json.loads(visible_json(json.dumps(text, ensure_ascii=False))) == text
+    assert escape_text(text) == text
+    assert json.loads(escape_json(json.dumps(text, ensure_ascii=False))) == text
 
 
 def test_it_is_written_as_python_does() -> None:
-    assert visible("\x1b[2J\n\r\t\x85") == r"\x1b[2J\n\r\t\x85"
-    assert visible("a\u202eb\U000e0041\ud83d") == r"a\u202eb\U000e0041\ud83d"
-    assert visible("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+    assert escape_text("\x1b[2J\n\r\t\x85") == r"\x1b[2J\n\r\t\x85"
+    assert escape_text("a\u202eb\U000e0041\ud83d") == r"a\u202eb\U000e0041\ud83d"
+    assert escape_text("a\nb\x1b", keep="\n") == "a\nb\\x1b"
 
 
 def test_every_character_is_either_shown_or_written_out() -> None:
     for code in range(sys.maxunicode + 1):
         letter = chr(code)
         if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
-            assert visible(f"a{letter}b").startswith("a\\"), hex(code)
-        elif unicodedata.category(letter)[0] in "LNPS" and visible(f"a{letter}b") != f"a{letter}b":
+            assert escape_text(f"a{letter}b").startswith("a\\"), hex(code)
+        elif (
+            unicodedata.category(letter)[0] in "LNPS"
+            and escape_text(f"a{letter}b") != f"a{letter}b"
+        ):
             assert letter in "\u115f\u1160\u3164\uffa0", hex(code)  # letters without ink
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *LEGITIMATE])
 def test_json_reads_back_as_the_same_text(text: str) -> None:
-    written = visible_json(json.dumps({text: [text]}, ensure_ascii=False, indent=2))
+    written = escape_json(json.dumps({text: [text]}, ensure_ascii=False, indent=2))
     assert json.loads(written) == {text: [text]}
     assert not set(STEERS) & set(written)
 
@@ -279,7 +282,7 @@ def test_metrics_show_what_deceives_and_can_be_read() -> None:
             for sample in family.samples
             if sample.name == "eagleray_predictions_total"
         ]
-        assert sorted(labels) == sorted([visible(EVIL), visible('quo"te\nbreak\\')])
+        assert sorted(labels) == sorted([escape_text(EVIL), escape_text('quo"te\nbreak\\')])
 
 
 def test_the_log_is_json_that_steers_no_terminal(tmp_path: Path) -> None:
@@ -287,7 +290,7 @@ def test_the_log_is_json_that_steers_no_terminal(tmp_path: Path) -> None:
     before = logger.handlers, logger.propagate, logger.level
     try:
         log_to_file(tmp_path / "service.log")
-        log_event(logging.INFO, path=EVIL)
+        log_event(logging.INFO, "failed", path=EVIL)
         logging.getLogger("eagleray.somewhere").error("%s", EVIL)
         logger.handlers[0].close()
     finally:

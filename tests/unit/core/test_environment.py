@@ -22,14 +22,18 @@ import eagleray
 from eagleray.cli import main as front_door
 from eagleray.cli.console import Console, command_errors, open_streams
 from eagleray.cli.job import run_command
-from eagleray.core.environment import bypass_proxy_for_loopback, identify_user, ray_temporary_folder
+from eagleray.core.environment import (
+    bypass_proxy_for_loopback,
+    ray_temporary_folder,
+    set_user_variables,
+)
 from eagleray.core.errors import ExitCode, InputError, UserError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
 from eagleray.registry.registry import Registry
 from eagleray.serve import run as serve
 
-DEAD_PROXY = "http://127.0.0.1:9"  # the port of a service that nobody runs
+DEAD_PROXY = "http://127.0.0.1:9"  # a port without a listener
 
 UNKNOWN_USER = """
 import pwd, sys
@@ -68,7 +72,7 @@ def test_an_unknown_user_lives_in_the_home_folder(
     monkeypatch.setenv("HOME", given or "")
     if given is None:
         monkeypatch.delenv("HOME")
-    identify_user(Path("/srv/home"))
+    set_user_variables(Path("/srv/home"))
     assert os.environ["HOME"] == expected
     assert os.environ["USER"] == str(os.getuid())
 
@@ -130,7 +134,7 @@ def test_a_home_is_named_by_a_setting_or_by_the_working_folder(
     monkeypatch.setenv("EAGLERAY_HOME", "")  # as a container's template leaves it
     assert read_settings().home_folder == tmp_path / "folder/.eagleray"
     (tmp_path / "folder").rmdir()
-    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray names no folder here"):
+    with pytest.raises(InputError, match=r"EAGLERAY_HOME: \.eagleray is not a folder here"):
         read_settings()
 
 
@@ -144,7 +148,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_named(
         ray_temporary_folder()
     assert str(caught.value) == (
         f"{variable} is too long for the paths of Ray's sockets (41 bytes, at most 39 fit): "
-        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a shorter path, such as /tmp."
     )
 
 
@@ -194,14 +198,18 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
     planted = short / f"ray-{os.getuid()}"
     (short / "elsewhere").mkdir()
     planted.symlink_to(short / "elsewhere")
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
     planted.unlink()
     if os.getuid() != 0:
         pytest.skip("only root can make a folder another user's")
     planted.mkdir()
     os.chown(planted, 65534, 65534)
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
 
 
@@ -296,7 +304,7 @@ def test_a_full_disk_under_the_output_is_one_sentence() -> None:
         )
     assert said.returncode == ExitCode.JOB_FAILED
     assert said.stderr == (
-        "error: Nothing more can be written (No space left on device); make room there, or name "
+        "error: Nothing more can be written (No space left on device); free space there, or name "
         "another output or EAGLERAY_HOME, and run the command again.\n"
     )
 

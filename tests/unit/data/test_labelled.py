@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from eagleray.data.labelled import (
     require_enough,
 )
 from eagleray.data.split import (
-    describe_lacking,
-    require_one_test,
-    require_undivided,
+    describe_missing_splits,
+    require_no_splits,
+    require_single_test_set,
     split_images,
-    take_part,
 )
-from eagleray.tasks.tasks import make_task
+from eagleray.data.split_file import take_named_split
+from eagleray.imaging import named_contract
+from eagleray.io.fetch import fetch_image
+from eagleray.tasks import make_task
 
 LABEL = st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool)
 
@@ -71,7 +74,7 @@ def test_a_tree_labels_images_by_their_folder(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/deep/2.png", "dog/3.png", "dog/.hidden.png"):
         write(tmp_path / name)
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("cat", "cat", "dog")
+    assert images.labels == ("cat", "cat", "dog")
     assert images.uris[1] == str(tmp_path / "cat/deep/2.png")
     assert all(images.versions)
     assert images.attributes == {}
@@ -86,7 +89,7 @@ def test_the_digest_changes_with_content_and_labels_and_nothing_else(tmp_path: P
     assert read_labelled(str(tmp_path)).digest != before.digest
     relabelled = LabelledImages(before.uris, ("dog", "dog"), before.versions)
     assert relabelled.digest != before.digest
-    described = LabelledImages(before.uris, before.texts, before.versions, {"camera": ("a", "b")})
+    described = LabelledImages(before.uris, before.labels, before.versions, {"camera": ("a", "b")})
     assert described.digest == before.digest
 
 
@@ -105,13 +108,13 @@ def test_folders_named_as_splits_divide_the_data(
     for folder, count in ((train, 5), (validation, 2), (test, 3)):
         images_in(tmp_path, *(f"{folder}/{label}/{n}.png" for n in range(count) for label in "ab"))
     images = read_labelled(str(tmp_path))
-    assert set(images.texts) == {"a", "b"}
+    assert set(images.labels) == {"a", "b"}
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    for folder, part in zip((train, validation, test), divided.parts.values(), strict=True):
-        assert {uri.split("/")[-3] for uri in part.uris} == {folder}
-    assert {name: len(part) for name, part in divided.parts.items()} == {
+    for folder, subset in zip((train, validation, test), divided.by_name.values(), strict=True):
+        assert {uri.split("/")[-3] for uri in subset.uris} == {folder}
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == {
         "train": 10,
         "validation": 4,
         "test": 6,
@@ -126,12 +129,12 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
     images_in(tmp_path, *(f"train/{label}/{n}.png" for n in range(20) for label in "ab"))
     images_in(tmp_path, "test/a/x.png", "test/b/x.png")
     images = read_labelled(str(tmp_path))
-    (said,) = describe_lacking(images, has_own_test=False)
+    (said,) = describe_missing_splits(images, has_own_test=False)
     assert said == "They have no validation split, which is taken from train."
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    assert {name: len(part) for name, part in divided.parts.items()} == {
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == {
         "train": 36,
         "validation": 4,
         "test": 2,
@@ -142,7 +145,7 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     images_in(tmp_path, "bus/1.png", "car/1.png", "train/1.png")
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("bus", "car", "train")
+    assert images.labels == ("bus", "car", "train")
     assert images.splits == ()
 
 
@@ -156,7 +159,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (("val/a/1.png", "test/a/2.png"), "has no folder named train"),
     ],
 )
-def test_folders_of_which_nobody_can_tell_what_they_are_are_refused(
+def test_folders_with_ambiguous_names_are_refused(
     tmp_path: Path, files: tuple[str, ...], sentence: str
 ) -> None:
     images_in(tmp_path, *files)
@@ -165,48 +168,50 @@ def test_folders_of_which_nobody_can_tell_what_they_are_are_refused(
     assert sentence in str(caught.value)
 
 
-def test_one_part_is_taken_from_divided_data_and_asked_for_otherwise(tmp_path: Path) -> None:
+def test_one_split_is_taken_from_data_with_splits(tmp_path: Path) -> None:
     images_in(tmp_path, "train/a/1.png", "train/b/1.png", "Test/a/2.png")
     images = read_labelled(str(tmp_path))
-    assert take_part(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
-    with pytest.raises(InputError, match="has no validation part: it is test, train"):
-        take_part(images, "validation", "data")
+    assert take_named_split(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
+    with pytest.raises(InputError, match="has no validation split: it has test, train"):
+        take_named_split(images, "validation", "data")
     with pytest.raises(InputError, match=f"name one of them, as in {tmp_path}/train"):
-        require_undivided(images, str(tmp_path))
+        require_no_splits(images, str(tmp_path))
     with pytest.raises(InputError, match="leave --test-data out"):
-        require_one_test(images, str(tmp_path), "other/")
+        require_single_test_set(images, str(tmp_path), "other/")
 
 
-def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> None:
+def test_what_is_no_image_by_its_name_is_skipped_and_reported(tmp_path: Path) -> None:
     images_in(tmp_path, "LICENSE", "LICENSE.txt", "README.md", "labels.csv", "cat/notes.txt")
     images_in(tmp_path, "Thumbs.db", ".DS_Store", "cat/.hidden.png", "__MACOSX/cat/1.png")
     images_in(tmp_path, "cat/_DSC0001.JPG", "cat/without-extension", "_background/_MG_4711.jpg")
     images_in(tmp_path, "dog/about.json")
     (tmp_path / "cow").mkdir()
     images = read_labelled(str(tmp_path))
-    assert images.texts == ("_background", "cat", "cat")
+    assert images.labels == ("_background", "cat", "cat")
     assert [uri.split("/")[-1] for uri in images.uris] == [
         "_MG_4711.jpg",
         "_DSC0001.JPG",
         "without-extension",
     ]
-    others, systems, empty = images.notes
+    others, empty, hidden = images.notes
     assert "Skipped 6 files whose names are not those of images (LICENSE, " in others
-    assert "Skipped 4 files of a system or a program (.DS_Store, " in systems
+    assert hidden.startswith(
+        "4 files were skipped: 2 hidden (such as .DS_Store), 1 of an operating"
+    )
     assert "2 folders hold no images, and so no class: cow, dog." in empty
 
 
 def test_linked_class_folders_are_classes(tmp_path: Path) -> None:
     images_in(tmp_path, "elsewhere/1.png", "data/dog/2.png")
     (tmp_path / "data/cat").symlink_to(tmp_path / "elsewhere")
-    assert read_labelled(str(tmp_path / "data")).texts == ("cat", "dog")
+    assert read_labelled(str(tmp_path / "data")).labels == ("cat", "dog")
 
 
 def test_folder_names_that_differ_around_or_in_unicode_form_are_one_class(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     images_in(tmp_path, f"{composed}/1.png", f"{decomposed}/2.png", "cat /3.png", "cat/4.png")
     images = read_labelled(str(tmp_path))
-    assert sorted(images.texts) == [composed, composed, "cat", "cat"]
+    assert sorted(images.labels) == [composed, composed, "cat", "cat"]
     (said,) = images.notes
     assert "changes 2 of them" in said
 
@@ -217,7 +222,57 @@ def test_a_folder_around_the_class_folders_is_no_class(tmp_path: Path) -> None:
         require_enough(read_labelled(str(tmp_path)), "multiclass", str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_is_a_tree_too(tmp_path: Path, kind: str) -> None:
+    images_in(tmp_path / "f", "train/cat/1.png", "train/dog/deep/2.png", "test/cat/3.png", "a.txt")
+    shutil.make_archive(str(tmp_path / "flowers"), kind, tmp_path / "f")
+    images = read_labelled(str(tmp_path / f"flowers.{kind}"))
+    found = sorted(zip(images.labels, images.splits, images.uris, strict=True))
+    here = "./" * (kind == "tar")  # as Python's own archives have it
+    container = f"{tmp_path}/flowers.{kind}"
+    assert found == [
+        ("cat", "test", f"{kind}://{here}test/cat/3.png::{container}"),
+        ("cat", "train", f"{kind}://{here}train/cat/1.png::{container}"),
+        ("dog", "train", f"{kind}://{here}train/dog/deep/2.png::{container}"),
+    ]
+    assert all(images.versions)
+
+
+def test_archives_and_tables_in_a_tree_are_no_images(tmp_path: Path) -> None:
+    images_in(tmp_path, "cat/1.png", "dog/2.png", "flowers.tgz", "cat/cats.zip", "dog/rows.parquet")
+    images = read_labelled(str(tmp_path))
+    assert images.labels == ("cat", "dog")
+    assert "Skipped 3 files whose names are not those of images" in images.notes[0]
+
+
+def test_a_pattern_is_a_tree_below_its_wildcards(tmp_path: Path) -> None:
+    images_in(tmp_path, "cat/1.png", "cat/2.jpg", "dog/3.png")
+    images = read_labelled(f"{tmp_path}/*/*.png")
+    assert images.labels == ("cat", "dog")
+
+
 # --- tables -----------------------------------------------------------------------------------
+
+
+def test_a_table_may_hold_the_images_themselves(tmp_path: Path) -> None:
+    cells = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}]
+    table = pa.table({"image": cells, "label": pa.array([0, 1]), "camera": ["north", "south"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    images = read_labelled(str(tmp_path / "t.parquet"))
+    assert images.labels == ("0", "1")
+    assert images.attributes == {"camera": ("north", "south")}
+    assert all(images.versions)
+    contract = named_contract("fast")
+    assert [fetch_image(uri, contract) for uri in images.uris] == [b"one", b"two"]
+
+
+def test_a_folder_of_tables_is_one_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "d/1.csv", [{"path": "a.png", "label": "x"}])
+    write_csv(tmp_path / "d/2.csv", [{"path": "b.png", "label": "y", "day": "3"}])
+    images = read_labelled(str(tmp_path / "d"))
+    assert images.uris == (f"{tmp_path}/d/a.png", f"{tmp_path}/d/b.png")
+    assert (images.labels, images.attributes) == (("x", "y"), {"day": ("", "3")})
+    assert read_labelled(f"{tmp_path}/d/*.csv").digest == images.digest
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -230,10 +285,10 @@ def test_a_table_has_locations_labels_and_attributes(tmp_path: Path, kind: str) 
     write(tmp_path / "a.png")
     images = read_labelled(str(tmp_path / f"t.{kind}"))
     assert images.uris == (f"{tmp_path}/a.png", "/b.png")
-    assert images.texts == ("007", "8")
+    assert images.labels == ("007", "8")
     assert images.attributes == {"camera": ("north", ""), "day": ("3", "4")}
     assert images.versions[0] == str((tmp_path / "a.png").stat().st_mtime_ns)
-    assert images.versions[1] == ""  # not there, which is for whoever reads it to say
+    assert images.versions[1] == ""  # not there, which shows when it is read
 
 
 def test_types_of_parquet_become_text_and_bytes_are_left_out(tmp_path: Path) -> None:
@@ -251,7 +306,7 @@ def test_types_of_parquet_become_text_and_bytes_are_left_out(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "t.parquet")
     images = read_labelled(str(tmp_path / "t.parquet"))
     assert images.uris == (f"{tmp_path}/a", "", f"{tmp_path}/c")
-    assert images.texts == ("x", "y", "x")
+    assert images.labels == ("x", "y", "x")
     assert images.attributes == {
         "score": ("0.5", "", "2"),
         "seen": ("true", "false", ""),
@@ -268,7 +323,7 @@ def test_a_column_of_zeros_and_ones_for_each_label(tmp_path: Path, kind: str) ->
     ]
     WRITERS[kind](tmp_path / f"t.{kind}", rows)
     images = read_labelled(str(tmp_path / f"t.{kind}"), label_columns=("red", "very round"))
-    assert images.texts == ("red|very round", "very round", "")
+    assert images.labels == ("red|very round", "very round", "")
     assert set(images.attributes) == {"x"}
 
 
@@ -278,7 +333,7 @@ def test_labels_between_any_separator_are_the_same_labels(
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "t.jsonl"
     write_jsonl(path, [{"uri": "a", "label": " ; ".join(labels)} for labels in rows])
-    texts = read_labelled(str(path), separator=";").texts
+    texts = read_labelled(str(path), separator=";").labels
     assert texts == tuple("|".join(dict.fromkeys(labels)) for labels in rows)
 
 
@@ -302,20 +357,20 @@ def test_a_column_named_split_divides_the_data(tmp_path: Path) -> None:
     divided = split_images(
         images, stratify=True, seed=0, groups=images.attributes["film"], **fractions
     )
-    assert {name: len(part) for name, part in divided.parts.items()} == dict.fromkeys(
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == dict.fromkeys(
         ("train", "validation", "test"), 4
     )
     assert all("TEST" in uri for uri in divided.test.uris)
     assert "by the column 'Split' of" in images.notes[0]
     assert "train 4, validation 4, test 4" in images.notes[0]
-    with pytest.raises(InputError, match="make a table of one of them"):
-        require_undivided(images, str(tmp_path / "t.csv"))
+    with pytest.raises(InputError, match="name data of one of them"):
+        require_no_splits(images, str(tmp_path / "t.csv"))
     apart = ["film"] * len(images)
     with pytest.raises(InputError, match="Rows of group 'film' are to stay together"):
         split_images(images, stratify=True, seed=0, groups=apart, **fractions)
 
 
-def test_a_column_named_split_that_names_none_is_said(tmp_path: Path) -> None:
+def test_a_column_named_split_that_names_none_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "t.csv", "path,label,split\na,x,train\nb,y,banana\n")
     images = read_labelled(str(tmp_path / "t.csv"))
     assert images.splits == ()
@@ -342,7 +397,7 @@ NESTED = pa.list_(pa.string())
 def test_a_list_in_a_cell_is_several_labels(tmp_path: Path, labels: pa.Array) -> None:
     table = pa.table({"path": ["1.png", "2.png", "3.png"], "label": labels})
     pq.write_table(table, tmp_path / "t.parquet")
-    texts = read_labelled(str(tmp_path / "t.parquet"), task="multilabel").texts
+    texts = read_labelled(str(tmp_path / "t.parquet"), task="multilabel").labels
     assert texts[0] == "a|b"
     assert texts[1] in ("", "b")
     assert texts[2] == "b"
@@ -352,7 +407,7 @@ def test_a_list_in_a_cell_is_several_labels(tmp_path: Path, labels: pa.Array) ->
 def test_numbers_in_lists_are_the_labels_that_they_are_elsewhere(tmp_path: Path) -> None:
     rows = [{"path": "1.png", "label": [1, 2.0, 0.5, True]}, {"path": "2.png", "label": [7]}]
     write_jsonl(tmp_path / "t.jsonl", rows)
-    assert read_labelled(str(tmp_path / "t.jsonl")).texts == ("1|2|0.5|true", "7")
+    assert read_labelled(str(tmp_path / "t.jsonl")).labels == ("1|2|0.5|true", "7")
 
 
 def test_results_of_a_multilabel_model_are_read_by_all_their_labels(tmp_path: Path) -> None:
@@ -365,7 +420,7 @@ def test_results_of_a_multilabel_model_are_read_by_all_their_labels(tmp_path: Pa
     )
     pq.write_table(table, tmp_path / "t.parquet")
     images = read_labelled(str(tmp_path / "t.parquet"), task="multilabel")
-    assert (images.uris, images.texts) == (("/1.png", "/3.png"), ("a|b", ""))
+    assert (images.uris, images.labels) == (("/1.png", "/3.png"), ("a|b", ""))
     chosen, skipped = images.notes
     assert "Of the columns labels, label of" in chosen
     assert "'labels' is read; --label-column names another one" in chosen
@@ -376,14 +431,14 @@ def test_an_image_that_failed_is_no_image_without_labels(tmp_path: Path) -> None
     table = 'uri,labels,status\n/1.png,"[""a""]",ok\n/2.png,,failed\n/3.png,[],ok\n'
     write(tmp_path / "t.csv", table)
     images = read_labelled(str(tmp_path / "t.csv"), task="multilabel")
-    assert (images.uris, images.texts) == (("/1.png", "/3.png"), ("a", ""))
+    assert (images.uris, images.labels) == (("/1.png", "/3.png"), ("a", ""))
     assert images.attributes == {"status": ("ok", "ok")}
 
 
 def test_numbers_and_missing_ones_of_parquet_are_labels_as_in_other_tables(tmp_path: Path) -> None:
     def read(labels: pa.Array) -> tuple[str, ...]:
         pq.write_table(pa.table({"path": ["a", "b"], "label": labels}), tmp_path / "t.parquet")
-        return read_labelled(str(tmp_path / "t.parquet")).texts
+        return read_labelled(str(tmp_path / "t.parquet")).labels
 
     assert read(pa.array([1, 2])) == read(pa.array([1.0, 2.0])) == ("1", "2")
     assert read(pa.array([1, 2]).dictionary_encode()) == ("1", "2")
@@ -398,14 +453,14 @@ def test_numbers_and_missing_ones_of_parquet_are_labels_as_in_other_tables(tmp_p
 
 def test_a_list_of_one_label_is_that_label_for_a_classifier(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "t.jsonl", [{"path": "1.png", "label": [name]} for name in "ab"])
-    assert read_labelled(str(tmp_path / "t.jsonl"), task="multiclass").texts == ("a", "b")
+    assert read_labelled(str(tmp_path / "t.jsonl"), task="multiclass").labels == ("a", "b")
 
 
 def test_labels_are_trimmed_and_in_one_unicode_form(tmp_path: Path) -> None:
     written = ["cat", " cat", "cat\u00a0", "\ufeffcat", "cafe\u0301", "caf\u00e9", "Cat"]
     write_jsonl(tmp_path / "t.jsonl", [{"path": "1.png", "label": label} for label in written])
     images = read_labelled(str(tmp_path / "t.jsonl"))
-    assert images.texts == ("cat",) * 4 + ("caf\u00e9",) * 2 + ("Cat",)
+    assert images.labels == ("cat",) * 4 + ("caf\u00e9",) * 2 + ("Cat",)
     (said,) = images.notes
     assert said.endswith("which changes 4, the first ' cat' to 'cat'.")
 
@@ -427,8 +482,9 @@ def test_a_label_that_differs_in_how_it_is_written_is_named_with_the_one_meant()
     [
         ({}, "nowhere", {}, "There is no folder"),
         ({}, "nowhere.csv", {}, "there is no such file"),
-        ({"empty/.keep": ""}, "empty", {}, "holds no images in class folders"),
-        ({"empty/a.csv": ""}, "empty", {}, "class folders. Skipped 1 file"),
+        ({"empty/.keep": ""}, "empty", {}, "holds no files; name one that holds images. 1 file"),
+        ({"empty/a.csv": ""}, "empty", {}, "is empty; a table has a line of column names"),
+        ({"tree/a.txt": "", "tree/b.toml": ""}, "tree", {}, "class folders. Skipped 2 files"),
         ({"tree/loose.png": ""}, "tree", {}, "no class folders, and images such as 'loose.png'"),
         (
             {"tree/loose.png": "", "tree/a/b.png": ""},

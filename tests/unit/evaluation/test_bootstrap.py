@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import UnknownNameError
-from eagleray.evaluation.bootstrap import bootstrap, weighted_figures
-from eagleray.evaluation.metrics import headline_names, measure
+from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.tasks.tasks import Binary, Multiclass, Task
+from eagleray.tasks import Binary, Multiclass, Task
 from tests.support.evaluation import CLASSES, DEFECTS, TAGS, TASKS, answers_of, evaluation_of
 
 BY_NAME = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -31,10 +30,10 @@ def test_a_resample_is_measured_as_its_images_would_be(
     outputs, targets = answers_of(task, num_images, seed=seed, ties=ties)
     rows = np.random.default_rng(seed).integers(0, num_images, (3, num_images))
     weights = np.stack([np.bincount(row, minlength=num_images) for row in rows]).astype(float)
-    figures = weighted_figures(task, outputs, targets)(weights)
-    assert set(figures) <= set(headline_names(task))
+    figures = task.weighted_metrics(outputs, targets)(weights)
+    assert set(figures) <= set(task.headline_names)
     for place, row in enumerate(rows):
-        expected = measure(task, outputs[row], targets[row])
+        expected = task.measure(outputs[row], targets[row])
         got = {name: values[place] for name, values in figures.items()}
         known = {name: value for name, value in got.items() if np.isfinite(value)}
         assert known == pytest.approx({name: expected[name] for name in known}, abs=1e-6)
@@ -55,7 +54,7 @@ def test_an_interval_is_as_wide_as_statistics_say() -> None:
 def test_intervals_hold_the_figures_and_are_the_same_again(task: Task) -> None:
     outputs, targets = answers_of(task, 500)
     intervals = bootstrap(task, outputs, targets)
-    figures = measure(task, outputs, targets)
+    figures = task.measure(outputs, targets)
     for name, found in intervals.items():
         assert found.low <= figures[name] <= found.high
         assert found.low < found.high
@@ -89,7 +88,7 @@ def test_each_value_of_a_column_is_measured_by_itself() -> None:
         ("old", 39, False),
         ("(none)", 1, True),
     ]
-    expected = measure(CLASSES, outputs[60:99], targets[60:99])
+    expected = CLASSES.measure(outputs[60:99], targets[60:99])
     assert old.metrics == pytest.approx({name: expected[name] for name in old.metrics})
     assert old.metrics["accuracy"] != pytest.approx(new.metrics["accuracy"])
     assert old.intervals["accuracy"].low <= old.metrics["accuracy"]

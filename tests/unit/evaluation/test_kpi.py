@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.evaluation.kpi import Kpi, judge, parse_kpis, read_kpis, require_known
+from eagleray.evaluation.kpi import Kpi, check_kpis, parse_kpis, read_kpis, require_known
 from eagleray.evaluation.record import EvaluationRecord
 
 
@@ -66,22 +66,22 @@ def test_what_a_kpi_prints_is_what_it_was_read_from(
 
 def test_verdicts_say_what_was_reached() -> None:
     kpis = parse_kpis("f1 >= 0.9\nece <= 0.05\nf1 >= current - 0.01\nece < current", where="here")
-    verdicts = judge(kpis, {"f1": 0.9, "ece": 0.06}, {"f1": 0.92, "ece": 0.07})
-    assert [verdict.passed for verdict in verdicts] == [True, False, False, True]
-    assert [str(verdict) for verdict in verdicts] == [
-        "f1 >= 0.9: reached with 0.9",
-        "ece <= 0.05: missed with 0.06",
-        "f1 >= current - 0.01: missed with 0.9 (current: 0.92)",
-        "ece < current: reached with 0.06 (current: 0.07)",
+    kpi_results = check_kpis(kpis, {"f1": 0.9, "ece": 0.06}, {"f1": 0.92, "ece": 0.07})
+    assert [result.passed for result in kpi_results] == [True, False, False, True]
+    assert [str(result) for result in kpi_results] == [
+        "f1 >= 0.9: passed with 0.9",
+        "ece <= 0.05: failed with 0.06",
+        "f1 >= current - 0.01: failed with 0.9 (current: 0.92)",
+        "ece < current: passed with 0.06 (current: 0.07)",
     ]
-    assert verdicts[2].limit == pytest.approx(0.91)
+    assert kpi_results[2].limit == pytest.approx(0.91)
 
 
 def test_where_nobody_holds_the_alias_there_is_nothing_to_fall_behind() -> None:
-    (verdict,) = judge(parse_kpis("f1 >= current", where="here"), {"f1": 0.1})
-    assert verdict.passed
-    assert verdict.limit is None
-    assert str(verdict) == "f1 >= current: 0.1, and nobody holds the alias yet"
+    (result,) = check_kpis(parse_kpis("f1 >= current", where="here"), {"f1": 0.1})
+    assert result.passed
+    assert result.limit is None
+    assert str(result) == "f1 >= current: 0.1, and the alias was unset"
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
@@ -89,7 +89,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"Nearest: recall\[defect\]"):
         require_known(kpis, ["recall[defect]", "accuracy"], where="kpi.txt")
     with pytest.raises(UnknownNameError):
-        judge(kpis, {"recall[defect]": 1.0})
+        check_kpis(kpis, {"recall[defect]": 1.0})
 
 
 def test_a_record_comes_back_as_it_was_kept() -> None:

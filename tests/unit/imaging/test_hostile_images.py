@@ -17,7 +17,7 @@ from tests.support.hostile_images import good_but_suspicious, hostile_images
 from tests.support.memory import CAN_TELL, forget_peak, peak_bytes
 from tests.support.models import golden_png, registry_in, small_package
 from tests.support.mutants import mutant
-from tests.support.serving import Asked, with_service
+from tests.support.serving import RunningApp, with_service
 
 PREDICT = "/v1/models/digits/predict"
 MUTANTS = int(os.environ.get("EAGLERAY_FUZZ_MUTANTS", "1000"))
@@ -47,15 +47,15 @@ def test_no_damaged_image_harms_the_one_beside_it(registry: Registry) -> None:
     reasons: Counter[str] = Counter()
     good = golden_png(7)
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def label() -> tuple[str, Any]:
-            answer = await asked.client.post(PREDICT, content=good)
+            answer = await running.client.post(PREDICT, content=good)
             assert answer.status_code == 200, answer.text
             (result,) = answer.json()["results"]
             return result["label"], pytest.approx(result["score"], abs=1e-5)
 
         async def send(number: int) -> None:
-            answer = await asked.client.post(PREDICT, content=mutant(number))
+            answer = await running.client.post(PREDICT, content=mutant(number))
             statuses[answer.status_code] += 1
             if answer.status_code == 200:
                 (result,) = answer.json()["results"]
@@ -69,7 +69,7 @@ def test_no_damaged_image_harms_the_one_beside_it(registry: Registry) -> None:
             numbers = range(start, min(start + SIDE_BY_SIDE, MUTANTS))
             found = await asyncio.gather(label(), *map(send, numbers))
             assert found[0] == expected, f"beside mutants {numbers}"
-        asked.service.require_alive()
+        running.service.require_alive()
 
     with_service(registry, test, max_wait_s=60, precision="float32")
     print(f"{MUTANTS} mutants: {dict(statuses)}, {dict(reasons)}")
@@ -81,10 +81,10 @@ def test_no_damaged_image_harms_the_one_beside_it(registry: Registry) -> None:
 
 
 def test_damaged_images_in_one_request_have_a_result_each(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         images = [golden_png(7), *map(mutant, range(20)), golden_png(7)]
         body = {"images": [{"base64": base64.b64encode(image).decode()} for image in images]}
-        results = (await asked.client.post(PREDICT, json=body)).json()["results"]
+        results = (await running.client.post(PREDICT, json=body)).json()["results"]
         assert len(results) == len(images)
         assert results[0]["status"] == results[-1]["status"] == "ok"
         assert results[0]["label"] == results[-1]["label"]
@@ -99,15 +99,15 @@ def test_bombs_are_refused_for_what_they_are_and_nothing_is_allocated(registry: 
     grown: dict[str, int] = {}
     slow: dict[str, float] = {}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def send(name: str, data: bytes) -> Any:
             resident, began = forget_peak(), time.monotonic()
-            answer = await asked.client.post(PREDICT, content=data)
+            answer = await running.client.post(PREDICT, content=data)
             slow[name] = time.monotonic() - began
             grown[name] = peak_bytes() - resident
             return answer
 
-        await asked.client.post(PREDICT, content=golden_png(7))
+        await running.client.post(PREDICT, content=golden_png(7))
         before = forget_peak()
         for name, (data, reason) in corpus.items():
             answer = await send(name, data)
@@ -117,7 +117,7 @@ def test_bombs_are_refused_for_what_they_are_and_nothing_is_allocated(registry: 
             answer = await send(name, data)
             assert answer.status_code == 200, (name, answer.text)
         grown["all"] = max(peak_bytes() - before, *grown.values())
-        assert (await asked.client.post(PREDICT, content=golden_png(7))).status_code == 200
+        assert (await running.client.post(PREDICT, content=golden_png(7))).status_code == 200
 
     with_service(registry, test)
     print({name: f"{size / MEGABYTE:.0f} MB" for name, size in grown.items() if size > MEGABYTE})

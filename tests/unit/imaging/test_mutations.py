@@ -15,8 +15,8 @@ from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.package import Lineage, create_package
+from eagleray.tasks import Multiclass
 from eagleray.tasks.outcome import Outcome
-from eagleray.tasks.tasks import Multiclass
 from tests.support.images import bombs
 from tests.support.mutants import mutant, sources
 

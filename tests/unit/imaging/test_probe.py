@@ -187,7 +187,7 @@ PCX = b"\x0a\5\1\x08" + bytes(124)
     ("data", "name"),
     [
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1miaf", "HEIF"),
-        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "CR3 (a camera's raw file)"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "CR3 (a camera raw file)"),
         (b"\0\0\0\x18ftypisom\0\0\2\0isommp41", "MPEG-4 video"),
         (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "QuickTime video"),
         (b"\x1a\x45\xdf\xa3\x01\0\0\0", "Matroska or WebM video"),
@@ -213,9 +213,9 @@ PCX = b"\x0a\5\1\x08" + bytes(124)
         (encode(photo(8, 8), "ppm"), "Netpbm (PPM, PGM, PBM, PAM or PFM)"),
         (encode(photo(8, 8), "sgi"), "SGI"),
         (encode(photo(8, 8), "qoi"), "QOI"),
-        (b"FUJIFILMCCD-RAW 0201", "RAF (a camera's raw file)"),
-        (b"IIRO\x08\0\0\0", "ORF (a camera's raw file)"),
-        (b"IIU\0\x18\0\0\0", "RW2 (a camera's raw file)"),
+        (b"FUJIFILMCCD-RAW 0201", "RAF (a camera raw file)"),
+        (b"IIRO\x08\0\0\0", "ORF (a camera raw file)"),
+        (b"IIU\0\x18\0\0\0", "RW2 (a camera raw file)"),
         (b"II\xbc\x01\x20\0\0\0", "JPEG XR"),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_format_that_the_contract_does_not_list_is_named(data: bytes, name: st
         (
             b"RIFF\x24\0\0\0WEBPALPH" + bytes(32),
             "unreadable",
-            "the WebP has no image chunk where one must be",
+            "the WebP has no image chunk at its start",
         ),
     ],
 )

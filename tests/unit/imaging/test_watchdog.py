@@ -14,7 +14,7 @@ from eagleray.imaging.watchdog import (
     EXIT_GIL_HELD,
     EXIT_TOO_MUCH_MEMORY,
     EXIT_TOO_SLOW,
-    ROOM_FOR_AN_IMAGE,
+    MEMORY_FOR_AN_IMAGE,
     node_memory,
     worker_memory_budget,
 )
@@ -95,7 +95,7 @@ while True:
 )
 def test_a_decoder_that_holds_the_gil_for_ever_ends_the_worker(hang: str) -> None:
     worker = run_worker(f"""
-watchdog = Watchdog(seconds=0.5, memory_bytes=2**40, seconds_of_silence=1.5)
+watchdog = Watchdog(seconds=0.5, memory_bytes=2**40, gil_seconds=1.5)
 work(watchdog, "quick", lambda: None)
 with watchdog.decoding("hung"):
     {hang}
@@ -145,7 +145,7 @@ watchdog = Watchdog(seconds=60, memory_bytes=used + 100 * 2**20)
 store = mmap.mmap(-1, 400 * 2**20)  # shared, as Ray's object store is
 store.write(b"x" * (50 * 2**20))
 store[:: 4096] = b"x" * (len(store) // 4096)
-watchdog._look_at_memory()
+watchdog._check_memory()
 print(psutil.Process().memory_info().rss > used + 300 * 2**20)
 """)
     assert (worker.returncode, worker.stdout.strip()) == (0, "True")
@@ -179,7 +179,7 @@ except ZeroDivisionError:
 
 def test_a_stopped_watchdog_ends_nothing() -> None:
     worker = run_worker("""
-watchdog = Watchdog(seconds=0.1, memory_bytes=2**40, seconds_of_silence=0.5)
+watchdog = Watchdog(seconds=0.1, memory_bytes=2**40, gil_seconds=0.5)
 watchdog.stop()
 with watchdog.decoding("slow"):
     ctypes.PyDLL(None).sleep(1)
@@ -196,7 +196,7 @@ TOTAL = psutil.virtual_memory().total
 def test_workers_share_what_the_node_has() -> None:
     assert worker_memory_budget(1) == int(0.6 * node_memory())
     held = psutil.Process().memory_info().rss
-    assert ROOM_FOR_AN_IMAGE < worker_memory_budget(10_000) <= ROOM_FOR_AN_IMAGE + 2 * held
+    assert MEMORY_FOR_AN_IMAGE < worker_memory_budget(10_000) <= MEMORY_FOR_AN_IMAGE + 2 * held
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Networks made ready to run: quicker than they were built, and the same answers."""
+"""Engines: prepared networks have the outputs of the original network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract, named_contract
-from eagleray.inference.engines import ExecutionPlan, _compiling_pays, _settled, prepare
+from eagleray.inference.compiled import CompiledEngine, compilation_pays
+from eagleray.inference.eager import EagerEngine, fuse_and_cast
+from eagleray.inference.engine import ENGINES
+from eagleray.inference.engines import choose_engine
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks.tasks import Multiclass
+from eagleray.tasks import Multiclass
 
 pytestmark = pytest.mark.numerical
 
@@ -57,17 +61,14 @@ def test_a_network_that_runs_answers_as_the_one_that_was_built(
     images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         expected = ImageNetwork(package.build_module(), CONTRACT)(images).softmax(1)
-        run, compiled = prepare(
-            package, plan, compile_mode="never", expected_images=0, cache_folder=Path()
-        )
+        run = EagerEngine().prepare(package, plan, Path())
         outputs = run(images).softmax(1)
-    assert not compiled
     assert outputs.dtype == torch.float32
     assert (outputs - expected).abs().max() <= tolerance
 
 
 def test_batch_normalisation_is_gone_and_weights_are_rounded_once() -> None:
-    layers = list(_settled(package_of("resnet18").build_module(), torch.bfloat16).modules())
+    layers = list(fuse_and_cast(package_of("resnet18").build_module(), torch.bfloat16).modules())
     assert not [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
     weighted = [layer for layer in layers if isinstance(layer, (nn.Conv2d, nn.Linear))]
     assert weighted
@@ -89,16 +90,26 @@ class LooksAtItsImages(nn.Module):
 def test_a_network_that_cannot_be_traced_runs_as_it_is() -> None:
     module = LooksAtItsImages().eval()
     images = torch.ones(1, 3, 8, 8)
-    assert torch.equal(_settled(module, None)(images), module(images))
+    assert torch.equal(fuse_and_cast(module, None)(images), module(images))
 
 
 def test_compiling_pays_for_many_images() -> None:
     package, plan = package_of("resnet18"), ExecutionPlan("cpu", "bfloat16", 16, 1)
-    assert _compiling_pays(package, plan, 10**12)
-    assert not _compiling_pays(package, plan, 100)
+    assert compilation_pays(package, plan, 10**12)
+    assert not compilation_pays(package, plan, 100)
 
 
 def test_nothing_is_compiled_for_a_gpu(tmp_path: Path) -> None:
     package, plan = package_of("resnet18"), ExecutionPlan("cuda", "bfloat16", 128)
+    options = {"expected_images": 10**12, "cache_folder": tmp_path}
+    assert choose_engine(package, plan, compile_mode="auto", **options).name == "eager"  # type: ignore[arg-type]
+    engine = choose_engine(package, plan, compile_mode="always", **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="compiled for CPUs only"):
-        prepare(package, plan, compile_mode="always", expected_images=1, cache_folder=tmp_path)
+        engine.prepare(package, plan, tmp_path)
+
+
+def test_engines_are_found_by_name() -> None:
+    assert set(ENGINES.names()) == {"compiled", "eager"}
+    assert isinstance(ENGINES.get("compiled"), CompiledEngine)
+    with pytest.raises(UnknownNameError, match=r"No engine is named 'compild'\. Nearest: compiled"):
+        ENGINES.get("compild")

@@ -28,7 +28,7 @@ from tests.support.models import CONTRACT
 pytestmark = pytest.mark.timeout(120, method="thread")
 
 PATIENCE = 30.0
-"""Seconds after which a test is stuck; nothing here takes one."""
+"""Seconds after which a test is stuck; nothing here takes item."""
 
 
 # --- budget -----------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def prefetcher(
     *,
     answers: dict[str, Any] | None = None,
     threads: int = 4,
-    apart: int = 0,
+    max_inline_pixels: int = 0,
     decoders: int = 1,
     pixels: int = 10**6,
     num_bytes: int = 10**6,
@@ -191,7 +191,7 @@ def prefetcher(
             reader=FakeReader(answers or {}),
             contract=CONTRACT,
             pool=pool,
-            apart=apart,
+            max_inline_pixels=max_inline_pixels,
             decoders=threading.Semaphore(decoders),
             pixels=Budget(pixels),
             num_bytes=Budget(num_bytes),
@@ -204,50 +204,50 @@ def sources(count: int, *, size: int | None = 100) -> list[ImageSource]:
     return [ImageSource(f"/images/{number}", size) for number in range(count)]
 
 
-def leave(feed: Iterator[DecodedItem]) -> None:
-    assert isinstance(feed, Generator)
-    feed.close()
+def leave(items: Iterator[DecodedItem]) -> None:
+    assert isinstance(items, Generator)
+    items.close()
 
 
-def indices(fed: Iterator[DecodedItem]) -> list[int]:
-    return [one.index for one in fed]
+def indices(items: Iterator[DecodedItem]) -> list[int]:
+    return [item.index for item in items]
 
 
-@pytest.mark.parametrize("apart", [0, 10**9])
+@pytest.mark.parametrize("max_inline_pixels", [0, 10**9])
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
-def test_every_image_comes_out_once(count: int, apart: int) -> None:
-    with prefetcher(apart=apart) as feeding:
-        fed = list(feeding.feed(sources(count)))
-    assert sorted(one.index for one in fed) == list(range(count))
-    assert all(isinstance(one.image, DecodedImage) for one in fed)
-    assert all(one.milliseconds > 0 for one in fed)
+def test_every_image_comes_out_once(count: int, max_inline_pixels: int) -> None:
+    with prefetcher(max_inline_pixels=max_inline_pixels) as reading:
+        items = list(reading.prefetch(sources(count)))
+    assert sorted(item.index for item in items) == list(range(count))
+    assert all(isinstance(item.image, DecodedImage) for item in items)
+    assert all(item.milliseconds > 0 for item in items)
 
 
 def test_an_image_belongs_to_the_row_that_named_it() -> None:
     sizes = {f"/images/{number}": encode(photo(20 + number, 30)) for number in range(30)}
-    with prefetcher(answers=dict(sizes), decoders=3) as feeding:
-        for one in feeding.feed(sources(30)):
-            assert isinstance(one.image, DecodedImage)
-            assert one.image.width == 20 + one.index
+    with prefetcher(answers=dict(sizes), decoders=3) as reading:
+        for item in reading.prefetch(sources(30)):
+            assert isinstance(item.image, DecodedImage)
+            assert item.image.width == 20 + item.index
 
 
-@pytest.mark.parametrize("apart", [0, 10**9])
-def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(apart: int) -> None:
+@pytest.mark.parametrize("max_inline_pixels", [0, 10**9])
+def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(max_inline_pixels: int) -> None:
     answers = {
         "/images/1": b"not an image",
         "/images/2": BadImageError(Reason.MISSING, "there is no file"),
         "/images/3": THUMBNAIL[:-200],
     }
-    with prefetcher(answers=answers, apart=apart) as feeding:
-        fed = {one.index: one.image for one in feeding.feed(sources(5))}
+    with prefetcher(answers=answers, max_inline_pixels=max_inline_pixels) as reading:
+        items = {item.index: item.image for item in reading.prefetch(sources(5))}
     reasons = {
         index: image.failure.reason
-        for index, image in fed.items()
+        for index, image in items.items()
         if isinstance(image, Outcome) and image.failure is not None
     }
     assert reasons == {1: Reason.NOT_AN_IMAGE, 2: Reason.MISSING, 3: Reason.TRUNCATED}
-    assert isinstance(fed[0], DecodedImage)
-    assert isinstance(fed[4], DecodedImage)
+    assert isinstance(items[0], DecodedImage)
+    assert isinstance(items[4], DecodedImage)
 
 
 def test_a_slow_image_holds_up_nobody() -> None:
@@ -257,10 +257,10 @@ def test_a_slow_image_holds_up_nobody() -> None:
         assert others_are_out.wait(PATIENCE)
         return THUMBNAIL
 
-    with prefetcher(answers={"/images/0": slow}, ahead=4) as feeding:
+    with prefetcher(answers={"/images/0": slow}, ahead=4) as reading:
         found = []
-        for one in feeding.feed(sources(20)):
-            found.append(one.index)
+        for item in reading.prefetch(sources(20)):
+            found.append(item.index)
             if len(found) == 19:
                 others_are_out.set()
     assert found[-1] == 0
@@ -269,35 +269,35 @@ def test_a_slow_image_holds_up_nobody() -> None:
 
 @pytest.mark.parametrize("fault", [KeyError("lost"), MemoryError(), SystemExit(3)], ids=repr)
 def test_what_is_no_fault_of_an_image_is_raised(fault: BaseException) -> None:
-    with prefetcher(answers={"/images/5": fault}) as feeding:
+    with prefetcher(answers={"/images/5": fault}) as reading:
         with pytest.raises(type(fault)):
-            list(feeding.feed(sources(50)))
-        assert sorted(indices(feeding.feed(sources(5)))) == list(range(5))  # it is still of use
+            list(reading.prefetch(sources(50)))
+        assert sorted(indices(reading.prefetch(sources(5)))) == list(range(5))  # it is still usable
 
 
-@pytest.mark.parametrize("apart", [0, 10**9])
+@pytest.mark.parametrize("max_inline_pixels", [0, 10**9])
 def test_a_feed_that_is_left_leaves_no_thread_behind_and_gives_back_what_it_held(
-    apart: int,
+    max_inline_pixels: int,
 ) -> None:
     threads_before = threading.active_count()
-    with prefetcher(num_bytes=150, pixels=2000, apart=apart) as feeding:
-        feed = feeding.feed(sources(100))
-        next(feed)
-        leave(feed)
-        assert sorted(indices(feeding.feed(sources(9)))) == list(range(9))
+    with prefetcher(num_bytes=150, pixels=2000, max_inline_pixels=max_inline_pixels) as reading:
+        items = reading.prefetch(sources(100))
+        next(items)
+        leave(items)
+        assert sorted(indices(reading.prefetch(sources(9)))) == list(range(9))
     assert threading.active_count() == threads_before
 
 
 def test_no_more_is_read_than_is_asked_for_ahead() -> None:
-    with prefetcher(ahead=6) as feeding:
-        feed = feeding.feed(sources(100))
-        taken = [next(feed) for _ in range(10)]
-        leave(feed)
-        feeding.pool.shutdown(wait=True)
-        assert isinstance(feeding.reader, FakeReader)
+    with prefetcher(ahead=6) as reading:
+        items = reading.prefetch(sources(100))
+        taken = [next(items) for _ in range(10)]
+        leave(items)
+        reading.pool.shutdown(wait=True)
+        assert isinstance(reading.reader, FakeReader)
         assert len(taken) == 10
-        assert feeding.reader.num_read.total() <= 6 + 10
-        assert max(feeding.reader.num_read.values()) == 1
+        assert reading.reader.num_read.total() <= 6 + 10
+        assert max(reading.reader.num_read.values()) == 1
 
 
 class Gauge:
@@ -330,8 +330,8 @@ class Gauge:
 )
 def test_decoding_keeps_to_its_budgets(decoders: int, pixels: int, most: int) -> None:
     gauge = Gauge()
-    with prefetcher(threads=8, decoders=decoders, pixels=pixels, ahead=16, watch=gauge) as feeding:
-        assert sorted(indices(feeding.feed(sources(60)))) == list(range(60))
+    with prefetcher(threads=8, decoders=decoders, pixels=pixels, ahead=16, watch=gauge) as reading:
+        assert sorted(indices(reading.prefetch(sources(60)))) == list(range(60))
     assert gauge.most <= most
     assert sorted(gauge.names) == sorted(source.uri for source in sources(60))
 
@@ -339,12 +339,12 @@ def test_decoding_keeps_to_its_budgets(decoders: int, pixels: int, most: int) ->
 def test_a_huge_image_among_thumbnails_is_decoded_alone() -> None:
     gauge = Gauge()
     answers = {"/images/7": HUGE}
-    with prefetcher(answers=answers, threads=8, decoders=4, pixels=5000, watch=gauge) as feeding:
-        fed = {one.index: one.image for one in feeding.feed(sources(40))}
-    huge = fed[7]
+    with prefetcher(answers=answers, threads=8, decoders=4, pixels=5000, watch=gauge) as reading:
+        items = {item.index: item.image for item in reading.prefetch(sources(40))}
+    huge = items[7]
     assert isinstance(huge, DecodedImage)
     assert huge.width == 400
-    assert len(fed) == 40
+    assert len(items) == 40
     assert [names for names in gauge.together if "/images/7" in names] == [{"/images/7"}]
     assert gauge.most > 1
 
@@ -358,8 +358,8 @@ def test_whoever_takes_an_image_decodes_it_unless_it_is_large() -> None:
         yield
 
     answers = {"/images/7": HUGE}
-    with prefetcher(answers=answers, apart=40 * 30, watch=watch) as feeding:
-        assert sorted(indices(feeding.feed(sources(20)))) == list(range(20))
+    with prefetcher(answers=answers, max_inline_pixels=40 * 30, watch=watch) as reading:
+        assert sorted(indices(reading.prefetch(sources(20)))) == list(range(20))
     here = threading.current_thread()
     assert [uri for uri, thread in decoded_by.items() if thread is not here] == ["/images/7"]
     assert len(decoded_by) == 20
@@ -373,10 +373,10 @@ def test_small_images_pass_a_large_one_that_is_being_decoded() -> None:
         assert uri != "/images/0" or others_are_out.wait(PATIENCE)
         yield
 
-    with prefetcher(answers={"/images/0": HUGE}, apart=40 * 30, watch=watch) as feeding:
+    with prefetcher(answers={"/images/0": HUGE}, max_inline_pixels=40 * 30, watch=watch) as reading:
         found = []
-        for one in feeding.feed(sources(20)):
-            found.append(one.index)
+        for item in reading.prefetch(sources(20)):
+            found.append(item.index)
             if len(found) == 19:
                 others_are_out.set()
     assert found[-1] == 0
@@ -391,28 +391,33 @@ def test_bytes_are_held_from_the_read_to_the_end_of_the_decode() -> None:
             return THUMBNAIL
 
     answers = {source.uri: read for source in sources(40)}
-    with prefetcher(answers=answers, threads=8, num_bytes=250) as feeding:
-        assert len(indices(feeding.feed(sources(40)))) == 40
+    with prefetcher(answers=answers, threads=8, num_bytes=250) as reading:
+        assert len(indices(reading.prefetch(sources(40)))) == 40
     assert gauge.most <= 2
 
 
 @pytest.mark.parametrize("size", [None, 0, 10**9])
 def test_sizes_that_are_unknown_or_beyond_the_budget_do_not_stop_it(size: int | None) -> None:
-    with prefetcher(num_bytes=1000) as feeding:
-        assert len(indices(feeding.feed(sources(20, size=size)))) == 20
+    with prefetcher(num_bytes=1000) as reading:
+        assert len(indices(reading.prefetch(sources(20, size=size)))) == 20
 
 
 @settings(max_examples=15)
 @given(
     pictures=st.lists(st.sampled_from(["small", "huge", "bad", "missing"]), max_size=30),
     size=st.none() | st.integers(0, 400),
-    apart=st.sampled_from([0, 40 * 30, 10**9]),
+    max_inline_pixels=st.sampled_from([0, 40 * 30, 10**9]),
     decoders=st.integers(1, 4),
     threads=st.integers(1, 6),
     ahead=st.integers(1, 12),
 )
 def test_no_mixture_of_images_gets_stuck(
-    pictures: list[str], size: int | None, apart: int, decoders: int, threads: int, ahead: int
+    pictures: list[str],
+    size: int | None,
+    max_inline_pixels: int,
+    decoders: int,
+    threads: int,
+    ahead: int,
 ) -> None:
     answers: dict[str, Any] = {
         "small": THUMBNAIL,
@@ -424,14 +429,16 @@ def test_no_mixture_of_images_gets_stuck(
     with prefetcher(
         answers=by_uri,
         threads=threads,
-        apart=apart,
+        max_inline_pixels=max_inline_pixels,
         decoders=decoders,
         pixels=3000,
         num_bytes=200,
         ahead=ahead,
-    ) as feeding:
-        fed = {one.index: one.image for one in feeding.feed(sources(len(pictures), size=size))}
-    good = [isinstance(fed[index], DecodedImage) for index in range(len(pictures))]
+    ) as reading:
+        items = {
+            item.index: item.image for item in reading.prefetch(sources(len(pictures), size=size))
+        }
+    good = [isinstance(items[index], DecodedImage) for index in range(len(pictures))]
     assert good == [kind in ("small", "huge") for kind in pictures]
 
 
@@ -441,9 +448,9 @@ def test_carefully_is_in_order_and_names_the_same_faults() -> None:
         "/images/2": BadImageError(Reason.UNREADABLE, "the storage answers: no"),
     }
     with DecodeSandbox(CONTRACT, seconds=30, memory_bytes=2**30) as sandbox:
-        fed = list(decode_sandboxed(sources(4), FakeReader(answers), sandbox))
-    assert [one.index for one in fed] == [0, 1, 2, 3]
-    first, second, third, fourth = (one.image for one in fed)
+        items = list(decode_sandboxed(sources(4), FakeReader(answers), sandbox))
+    assert [item.index for item in items] == [0, 1, 2, 3]
+    first, second, third, fourth = (item.image for item in items)
     assert isinstance(first, DecodedImage)
     assert isinstance(second, Outcome)
     assert second.failure is not None

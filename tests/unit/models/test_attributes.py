@@ -17,7 +17,8 @@ from eagleray.core.types import TOLERANCE
 from eagleray.data.labelled import read_labelled
 from eagleray.evaluation.evaluate import evaluate
 from eagleray.imaging import named_contract
-from eagleray.inference.engines import ExecutionPlan, compiled_path
+from eagleray.inference.compiled import compiled_path
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import (
     Architecture,
@@ -34,20 +35,20 @@ from eagleray.models.attributes import (
     NumberAttribute,
     encode_columns,
     encode_mappings,
-    learn_attributes,
+    fit_attributes,
 )
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
-from eagleray.training.distributed import alone
+from eagleray.training.distributed import single_process
 from eagleray.training.job import open_run
+from eagleray.training.lr_finder import run_range_test
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import make_plan
 from eagleray.training.prepare import open_job, reopen_job
-from eagleray.training.range_finder import find_learning_rate
-from eagleray.training.stages import set_frozen, stages_of
+from eagleray.training.stages import freeze_stages, stages_of
 from tests.support.attributes import ATTRIBUTES, package_with_attributes, write_sites
 from tests.support.models import golden_png, small_package
-from tests.support.training import plan_for, small_spec, train_alone
+from tests.support.training import plan_for, small_spec, train_in_process
 
 pytestmark = pytest.mark.numerical
 
@@ -55,7 +56,7 @@ pytestmark = pytest.mark.numerical
 
 
 def test_a_column_of_numbers_is_standardised_and_says_where_it_is_missing() -> None:
-    (age,) = learn_attributes(["age"], {"age": ["10", "", "30", "nan"]})
+    (age,) = fit_attributes(["age"], {"age": ["10", "", "30", "nan"]})
     assert age == NumberAttribute(name="age", mean=20.0, std=10.0)
     features = encode_columns([age], {"age": ["40", "", "20", "1e9"]})
     np.testing.assert_array_equal(features, [[2, 0], [0, 1], [0, 0], [10, 0]])
@@ -63,36 +64,36 @@ def test_a_column_of_numbers_is_standardised_and_says_where_it_is_missing() -> N
 
 
 def test_another_column_is_a_category_of_the_values_that_were_seen() -> None:
-    (site,) = learn_attributes(["site"], {"site": ["south", "7", "", "north"]})
+    (site,) = fit_attributes(["site"], {"site": ["south", "7", "", "north"]})
     assert site == CategoryAttribute(name="site", values=("7", "north", "south"))
     features = encode_columns([site], {"site": ["north", "west", "", "7"]})
     np.testing.assert_array_equal(features, [[0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]])
 
 
 def test_a_number_that_is_always_the_same_is_no_division_by_zero() -> None:
-    (size,) = learn_attributes(["size"], {"size": ["5", "5"]})
+    (size,) = fit_attributes(["size"], {"size": ["5", "5"]})
     np.testing.assert_array_equal(encode_columns([size], {"size": ["5", "6"]}), [[0, 0], [1, 0]])
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (["", "nan"], "'x' has no value in the training part"),
-        ([f"id-{n}" for n in range(1001)], "is no number (as in 'id-0'), and has 1,001 values"),
+        (["", "nan"], "'x' has no value in the training split"),
+        ([f"id-{n}" for n in range(1001)], "is not a number (as in 'id-0'), and has 1,001 values"),
         (["1e308", "-1e308", "1e308"], "numbers too large"),
     ],
 )
 def test_columns_that_teach_nothing_are_refused(values: list[str], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
-        learn_attributes(["x"], {"x": values})
+        fit_attributes(["x"], {"x": values})
     assert sentence in str(refused.value)
 
 
 def test_what_a_parent_knows_of_a_column_stays_where_it_covers_it() -> None:
     columns = {"age": ["50", "60"], "site": ["north", "north"]}
-    assert learn_attributes(["age", "site"], columns, parents=ATTRIBUTES) == ATTRIBUTES
+    assert fit_attributes(["age", "site"], columns, parents=ATTRIBUTES) == ATTRIBUTES
     columns = {"age": ["old", "60"], "site": ["north", "west"]}
-    age, site = learn_attributes(["age", "site"], columns, parents=ATTRIBUTES)
+    age, site = fit_attributes(["age", "site"], columns, parents=ATTRIBUTES)
     assert age.kind == "category"
     assert site == CategoryAttribute(name="site", values=("north", "west"))
 
@@ -114,7 +115,7 @@ def test_what_a_caller_says_means_what_a_table_says(
 
 
 def test_values_mean_the_same_as_numbers_and_as_truths() -> None:
-    (category,) = learn_attributes(["c"], {"c": ["7", "true", "x", "0.5"]})
+    (category,) = fit_attributes(["c"], {"c": ["7", "true", "x", "0.5"]})
     given: list[dict[str, object]] = [{"c": 7}, {"c": 7.0}, {"c": True}, {"c": 0.5}]
     assert isinstance(category, CategoryAttribute)
     places = encode_mappings([category], given).argmax(1)
@@ -168,7 +169,7 @@ def test_a_head_with_attributes_is_one_stage_and_is_replaced_as_one() -> None:
     assert find_head(module, 5) == "head"
     stages = stages_of(module, 5)
     assert [stage.name for stage in stages][-2:] == ["backbone.layer4", "head"]
-    set_frozen(module.train(), stages, len(stages) - 1)
+    freeze_stages(module.train(), stages, len(stages) - 1)
     learning = [name for name, weight in module.named_parameters() if weight.requires_grad]
     assert learning == [name for name, _ in module.named_parameters() if name.startswith("head.")]
     replace_head(module, 5, 3)
@@ -282,7 +283,7 @@ def test_each_image_is_answered_with_its_own_attributes(decode_threads: int) -> 
 def test_missing_attributes_are_the_callers_to_give() -> None:
     predictor = Predictor(package_with_attributes(), compile_mode="never")
     image = predictor.preprocess(golden_png(0))
-    sentence = "'digits' wants to know of every image, beside its pixels, the attributes age, site"
+    sentence = "'digits' needs the attributes age, site of every image"
     for call in (
         lambda: predictor.predict([golden_png(0)]),
         lambda: predictor.predict_decoded([image]),
@@ -325,13 +326,13 @@ _LEARNS = {"epochs": 20, "batch_size": 16, "learning_rate": 5e-3}
 
 def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path: Path) -> None:
     table = write_sites(tmp_path / "sites")
-    blind, _ = train_alone(small_spec(table, **_LEARNS), tmp_path / "blind")
+    blind, _ = train_in_process(small_spec(table, **_LEARNS), tmp_path / "blind")
     assert blind.metrics["validation_accuracy"] < 0.8
 
-    spec = small_spec(table, attributes="age,site", ema=0.5, dropout=0.1, **_LEARNS)
+    spec = small_spec(table, attributes=["age", "site"], ema_decay=0.5, dropout=0.1, **_LEARNS)
     plan, _ = plan_for(spec, tmp_path / "home")
     assert [attribute.kind for attribute in plan.attributes] == ["number", "category"]
-    trained, _ = train_alone(spec, tmp_path / "home", plan=plan)
+    trained, _ = train_in_process(spec, tmp_path / "home", plan=plan)
     assert trained.metrics["validation_accuracy"] >= 0.95
 
     finished = finish_model(plan, plan.module, cache_folder=tmp_path, mlflow_run=None)
@@ -355,24 +356,26 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
 
 def test_mixed_images_have_mixed_attributes(tmp_path: Path) -> None:
     spec = small_spec(write_sites(tmp_path / "sites"), attributes="site", mixup=1.0, cutmix=1.0)
-    trained, _ = train_alone(spec, tmp_path / "home")
+    trained, _ = train_in_process(spec, tmp_path / "home")
     assert all(np.isfinite(trained.losses))
     # The mixed features of two one-hot vectors still add up to one.
-    from eagleray.training.augment import Draws
+    from eagleray.training.augment import StepAugmentation
 
     images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
     sites = torch.eye(2)[[0, 1, 1, 0]]
-    _, targets, attributes = Draws(spec, 0, 0, 4).mix(images, sites.clone(), sites)
+    _, targets, attributes = StepAugmentation(spec, 0, 0, 4).mix(images, sites.clone(), sites)
     torch.testing.assert_close(targets, attributes)
     torch.testing.assert_close(attributes.sum(1), torch.ones(4))
     assert not torch.equal(attributes, sites)
 
 
 def test_the_range_of_learning_rates_is_found_with_attributes(tmp_path: Path) -> None:
-    spec = small_spec(write_sites(tmp_path / "sites", 40), attributes="site", accumulate=2)
-    _, given = plan_for(spec, tmp_path / "home")
+    spec = small_spec(
+        write_sites(tmp_path / "sites", 40), attributes="site", gradient_accumulation_steps=2
+    )
+    _, worker_input = plan_for(spec, tmp_path / "home")
     reports: list[Any] = []
-    find_learning_rate(given, alone(spec), reports.append)
+    run_range_test(worker_input, single_process(spec), reports.append)
     assert len(reports[-1].steps) > 10
 
 
@@ -397,7 +400,7 @@ def test_a_parent_without_attributes_gets_some_and_loses_them_again(tmp_path: Pa
 
     same = planned(attributes="site").module.state_dict()
     assert all(torch.equal(same[name], joined[name]) for name in joined)
-    other = planned(attributes="site,age").module.state_dict()
+    other = planned(attributes=["site", "age"]).module.state_dict()
     torch.testing.assert_close(other["head.linear.weight"], joined["head.linear.weight"])
     assert other["head.attributes.weight"].shape[1] == 4
     back = planned().module.state_dict()
@@ -407,13 +410,13 @@ def test_a_parent_without_attributes_gets_some_and_loses_them_again(tmp_path: Pa
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [
-        ("site,hospital", "has no column 'hospital' for the attribute; its other columns are"),
-        ("site,site", "attributes must name each column once, and names site twice"),
+        (["site", "hospital"], "has no column 'hospital' for the attribute; its other columns are"),
+        (["site", "site"], "attributes must name each column once, and names site twice"),
         ("label", "has no column 'label' for the attribute; its other columns are age, site, note"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(
-    tmp_path: Path, attributes: str, sentence: str
+    tmp_path: Path, attributes: str | list[str], sentence: str
 ) -> None:
     table = write_sites(tmp_path / "sites", 40)
     with pytest.raises(InputError) as refused:

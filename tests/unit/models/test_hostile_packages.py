@@ -1,4 +1,4 @@
-"""Packages of strangers are refused in a sentence, seconds and memory; honest ones still load."""
+"""Hostile packages are refused in one sentence, quickly and within memory; valid ones load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.models.package import Lineage, read_package, write_package
 from eagleray.registry.registry import Registry
-from eagleray.tasks.tasks import Regression, make_task
+from eagleray.tasks import Regression, make_task
 from eagleray.training.checkpoint import Checkpoint, CheckpointStore, Progress
 from tests.support.hostile_packages import HOSTILE, Attempt, Hostile, set_tolerance
 from tests.support.memory import CAN_TELL

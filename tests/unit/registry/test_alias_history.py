@@ -1,4 +1,4 @@
-"""The history of aliases, with a registry that does what it is told: also when it is cut off."""
+"""The history of aliases, on a fake registry, also when a change is interrupted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError
 from eagleray.database.store import open_database
-from eagleray.registry.alias_history import AliasChange, VersionHistory, holders
+from eagleray.registry.alias_history import AliasChange, VersionHistory, version_stack
 from tests.support.models import settings_in
 
 
@@ -28,7 +28,7 @@ class FakeVersions:
         self.removed_files: list[str | None] = []
         self.killed_at = ""
 
-    def holder(self, name: str, alias: str) -> int | None:
+    def alias_target(self, name: str, alias: str) -> int | None:
         return self.aliases.get((name, alias))
 
     def has_version(self, name: str, version: int) -> bool:
@@ -62,14 +62,14 @@ def history(tmp_path: Path, versions: FakeVersions) -> VersionHistory:
 
 
 def move(history: VersionHistory, version: int, alias: str = "live") -> AliasChange:
-    with history.turn("digits") as turn:
-        return turn.move(alias, version, action="promote", who="ada", why="better")
+    with history.lock("digits") as locked:
+        return locked.move(alias, version, action="promote", actor="ada", reason="better")
 
 
 def go_back(history: VersionHistory) -> int:
-    with history.turn("digits") as turn:
-        version = turn.earlier_holders("live")[0]
-        turn.move("live", version, action="rollback", who="ada")
+    with history.lock("digits") as locked:
+        version = locked.rollback_targets("live")[0]
+        locked.move("live", version, action="rollback", actor="ada")
     return version
 
 
@@ -87,7 +87,7 @@ def test_changes_are_numbered_for_each_alias(history: VersionHistory) -> None:
     assert path(history) == [(1, None, 1, True), (2, 1, 2, True)]
     assert [change.number for change in history.changes("digits")] == [1, 1, 2]
     assert history.changes("flowers") == []
-    assert (move(history, 3).who, move(history, 3).why) == ("ada", "better")
+    assert (move(history, 3).actor, move(history, 3).reason) == ("ada", "better")
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -109,8 +109,8 @@ def test_a_deletion_that_was_broken_off_is_finished_too(
     history: VersionHistory, versions: FakeVersions, place: str
 ) -> None:
     versions.killed_at = place
-    with pytest.raises(Killed), history.turn("digits") as turn:
-        turn.delete(5, who="ada", why="", files="/runs/5")
+    with pytest.raises(Killed), history.lock("digits") as locked:
+        locked.delete(5, actor="ada", reason="", files="/runs/5")
     move(history, 1)
     assert 5 not in versions.present
     assert versions.removed_files == ["/runs/5"]
@@ -134,7 +134,7 @@ def test_a_broken_off_move_to_a_version_that_is_gone_is_left_and_counts_for_noth
 
 
 def test_a_version_that_is_not_there_leaves_no_trace(history: VersionHistory) -> None:
-    with pytest.raises(InputError, match="has no version 44 any more"):
+    with pytest.raises(InputError, match="no longer has version 44"):
         move(history, 44)
     assert path(history) == []
 
@@ -143,8 +143,8 @@ def test_going_back_again_goes_further_back(history: VersionHistory) -> None:
     for version in (1, 2, 3):
         move(history, version)
     assert [go_back(history), go_back(history)] == [2, 1]
-    with history.turn("digits") as turn:
-        assert turn.earlier_holders("live") == []
+    with history.lock("digits") as locked:
+        assert locked.rollback_targets("live") == []
 
 
 def test_a_deleted_version_is_passed_over(history: VersionHistory, versions: FakeVersions) -> None:
@@ -159,12 +159,12 @@ def test_a_move_in_mlflow_itself_is_seen_and_noted(
 ) -> None:
     move(history, 1)
     move(history, 2)
-    assert history.strays("digits") == {}
+    assert history.alias_mismatches("digits") == {}
     versions.aliases["digits", "live"] = 7
-    assert history.strays("digits") == {"live": (2, 7)}
+    assert history.alias_mismatches("digits") == {"live": (2, 7)}
     move(history, 3)
     assert path(history)[-1] == (3, 7, 3, True)
-    assert history.strays("digits") == {}
+    assert history.alias_mismatches("digits") == {}
     assert [go_back(history), go_back(history), go_back(history)] == [7, 2, 1]
 
 
@@ -208,4 +208,4 @@ def test_the_stack_is_that_of_pushes_and_pops(steps: list[int | None]) -> None:
                 *("", {}, True),
             )
         )
-    assert holders(changes, stack[-1] if stack else None) == stack
+    assert version_stack(changes, stack[-1] if stack else None) == stack

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from eagleray.batch.spec import PredictSpec
+from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Launched, Room
+from eagleray.serving.batches import Capacity, LaunchedJob
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 PATH = "/v1/batches"
 
@@ -33,18 +35,18 @@ def allowed(folder: Path) -> dict[str, Any]:
 
 
 def body(folder: Path, **fields: Any) -> dict[str, Any]:
-    given = {"input": f"{folder}/open", "output": f"{folder}/out/nobody/x", "model": "digits"}
+    given = {"inputs": f"{folder}/open", "output": f"{folder}/out/nobody/x", "model": "digits"}
     return {**{name: value.replace("~", str(folder)) for name, value in given.items()}, **fields}
 
 
 def test_no_batch_is_started_unless_a_setting_says_where(
     tmp_path: Path, registry: Registry
 ) -> None:
-    async def test(asked: Asked) -> None:
-        answer = await asked.client.post(PATH, json=body(tmp_path))
+    async def test(running: RunningApp) -> None:
+        answer = await running.client.post(PATH, json=body(tmp_path))
         assert answer.status_code == 403
         assert "--batch-outputs" in answer.json()["detail"]
-        assert asked.launcher.commands == {}
+        assert running.launcher.commands == {}
 
     with_service(registry, test)
 
@@ -52,42 +54,42 @@ def test_no_batch_is_started_unless_a_setting_says_where(
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"input": "{}/closed"}, 403, "--batch-inputs"),
-        ({"input": ["{}/open", "{}/closed/a.png"]}, 403, "--batch-inputs"),
-        ({"input": "{}/open/../closed"}, 403, "--batch-inputs"),
-        ({"input": "{}/open/link"}, 403, "--batch-inputs"),
-        ({"input": "file://{}/closed"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos/../secret"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos/%2e%2e/secret"}, 403, "--batch-inputs"),
-        ({"input": "s3://bucket/photos-too"}, 403, "--batch-inputs"),
-        ({"input": "tar://a.png::{}/closed/a.tar"}, 403, "--batch-inputs"),
-        ({"input": "zip://a.png::webhdfs://127.0.0.1:1/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "zip://a::zip://b::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
-        ({"input": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
+        ({"inputs": "{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": ["{}/open", "{}/closed/a.png"]}, 403, "--batch-inputs"),
+        ({"inputs": "{}/open/../closed"}, 403, "--batch-inputs"),
+        ({"inputs": "{}/open/link"}, 403, "--batch-inputs"),
+        ({"inputs": "file://{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos/../secret"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos/%2e%2e/secret"}, 403, "--batch-inputs"),
+        ({"inputs": "s3://bucket/photos-too"}, 403, "--batch-inputs"),
+        ({"inputs": "tar://a.png::{}/closed/a.tar"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a.png::webhdfs://127.0.0.1:1/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a::zip://b::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
+        ({"inputs": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
         ({"since": "zip://a::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
         ({"output": "zip://a::{}/out/nobody/x"}, 403, "--batch-outputs"),
         ({"output": "webhdfs://127.0.0.1:1/x"}, 403, "--batch-outputs"),
-        ({"input": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
-        ({"input": "/etc"}, 403, "--batch-inputs"),
+        ({"inputs": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
+        ({"inputs": "/etc"}, 403, "--batch-inputs"),
         ({"since": "{}/closed"}, 403, "--batch-inputs"),
-        ({"input": (), "failed_only": "{}/closed"}, 403, "--batch-inputs"),
+        ({"inputs": (), "failed_only": "{}/closed"}, 403, "--batch-inputs"),
         ({"output": "{}/out/other/x"}, 403, "--batch-outputs"),
         ({"output": "{}/out/nobody/../other/x"}, 403, "--batch-outputs"),
         ({"output": "{}/open/x"}, 403, "--batch-outputs"),
         ({"output": "s3://bucket/photos/x"}, 403, "--batch-outputs"),
-        ({"input": "{}/open/none.png"}, 400, "no folder or file"),
+        ({"inputs": "{}/open/none.png"}, 400, "no folder or file"),
         ({"model": "digit"}, 404, "Nearest: digits"),
         ({"model": "digits@stage"}, 404, "No alias"),
         ({"model": "digits/9"}, 404, "no version 9"),
-        ({"model": "digits@"}, 400, "names no version"),
+        ({"model": "digits@"}, 400, "is not a model or a version"),
         ({"model": "random:resnet18"}, 404, "No model is named"),
         ({"model": "/etc/passwd"}, 404, "No model is named"),
         ({"top_k": 0}, 422, "top_k"),
         ({"format": "xml"}, 422, "format"),
         ({"max_failures": "some"}, 422, "max_failures"),
-        ({"input": ()}, 422, "either input or failed_only"),
-        ({"input": "{}/open/\n"}, 422, "control characters"),
+        ({"inputs": ()}, 422, "either inputs or failed_only"),
+        ({"inputs": "{}/open/\n"}, 422, "control characters"),
         ({"column": ""}, 422, "column"),
         ({"sql": "sqlite:///x.db"}, 422, "sql"),
     ],
@@ -100,13 +102,13 @@ def test_what_is_refused_before_anything_starts(
             return [item.format(tmp_path) for item in value]
         return value.replace("{}", str(tmp_path)) if isinstance(value, str) else value
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         given = body(tmp_path, **{name: placed(value) for name, value in fields.items()})
-        answer = await asked.client.post(PATH, json=given)
+        answer = await running.client.post(PATH, json=given)
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert words in answer.json()["detail"]
-        assert asked.launcher.commands == {}
+        assert running.launcher.commands == {}
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -114,39 +116,45 @@ def test_what_is_refused_before_anything_starts(
 def test_a_batch_is_a_command_of_the_version_that_was_meant(
     tmp_path: Path, registry: Registry
 ) -> None:
-    async def test(asked: Asked) -> None:
-        given = body(tmp_path, input=f"{tmp_path}/open/*.png; rm -rf", column="--sql=x", top_k=3)
-        answer = await asked.client.post(PATH, json=given)
+    async def test(running: RunningApp) -> None:
+        given = body(tmp_path, inputs=f"{tmp_path}/open/*.png; rm -rf", column="--sql=x", top_k=3)
+        answer = await running.client.post(PATH, json=given)
         assert answer.status_code == 202, answer.text
         status = answer.json()
         assert answer.headers["location"] == f"{PATH}/{status['id']}"
         assert (status["state"], status["model"]) == ("queued", "digits/1")
-        (command,) = asked.launcher.commands.values()
-        assert command[1:5] == ["-P", "-m", "eagleray.jobs.predict", "--json"]
-        assert command[command.index("--") + 1 :] == [f"{tmp_path}/open/*.png; rm -rf"]
-        assert {"--model=digits/1", "--column=--sql=x", "--top-k=3", "--workers=2"} < set(command)
-        assert f"--within={tmp_path}/open" in command
+        (command,) = running.launcher.commands.values()
+        assert command[1:] == [
+            *("-P", "-m", "eagleray.jobs.predict", "--json"),
+            *("--spec", "env:EAGLERAY_PREDICT_SPEC"),
+        ]
+        (sent,) = running.launcher.specs.values()
+        spec = PredictSpec.make(sent)
+        assert spec.inputs == (f"{tmp_path}/open/*.png; rm -rf",)
+        assert (spec.model, spec.column, spec.top_k) == ("digits/1", "--sql=x", 3)
+        assert (spec.worker_range, spec.private_networks) == ((2, 2), ())
+        assert f"{tmp_path}/open" in spec.allow_path
 
     with_service(registry, test, **allowed(tmp_path))
 
 
 def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def post(**fields: Any) -> Any:
-            return await asked.client.post(PATH, json=body(tmp_path, **fields))
+            return await running.client.post(PATH, json=body(tmp_path, **fields))
 
         first = (await post()).json()["id"]
         assert (await post()).json()["id"] == first
-        assert len(asked.launcher.commands) == 1
+        assert len(running.launcher.commands) == 1
 
         registry.set_alias("digits", "production", 2)
-        await asked.until(lambda: asked.service.snapshot.aliases["digits"]["production"] == 2)
+        await running.until(lambda: running.service.snapshot.aliases["digits"]["production"] == 2)
         other = await post(top_k=7)
         assert (other.status_code, other.json()["type"]) == (409, "/problems/outputexists")
 
-        cancelled = await asked.client.delete(f"{PATH}/{first}")
+        cancelled = await running.client.delete(f"{PATH}/{first}")
         assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
-        assert list(asked.launcher.runs.values()) == [Launched("stopped")]
+        assert list(running.launcher.runs.values()) == [LaunchedJob(JobState.CANCELLED)]
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -154,28 +162,28 @@ def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Regi
 @pytest.mark.parametrize(
     ("run", "state", "words"),
     [
-        (Launched("queued"), "queued", "waits"),
-        (Launched("running"), "running", ""),
-        (Launched("failed", "There is no image."), "failed", "There is no image."),
-        (Launched("stopped"), "cancelled", ""),
+        (LaunchedJob(JobState.QUEUED), "queued", "waits in the queue"),
+        (LaunchedJob(JobState.RUNNING), "running", ""),
+        (LaunchedJob(JobState.FAILED, "There is no image."), "failed", "There is no image."),
+        (LaunchedJob(JobState.CANCELLED), "cancelled", ""),
         (None, "failed", "post the same body again"),
     ],
 )
 def test_how_a_batch_is_follows_from_its_run(
-    tmp_path: Path, registry: Registry, run: Launched | None, state: str, words: str
+    tmp_path: Path, registry: Registry, run: LaunchedJob | None, state: str, words: str
 ) -> None:
-    async def test(asked: Asked) -> None:
-        batch = (await asked.client.post(PATH, json=body(tmp_path))).json()["id"]
-        (name,) = asked.launcher.runs
+    async def test(running: RunningApp) -> None:
+        batch = (await running.client.post(PATH, json=body(tmp_path))).json()["id"]
+        (name,) = running.launcher.runs
         if run is None:
-            asked.launcher.runs.clear()  # as when the cluster is another one
+            running.launcher.runs.clear()  # as when the cluster is another one
         else:
-            asked.launcher.runs[name] = run
+            running.launcher.runs[name] = run
         for _ in range(2):  # the second time from what was written down
-            status = (await asked.client.get(f"{PATH}/{batch}")).json()
+            status = (await running.client.get(f"{PATH}/{batch}")).json()
             assert (status["state"], words in status["message"]) == (state, True)
         for path in ("/results", "/report"):
-            refused = await asked.client.get(f"{PATH}/{batch}{path}")
+            refused = await running.client.get(f"{PATH}/{batch}{path}")
             assert (refused.status_code, refused.json()["title"]) == (409, "Not finished")
             assert state in refused.json()["detail"]
 
@@ -186,25 +194,25 @@ def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) 
     applications = Applications(registry.history.database, who="tester")
     keys = {name: applications.create(name).key for name in ("shop", "bakery")}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         def as_(name: str) -> dict[str, Any]:
             return {"headers": {"authorization": f"Bearer {keys[name]}"}}
 
-        assert (await asked.client.get(PATH)).status_code == 401
+        assert (await running.client.get(PATH)).status_code == 401
         shared = f"{tmp_path}/shared/x"
         given = body(tmp_path, output=shared)
-        batch = (await asked.client.post(PATH, json=given, **as_("shop"))).json()["id"]
+        batch = (await running.client.post(PATH, json=given, **as_("shop"))).json()["id"]
         for path in ("", "/results", "/report"):
-            answer = await asked.client.get(f"{PATH}/{batch}{path}", **as_("bakery"))
+            answer = await running.client.get(f"{PATH}/{batch}{path}", **as_("bakery"))
             assert answer.status_code == 404
-        assert (await asked.client.delete(f"{PATH}/{batch}", **as_("bakery"))).status_code == 404
-        cancel = await asked.client.post(f"{PATH}/{batch}/cancel", **as_("bakery"))
+        assert (await running.client.delete(f"{PATH}/{batch}", **as_("bakery"))).status_code == 404
+        cancel = await running.client.post(f"{PATH}/{batch}/cancel", **as_("bakery"))
         assert cancel.status_code == 404
-        listed = await asked.client.get(PATH, **as_("bakery"))
+        listed = await running.client.get(PATH, **as_("bakery"))
         assert listed.json() == {"batches": []}
-        taken = await asked.client.post(PATH, json=given, **as_("bakery"))
+        taken = await running.client.post(PATH, json=given, **as_("bakery"))
         assert taken.status_code == 409
-        listed = await asked.client.get(PATH, **as_("shop"))
+        listed = await running.client.get(PATH, **as_("shop"))
         assert [item["id"] for item in listed.json()["batches"]] == [batch]
 
     with_service(registry, test, **{**allowed(tmp_path), "batch_outputs": (f"{tmp_path}/shared",)})
@@ -213,25 +221,30 @@ def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) 
 @pytest.mark.parametrize(
     ("room", "fields", "status", "words"),
     [
-        (Room(2, 0, waits=True), {}, 202, ""),
-        (Room(2, 1, waits=True), {}, 202, ""),
-        (Room(2, 0, waits=False), {}, 429, "as many as run at a time"),
-        (Room(2, 0, waits=True), {"max_batches": 1}, 429, "of this application"),
-        (Room(0, 0, waits=True), {}, 503, "needs one"),
+        (Capacity(2, 0, waits=True), {}, 202, ""),
+        (Capacity(2, 1, waits=True), {}, 202, ""),
+        (Capacity(2, 0, waits=False), {}, 429, "batches are running, the maximum"),
+        (
+            Capacity(2, 0, waits=True),
+            {"max_batches_per_application": 1},
+            429,
+            "of this application",
+        ),
+        (Capacity(0, 0, waits=True), {}, 503, "needs one"),
     ],
 )
 def test_full_is_full(
     tmp_path: Path,
     registry: Registry,
-    room: Room,
+    room: Capacity,
     fields: dict[str, Any],
     status: int,
     words: str,
 ) -> None:
-    async def test(asked: Asked) -> None:
-        await asked.client.post(PATH, json=body(tmp_path))
-        asked.launcher.has = room
-        answer = await asked.client.post(
+    async def test(running: RunningApp) -> None:
+        await running.client.post(PATH, json=body(tmp_path))
+        running.launcher.has = room
+        answer = await running.client.post(
             PATH, json=body(tmp_path, output=f"{tmp_path}/out/nobody/y")
         )
         assert answer.status_code == status, answer.text
@@ -244,10 +257,10 @@ def test_full_is_full(
 def test_of_one_output_there_is_one_batch_however_many_ask(
     tmp_path: Path, registry: Registry
 ) -> None:
-    async def test(asked: Asked) -> None:
-        posts = [asked.client.post(PATH, json=body(tmp_path)) for _ in range(4)]
+    async def test(running: RunningApp) -> None:
+        posts = [running.client.post(PATH, json=body(tmp_path)) for _ in range(4)]
         answers = await asyncio.gather(*posts)
         assert len({answer.json()["id"] for answer in answers}) == 1
-        assert len(asked.launcher.commands) == 1
+        assert len(running.launcher.commands) == 1
 
     with_service(registry, test, **allowed(tmp_path))

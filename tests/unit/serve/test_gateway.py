@@ -20,12 +20,12 @@ import pytest
 
 from eagleray.core.system import free_port
 from eagleray.serve.gateway.gateway import Gateway, running_gateway
-from eagleray.serve.gateway.haproxy import Limits
-from eagleray.serve.gateway.join import CALLER, SECRET, FromGateway, GatewayAddress, Membership
-from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
+from eagleray.serve.gateway.haproxy import HAProxySettings, Limits
+from eagleray.serve.gateway.join import CALLER, SECRET, GatewayAddress, Membership, RequireGateway
+from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 
 PREDICT = "/v1/models/m/predict"
-LIMITS = Limits(connections_per_address=50, connections=500, head_s=1)
+LIMITS = Limits(max_connections_per_address=50, connections=500, head_s=1)
 
 
 @dataclass
@@ -34,20 +34,20 @@ class Replica:
 
     Attributes:
         heads: Headers of each request.
-        asked: Is set by each request.
+        requested: Is set by each request.
         may_answer: Whether it may answer.
         stalled: Whether it answers nothing at all, as a process that is stopped.
     """
 
     name: str = "one"
     heads: list[dict[str, str]] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: bool = False
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     server: asyncio.Server | None = None
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def response(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
@@ -59,15 +59,15 @@ class Replica:
                     await asyncio.Event().wait()
                 if "/live " not in lines[0]:
                     self.heads.append(headers)
-                    self.asked.set()
+                    self.requested.set()
                     await self.may_answer.wait()
                 body = self.name.encode()
                 length = b"content-length: %d\r\n\r\n" % len(body)
-                writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-room: 1\r\n" + length + body)
+                writer.write(b"HTTP/1.1 200 OK\r\nx-eagleray-capacity: 1\r\n" + length + body)
         writer.close()
 
     async def listen(self, path: str) -> None:
-        self.server = await asyncio.start_unix_server(self.answer, path)
+        self.server = await asyncio.start_unix_server(self.response, path)
 
     def die(self) -> None:
         """Break all connections and listen no more, as a process that is killed."""
@@ -79,10 +79,10 @@ class Replica:
 
 @dataclass
 class Running:
-    place: Place
+    place: ListenAddress
     address: GatewayAddress
     client: httpx.AsyncClient
-    told: list[str]
+    reported: list[str]
     gateway: Gateway
     members: list[Membership] = field(default_factory=list)
 
@@ -100,14 +100,14 @@ class Running:
         return await self.client.post(PREDICT, content=b"0", headers=named)
 
     def haproxy(self) -> psutil.Process:
-        """Return the process that answers: the newest one."""
+        """Return the newest HAProxy process."""
         found = [
             child for child in psutil.Process().children() if "haproxy" in " ".join(child.cmdline())
         ]
         return max(found, key=lambda child: child.create_time())
 
-    async def told_of(self, what: str) -> None:
-        await until(lambda: any(what in sentence for sentence in self.told))
+    async def wait_for_report(self, what: str) -> None:
+        await until(lambda: any(what in sentence for sentence in self.reported))
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         caller = socket.socket()
@@ -126,19 +126,20 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    tmp_path: Path, *replicas: Replica, tell: Callable[[str], None] | None = None
+    tmp_path: Path, *replicas: Replica, on_fault: Callable[[str], None] | None = None
 ) -> AsyncIterator[Running]:
     """Run a gateway that these replicas have joined."""
-    place = Place("127.0.0.1", free_port(), free_port())
-    told: list[str] = []
+    place = ListenAddress("127.0.0.1", free_port(), free_port())
+    reported: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(private_folder())
-        doors = stack.enter_context(open_doors(place))
+        sockets = stack.enter_context(open_sockets(place))
         log = tmp_path / "haproxy.log"
-        starting = running_gateway(folder, doors, limits=LIMITS, log=log, tell=tell or told.append)
+        settings = HAProxySettings(folder, sockets, LIMITS, log)
+        starting = running_gateway(settings, on_fault=on_fault or reported.append)
         running, address = stack.enter_context(starting)
         async with httpx.AsyncClient(base_url=place.url, timeout=20) as client:
-            made = Running(place, address, client, told, running)
+            made = Running(place, address, client, reported, running)
             await asyncio.gather(*(made.join(replica) for replica in replicas))
             yield made
 
@@ -147,27 +148,27 @@ def run(
     tmp_path: Path,
     test: Callable[..., Awaitable[None]],
     *names: str,
-    tell: Callable[[str], None] | None = None,
+    on_fault: Callable[[str], None] | None = None,
 ) -> None:
     """Run a test with a gateway and replicas of these names."""
 
     async def go() -> None:
         replicas = [Replica(name) for name in names]
-        async with gateway(tmp_path, *replicas, tell=tell) as running:
+        async with gateway(tmp_path, *replicas, on_fault=on_fault) as running:
             await test(running, *replicas)
 
     asyncio.run(go())
 
 
-def test_a_replica_hears_how_many_were_refused_and_no_caller_can_say_so(tmp_path: Path) -> None:
+def test_a_replica_gets_the_number_of_refusals_which_callers_cannot_forge(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         claims = {"x_eagleray_refused": "1000", "x_eagleray_caller": "9.9.9.9"}
         replica.may_answer.set()
         assert (await running.predict(**claims)).status_code == 200  # now the room is known
         replica.may_answer.clear()
-        replica.asked.clear()
+        replica.requested.clear()
         held = asyncio.create_task(running.predict(**claims))
-        await replica.asked.wait()
+        await replica.requested.wait()
         refused = [(await running.predict(**claims)).status_code for _ in range(3)]
         assert refused == [429, 429, 429]
         replica.may_answer.set()
@@ -188,7 +189,7 @@ def test_a_place_that_becomes_free_within_a_moment_is_waited_for(tmp_path: Path)
         assert (await running.predict()).status_code == 200
         for _ in range(20):  # callers who ask again as soon as they are answered
             both = await asyncio.gather(running.predict(), running.predict())
-            assert {answer.status_code for answer in both} == {200}
+            assert {response.status_code for response in both} == {200}
 
     run(tmp_path, test, "one")
 
@@ -203,9 +204,9 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
         assert ids[0] == "mine-1"
         assert [len(made) for made in ids[1:]] == [36, 36]
         replica.may_answer.clear()
-        replica.asked.clear()
+        replica.requested.clear()
         held = asyncio.create_task(running.predict())
-        await replica.asked.wait()
+        await replica.requested.wait()
         refused = await running.predict(x_request_id="mine-2")
         assert refused.status_code == 429
         assert refused.headers.get_list("x-request-id") == ["mine-2"]
@@ -216,14 +217,16 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
     run(tmp_path, test, "one")
 
 
-def test_a_request_whose_replica_dies_is_answered_by_another(tmp_path: Path) -> None:
+def test_a_request_whose_replica_dies_is_served_by_another(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         asking = [asyncio.create_task(running.predict()) for _ in range(2)]
-        await asyncio.gather(one.asked.wait(), other.asked.wait())
+        await asyncio.gather(one.requested.wait(), other.requested.wait())
         one.die()
         other.may_answer.set()
-        answers = await asyncio.gather(*asking)
-        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 2
+        responses = await asyncio.gather(*asking)
+        assert [(response.status_code, response.text) for response in responses] == [
+            (200, "other")
+        ] * 2
 
     run(tmp_path, test, "one", "other")
 
@@ -236,8 +239,8 @@ def test_a_replica_that_stalls_is_left_out_and_its_requests_are_put_to_another(
         one.may_answer.set()
         one.stalled = True
         began = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(running.predict() for _ in range(2)))
-        assert {(answer.status_code, answer.text) for answer in answers} == {(200, "other")}
+        responses = await asyncio.gather(*(running.predict() for _ in range(2)))
+        assert {(response.status_code, response.text) for response in responses} == {(200, "other")}
         assert asyncio.get_running_loop().time() - began < 10
         quick = asyncio.get_running_loop().time()
         assert [(await running.predict()).text for _ in range(5)] == ["other"] * 5
@@ -256,18 +259,18 @@ def test_callers_wait_while_haproxy_is_replaced(tmp_path: Path, how: signal.Sign
         async with httpx.AsyncClient(base_url=running.place.url, timeout=20) as later:
             if how == signal.SIGKILL:  # whoever comes now waits in the socket of the command
                 assert (await later.post(PREDICT, content=b"0")).status_code == 200
-            await running.told_of("it was started again in")
+            await running.wait_for_report("it was restarted in")
             assert (await later.get("/x")).status_code == 200
 
     run(tmp_path, test, "one")
 
 
-def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
+def test_without_a_replica_callers_get_an_error(tmp_path: Path) -> None:
     async def test(running: Running) -> None:
-        answer = await running.predict()
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["type"] == "/problems/notready"
+        response = await running.predict()
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["type"] == "/problems/notready"
         async with grpc.aio.insecure_channel(f"127.0.0.1:{running.place.grpc_port}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -278,14 +281,14 @@ def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
-def test_what_is_no_request_is_refused(tmp_path: Path, sent: bytes) -> None:
+def test_malformed_requests_are_refused(tmp_path: Path, sent: bytes) -> None:
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
-            answer = b""
+            response = b""
             while more := await asyncio.to_thread(caller.recv, 10_000):
-                answer += more
-        assert answer.startswith(b"HTTP/1.1 400")
+                response += more
+        assert response.startswith(b"HTTP/1.1 400")
 
     run(tmp_path, test)
 
@@ -296,7 +299,7 @@ def test_whoever_holds_all_connections_of_an_address_leaves_the_others_alone(
     async def test(running: Running, replica: Replica) -> None:
         replica.may_answer.set()
         with contextlib.ExitStack() as stack:
-            for _ in range(3 * LIMITS.connections_per_address):
+            for _ in range(3 * LIMITS.max_connections_per_address):
                 stack.enter_context(running.connect("127.0.0.2"))
             for _ in range(3):
                 assert (await running.client.get("/live")).status_code == 200
@@ -310,15 +313,15 @@ def test_a_connection_without_the_head_of_a_request_is_closed(tmp_path: Path) ->
         for sent in (b"", b"POST / HTTP/1.1\r\nhost: a\r\n"):
             with running.connect() as caller:
                 caller.sendall(sent)
-                answer = b""
+                response = b""
                 while more := await asyncio.to_thread(caller.recv, 10_000):
-                    answer += more
-                assert answer[:12] in (b"", b"HTTP/1.1 408")
+                    response += more
+                assert response[:12] in (b"", b"HTTP/1.1 408")
 
     run(tmp_path, test)
 
 
-def test_nobody_joins_without_the_secret(tmp_path: Path) -> None:
+def test_a_replica_without_the_secret_cannot_join(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         for line in (
             b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}',
@@ -352,7 +355,7 @@ def test_files_and_sockets_are_their_owners_alone(tmp_path: Path) -> None:
     run(tmp_path, test, "one")
 
 
-def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None:
+def test_a_replica_that_leaves_gets_no_new_requests(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         other = Replica("other")
         await running.join(other)
@@ -364,12 +367,12 @@ def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None
         async with httpx.AsyncClient(base_url=running.place.url) as later:
             left = {(await later.post(PREDICT, content=b"0")).text for _ in range(10)}
         assert left == {"one"}
-        assert running.told == []
+        assert running.reported == []
 
     run(tmp_path, test, "one")
 
 
-def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered(
+def test_an_idle_connection_works_after_all_replicas_were_replaced(
     tmp_path: Path,
 ) -> None:
     async def test(running: Running, one: Replica) -> None:
@@ -382,18 +385,20 @@ def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered
         await running.members[0].leave()
         one.die()
         assert before.is_running()  # it has the connection, and knows the first replica alone
-        answers = [await running.predict() for _ in range(3)]
-        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 3
+        responses = [await running.predict() for _ in range(3)]
+        assert [(response.status_code, response.text) for response in responses] == [
+            (200, "other")
+        ] * 3
 
     run(tmp_path, test, "one")
 
 
-def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) -> None:
+def test_the_files_of_an_ended_haproxy_are_removed(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         assert running.address.folder is not None
         folder = Path(running.address.folder)
         running.haproxy().kill()
-        await running.told_of("it was started again in")
+        await running.wait_for_report("it was restarted in")
         await running.join(Replica("other"))
         await until(lambda: len(list(folder.glob("haproxy-*"))) == 1)
         assert running.address.folder in " ".join(running.haproxy().cmdline())
@@ -401,26 +406,26 @@ def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) ->
     run(tmp_path, test, "one")
 
 
-def test_a_replica_that_stalls_is_told_of_and_so_is_its_return(tmp_path: Path) -> None:
+def test_a_replica_that_stalls_is_reported_and_so_is_its_return(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         one.may_answer.set()
         other.may_answer.set()
         one.stalled = True
-        await running.told_of("gives no sign of life")
+        await running.wait_for_report("does not respond")
         running.haproxy().kill()  # the next one hears of it again, and it is told once
-        await running.told_of("it was started again in")
+        await running.wait_for_report("it was restarted in")
         one.stalled = False
-        await running.told_of("answers again")
-        assert [sentence.split(" (")[0] for sentence in running.told] == [
-            "A replica gives no sign of life",
+        await running.wait_for_report("responds again")
+        assert [sentence.split(" (")[0] for sentence in running.reported] == [
+            "A replica does not respond",
             "HAProxy ended",
-            "A replica answers again",
+            "A replica responds again",
         ]
 
     run(tmp_path, test, "one", "other")
 
 
-def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_end_the_gateway(tmp_path: Path) -> None:
     heard: list[str] = []
 
     def refuse(sentence: str) -> None:
@@ -441,7 +446,7 @@ def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Pat
         assert "A replica ended" in heard[2]
         assert [(await running.predict()).text for _ in range(3)] == ["one"] * 3
 
-    run(tmp_path, test, "one", tell=refuse)
+    run(tmp_path, test, "one", on_fault=refuse)
 
 
 def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: Path) -> None:
@@ -450,18 +455,18 @@ def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: 
         assert (await running.predict()).status_code == 200
         haproxy = running.haproxy()
         haproxy.suspend()
-        await asyncio.sleep(0.8)  # now it is asked
+        await asyncio.sleep(0.8)  # now it is on its way
         running.gateway.loop.call_soon_threadsafe(time.sleep, 3)
         await asyncio.sleep(0.5)
         haproxy.resume()
         await asyncio.sleep(4)
         assert (await running.predict()).status_code == 200
-        assert running.told == []
+        assert running.reported == []
 
     run(tmp_path, test, "one")
 
 
-def test_a_replica_answers_the_gateway_alone() -> None:
+def test_a_replica_accepts_requests_from_the_gateway_only() -> None:
     seen: list[tuple[object, list[bytes]]] = []
 
     async def app(scope: dict[str, object], receive: object, send: object) -> None:
@@ -477,7 +482,7 @@ def test_a_replica_answers_the_gateway_alone() -> None:
 
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         scope = {"type": "http", "client": None, "headers": encoded}
-        await FromGateway(app, "open")(scope, None, send)  # type: ignore[arg-type]
+        await RequireGateway(app, "open")(scope, None, send)  # type: ignore[arg-type]
         return statuses[0] if statuses else 200
 
     async def test() -> None:

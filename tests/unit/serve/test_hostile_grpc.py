@@ -12,12 +12,11 @@ import pytest
 
 from eagleray.core.errors import EaglerayError
 from eagleray.registry.registry import Registry
-from eagleray.serve.grpc import METHODS
-from eagleray.serve.messages import message
+from eagleray.serve.messages import METHODS, message
 from eagleray.serving.applications import Applications
 from tests.support.models import golden_png
 from tests.support.mutants import flip_bytes, splice
-from tests.support.serving import Asked, CallContext, grpc_call, registry_with, with_service
+from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 
 IMAGE = golden_png(7)
 NUM_MUTANTS = 500
@@ -60,33 +59,33 @@ ODD = {
 }
 
 
-async def call(asked: Asked, method: str, request: Any, context: CallContext) -> None:
+async def call(running: RunningApp, method: str, request: Any, context: CallContext) -> None:
     try:
-        await grpc_call(asked.service, method, request, context)
+        await grpc_call(running.service, method, request, context)
     except EaglerayError:
         assert context.code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
         assert context.details
 
 
 def test_odd_messages_are_refused_in_one_sentence(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for name, request in ODD.items():
             context = CallContext()
-            await call(asked, "ModelInfer", request, context)
+            await call(running, "ModelInfer", request, context)
             refused = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
             assert context.code in refused, name
         context = CallContext()
-        await call(asked, "ModelInfer", infer(), context)
+        await call(running, "ModelInfer", infer(), context)
         assert context.code is grpc.StatusCode.OK
 
     with_service(registry, test)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_messages_end_as_answers_or_refusals(registry: Registry) -> None:
+def test_damaged_messages_are_predicted_or_refused(registry: Registry) -> None:
     codes: Counter[str] = Counter()
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         whole = infer().SerializeToString()
         for number in range(NUM_MUTANTS):
             chance = random.Random(number)
@@ -97,7 +96,7 @@ def test_damaged_messages_end_as_answers_or_refusals(registry: Registry) -> None
                 codes["no message"] += 1
                 continue
             context = CallContext()
-            await call(asked, "ModelInfer", request, context)
+            await call(running, "ModelInfer", request, context)
             codes[context.code.name] += 1
 
     with_service(registry, test)
@@ -109,19 +108,19 @@ def test_every_method_but_liveness_asks_for_a_key(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
     key = Applications(registry.history.database, who="tester").create("shop").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for method in METHODS:
             request = infer() if method == "ModelInfer" else message(f"{method}Request")()
             if hasattr(request, "name") and method.startswith("Model") and method != "ModelInfer":
                 request.name = "digits"
             for metadata in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
                 context = CallContext(**metadata)
-                await call(asked, method, request, context)
+                await call(running, method, request, context)
                 live = method == "ServerLive"
                 expected = grpc.StatusCode.OK if live else grpc.StatusCode.UNAUTHENTICATED
                 assert context.code is expected, (method, metadata)
             context = CallContext(authorization=f"Bearer {key}")
-            await call(asked, method, request, context)
+            await call(running, method, request, context)
             assert context.code is grpc.StatusCode.OK, (method, context.details)
 
     with_service(registry, test)

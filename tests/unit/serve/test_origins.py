@@ -20,10 +20,10 @@ from eagleray.serve.http.origins import (
     require_own_pages,
 )
 from eagleray.serving.applications import Applications
-from eagleray.serving.config import make_config
+from eagleray.serving.config import ServiceConfig
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 TEMPLATES = Path(__file__).parents[3] / "lib/eagleray/reports"
 PREDICT, BATCHES = "/v1/models/digits/predict", "/v1/batches"
@@ -137,7 +137,7 @@ def test_names_that_are_allowed(pattern: str, host: str, covered: bool) -> None:
 @pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "*", "a b", "a/b", "*.*.b"])
 def test_a_name_that_is_none_is_no_setting(name: str) -> None:
     with pytest.raises(InputError, match="allow_hosts"):
-        make_config({"allow_hosts": name})
+        ServiceConfig.make({"allow_hosts": name})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_page_of_another_origin_may_do_nothing(method: str, origin: str) -> No
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "None", "same-origin, none"])
-def test_what_a_browser_says_of_other_sites_is_refused(site: str) -> None:
+def test_cross_site_requests_of_a_browser_are_refused(site: str) -> None:
     opened = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     ways: list[tuple[str, str, dict[str, str]]] = [
         ("GET", "/", {}),
@@ -207,7 +207,7 @@ def test_what_a_browser_says_of_other_sites_is_refused(site: str) -> None:
 
 
 def test_programs_ask_as_they_always_did(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         ways: list[dict[str, Any]] = [
             {"content": golden_png(1)},
             {"content": golden_png(1), "headers": {"content-type": "image/png"}},
@@ -218,8 +218,8 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
             },
         ]
         for way in ways:
-            answer = await asked.client.post(PREDICT, **way)
-            assert answer.status_code == 200, answer.text
+            response = await running.client.post(PREDICT, **way)
+            assert response.status_code == 200, response.text
 
     with_service(registry, test)
 
@@ -230,18 +230,18 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
 def test_a_batch_is_started_and_ended_by_no_simple_body(
     tmp_path: Path, registry: Registry, kind: str
 ) -> None:
-    async def test(asked: Asked) -> None:
-        given = {"input": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
-        began = (await asked.client.post(BATCHES, json=given)).json()
+    async def test(running: RunningApp) -> None:
+        given = {"inputs": f"{tmp_path}", "output": f"{tmp_path}/out/x", "model": "digits"}
+        began = (await running.client.post(BATCHES, json=given)).json()
         one = f"{BATCHES}/{began['id']}"
         simple = {"content-type": kind}
         for method, path in (("POST", BATCHES), ("POST", f"{one}/cancel"), ("DELETE", one)):
-            refused = await asked.client.request(method, path, content=b"{}", headers=simple)
+            refused = await running.client.request(method, path, content=b"{}", headers=simple)
             assert (refused.status_code, refused.json()["title"]) == (415, "Unsupported content")
-        untyped = await asked.client.post(BATCHES, content=b"{}")
+        untyped = await running.client.post(BATCHES, content=b"{}")
         assert untyped.status_code == 415
         assert "application/json" in untyped.json()["detail"]
-        assert (await asked.client.post(f"{one}/cancel")).status_code == 202  # as curl does it
+        assert (await running.client.post(f"{one}/cancel")).status_code == 202  # as curl does it
 
     places: dict[str, Any] = {
         "batch_inputs": (f"{tmp_path}",),
@@ -250,28 +250,28 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
     with_service(registry, test, **places)
 
 
-def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
+def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured(
     registry: Registry,
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
     given = {"authorization": f"Bearer {key}", "host": "vision.example.com"}
 
-    async def any_name(asked: Asked) -> None:
-        assert (await asked.client.get("/v1/models", headers=given)).status_code == 200
+    async def any_name(running: RunningApp) -> None:
+        assert (await running.client.get("/v1/models", headers=given)).status_code == 200
 
-    async def one_name(asked: Asked) -> None:
-        assert (await asked.client.get("/v1/models", headers=given)).status_code == 200
+    async def one_name(running: RunningApp) -> None:
+        assert (await running.client.get("/v1/models", headers=given)).status_code == 200
         other = {**given, "host": "evil.test"}
-        assert (await asked.client.get("/v1/models", headers=other)).status_code == 421
+        assert (await running.client.get("/v1/models", headers=other)).status_code == 421
 
     with_service(registry, any_name)
     with_service(registry, one_name, allow_hosts=("vision.example.com",))
 
 
-def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
+def test_only_browsers_are_asked_for_a_password(registry: Registry) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         html = {"accept": "text/html"}
         opened = {**html, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         part = {**html, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
@@ -283,12 +283,12 @@ def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
             (frame, False),
             ({}, False),
         ):
-            refused = await asked.client.get("/", headers=given)
+            refused = await running.client.get("/", headers=given)
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"].startswith("Basic") is asks, given
-        posted = await asked.client.post(PREDICT, headers=html)
+        posted = await running.client.post(PREDICT, headers=html)
         assert posted.headers["www-authenticate"] == "Bearer"
-        foreign = await asked.client.get(
+        foreign = await running.client.get(
             "/v1/models", auth=("any", key), headers={"sec-fetch-site": "cross-site"}
         )
         assert (foreign.status_code, foreign.json()["type"]) == (403, "/problems/crosssite")
@@ -305,8 +305,8 @@ SAFE = {
 }
 
 
-def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_every_response_has_the_security_headers(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         foreign = {"origin": "https://evil.test", "access-control-request-method": "POST"}
         ways: list[tuple[str, str, dict[str, str]]] = [
             *(("GET", path, {}) for path in ("/", "/docs", "/live", "/metrics", "/v1/models")),
@@ -318,17 +318,17 @@ def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
             ("PATCH", "/v1/batches", {}),
         ]
         for method, path, given in ways:
-            answer = await asked.client.request(method, path, headers=given)
+            response = await running.client.request(method, path, headers=given)
             for name, value in SAFE.items():
-                assert answer.headers.get_list(name) == [value], (path, name)
-            (policy,) = answer.headers.get_list("content-security-policy")
+                assert response.headers.get_list(name) == [value], (path, name)
+            (policy,) = response.headers.get_list("content-security-policy")
             assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; ")), path
-            assert not [name for name in answer.headers if name.startswith("access-control")]
-            (kept,) = answer.headers.get_list("cache-control")
+            assert not [name for name in response.headers if name.startswith("access-control")]
+            (kept,) = response.headers.get_list("cache-control")
             assert (kept == "no-store") is (path != "/docs/swagger-ui.css")
-        shipped = await asked.client.get("/docs/swagger-ui.css")
+        shipped = await running.client.get("/docs/swagger-ui.css")
         assert "sec-fetch-site" in shipped.headers["vary"]
-        assert (await asked.client.options("/v1/batches", headers=foreign)).status_code == 403
+        assert (await running.client.options("/v1/batches", headers=foreign)).status_code == 403
 
     with_service(registry, test)
 
@@ -353,9 +353,9 @@ def test_other_ways_to_speak_http_reach_nothing(registry: Registry) -> None:
 
 
 def _status(served: Served, head: bytes) -> int:
-    answer = served.say(head + b"\r\n")
-    assert b"secret" not in answer
-    return int(answer.split()[1])
+    response = served.say(head + b"\r\n")
+    assert b"secret" not in response
+    return int(response.split()[1])
 
 
 class _Loaded(HTMLParser):
@@ -386,9 +386,9 @@ def test_no_page_names_anything_elsewhere(registry: Registry) -> None:
         assert _foreign(file.read_text()) == [], file
         assert not re.search(r"['\"](https?:)?//\w", file.read_text()), file
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for path in ("/", "/docs"):
-            page = await asked.client.get(path)
+            page = await running.client.get(path)
             assert page.headers["content-type"] == "text/html; charset=utf-8"
             assert _foreign(page.text) == [], path
 

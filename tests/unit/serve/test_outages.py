@@ -1,4 +1,4 @@
-"""Registry and database locked, replaced, emptied, damaged and gone, as callers notice it."""
+"""Registry and database locked, replaced, emptied, damaged and missing, as callers see it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eagleray.core.errors import OutageError
+from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings
 from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import connect
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Launched
+from eagleray.serving.batches import LaunchedJob
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 pytestmark = pytest.mark.numerical
 
@@ -84,15 +85,24 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-async def status(asked: Asked, path: str = "/v1/models", **headers: str) -> int:
-    return (await asked.client.get(path, headers=headers)).status_code
+async def status(running: RunningApp, path: str = "/v1/models", **headers: str) -> int:
+    return (await running.client.get(path, headers=headers)).status_code
 
 
-async def becomes(asked: Asked, wanted: int, path: str = "/v1/models", **headers: str) -> None:
-    """Wait until a path is answered with a status."""
+async def becomes(
+    running: RunningApp, wanted: int, path: str = "/v1/models", **headers: str
+) -> None:
+    """Wait until the response of a path has a status."""
     async with asyncio.timeout(20):
-        while await status(asked, path, **headers) != wanted:
+        while await status(running, path, **headers) != wanted:
             await asyncio.sleep(0.02)
+
+
+async def stays(running: RunningApp, wanted: int) -> None:
+    """Check that a request without a key keeps getting a status."""
+    for _ in range(5):
+        assert await status(running) == wanted
+        await asyncio.sleep(0.1)
 
 
 def metric(text: bytes, name: str) -> float:
@@ -100,13 +110,13 @@ def metric(text: bytes, name: str) -> float:
     return sum(sample.value for one in families for sample in one.samples if sample.name == name)
 
 
-def names_no_place(answer: httpx.Response, registry: Registry) -> None:
-    """Check that an answer tells nobody where the service keeps things."""
+def hides_locations(response: httpx.Response, registry: Registry) -> None:
+    """Check that a response does not reveal locations of the service."""
     for secret in (str(registry.settings.home_folder), ".db", "sqlite", "EAGLERAY_"):
-        assert secret not in answer.text, answer.text
+        assert secret not in response.text, response.text
 
 
-# --- who is let in ------------------------------------------------------------------------------
+# --- access ------------------------------------------------------------------------------------
 
 
 def test_a_service_with_keys_stays_closed_when_the_last_application_goes(
@@ -115,39 +125,35 @@ def test_a_service_with_keys_stays_closed_when_the_last_application_goes(
     applications = applications_of(registry)
     key = applications.create("shop").key
 
-    async def test(asked: Asked) -> None:
-        assert await status(asked, **bearer(key)) == 200
+    async def test(running: RunningApp) -> None:
+        assert await status(running, **bearer(key)) == 200
         applications.delete("shop")
-        await becomes(asked, 401, **bearer(key))
-        for _ in range(5):
-            assert await status(asked) == 401
-            await asyncio.sleep(0.1)
+        await becomes(running, 401, **bearer(key))
+        await stays(running, 401)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_a_service_without_keys_demands_them_once_there_is_an_application(
+def test_a_service_without_keys_requires_them_once_there_is_an_application(
     registry: Registry,
 ) -> None:
-    async def test(asked: Asked) -> None:
-        assert await status(asked) == 200
+    async def test(running: RunningApp) -> None:
+        assert await status(running) == 200
         applications = applications_of(registry)
         key = applications.create("shop").key
-        await becomes(asked, 401)
-        assert await status(asked, **bearer(key)) == 200
+        await becomes(running, 401)
+        assert await status(running, **bearer(key)) == 200
         applications.delete("shop")
-        await becomes(asked, 401, **bearer(key))
-        for _ in range(5):
-            assert await status(asked) == 401
-            await asyncio.sleep(0.1)
+        await becomes(running, 401, **bearer(key))
+        await stays(running, 401)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_what_a_header_says_of_the_address_is_not_believed(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_an_address_in_a_header_is_not_trusted(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         for name in ("x-forwarded-for", "forwarded", "x-real-ip"):
-            assert await status(asked, **{name: "127.0.0.1"}) == 401
+            assert await status(running, **{name: "127.0.0.1"}) == 401
 
     with_service(registry, test, address=STRANGER)
 
@@ -164,56 +170,56 @@ def test_a_database_that_was_replaced_opens_nothing_and_is_not_made_again(
     kept = database.with_name("kept.db")
     other, stranger = new_database(tmp_path / "other")
 
-    async def test(asked: Asked) -> None:
-        assert await status(asked, **bearer(key)) == 200
+    async def test(running: RunningApp) -> None:
+        assert await status(running, **bearer(key)) == 200
         database.rename(kept)
         if how == "empty":
             database.touch()
         else:
             other.replace(database)
             await asyncio.sleep(0.3)
-            assert await status(asked, **bearer(stranger)) in (401, 503)
-        await becomes(asked, 503, **bearer(key))
-        assert await status(asked) == 401
-        refused = await asked.client.get("/ready", headers=bearer(key))
+            assert await status(running, **bearer(stranger)) in (401, 503)
+        await becomes(running, 503, **bearer(key))
+        assert await status(running) == 401
+        refused = await running.client.get("/ready", headers=bearer(key))
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
-        names_no_place(refused, registry)
-        assert "keys cannot be checked" in asked.service.waiting_for
-        assert metric(asked.service.telemetry.text(), "eagleray_keys_unchecked") == 1
+        hides_locations(refused, registry)
+        assert "keys cannot be checked" in running.service.unready_reasons
+        assert metric(running.service.telemetry.text(), "eagleray_keys_unchecked") == 1
         assert str(database) in caplog.text
         kept.replace(database)
-        await becomes(asked, 200, **bearer(key))
-        assert asked.service.waiting_for == []
+        await becomes(running, 200, **bearer(key))
+        assert running.service.unready_reasons == []
 
     with_service(registry, test, address=STRANGER)
 
 
-def test_a_keyless_service_whose_database_was_replaced_answers_nobody(
+def test_a_keyless_service_whose_database_was_replaced_refuses_everyone(
     registry: Registry, database: Path, tmp_path: Path
 ) -> None:
     other, _ = new_database(tmp_path / "other")
 
-    async def test(asked: Asked) -> None:
-        assert await status(asked) == 200
+    async def test(running: RunningApp) -> None:
+        assert await status(running) == 200
         other.replace(database)
-        await becomes(asked, 503)
+        await becomes(running, 503)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_a_database_that_is_gone_is_not_made_by_the_service(
+def test_a_missing_database_is_not_created_by_the_service(
     registry: Registry, database: Path
 ) -> None:
     key = applications_of(registry).create("shop").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         database.unlink()
-        await asked.until(
-            lambda: "eagleray_watch_faults_total" in asked.service.telemetry.text().decode()
+        await running.until(
+            lambda: "eagleray_watch_faults_total" in running.service.telemetry.text().decode()
         )
-        await asked.client.get("/v1/models/digits", headers=bearer(key))
-        answered = await asked.client.post(PREDICT, content=IMAGE, headers=bearer(key))
+        await running.client.get("/v1/models/digits", headers=bearer(key))
+        answered = await running.client.post(PREDICT, content=IMAGE, headers=bearer(key))
         assert answered.status_code == 200  # by what it last knew
         assert not database.exists()
 
@@ -221,7 +227,7 @@ def test_a_database_that_is_gone_is_not_made_by_the_service(
     assert not database.exists()
 
 
-def test_a_database_put_back_to_an_earlier_state_revives_no_key(
+def test_a_database_restored_to_an_earlier_state_revives_no_key(
     registry: Registry, database: Path
 ) -> None:
     applications = applications_of(registry)
@@ -230,15 +236,15 @@ def test_a_database_put_back_to_an_earlier_state_revives_no_key(
     earlier = database.read_bytes()
     applications.revoke("shop", key[:11])
 
-    async def test(asked: Asked) -> None:
-        assert await status(asked, **bearer(key)) == 401
+    async def test(running: RunningApp) -> None:
+        assert await status(running, **bearer(key)) == 401
         database.write_bytes(earlier)
-        await becomes(asked, 503, **bearer(key))
+        await becomes(running, 503, **bearer(key))
 
     with_service(registry, test, address=STRANGER)
 
 
-# --- the watching -------------------------------------------------------------------------------
+# --- watching registry and database ------------------------------------------------------------
 
 
 def test_a_damaged_row_costs_that_row_alone(
@@ -247,65 +253,65 @@ def test_a_damaged_row_costs_that_row_alone(
     applications = applications_of(registry)
     good, bad, gone = (applications.create(name).key for name in ("good", "bad", "gone"))
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for key in (good, bad, gone):
-            assert await status(asked, **bearer(key)) == 200
+            assert await status(running, **bearer(key)) == 200
         change(database, "UPDATE api_keys SET expires = 'soon' WHERE application = 'bad'")
         change(database, "UPDATE applications SET created = '?' WHERE name = 'bad'")
         change(database, "INSERT INTO pins VALUES ('nobody', 'digits', '1')")
         applications.revoke("gone", gone[:11])
-        await becomes(asked, 401, **bearer(gone))
-        await becomes(asked, 401, **bearer(bad))
-        assert await status(asked, **bearer(good)) == 200
-        assert "of table api_keys is left out" in caplog.text
-        assert asked.service.waiting_for == []
+        await becomes(running, 401, **bearer(gone))
+        await becomes(running, 401, **bearer(bad))
+        assert await status(running, **bearer(good)) == 200
+        assert "of table api_keys is skipped" in caplog.text
+        assert running.service.unready_reasons == []
 
     with_service(registry, test, address=STRANGER)
 
 
-def test_what_the_registry_suffers_keeps_no_revoked_key_valid(
+def test_an_outage_of_the_registry_keeps_no_revoked_key_valid(
     registry: Registry, store: Path
 ) -> None:
     applications = applications_of(registry)
     key, other = applications.create("shop").key, applications.create("other").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         with locked(store):
             applications.revoke("shop", key[:11])
-            await becomes(asked, 401, **bearer(key))
-            answered = await asked.client.post(PREDICT, content=IMAGE, headers=bearer(other))
+            await becomes(running, 401, **bearer(key))
+            answered = await running.client.post(PREDICT, content=IMAGE, headers=bearer(other))
             assert answered.status_code == 200
 
     with_service(registry, test, address=STRANGER)
 
 
-def test_a_fault_of_any_kind_ends_no_watching(
+def test_no_error_ends_the_watching(
     registry: Registry, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     statement = "UPDATE registered_model_aliases SET version = ?"
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         change(store, statement, "soon")  # no number, so nothing that we expect
-        await asked.until(lambda: "ValueError" in caplog.text)
+        await running.until(lambda: "ValueError" in caplog.text)
         await asyncio.sleep(0.5)
         assert caplog.text.count("the registry cannot be read") == 1
-        assert metric(asked.service.telemetry.text(), "eagleray_watch_faults_total") > 1
-        assert (await asked.client.post(PREDICT, content=IMAGE)).status_code == 200
+        assert metric(running.service.telemetry.text(), "eagleray_watch_faults_total") > 1
+        assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         change(store, statement, "1")
-        await asked.until(lambda: "answers again" in caplog.text)
+        await running.until(lambda: "answers again" in caplog.text)
         registry.set_alias("digits", "candidate", 1)
-        await asked.until(lambda: "candidate" in asked.service.snapshot.aliases["digits"])
+        await running.until(lambda: "candidate" in running.service.snapshot.aliases["digits"])
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
 def test_a_registry_that_was_replaced_is_read_anew(registry: Registry, store: Path) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         copy = store.with_name("copy.db")
         copy.write_bytes(store.read_bytes())
         change(copy, "UPDATE registered_model_aliases SET alias = 'candidate'")
         copy.replace(store)
-        await asked.until(lambda: "candidate" in asked.service.snapshot.aliases["digits"])
+        await running.until(lambda: "candidate" in running.service.snapshot.aliases["digits"])
 
     with_service(registry, test, address=NEIGHBOUR)
 
@@ -315,35 +321,35 @@ def test_an_empty_registry_in_the_place_of_another_takes_no_model_away(
 ) -> None:
     empty = prepare_home(tmp_path / "other") / "mlflow.db"
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         kept = store.rename(store.with_name("kept.db"))
-        await asked.until(lambda: "no MLflow database" in caplog.text)
+        await running.until(lambda: "no MLflow database" in caplog.text)
         assert not store.exists()  # reading makes none
         empty.rename(store)
-        await asked.until(lambda: "replaced by an empty one" in caplog.text)
-        assert (await asked.client.post(PREDICT, content=IMAGE)).status_code == 200
+        await running.until(lambda: "replaced by an empty one" in caplog.text)
+        assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         kept.replace(store)
-        await asked.until(lambda: "answers again" in caplog.text)
+        await running.until(lambda: "answers again" in caplog.text)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_keys_are_not_accepted_once_they_are_too_long_unchecked(
+def test_keys_are_not_accepted_after_too_long_without_the_database(
     registry: Registry, database: Path
 ) -> None:
     key = applications_of(registry).create("shop").key
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         with locked(database):
-            await becomes(asked, 503, **bearer(key))
-            refused = await asked.client.post(PREDICT, content=IMAGE, headers=bearer(key))
+            await becomes(running, 503, **bearer(key))
+            refused = await running.client.post(PREDICT, content=IMAGE, headers=bearer(key))
             assert (refused.status_code, refused.json()["type"]) == (503, "/problems/outage")
             assert refused.json()["detail"] == "Keys cannot be checked now; try again later."
-            assert await status(asked) == 401
-            assert await status(asked, "/live") == 200
-            assert asked.service.waiting_for == ["keys cannot be checked"]
-            assert metric(asked.service.telemetry.text(), "eagleray_keys_age_seconds") > 1
-        await becomes(asked, 200, **bearer(key))
+            assert await status(running) == 401
+            assert await status(running, "/live") == 200
+            assert running.service.unready_reasons == ["keys cannot be checked"]
+            assert metric(running.service.telemetry.text(), "eagleray_keys_age_seconds") > 1
+        await becomes(running, 200, **bearer(key))
 
     with_service(registry, test, address=STRANGER, max_snapshot_age_s=1.0)
 
@@ -351,24 +357,24 @@ def test_keys_are_not_accepted_once_they_are_too_long_unchecked(
 # --- bounded waits ------------------------------------------------------------------------------
 
 
-def test_a_locked_database_stops_nobody_but_those_who_ask_it(
+def test_a_locked_database_holds_up_only_requests_that_need_it(
     registry: Registry, database: Path
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         with locked(database):
             began = time.monotonic()
             described = [
-                asyncio.create_task(asked.client.get("/v1/models/digits")) for _ in range(60)
+                asyncio.create_task(running.client.get("/v1/models/digits")) for _ in range(60)
             ]
             await asyncio.sleep(0.3)
             others = asyncio.get_running_loop().run_in_executor(None, time.monotonic)
             assert await asyncio.wait_for(others, 1) - began < 1  # the common threads are free
             asked_at = time.monotonic()
-            assert (await asked.client.post(PREDICT, content=IMAGE)).status_code == 200
-            assert (await asked.client.get("/metrics")).status_code == 200
+            assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
+            assert (await running.client.get("/metrics")).status_code == 200
             assert time.monotonic() - asked_at < 2
-            for answer in await asyncio.gather(*described):
-                assert answer.json()["usage"] is None
+            for response in await asyncio.gather(*described):
+                assert response.json()["usage"] is None
             assert time.monotonic() - began < 8
 
     with_service(registry, test, address=NEIGHBOUR)
@@ -377,39 +383,39 @@ def test_a_locked_database_stops_nobody_but_those_who_ask_it(
 def test_a_locked_registry_is_503_in_time_and_at_once_when_many_ask(
     registry: Registry, store: Path
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         with locked(store):
             began = time.monotonic()
             waiting = [
-                asyncio.create_task(asked.client.get("/v1/models/digits/versions"))
+                asyncio.create_task(running.client.get("/v1/models/digits/versions"))
                 for _ in range(60)
             ]
             first, _ = await asyncio.wait(waiting, timeout=1)
             assert len(first) == 40  # 4 work, 16 wait
-            answers = await asyncio.gather(*waiting)
+            responses = await asyncio.gather(*waiting)
             assert time.monotonic() - began < 8
-            for answer in answers:
-                assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outage")
-                assert int(answer.headers["retry-after"]) >= 1
-                names_no_place(answer, registry)
-            assert (await asked.client.post(PREDICT, content=IMAGE)).status_code == 200
-        await becomes(asked, 200, "/v1/models/digits/versions")
+            for response in responses:
+                assert (response.status_code, response.json()["type"]) == (503, "/problems/outage")
+                assert int(response.headers["retry-after"]) >= 1
+                hides_locations(response, registry)
+            assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
+        await becomes(running, 200, "/v1/models/digits/versions")
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-# --- what callers are told ----------------------------------------------------------------------
+# --- what callers see --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/models/digits/versions", "/v2/models/digits"])
-def test_a_registry_that_is_gone_is_503_without_its_place(
+def test_a_missing_registry_is_503_without_its_location(
     registry: Registry, store: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         store.unlink()
-        refused = await asked.client.get(path)
+        refused = await running.client.get(path)
         assert refused.status_code == 503
-        names_no_place(refused, registry)
+        hides_locations(refused, registry)
         assert str(store) in caplog.text
         assert not store.exists()
 
@@ -417,7 +423,7 @@ def test_a_registry_that_is_gone_is_503_without_its_place(
 
 
 @pytest.mark.parametrize("how", ["altered", "gone"])
-def test_a_damaged_package_is_told_without_its_place(
+def test_a_damaged_package_is_reported_without_its_location(
     registry: Registry, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(registry.get("digits", version=1).source)
@@ -427,13 +433,13 @@ def test_a_damaged_package_is_told_without_its_place(
         else:
             file.write_bytes(b"{}")
 
-    async def test(asked: Asked) -> None:
-        asked_for = [asked.client.post(PREDICT, content=IMAGE), asked.client.get("/ready")]
+    async def test(running: RunningApp) -> None:
+        asked_for = [running.client.post(PREDICT, content=IMAGE), running.client.get("/ready")]
         for refused in await asyncio.gather(*asked_for):
             assert refused.status_code == 503
-            names_no_place(refused, registry)
-        described = await asked.client.get("/v1/models/digits")
-        names_no_place(described, registry)
+            hides_locations(refused, registry)
+        described = await running.client.get("/v1/models/digits")
+        hides_locations(described, registry)
         assert described.json()["roles"][0]["fault"].endswith("the service's log says why.")
         assert str(folder) in caplog.text
 
@@ -442,7 +448,7 @@ def test_a_damaged_package_is_told_without_its_place(
 
 def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
-    with pytest.raises(OutageError, match="There is no database"):
+    with pytest.raises(OutageError, match="no longer exists"):
         known_database(settings, "of another").read_identity()
     assert not (tmp_path / "home").exists()
     made = open_database(settings)
@@ -450,19 +456,19 @@ def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path
     assert known.read_identity() == made.read_identity()
 
 
-def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
+def test_a_failed_batch_names_only_the_locations_of_its_caller(
     registry: Registry, tmp_path: Path
 ) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out" / "x"
     photos.mkdir()
     words = f"No image in {photos}/a; sqlite:////srv/hidden/mlflow.db and /srv/hidden/b are away."
 
-    async def test(asked: Asked) -> None:
-        body = {"input": str(photos), "output": str(output), "model": "digits"}
-        started = (await asked.client.post("/v1/batches", json=body)).json()
-        (run,) = asked.launcher.runs
-        asked.launcher.runs[run] = Launched("failed", words)
-        found = (await asked.client.get(f"/v1/batches/{started['id']}")).json()
+    async def test(running: RunningApp) -> None:
+        body = {"inputs": str(photos), "output": str(output), "model": "digits"}
+        started = (await running.client.post("/v1/batches", json=body)).json()
+        (run,) = running.launcher.runs
+        running.launcher.runs[run] = LaunchedJob(JobState.FAILED, words)
+        found = (await running.client.get(f"/v1/batches/{started['id']}")).json()
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."
 
@@ -474,7 +480,7 @@ def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_a_postgresql_that_does_not_answer_is_said_in_seconds(
+def test_a_postgresql_that_does_not_answer_is_reported_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
 ) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")

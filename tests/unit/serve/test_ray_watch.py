@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eagleray.serve.ray_watch import OwnRay, watched_ray
+from eagleray.serve.ray_watch import RayProcesses, watch_ray
 
 _SECONDS = 20
 
@@ -23,16 +23,16 @@ def raylet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_who_waits_for_a_ray_that_has_ended_is_told_that_he_is_stuck(
+def test_a_block_that_waits_for_an_ended_ray_is_reported_as_stuck(
     raylet: subprocess.Popen[bytes],
 ) -> None:
     heard: list[str] = []
     stuck = threading.Event()
 
-    def ended(_: OwnRay, what: str) -> None:
+    def ended(_: RayProcesses, what: str) -> None:
         heard.append(what)
 
-    with watched_ray(ended, stuck.set, seconds_to_leave=0.1) as own:
+    with watch_ray(ended, stuck.set, seconds_to_leave=0.1) as own:
         assert own.ended() is None
         raylet.kill()
         assert stuck.wait(_SECONDS)
@@ -40,9 +40,9 @@ def test_who_waits_for_a_ray_that_has_ended_is_told_that_he_is_stuck(
     assert heard == ["Ray's node manager"]
 
 
-def test_who_leaves_in_time_is_not(raylet: subprocess.Popen[bytes]) -> None:
+def test_a_block_that_is_left_in_time_is_not_reported(raylet: subprocess.Popen[bytes]) -> None:
     ended, stuck = threading.Event(), threading.Event()
-    with watched_ray(lambda *_: ended.set(), stuck.set, seconds_to_leave=600):
+    with watch_ray(lambda *_: ended.set(), stuck.set, seconds_to_leave=600):
         raylet.kill()
         assert ended.wait(_SECONDS)
     assert not stuck.is_set()

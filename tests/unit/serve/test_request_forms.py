@@ -20,10 +20,10 @@ from eagleray import AsyncClient, Client
 from eagleray.core.errors import InputError, Reason
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.registry import Registry
-from eagleray.serving.image_text import image_of_text
+from eagleray.serving.image_text import decode_image_text
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png, small_package
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 PREDICT, INVOCATIONS = "/v1/models/digits/predict", "/v1/models/digits/invocations"
 INFER = "/v2/models/digits/infer"
@@ -118,20 +118,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         PREDICT,
         {"content": gzip.compress(IMAGE), "headers": {"content-encoding": "gzip"}},
         415,
-        "compressed body is not taken",
+        "compressed body is not supported",
     ),
     "an empty text": (PREDICT, {"json": {"image": ""}}, 400, "empty"),
     "an attribute that is a list": (
         PREDICT,
         {"json": {"image": {"base64": TEXT, "attributes": {"age": [41]}}}},
         400,
-        "image.attributes.age: an attribute is a text, a number",
+        "image.attributes.age: an attribute is a string, a number",
     ),
     "attributes that are a list": (
         PREDICT,
         {"json": {"image": {"base64": TEXT, "attributes": [41]}}},
         400,
-        "image.attributes: Input should be an object",
+        "image.attributes must be an object",
     ),
     "a parameter twice": (
         PREDICT + "?top_k=2&top_k=3",
@@ -141,8 +141,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     ),
     "null": (PREDICT, {"json": {"image": None}}, 400, "one of image and images"),
     "nulls": (PREDICT, {"json": {"images": [None]}}, 400, "images.0: an image is a text"),
-    "a number": (PREDICT, {"json": {"image": 3}}, 400, "an image is a text in base64"),
-    "a list": (PREDICT, {"json": {"image": [TEXT]}}, 400, "an image is a text in base64"),
+    "a number": (PREDICT, {"json": {"image": 3}}, 400, "an image is a string in base64"),
+    "a list": (PREDICT, {"json": {"image": [TEXT]}}, 400, "an image is a string in base64"),
     "lists in a list": (PREDICT, {"json": {"images": [[TEXT]]}}, 400, "images.0"),
     "a body that is a list": (PREDICT, {"json": [TEXT]}, 400, "is an object, as in"),
     "a body that is a text": (PREDICT, {"json": TEXT}, 400, "is an object, as in"),
@@ -236,24 +236,24 @@ _INTERNAL = re.compile(r"\s--[a-z]|Error\b|[a-z][A-Z][a-z]+In|pydantic|dictionar
 
 
 @pytest.fixture(scope="module")
-def answers(registry: Registry) -> dict[str, Any]:
+def responses(registry: Registry) -> dict[str, Any]:
     found = {}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         refused = {name: (path, body) for name, (path, body, *_) in REFUSED.items()}
         for name, (path, body) in (READ | refused).items():
-            found[name] = await asked.client.post(path, **body)
-        found["in pieces"] = await asked.client.post(PREDICT, content=pieces())
+            found[name] = await running.client.post(path, **body)
+        found["in pieces"] = await running.client.post(PREDICT, content=pieces())
 
     with_service(registry, test)
     return found
 
 
 @pytest.mark.parametrize("name", [*READ, "in pieces"])
-def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], name: str) -> None:
-    expected = answers["image/jpg"].json()["results"][0]
-    assert answers[name].status_code == 200, answers[name].text
-    body = answers[name].json()
+def test_an_image_is_read_in_whatever_form_it_comes(responses: dict[str, Any], name: str) -> None:
+    expected = responses["image/jpg"].json()["results"][0]
+    assert responses[name].status_code == 200, responses[name].text
+    body = responses[name].json()
     if "outputs" in body:
         tensors = {item["name"]: item["data"] for item in body["outputs"]}
         assert tensors["label"] == [expected["label"]]
@@ -265,24 +265,24 @@ def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], nam
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_none_is_refused_in_a_sentence_for_callers(
-    answers: dict[str, Any], name: str
+def test_invalid_images_are_refused_in_a_sentence_for_callers(
+    responses: dict[str, Any], name: str
 ) -> None:
     _, _, status, words = REFUSED[name]
-    answer = answers[name]
-    assert answer.status_code == status, answer.text
-    detail = answer.json()["detail"]
+    response = responses[name]
+    assert response.status_code == status, response.text
+    detail = response.json()["detail"]
     assert words in detail
     assert not _INTERNAL.search(detail), detail
 
 
-def test_files_under_one_name_and_several_are_answered_in_order(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_files_under_one_name_and_several_are_predicted_in_order(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         files = [("a", ("x.png", golden_png(n))) for n in (1, 2)]
         files += [("b", ("x.png", golden_png(3))), ("a", ("y.png", b"no image"))]
-        results = (await asked.client.post(PREDICT, files=files)).json()["results"]
+        results = (await running.client.post(PREDICT, files=files)).json()["results"]
         alone = [
-            (await asked.client.post(PREDICT, content=golden_png(n))).json()["results"][0]
+            (await running.client.post(PREDICT, content=golden_png(n))).json()["results"][0]
             for n in (1, 2, 3)
         ]
         assert [item["label"] for item in results[:3]] == [item["label"] for item in alone]
@@ -291,11 +291,11 @@ def test_files_under_one_name_and_several_are_answered_in_order(registry: Regist
     with_service(registry, test)
 
 
-def test_what_is_asked_besides_is_obeyed_wherever_it_stands(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_parameters_apply_wherever_they_are_sent(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         async def listed(path: str, **body: Any) -> int:
-            answer = (await asked.client.post(path, **body)).json()
-            return len((answer.get("results") or answer["predictions"])[0]["top"])
+            response = (await running.client.post(path, **body)).json()
+            return len((response.get("results") or response["predictions"])[0]["top"])
 
         by_form = form(part('name="image"; filename="a"', IMAGE), part('name="top_k"', b"2"))
         assert await listed(PREDICT, **by_form) == 2
@@ -315,13 +315,13 @@ def test_base64_is_read_with_any_padding_and_alphabet(length: int) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         text = encode(data).decode()
         for written in (text, text.rstrip("="), f" {text}\n", f"{text[:4]}\r\n\t{text[4:]}"):
-            assert image_of_text(written) == data
+            assert decode_image_text(written) == data
 
 
 @pytest.mark.parametrize("text", ["a", "abc d", "ab=c", "äbcd", "data:;base64,a", "abc!"])
-def test_what_is_no_base64_is_never_read_as_other_bytes(text: str) -> None:
+def test_invalid_base64_is_never_decoded_to_other_bytes(text: str) -> None:
     with pytest.raises(InputError):
-        image_of_text(text)
+        decode_image_text(text)
 
 
 # --- in Python ------------------------------------------------------------------------------------
@@ -370,7 +370,9 @@ def test_predictor_and_client_take_files_in_every_form(
     assert alone == [expected.prediction.label] * 2
 
 
-def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, file: Path) -> None:
+def test_predictor_and_client_say_which_images_they_accept(
+    predictor: Predictor, file: Path
+) -> None:
     decoded = Image.open(file)
     predict_all: Any = predictor.predict  # what it is given here are no images
     with Client("http://127.0.0.1:1") as client:
@@ -395,7 +397,7 @@ def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, f
                     several(single)
 
 
-def test_no_images_have_no_results_and_nobody_is_asked(predictor: Predictor) -> None:
+def test_no_images_have_no_results_without_a_request(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
     with Client("http://127.0.0.1:1") as client:
         assert client.predict_many("digits", []) == []
@@ -426,7 +428,7 @@ def test_a_client_sends_a_data_url_as_the_image_that_it_is(served: Served) -> No
         assert client.predict("digits", DATA_URL) == client.predict("digits", IMAGE)
 
 
-def test_a_predictor_with_threads_says_it_too() -> None:
+def test_a_predictor_with_threads_refuses_them_too() -> None:
     predictor = Predictor(small_package(), compile_mode="never", decode_threads=2)
     with pytest.raises(TypeError, match="not a NoneType"):
         predictor.predict([IMAGE, None])  # type: ignore[list-item]

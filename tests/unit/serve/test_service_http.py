@@ -28,8 +28,8 @@ from eagleray.tasks.outcome import Outcome
 from tests.support.images import encode, photo
 from tests.support.models import golden_png
 from tests.support.serving import (
-    Asked,
     CallContext,
+    RunningApp,
     add_versions,
     grpc_call,
     registry_with,
@@ -66,35 +66,35 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
+def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
     options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
     assert expected is not None
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for way in WAYS.values():
-            answer = (await asked.client.post(PREDICT, **way)).json()
-            (result,) = answer["results"]
+            response = (await running.client.post(PREDICT, **way)).json()
+            (result,) = response["results"]
             assert result["label"] == expected.label
             assert result["score"] == pytest.approx(expected.score, abs=max(TOLERANCE.values()))
             assert (result["width"], result["height"]) == (40, 40)
             assert result["top"][0]["label"] == expected.label
-            assert (answer["version"], answer["via"]) == (1, "default")
-            assert answer["contract_digest"] == package.contract.digest
-            assert answer["package_digest"] == package.digest
-            assert answer["timings"]["total_ms"] > 0
+            assert (response["version"], response["via"]) == (1, "default")
+            assert response["contract_digest"] == package.contract.digest
+            assert response["package_digest"] == package.digest
+            assert response["timings"]["total_ms"] > 0
 
     with_service(registry, test)
 
 
 def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         images = [golden_png(1), b"no image", golden_png(2), encode(photo())[:200]]
         files = [("image", (f"{n}.png", content)) for n, content in enumerate(images)]
-        by_form = (await asked.client.post(PREDICT, files=files)).json()["results"]
+        by_form = (await running.client.post(PREDICT, files=files)).json()["results"]
         body = {"images": [{"base64": base64.b64encode(item).decode()} for item in images]}
-        by_json = (await asked.client.post(PREDICT, json=body)).json()["results"]
+        by_json = (await running.client.post(PREDICT, json=body)).json()["results"]
         assert by_form == by_json
         assert [item["status"] for item in by_form] == ["ok", "failed", "ok", "failed"]
         assert [item["reason"] for item in by_form[1::2]] == ["not_an_image", "truncated"]
@@ -102,16 +102,16 @@ def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
     with_service(registry, test)
 
 
-def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_parameters_are_in_the_query_or_the_body(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         query: dict[str, str | int] = {"top_k": 2, "version": "2"}
-        answer = (await asked.client.post(PREDICT, params=query, content=IMAGE)).json()
-        assert (answer["version"], answer["via"]) == (2, "asked")
-        assert len(answer["results"][0]["top"]) == 2
+        response = (await running.client.post(PREDICT, params=query, content=IMAGE)).json()
+        assert (response["version"], response["via"]) == (2, "requested")
+        assert len(response["results"][0]["top"]) == 2
         body = {"image": {"base64": TEXT}, "top_k": 3, "version": 2, "threshold": 0.99}
-        answer = (await asked.client.post(PREDICT, params=query, json=body)).json()
-        assert answer["version"] == 2
-        assert answer["results"][0]["top"] == []
+        response = (await running.client.post(PREDICT, params=query, json=body)).json()
+        assert response["version"] == 2
+        assert response["results"][0]["top"] == []
 
     with_service(registry, test)
 
@@ -148,10 +148,10 @@ def refused(registry: Registry) -> list[Any]:
     """Ask all of it of one service."""
     found = []
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for path, body, *_ in REFUSALS:
-            found.append(await asked.client.post(path, **body))
-        good = await asked.client.post(PREDICT, content=IMAGE)
+            found.append(await running.client.post(path, **body))
+        good = await running.client.post(PREDICT, content=IMAGE)
         assert good.status_code == 200, good.text
 
     with_service(registry, test, max_images=4, max_body_mb=1)
@@ -159,20 +159,20 @@ def refused(registry: Registry) -> list[Any]:
 
 
 @pytest.mark.parametrize("number", range(len(REFUSALS)))
-def test_what_is_refused_is_a_problem_document(refused: list[Any], number: int) -> None:
+def test_refusals_are_problem_documents(refused: list[Any], number: int) -> None:
     _, _, status, kind, reason = REFUSALS[number]
-    answer = refused[number]
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    problem = answer.json()
-    assert (answer.status_code, problem["type"]) == (status, f"/problems/{kind}"), problem
+    response = refused[number]
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (status, f"/problems/{kind}"), problem
     assert problem["status"] == status
     assert problem.get("reason") == reason
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    assert "Traceback" not in answer.text
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
 
 
-def test_a_version_that_is_not_there_says_so(refused: list[Any]) -> None:
-    texts = [answer.json()["detail"] for answer in refused]
+def test_a_missing_version_is_reported(refused: list[Any]) -> None:
+    texts = [response.json()["detail"] for response in refused]
     assert any("has no version 9" in text for text in texts)
     assert any("Nearest: digits" in text for text in texts)
 
@@ -182,9 +182,9 @@ def test_a_promotion_and_a_rollback_reach_the_service_without_restart(
 ) -> None:
     add_versions(own_registry, "digits", 1)
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def serving() -> int:
-            return int((await asked.client.post(PREDICT, content=IMAGE)).json()["version"])
+            return int((await running.client.post(PREDICT, content=IMAGE)).json()["version"])
 
         assert await serving() == 1
         for version in (2, 1):
@@ -192,7 +192,7 @@ def test_a_promotion_and_a_rollback_reach_the_service_without_restart(
             async with asyncio.timeout(20):
                 while await serving() != version:
                     await asyncio.sleep(0.01)
-        described = (await asked.client.get("/v1/models/digits")).json()
+        described = (await running.client.get("/v1/models/digits")).json()
         assert described["serving"] == 1
         assert [item["serving"] for item in described["roles"]] == [1]
 
@@ -209,43 +209,45 @@ def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> 
         "digits", canary="3", canary_share=0.5, shadow="2", shadow_share=1.0
     )
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def version(key: str, request_id: str) -> int:
             headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
-            answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
-            assert answer.headers["x-request-id"] == request_id
-            return int(answer.json()["version"])
+            response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+            assert response.headers["x-request-id"] == request_id
+            return int(response.json()["version"])
 
         assert {await version(shop, f"r{number}") for number in range(20)} == {2}
         mixed = [await version(web, f"r{number}") for number in range(40)]
         assert set(mixed) == {1, 3}
         assert mixed == [await version(web, f"r{number}") for number in range(40)]
-        tally = asked.service.shadows["digits"]
-        await asked.until(lambda: tally.same + tally.different > 0)
-        shadow = await asked.client.get("/v1/models/digits/shadow", headers={"x-api-key": web})
+        comparisons = running.service.shadows.comparisons
+        await running.until(lambda: "digits" in comparisons)
+        found = comparisons["digits"]
+        await running.until(lambda: found.same + found.different > 0)
+        shadow = await running.client.get("/v1/models/digits/shadow", headers={"x-api-key": web})
         assert shadow.json()["same"] + shadow.json()["different"] > 0
 
     with_service(own_registry, test)
 
 
-def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -> None:
+def test_everything_but_liveness_requires_a_key(own_registry: Registry) -> None:
     made = Applications(own_registry.history.database, who="tester").create("shop")
 
-    async def test(asked: Asked) -> None:
-        paths = asked.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
+    async def test(running: RunningApp) -> None:
+        paths = running.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
         for path, methods in paths.items():
             for method in methods:
                 url = path.replace("{name}", "digits").replace("{version}", "1")
-                answer = await asked.client.request(method, url)
+                response = await running.client.request(method, url)
                 open_to_all = path in ("/live", "/v2/health/live")
-                assert answer.status_code == (200 if open_to_all else 401), path
+                assert response.status_code == (200 if open_to_all else 401), path
         for headers in (
             {"authorization": f"Bearer {made.key}"},
             {"x-api-key": made.key},
             {"authorization": "Basic " + base64.b64encode(f"shop:{made.key}".encode()).decode()},
         ):
-            assert (await asked.client.get("/v1/models", headers=headers)).status_code == 200
-        refused = await asked.client.get("/v1/models", headers={"authorization": "Bearer wrong"})
+            assert (await running.client.get("/v1/models", headers=headers)).status_code == 200
+        refused = await running.client.get("/v1/models", headers={"authorization": "Bearer wrong"})
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
 
@@ -253,10 +255,10 @@ def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -
 
 
 def test_without_keys_other_machines_are_refused(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
-        answer = await asked.client.post(PREDICT, content=IMAGE)
-        assert answer.status_code == 401
-        assert "eagleray apps create NAME" in answer.json()["detail"]
+    async def test(running: RunningApp) -> None:
+        response = await running.client.post(PREDICT, content=IMAGE)
+        assert response.status_code == 401
+        assert "eagleray apps create NAME" in response.json()["detail"]
 
     with_service(registry, test, address="192.0.2.7")
 
@@ -266,12 +268,14 @@ def test_a_quota_that_is_used_up_is_429_with_a_time_to_come_again(own_registry: 
         "shop", images_per_second=0.5
     )
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         headers = {"authorization": f"Bearer {made.key}"}
-        assert (await asked.client.post(PREDICT, content=IMAGE, headers=headers)).status_code == 200
-        answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
-        assert answer.status_code == 429
-        assert int(answer.headers["retry-after"]) >= 1
+        assert (
+            await running.client.post(PREDICT, content=IMAGE, headers=headers)
+        ).status_code == 200
+        response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
 
     with_service(own_registry, test)
 
@@ -297,43 +301,43 @@ def test_a_full_service_refuses_before_it_reads_the_body(registry: Registry) -> 
         read.append(1)
         yield IMAGE
 
-    async def test(asked: Asked) -> None:
-        lanes, held = asked.service.lanes, Held()
+    async def test(running: RunningApp) -> None:
+        workers, held = running.service.workers, Held()
 
         async def wait() -> None:
-            await lanes.answer(held, None, pixels=0, deadline=time.monotonic() + 20)
+            await workers.predict(held, None, pixels=0, deadline=time.monotonic() + 20)
 
         waiting = [asyncio.create_task(wait())]
-        await asked.until(lambda: lanes.num_busy == 1)
+        await running.until(lambda: workers.num_busy == 1)
         waiting.append(asyncio.create_task(wait()))
-        await asked.until(lambda: lanes.num_queued == 1)
-        answer = await asked.client.post(PREDICT, content=body())
-        assert (answer.status_code, read) == (429, [])
-        assert int(answer.headers["retry-after"]) >= 1
-        assert (await asked.client.get("/ready")).status_code == 200
+        await running.until(lambda: workers.num_queued == 1)
+        response = await running.client.post(PREDICT, content=body())
+        assert (response.status_code, read) == (429, [])
+        assert int(response.headers["retry-after"]) >= 1
+        assert (await running.client.get("/ready")).status_code == 200
         held.go.set()
         await asyncio.gather(*waiting)
-        answer = await asked.client.post(PREDICT, content=body())
-        assert answer.status_code == 200
-        assert 1 <= int(answer.headers["x-eagleray-room"]) <= 2
+        response = await running.client.post(PREDICT, content=body())
+        assert response.status_code == 200
+        assert 1 <= int(response.headers["x-eagleray-capacity"]) <= 2
 
-    with_service(registry, test, lanes=1, max_queued=1, batch_images=1)
+    with_service(registry, test, worker_threads=1, max_queued=1, max_batch_images=1)
 
 
 def test_health_and_metrics(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
-        assert (await asked.client.get("/live")).json() == {"live": True}
-        assert (await asked.client.get("/ready")).json() == {"ready": True}
-        await asked.client.post(PREDICT, content=IMAGE)
-        await asked.client.post(PREDICT, content=b"no image")
-        text = (await asked.client.get("/metrics")).text
-        labels = 'application="nobody",model="digits"'
+    async def test(running: RunningApp) -> None:
+        assert (await running.client.get("/live")).json() == {"live": True}
+        assert (await running.client.get("/ready")).json() == {"ready": True}
+        await running.client.post(PREDICT, content=IMAGE)
+        await running.client.post(PREDICT, content=b"no image")
+        text = (await running.client.get("/metrics")).text
+        labels = 'application="anonymous",model="digits"'
         assert f'eagleray_requests_total{{{labels},status="200",version="1"}} 1.0' in text
         assert f'eagleray_images_total{{{labels},result="not_an_image",version="1"}} 1.0' in text
         assert 'eagleray_stage_seconds_count{model="digits",stage="forward"} 1.0' in text
         # HAProxy says with a request how many it has refused since the last one.
         refused = {"x-eagleray-refused": "40"}
-        text = (await asked.client.get("/metrics", headers=refused)).text
+        text = (await running.client.get("/metrics", headers=refused)).text
         assert 'eagleray_rejections_total{kind="full"} 40.0' in text
 
     with_service(registry, test)
@@ -348,15 +352,17 @@ def test_mlflows_interface_takes_each_of_its_forms(registry: Registry) -> None:
         {"dataframe_records": [{"image": TEXT}]},
     ]
 
-    async def test(asked: Asked) -> None:
-        answers = [(await asked.client.post("/invocations", json=form)).json() for form in forms]
-        assert all(answer == answers[0] for answer in answers)
-        assert answers[0]["predictions"][0]["status"] == "ok"
+    async def test(running: RunningApp) -> None:
+        responses = [
+            (await running.client.post("/invocations", json=form)).json() for form in forms
+        ]
+        assert all(response == responses[0] for response in responses)
+        assert responses[0]["predictions"][0]["status"] == "ok"
         table = {"dataframe_split": {"data": [[1, 2]]}}
         bodies: list[Any] = [[], {}, {"inputs": 3}, {"inputs": [3]}, table]
         for bad in bodies:
-            answer = await asked.client.post("/invocations", content=json.dumps(bad))
-            assert answer.status_code == 400, bad
+            response = await running.client.post("/invocations", content=json.dumps(bad))
+            assert response.status_code == 400, bad
 
     with_service(registry, test)
 
@@ -369,12 +375,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]
 
 
 @contextlib.asynccontextmanager
-async def only_lane_held(asked: Asked) -> AsyncIterator[None]:
-    """Give the only lane something to wait for, until the end of the block."""
-    held, lanes = Held(), asked.service.lanes
-    answer = lanes.answer(held, None, pixels=0, deadline=time.monotonic() + 20)
-    task = asyncio.create_task(answer)
-    await asked.until(lambda: lanes.num_busy == 1)
+async def only_worker_blocked(running: RunningApp) -> AsyncIterator[None]:
+    """Block the only worker while the block runs."""
+    held, workers = Held(), running.service.workers
+    response = workers.predict(held, None, pixels=0, deadline=time.monotonic() + 20)
+    task = asyncio.create_task(response)
+    await running.until(lambda: workers.num_busy == 1)
     try:
         yield
     finally:
@@ -385,19 +391,19 @@ async def only_lane_held(asked: Asked) -> AsyncIterator[None]:
 def test_a_caller_that_went_away_is_499_in_log_and_metrics(
     registry: Registry, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    async def test(asked: Asked) -> None:
-        async with only_lane_held(asked):
-            gone = asyncio.create_task(asked.client.post(PREDICT, content=IMAGE))
-            await asked.until(lambda: asked.service.lanes.num_queued == 1)
+    async def test(running: RunningApp) -> None:
+        async with only_worker_blocked(running):
+            gone = asyncio.create_task(running.client.post(PREDICT, content=IMAGE))
+            await running.until(lambda: running.service.workers.num_queued == 1)
             gone.cancel()  # as the server does with a request whose connection ends
             with pytest.raises(asyncio.CancelledError):
                 await gone
         assert [(line["status"], line["model"]) for line in lines()] == [(499, "digits")]
-        text = (await asked.client.get("/metrics")).text
-        labels = 'application="nobody",model="digits",status="499",version=""'
+        text = (await running.client.get("/metrics")).text
+        labels = 'application="anonymous",model="digits",status="499",version=""'
         assert f"eagleray_requests_total{{{labels}}} 1.0" in text
 
-    with_service(registry, test, lanes=1)
+    with_service(registry, test, worker_threads=1)
 
 
 def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
@@ -408,11 +414,11 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
         model_name="digits", inputs=[{**tensor, "contents": {"bytes_contents": [IMAGE]}}]
     )
 
-    async def test(asked: Asked) -> None:
-        call = functools.partial(grpc_call, asked.service)
-        async with only_lane_held(asked):
+    async def test(running: RunningApp) -> None:
+        call = functools.partial(grpc_call, running.service)
+        async with only_worker_blocked(running):
             gone = asyncio.create_task(call("ModelInfer", request, CallContext()))
-            await asked.until(lambda: asked.service.lanes.num_queued == 1)
+            await running.until(lambda: running.service.workers.num_queued == 1)
             gone.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await gone
@@ -421,23 +427,23 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
             ("CANCELLED", ""),
             ("OK", "1"),
         ]
-        text = (await asked.client.get("/metrics")).text
+        text = (await running.client.get("/metrics")).text
         for status, version in (("CANCELLED", ""), ("OK", "1")):
-            labels = f'application="nobody",model="digits",status="{status}",version="{version}"'
+            labels = f'application="anonymous",model="digits",status="{status}",version="{version}"'
             assert f"eagleray_requests_total{{{labels}}} 1.0" in text
 
-    with_service(registry, test, lanes=1)
+    with_service(registry, test, worker_threads=1)
 
 
-def test_whatever_answers_get_answers_head(
+def test_every_get_route_serves_head(
     registry: Registry, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    async def test(asked: Asked) -> None:
-        paths = asked.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
+    async def test(running: RunningApp) -> None:
+        paths = running.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
         known = [path for path, methods in paths.items() if "get" in methods]
         for path in ["/", "/docs", "/openapi.json", *known]:
             url = re.sub(r"\{.*?\}", "1", path.replace("{name}", "digits"))
-            get, head = [await asked.client.request(method, url) for method in ("GET", "HEAD")]
+            get, head = [await running.client.request(method, url) for method in ("GET", "HEAD")]
             assert (head.status_code, head.content) == (get.status_code, b""), path
             assert head.headers["content-type"] == get.headers["content-type"], path
             assert "content-length" in head.headers, path
@@ -456,32 +462,32 @@ ALLOWED = {
 }
 
 
-def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_other_methods_get_the_allowed_ones(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         for path, methods in ALLOWED.items():
-            options = await asked.client.options(path)
+            options = await running.client.options(path)
             assert (options.status_code, options.content) == (204, b"")
             assert options.headers.get_list("allow") == [methods]
-            refused = await asked.client.request("PATCH", path)
+            refused = await running.client.request("PATCH", path)
             assert (refused.status_code, refused.headers["allow"]) == (405, methods)
-            assert refused.json()["detail"] == f"{path} takes {methods}, not PATCH."
-        assert (await asked.client.options("/v1/nothing")).status_code == 404
-        assert (await asked.client.head(PREDICT)).headers["allow"] == "POST, OPTIONS"
+            assert refused.json()["detail"] == f"{path} supports {methods}, not PATCH."
+        assert (await running.client.options("/v1/nothing")).status_code == 404
+        assert (await running.client.head(PREDICT)).headers["allow"] == "POST, OPTIONS"
 
     with_service(registry, test)
 
 
 def test_slashes_too_many_change_nothing(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for path in (f"{PREDICT}/", "/v1//models/digits//predict", "/v2/models/digits/infer//"):
-            answer = await asked.client.post(path, content=IMAGE)
+            response = await running.client.post(path, content=IMAGE)
             if path.startswith("/v2"):
-                assert (answer.status_code, answer.json()["type"]) == (400, "/problems/input")
+                assert (response.status_code, response.json()["type"]) == (400, "/problems/input")
             else:
-                assert answer.json()["results"][0]["status"] == "ok"
-            assert "x-eagleray-room" in answer.headers
-        assert (await asked.client.get("/ready/")).json() == {"ready": True}
-        listed = await asked.client.get("/v1/models/")
+                assert response.json()["results"][0]["status"] == "ok"
+            assert "x-eagleray-capacity" in response.headers
+        assert (await running.client.get("/ready/")).json() == {"ready": True}
+        listed = await running.client.get("/v1/models/")
         assert (listed.status_code, listed.json()["models"][0]["name"]) == (200, "digits")
 
     with_service(registry, test)
@@ -490,21 +496,21 @@ def test_slashes_too_many_change_nothing(registry: Registry) -> None:
 def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> None:
     Applications(own_registry.history.database, who="tester").create("shop")
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for path in ("/live/v1/models", "/v1/models/", "//v1//models", "/live//../v1/models"):
-            answer = await asked.client.get(f"http://localhost{path}")
-            assert answer.status_code == 401, path
-        assert (await asked.client.get("/live/")).status_code == 200
+            response = await running.client.get(f"http://localhost{path}")
+            assert response.status_code == 401, path
+        assert (await running.client.get("/live/")).status_code == 200
 
     with_service(own_registry, test, address="192.0.2.7")
 
 
-def test_an_answer_has_its_id_once(registry: Registry) -> None:
-    async def test(asked: Asked) -> None:
+def test_a_response_has_its_id_once(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
         for path in ("/v1/models", "/v1/nothing"):
-            given = await asked.client.get(path, headers={"x-request-id": "mine"})
+            given = await running.client.get(path, headers={"x-request-id": "mine"})
             assert given.headers.get_list("x-request-id") == ["mine"]
-            (made,) = (await asked.client.get(path)).headers.get_list("x-request-id")
+            (made,) = (await running.client.get(path)).headers.get_list("x-request-id")
             assert len(made) >= 32
 
     with_service(registry, test)

@@ -40,7 +40,7 @@ def test_requests_events_and_messages_stand_there_at_once(lines: Path) -> None:
         "status": 200,
         "request_id": "r-1",
     }
-    log_event(logging.ERROR, what="failed", model="m", version=3)
+    log_event(logging.ERROR, "failed", model="m", version=3)
     logging.getLogger("eagleray.serving.model_cache").warning("version %d of %s\nwaits", 3, "m")
     assert [(line["kind"], line["level"]) for line in read(lines)[1:]] == [
         ("event", "error"),
@@ -55,5 +55,5 @@ def test_a_defect_is_one_line_with_its_traceback(lines: Path) -> None:
     except ValueError:
         logging.getLogger("eagleray.serving.workers").exception("a batch failed")
     (line,) = read(lines)
-    assert (line["from"], line["message"]) == ("eagleray.serving.workers", "a batch failed")
+    assert (line["logger"], line["message"]) == ("eagleray.serving.workers", "a batch failed")
     assert line["exception"].endswith("ValueError: broken")

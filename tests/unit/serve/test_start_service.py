@@ -11,10 +11,10 @@ from ray.exceptions import RayError
 
 from eagleray.core.errors import InputError, JobFailedError, UnknownNameError, UserError
 from eagleray.core.system import free_port
-from eagleray.serve.gateway import sockets
+from eagleray.serve.deployment import deploy
 from eagleray.serve.gateway.join import GatewayAddress
-from eagleray.serve.gateway.sockets import Place, open_doors, private_folder
-from eagleray.serve.run import require_models, start
+from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
+from eagleray.serve.run import require_models
 from eagleray.serving.admission import Access
 from eagleray.serving.config import ServiceConfig
 from tests.support.serving import registry_with
@@ -29,7 +29,7 @@ def test_a_start_that_takes_too_long_is_a_sentence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(serve, "start", give_up)
     with pytest.raises(JobFailedError, match=r"after 60s\.\); the machine may be too busy"):
-        start(ServiceConfig(), ACCESS, ADDRESS)
+        deploy(ServiceConfig(), ACCESS, ADDRESS)
 
 
 def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +38,10 @@ def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(serve, "start", die)
     with pytest.raises(JobFailedError, match=r"^The service does not start: .*Permission denied"):
-        start(ServiceConfig(), ACCESS, ADDRESS)
+        deploy(ServiceConfig(), ACCESS, ADDRESS)
 
 
-def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_an_unregistered_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
     require_models(ServiceConfig(models=("digits",)), registry)
     require_models(ServiceConfig(), registry)
@@ -49,17 +49,15 @@ def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path:
         require_models(ServiceConfig(models=("digits", "digitz")), registry)
 
 
-def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_service_has_a_folder_that_only_its_owner_enters(tmp_path: Path) -> None:
     with private_folder() as one, private_folder() as other:
         assert one != other
         assert one.stat().st_mode & 0o777 == 0o700
         assert len(f"{one}/haproxy-4194304.sock.4194304.tmp") <= 107  # as paths of sockets may be
     assert not one.exists()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sockets, "_TEMPORARY", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="which cannot be made"), private_folder():
+    refused = pytest.raises(UserError, match="cannot be created")
+    with refused, private_folder(str(tmp_path / "file")):
         pass
 
 
@@ -73,11 +71,11 @@ def test_each_service_has_a_folder_of_its_own_that_nobody_else_enters(
         ("::", "::", False, "http://[::1]:"),
     ],
 )
-def test_the_service_listens_where_it_is_told_and_nowhere_else(
+def test_the_service_listens_only_on_the_configured_address(
     host: str, address: str | None, loopback: bool, url: str
 ) -> None:
-    place = Place(host, free_port(), free_port())
-    with open_doors(place) as doors:
+    place = ListenAddress(host, free_port(), free_port())
+    with open_sockets(place) as doors:
         assert doors.grpc is not None
         for door, port in ((doors.http, place.port), (doors.grpc, place.grpc_port)):
             assert door.getsockname()[1] == port
@@ -91,15 +89,21 @@ def test_the_service_listens_where_it_is_told_and_nowhere_else(
             assert versions is None or reached is (("6" if ":" in peer else "4") in versions)
 
 
-def test_a_port_that_is_taken_and_an_address_of_others_are_sentences() -> None:
+def test_a_port_in_use_and_a_foreign_address_are_refused_in_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
             pytest.raises(InputError, match=f"Port {port} of 127.0.0.1 cannot be used"),
-            open_doors(Place("127.0.0.1", port, 0)),
+            open_sockets(ListenAddress("127.0.0.1", port, 0)),
         ):
             pass
-    with pytest.raises(InputError, match="--host"), open_doors(Place("192.0.2.1", free_port(), 0)):
+    with (
+        pytest.raises(InputError, match="--host"),
+        open_sockets(ListenAddress("192.0.2.1", free_port(), 0)),
+    ):
         pass
-    with pytest.raises(InputError, match="no address"), open_doors(Place("not a host", 1, 0)):
+    with (
+        pytest.raises(InputError, match="not an address"),
+        open_sockets(ListenAddress("not a host", 1, 0)),
+    ):
         pass

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.serving.admission import (
-    NOBODY,
+    ANONYMOUS,
     Access,
     Quotas,
-    identify,
+    authenticate,
+    determine_access,
     is_loopback,
-    settle_access,
 )
 from eagleray.serving.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError
@@ -54,7 +54,7 @@ def test_a_key_is_known_by_its_digest_alone(
     applications: Applications, database: OpenDatabase
 ) -> None:
     made = applications.create("shop", images_per_second=50)
-    assert identify(KEYED, snapshot(applications), made.key, "192.0.2.1") == "shop"
+    assert authenticate(KEYED, snapshot(applications), made.key, "192.0.2.1") == "shop"
     with database.session() as session:
         stored = str(session.execute(sa.text("select * from api_keys")).all())
     assert made.key not in stored
@@ -63,19 +63,19 @@ def test_a_key_is_known_by_its_digest_alone(
 
 
 @pytest.mark.parametrize("key", [None, "", "er_wrong", "\udcff"])
-def test_nobody_else_is_let_in(applications: Applications, key: str | None) -> None:
+def test_other_keys_are_refused(applications: Applications, key: str | None) -> None:
     applications.create("shop")
     with pytest.raises(NotAllowedError):
-        identify(KEYED, snapshot(applications), key, "127.0.0.1")
+        authenticate(KEYED, snapshot(applications), key, "127.0.0.1")
 
 
-def test_without_applications_this_machine_alone_is_let_in() -> None:
+def test_without_applications_only_this_machine_is_admitted() -> None:
     empty = Snapshot(aliases={})
-    assert identify(KEYLESS, empty, None, "127.0.0.1") == NOBODY
-    assert identify(KEYLESS, empty, None, "::1") == NOBODY
+    assert authenticate(KEYLESS, empty, None, "127.0.0.1") == ANONYMOUS
+    assert authenticate(KEYLESS, empty, None, "::1") == ANONYMOUS
     for address in ("192.0.2.1", "::ffff:10.0.0.1", None, "testclient"):
         with pytest.raises(NotAllowedError, match="eagleray apps create NAME"):
-            identify(KEYLESS, empty, None, address)
+            authenticate(KEYLESS, empty, None, address)
 
 
 def test_a_rotated_key_ends_when_it_was_said_to(applications: Applications) -> None:
@@ -83,28 +83,30 @@ def test_a_rotated_key_ends_when_it_was_said_to(applications: Applications) -> N
     second = applications.rotate("shop", keep_old=timedelta(hours=1))
     both = snapshot(applications)
     assert (
-        identify(KEYED, both, first.key, None) == identify(KEYED, both, second.key, None) == "shop"
+        authenticate(KEYED, both, first.key, None)
+        == authenticate(KEYED, both, second.key, None)
+        == "shop"
     )
     third = applications.rotate("shop")
     last = snapshot(applications)
-    assert identify(KEYED, last, third.key, None) == "shop"
+    assert authenticate(KEYED, last, third.key, None) == "shop"
     for key in (first.key, second.key):
         with pytest.raises(NotAllowedError):
-            identify(KEYED, last, key, None)
+            authenticate(KEYED, last, key, None)
     now = datetime.now(UTC)
-    assert [item.holds(now) for item in applications.keys("shop")] == [False, False, True]
+    assert [item.is_valid(now) for item in applications.keys("shop")] == [False, False, True]
 
 
 def test_a_revoked_key_and_a_disabled_application_are_refused(applications: Applications) -> None:
     made = applications.create("shop")
     applications.disable("shop")
     with pytest.raises(NotAllowedError):
-        identify(KEYED, snapshot(applications), made.key, None)
+        authenticate(KEYED, snapshot(applications), made.key, None)
     applications.disable("shop", disabled=False)
-    assert identify(KEYED, snapshot(applications), made.key, None) == "shop"
+    assert authenticate(KEYED, snapshot(applications), made.key, None) == "shop"
     applications.revoke("shop", applications.keys("shop")[0].prefix)
     with pytest.raises(NotAllowedError):
-        identify(KEYED, snapshot(applications), made.key, None)
+        authenticate(KEYED, snapshot(applications), made.key, None)
     assert [change.what for change in applications.changes("shop")][:3] == [
         "created",
         "disabled",
@@ -143,17 +145,17 @@ def test_mistakes_are_one_sentence(applications: Applications, call: object, wor
         call(applications)  # type: ignore[operator]
 
 
-def test_routes_are_kept_field_by_field(database: OpenDatabase) -> None:
+def test_routes_are_changed_field_by_field(database: OpenDatabase) -> None:
     routes = Routes(database, who="tester")
     assert routes.get("digits") == Route()
     routes.set("digits", canary="5", canary_share=0.1)
-    routes.set("digits", keep=True)
-    assert routes.read() == {"digits": Route(canary="5", canary_share=0.1, keep=True)}
+    routes.set("digits", warm=True)
+    assert routes.read() == {"digits": Route(canary="5", canary_share=0.1, warm=True)}
     with pytest.raises(InputError, match="from 0 to 1"):
         routes.set("digits", canary_share=10)
     role = Role("digits", Via.PINNED, "shop")
-    routes.note_served(role, 3)
-    routes.note_served(role, 4)
+    routes.record_served(role, 3)
+    routes.record_served(role, 4)
     assert routes.served() == {role: 4}
 
 
@@ -186,25 +188,25 @@ def test_more_than_a_seconds_worth_is_paid_for_by_waiting() -> None:
 def test_access_is_settled_once_for_all_replicas(
     applications: Applications, database: OpenDatabase
 ) -> None:
-    keyless = settle_access(database, host_is_loopback=True)
+    keyless = determine_access(database, host_is_loopback=True)
     assert keyless == Access(True, database.read_identity(), 0)
     assert Access(**json.loads(json.dumps(dataclasses.asdict(keyless)))) == keyless
-    with pytest.raises(InputError, match="reached from other machines"):
-        settle_access(database, host_is_loopback=False)
+    with pytest.raises(InputError, match="Other machines would reach the service"):
+        determine_access(database, host_is_loopback=False)
     made = applications.create("shop")
-    keyed = settle_access(database, host_is_loopback=False)
+    keyed = determine_access(database, host_is_loopback=False)
     assert not keyed.keyless
     applications.delete("shop")
     later = snapshot(applications)  # all that a replica that starts later sees
     for access in (keyless, keyed):
         for key in (None, made.key):
             with pytest.raises(NotAllowedError):
-                identify(access, later, key, "127.0.0.1")
-    anew = settle_access(database, host_is_loopback=True)
-    assert identify(anew, later, None, "127.0.0.1") == NOBODY
+                authenticate(access, later, key, "127.0.0.1")
+    anew = determine_access(database, host_is_loopback=True)
+    assert authenticate(anew, later, None, "127.0.0.1") == ANONYMOUS
 
 
-def test_an_ipv4_address_in_ipv6s_form_is_what_it_is() -> None:
+def test_an_ipv4_mapped_address_counts_as_the_ipv4_address() -> None:
     assert is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("::ffff:192.0.2.1")
     assert not is_loopback("127.0.0.1.example.com")

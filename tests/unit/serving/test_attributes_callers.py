@@ -14,11 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
-from eagleray.batch.job import open_job
-from eagleray.batch.spec import JobRequest
-from eagleray.batch.worker import JobContext, WorkerOptions, _Answering, _Decoding, decode_shard
+from eagleray.batch.context import JobContext, WorkerOptions
+from eagleray.batch.shard_decoder import ShardDecoder
+from eagleray.batch.shard_predictor import ShardPredictor
+from eagleray.batch.shard_summary import decode_shard
+from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
-from eagleray.client import client as clients
+from eagleray.client.requests import request_body
 from eagleray.core.errors import InputError
 from eagleray.inference.predictor import Predictor
 from eagleray.io.http import UrlPolicy
@@ -27,12 +29,13 @@ from eagleray.models.package import write_package
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
 from eagleray.serving.routes import Routes
-from eagleray.serving.shadows import ShadowTally
+from eagleray.serving.shadows import ShadowComparison
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from tests.support.attributes import package_with_attributes
+from tests.support.job_folder import open_predict
 from tests.support.models import golden_png, registry_in, settings_in
-from tests.support.serving import Asked, CallContext, grpc_call, registry_with, with_service
+from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 
 pytestmark = pytest.mark.numerical
 
@@ -67,10 +70,13 @@ def write_list(folder: Path, columns: list[str], rows: list[list[object]]) -> st
     return str(folder / "list.csv")
 
 
-def request_for(tmp_path: Path, inputs: str) -> JobRequest:
+def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
     write_package(package_with_attributes(), str(tmp_path / "model"))
-    return JobRequest(
-        (inputs,), str(tmp_path / "model"), str(tmp_path / "out"), precision="float32"
+    return PredictSpec(
+        inputs=(inputs,),
+        model=str(tmp_path / "model"),
+        output=str(tmp_path / "out"),
+        precision="float32",
     )
 
 
@@ -82,7 +88,7 @@ def request_for(tmp_path: Path, inputs: str) -> JobRequest:
         (
             ["path", "age", "site"],
             ["image.png", "old", "north"],
-            "image.png is 'old', and the model was trained with numbers there",
+            "image.png is 'old', and the model was trained with numbers;",
         ),
     ],
 )
@@ -91,7 +97,7 @@ def test_a_job_is_refused_before_it_begins(
 ) -> None:
     request = request_for(tmp_path, write_list(tmp_path / "in", columns, [row]))
     with pytest.raises(InputError) as refused:
-        open_job(request, settings_in(tmp_path), Console(json_output=True))
+        open_predict(request, settings_in(tmp_path), Console(json_output=True))
     assert sentence in str(refused.value)
 
 
@@ -99,7 +105,9 @@ def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
     rows: list[list[object]] = [["image.png", one["age"], one["site"], "x"] for one in KNOWN]
     rows.insert(1, ["gone.png", 1, "north", "x"])
     listed = write_list(tmp_path / "in", ["path", "age", "site", "note"], rows)
-    job = open_job(request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True))
+    job = open_predict(
+        request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True)
+    )
     options = WorkerOptions(3, "cpu", "float32", "never", 1, 1, 1, 60.0, 5, str(tmp_path))
     folder = job.layout.manifest(job.plan.manifest)
     context = JobContext(
@@ -107,8 +115,8 @@ def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
     )
     shard = ManifestReader(folder, 1).shard(0)
     # As they are decoded in another order than they are listed in, too.
-    fed = reversed(list(_Decoding(context).feed(shard, carefully=False)))
-    _Answering(context).answer(0, shard, fed, 0.0)
+    decoded = reversed(list(ShardDecoder(context).decode(shard, sandboxed=False)))
+    ShardPredictor(context).predict(0, shard, decoded, 0.0)
     table, _ = decode_shard(read_bytes(OutputLayout(job.layout.location).shard(0)))
     scores = table.column("score").to_pylist()
     assert scores.pop(1) is None
@@ -131,44 +139,44 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> None:
+def test_every_interface_returns_the_predictors_result(registry: Registry) -> None:
     forms: list[dict[str, Any]] = [
         {"json": {"image": {"base64": TEXT, "attributes": KNOWN[0]}}},
         {"content": IMAGE, "params": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "data": {"attributes": JSON}},
         {"files": {"image": IMAGE}, "params": {"attributes": JSON}},
-        clients.request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
+        request_body([IMAGE], {"attributes": KNOWN[0], "top_k": 2}),
     ]
     several: list[dict[str, Any]] = [
         {"json": {"images": [{"base64": TEXT, "attributes": one} for one in KNOWN]}},
         {"files": [("image", IMAGE)] * 4, "data": {"attributes": json.dumps(KNOWN)}},
-        clients.request_body([IMAGE] * 4, {"attributes": KNOWN}),
+        request_body([IMAGE] * 4, {"attributes": KNOWN}),
     ]
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for form in forms:
-            answer = await asked.client.post(PATH, **form)
-            assert answer.status_code == 200, answer.text
-            (result,) = answer.json()["results"]
+            response = await running.client.post(PATH, **form)
+            assert response.status_code == 200, response.text
+            (result,) = response.json()["results"]
             assert result["score"] == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
         for form in several:
-            answer = await asked.client.post(PATH, **form)
-            scores = [result["score"] for result in answer.json()["results"]]
+            response = await running.client.post(PATH, **form)
+            scores = [result["score"] for result in response.json()["results"]]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
         records = [{"image": TEXT, **one} for one in KNOWN]
         split = {"columns": [*records[0]], "data": [list(record.values()) for record in records]}
         bodies: list[Any] = [{"dataframe_records": records}, {"dataframe_split": split}]
         for body in bodies:
-            rows = (await asked.client.post("/invocations", json=body)).json()["predictions"]
+            rows = (await running.client.post("/invocations", json=body)).json()["predictions"]
             scores = [row["score"] for row in rows]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
-        told = (await asked.client.get("/v2/models/digits")).json()["inputs"][2:]
+        told = (await running.client.get("/v2/models/digits")).json()["inputs"][2:]
         assert [(item["name"], item["datatype"]) for item in told] == [
             ("age", "FP32"),
             ("site", "BYTES"),
         ]
-        answer = await asked.client.post("/v2/models/digits/infer", json=oip(KNOWN))
-        scores = answer.json()["outputs"][2]["data"]
+        response = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
+        scores = response.json()["outputs"][2]["data"]
         assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -178,7 +186,7 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
     numbers = {"FP32": ("fp32_contents", 41.0), "FP64": ("fp64_contents", 41.0)}
     numbers |= {"INT32": ("int_contents", 41), "INT64": ("int64_contents", 41)}
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for datatype, (field, age) in numbers.items():
             columns = {
                 "image": ("BYTES", {"bytes_contents": [IMAGE]}),
@@ -188,8 +196,8 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
             request = message("ModelInferRequest")(model_name="digits")
             for name, (kind, contents) in columns.items():
                 request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
-            answer = await grpc_call(asked.service, "ModelInfer", request, CallContext())
-            (score,) = struct.unpack("<f", answer.raw_output_contents[2])
+            response = await grpc_call(running.service, "ModelInfer", request, CallContext())
+            (score,) = struct.unpack("<f", response.raw_output_contents[2])
             assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -213,11 +221,11 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "form", "sentence"),
     [
-        (PATH, {"content": IMAGE}, "the attributes age, site, and they are not given"),
-        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site, and they are not"),
+        (PATH, {"content": IMAGE}, "the attributes age, site of every image"),
+        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site of every image"),
         (PATH, {"content": IMAGE, "params": {"attributes": '{"age": 4}'}}, "'site' of an image is"),
-        (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are no JSON"),
-        (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes are an object"),
+        (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are not JSON"),
+        (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes must be an object"),
         (
             PATH,
             {"content": IMAGE, "params": {"attributes": '{"age": "old", "site": ""}'}},
@@ -228,54 +236,54 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
             {"files": [("image", IMAGE)] * 2, "data": {"attributes": JSON}},
             "attributes of 1 images, and 2 images",
         ),
-        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site, and they are not given"),
-        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site, and they are not given"),
+        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site of every image"),
+        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site of every image"),
         ("/v2/models/digits/infer", {"json": oip([{"age": 4}])}, "'site' of an image is"),
     ],
 )
 def test_requests_without_the_attributes_are_refused(
     registry: Registry, path: str, form: dict[str, Any], sentence: str
 ) -> None:
-    async def test(asked: Asked) -> None:
-        answer: httpx.Response = await asked.client.post(path, **form)
-        assert answer.status_code == 422, answer.text
-        assert sentence in answer.text
+    async def test(running: RunningApp) -> None:
+        response: httpx.Response = await running.client.post(path, **form)
+        assert response.status_code == 422, response.text
+        assert sentence in response.text
 
     with_service(registry, test)
 
 
-def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path: Path) -> None:
+def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path: Path) -> None:
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())
     routes = Routes(registry.history.database, who="tester")
     routes.set("digits", shadow="2", shadow_share=1.0)
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for version in ("1", "2"):
             form: dict[str, Any] = {"content": IMAGE}
             form["params"] = {"attributes": JSON, "version": version}
-            answer = (await asked.client.post(PATH, **form)).json()
-            assert answer["version"] == int(version)
-            assert answer["results"][0]["status"] == "ok"
+            response = (await running.client.post(PATH, **form)).json()
+            assert response["version"] == int(version)
+            assert response["results"][0]["status"] == "ok"
 
-        await asked.service.settled(patience=20)
-        tally = asked.service.shadows.setdefault("digits", ShadowTally())
+        await running.service.wait_until_loaded(patience=20)
+        found = running.service.shadows.comparisons.setdefault("digits", ShadowComparison())
         async with asyncio.timeout(20):
-            while not tally.same + tally.different:  # it looks at nothing while there is work
-                await asked.client.post(PATH, content=IMAGE, params={"attributes": JSON})
+            while not found.same + found.different:  # it looks at nothing while there is work
+                await running.client.post(PATH, content=IMAGE, params={"attributes": JSON})
                 await asyncio.sleep(0.05)
-        before = tally.skipped
-        assert (await asked.client.post(PATH, content=IMAGE)).is_success
-        await asked.until(lambda: tally.skipped > before)  # it cannot answer that
+        before = found.skipped
+        assert (await running.client.post(PATH, content=IMAGE)).is_success
+        await running.until(lambda: found.skipped > before)  # it cannot answer that
 
     with_service(registry, test)
 
 
 def test_a_client_says_which_attributes_belong_to_which_image() -> None:
     links = ["https://example.org/a.png", "https://example.org/b.png"]
-    question = clients.request_body(links, {"attributes": KNOWN[:2]})
+    question = request_body(links, {"attributes": KNOWN[:2]})
     assert [one["attributes"] for one in question["json"]["images"]] == KNOWN[:2]
     with pytest.raises(ValueError, match="2 images have 1 attributes"):
-        clients.request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
-    assert "data" not in clients.request_body([IMAGE], {"top_k": 1})
+        request_body([IMAGE] * 2, {"attributes": KNOWN[0]})
+    assert "data" not in request_body([IMAGE], {"top_k": 1})

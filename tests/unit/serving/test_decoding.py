@@ -10,14 +10,14 @@ import pytest
 
 from eagleray.core.errors import Reason
 from eagleray.core.types import Isolation
-from eagleray.imaging import FORMATS, DecodedImage, decode, format_of, named_contract
+from eagleray.imaging import FORMATS, DecodedImage, decode, detect_format, named_contract
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.serving.decoding import Decoding
 from eagleray.tasks.outcome import Outcome
 from tests.support.images import LOSSLESS, encode, photo
 from tests.support.killers import killer_jpeg, sandbox_processes
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 SMALL = named_contract("fast", size=32, formats=FORMATS)
 IMAGES = {name: encode(photo(seed=1), name, **LOSSLESS.get(name, {})) for name in FORMATS}
@@ -34,7 +34,7 @@ def test_where_an_image_is_decoded_changes_no_pixel(
     seen, real = [], DecodeSandbox.decode
 
     def noted(sandbox: DecodeSandbox, data: bytes) -> DecodedImage:
-        seen.append(format_of(data))
+        seen.append(detect_format(data))
         return real(sandbox, data)
 
     monkeypatch.setattr(DecodeSandbox, "decode", noted)
@@ -53,7 +53,7 @@ def test_where_an_image_is_decoded_changes_no_pixel(
 
 def test_processes_that_wait_are_few_whatever_the_contracts() -> None:
     contracts = [named_contract("fast", size=size) for size in (24, 32, 40, 48)]
-    with Decoding("all", seconds=60, most_idle=2) as decoding:
+    with Decoding("all", seconds=60, max_idle=2) as decoding:
         for contract in contracts:
             decoding.decode_all([IMAGES["png"]], contract)
         last = sandbox_processes()
@@ -64,7 +64,7 @@ def test_processes_that_wait_are_few_whatever_the_contracts() -> None:
 
 
 def test_threads_decode_side_by_side_in_processes_of_their_own(killers: None) -> None:
-    with Decoding("all", seconds=5, most_idle=2) as decoding, ThreadPoolExecutor(2) as pool:
+    with Decoding("all", seconds=5, max_idle=2) as decoding, ThreadPoolExecutor(2) as pool:
         decoding.decode_all([IMAGES["png"]], SMALL)
         hanging = pool.submit(decoding.decode_all, [killer_jpeg("HANG")], SMALL)
         (good,) = pool.submit(decoding.decode_all, [IMAGES["tiff"]], SMALL).result()
@@ -80,7 +80,7 @@ def test_threads_decode_side_by_side_in_processes_of_their_own(killers: None) ->
     ("kind", "status", "reason"),
     [("SEGV", 400, "decoder_crash"), ("HANG", 504, "timeout"), ("MEMORY", 503, "out_of_memory")],
 )
-def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
+def test_an_image_that_kills_its_decoder_affects_no_other_image(
     killers: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,12 +91,12 @@ def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
     monkeypatch.setattr("eagleray.serving.decoding._MEMORY_BYTES", 2**28)
     good = golden_png(1)
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         predict = "/v1/models/digits/predict"
-        alone = await asked.client.post(predict, content=killer_jpeg(kind))
+        alone = await running.client.post(predict, content=killer_jpeg(kind))
         assert (alone.status_code, alone.json()["reason"]) == (status, reason)
         files = [("image", good), ("image", killer_jpeg(kind)), ("image", good)]
-        results: list[dict[str, Any]] = (await asked.client.post(predict, files=files)).json()[
+        results: list[dict[str, Any]] = (await running.client.post(predict, files=files)).json()[
             "results"
         ]
         assert [item.get("reason") for item in results] == [None, reason, None]
@@ -104,5 +104,5 @@ def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
 
     seconds = 1 if kind == "HANG" else 60
     registry = registry_with(tmp_path, "digits")
-    with_service(registry, test, isolate="all", decode_s=seconds, timeout_s=60)
+    with_service(registry, test, isolate="all", decode_timeout_s=seconds, timeout_s=60)
     assert sandbox_processes() == []

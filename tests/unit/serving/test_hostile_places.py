@@ -1,4 +1,4 @@
-"""Images that are elsewhere, asked for over HTTP: nothing reaches what the policy does not name."""
+"""Images at remote locations, requested over HTTP: nothing outside the policy is reached."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from eagleray.io.http import connections
 from eagleray.registry.registry import Registry
+from tests.support.http_site import FakeDns, Site, SixSite, running, status
 from tests.support.models import golden_png
-from tests.support.serving import Asked, registry_with, with_service
-from tests.unit.io.test_http import Site, SixSite, names, running, status
+from tests.support.serving import RunningApp, registry_with, with_service
 
 PREDICT, INFER = "/v1/models/digits/predict", "/v2/models/digits/infer"
 MLFLOW = ("/invocations", "/v1/models/digits/invocations")
@@ -81,28 +81,28 @@ def ways(url: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def check(answer: Any) -> None:
+def check(response: Any) -> None:
     """Expect no image to have been read: a refusal, or failed results."""
-    assert answer.status_code < 500, answer.text
-    if answer.status_code == 200:
-        found = answer.json()
+    assert response.status_code < 500, response.text
+    if response.status_code == 200:
+        found = response.json()
         results = found.get("results") or found["predictions"]
         assert {result["status"] for result in results} == {"failed"}
     else:
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_no_url_is_fetched_where_the_operator_names_no_host(
     registry: Registry, canary: Site
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for place in ("127.0.0.1", "localhost", "8.8.8.8"):
             url = f"http://{place}:{canary.port}/a.png"
             for path, request in ways(url):
-                check(await asked.client.post(path, **request))
-            answer = await asked.client.post(PREDICT, json={"image": {"url": url}})
-            assert answer.status_code == 403
-            assert "fetches no URLs" in answer.json()["detail"]
+                check(await running.client.post(path, **request))
+            response = await running.client.post(PREDICT, json={"image": {"url": url}})
+            assert response.status_code == 403
+            assert "fetches no URLs" in response.json()["detail"]
 
     with_service(registry, test)
 
@@ -111,13 +111,13 @@ def test_no_url_is_fetched_where_the_operator_names_no_host(
 def test_no_spelling_of_a_private_address_reaches_the_canary(
     registry: Registry, canary: Site, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names(monkeypatch, ["127.0.0.1", "::1"])
+    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(["127.0.0.1", "::1"]))
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for place in PLACES:
             url = f"http://{place}:{canary.port}/a.png"
             for path, request in ways(url):
-                check(await asked.client.post(path, **request))
+                check(await running.client.post(path, **request))
 
     with_service(registry, test, allow_urls=hosts)
 
@@ -129,15 +129,15 @@ def test_a_name_that_turns_private_reaches_nothing(
     answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first look-up is judged and is the one that is connected to; there is no second one."""
-    names(monkeypatch, *answers)
+    """The connection uses the checked addresses of the first look-up; there is no second."""
+    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         url = f"http://rebinding.example.com:{canary.port}/a.png"
         for _ in range(3):
             body = {"image": {"url": url}, "timeout_ms": 1000}
-            answer = await asked.client.post(PREDICT, json=body)
-            assert answer.status_code in (400, 504), answer.text
+            response = await running.client.post(PREDICT, json=body)
+            assert response.status_code in (400, 504), response.text
 
     with_service(registry, test, allow_urls=("*:*",), timeout_s=2)
 
@@ -151,20 +151,20 @@ def test_no_redirect_leads_to_a_private_address(registry: Registry, canary: Site
             outer.serves(f"/{number}", status(302, Location=f"http://{host}{inner}"))
         outer.serves("/good.png", IMAGE)
 
-        async def test(asked: Asked) -> None:
+        async def test(running: RunningApp) -> None:
             base = f"http://127.0.0.5:{outer.port}"
-            good = await asked.client.post(PREDICT, json={"image": {"url": base + "/good.png"}})
+            good = await running.client.post(PREDICT, json={"image": {"url": base + "/good.png"}})
             assert good.status_code == 200, good.text
             for number in range(len(targets)):
                 body = {"image": {"url": f"{base}/{number}"}}
-                check(await asked.client.post(PREDICT, json=body))
+                check(await running.client.post(PREDICT, json=body))
 
         hosts = (f"127.0.0.5:{outer.port}", f"*:{canary.port}")
         with_service(registry, test, allow_urls=hosts, private_networks=("127.0.0.5/32",))
         assert sum(outer.asked.values()) == len(targets) + 1
 
 
-def test_no_storage_is_read_but_what_the_operator_names(registry: Registry, tmp_path: Path) -> None:
+def test_only_storage_that_the_operator_allows_is_read(registry: Registry, tmp_path: Path) -> None:
     allowed, secret = tmp_path / "pictures", tmp_path / "pictures-secret"
     for folder in (allowed, secret):
         folder.mkdir()
@@ -192,22 +192,22 @@ def test_no_storage_is_read_but_what_the_operator_names(registry: Registry, tmp_
     ]
     readable = [f"{allowed}/a.png", f"{allowed}/inner.png", f"file://{allowed}/a.png"]
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         async def ask(uri: str, kind: str = "uri") -> Any:
             content = json.dumps({"image": {kind: uri}}).encode()
             headers = {"content-type": "application/json"}
-            return await asked.client.post(PREDICT, content=content, headers=headers)
+            return await running.client.post(PREDICT, content=content, headers=headers)
 
         for uri in forbidden:
             for kind in ("uri", "url"):
-                answer = await ask(uri, kind)
-                assert answer.status_code == 403, (uri, answer.text)
-                assert "does not read images from there" in answer.json()["detail"]
+                response = await ask(uri, kind)
+                assert response.status_code == 403, (uri, response.text)
+                assert "does not read images from that location" in response.json()["detail"]
             mixed = {"images": [{"uri": f"{allowed}/a.png"}, {"uri": uri}]}
-            assert (await asked.client.post(PREDICT, json=mixed)).status_code == 403, uri
+            assert (await running.client.post(PREDICT, json=mixed)).status_code == 403, uri
         for uri in unreadable:
-            answer = await ask(uri)
-            assert answer.status_code in (400, 403, 404), (uri, answer.text)
+            response = await ask(uri)
+            assert response.status_code in (400, 403, 404), (uri, response.text)
         for uri in readable:
             assert (await ask(uri)).status_code == 200, uri
 

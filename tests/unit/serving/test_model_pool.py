@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from eagleray.core.errors import PackageError
-from eagleray.serving import model_cache as slots_module
-from eagleray.serving.model_cache import State
-from eagleray.serving.model_pool import Event, Fleet, FleetOptions
+from eagleray.serving.model_cache import LoadState
+from eagleray.serving.model_pool import ModelPool, ModelPoolOptions, VersionEvent
 from eagleray.serving.problems import NotReadyError
 from eagleray.serving.routing import Application, Choice, Role, Route, Snapshot, Via, choose
 
@@ -48,16 +47,24 @@ def production(version: int, **more: Any) -> Snapshot:
     return Snapshot(aliases={"digits": {"production": version}}, **more)
 
 
-def run(test: Callable[[Shelf, Fleet[Version], list[Event]], Coroutine[Any, Any, None]]) -> None:
+def run(
+    test: Callable[[Shelf, ModelPool[Version], list[VersionEvent]], Coroutine[Any, Any, None]],
+    **options: Any,
+) -> None:
     async def main() -> None:
         shelf = Shelf()
-        events: list[Event] = []
-        options = FleetOptions(keep=frozenset({"digits"}), memory=250, unload_after=0)
-        fleet = Fleet(shelf.load, options, happened=events.append)
-        await test(shelf, fleet, events)
+        events: list[VersionEvent] = []
+        values: dict[str, Any] = {
+            "warm": frozenset({"digits"}),
+            "memory": 250,
+            "unload_after": 0,
+            **options,
+        }
+        pool = ModelPool(shelf.load, ModelPoolOptions(**values), on_event=events.append)
+        await test(shelf, pool, events)
         for gate in shelf.gates.values():
             gate.set()
-        await fleet.close()
+        await pool.close()
 
     asyncio.run(main())
 
@@ -68,35 +75,35 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
-async def settled(fleet: Fleet[Version], condition: Callable[[], object]) -> None:
+async def reconciled(pool: ModelPool[Version], condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():
-            fleet.settle()
+            pool.reconcile()
             await asyncio.sleep(0.002)
 
 
-async def answering(fleet: Fleet[Version], snapshot: Snapshot, **asked: Any) -> int:
-    version, loaded = await fleet.acquire(choose(snapshot, "digits", **asked), patience=5)
-    fleet.release("digits", version)
+async def answering(pool: ModelPool[Version], snapshot: Snapshot, **request: Any) -> int:
+    version, loaded = await pool.acquire(choose(snapshot, "digits", **request), patience=5)
+    pool.release("digits", version)
     assert loaded.number == version
     return version
 
 
-def test_the_old_version_answers_until_the_new_one_is_there() -> None:
-    async def test(shelf: Shelf, fleet: Fleet[Version], events: list[Event]) -> None:
+def test_the_old_version_serves_until_the_new_one_is_ready() -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], events: list[VersionEvent]) -> None:
         shelf.gates[2] = threading.Event()
-        fleet.apply(production(1))
-        assert fleet.waiting_for == ["digits/1 is being loaded"]
-        await until(lambda: fleet.serving(DEFAULT) == 1)
-        assert fleet.waiting_for == []
-        fleet.apply(production(2))
+        pool.apply(production(1))
+        assert pool.unready_reasons == ["digits/1 is being loaded"]
+        await until(lambda: pool.serving(DEFAULT) == 1)
+        assert pool.unready_reasons == []
+        pool.apply(production(2))
         await until(lambda: ("digits", 2) in shelf.loads)
-        assert await answering(fleet, production(2)) == 1
+        assert await answering(pool, production(2)) == 1
         shelf.gates[2].set()
-        await until(lambda: fleet.serving(DEFAULT) == 2)
-        assert await answering(fleet, production(2)) == 2
-        await settled(fleet, lambda: len(fleet.reports()) == 1)
-        assert [event.what for event in events] == [
+        await until(lambda: pool.serving(DEFAULT) == 2)
+        assert await answering(pool, production(2)) == 2
+        await reconciled(pool, lambda: len(pool.reports()) == 1)
+        assert [event.kind for event in events] == [
             "loaded",
             "switched",
             "loaded",
@@ -109,65 +116,63 @@ def test_the_old_version_answers_until_the_new_one_is_there() -> None:
 
 @pytest.mark.parametrize("fault", [PackageError("fails its golden images"), KeyError("weights")])
 def test_a_version_that_fails_changes_nothing_and_shows(fault: Exception) -> None:
-    async def test(shelf: Shelf, fleet: Fleet[Version], events: list[Event]) -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], events: list[VersionEvent]) -> None:
         shelf.broken[2] = fault
-        fleet.apply(production(1))
-        await until(lambda: fleet.serving(DEFAULT) == 1)
-        fleet.apply(production(2))
-        await until(lambda: any(event.what == "failed" for event in events))
+        pool.apply(production(1))
+        await until(lambda: pool.serving(DEFAULT) == 1)
+        pool.apply(production(2))
+        await until(lambda: any(event.kind == "failed" for event in events))
         for _ in range(3):
-            assert await answering(fleet, production(2)) == 1
+            assert await answering(pool, production(2)) == 1
         assert shelf.loads.count(("digits", 2)) == 1  # not again at once
-        failed = next(event for event in events if event.what == "failed")
+        failed = next(event for event in events if event.kind == "failed")
         assert str(fault.args[0]) in failed.detail  # for the log
-        assert (fleet.fault("digits", 2) or "").endswith("the service's log says why.")
-        report = next(item for item in fleet.reports() if item.version == 2)
-        assert report.state is State.FAILED
-        fleet.apply(production(1))
-        assert await answering(fleet, production(1)) == 1
+        assert (pool.fault("digits", 2) or "").endswith("the service's log says why.")
+        report = next(item for item in pool.reports() if item.version == 2)
+        assert report.state is LoadState.FAILED
+        pool.apply(production(1))
+        assert await answering(pool, production(1)) == 1
 
     run(test)
 
 
-def test_a_failed_load_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots_module, "_FIRST_RETRY", 0.05)
-
-    async def test(shelf: Shelf, fleet: Fleet[Version], events: list[Event]) -> None:
+def test_a_failed_load_is_retried_later() -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], events: list[VersionEvent]) -> None:
         shelf.broken[1] = PackageError("/srv/models/digits is altered")
-        fleet.apply(production(1))
+        pool.apply(production(1))
         await until(lambda: events)
         with pytest.raises(NotReadyError, match="Its package is refused") as refused:
-            await answering(fleet, production(1))
+            await answering(pool, production(1))
         assert "/srv" not in str(refused.value)
-        assert fleet.waiting_for == ["digits/1 does not load"]
+        assert pool.unready_reasons == ["digits/1 does not load"]
         shelf.broken.clear()
-        await settled(fleet, lambda: fleet.serving(DEFAULT) == 1)
+        await reconciled(pool, lambda: pool.serving(DEFAULT) == 1)
 
-    run(test)
+    run(test, first_retry=0.05)
 
 
-def test_a_new_process_falls_back_on_what_answered_last() -> None:
-    async def test(shelf: Shelf, fleet: Fleet[Version], _: list[Event]) -> None:
+def test_a_new_process_falls_back_on_the_version_that_served_last() -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], _: list[VersionEvent]) -> None:
         shelf.broken[2] = PackageError("broken")
-        fleet.served[DEFAULT] = 1
-        fleet.apply(production(2))
-        await until(lambda: fleet.serving(DEFAULT) == 1)
-        assert fleet.waiting_for == []
-        assert await answering(fleet, production(2)) == 1
+        pool.last_served[DEFAULT] = 1
+        pool.apply(production(2))
+        await until(lambda: pool.serving(DEFAULT) == 1)
+        assert pool.unready_reasons == []
+        assert await answering(pool, production(2)) == 1
 
     run(test)
 
 
 def test_any_number_of_waiting_requests_is_one_load() -> None:
-    async def test(shelf: Shelf, fleet: Fleet[Version], _: list[Event]) -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], _: list[VersionEvent]) -> None:
         snapshot = Snapshot(aliases={"digits": {"production": 1}, "rare": {"production": 4}})
         shelf.gates[4] = threading.Event()
-        fleet.apply(snapshot)
+        pool.apply(snapshot)
         choice = choose(snapshot, "rare")
-        waiting = [asyncio.create_task(fleet.acquire(choice, patience=5)) for _ in range(50)]
+        waiting = [asyncio.create_task(pool.acquire(choice, patience=5)) for _ in range(50)]
         await until(lambda: ("rare", 4) in shelf.loads)
         with pytest.raises(NotReadyError, match="is being loaded"):
-            await fleet.acquire(choice, patience=0.01)
+            await pool.acquire(choice, patience=0.01)
         shelf.gates[4].set()
         assert {version for version, _ in await asyncio.gather(*waiting)} == {4}
         assert shelf.loads.count(("rare", 4)) == 1
@@ -175,51 +180,50 @@ def test_any_number_of_waiting_requests_is_one_load() -> None:
     run(test)
 
 
-def test_pins_and_canaries_are_kept_beside_the_default() -> None:
-    async def test(_: Shelf, fleet: Fleet[Version], __: list[Event]) -> None:
+def test_pins_and_canaries_stay_loaded_beside_the_default() -> None:
+    async def test(_: Shelf, pool: ModelPool[Version], __: list[VersionEvent]) -> None:
         snapshot = production(
             3,
             routes={"digits": Route(canary="4", canary_share=0.5)},
             applications={"shop": Application("shop", pins={"digits": "2"})},
         )
-        fleet.apply(snapshot)
-        await until(lambda: len([item for item in fleet.reports() if item.roles]) == 3)
-        assert await answering(fleet, snapshot, application="shop") == 2
-        fleet.apply(production(3))
-        await settled(fleet, lambda: len(fleet.reports()) == 1)
-        assert fleet.reports()[0].roles == (DEFAULT,)
+        pool.apply(snapshot)
+        await until(lambda: len([item for item in pool.reports() if item.roles]) == 3)
+        assert await answering(pool, snapshot, application="shop") == 2
+        pool.apply(production(3))
+        await reconciled(pool, lambda: len(pool.reports()) == 1)
+        assert pool.reports()[0].roles == (DEFAULT,)
 
     run(test)
 
 
-def test_memory_goes_to_those_that_were_used_last() -> None:
-    async def test(shelf: Shelf, fleet: Fleet[Version], _: list[Event]) -> None:
+def test_the_least_recently_used_versions_are_evicted() -> None:
+    async def test(shelf: Shelf, pool: ModelPool[Version], _: list[VersionEvent]) -> None:
         names = ["a", "b", "c", "d"]
         snapshot = Snapshot(
             aliases={"digits": {"production": 1}, **{name: {"x": 9} for name in names}}
         )
-        fleet._options = FleetOptions(keep=frozenset({"digits"}), memory=250, unload_after=1000)
-        fleet.apply(snapshot)
+        pool.apply(snapshot)
         for name in names:
-            choice = Choice(Role(name, Via.ASKED, "9"), 9)
-            version, _loaded = await fleet.acquire(choice, patience=5)
-            fleet.release(name, version)
-        fleet.settle()
-        assert {item.model for item in fleet.reports()} == {"digits", "c", "d"}
+            choice = Choice(Role(name, Via.REQUESTED, "9"), 9)
+            version, _loaded = await pool.acquire(choice, patience=5)
+            pool.release(name, version)
+        pool.reconcile()
+        assert {item.model for item in pool.reports()} == {"digits", "c", "d"}
 
-    run(test)
+    run(test, unload_after=1000)
 
 
 def test_a_version_that_is_in_use_stays() -> None:
-    async def test(_: Shelf, fleet: Fleet[Version], __: list[Event]) -> None:
-        fleet.apply(production(1))
-        await until(lambda: fleet.serving(DEFAULT) == 1)
-        version, _loaded = await fleet.acquire(choose(production(1), "digits"), patience=1)
-        fleet.apply(production(2))
-        await until(lambda: fleet.serving(DEFAULT) == 2)
-        fleet.settle()
-        assert [item.version for item in fleet.reports()] == [1, 2]
-        fleet.release("digits", version)
-        await settled(fleet, lambda: len(fleet.reports()) == 1)
+    async def test(_: Shelf, pool: ModelPool[Version], __: list[VersionEvent]) -> None:
+        pool.apply(production(1))
+        await until(lambda: pool.serving(DEFAULT) == 1)
+        version, _loaded = await pool.acquire(choose(production(1), "digits"), patience=1)
+        pool.apply(production(2))
+        await until(lambda: pool.serving(DEFAULT) == 2)
+        pool.reconcile()
+        assert [item.version for item in pool.reports()] == [1, 2]
+        pool.release("digits", version)
+        await reconciled(pool, lambda: len(pool.reports()) == 1)
 
     run(test)

@@ -1,4 +1,4 @@
-"""The metrics of all replicas, whichever is asked."""
+"""The metrics of all replicas, whichever of them is scraped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.registry.registry import Registry
-from eagleray.serving.replica_metrics import MetricsBoard
+from eagleray.serving.replica_metrics import ReplicaMetrics
 from eagleray.serving.telemetry import Telemetry, text_of_all
-from tests.support.serving import Asked, registry_with, with_service
+from tests.support.serving import RunningApp, registry_with, with_service
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -48,26 +48,26 @@ def test_families_of_several_replicas_are_one_text() -> None:
     assert text.count(b"# TYPE eagleray_rejections_total counter") == 1
 
 
-def test_replicas_see_what_the_others_put_until_they_end(database: OpenDatabase) -> None:
-    a, b = MetricsBoard(database, "a"), MetricsBoard(database, "b")
+def test_replicas_see_the_metrics_of_others_until_they_end(database: OpenDatabase) -> None:
+    a, b = ReplicaMetrics(database, "a"), ReplicaMetrics(database, "b")
     for times in (3, 5):
-        a.put(refused(times).families(), now=NOW)
+        a.publish(refused(times).families(), now=NOW)
     assert a.others(now=NOW) == {}
     text = text_of_all(b.others(now=NOW + timedelta(seconds=29)))
     assert values(text, "eagleray_rejections_total") == {"a": 5.0}
     assert b.others(now=NOW + timedelta(seconds=31)) == {}  # it was killed, or cannot write
-    a.take_down()
+    a.remove()
     assert b.others(now=NOW) == {}
 
 
-def test_any_replica_tells_of_all(tmp_path: Path) -> None:
+def test_any_replica_returns_the_metrics_of_all(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
 
-    async def test(asked: Asked) -> None:
-        registry: Registry = asked.service.registry
-        MetricsBoard(registry.history.database, "other").put(refused(7).families())
-        await asked.client.get("/metrics", headers={"x-eagleray-refused": "2"})
-        text = (await asked.client.get("/metrics")).content
+    async def test(running: RunningApp) -> None:
+        registry: Registry = running.service.registry
+        ReplicaMetrics(registry.history.database, "other").publish(refused(7).families())
+        await running.client.get("/metrics", headers={"x-eagleray-refused": "2"})
+        text = (await running.client.get("/metrics")).content
         assert values(text, "eagleray_rejections_total") == {"": 2.0, "other": 7.0}
         assert set(values(text, "eagleray_queued_images")) == {""}
 

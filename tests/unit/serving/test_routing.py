@@ -1,4 +1,4 @@
-"""Which version answers: asked for, pinned, canary, default."""
+"""Which version serves a request: requested, pinned, canary, default."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SNAPSHOT = Snapshot(
 
 
 @pytest.mark.parametrize(
-    ("application", "asked", "version", "via"),
+    ("application", "requested", "version", "via"),
     [
         ("shop", None, 2, Via.PINNED),
         ("lab", None, 5, Via.PINNED),
-        ("shop", "1", 1, Via.ASKED),
-        ("shop", "candidate", 5, Via.ASKED),
+        ("shop", "1", 1, Via.REQUESTED),
+        ("shop", "candidate", 5, Via.REQUESTED),
     ],
 )
-def test_what_is_asked_for_comes_before_a_pin(
-    application: str, asked: str | None, version: int, via: Via
+def test_a_requested_version_takes_precedence_over_a_pin(
+    application: str, requested: str | None, version: int, via: Via
 ) -> None:
-    choice = choose(SNAPSHOT, "digits", application=application, asked=asked, request_id="x")
+    choice = choose(SNAPSHOT, "digits", application=application, version=requested, request_id="x")
     assert (choice.version, choice.role.via) == (version, via)
 
 
@@ -66,18 +66,18 @@ def test_a_shadow_sees_its_share_independently_of_the_canary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "error", "words"),
+    ("model", "requested", "error", "words"),
     [
         ("digit", None, UnknownNameError, "Nearest: digits"),
         ("new", None, InputError, "No version of model 'new' is in production yet"),
         ("digits", "candidat", UnknownNameError, "Nearest: candidate"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_sentence(
-    model: str, asked: str | None, error: type[Exception], words: str
+def test_an_invalid_choice_is_refused_in_a_sentence(
+    model: str, requested: str | None, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        choose(SNAPSHOT, model, asked=asked)
+        choose(SNAPSHOT, model, version=requested)
 
 
 def test_every_standing_role_has_its_target() -> None:
@@ -89,7 +89,7 @@ def test_every_standing_role_has_its_target() -> None:
         Role("digits", Via.PINNED, "lab"): "candidate",
     }
     assert SNAPSHOT.roles["new"] == {Role("new", Via.DEFAULT): "production"}
-    assert SNAPSHOT.standing == {
+    assert SNAPSHOT.desired_versions == {
         Role("digits", Via.DEFAULT): 3,
         Role("digits", Via.CANARY): 5,
         Role("digits", Via.SHADOW): 7,
@@ -98,7 +98,7 @@ def test_every_standing_role_has_its_target() -> None:
     }
 
 
-def test_what_follows_from_a_snapshot_does_not_make_it_another() -> None:
+def test_cached_properties_do_not_change_the_equality_of_snapshots() -> None:
     one, other = Snapshot(aliases={"new": {}}), Snapshot(aliases={"new": {}})
     assert one.roles is one.roles
     assert one == other
@@ -108,4 +108,4 @@ def test_a_pin_on_a_model_that_is_gone_has_no_role() -> None:
     applications = {"shop": Application("shop", pins={"gone": "2"})}
     snapshot = Snapshot(aliases={"new": {}}, applications=applications)
     assert snapshot.roles == {"new": {Role("new", Via.DEFAULT): "production"}}
-    assert snapshot.standing == {}
+    assert snapshot.desired_versions == {}

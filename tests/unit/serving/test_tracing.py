@@ -17,7 +17,7 @@ from eagleray.serve.messages import message
 from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
 from tests.support.models import golden_png
 from tests.support.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
-from tests.support.serving import Asked, CallContext, grpc_call, registry_with, with_service
+from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 from tests.unit.serve.test_service_http import IMAGE, PREDICT
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -51,14 +51,14 @@ def check_inside(child: SeenSpan, parent: SeenSpan) -> None:
 def test_a_request_is_a_span_of_its_callers_trace_with_its_stages(
     registry: Registry, collector: Collector, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers: list[dict[str, Any]] = []
+    responses: list[dict[str, Any]] = []
 
-    async def test(asked: Asked) -> None:
-        answer = await asked.client.post(PREDICT, content=IMAGE, headers=PARENT)
-        answers.append(answer.json())
-        assert answer.headers["x-request-id"] == "r-1"
+    async def test(running: RunningApp) -> None:
+        response = await running.client.post(PREDICT, content=IMAGE, headers=PARENT)
+        responses.append(response.json())
+        assert response.headers["x-request-id"] == "r-1"
         for path in ("/live", "/ready", "/metrics", "/v2/health/ready"):
-            await asked.client.get(path)
+            await running.client.get(path)
 
     with_service(registry, test)  # at its end everything is sent
     (root,) = [span for span in collector.spans if span.kind == SERVER]
@@ -88,7 +88,7 @@ def test_a_request_is_a_span_of_its_callers_trace_with_its_stages(
     queue, decode, forward = stages
     assert queue.ended == decode.began
     assert decode.ended <= forward.began + 1000  # rounding of seconds to nanoseconds
-    timings = answers[0]["timings"]
+    timings = responses[0]["timings"]
     for name, stage in zip(("queue", "decode", "forward"), stages, strict=True):
         took = (stage.ended - stage.began) / 1e6
         assert took == pytest.approx(timings[f"{name}_ms"], abs=0.002)
@@ -103,10 +103,10 @@ def test_each_image_has_its_stages_and_its_error(
     broken = files / "broken.png"
     broken.write_bytes(whole[: len(whole) // 2])
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         body = {"images": [{"uri": str(item)} for item in (good, lost, broken)]}
-        answer = await asked.client.post(PREDICT, json=body, headers=PARENT)
-        assert [item["status"] for item in answer.json()["results"]] == ["ok", "failed", "failed"]
+        response = await running.client.post(PREDICT, json=body, headers=PARENT)
+        assert [item["status"] for item in response.json()["results"]] == ["ok", "failed", "failed"]
 
     with_service(registry, test, allow_storage=(str(files),))
     found = {
@@ -139,9 +139,9 @@ def test_only_faults_of_the_service_are_errors_of_its_span(
     status: int,
     error: str | None,
 ) -> None:
-    async def test(asked: Asked) -> None:
-        answer = await asked.client.post(path, content=IMAGE, headers=headers)
-        assert answer.status_code == status
+    async def test(running: RunningApp) -> None:
+        response = await running.client.post(path, content=IMAGE, headers=headers)
+        assert response.status_code == status
 
     with_service(registry, test)
     (root,) = [span for span in collector.spans if span.kind == SERVER]
@@ -154,9 +154,9 @@ def test_only_faults_of_the_service_are_errors_of_its_span(
 def test_the_trace_stands_in_the_log(
     registry: Registry, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         with caplog.at_level("INFO", logger="eagleray.access"):
-            await asked.client.post(PREDICT, content=IMAGE, headers=PARENT)
+            await running.client.post(PREDICT, content=IMAGE, headers=PARENT)
 
     with_service(registry, test)
     (line,) = [vars(item)["eagleray_fields"] for item in caplog.records if "access" in item.name]
@@ -164,10 +164,10 @@ def test_the_trace_stands_in_the_log(
 
 
 def test_a_caller_that_does_not_sample_is_obeyed(registry: Registry, collector: Collector) -> None:
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         unsampled = {"traceparent": PARENT["traceparent"][:-2] + "00"}
-        answer = await asked.client.post(PREDICT, content=IMAGE, headers=unsampled)
-        assert answer.status_code == 200
+        response = await running.client.post(PREDICT, content=IMAGE, headers=unsampled)
+        assert response.status_code == 200
 
     with_service(registry, test)
     assert collector.spans == []
@@ -187,7 +187,7 @@ def test_without_a_collector_there_is_one_object_and_no_import(tmp_path: Path) -
     assert done.stdout.strip() == "[]"
 
 
-def test_a_collector_that_is_away_holds_up_nobody(
+def test_an_unreachable_collector_delays_no_request(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -196,9 +196,9 @@ def test_a_collector_that_is_away_holds_up_nobody(
         Settings(home=registry.settings.home, otlp_endpoint="http://127.0.0.1:9"),
     )
 
-    async def test(asked: Asked) -> None:
-        answer = await asked.client.post(PREDICT, content=IMAGE, headers=PARENT)
-        assert answer.status_code == 200
+    async def test(running: RunningApp) -> None:
+        response = await running.client.post(PREDICT, content=IMAGE, headers=PARENT)
+        assert response.status_code == 200
 
     with_service(registry, test)
 
@@ -206,7 +206,7 @@ def test_a_collector_that_is_away_holds_up_nobody(
 @pytest.mark.parametrize("name", ["EAGLERAY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
 def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "collector:4317")
-    with pytest.raises(InputError, match="OTLP_ENDPOINT: 'collector:4317' must begin with http"):
+    with pytest.raises(InputError, match="OTLP_ENDPOINT: 'collector:4317' must start with http"):
         read_settings()
 
 
@@ -217,14 +217,14 @@ def test_a_grpc_call_is_a_span_too(registry: Registry, collector: Collector) -> 
         raw_input_contents=[len(IMAGE).to_bytes(4, "little") + IMAGE],
     )
 
-    async def test(asked: Asked) -> None:
-        answer = await grpc_call(
-            asked.service, "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
+    async def test(running: RunningApp) -> None:
+        response = await grpc_call(
+            running.service, "ModelInfer", request, CallContext(traceparent=PARENT["traceparent"])
         )
-        assert answer.model_version == "1"
+        assert response.model_version == "1"
         unknown = message("ModelReadyRequest")(name="no")
         with pytest.raises(UnknownNameError):
-            await grpc_call(asked.service, "ModelReady", unknown, CallContext())
+            await grpc_call(running.service, "ModelReady", unknown, CallContext())
 
     with_service(registry, test)
     spans = collector.of(TRACE)

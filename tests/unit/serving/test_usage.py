@@ -15,8 +15,8 @@ from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.serving.applications import Applications
-from eagleray.serving.usage import UsageBook, UsageCounter
-from tests.support.serving import Asked, registry_with, with_service
+from eagleray.serving.usage import UsageCounter, UsageStore
+from tests.support.serving import RunningApp, registry_with, with_service
 from tests.unit.serve.test_service_http import IMAGE, PREDICT
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -30,7 +30,7 @@ def database(tmp_path: Path) -> OpenDatabase:
 class Replica:
     """A counter whose clock and database do as they are told."""
 
-    def __init__(self, book: UsageBook) -> None:
+    def __init__(self, book: UsageStore) -> None:
         self.now, self.away, self._book = NOON, False, book
         self.counter = UsageCounter(self._add, clock=lambda: self.now)
 
@@ -48,7 +48,7 @@ class Replica:
 
 def check_sums(database: OpenDatabase) -> None:
     """What every kind of database must do."""
-    book = UsageBook(database)
+    book = UsageStore(database)
     one, other = Replica(book), Replica(book)
     one.count("shop", 7, 3)
     one.count("shop", 7, 2, days_ago=6)
@@ -68,7 +68,7 @@ def check_sums(database: OpenDatabase) -> None:
 
 def check_nobody_is_overwritten(database: OpenDatabase) -> None:
     """Many replicas add to the same rows at once, in any order."""
-    book, together = UsageBook(database), threading.Barrier(6)
+    book, together = UsageStore(database), threading.Barrier(6)
 
     def replica(number: int) -> None:
         counter = UsageCounter(book.add, clock=lambda: NOON)
@@ -94,10 +94,10 @@ def test_additions_at_the_same_time_all_count(database: OpenDatabase) -> None:
     check_nobody_is_overwritten(database)
 
 
-def test_what_the_database_does_not_take_is_added_later(
+def test_counts_that_the_database_refuses_are_added_later(
     database: OpenDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    book = UsageBook(database)
+    book = UsageStore(database)
     replica = Replica(book)
     replica.away = True
     replica.count("shop", 7, 3)
@@ -106,7 +106,7 @@ def test_what_the_database_does_not_take_is_added_later(
     assert not replica.counter.flush()
     assert replica.counter.num_kept == 5
     assert [record.message for record in caplog.records] == [
-        "counts of requests are kept until the database takes them: the database is away"
+        "the usage is kept until the database accepts it: the database is away"
     ]
     replica.away = False
     assert replica.counter.flush()
@@ -122,18 +122,18 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     keys = {name: applications.create(name).key for name in ("shop", "web")}
     applications.pin("web", "digits", "2")
 
-    async def test(asked: Asked) -> None:
+    async def test(running: RunningApp) -> None:
         for name, times in (("shop", 3), ("web", 2)):
             headers = {"authorization": f"Bearer {keys[name]}"}
             for _ in range(times):
-                answer = await asked.client.post(PREDICT, content=IMAGE, headers=headers)
-                assert answer.status_code == 200
-            refused = await asked.client.post("/v1/models/no/predict", headers=headers)
+                response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+                assert response.status_code == 200
+            refused = await running.client.post("/v1/models/no/predict", headers=headers)
             assert refused.status_code == 404
-        asked.service._used.flush()
+        running.service._usage_counter.flush()
         for name, version, times in (("shop", 1, 3), ("web", 2, 2)):
             headers = {"authorization": f"Bearer {keys[name]}"}
-            described = (await asked.client.get("/v1/models/digits", headers=headers)).json()
+            described = (await running.client.get("/v1/models/digits", headers=headers)).json()
             (usage,) = described["usage"]
             assert (usage["application"], usage["version"]) == (name, version)
             assert (usage["today"], usage["last_7_days"]) == (times, times)
@@ -142,7 +142,7 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
             assert [role["via"] for role in described["roles"]] == (
                 ["default", "pinned"] if name == "web" else ["default"]
             )
-        await asked.client.post(PREDICT, content=IMAGE, headers=headers)  # counted at the end
+        await running.client.post(PREDICT, content=IMAGE, headers=headers)  # counted at the end
 
     with_service(registry, test)
     monkeypatch.setenv("EAGLERAY_HOME", str(registry.settings.home))
@@ -150,8 +150,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
         ("digits", [("shop", 1, 3), ("web", 2, 3)]),
         ("digits/2", [("web", 2, 3)]),
     ):
-        answer = CliRunner().invoke(app, ["models", "users", words, "--json"])
-        told = json.loads(answer.output)
+        response = CliRunner().invoke(app, ["models", "traffic", words, "--json"])
+        told = json.loads(response.output)
         assert (
             sorted(
                 (item["application"], item["version"], item["today"]) for item in told["requests"]
@@ -161,14 +161,17 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     assert [item["by"] for item in told["routes"]] == ["pinned to 2"]
     assert told["changes"] == []
     CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
-    answer = CliRunner().invoke(app, ["models", "users", "digits", "--json"])
-    (change,) = json.loads(answer.output)["changes"]
-    assert (change["who"], change["what"]) == (registry.settings.who, "canary 2, canary_share 0.1")
+    response = CliRunner().invoke(app, ["models", "traffic", "digits", "--json"])
+    (change,) = json.loads(response.output)["changes"]
+    assert (change["who"], change["what"]) == (
+        registry.settings.actor,
+        "canary 2, canary_share 0.1",
+    )
     shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
     assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
-    for command in (["models", "users", "digits"], ["apps", "list"], ["apps", "show", "web"]):
-        answer = CliRunner().invoke(app, command)
-        assert answer.exit_code == 0, answer.output
-        assert "7 days" in answer.output
-    wrong = CliRunner().invoke(app, ["models", "users", "digits/two"])
+    for command in (["models", "traffic", "digits"], ["apps", "list"], ["apps", "show", "web"]):
+        response = CliRunner().invoke(app, command)
+        assert response.exit_code == 0, response.output
+        assert "7 days" in response.output
+    wrong = CliRunner().invoke(app, ["models", "traffic", "digits/two"])
     assert wrong.exit_code != 0

@@ -1,4 +1,4 @@
-"""One image's bytes from wherever it is: a file, an archive, a table, an address."""
+"""Reads the bytes of one image from a file, an archive, a table or an http(s) address."""
 
 from eagleray.io.fetch.locate import may_read
 from eagleray.io.fetch.reader import ImageReader, fetch_image

@@ -1,4 +1,4 @@
-"""Tar and zip: the members that an archive holds, and the bytes of one of them."""
+"""Lists the members of tar and zip archives, and reads single members."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import zlib
 from typing import BinaryIO, NamedTuple
 
 from eagleray.core.errors import BadImageError, InputError, Reason
-from eagleray.core.file_names import text_of_name
+from eagleray.core.file_names import escape_file_name
 from eagleray.io import storage
 from eagleray.io.fetch.source import Packing
-from eagleray.io.file_kinds import NUM_FIRST_BYTES, is_text, kind_of_bytes
+from eagleray.io.file_kinds import NUM_SNIFFED_BYTES, describe_file_kind, is_text
 
 __all__ = ["Member", "list_members", "read_tar_member", "read_zip_member"]
 
 _TAR_BLOCK = 512
-_TAR_STEP = 2**20
-_BAD_TAR = (tarfile.TarError, ValueError, OverflowError, EOFError)
-_BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error)
+_TAR_SCAN_BYTES = 2**20
+_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, EOFError)
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error)
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_MAGIC = b"PK\x03\x04"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
-_DESCRIPTOR_BYTES = 24  # the longest: magic, CRC and two sizes of eight bytes
-_USUAL_NAME_BYTES = 512  # name and extra field, so that one request reads most members whole
+_DESCRIPTOR_BYTES = 24  # at most: magic, CRC and two sizes of eight bytes
+_TYPICAL_NAME_BYTES = 512  # name and extra field; one request then reads most members whole
 _ENCRYPTED, _HAS_DESCRIPTOR = 0x1, 0x8
 _STORED, _DEFLATED = 0, 8
 _NAME_IS_UTF8 = 0x800
@@ -37,10 +37,10 @@ class Member(NamedTuple):
     """A file in an archive.
 
     Attributes:
-        name: Its path inside, letter by letter.
-        offset: Byte of its data (tar) or of its local header (zip) in the archive; None where
-            neither is there: a link to nothing, or a sparse file.
-        size: Bytes, unpacked.
+        name: Path in the archive, unchanged.
+        offset: Offset of its data (tar) or of its local header (zip) in the archive; None for a
+            dangling link or a sparse file.
+        size: Uncompressed size in bytes.
     """
 
     name: str
@@ -49,36 +49,36 @@ class Member(NamedTuple):
 
 
 def list_members(container: str, packing: Packing) -> list[Member]:
-    """List the files in an archive, in its order; of folders and devices there is nothing to read.
+    """List the files in an archive, in its order, without folders and devices.
 
     Memory grows with the number of members, by about a quarter of a kilobyte each.
 
     Raises:
-        FileNotFoundError: There is no such archive.
-        OSError: The storage does not give it.
-        InputError: It is no such archive, or is damaged.
+        FileNotFoundError: If there is no such archive.
+        OSError: If it cannot be read from the storage.
+        InputError: If it is damaged, or not an archive of this kind.
     """
     with storage.open_seekable(container) as file:
         try:
             return _list_tar(file) if packing == "tar" else _list_zip(file)
-        except (*_BAD_TAR, *_BAD_ZIP) as error:
-            _refuse_other_kind(file, container, packing)
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        except (*_TAR_ERRORS, *_ZIP_ERRORS) as error:
+            _check_kind(file, container, packing)
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise InputError(
-                f"{container} is not a whole {packing} archive ({fault}); copy it again, or leave "
-                "it out."
+                f"{container} is not a whole {packing} archive ({problem}); copy it again, or "
+                "leave it out."
             ) from error
 
 
-def _refuse_other_kind(file: BinaryIO, container: str, packing: Packing) -> None:
-    """Raise the sentence for a file that is something else than its name says.
+def _check_kind(file: BinaryIO, container: str, packing: Packing) -> None:
+    """Check that a file is of the kind that its name says.
 
     Raises:
-        InputError: If it is.
+        InputError: If it is of another known kind.
     """
     file.seek(0)
-    start = file.read(NUM_FIRST_BYTES)
-    kind = kind_of_bytes(start) or ("a text" if is_text(start) else None)
+    start = file.read(NUM_SNIFFED_BYTES)
+    kind = describe_file_kind(start) or ("a text" if is_text(start) else None)
     if kind is None or kind.startswith(f"a {packing} "):
         return
     advice = "decompress it" if kind.startswith("compressed") else "rename it"
@@ -89,7 +89,7 @@ def _refuse_other_kind(file: BinaryIO, container: str, packing: Packing) -> None
 
 
 def _list_tar(file: BinaryIO) -> list[Member]:
-    """List a tar, and whatever tars were appended to it byte by byte."""
+    """List a tar, and further tars that were concatenated to it."""
     members: list[Member] = []
     start: int | None = 0
     while start is not None:
@@ -100,55 +100,55 @@ def _list_tar(file: BinaryIO) -> list[Member]:
 
 
 def _list_one_tar(file: BinaryIO, start: int) -> tuple[list[Member], int]:
-    """Return the members of the tar that begins at a byte, and the byte where reading stopped."""
+    """Return the members of the tar that starts at an offset, and the offset of its end."""
     members: list[Member] = []
     links: dict[int, str] = {}
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         while (entry := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every entry
+            archive.members.clear()  # type: ignore[attr-defined]  # which would keep every entry
             if entry.islnk() or entry.issym():
                 links[len(members)] = _link_target(entry)
-                members.append(Member(text_of_name(entry.name), None, None))
+                members.append(Member(escape_file_name(entry.name), None, None))
             elif entry.issparse():
-                members.append(Member(text_of_name(entry.name), None, entry.size))
+                members.append(Member(escape_file_name(entry.name), None, entry.size))
             elif entry.isreg():
-                members.append(Member(text_of_name(entry.name), entry.offset_data, entry.size))
+                members.append(Member(escape_file_name(entry.name), entry.offset_data, entry.size))
         end: int = archive.offset
-    return _follow_links(members, links), end
+    return _resolve_links(members, links), end
 
 
 def _start_of_next_tar(file: BinaryIO, end: int) -> int | None:
-    """Return where another tar begins behind one; None where nothing but zeros follows.
+    """Return the offset of the next concatenated tar; None if only zeros follow.
 
     Args:
-        file: With both.
-        end: Byte where reading the first one stopped: `tarfile` takes any garbage for an end.
+        file: The archive.
+        end: Offset at which reading stopped: `tarfile` treats any garbage as an end.
 
     Raises:
-        ValueError: It is no end, or something else than a tar follows.
+        ValueError: If something else than zeros or a tar follows.
     """
-    place = end
+    position = end
     file.seek(end)
-    while block := file.read(_TAR_BLOCK if place == end else _TAR_STEP):
+    while block := file.read(_TAR_BLOCK if position == end else _TAR_SCAN_BYTES):
         if block.strip(b"\0"):
-            place += (len(block) - len(block.lstrip(b"\0"))) // _TAR_BLOCK * _TAR_BLOCK
-            file.seek(place)
-            if place == end or kind_of_bytes(file.read(_TAR_BLOCK)) != "a tar archive":
-                raise ValueError(f"damaged at byte {place:,}")
-            return place
-        place += len(block)
+            position += (len(block) - len(block.lstrip(b"\0"))) // _TAR_BLOCK * _TAR_BLOCK
+            file.seek(position)
+            if position == end or describe_file_kind(file.read(_TAR_BLOCK)) != "a tar archive":
+                raise ValueError(f"damaged at byte {position:,}")
+            return position
+        position += len(block)
     return None
 
 
 def _link_target(entry: tarfile.TarInfo) -> str:
     if entry.issym():
         folder = posixpath.dirname(entry.name)
-        return text_of_name(posixpath.normpath(posixpath.join(folder, entry.linkname)))
-    return text_of_name(entry.linkname)
+        return escape_file_name(posixpath.normpath(posixpath.join(folder, entry.linkname)))
+    return escape_file_name(entry.linkname)
 
 
-def _follow_links(members: list[Member], links: dict[int, str]) -> list[Member]:
+def _resolve_links(members: list[Member], links: dict[int, str]) -> list[Member]:
     if not links:
         return members
     data = {posixpath.normpath(member.name): member for member in members if member.offset}
@@ -166,7 +166,7 @@ def _list_zip(file: BinaryIO) -> list[Member]:
     starts_with_member = file.read(len(_LOCAL_MAGIC)) == _LOCAL_MAGIC
     if starts_with_member and min(entry.header_offset for entry in entries) > 0:
         raise ValueError(
-            "members at its start are not in its directory, as of two zips in one file"
+            "members at its start are not in its directory, as in two concatenated zips"
         )
     return [
         Member(_zip_name(entry), entry.header_offset, entry.file_size)
@@ -176,19 +176,19 @@ def _list_zip(file: BinaryIO) -> list[Member]:
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """Return a member's name: some programs write UTF-8 without saying so."""
+    """Return a member's name, which some programs write in UTF-8 without the flag for it."""
     if not entry.flag_bits & _NAME_IS_UTF8:
         with contextlib.suppress(UnicodeError):
-            return text_of_name(entry.filename.encode("cp437").decode())
-    return text_of_name(entry.filename)
+            return escape_file_name(entry.filename.encode("cp437").decode())
+    return escape_file_name(entry.filename)
 
 
 def read_tar_member(container: str, offset: int, size: int) -> bytes:
     """Read the bytes of a tar member.
 
     Raises:
-        BadImageError: `unreadable`; the archive ends before.
-        OSError: The storage does not give it.
+        BadImageError: If the archive ends early (`unreadable`).
+        OSError: If it cannot be read from the storage.
     """
     data = storage.read_range(container, offset, size) if size else b""
     if len(data) != size:
@@ -197,41 +197,41 @@ def read_tar_member(container: str, offset: int, size: int) -> bytes:
 
 
 def read_zip_member(container: str, offset: int, size: int) -> bytes:
-    """Read and unpack a zip member, stored or deflated; never more than `size` bytes.
+    """Read and decompress a stored or deflated zip member; never more than `size` bytes.
 
     Args:
         container: Location of the archive.
-        offset: Of the member's local header.
-        size: Of the member, unpacked, as the archive's directory tells it.
+        offset: Offset of the member's local header.
+        size: Uncompressed size of the member according to the archive's directory.
 
     Raises:
-        BadImageError: `unreadable`, with what is wrong with the archive.
-        OSError: The storage does not give it.
+        BadImageError: If the archive is damaged or not supported (`unreadable`).
+        OSError: If it cannot be read from the storage.
     """
     if offset < 0:
         raise BadImageError(Reason.UNREADABLE, "the archive's directory is damaged")
-    first = _LOCAL_HEADER.size + _USUAL_NAME_BYTES + _longest_packed(size)
+    first = _LOCAL_HEADER.size + _TYPICAL_NAME_BYTES + _max_packed_bytes(size)
     data = storage.read_range(container, offset, first)
     header = _parse_local_header(data)
     needed = header.start + min(header.packed_size or first, 2 * first) + _DESCRIPTOR_BYTES
-    if len(data) == first < needed:  # a long name, or packed worse than deflate does on its own
+    if len(data) == first < needed:  # a long name, or a poor compressor
         data += storage.read_range(container, offset + first, needed - first)
     body = memoryview(data)[header.start :]
-    content, after = _unpack(body, header.method, size)
-    crc = header.crc if header.crc is not None else _descriptor_crc(after)
+    content, rest = _decompress(body, header.method, size)
+    crc = header.crc if header.crc is not None else _descriptor_crc(rest)
     if zlib.crc32(content) != crc:
         raise BadImageError(Reason.UNREADABLE, "its checksum in the archive does not match")
     return content
 
 
 class _LocalHeader(NamedTuple):
-    """What stands before a member's data.
+    """The local header of a zip member.
 
     Attributes:
-        start: Of the data, counted from the header.
-        method: Of packing.
-        crc: Of the content; None when it stands after the data.
-        packed_size: Bytes of the data; None when it stands elsewhere.
+        start: Offset of the data from the start of the header.
+        method: Compression method.
+        crc: CRC-32 of the content; None if it follows the data.
+        packed_size: Compressed size in bytes; None if the header does not contain it.
     """
 
     start: int
@@ -243,7 +243,7 @@ class _LocalHeader(NamedTuple):
 def _parse_local_header(data: bytes) -> _LocalHeader:
     if len(data) < _LOCAL_HEADER.size or not data.startswith(_LOCAL_MAGIC):
         raise BadImageError(
-            Reason.UNREADABLE, "the archive is damaged, or was changed after it was listed"
+            Reason.UNREADABLE, "the archive is damaged, or has changed since it was listed"
         )
     _, _, flags, method, _, _, crc, packed, _, name, extra = _LOCAL_HEADER.unpack_from(data)
     if flags & _ENCRYPTED:
@@ -251,7 +251,7 @@ def _parse_local_header(data: bytes) -> _LocalHeader:
     if method not in (_STORED, _DEFLATED):
         raise BadImageError(
             Reason.UNREADABLE,
-            f"the archive packs it with method {method}; only stored and deflated are read",
+            f"the archive compresses it with method {method}; only stored and deflated are read",
         )
     start = _LOCAL_HEADER.size + name + extra
     if flags & _HAS_DESCRIPTOR:
@@ -259,13 +259,13 @@ def _parse_local_header(data: bytes) -> _LocalHeader:
     return _LocalHeader(start, method, crc, packed if packed < 0xFFFFFFFF else None)
 
 
-def _longest_packed(size: int) -> int:
-    """Bytes that hold `size` bytes in whatever way zlib packs them, and a descriptor."""
+def _max_packed_bytes(size: int) -> int:
+    """Return an upper bound of the compressed size of `size` bytes by zlib, with a descriptor."""
     return size + (size >> 12) + (size >> 14) + (size >> 25) + 64 + _DESCRIPTOR_BYTES
 
 
-def _unpack(body: memoryview, method: int, size: int) -> tuple[bytes, bytes]:
-    """Return the content of a member and some of the bytes that follow it."""
+def _decompress(body: memoryview, method: int, size: int) -> tuple[bytes, bytes]:
+    """Return the content of a member and the first bytes that follow it."""
     if method == _STORED:
         if len(body) < size:
             raise BadImageError(Reason.UNREADABLE, "the archive ends before this member does")
@@ -276,13 +276,13 @@ def _unpack(body: memoryview, method: int, size: int) -> tuple[bytes, bytes]:
     except zlib.error as error:
         raise BadImageError(Reason.UNREADABLE, "its data in the archive are damaged") from error
     if len(content) > size:
-        raise BadImageError(Reason.UNREADABLE, "it unpacks to more than the archive says")
+        raise BadImageError(Reason.UNREADABLE, "it decompresses to more than the archive says")
     if not inflater.eof or len(content) < size:
         raise BadImageError(Reason.UNREADABLE, "the archive ends before this member does")
     return content, inflater.unused_data[:_DESCRIPTOR_BYTES]
 
 
-def _descriptor_crc(after: bytes) -> int:
-    """Return the checksum that stands behind the data, where the magic before it is optional."""
-    start = len(_DESCRIPTOR_MAGIC) * after.startswith(_DESCRIPTOR_MAGIC)
-    return int.from_bytes(after[start : start + 4], "little")
+def _descriptor_crc(descriptor: bytes) -> int:
+    """Return the checksum in a data descriptor, whose magic is optional."""
+    start = len(_DESCRIPTOR_MAGIC) * descriptor.startswith(_DESCRIPTOR_MAGIC)
+    return int.from_bytes(descriptor[start : start + 4], "little")

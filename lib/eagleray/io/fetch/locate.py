@@ -1,4 +1,4 @@
-"""From the URI of a packed image to the place of its bytes, and whether that may be read."""
+"""Finds the bytes of an image in an archive or table by its URI, if they may be read."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.fetch.archives import Member, list_members
-from eagleray.io.fetch.parquet import holds_images
-from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of, readings_of
+from eagleray.io.fetch.parquet import is_image_type
+from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of, parse_candidates
+from eagleray.io.parquet_table import open_parquet
 from eagleray.io.storage import PathPolicy
-from eagleray.io.tables import open_parquet
 
-__all__ = ["Locator", "may_read", "read_uri"]
+__all__ = ["Locator", "may_read", "parse_packed_uri"]
 
 _MAX_CONTAINERS = 8
-_FETCHED = ("http://", "https://")
+_HTTP = ("http://", "https://")
 _ANY = PathPolicy()
 
 
 def may_read(source: ImageSource, policy: PathPolicy) -> bool:
-    """Whether a policy allows to read what an image's bytes are in; nothing is opened to tell.
+    """Whether a policy allows an image's file to be read; nothing is opened.
 
-    Of a packed image that is its container, the innermost one of its URI. http(s) addresses are the
-    URL policy's to judge.
+    The file of a packed image is its container, the innermost one of its URI. http(s) addresses are
+    left to the URL policy.
 
     Args:
-        source: Whoever made it may have written anything into it.
-        policy: Of the job.
+        source: The image; its fields are untrusted.
+        policy: The job's path policy.
     """
     if source.packing is not None:
         return policy.allows(source.container or "")
     if packing_of(source.uri) is not None:
-        return policy.allows(_first_reading(source.uri, storage.absolute)[1])
-    # Without a location nothing is read.
-    return not source.uri or source.uri.lower().startswith(_FETCHED) or policy.allows(source.uri)
+        return policy.allows(_first_candidate(source.uri, storage.absolute)[1])
+    # An empty location is never read.
+    return not source.uri or source.uri.lower().startswith(_HTTP) or policy.allows(source.uri)
 
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What a container holds, or why that cannot be told.
+    """The contents of a container, or the error of listing it.
 
     Attributes:
-        version: Of the container.
-        members: Of an archive, by name; of a name that is there twice, the last, as tar has it.
-        rows: Of a table.
-        columns: Of a table: those that hold images.
-        error: What the storage or the file itself answered.
+        version: Version of the container.
+        members: Members of an archive by name; the last one of duplicates, as in tar.
+        rows: Number of rows of a table.
+        columns: Columns of a table that contain images.
+        error: Error of the storage or of the file.
     """
 
     version: str = ""
@@ -60,9 +60,7 @@ class _Contents:
 
 
 class Locator:
-    """Finds packed images by their URIs; lists each container once, and remembers the last few.
-
-    Threads may share it.
+    """Finds packed images by their URIs, and caches the last containers' contents; thread-safe.
 
     Args:
         policy: Which containers may be read.
@@ -79,23 +77,23 @@ class Locator:
         """Find a packed image.
 
         Args:
-            uri: As `packed_uri` makes it.
+            uri: A URI in the form of `packed_uri`.
             resolve: Makes the container's location absolute.
 
         Returns:
             The source, and the version of its container.
 
         Raises:
-            FileNotFoundError: The container is not there, or has no such member.
-            OSError: The storage does not answer.
-            InputError: The container is damaged, or the policy does not allow to read it.
+            FileNotFoundError: If the container does not exist or has no such member.
+            OSError: If the storage does not respond.
+            InputError: If the container is damaged, or the policy does not allow it.
         """
-        packing, name, container = read_uri(uri, resolve, self.policy)
+        packing, name, container = parse_packed_uri(uri, resolve, self.policy)
         if not self.policy.allows(container):
-            raise InputError("it is not where this job may read")
+            raise InputError("this job may not read that location")
         contents = self._contents(packing, container)
         if contents.error is not None:
-            raise contents.error.with_traceback(None)  # it is raised again and again
+            raise contents.error.with_traceback(None)  # as it is raised repeatedly
         if packing == "parquet":
             source = _find_cell(contents, name, container)
         else:
@@ -108,40 +106,40 @@ class Locator:
         key = (packing, container, storage.file_info(container).version)
         with self._lock:
             if key not in self._known:
-                self._known[key] = _list(packing, container, key[2])
+                self._known[key] = _list_contents(packing, container, key[2])
             self._known.move_to_end(key)
             if len(self._known) > _MAX_CONTAINERS:
                 self._known.popitem(last=False)
             return self._known[key]
 
 
-def read_uri(
+def parse_packed_uri(
     uri: str, resolve: Callable[[str], str], policy: PathPolicy = _ANY
 ) -> tuple[Packing, str, str]:
-    """Take a packed URI apart; where it has several readings, by the container that is there.
+    """Split a packed URI; if it is ambiguous, by which of its possible containers exists.
 
-    Containers that the policy does not allow are not looked for, and where the likeliest reading
-    has one, no other is.
+    Containers that the policy does not allow are not looked up; if the likeliest one is not
+    allowed, no other is.
 
     Returns:
         Packing, name, and the container's absolute location.
     """
     packing = packing_of(uri)
     assert packing is not None
-    first = _first_reading(uri, resolve)
+    first = _first_candidate(uri, resolve)
     if not policy.allows(first[1]):
         return packing, *first
-    readings = [(name, resolve(container)) for name, container in readings_of(uri)]
+    candidates = [(name, resolve(container)) for name, container in parse_candidates(uri)]
     existing = (
-        reading
-        for reading in readings
-        if len(readings) == 1 or (policy.allows(reading[1]) and _exists(reading[1]))
+        candidate
+        for candidate in candidates
+        if len(candidates) == 1 or (policy.allows(candidate[1]) and _exists(candidate[1]))
     )
     return packing, *next(existing, first)
 
 
-def _first_reading(uri: str, resolve: Callable[[str], str]) -> tuple[str, str]:
-    name, container = next(readings_of(uri))
+def _first_candidate(uri: str, resolve: Callable[[str], str]) -> tuple[str, str]:
+    name, container = next(parse_candidates(uri))
     return name, resolve(container)
 
 
@@ -152,11 +150,11 @@ def _exists(location: str) -> bool:
         return False
 
 
-def _list(packing: Packing, container: str, version: str) -> _Contents:
+def _list_contents(packing: Packing, container: str, version: str) -> _Contents:
     try:
         if packing == "parquet":
             with open_parquet(container) as file:
-                columns = [field.name for field in file.schema_arrow if holds_images(field.type)]
+                columns = [field.name for field in file.schema_arrow if is_image_type(field.type)]
                 return _Contents(version, rows=file.metadata.num_rows, columns=frozenset(columns))
         members = {member.name: member for member in list_members(container, packing)}
         return _Contents(version, members=members)

@@ -1,4 +1,4 @@
-"""Images in the cells of a Parquet column: which column that is, and the bytes of its rows."""
+"""Reads images from the cells of a Parquet column, and the paths of cells without bytes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.core.errors import BadImageError, InputError, Reason
+from eagleray.io.parquet_table import open_parquet
 from eagleray.io.storage import StorageUnavailableError
-from eagleray.io.tables import open_parquet
 
-__all__ = ["CellReader", "holds_images", "may_hold_paths", "read_paths"]
+__all__ = ["CellReader", "is_image_type", "may_contain_paths", "read_paths"]
 
-_STRUCT_FIELD = "bytes"  # Hugging Face stores an image as a struct of its bytes and its path
+_BYTES_FIELD = "bytes"  # Hugging Face stores an image as a struct of its bytes and its path
 _PATH_FIELD = "path"
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 64
 _WINDOW_BYTES = 64 * 2**20
-_WINDOW_ROWS = 32  # rows that threads may be apart, however large their images are
+_WINDOW_ROWS = 32  # rows between the first and the last thread, however large the images
 
 
-def holds_images(kind: pa.DataType) -> bool:
-    """Whether cells of this type are encoded images: bytes, or a struct with a field of bytes."""
+def is_image_type(kind: pa.DataType) -> bool:
+    """Whether cells of an Arrow type are encoded images: bytes, or a struct with a bytes field."""
     if pa.types.is_struct(kind):
-        index = kind.get_field_index(_STRUCT_FIELD)
+        index = kind.get_field_index(_BYTES_FIELD)
         if index < 0:
             return False
         cells = kind.field(index).type
-        # A column of nothing has no type: all images are named by their paths.
-        return holds_images(cells) or (
+        # A column of nulls has no type: all images are referenced by their paths.
+        return is_image_type(cells) or (
             pa.types.is_null(cells) and kind.get_field_index(_PATH_FIELD) >= 0
         )
     return any(
@@ -56,7 +56,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Window:
-    """The cells that were read last: threads that share a file ask a little out of order."""
+    """Recently read cells, as threads that share a file read slightly out of order."""
 
     batches: deque[_Batch] = field(default_factory=deque)
     num_rows: int = 0
@@ -79,29 +79,29 @@ class _Window:
 
 
 class CellReader:
-    """Reads the cells of one column of a file; quick when they are asked for in order.
+    """Reads the cells of one column of a file, efficiently in ascending order; thread-safe.
 
-    Rows are decoded forward, a few at a time, from the start of their row group; a row that lies
-    far behind the last one costs a new start. Threads may share it.
+    Rows are decoded forward, a few at a time, from the start of their row group; a row far before
+    the last one restarts the row group.
 
     Args:
-        location: Of the Parquet file.
-        column: Of bytes, or of structs with a field `bytes`.
+        location: Location of the Parquet file.
+        column: Name of a column of bytes, or of structs with a field `bytes`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The storage does not give it.
-        InputError: It is no Parquet file, or has no such column.
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read from the storage.
+        InputError: If it is not a Parquet file, or has no such column.
     """
 
     def __init__(self, location: str, column: str) -> None:
         self._file = open_parquet(location)
         schema = self._file.schema_arrow
         index = schema.get_field_index(column)
-        if index < 0 or not holds_images(schema.field(index).type):
+        if index < 0 or not is_image_type(schema.field(index).type):
             raise InputError(f"{location} has no column of images named {column!r}")
         nested = pa.types.is_struct(schema.field(index).type)
-        self._leaf = f"{column}.{_STRUCT_FIELD}" if nested else column
+        self._leaf = f"{column}.{_BYTES_FIELD}" if nested else column
         groups = (
             self._file.metadata.row_group(group).num_rows
             for group in range(self._file.num_row_groups)
@@ -118,7 +118,7 @@ class CellReader:
         """Return the bytes in a cell; None if it is empty.
 
         Raises:
-            BadImageError: `missing`, there is no such row; `unreadable`, it is damaged.
+            BadImageError: If there is no such row (`missing`), or it is damaged (`unreadable`).
         """
         if not 0 <= row < self._starts[-1]:
             raise BadImageError(
@@ -131,9 +131,9 @@ class CellReader:
 
     def _advance_to(self, row: int) -> _Batch:
         group = bisect.bisect_right(self._starts, row) - 1
-        first_bad, fault = self._damaged.get(group, (row + 1, ""))
+        first_bad, problem = self._damaged.get(group, (row + 1, ""))
         if row >= first_bad:
-            raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {fault}")
+            raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {problem}")
         if group != self._group or row < self._next_row:
             self._group, self._next_row = group, self._starts[group]
             self._batches = self._read_group(group)
@@ -143,15 +143,15 @@ class CellReader:
                 self._window.add(batch)
                 if row in batch:
                     return batch
-            fault = "a row group is shorter than it says"
+            problem = "a row group is shorter than its metadata says"
         except StorageUnavailableError:
             self._group = -1
             raise
         except (pa.ArrowException, OSError) as error:
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # Asking again for each of the rows that follow would decode the group again each time.
-        self._damaged[group], self._group = (self._next_row, fault), -1
-        raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {fault}")
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Each of the following rows would decode the row group again.
+        self._damaged[group], self._group = (self._next_row, problem), -1
+        raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {problem}")
 
     def _read_group(self, group: int) -> Iterator[_Batch]:
         first_row = self._starts[group]
@@ -168,7 +168,7 @@ class CellReader:
             first_row += len(cells)
 
     def _batch_rows(self, group: int) -> int:
-        """As many rows as make a few megabytes, going by the group's average."""
+        """Return the number of rows that take a few megabytes, by the row group's average."""
         metadata = self._file.metadata.row_group(group)
         chunk = next(
             metadata.column(index)
@@ -179,35 +179,35 @@ class CellReader:
         return int(min(_BATCH_ROWS, max(1, _BATCH_BYTES // average)))
 
 
-# --- cells that only name an image ---------------------------------------------------------------
+# --- cells with a path only --------------------------------------------------------------------
 
 
-def may_hold_paths(location: str, column: str, kind: pa.DataType) -> bool:
-    """Whether some cells may have a path and no bytes, as Hugging Face writes them.
+def may_contain_paths(location: str, column: str, kind: pa.DataType) -> bool:
+    """Whether some cells may have a path and no bytes, as in Hugging Face's data sets.
 
-    Statistics tell, so that no cell is read; where there are none, the first few cells do.
+    This is decided by the file's statistics, or by the first cells if there are none.
 
     Args:
-        location: Of the Parquet file.
-        column: Of images.
-        kind: Of the column.
+        location: Location of the Parquet file.
+        column: Name of a column of images.
+        kind: Arrow type of the column.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: If the file cannot be read.
     """
     if not pa.types.is_struct(kind) or kind.get_field_index(_PATH_FIELD) < 0:
         return False
-    leaf = f"{column}.{_STRUCT_FIELD}"
-    with _readable(location), open_parquet(location) as file:
+    leaf = f"{column}.{_BYTES_FIELD}"
+    with _wrap_errors(location), open_parquet(location) as file:
         groups = map(file.metadata.row_group, range(file.num_row_groups))
-        counts = [_num_empty(group, leaf) for group in groups]
+        counts = [_num_nulls(group, leaf) for group in groups]
     if None not in counts:
         return any(counts)
     _, paths = next(read_paths(location, column, ()), (None, []))
     return any(paths)
 
 
-def _num_empty(group: Any, leaf: str) -> int | None:
+def _num_nulls(group: Any, leaf: str) -> int | None:
     chunks = map(group.column, range(group.num_columns))
     statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == leaf)
     return statistics.null_count if statistics and statistics.has_null_count else None
@@ -216,33 +216,33 @@ def _num_empty(group: Any, leaf: str) -> int | None:
 def read_paths(
     location: str, column: str, others: Sequence[str]
 ) -> Iterator[tuple[pa.Table, list[str | None]]]:
-    """Yield some columns of a table, with the path of each row whose image has no bytes.
+    """Yield further columns of a table, with the path of each row whose image has no bytes.
 
     Args:
-        location: Of the Parquet file.
-        column: Of structs of bytes and path.
-        others: Columns to yield, a few rows at a time; the bytes are read along with them.
+        location: Location of the Parquet file.
+        column: Name of a column of structs of bytes and path.
+        others: Names of the columns to yield; the bytes are read along with them.
 
     Raises:
-        InputError: The file cannot be read, or is damaged.
+        InputError: If the file cannot be read, or is damaged.
     """
-    leaves = [f"{column}.{field}" for field in (_STRUCT_FIELD, _PATH_FIELD)]
-    with _readable(location), open_parquet(location) as file:
+    leaves = [f"{column}.{field}" for field in (_BYTES_FIELD, _PATH_FIELD)]
+    with _wrap_errors(location), open_parquet(location) as file:
         batches = file.iter_batches(_BATCH_ROWS, columns=[*leaves, *others], use_threads=False)
         for batch in batches:
             cells = batch.column(column)
-            empty = pc.struct_field(cells, _STRUCT_FIELD).is_null()
+            empty = pc.struct_field(cells, _BYTES_FIELD).is_null()
             paths = pc.if_else(empty, pc.struct_field(cells, _PATH_FIELD), None)
             yield pa.Table.from_batches([batch]).select(others), paths.to_pylist()
 
 
 @contextlib.contextmanager
-def _readable(location: str) -> Iterator[None]:
-    """Say in one sentence that a table cannot be read while it is listed."""
+def _wrap_errors(location: str) -> Iterator[None]:
+    """Turn errors of reading a table into one sentence."""
     try:
         yield
     except pa.ArrowException as error:
-        fault = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{location} is damaged ({fault}); copy it again.") from None
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{location} is damaged ({problem}); copy it again.") from None
     except OSError as error:
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None

@@ -1,4 +1,4 @@
-"""Reads one image's encoded bytes; whatever storage, archives and tables answer is a reason."""
+"""Reads one image's encoded bytes, and turns every error into a reason code."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageReader", "fetch_image"]
 
-_OPEN_TABLES = 4
-_FETCHED = ("http", "https")
+_MAX_OPEN_TABLES = 4
+_HTTP = ("http", "https")
 _ANY = PathPolicy()
 
 
 class ImageReader:
-    """Reads images from wherever they are; threads may share it.
+    """Reads images from files, archives, tables and http(s) addresses; thread-safe.
 
     Args:
-        max_bytes: Of one encoded image.
+        max_bytes: Maximum size of an encoded image.
         url_policy: Which http(s) addresses may be fetched; None for none.
         path_policy: Which other locations may be read.
     """
@@ -58,12 +58,12 @@ class ImageReader:
         """Read an encoded image.
 
         Returns:
-            Its bytes; of one at a location of its own at most one more than allowed, so that
-            whoever decodes it sees that they are too many.
+            Its bytes; of a plain file at most one more than allowed, so that the decoder sees that
+            there are too many.
 
         Raises:
-            BadImageError: `missing`, `unreadable` or `too_many_bytes`; nothing else, whatever the
-                source is.
+            BadImageError: With reason `missing`, `unreadable` or `too_many_bytes`. No other
+                exception is raised.
         """
         try:
             return self._read(source)
@@ -75,22 +75,23 @@ class ImageReader:
             if error.errno == errno.ENAMETOOLONG:
                 raise BadImageError(Reason.MISSING, _missing(source)) from error
             text = error.strerror or str(error)
-            raise BadImageError(Reason.UNREADABLE, f"the storage answers: {text}") from error
+            raise BadImageError(Reason.UNREADABLE, f"storage error: {text}") from error
 
     def _read(self, source: ImageSource) -> bytes:
-        # Judged here as well as where inputs are listed: what lies between, a stored list or a link
-        # in a folder, may have been changed since by somebody else.
+        # Checked here as well as when inputs are listed: a stored list or a link in a folder may
+        # have been changed in between.
         if not may_read(source, self._path_policy):
-            self._refuse_place(source)
+            self._refuse_location(source)
         if source.packing is None and packing_of(source.uri) is not None:
             source, _ = self._locator.find(source.uri)
         if source.size is not None and source.size > self._max_bytes:
-            self._refuse(source.size)
+            self._refuse_size(source.size)
         if source.packing is None:
             return self._read_file(source.uri)
         if source.offset is None:
             raise BadImageError(
-                Reason.MISSING, "the archive names it without holding it: a link, or a sparse file"
+                Reason.MISSING,
+                "the archive has no data for it: a link, or a sparse file",
             )
         assert source.container is not None
         if source.packing == "parquet":
@@ -101,9 +102,9 @@ class ImageReader:
 
     def _read_file(self, uri: str) -> bytes:
         if not uri:
-            raise BadImageError(Reason.MISSING, "the table names no location in this row")
+            raise BadImageError(Reason.MISSING, "the table has no location in this row")
         limit = self._max_bytes + 1
-        if self._url_policy is not None and uri.partition("://")[0].lower() in _FETCHED:
+        if self._url_policy is not None and uri.partition("://")[0].lower() in _HTTP:
             from eagleray.io.http import fetch_url
 
             return fetch_url(uri, self._url_policy, limit=limit)
@@ -114,7 +115,7 @@ class ImageReader:
         if data is None:
             raise BadImageError(Reason.MISSING, "the cell is empty")
         if len(data) > self._max_bytes:
-            self._refuse(len(data))
+            self._refuse_size(len(data))
         return data
 
     def _table(self, container: str, column: str) -> CellReader:
@@ -123,18 +124,18 @@ class ImageReader:
             if key not in self._tables:
                 self._tables[key] = CellReader(container, column)
             self._tables.move_to_end(key)
-            if len(self._tables) > _OPEN_TABLES:
+            if len(self._tables) > _MAX_OPEN_TABLES:
                 self._tables.popitem(last=False)
             return self._tables[key]
 
-    def _refuse_place(self, source: ImageSource) -> None:
-        """Refuse in the same words whether or not anything is there: nobody has looked."""
+    def _refuse_location(self, source: ImageSource) -> None:
+        """Raise the same error whether or not the file exists, which must not be revealed."""
         inline = source.packing is None and describe_inline_image(source.uri) is not None
         if inline:
             raise BadImageError(Reason.MISSING, _missing(source))
-        raise BadImageError(Reason.UNREADABLE, "it is not where this job may read")
+        raise BadImageError(Reason.UNREADABLE, "this job may not read that location")
 
-    def _refuse(self, size: int) -> None:
+    def _refuse_size(self, size: int) -> None:
         raise BadImageError(
             Reason.TOO_MANY_BYTES,
             f"the file has {size:,} bytes, the limit is {self._max_bytes:,}",
@@ -144,7 +145,7 @@ class ImageReader:
 def _missing(source: ImageSource) -> str:
     inline = describe_inline_image(source.uri)
     if inline is not None:
-        return f"the table holds {inline} here, and not a location"
+        return f"the table contains {inline} instead of a location"
     if packing_of(source.uri) is None:
         return "there is no file at this location"
     return "there is no such archive or table, or no such image in it"

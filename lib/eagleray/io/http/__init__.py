@@ -1,16 +1,16 @@
-"""Fetching http(s) URLs under a policy.
+"""Fetches http(s) URLs under a policy that prevents server-side request forgery.
 
-Whoever writes a table of URLs decides what this machine connects to, unless a policy does. Three
-rules make it the policy:
+Without a policy, the author of a table of URLs decides what this machine connects to. Three rules
+enforce the policy:
 
-- One parser. The host that it finds is the one that is judged and the one that is connected to;
-  spellings that other parsers read differently are refused.
-- One resolution. A connection resolves its host itself, judges every address, and connects to the
-  addresses it judged. A name that answers differently a moment later gains nothing by it.
-- Every hop is a new URL. Redirects are followed here, one by one, each judged like the first.
+- One parser. The host that it returns is the one that is checked and connected to; spellings that
+  other parsers interpret differently are rejected.
+- One resolution. A connection resolves its host itself, checks every address, and connects to the
+  checked addresses, which defeats DNS rebinding.
+- Every redirect is a new URL: redirects are followed here, one by one, and each is checked.
 """
 
-from eagleray.io.http.fetching import fetch_url
+from eagleray.io.http.fetch import fetch_url
 from eagleray.io.http.policy import UrlPolicy
 
 __all__ = ["UrlPolicy", "fetch_url"]

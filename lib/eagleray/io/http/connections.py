@@ -1,4 +1,4 @@
-"""Connections that resolve, judge, and connect to what was judged, before a deadline."""
+"""Opens connections that resolve a host once, check its addresses and keep to a deadline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -24,32 +24,45 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from eagleray.core.errors import InputError
 from eagleray.io.http.policy import UrlPolicy
-from eagleray.io.http.targets import Target
+from eagleray.io.http.urls import Target
 
-__all__ = ["Fetch", "current_fetch", "fetch_under", "pool_for", "shorter_deadline"]
+__all__ = [
+    "FetchContext",
+    "Resolver",
+    "current_fetch",
+    "fetch_context",
+    "pool_for",
+    "shorter_deadline",
+]
 
-_NUM_HOSTS = 64  # pools that a process keeps for one policy
-_NUM_CONNECTIONS = 16  # in each pool; a thread that finds none free waits for one
+_MAX_HOSTS = 64  # connection pools of a process for one policy
+_MAX_CONNECTIONS = 16  # in each pool; threads wait for a free one
 
-_ONE_AT_A_TIME = threading.Lock()
-_look_up = socket.getaddrinfo
+_pools_lock = threading.Lock()
 
 
-class Fetch(NamedTuple):
-    """What the sockets of a fetch must know, and urllib3 has no way to tell them.
+Resolver = Callable[..., list[tuple[Any, ...]]]
+"""A function with the arguments and the result of `socket.getaddrinfo`."""
+
+
+class FetchContext(NamedTuple):
+    """State of a fetch that urllib3 cannot pass on to its sockets.
 
     Attributes:
-        deadline: Of the whole fetch, in seconds of the monotonic clock.
+        policy: The URL policy.
+        deadline: End of the whole fetch, in seconds of the monotonic clock.
+        resolver: Resolves host names; None for the system's.
     """
 
     policy: UrlPolicy
     deadline: float
+    resolver: Resolver | None = None
 
     def remaining(self) -> float:
-        """Seconds until the deadline.
+        """Return the seconds until the deadline.
 
         Raises:
-            TimeoutError: There are none.
+            TimeoutError: If the deadline has passed.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -57,15 +70,16 @@ class Fetch(NamedTuple):
         return left
 
 
-# Where it is unset, asking for it is a LookupError: nothing connects outside of a fetch.
-_CURRENT: ContextVar[Fetch] = ContextVar("eagleray_url_fetch")
+# Reading it while it is unset is a LookupError: nothing connects outside of a fetch.
+_CURRENT: ContextVar[FetchContext] = ContextVar("eagleray_url_fetch")
 current_fetch = _CURRENT.get
 
 
 @contextlib.contextmanager
-def fetch_under(policy: UrlPolicy) -> Iterator[None]:
-    """Make connections in this thread obey the policy; its total time begins now."""
-    token = _CURRENT.set(Fetch(policy, time.monotonic() + policy.total_seconds))
+def fetch_context(policy: UrlPolicy, resolver: Resolver | None = None) -> Iterator[None]:
+    """Apply a policy to the connections of this thread; its total time starts now."""
+    deadline = time.monotonic() + policy.total_seconds
+    token = _CURRENT.set(FetchContext(policy, deadline, resolver))
     try:
         yield
     finally:
@@ -74,7 +88,7 @@ def fetch_under(policy: UrlPolicy) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shorter_deadline(seconds: float) -> Iterator[None]:
-    """Give what is read inside no more than some seconds."""
+    """Limit reads in the `with` block to some seconds."""
     fetch = current_fetch()
     token = _CURRENT.set(fetch._replace(deadline=min(fetch.deadline, time.monotonic() + seconds)))
     try:
@@ -84,13 +98,13 @@ def shorter_deadline(seconds: float) -> Iterator[None]:
 
 
 class _DeadlineSocket(socket.socket):
-    """A socket whose waits end at the fetch's deadline.
+    """A socket whose reads end at the deadline of the fetch.
 
-    A server that sends a byte every few seconds never exceeds the time for one read.
+    A server that sends a byte every few seconds would never exceed the time-out of one read.
     """
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        _wait_no_longer_than_the_fetch(self)
+        _limit_timeout(self)
         return super().recv_into(*args, **kwargs)
 
 
@@ -98,53 +112,54 @@ class _DeadlineTlsSocket(ssl.SSLSocket):
     """The same for TLS."""
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        _wait_no_longer_than_the_fetch(self)
+        _limit_timeout(self)
         return super().recv_into(*args, **kwargs)
 
 
-def _wait_no_longer_than_the_fetch(sock: socket.socket) -> None:
-    wait = sock.gettimeout()
+def _limit_timeout(sock: socket.socket) -> None:
+    timeout = sock.gettimeout()
     remaining = current_fetch().remaining()
-    if wait is None or remaining < wait:
+    if timeout is None or remaining < timeout:
         sock.settimeout(remaining)
 
 
-def _judged_addresses(host: str, port: int) -> list[tuple[int, Any]]:
-    """Resolve a host, once, to pairs of family and socket address that the policy allows.
+def _allowed_addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    """Resolve a host once, to pairs of family and socket address.
 
     Raises:
-        InputError: One address or more is not allowed. One is enough: a name with a public and a
-            private address is a way to smuggle the private one in.
-        OSError: The name has no address.
+        InputError: If the policy does not allow an address. A single one is enough: a name with a
+            public and a private address could smuggle the private one in.
+        OSError: If the name has no address.
     """
-    policy = current_fetch().policy
-    found = _look_up(host, port, type=socket.SOCK_STREAM)
-    addresses = [(int(family), place) for family, _, _, _, place in found]
-    for family, place in addresses:
+    fetch = current_fetch()
+    resolve = fetch.resolver or socket.getaddrinfo
+    found = resolve(host, port, type=socket.SOCK_STREAM)
+    addresses = [(int(family), address) for family, _, _, _, address in found]
+    for family, address in addresses:
         known = family in (socket.AF_INET, socket.AF_INET6)
-        if not known or not policy.may_connect(ipaddress.ip_address(place[0])):
+        if not known or not fetch.policy.allows_address(ipaddress.ip_address(address[0])):
             raise InputError(
-                f"{host} leads to an address outside of the public internet; if it is meant to, "
-                "name its network in EAGLERAY_URL_PRIVATE_NETWORKS."
+                f"{host} resolves to an address outside of the public internet; if this is "
+                "intended, name its network in EAGLERAY_URL_PRIVATE_NETWORKS."
             )
     return addresses
 
 
-def _connected(host: str, port: int) -> socket.socket:
-    """Connect to the first of a host's addresses that answers.
+def _connect(host: str, port: int) -> socket.socket:
+    """Connect to the first address of a host that accepts.
 
     Raises:
-        InputError: An address is not allowed.
-        OSError: None answers.
+        InputError: If an address is not allowed.
+        OSError: If none accepts.
     """
     fetch = current_fetch()
     failure = OSError("the name has no address")
-    for family, place in _judged_addresses(host, port):
+    for family, address in _allowed_addresses(host, port):
         sock = _DeadlineSocket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(min(fetch.policy.connect_seconds, fetch.remaining()))
-            sock.connect(place)
+            sock.connect(address)
         except OSError as error:
             sock.close()
             failure = error
@@ -154,41 +169,41 @@ def _connected(host: str, port: int) -> socket.socket:
 
 
 def _new_connection(connection: HTTPConnection) -> socket.socket:
-    """Connect, with failures as urllib3 wants them: it swallows a bare `ECONNRESET`."""
+    """Connect, and raise urllib3's exceptions: it swallows a bare `ECONNRESET`."""
     try:
-        return _connected(connection.host, connection.port)
+        return _connect(connection.host, connection.port)
     except socket.gaierror as error:
         raise NameResolutionError(connection.host, connection, error) from error
     except OSError as error:
         raise NewConnectionError(connection, str(error)) from error
 
 
-class _JudgedConnection(HTTPConnection):
+class _CheckedConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         return _new_connection(self)
 
 
-class _JudgedTlsConnection(HTTPSConnection):
+class _CheckedTlsConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         return _new_connection(self)
 
 
-class _JudgedPool(HTTPConnectionPool):
-    ConnectionCls = _JudgedConnection
+class _CheckedPool(HTTPConnectionPool):
+    ConnectionCls = _CheckedConnection
 
 
-class _JudgedTlsPool(HTTPSConnectionPool):
-    ConnectionCls = _JudgedTlsConnection
+class _CheckedTlsPool(HTTPSConnectionPool):
+    ConnectionCls = _CheckedTlsConnection
 
 
-def _is_of_others(_record: logging.LogRecord) -> bool:
-    """Silence urllib3 about our fetches: it logs whole URLs, whose queries may hold secrets."""
+def _outside_of_fetches(_record: logging.LogRecord) -> bool:
+    """Drop urllib3's log records during fetches: they contain URLs, whose queries may be secret."""
     return _CURRENT.get(None) is None
 
 
 def pool_for(target: Target) -> HTTPConnectionPool:
-    """Return this process's connections to a host under the current fetch's policy."""
-    with _ONE_AT_A_TIME:  # or threads that begin together would make pools for each of them
+    """Return this process's connection pool for a host under the policy of the current fetch."""
+    with _pools_lock:  # or threads that start together would each create pools
         manager = _pools(current_fetch().policy, os.getpid())
     return manager.connection_from_host(target.host, target.port, target.scheme)
 
@@ -197,17 +212,17 @@ def pool_for(target: Target) -> HTTPConnectionPool:
 def _pools(policy: UrlPolicy, _process: int) -> PoolManager:
     """Return the open connections under a policy, which all threads of a process share.
 
-    Policies share none: what one of them allowed another may refuse. Nor does a forked process,
-    which would read from its parent's sockets.
+    Policies share none, as one may forbid what another allows. Nor do forked processes, which would
+    read from their parent's sockets.
     """
     for name in ("urllib3.connection", "urllib3.connectionpool"):
-        logging.getLogger(name).addFilter(_is_of_others)
+        logging.getLogger(name).addFilter(_outside_of_fetches)
     context = create_urllib3_context()
     context.load_default_certs()
     context.sslsocket_class = _DeadlineTlsSocket
     manager = PoolManager(
-        num_pools=_NUM_HOSTS,
-        maxsize=_NUM_CONNECTIONS,
+        num_pools=_MAX_HOSTS,
+        maxsize=_MAX_CONNECTIONS,
         block=True,
         ssl_context=context,
         timeout=Timeout(connect=policy.connect_seconds, read=policy.read_seconds),
@@ -217,5 +232,5 @@ def _pools(policy: UrlPolicy, _process: int) -> PoolManager:
             "User-Agent": f"eagleray/{version('eagleray')}",
         },
     )
-    manager.pool_classes_by_scheme = {"http": _JudgedPool, "https": _JudgedTlsPool}
+    manager.pool_classes_by_scheme = {"http": _CheckedPool, "https": _CheckedTlsPool}
     return manager

@@ -1,33 +1,31 @@
-"""The one package that speaks to storage: local paths, and URIs of the supported object stores.
+"""Reads, writes and lists local paths and object stores; the only package that accesses storage.
 
-Locations stay `str`: a `Path` would eat the second slash of `s3://`. A location without a scheme
-is a local path, taken letter by letter: no percent-decoding, no `::` chaining, no glob unless a
-function says so. Faults that pass are waited out (`faults.py` says how long); nothing that a
-storage has answered before is believed again. All functions may be called from many threads.
+Locations are `str`: a `Path` would drop the second slash of `s3://`. A location without a scheme is
+a local path, taken literally: no percent-decoding, no `::` chaining, no glob unless a function says
+so. Transient errors are retried (`retry.py` says for how long), and nothing is cached. All
+functions are thread-safe.
 """
 
 from __future__ import annotations
 
-from eagleray.io.storage.faults import StorageUnavailableError
-from eagleray.io.storage.hidden import SKIPPED_KINDS, is_skipped_name, kind_of_skipped
+from eagleray.io.storage.errors import StorageUnavailableError
 from eagleray.io.storage.listing import (
     LISTING_SCHEMA,
     FileInfo,
     file_info,
-    glob_files,
-    glob_tables,
     list_files,
     list_tables,
     version_of,
 )
 from eagleray.io.storage.locations import absolute, is_remote, join, name_of
-from eagleray.io.storage.path_policy import PathPolicy, is_within, require_place
+from eagleray.io.storage.path_policy import PathPolicy, is_within, require_prefix
+from eagleray.io.storage.patterns import glob_files, glob_tables
 from eagleray.io.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.io.storage.remote import S3Options, use_s3, using_s3
+from eagleray.io.storage.skipped_names import SKIPPED_KINDS, is_skipped_name, skipped_name_kind
 from eagleray.io.storage.stat import exists, is_folder, size_of
 from eagleray.io.storage.writing import (
     delete,
-    make_folder,
     put_atomic,
     put_if_absent,
     remove_empty_folder,
@@ -52,10 +50,8 @@ __all__ = [
     "is_skipped_name",
     "is_within",
     "join",
-    "kind_of_skipped",
     "list_files",
     "list_tables",
-    "make_folder",
     "name_of",
     "open_seekable",
     "put_atomic",
@@ -64,8 +60,9 @@ __all__ = [
     "read_range",
     "remove_empty_folder",
     "remove_tree",
-    "require_place",
+    "require_prefix",
     "size_of",
+    "skipped_name_kind",
     "use_s3",
     "using_s3",
     "version_of",

@@ -1,4 +1,4 @@
-"""Files on a mounted file system: read, and written whole or not at all."""
+"""Reads files on mounted file systems, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from eagleray.io.storage.faults import patiently_local
+from eagleray.io.storage.retry import retry_local
 
 __all__ = [
-    "answers",
+    "false_on_error",
     "open_file",
     "put_atomic",
     "put_if_absent",
@@ -27,10 +27,10 @@ _NO_HARD_LINKS = frozenset(
 )
 
 
-def answers(question: Callable[[], bool]) -> bool:
-    """Ask the file system; a name that it cannot even hold names nothing."""
+def false_on_error(check: Callable[[], bool]) -> bool:
+    """Return the result of a check, and False for names that the file system cannot hold."""
     try:
-        return question()
+        return check()
     except (OSError, ValueError):
         return False
 
@@ -39,59 +39,59 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file for reading.
 
     Raises:
-        OSError: It cannot be opened, or is a named pipe.
+        OSError: If it cannot be opened, or is a named pipe.
     """
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a NUL byte, which no file name can hold
         raise FileNotFoundError(str(error)) from error
-    if stat.S_ISFIFO(mode):  # opening one would wait for a writer, for ever
+    if stat.S_ISFIFO(mode):  # opening one blocks until there is a writer
         raise OSError("it is a named pipe, not a file")
     return path.open("rb")
 
 
 def read(path: Path, start: int, length: int | None) -> bytes:
-    """Read from a byte on, to the end or a number of bytes."""
+    """Read `length` bytes from byte `start` on, or to the end of the file."""
 
     def attempt() -> bytes:
         with open_file(path) as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
 
-    return patiently_local(attempt)
+    return retry_local(attempt)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file.
+    """Return the size of a file in bytes.
 
     Raises:
-        OSError: It is not there, or is a folder.
+        OSError: If it does not exist, or is a folder.
     """
-    status = patiently_local(path.stat)
+    status = retry_local(path.stat)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     return status.st_size
 
 
 def put_atomic(path: Path, content: bytes) -> None:
-    """Write a file, over one that is there."""
-    with _written_beside(path, content) as beside:
-        beside.replace(path)
+    """Write a file atomically, replacing an existing one."""
+    with _temporary_file(path, content) as temporary:
+        temporary.replace(path)
         _flush_folder(path.parent)
 
 
 def put_if_absent(path: Path, content: bytes) -> bool:
-    """Write a file if there is none; a link cannot take the place of another file.
+    """Write a file atomically if there is none: a hard link never replaces another file.
 
     Raises:
-        OSError: It cannot be written, or the file system has no hard links.
+        OSError: If it cannot be written, or the file system has no hard links.
     """
-    with _written_beside(path, content) as beside:
+    with _temporary_file(path, content) as temporary:
         try:
-            os.link(beside, path)
+            os.link(temporary, path)
         except FileExistsError:
-            # A network mount that lost the first answer says this of our own link.
-            if not path.exists() or not path.samefile(beside):
+            # A network mount that lost the first response reports our own link as existing.
+            if not path.exists() or not path.samefile(temporary):
                 return False
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
@@ -99,25 +99,25 @@ def put_if_absent(path: Path, content: bytes) -> bool:
             raise OSError(
                 error.errno,
                 f"the file system of {path.parent} has no hard links, and without them two jobs "
-                "could both believe that they wrote this file; name an output on another one",
+                "could both assume that they wrote this file; use an output on another one",
             ) from error
         _flush_folder(path.parent)
     return True
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
-    """Write a complete, safe file beside the one that is meant; it is gone at the end."""
+def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+    """Write and flush a temporary file next to `path`; it is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        yield beside
+        yield temporary
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

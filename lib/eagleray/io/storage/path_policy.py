@@ -1,4 +1,4 @@
-"""Whether a location is under one of some places, however it is spelled."""
+"""Decides whether a location lies under allowed prefixes, however it is spelled."""
 
 from __future__ import annotations
 
@@ -12,107 +12,106 @@ from urllib.parse import unquote
 from eagleray.core.errors import InputError
 from eagleray.io.storage.locations import is_remote, local_path, require_scheme
 
-__all__ = ["PathPolicy", "is_within", "require_place"]
+__all__ = ["PathPolicy", "is_within", "require_prefix"]
 
-# Some file systems take these out of a URI, and two dots with a tab between them are then two dots.
+# Some file systems drop these from a URI, which turns two dots with a tab between them into `..`.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-# No file system opens a longer path, and following one would take its time; of a name that is not
-# UTF-8 each byte is spelled out in four characters.
-_MAX_CHARACTERS = 4 * 4096
+# No file system opens a longer path, and resolving one would take long. A byte that is not UTF-8 is
+# escaped with four characters.
+_MAX_LENGTH = 4 * 4096
 _MAX_ENCODINGS = 4
 
 
 @dataclass(frozen=True)
 class PathPolicy:
-    """Which locations may be read: all of them, or those under some places.
+    """Which locations may be read: all of them, or those under allowed prefixes.
 
-    A location is judged by its text and, where it is local, by where its links lead. Nothing is
-    opened for it, so the verdict says nothing of what is there.
+    A location is checked by its text and, if it is local, by where its links lead. Nothing is
+    opened, so the result reveals nothing about what exists.
 
     Attributes:
-        places: Folders, and prefixes of URIs; None where every location may be read.
+        prefixes: Folders and URI prefixes; None if every location may be read.
     """
 
-    places: tuple[str, ...] | None = None
+    prefixes: tuple[str, ...] | None = None
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is a location that may not be read."""
-        return self.places is not None
+        """Whether some locations may not be read."""
+        return self.prefixes is not None
 
     def allows(self, location: str) -> bool:
-        """Whether a path, a URI or a pattern may be read, as `is_within` judges it."""
-        return self.places is None or _is_in(location, self._resolved)
+        """Whether a path, a URI or a pattern may be read, as `is_within` decides it."""
+        return self.prefixes is None or _is_within_resolved(location, self._resolved)
 
     @cached_property
     def _resolved(self) -> tuple[str, ...]:
-        return tuple(map(_resolve, self.places or ()))
+        return tuple(map(_resolve, self.prefixes or ()))
 
 
-def require_place(place: str) -> None:
-    """Refuse what cannot be a place: it would stand for another one than was meant.
+def require_prefix(prefix: str) -> None:
+    """Check that a text can be an allowed prefix.
 
     Raises:
-        InputError: It is empty, leads up, is of a scheme that is not supported, or names no bucket.
+        InputError: If it is empty, contains `..`, names no bucket, or its scheme is not supported.
     """
-    if not place.strip():
-        raise InputError("A place is empty; name a folder, or a prefix such as s3://bucket/photos.")
-    if not is_remote(place):
+    if not prefix.strip():
+        raise InputError(
+            "An allowed path is empty; name a folder, or a prefix such as s3://bucket/photos."
+        )
+    if not is_remote(prefix):
         return
-    require_scheme(place)
-    if not place.partition("://")[2].strip("/"):
-        raise InputError(f"{place} names no bucket; write {place.rstrip('/')}//BUCKET/….")
-    if not is_within(place, [place]):
-        raise InputError(f"{place} leads somewhere else by its '..'; write where that is.")
+    require_scheme(prefix)
+    if not prefix.partition("://")[2].strip("/"):
+        raise InputError(f"{prefix} names no bucket; write {prefix.rstrip('/')}//BUCKET/….")
+    if not is_within(prefix, [prefix]):
+        raise InputError(f"{prefix} contains '..'; write the resolved location.")
 
 
-def is_within(location: str, places: Iterable[str]) -> bool:
-    """Whether a location is one of some places, or under one.
+def is_within(location: str, prefixes: Iterable[str]) -> bool:
+    """Whether a location equals one of several prefixes or lies under one.
 
-    Local paths are judged by where they lead: `..` and symbolic links are followed first. A URI
-    must begin as the place does, letter by letter, and hold no `..`, not even percent-encoded: what
-    a file system would make of it is its own affair. A chain of several (`zip://…::…`) is nowhere.
+    Local paths are resolved first, with `..` and symbolic links. A URI must start with the prefix,
+    character by character, and contain no `..`, not even percent-encoded, as file systems interpret
+    it differently. A chained URI (`zip://…::…`) is never within a prefix.
 
     Args:
-        location: A path, a URI, or a pattern.
-        places: Folders, or prefixes that end with a `/` or where one would follow.
+        location: A path, a URI or a pattern.
+        prefixes: Folders and URI prefixes, with or without a trailing slash.
     """
-    return _is_in(location, map(_resolve, places))
+    return _is_within_resolved(location, map(_resolve, prefixes))
 
 
-def _resolve(place: str) -> str:
-    return place if is_remote(place) else os.path.realpath(local_path(place))
+def _resolve(prefix: str) -> str:
+    return prefix if is_remote(prefix) else os.path.realpath(local_path(prefix))
 
 
-def _is_in(location: str, places: Iterable[str]) -> bool:
-    """Judge a location by places whose links are followed already."""
-    if "\0" in location or len(location) > _MAX_CHARACTERS or not _is_unicode(location):
+def _is_within_resolved(location: str, prefixes: Iterable[str]) -> bool:
+    if "\0" in location or len(location) > _MAX_LENGTH or not _is_unicode(location):
         return False
     remote = is_remote(location)
-    if remote and (_is_chain(location) or _CONTROL.search(location) or _leads_up(location)):
+    if remote and (
+        "::" in location or _CONTROL.search(location) or _has_parent_reference(location)
+    ):
         return False
     target = location if remote else os.path.realpath(local_path(location))
-    return any(is_remote(place) == remote and _is_under(target, place) for place in places)
+    return any(is_remote(prefix) == remote and _has_prefix(target, prefix) for prefix in prefixes)
 
 
-def _is_chain(location: str) -> bool:
-    return "::" in location
-
-
-def _leads_up(location: str) -> bool:
-    """Whether a part of a URI is `..`, also one that is percent-encoded several times."""
+def _has_parent_reference(location: str) -> bool:
+    """Whether a component of a URI is `..`, even if it is percent-encoded several times."""
     text = location
     for _ in range(_MAX_ENCODINGS):
         decoded = unquote(text)
         if decoded == text:
             return ".." in text.replace("\\", "/").split("/")
         text = decoded
-    return True  # nobody encodes a name that often
+    return True  # no legitimate name is encoded that often
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be a name; half of a surrogate pair, as JSON may hold it, cannot."""
+    """Whether a text is valid Unicode; a lone surrogate, as JSON may contain it, is not."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -120,6 +119,6 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _is_under(location: str, place: str) -> bool:
-    place = place.rstrip("/")
-    return location.rstrip("/") == place or location.startswith(f"{place}/")
+def _has_prefix(location: str, prefix: str) -> bool:
+    prefix = prefix.rstrip("/")
+    return location.rstrip("/") == prefix or location.startswith(f"{prefix}/")

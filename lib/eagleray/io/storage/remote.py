@@ -1,4 +1,4 @@
-"""The fsspec file system behind a URI, with the time-outs and the S3 options of this process."""
+"""Opens the fsspec file system of a URI, with this process's time-outs, retries and S3 options."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eagleray.core.errors import InputError
-from eagleray.io.storage.faults import patiently
 from eagleray.io.storage.locations import require_scheme
+from eagleray.io.storage.retry import RetryPolicy, retry_remote
 
 __all__ = ["Remote", "S3Options", "open_remote", "use_s3", "using_s3"]
 
@@ -17,23 +17,26 @@ _S3_SCHEMES = frozenset({"s3", "s3a"})
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
-# Up to 32 threads of a worker read at once, and s3fs's own default lets 10 of them through.
-_CONNECTIONS = 64
-_ATTEMPTS_BELOW = 4
+# Up to 32 threads of a worker read at the same time; the default of s3fs is 10 connections.
+_MAX_CONNECTIONS = 64
+_CLIENT_ATTEMPTS = 4
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """Where S3 is and who asks; what is None or False is left to the environment.
+    """How S3 is reached; what is None or False is left to the environment.
 
     Attributes:
-        endpoint: Base URL of a server other than Amazon's, `http://…` or `https://…`.
-        region: Of the buckets.
-        profile: In the AWS configuration files.
-        anonymous: Sign nothing: for public buckets.
-        requester_pays: Agree to pay for what is read from buckets that ask for it.
+        endpoint: Base URL of an S3-compatible server, `http://…` or `https://…`.
+        region: Region of the buckets.
+        profile: Name of a profile in the AWS configuration files.
+        anonymous: Whether requests are sent unsigned, for public buckets.
+        requester_pays: Whether the caller agrees to pay for reads from requester-pays buckets.
+
+    Raises:
+        InputError: If the options contradict each other or the endpoint is not a URL.
     """
 
     endpoint: str | None = None
@@ -45,7 +48,7 @@ class S3Options:
     def __post_init__(self) -> None:
         if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
             raise InputError(
-                f"S3 endpoint {self.endpoint!r} is no URL; write http://… or https://…."
+                f"S3 endpoint {self.endpoint!r} is not a URL; write http://… or https://…."
             )
         if self.anonymous and self.profile is not None:
             raise InputError(
@@ -55,10 +58,10 @@ class S3Options:
 
 
 def use_s3(options: S3Options) -> None:
-    """Make the options the defaults of this process; a worker process calls it for itself.
+    """Make the options the defaults of this process; each worker process calls this itself.
 
-    Whatever in this process opens S3 through fsspec follows. Options that are not given stay as
-    they are.
+    They apply to everything in the process that opens S3 through fsspec. Options that are not set
+    stay as they are.
     """
     import fsspec
 
@@ -95,43 +98,45 @@ def using_s3(options: S3Options) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A URI that is open for calls.
+    """A URI with its open file system.
 
     Attributes:
         location: The URI as it was given.
         filesystem: The fsspec file system, shared by all threads.
-        path: What the file system calls it.
-        is_s3: Whether this is s3fs, which gives us single requests.
+        path: The location as the file system spells it.
+        is_s3: Whether the file system is s3fs, through which single S3 requests can be sent.
+        retries: How calls are retried; None for the default.
     """
 
     location: str
     filesystem: Any
     path: str
     is_s3: bool
+    retries: RetryPolicy | None = None
 
     @property
     def name(self) -> str:
-        """What functions for one file take: s3fs the URI itself, whose last slash counts."""
+        """The argument of functions for one file; s3fs takes the URI with any trailing slash."""
         return self.location if self.is_s3 else self.path
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """Call the storage, again when a fault is of a kind that passes."""
-        return patiently(self.filesystem, call)
+    def call(self, call: Callable[[], T]) -> T:
+        """Call the storage, and retry after transient errors."""
+        return retry_remote(self.filesystem, call, self.retries)
 
     def call_s3(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Send one S3 request (`list_objects_v2`, …), again when a fault is of a passing kind."""
+        """Send one S3 request (`list_objects_v2`, …), and retry after transient errors."""
         filesystem = self.filesystem
         payer = {"RequestPayer": "requester"} if filesystem.requester_pays else {}
-        answer: dict[str, Any] = self.patiently(
+        response: dict[str, Any] = self.call(
             lambda: filesystem.call_s3(method, **payer, **arguments)
         )
-        return answer
+        return response
 
     def bucket_and_key(self) -> tuple[str, str]:
-        """The S3 bucket and the key, letter by letter.
+        """Return the S3 bucket and the key, character by character.
 
         Raises:
-            InputError: No bucket is named.
+            InputError: If the URI names no bucket.
         """
         rest = self.location.split("://", 1)[1].lstrip("/")
         if rest.startswith("arn:"):
@@ -143,21 +148,21 @@ class Remote:
         return bucket, key
 
     def bucket_and_prefix(self) -> tuple[str, str]:
-        """The S3 bucket and what the keys in the folder begin with."""
+        """Return the S3 bucket and the prefix of the keys in the folder."""
         bucket, key = self.bucket_and_key()
         return bucket, key if not key or key.endswith("/") else f"{key}/"
 
 
 def open_remote(location: str, *, many_calls: bool = False) -> Remote:
-    """Open the file system of a URI; nothing is asked yet.
+    """Open the file system of a URI; no request is sent yet.
 
     Args:
         location: A URI of a supported scheme.
-        many_calls: For an operation of s3fs that sends many requests: let the client below repeat
-            each of them a few times, before all are repeated.
+        many_calls: Whether the operation sends many requests; the S3 client then retries each of
+            them a few times before the whole operation is retried.
 
     Raises:
-        InputError: The scheme is not supported, or what fsspec needs for it is not installed.
+        InputError: If the scheme is not supported, or a package that fsspec needs is missing.
     """
     import fsspec
 
@@ -180,17 +185,17 @@ def open_remote(location: str, *, many_calls: bool = False) -> Remote:
 
 
 def _s3_arguments(*, many_calls: bool) -> dict[str, Any]:
-    """Arguments of s3fs on top of the process's own; what the user configured wins."""
+    """Return arguments of s3fs that the user's own configuration overrides."""
     import fsspec
 
-    attempts = _ATTEMPTS_BELOW if many_calls else 1
-    ours = {
+    attempts = _CLIENT_ATTEMPTS if many_calls else 1
+    defaults = {
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
-        "max_pool_connections": _CONNECTIONS,
+        "max_pool_connections": _MAX_CONNECTIONS,
         "retries": {"mode": "legacy", "total_max_attempts": attempts},
-        # Makes these clients ours alone: pages of keys are parsed by us.
+        # Keeps these clients apart from others in the process: they parse key pages differently.
         "user_agent_extra": "eagleray",
     }
-    users = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {**ours, **users}, "use_listings_cache": False}
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {**defaults, **configured}, "use_listings_cache": False}

@@ -1,11 +1,11 @@
-"""What is at a location: something, a folder, how many bytes."""
+"""Looks up what is at a location: whether it exists, whether it is a folder, and its size."""
 
 from __future__ import annotations
 
 import errno
 
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import asking, one_kind_of_error
+from eagleray.io.storage.errors import wrap_as_input_error, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.remote import Remote, open_remote
 from eagleray.io.storage.s3_pages import read_page
@@ -14,14 +14,14 @@ __all__ = ["exists", "is_folder", "size_of"]
 
 
 def exists(location: str) -> bool:
-    """Whether anything is there, a file or something under a prefix.
+    """Whether there is a file or a folder at a location, or a key under a prefix.
 
     Raises:
-        InputError: A remote storage does not answer, or has no such bucket.
+        InputError: If a remote storage does not respond, or has no such bucket.
     """
     if not is_remote(location):
-        return local.answers(local_path(location).exists)
-    with asking(location):
+        return local.false_on_error(local_path(location).exists)
+    with wrap_as_input_error(location):
         remote = open_remote(location)
         if remote.is_s3:
             return _is_s3_file(remote) or _is_s3_folder(remote)
@@ -29,30 +29,30 @@ def exists(location: str) -> bool:
 
 
 def is_folder(location: str) -> bool:
-    """Whether the location is a folder, or a prefix with something under it.
+    """Whether a location is a folder, or a prefix that has keys.
 
     Raises:
-        InputError: A remote storage does not answer, or has no such bucket.
+        InputError: If a remote storage does not respond, or has no such bucket.
     """
     if not is_remote(location):
-        return local.answers(local_path(location).is_dir)
-    with asking(location):
+        return local.false_on_error(local_path(location).is_dir)
+    with wrap_as_input_error(location):
         remote = open_remote(location)
         return _is_s3_folder(remote) if remote.is_s3 else _type_of(remote) == "directory"
 
 
 def size_of(location: str) -> int:
-    """Bytes of a file.
+    """Return the size of a file in bytes.
 
     Raises:
-        OSError: Whatever went wrong; `FileNotFoundError` when nothing is there.
-        InputError: The scheme is not one that is read.
+        OSError: If it cannot be looked up; `FileNotFoundError` if there is no such file.
+        InputError: If the scheme is not supported.
     """
     if not is_remote(location):
         return local.size_of(local_path(location))
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
-        found = remote.patiently(lambda: remote.filesystem.info(remote.name))
+        found = remote.call(lambda: remote.filesystem.info(remote.name))
         if found["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, "it is a folder", location)
         return int(found["size"])
@@ -66,20 +66,20 @@ def _is_s3_file(remote: Remote) -> bool:
         remote.call_s3("head_object", Bucket=bucket, Key=key)
     except FileNotFoundError:
         return False
-    except PermissionError:  # what S3 says of a key that is not there, to those who may not list
+    except PermissionError:  # S3's response for a missing key to callers without list permission
         read_page(remote, bucket, key, "", max_keys=1)
         return False
     return True
 
 
 def _is_s3_folder(remote: Remote) -> bool:
-    """Ask for one key under the prefix, however many there are."""
+    """Whether the prefix has a key; a single one is requested, however many there are."""
     bucket, prefix = remote.bucket_and_prefix()
     return len(read_page(remote, bucket, prefix, "", max_keys=1)) > 0 or not prefix
 
 
 def _type_of(remote: Remote) -> str | None:
     try:
-        return str(remote.patiently(lambda: remote.filesystem.info(remote.path))["type"])
+        return str(remote.call(lambda: remote.filesystem.info(remote.path))["type"])
     except FileNotFoundError:
         return None

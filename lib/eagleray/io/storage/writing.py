@@ -1,17 +1,16 @@
-"""Files written whole or not at all, once or over another, and removed."""
+"""Writes files atomically, with or without replacing existing ones, and removes them."""
 
 from __future__ import annotations
 
 import errno
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eagleray.core.errors import InputError
-from eagleray.io.read_ahead import results_ahead
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import local
-from eagleray.io.storage.faults import error_code, one_kind_of_error
+from eagleray.io.storage.errors import error_code, wrap_as_os_error
 from eagleray.io.storage.locations import is_remote, local_path
 from eagleray.io.storage.reading import read_bytes
 from eagleray.io.storage.remote import Remote, open_remote
@@ -19,61 +18,60 @@ from eagleray.io.storage.s3_keys import iterate_pages
 
 __all__ = [
     "delete",
-    "make_folder",
     "put_atomic",
     "put_if_absent",
     "remove_empty_folder",
     "remove_tree",
 ]
 
-# Of a large file on S3; what is as large as two of them is sent in parts.
+# Size of an S3 multipart upload's parts; files of at least two of them are sent so.
 _PART_BYTES = 16 * 2**20
-_DELETIONS_AT_ONCE = 4
-_NOT_FOR_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
-_ALREADY_THERE = frozenset({"PreconditionFailed", "412"})
+_DELETION_THREADS = 4
+_INVALID_IN_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
+_EXISTS_CODES = frozenset({"PreconditionFailed", "412"})
 
 
 def put_atomic(location: str, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or none of it, also after a crash.
+    """Write a file atomically: readers see all of it or none of it, also after a crash.
 
-    So it is on mounted file systems and in object stores.
+    This holds for mounted file systems and object stores.
 
     Raises:
-        OSError: It cannot be written. A remote file may be there all the same when an answer was
-            lost to the end.
-        InputError: The scheme is not one that is written.
+        OSError: If it cannot be written. A remote file may exist nevertheless if all responses
+            were lost.
+        InputError: If the scheme is not supported.
     """
     if not is_remote(location):
         local.put_atomic(local_path(location), content)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         _pipe(open_remote(location, many_calls=_is_large(content)), content)
 
 
 def put_if_absent(location: str, content: bytes) -> bool:
     """Write a file if there is none, as atomically as `put_atomic`.
 
-    An answer of S3 can be lost, and the repeated request (by us, or unseen by the HTTP client
-    below) then meets the file that the first one wrote. So on S3 a file with the very same content
-    counts as ours: put something unique into contents that race. The server must honour
-    `If-None-Match` (Amazon S3, MinIO, Ceph, R2 and moto do). Systems for which fsspec has no such
-    condition ask first and write then, which two writers can both pass.
+    A response of S3 can be lost, and the retried request (by this package or by the HTTP client
+    below) then finds the file that the first one wrote. So on S3 an existing file with identical
+    content counts as written by this call: put something unique into contents that race. The server
+    must honour `If-None-Match` (Amazon S3, MinIO, Ceph, R2 and moto do). For storages without such
+    a condition in fsspec, existence is checked before the write, which two writers can both pass.
 
     Returns:
-        Whether this call made the file; False when another one is there.
+        Whether this call wrote the file; False if there was another one.
 
     Raises:
-        OSError: It cannot be written; whether it is there is then not known.
-        InputError: The scheme is not one that is written.
+        OSError: If it cannot be written; whether it exists is then unknown.
+        InputError: If the scheme is not supported.
     """
     if not is_remote(location):
         return local.put_if_absent(local_path(location), content)
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location, many_calls=_is_large(content))
         try:
             _pipe(remote, content, mode="create")
         except OSError as error:
-            if not isinstance(error, FileExistsError) and error_code(error) not in _ALREADY_THERE:
+            if not isinstance(error, FileExistsError) and error_code(error) not in _EXISTS_CODES:
                 raise
         else:
             return True
@@ -87,20 +85,16 @@ def _is_large(content: bytes) -> bool:
 def _pipe(remote: Remote, content: bytes, **options: Any) -> None:
     if remote.is_s3:
         options["chunksize"] = _PART_BYTES
-    remote.patiently(lambda: remote.filesystem.pipe_file(remote.name, content, **options))
-
-
-def make_folder(location: str) -> None:
-    """Make a local folder with its parents; object stores need none."""
-    if not is_remote(location):
-        local_path(location).mkdir(parents=True, exist_ok=True)
+    remote.call(lambda: remote.filesystem.pipe_file(remote.name, content, **options))
 
 
 def remove_empty_folder(location: str) -> None:
-    """Remove a local folder that holds nothing; object stores have none.
+    """Remove an empty local folder; object stores have none.
+
+    A folder that is missing or not empty is left alone.
 
     Raises:
-        OSError: It cannot be removed; one that holds something, or is not there, is fine.
+        OSError: If it cannot be removed.
     """
     if is_remote(location):
         return
@@ -112,68 +106,72 @@ def remove_empty_folder(location: str) -> None:
 
 
 def delete(location: str) -> None:
-    """Remove a file; one that is not there is fine.
+    """Remove a file, if it exists.
 
     Raises:
-        OSError: It cannot be removed.
-        InputError: The scheme is not one that is written.
+        OSError: If it cannot be removed.
+        InputError: If the scheme is not supported.
     """
     if not is_remote(location):
         local_path(location).unlink(missing_ok=True)
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         try:
-            remote.patiently(lambda: remote.filesystem.rm_file(remote.name))
+            remote.call(lambda: remote.filesystem.rm_file(remote.name))
         except FileNotFoundError:
             return
 
 
 def remove_tree(location: str) -> None:
-    """Remove a folder or prefix and all under it.
+    """Remove a folder or prefix with everything in it.
 
     Raises:
-        OSError: Something cannot be removed.
-        InputError: The scheme is not one that is written.
+        OSError: If something cannot be removed.
+        InputError: If the scheme is not supported, or the prefix is a whole bucket.
     """
     if not is_remote(location):
         shutil.rmtree(local_path(location))
         return
-    with one_kind_of_error(location):
+    with wrap_as_os_error(location):
         remote = open_remote(location)
         if remote.is_s3:
             _remove_keys(remote)
         else:
-            remote.patiently(lambda: remote.filesystem.rm(remote.path, recursive=True))
+            remote.call(lambda: remote.filesystem.rm(remote.path, recursive=True))
 
 
 def _remove_keys(remote: Remote) -> None:
     bucket, key = remote.bucket_and_key()
     if not key.strip("/"):
-        raise InputError(f"{remote.location} is a whole bucket, which is never removed.")
+        raise InputError(f"{remote.location} is a whole bucket; buckets are never removed.")
     pages = iterate_pages(remote, bucket, key.rstrip("/") + "/")
-    with ThreadPoolExecutor(_DELETIONS_AT_ONCE) as pool:
-        for _ in results_ahead(
-            pool, lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()), pages
-        ):
-            pass
+    deletions = read_ahead(
+        lambda page: _delete_keys(remote, bucket, page.keys.to_pylist()),
+        pages,
+        threads=_DELETION_THREADS,
+    )
+    for _ in deletions:
+        pass
 
 
 def _delete_keys(remote: Remote, bucket: str, keys: list[str]) -> None:
-    """Delete up to a thousand keys at once; those that XML cannot hold, one by one."""
+    """Delete up to a thousand keys with one request, and keys that XML cannot hold one by one."""
     from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-    strange = [key for key in keys if _NOT_FOR_XML.search(key)]
-    for key in strange:
-        remote.call_s3("delete_object", Bucket=bucket, Key=key)
-    objects = [{"Key": key} for key in keys if not _NOT_FOR_XML.search(key)]
+    objects = []
+    for key in keys:
+        if _INVALID_IN_XML.search(key):
+            remote.call_s3("delete_object", Bucket=bucket, Key=key)
+        else:
+            objects.append({"Key": key})
 
     def request() -> None:
-        answer = remote.filesystem.call_s3(
+        response = remote.filesystem.call_s3(
             "delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
         )
-        if errors := answer.get("Errors"):  # S3 answers 200 also when it has kept some
+        if errors := response.get("Errors"):  # S3 responds 200 even if it kept some
             raise ClientError({"Error": errors[0]}, "DeleteObjects")
 
     if objects:
-        remote.patiently(request)
+        remote.call(request)

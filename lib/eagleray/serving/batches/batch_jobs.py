@@ -1,8 +1,8 @@
-"""The counter for batch jobs: started, found again, watched, cancelled, handed out.
+"""Starts, finds, watches and cancels the batch jobs of callers, and returns their results.
 
-A batch is a row in the organisation's database, a run of a command elsewhere, and an output. The
-row says whose it is and what was asked for; how far it is, and what came of it, is read from the
-output. So a service that starts anew knows all of them, and no replica has what the others lack.
+A batch is a row in the organisation's database, a job, and an output. The row has the caller and
+the request; progress and results are read from the output. So a service that is restarted knows all
+batches, and every replica knows the same ones.
 """
 
 from __future__ import annotations
@@ -17,62 +17,57 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from eagleray.batch.commit import Commit, read_commit
-from eagleray.batch.job import require_writable
-from eagleray.batch.plan import new_id, read_plan, require_same_work
-from eagleray.batch.progress import Progress, read_progress
+from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import InputError, OutageError, OutputExistsError, UnknownNameError
+from eagleray.core.job_state import JobState
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import BatchRow
 from eagleray.io import storage
 from eagleray.io.fetch import packing_of
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.serving.batches.launcher import Launcher, Room
-from eagleray.serving.batches.path_policy import BatchPlaces
-from eagleray.serving.batches.results import described, json_lines
-from eagleray.serving.batches.spec import BatchAsked
+from eagleray.serving.batches.launcher import Capacity, Launcher
+from eagleray.serving.batches.path_policy import BatchPathPolicy
+from eagleray.serving.batches.results import describe_results, json_lines
+from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import (
     FullError,
     NotFinishedError,
     NotReadyError,
-    without_places,
+    hide_locations,
 )
-from eagleray.serving.responses import BatchState
 from eagleray.serving.routing import Snapshot, choose
-from eagleray.sharded.claims import require_free
+from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.plan import new_id, read_plan, require_same_work
+from eagleray.sharded.prepare import require_free, require_writable
+from eagleray.sharded.progress import Progress, read_progress
 
-__all__ = ["BatchDesk"]
+__all__ = ["BatchJobs"]
 
 log = logging.getLogger(__name__)
 
-_PUBLIC = "The output of this batch does not answer now; try again later."
-_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+_PUBLIC = "The output of this batch is not available now; try again later."
+_ENDED = frozenset(state.value for state in JobState if state.has_ended)
 _RETRY_AFTER = 30.0
 _GLOB_CHARACTERS = frozenset("*?[")
-_NO_TRACE = (
-    "It ended with the service or the cluster that ran it; post the same body again to go on from "
-    "what is done."
+_JOB_IS_GONE = (
+    "It ended with the service or the cluster that ran it; post the same body again to resume it."
 )
-_OF_RUNS: dict[str, tuple[BatchState, str]] = {
-    "queued": ("queued", "It waits for its turn."),
-    "running": ("running", ""),
-    "stopped": ("cancelled", ""),
-}
+_MESSAGES = {JobState.QUEUED: "It waits in the queue."}
 
 
-class BatchDesk:
-    """Batch jobs of callers.
+class BatchJobs:
+    """The batch jobs of callers.
 
-    Its methods wait for storage, database and jobs: an event loop calls them in a thread.
+    The methods block on storage, database and the launcher; an event loop calls them in a thread.
 
     Args:
-        registry: With the models.
-        config: Of the service.
-        launcher: Runs the jobs.
-        database: Returns the organisation's database; asked once the service has started.
+        registry: Registry of the models.
+        config: Configuration of the service.
+        launcher: Launcher of the jobs.
+        database: Returns the organisation's database, once the service has started.
     """
 
     def __init__(
@@ -87,7 +82,6 @@ class BatchDesk:
         self._open = database
         settings = registry.settings
         self._environment = settings.as_environment()
-        self._environment["EAGLERAY_URL_PRIVATE_NETWORKS"] = ",".join(config.private_networks)
 
     @property
     def _database(self) -> OpenDatabase:
@@ -95,148 +89,158 @@ class BatchDesk:
 
     # --- start ---
 
-    def start(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchStatus:
-        """Start a batch, or go on with the one that was asked for in the same words.
+    def start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
+        """Start a batch, or resume the one of the same request.
 
         Raises:
-            ForbiddenError: It would read or write where callers may not.
-            UserError: An input is not there, the model is not known, the output is of other work.
-            FullError: The application has too many already.
-            NotReadyError: Nothing runs jobs, or there is nothing left to run them on.
-            OutageError: The registry, the database or the output does not answer.
+            ForbiddenError: If it would read or write locations that callers may not.
+            UserError: If an input is missing, the model is unknown, or the output is of other work.
+            FullError: If the application has too many batches already.
+            NotReadyError: If nothing runs jobs, or no resources are left for them.
+            OutageError: If the registry, the database or the output does not respond.
         """
-        with _of_places(asked.locations):
-            return self._start(asked, application, snapshot)
+        with _hiding_locations(body.locations):
+            return self._start(body, application, snapshot)
 
-    def _start(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchStatus:
-        places = BatchPlaces(self._config, application)
-        places.require_any()
-        places.require_output(asked.output)
-        places.require_inputs([*asked.input, *asked.earlier])
-        with self._database.turn("batches") as session:
-            row = self._same(session, asked, application)
+    def _start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
+        policy = BatchPathPolicy(self._config, application)
+        policy.require_any()
+        policy.require_output(body.output)
+        policy.require_inputs([*body.inputs, *body.earlier])
+        with self._database.lock("batches") as session:
+            row = self._same(session, body, application)
             if row is None:
-                row = self._new_row(asked, application, snapshot)
+                row = self._new_row(body, application, snapshot)
             else:
                 status = self._status(row)
                 there = read_commit(OutputLayout(row.output)) is not None
-                if status.state not in _ENDED or (status.state == "succeeded" and there):
-                    self._keep(session, row)
+                if status.state not in _ENDED or (status.state == JobState.SUCCEEDED and there):
+                    self._store(session, row)
                     return status
-            self._require_room_for(session, application)
-            self._submit(row, asked, places)
-            self._keep(session, row)
+            self._require_capacity(session, application)
+            self._submit(row, body, policy)
+            self._store(session, row)
         return self._status(row)
 
-    def _same(self, session: Session, asked: BatchAsked, application: str) -> BatchRow | None:
-        """Return the batch that holds this output, if it is the one that is asked for.
+    def _same(self, session: Session, body: BatchBody, application: str) -> BatchRow | None:
+        """Return the batch that has this output, if it is of the same request.
 
         Raises:
-            OutputExistsError: It is another one.
+            OutputExistsError: If it is of another request.
         """
-        query = sa.select(BatchRow).where(BatchRow.output == asked.output)
+        query = sa.select(BatchRow).where(BatchRow.output == body.output)
         with session.begin():
             row = session.scalars(query.order_by(BatchRow.created.desc()).limit(1)).first()
             session.expunge_all()
-        if row is None or (row.application == application and row.request == _as_stored(asked)):
+        if row is None or (row.application == application and row.request == _as_stored(body)):
             return row
-        if row.state not in _ENDED or read_plan(OutputLayout(asked.output)) is not None:
+        if row.state not in _ENDED or read_plan(OutputLayout(body.output), PredictPlan) is not None:
             raise OutputExistsError(
-                f"Output {asked.output} belongs to another batch; ask for the same, or name "
-                "another folder."
+                f"Output {body.output} belongs to another batch; send the same request, or "
+                "name another folder."
             )
         return None
 
-    def _new_row(self, asked: BatchAsked, application: str, snapshot: Snapshot) -> BatchRow:
-        """Check what the job itself would find at once, as far as that is cheap."""
-        version = self._version(asked.model, application, snapshot)
-        for location in asked.input:
+    def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchRow:
+        """Check early what the job itself would check, as far as that is cheap."""
+        version = self._version(body.model, application, snapshot)
+        for location in body.inputs:
             _require_there(location)
-        layout = OutputLayout(asked.output)
-        plan = read_plan(layout)
+        layout = OutputLayout(body.output)
+        plan = read_plan(layout, PredictPlan)
         if plan is None:
             require_free(layout)
             require_writable(layout)
         else:
-            work = asked.work(version, self._config, plan.work.contract_digest)
+            job = body.job(version.reference, self._config, readable=())
+            work = job.work(
+                model_version=str(version.version),
+                model_digest=version.digest,
+                contract_digest=plan.work.contract_digest,
+            )
             require_same_work(layout, plan, work)
         return BatchRow(
             id=new_id(),
             application=application,
             created=datetime.now(UTC),
-            output=asked.output,
-            request=_as_stored(asked),
+            output=body.output,
+            request=_as_stored(body),
             model=version.reference,
             submission="",
-            state="queued",
+            state=JobState.QUEUED.value,
             message="",
         )
 
     def _version(self, model: str, application: str, snapshot: Snapshot) -> ModelVersion:
-        """Return the version that a caller means: what it names, else its pin, else the default."""
+        """Return the requested version: the one that is named, else the pin, else the default."""
         name, separator, target = model.partition("@" if "@" in model else "/")
         if separator and not target:
-            raise InputError(f"Model {model!r} names no version; write NAME, NAME@ALIAS or NAME/3.")
+            raise InputError(
+                f"Model {model!r} is not a model or a version; write NAME, NAME@ALIAS or NAME/3."
+            )
         if not separator:
             snapshot.require_model(name)
             caller = snapshot.applications.get(application)
             pinned = caller.pins.get(name) if caller else None
             target = pinned or snapshot.route(name).default
-        choice = choose(snapshot, name, application=application, asked=target)
+        choice = choose(snapshot, name, application=application, version=target)
         return self._registry.get(name, version=choice.version)
 
-    def _require_room_for(self, session: Session, application: str) -> None:
+    def _require_capacity(self, session: Session, application: str) -> None:
         active = self._active(session, sa.true())
         own = sum(row.application == application for row in active)
-        if own >= self._config.max_batches:
+        if own >= self._config.max_batches_per_application:
             raise FullError(
-                f"{own} batches of this application run or wait, as many as are taken",
+                f"{own} batches of this application run or wait, the maximum",
                 retry_after=_RETRY_AFTER,
             )
-        if len(active) >= self._config.batches_at_once and not self._launcher.room().waits:
+        if (
+            len(active) >= self._config.max_concurrent_batches
+            and not self._launcher.capacity().waits
+        ):
             raise FullError(
-                f"{len(active)} batches are running, as many as run at a time",
+                f"{len(active)} batches are running, the maximum",
                 retry_after=_RETRY_AFTER,
             )
 
     def _active(self, session: Session, condition: Any) -> list[BatchRow]:
-        """Return the batches that have not ended, after a look at each."""
+        """Return the batches that have not ended, after an update of each."""
         query = sa.select(BatchRow).where(BatchRow.state.not_in(_ENDED), condition)
         with session.begin():
             rows = list(session.scalars(query))
             session.expunge_all()
         for row in rows:
             self._status(row)
-            self._keep(session, row)
+            self._store(session, row)
         return [row for row in rows if row.state not in _ENDED]
 
-    def _submit(self, row: BatchRow, asked: BatchAsked, places: BatchPlaces) -> None:
-        workers = _workers(self._launcher.room(), self._config)
-        command = asked.command(row.model, self._config, readable=places.readable, workers=workers)
+    def _submit(self, row: BatchRow, body: BatchBody, policy: BatchPathPolicy) -> None:
+        workers = _workers(self._launcher.capacity(), self._config)
+        job = body.job(row.model, self._config, readable=policy.readable, workers=workers)
         row.submission = f"eagleray-batch-{row.id}-{new_id()}"
-        self._launcher.submit(row.submission, command, self._environment)
-        row.state, row.message = "queued", ""
+        self._launcher.submit(row.submission, COMMAND, {**self._environment, **spec_variable(job)})
+        row.state, row.message = JobState.QUEUED.value, ""
 
-    def _keep(self, session: Session, row: BatchRow) -> None:
+    def _store(self, session: Session, row: BatchRow) -> None:
         with session.begin():
             session.merge(row)
 
-    # --- look ---
+    # --- watch ---
 
     def list(self, application: str, *, limit: int) -> list[BatchStatus]:
         """Return an application's batches, newest first."""
         query = sa.select(BatchRow).where(BatchRow.application == application)
         with self._database.reading() as session:
             rows = list(session.scalars(query.order_by(BatchRow.created.desc()).limit(limit)))
-        return [self._look(row) for row in rows]
+        return [self._current(row) for row in rows]
 
     def status(self, batch: str, application: str) -> BatchStatus:
-        """Return how far a batch is.
+        """Return the status of a batch.
 
         Raises:
-            UnknownNameError: The application has none of this id.
+            UnknownNameError: If the application has no batch of this id.
         """
-        return self._look(self._row(batch, application))
+        return self._current(self._row(batch, application))
 
     def _row(self, batch: str, application: str) -> BatchRow:
         with self._database.reading() as session:
@@ -245,16 +249,16 @@ class BatchDesk:
             raise UnknownNameError("batch", batch, [], hint="GET /v1/batches lists yours.")
         return row
 
-    def _look(self, row: BatchRow) -> BatchStatus:
-        """Look at a batch, and write down how it ended once it has."""
+    def _current(self, row: BatchRow) -> BatchStatus:
+        """Return the status of a batch, and store its end in the database."""
         before = row.state
         status = self._status(row)
         if status.state != before and status.state in _ENDED:
-            self._note_end(row)
+            self._store_end(row)
         return status
 
-    def _note_end(self, row: BatchRow) -> None:
-        """Write down how a run ended, unless another one has begun meanwhile."""
+    def _store_end(self, row: BatchRow) -> None:
+        """Store how a job ended, unless another job of the batch has begun meanwhile."""
         with self._database.session() as session:
             session.execute(
                 sa.update(BatchRow)
@@ -263,121 +267,125 @@ class BatchDesk:
             )
 
     def _status(self, row: BatchRow) -> BatchStatus:
-        """Return how far a batch is, and leave in its row what is known now."""
+        """Return the status of a batch, and update its row without storing it."""
         layout = OutputLayout(row.output)
         try:
             progress, committed = read_progress(layout), read_commit(layout)
         except (InputError, OSError) as error:
-            log.warning("batch %s: its output does not answer: %s", row.id, error)
+            log.warning("batch %s: its output is not available: %s", row.id, error)
             return status_of(row, None, None, message=_PUBLIC)
         if row.state not in _ENDED:
-            row.state, row.message = self._found(row, progress, committed)
-        message = without_places(row.message, _own_places(row))
+            state, row.message = self._found(row, progress, committed)
+            row.state = state.value
+        message = hide_locations(row.message, _own_locations(row))
         return status_of(row, progress, committed, message=message)
 
     def _found(
         self, row: BatchRow, progress: Progress | None, committed: Commit | None
-    ) -> tuple[BatchState, str]:
+    ) -> tuple[JobState, str]:
         if committed is not None:
-            return "succeeded", ""
-        launched = self._launcher.look(row.submission)
+            return JobState.SUCCEEDED, ""
+        launched = self._launcher.status(row.submission)
         if launched is None:
-            return "failed", _NO_TRACE
-        if launched.state == "succeeded":  # its commit was put after we looked, or is taken away
-            there = read_commit(OutputLayout(row.output)) is not None
-            return ("succeeded", "") if there else ("failed", "Its results are gone.")
-        if launched.state != "failed":
-            return _OF_RUNS[launched.state]
-        words = progress.message if progress and progress.state == "failed" else ""
-        return "failed", launched.message or words or _NO_TRACE
+            return JobState.FAILED, _JOB_IS_GONE
+        if launched.state == JobState.SUCCEEDED:  # committed since we looked, or taken away
+            if read_commit(OutputLayout(row.output)) is not None:
+                return JobState.SUCCEEDED, ""
+            return JobState.FAILED, "Its results have been removed."
+        if launched.state != JobState.FAILED:
+            return launched.state, _MESSAGES.get(launched.state, "")
+        failed = progress is not None and progress.state == JobState.FAILED
+        words = progress.message if progress and failed else ""
+        return JobState.FAILED, launched.message or words or _JOB_IS_GONE
 
     # --- end ---
 
     def cancel(self, batch: str, application: str) -> BatchStatus:
-        """End a batch; what is done is kept. Nothing happens to one that has ended.
+        """Cancel a batch; finished shards are kept. A batch that has ended stays as it is.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotReadyError: Whatever runs jobs does not answer.
+            UnknownNameError: If the application has no batch of this id.
+            OutageError: If the job server does not respond.
         """
-        with self._database.turn("batches") as session:
+        with self._database.lock("batches") as session:
             row = self._row(batch, application)
             if self._status(row).state not in _ENDED:
                 self._launcher.stop(row.submission)
-                row.state, row.message = "cancelled", "Post the same body again to go on."
-            self._keep(session, row)
+                row.state = JobState.CANCELLED.value
+                row.message = "Post the same body again to resume it."
+            self._store(session, row)
         return self._status(row)
 
     def results(self, batch: str, application: str) -> dict[str, Any]:
         """Describe the results of a batch that has succeeded.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There are none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, committed = self._finished(batch, application)
-        return {"id": row.id, **described(row.output, committed)}
+        return {"id": row.id, **describe_results(row.output, committed)}
 
     def rows(self, batch: str, application: str, *, offset: int, limit: int) -> Iterator[bytes]:
         """Return rows of a batch that has succeeded as JSON lines, in the order of its inputs.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There are none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, committed = self._finished(batch, application)
         return json_lines(row.output, committed, offset, limit)
 
     def report(self, batch: str, application: str) -> bytes:
-        """Return the page of a batch that has succeeded.
+        """Return the HTML report of a batch that has succeeded.
 
         Raises:
-            UnknownNameError: The application has none of this id.
-            NotFinishedError: There is none yet.
+            UnknownNameError: If the application has no batch of this id.
+            NotFinishedError: If the batch has not succeeded yet.
         """
         row, _ = self._finished(batch, application)
-        with _of_places([row.output]):
+        with _hiding_locations([row.output]):
             return storage.read_bytes(OutputLayout(row.output).report)
 
     def _finished(self, batch: str, application: str) -> tuple[BatchRow, Commit]:
         row = self._row(batch, application)
-        with _of_places([row.output]):
+        with _hiding_locations([row.output]):
             committed = read_commit(OutputLayout(row.output))
         if committed is None:
             raise NotFinishedError(
-                f"Batch {batch} is {self._look(row).state}; its results are there once it has "
+                f"Batch {batch} is {self._current(row).state}; it has results once it has "
                 "succeeded."
             )
         return row, committed
 
 
-def _as_stored(asked: BatchAsked) -> dict[str, Any]:
-    """Return a request as it comes back from the database."""
-    stored: dict[str, Any] = json.loads(asked.model_dump_json())
+def _as_stored(body: BatchBody) -> dict[str, Any]:
+    """Return a request as the database returns it."""
+    stored: dict[str, Any] = json.loads(body.model_dump_json())
     return stored
 
 
-def _own_places(row: BatchRow) -> list[str]:
-    """Return the locations that a batch's caller named."""
-    asked = row.request
-    named = [*asked.get("input", ()), *asked.get("since", ()), asked.get("failed_only"), row.output]
+def _own_locations(row: BatchRow) -> list[str]:
+    """Return the locations that the caller of a batch named."""
+    sent = row.request
+    named = [*sent.get("inputs", ()), *sent.get("since", ()), sent.get("failed_only"), row.output]
     return [place for place in named if place]
 
 
 @contextlib.contextmanager
-def _of_places(shown: Sequence[str]) -> Iterator[None]:
-    """Turn faults of storage into refusals that name no places but the caller's own.
+def _hiding_locations(shown: Sequence[str]) -> Iterator[None]:
+    """Hide locations other than the caller's own in errors of storage.
 
     Raises:
-        OutageError: The storage does not answer.
-        InputError: As it was raised, without the places of others.
+        OutageError: If the storage does not respond.
+        InputError: As raised, without the hidden locations.
     """
     try:
         yield
     except OSError as error:
-        raise OutageError(f"A location does not answer: {error}.", public=_PUBLIC) from error
+        raise OutageError(f"A location is not available: {error}.", public=_PUBLIC) from error
     except InputError as error:
-        words = without_places(str(error), shown)
+        words = hide_locations(str(error), shown)
         if words == str(error):
             raise
         log.warning("a batch is refused: %s", error)
@@ -385,30 +393,30 @@ def _of_places(shown: Sequence[str]) -> Iterator[None]:
 
 
 def _require_there(location: str) -> None:
-    """Refuse an input that is not there; of a pattern and in an archive, the job finds out."""
+    """Refuse a missing input; patterns and members of archives are checked by the job."""
     elsewhere = location.lower().startswith(("http://", "https://")) or packing_of(location)
     if not elsewhere and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
         raise InputError(f"There is no folder or file {location}; check the path.")
 
 
-def _workers(room: Room, config: ServiceConfig) -> int:
-    """Return how many workers a job gets of what the service leaves.
+def _workers(capacity: Capacity, config: ServiceConfig) -> int:
+    """Return the number of workers of a job, from the resources that the service leaves.
 
     Raises:
-        NotReadyError: Nothing is left.
+        NotReadyError: If no resources are left.
     """
-    held_cpus, held_gpus = config.claim
-    cpus, gpus = room.cpus - held_cpus, room.gpus - held_gpus
-    if room.gpus >= 1 and gpus < 1:
+    held_cpus, held_gpus = config.claimed_resources
+    cpus, gpus = capacity.cpus - held_cpus, capacity.gpus - held_gpus
+    if capacity.gpus >= 1 and gpus < 1:
         raise NotReadyError(
-            f"The service's replicas hold {held_gpus:g} of this cluster's {room.gpus:g} GPUs, and "
-            "a batch needs a whole one; have the operator add a GPU, or start fewer replicas.",
+            f"The service's replicas hold {held_gpus:g} of this cluster's {capacity.gpus:g} GPUs, "
+            "and a batch needs a whole one; have the operator add a GPU, or start fewer replicas.",
             retry_after=_RETRY_AFTER,
         )
     if cpus < 1:
         raise NotReadyError(
-            f"The service's replicas hold {held_cpus:g} of this cluster's {room.cpus:g} CPU cores, "
-            "and a batch needs one; have the operator add a core, or start fewer replicas.",
+            f"The service's replicas hold {held_cpus:g} of this cluster's {capacity.cpus:g} CPU "
+            "cores, and a batch needs one; have the operator add a core, or start fewer replicas.",
             retry_after=_RETRY_AFTER,
         )
-    return max(1, int(gpus if room.gpus >= 1 else cpus) // config.batches_at_once)
+    return max(1, int(gpus if capacity.gpus >= 1 else cpus) // config.max_concurrent_batches)

@@ -1,35 +1,37 @@
-"""What the service needs of whatever runs its batch jobs; `serve/launcher.py` has Ray do it."""
+"""The interface through which the service runs batch jobs; `serve/launcher.py` runs them on Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-__all__ = ["Launched", "Launcher", "Room"]
+from eagleray.core.job_state import JobState
+
+__all__ = ["Capacity", "LaunchedJob", "Launcher"]
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A run as whoever runs it knows it.
+class LaunchedJob:
+    """The state of a job, as its launcher knows it.
 
     Attributes:
-        state: Where it is.
-        message: Its last words, where it failed.
+        state: State of the job.
+        message: Error message of a failed job.
     """
 
-    state: Literal["queued", "running", "succeeded", "failed", "stopped"]
+    state: JobState
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What there is for jobs.
+class Capacity:
+    """The capacity for jobs.
 
     Attributes:
-        cpus: Of the cluster, whoever holds them now.
-        gpus: Of the cluster, whoever holds them now.
-        waits: Whether a run waits until others have ended, where it must.
+        cpus: Number of CPU cores of the cluster, used or not.
+        gpus: Number of GPUs of the cluster, used or not.
+        waits: Whether a job waits in a queue until others have ended.
     """
 
     cpus: float
@@ -38,32 +40,32 @@ class Room:
 
 
 class Launcher(Protocol):
-    """Runs commands elsewhere; they go on when the process that asked for them ends."""
+    """Runs commands as jobs that outlive the process that started them."""
 
-    def room(self) -> Room:
-        """Say what there is for jobs.
+    def capacity(self) -> Capacity:
+        """Return the capacity for jobs.
 
         Raises:
-            NotReadyError: Nothing here runs jobs.
+            NotReadyError: If there is nothing that runs jobs.
         """
 
     def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a run, or have it wait for its turn.
+        """Start a job, or queue it.
 
         Raises:
-            OutageError: Whatever runs jobs does not answer.
+            OutageError: If the job server does not respond.
         """
 
-    def look(self, name: str) -> Launched | None:
-        """Return where a run is; None where it is not known, or not any more.
+    def status(self, name: str) -> LaunchedJob | None:
+        """Return the state of a job; None if the job is unknown.
 
         Raises:
-            OutageError: Whatever runs jobs does not answer.
+            OutageError: If the job server does not respond.
         """
 
     def stop(self, name: str) -> None:
-        """End a run, or what waits to be one; nothing happens where it is not known.
+        """Stop a running or queued job; an unknown job is ignored.
 
         Raises:
-            OutageError: Whatever runs jobs does not answer.
+            OutageError: If the job server does not respond.
         """

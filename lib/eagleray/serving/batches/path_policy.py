@@ -1,4 +1,4 @@
-"""Which locations a caller may have a batch job read and write: none that no setting names."""
+"""The locations that batch jobs of a caller may read and write."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from eagleray.io.http import UrlPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.problems import ForbiddenError
 
-__all__ = ["BatchPlaces"]
+__all__ = ["BatchPathPolicy"]
 
 _FETCHED = ("http://", "https://")
 _CALLER = "{application}"
-_NOBODY = "nobody"  # in the place of a caller where no application is configured
+_ANONYMOUS = "nobody"  # stands for the caller if no application is configured
 
 
-class BatchPlaces:
-    """The locations of one caller.
+class BatchPathPolicy:
+    """The locations that batch jobs of one caller may use.
 
     Args:
-        config: Of the service.
-        application: Of the caller.
+        config: Configuration of the service.
+        application: Application of the caller; empty without one.
     """
 
     def __init__(self, config: ServiceConfig, application: str) -> None:
-        name = application or _NOBODY
+        name = application or _ANONYMOUS
         require_application_name(name)
-        # Absolute here: a job has another working folder.
+        # Absolute, because a job has another working folder.
         self._outputs, self._inputs = (
             [storage.absolute(place.replace(_CALLER, name)) for place in places]
             for places in (config.batch_outputs, config.batch_inputs)
@@ -39,26 +39,26 @@ class BatchPlaces:
 
     @property
     def readable(self) -> list[str]:
-        """Prefixes that a job may read from."""
+        """Prefixes of the locations that a job may read."""
         return [*self._inputs, *self._outputs]
 
     def require_any(self) -> None:
-        """Refuse where no batch jobs are meant to be.
+        """Check that the service starts batch jobs.
 
         Raises:
-            ForbiddenError: They are not.
+            ForbiddenError: If it does not.
         """
         if not self._outputs:
             raise ForbiddenError(
-                "This service starts no batch jobs; its operator allows them with --batch-outputs "
-                "and --batch-inputs, which name where they may write and read."
+                "This service starts no batch jobs; its operator enables them with --batch-outputs "
+                "and --batch-inputs, the locations that they may write and read."
             )
 
     def require_output(self, location: str) -> None:
-        """Refuse an output elsewhere.
+        """Check that a job may write to a location.
 
         Raises:
-            ForbiddenError: It is.
+            ForbiddenError: If it may not.
         """
         if not storage.is_within(location, self._outputs):
             raise ForbiddenError(
@@ -67,12 +67,12 @@ class BatchPlaces:
             )
 
     def require_inputs(self, locations: Sequence[str]) -> None:
-        """Refuse inputs from elsewhere, and URLs that the service does not fetch.
+        """Check that a job may read locations and fetch URLs.
 
-        Nothing is opened for it, so the refusal says nothing of what is there.
+        Nothing is opened, so a refusal does not reveal what exists.
 
         Raises:
-            ForbiddenError: One of them is.
+            ForbiddenError: If it may not.
         """
         policy = storage.PathPolicy(tuple(self.readable))
         for location in locations:

@@ -1,21 +1,21 @@
-"""What came of a batch: its files and counts, and its rows as JSON lines."""
+"""The results of a batch: its files and counts, and its rows as JSON lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from eagleray.batch.commit import Commit
 from eagleray.batch.earlier import read_results
 from eagleray.io import storage
 from eagleray.io.arrow_files import encode_table
+from eagleray.sharded.commit import Commit
 
-__all__ = ["described", "json_lines"]
+__all__ = ["describe_results", "json_lines"]
 
-_ROWS_AT_ONCE = 4096
+_ROWS_PER_CHUNK = 4096
 
 
-def described(output: str, committed: Commit) -> dict[str, Any]:
+def describe_results(output: str, committed: Commit) -> dict[str, Any]:
     """Describe the results of an output."""
     return {
         "output": output,
@@ -26,13 +26,13 @@ def described(output: str, committed: Commit) -> dict[str, Any]:
         "reasons": dict(committed.reasons.most_common()),
         "files": [
             {
-                "location": storage.join(output, part.name),
-                "rows": part.num_rows,
-                "failed": part.num_failed,
-                "bytes": part.num_bytes,
-                "sha256": part.sha256,
+                "location": storage.join(output, file.name),
+                "rows": file.num_rows,
+                "failed": file.num_failed,
+                "bytes": file.num_bytes,
+                "sha256": file.sha256,
             }
-            for part in committed.parts
+            for file in committed.files
         ],
     }
 
@@ -41,19 +41,19 @@ def json_lines(output: str, committed: Commit, offset: int, limit: int) -> Itera
     """Yield some rows of an output, a few thousand lines at a time.
 
     Args:
-        output: Location.
-        committed: Its commit.
+        output: Location of the output.
+        committed: Commit of the output.
         offset: Number of the first row.
-        limit: Rows at most.
+        limit: Maximum number of rows.
     """
     stop = min(offset + limit, committed.num_rows)
     if offset >= stop:
         return
-    parts = iter(part for part in committed.parts if part.first_row + part.num_rows > offset)
-    for table, part in zip(read_results(output, first_row=offset), parts, strict=True):
-        start = max(0, offset - part.first_row)
-        wanted = table.slice(start, max(0, stop - part.first_row - start))
-        for begin in range(0, wanted.num_rows, _ROWS_AT_ONCE):
-            yield encode_table(wanted.slice(begin, _ROWS_AT_ONCE), "jsonl")
-        if part.first_row + part.num_rows >= stop:
+    files = iter(file for file in committed.files if file.first_row + file.num_rows > offset)
+    for table, file in zip(read_results(output, first_row=offset), files, strict=True):
+        start = max(0, offset - file.first_row)
+        wanted = table.slice(start, max(0, stop - file.first_row - start))
+        for begin in range(0, wanted.num_rows, _ROWS_PER_CHUNK):
+            yield encode_table(wanted.slice(begin, _ROWS_PER_CHUNK), "jsonl")
+        if file.first_row + file.num_rows >= stop:
             return

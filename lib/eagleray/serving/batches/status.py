@@ -1,4 +1,4 @@
-"""How far a batch is, as its callers see it."""
+"""The status of a batch, as its callers see it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from eagleray.batch.commit import Commit
-from eagleray.batch.progress import Progress
+from eagleray.core.job_state import JobState
 from eagleray.database.tables import BatchRow
-from eagleray.serving.responses import BatchState
+from eagleray.sharded.commit import Commit
+from eagleray.sharded.progress import Progress
 
 __all__ = ["BatchStatus", "status_of"]
 
@@ -20,22 +20,22 @@ class BatchStatus:
     """A batch at one moment.
 
     Attributes:
-        id: Its own.
-        state: Where it is.
-        created: UTC.
-        model: The version that was meant when it was accepted.
-        output: Location.
-        request: As it was asked for.
-        total: Images; None before they are listed.
-        done: Images with a result.
-        failed: Of these.
-        images_per_second: In the last minute, while it runs.
-        seconds_left: At that rate.
-        message: Why it is as it is, where there is something to say.
+        id: Id of the batch.
+        state: State of its job.
+        created: Time of the request, UTC.
+        model: Version that the request meant when it was accepted.
+        output: Location of the output.
+        request: Fields of the request.
+        total: Number of images; None before they are listed.
+        done: Number of images with a result.
+        failed: Number of these that failed.
+        images_per_second: Rate in the last minute, while the job runs.
+        seconds_left: Expected time to the end at that rate.
+        message: Sentence about the state; often empty.
     """
 
     id: str
-    state: BatchState
+    state: JobState
     created: datetime
     model: str
     output: str
@@ -48,24 +48,24 @@ class BatchStatus:
     message: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return its members."""
+        """Return the status as JSON values."""
         return {**dataclasses.asdict(self), "created": self.created.isoformat(timespec="seconds")}
 
 
 def status_of(
     row: BatchRow, progress: Progress | None, committed: Commit | None, *, message: str
 ) -> BatchStatus:
-    """Return how far a batch is.
+    """Return the status of a batch.
 
     Args:
-        row: With its state.
-        progress: The last sign of life in its output.
-        committed: Its results.
-        message: For the caller.
+        row: Row of the database.
+        progress: Last progress report in the output; None without one.
+        committed: Commit of the output; None before it.
+        message: Sentence for the caller.
     """
     status = BatchStatus(
         id=row.id,
-        state=row.state,  # type: ignore[arg-type]  # a text in the database
+        state=JobState(row.state),
         created=row.created,
         model=row.model,
         output=row.output,
@@ -77,7 +77,7 @@ def status_of(
         return dataclasses.replace(status, total=rows, done=rows, failed=failed)
     if progress is None:
         return status
-    runs = row.state == "running" and progress.state == "running"
+    runs = row.state == progress.state == JobState.RUNNING
     return dataclasses.replace(
         status,
         total=progress.num_rows,

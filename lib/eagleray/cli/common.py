@@ -1,0 +1,42 @@
+"""Options and arguments that several commands share, each described once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AliasOption",
+    "ClusterOption",
+    "JsonOption",
+    "ModelName",
+    "ModelReference",
+    "OffOption",
+    "ReasonOption",
+    "SpecFileOption",
+    "VerboseOption",
+]
+
+AliasOption = Annotated[str, typer.Option("--alias", help="Alias that points to the version.")]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Ray cluster to run on; default: a Ray of its own."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+OffOption = Annotated[bool, typer.Option("--off", help="Switch it off.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="A sentence for the history.")]
+SpecFileOption = Annotated[
+    str | None, typer.Option("--spec", help="YAML file of these fields; options override it.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Show what Ray and the workers print.")
+]
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+ModelReference = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE."
+    ),
+]

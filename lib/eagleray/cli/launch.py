@@ -1,0 +1,46 @@
+"""Runs a program of Eagleray; an interrupt while the program is being imported is no traceback.
+
+    python -P -m eagleray.cli.launch eagleray.serve.run digits
+
+Programs import for seconds before the first line of their own `main`. This module imports only the
+standard library, so that Ctrl-C ends them in one word from the beginning.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+
+__all__ = ["main", "run_program"]
+
+_INTERRUPTED = 130  # `ExitCode.INTERRUPTED`, which takes a while to import
+
+
+def main() -> None:
+    """Run the `eagleray` command."""
+
+    def run() -> None:
+        from eagleray.cli.main import main as run_command
+
+        run_command()
+
+    _end_quietly(run)
+
+
+def run_program(module: str) -> None:
+    """Run a module as `python -m` does, with the words that are left in `sys.argv`."""
+    _end_quietly(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+
+
+def _end_quietly(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    run_program(sys.argv[0])

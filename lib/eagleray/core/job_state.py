@@ -1,0 +1,26 @@
+"""The states of a job: one vocabulary for progress files, the job history, HTTP, client and CLI."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["JobState"]
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+    """The job was interrupted, or its process is gone; the same command resumes it."""
+    UNKNOWN = "unknown"
+    """The output of the job is gone or does not answer; the message says which."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job changes no more unless it is started again."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)

@@ -1,0 +1,40 @@
+"""Describes a failed validation in one sentence that names the field to change.
+
+It is used for every specification, YAML file, request body, contract, package and setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from eagleray.core.display import escape_text
+
+__all__ = ["first_validation_error"]
+
+_MAX_SHOWN = 500  # characters of a name, and of a message
+
+
+def first_validation_error(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
+    """Return the first fault of a validation in one line, as in `top_k must be …`.
+
+    The values may be a stranger's, so none is repeated unless a validator of ours does so; names
+    are escaped, and long ones are cut.
+
+    Args:
+        error: Raised by pydantic.
+        name: Maps the field at fault to the name that the reader knows it by.
+    """
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field, *inner = [str(part) for part in fault["loc"]] or [""]
+    place = escape_text(".".join([name(field) if field else "", *inner])[:_MAX_SHOWN])
+    message = escape_text(fault["msg"][:_MAX_SHOWN])
+    if fault["type"] == "missing":
+        return f"{place} is required"
+    if fault["type"] == "extra_forbidden":
+        return f"{place} is not a known field"
+    if message.startswith("Input should "):
+        return f"{place or 'it'} must {message.removeprefix('Input should ')}"
+    message = message.removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,251 @@
+"""An evaluation, from its specification to its report and its record.
+
+spec -> open_evaluation     loads the model, reads the labels, checks what can be wrong
+-> run_evaluation      predicts every image, computes metrics, writes the report
+-> EvaluationSummary   what was found; `jobs/evaluate.py` prints and records it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import InputError
+from eagleray.core.settings import Settings
+from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.labelled import LabelledImages, read_labelled
+from eagleray.data.split import require_no_splits
+from eagleray.data.split_file import read_named_split, take_named_split
+from eagleray.evaluation.bootstrap import Interval, bootstrap
+from eagleray.evaluation.evaluate import Evaluation, evaluate
+from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
+from eagleray.evaluation.record import EvaluationRecord
+from eagleray.evaluation.report import render_evaluation
+from eagleray.evaluation.slices import choose_columns, slice_metrics
+from eagleray.evaluation.spec import EvaluateSpec
+from eagleray.inference.predictor import Predictor
+from eagleray.io import storage
+from eagleray.models.package import ModelPackage
+
+__all__ = [
+    "EvaluatedModel",
+    "EvaluationJob",
+    "EvaluationSummary",
+    "open_evaluation",
+    "run_evaluation",
+]
+
+
+class EvaluatedModel(Protocol):
+    """A model package and what it is called."""
+
+    @property
+    def reference(self) -> str:
+        """The reference that the user wrote."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def version(self) -> str:
+        """The version in the registry; empty for a model that is not registered."""
+
+    @property
+    def package(self) -> ModelPackage:
+        """The verified package."""
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """A checked evaluation.
+
+    Attributes:
+        spec: Specification of the evaluation.
+        model: Model to evaluate.
+        current: Model that KPIs compare with; None without one.
+        images: Labelled images.
+        kpis: KPIs that the model must reach.
+        columns: Columns to slice the metrics by.
+        output: Location of the report.
+        settings: Settings of this process.
+    """
+
+    spec: EvaluateSpec
+    model: EvaluatedModel
+    current: EvaluatedModel | None
+    images: LabelledImages
+    kpis: tuple[Kpi, ...]
+    columns: tuple[str, ...]
+    output: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """The result of an evaluation."""
+
+    record: EvaluationRecord
+    evaluation: Evaluation
+    intervals: dict[str, Interval]
+    kpi_results: tuple[KpiResult, ...]
+    page: str
+    recorded_as: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary for scripts."""
+        return {
+            "images": self.record.num_images,
+            "failed": self.record.num_failed,
+            "failures": [asdict(failure) for failure in self.evaluation.failures],
+            "metrics": self.record.metrics,
+            "intervals": {name: asdict(found) for name, found in self.intervals.items()},
+            "kpis": [result.as_json() for result in self.kpi_results],
+            "passed": all(result.passed for result in self.kpi_results),
+            "data": self.record.data,
+            "data_digest": self.record.data_digest,
+            "package_digest": self.record.package_digest,
+            "recorded_as": self.recorded_as or None,
+            "notes": list(self.evaluation.images.notes),
+            "page": self.page,
+        }
+
+
+def open_evaluation(
+    spec: EvaluateSpec, settings: Settings, load: Callable[[str], EvaluatedModel]
+) -> EvaluationJob:
+    """Check everything that can be wrong before an image is read.
+
+    Args:
+        spec: Specification of the evaluation.
+        settings: Settings of this process.
+        load: Loads and verifies the model that a reference names.
+
+    Raises:
+        UserError: If a model, the data, a KPI or the output cannot be used; the message says how to
+            fix it.
+    """
+    storage.use_s3(spec.s3)
+    if spec.output is not None and storage.is_folder(spec.output):
+        raise InputError(
+            f"{spec.output} is a folder; name the page, as in {spec.output.rstrip('/')}/page.html."
+        )
+    kpis = read_kpis(spec.kpi) if spec.kpi is not None else ()
+    model = load(spec.model)
+    package = model.package
+    images = _read_images(spec, package.task.name)
+    targets = encode_targets(package.task, images)
+    if spec.kpi is not None:
+        require_known(kpis, package.task.measured_names(targets), where=spec.kpi)
+    current = None if spec.current is None else load(spec.current)
+    for kpi in kpis:
+        if kpi.from_current and current is None:
+            raise InputError(
+                f"{spec.kpi} asks for `{kpi}`; say which model is current by --current."
+            )
+    encode_attributes(package.attributes, images)
+    if current is not None:
+        encode_targets(current.package.task, images)
+        encode_attributes(current.package.attributes, images)
+    name = f"{model.name}-{package.digest[:12]}-on-{images.digest[:12]}.html"
+    return EvaluationJob(
+        spec=spec,
+        model=model,
+        current=current,
+        images=images,
+        kpis=kpis,
+        columns=choose_columns(images, spec.slice),
+        output=spec.output or str(settings.evaluations_folder / name),
+        settings=settings,
+    )
+
+
+def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
+    if spec.split is not None and not storage.is_folder(spec.data):
+        return read_named_split(spec.data, spec.split)
+    images = read_labelled(
+        spec.data,
+        uri_column=spec.column,
+        label_column=spec.label_column,
+        label_columns=spec.label_columns,
+        separator=spec.separator,
+        task=task,
+    )
+    if spec.split is not None:
+        images = take_named_split(images, spec.split, spec.data)
+    require_no_splits(images, spec.data)
+    return images
+
+
+def run_evaluation(job: EvaluationJob, reporter: ProgressReporter) -> EvaluationSummary:
+    """Predict every image, compute metrics, check the KPIs, and write the report."""
+    evaluation, engine = _evaluate(job, job.model, reporter)
+    current = None if job.current is None else _evaluate(job, job.current, reporter)[0].metrics
+    with reporter.status("Computing and drawing"):
+        kpi_results = check_kpis(job.kpis, evaluation.metrics, current)
+        intervals = bootstrap(evaluation.task, evaluation.outputs, evaluation.targets)
+        record = EvaluationRecord(
+            data=job.spec.data,
+            data_digest=job.images.digest,
+            package_digest=job.model.package.digest,
+            num_images=evaluation.num_images,
+            num_failed=evaluation.num_failed,
+            metrics=evaluation.metrics,
+        )
+        page = render_evaluation(
+            evaluation,
+            {**_facts(job, evaluation, record), "engine": engine},
+            model_name=job.model.reference,
+            intervals=intervals,
+            kpi_results=kpi_results,
+            slices=slice_metrics(evaluation, job.columns),
+        )
+        _write(job.output, page)
+    return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output)
+
+
+def _evaluate(
+    job: EvaluationJob, model: EvaluatedModel, reporter: ProgressReporter
+) -> tuple[Evaluation, str]:
+    """Return the evaluation of a model, and the engine that ran it."""
+    predictor = Predictor(
+        model.package,
+        expected_images=len(job.images),
+        cache_folder=job.settings.cache_folder,
+    )
+    with reporter.progress(f"Measuring {model.reference}", len(job.images)) as bar:
+
+        def progress(count: int, failed: int) -> None:
+            bar.advance(count, failed=failed)
+
+        return evaluate(predictor, job.images, progress=progress), predictor.engine
+
+
+def _facts(
+    job: EvaluationJob, evaluation: Evaluation, record: EvaluationRecord
+) -> dict[str, object]:
+    package, task = job.model.package, evaluation.task
+    facts: dict[str, object] = {
+        "model": f"{job.model.reference} (package {record.package_digest[:12]})",
+        "task": task.name,
+        "architecture": package.manifest.architecture.name,
+        "contract": package.manifest.contract_digest[:12],
+        "data": job.spec.data,
+        "data digest": record.data_digest,
+        "measured": record.created,
+    }
+    facts |= task.facts(evaluation.outputs, evaluation.targets)
+    if job.images.notes:
+        facts["how the data were read"] = " ".join(job.images.notes)
+    if job.current is not None:
+        facts["current"] = f"{job.current.reference} ({job.current.package.digest[:12]})"
+    return facts
+
+
+def _write(location: str, page: bytes) -> None:
+    try:
+        storage.put_atomic(location, page)
+    except OSError as error:
+        raise InputError(f"Cannot write {location}: {error.strerror or error}.") from error

@@ -1,0 +1,37 @@
+"""The specification of an evaluation: a model, labelled images, and what the model must reach."""
+
+from __future__ import annotations
+
+from eagleray.core.spec import Texts, spec_field
+from eagleray.data.spec import DATA, LabelledFields
+from eagleray.io.spec_fields import S3Fields
+
+__all__ = ["EvaluateSpec"]
+
+MODEL, REPORT = "Model", "Report"
+
+
+class EvaluateSpec(S3Fields, LabelledFields):
+    """An evaluation of a model on labelled images."""
+
+    model: str = spec_field(
+        ..., MODEL, "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE."
+    )
+    current: str | None = spec_field(
+        None, MODEL, "Model that KPIs such as `accuracy >= current` compare with."
+    )
+    kpi: str | None = spec_field(
+        None, MODEL, "File of the KPIs that the model must reach; see evaluation.md."
+    )
+    split: str | None = spec_field(
+        None,
+        DATA,
+        "Split to evaluate on, train, validation or test: of a run's split.parquet, or of a folder "
+        "that is divided.",
+    )
+    slice: Texts = spec_field(
+        (), REPORT, "Column to slice the metrics by; default: all columns with few values."
+    )
+    output: str | None = spec_field(
+        None, REPORT, "HTML file of the report; default: in the home folder's evaluations."
+    )

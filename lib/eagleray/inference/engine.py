@@ -1,0 +1,90 @@
+"""The interface of an engine, which prepares networks to run on a device, and the engines by name.
+
+class Eager:                                    one module an engine
+name = "eager"
+…
+ENGINES.register("eager", Eager())              one registration
+
+run = ENGINES.get("eager").prepare(package, plan, cache_folder)
+logits = run(images)                            uint8 (N, H, W, C) -> float32 (N, outputs)
+logits = run(images, attributes)                float32 (N, A), for a model with attributes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from eagleray.core.extensions import Extensions
+from eagleray.inference.plan import ExecutionPlan
+from eagleray.models.attributes import num_features
+from eagleray.models.network import ImageNetwork
+from eagleray.models.package import ModelPackage
+
+__all__ = ["ENGINES", "Engine", "Run", "make_network", "with_num_threads", "zero_inputs"]
+
+Run = Callable[..., Tensor]
+"""Runs a network on uint8 images (N, H, W, C), and float32 attributes (N, A) if the model has any;
+returns float32 logits. Threads may call it at the same time."""
+
+
+class Engine(Protocol):
+    """Runs networks on devices.
+
+    Attributes:
+        name: The engine's name, as it is registered.
+        fixed_batch_size: Whether a prepared network takes batches of the plan's size only.
+    """
+
+    name: str
+    fixed_batch_size: bool
+
+    def describe(self, device: str) -> str:
+        """Return what runs a network on a device, for display."""
+
+    def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:
+        """Make a package's network ready to run.
+
+        Args:
+            package: The model package.
+            plan: How the network runs.
+            cache_folder: The folder where the engine may keep files between processes.
+
+        Raises:
+            InputError: If the engine does not run on the plan's device.
+            PackageError: If the weights do not fit the network.
+        """
+
+
+ENGINES: Extensions[Engine] = Extensions("engine")
+
+
+def make_network(module: nn.Module, package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:
+    """Return a module with the normalisation of its contract, on the plan's device."""
+    network = ImageNetwork(module, package.contract, autocast=plan.dtype)
+    return network.to(plan.device).to(memory_format=torch.channels_last).eval()
+
+
+def with_num_threads(run: Run, plan: ExecutionPlan) -> Run:
+    """Return `run` with the plan's number of threads in every thread that calls it."""
+    if plan.num_threads is None:
+        return run
+    num_threads = plan.num_threads
+
+    def run_with_threads(*inputs: Tensor) -> Tensor:
+        torch.set_num_threads(num_threads)  # holds for the calling thread only
+        return run(*inputs)
+
+    return run_with_threads
+
+
+def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
+    """Return the inputs of a forward pass, all zeros: images, and attributes if there are any."""
+    images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
+    if not package.attributes:
+        return (images,)
+    return images, torch.zeros(batch_size, num_features(package.attributes))

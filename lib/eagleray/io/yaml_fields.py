@@ -1,0 +1,48 @@
+"""Reads the fields of a specification from a YAML file or from an environment variable."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+
+from eagleray.core.errors import InputError
+from eagleray.io import storage
+
+__all__ = ["read_fields"]
+
+_FROM_ENVIRONMENT = "env:"
+
+
+def read_fields(location: str, kind: str = "specification") -> dict[str, Any]:
+    """Read fields from a YAML file (JSON is YAML too).
+
+    Args:
+        location: Path or URI of the file, or `env:NAME` for the value of a variable.
+        kind: What the file should be, for messages.
+
+    Raises:
+        InputError: If the file is not there, or does not hold fields as YAML.
+    """
+    try:
+        fields = yaml.safe_load(_read(location))
+    except FileNotFoundError:
+        raise InputError(f"There is no {kind} {location}; check the path.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fault = str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise InputError(f"{location}{place} is not YAML ({fault}).") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{location} holds no fields; write lines such as `name: value`.")
+    return fields
+
+
+def _read(location: str) -> bytes:
+    if not location.startswith(_FROM_ENVIRONMENT):
+        return storage.read_bytes(location)
+    name = location.removeprefix(_FROM_ENVIRONMENT)
+    return os.environb.get(name.encode(), b"")

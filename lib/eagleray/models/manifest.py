@@ -1,0 +1,269 @@
+"""The manifest of a model package (`model.json`): all about a model but its weights.
+
+A field that is added later is left out of the JSON while it is empty, so that the manifests of
+existing packages keep their digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from eagleray.core.errors import PackageError
+from eagleray.core.json_limits import JsonLimits, parse_json
+from eagleray.core.limits import (
+    MANIFEST_JSON,
+    MAX_ATTRIBUTES,
+    MAX_FILES,
+    MAX_HIERARCHY_DEPTH,
+    MAX_LABELS,
+    MAX_NAME_LENGTH,
+    MAX_NOTE_LENGTH,
+)
+from eagleray.core.names import ModelName
+from eagleray.core.validation import first_validation_error
+from eagleray.imaging import ImageContract
+from eagleray.imaging.contract import canonical_json
+from eagleray.models.architectures import Architecture
+from eagleray.models.attributes import Attribute, num_features
+from eagleray.tasks import StoredTask
+
+__all__ = [
+    "FrozenModel",
+    "Lineage",
+    "ModelManifest",
+    "Name",
+    "manifest_digest",
+    "omit_empty",
+    "parse_manifest",
+    "parse_package_json",
+    "require_digest",
+]
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
+
+
+def _check_hierarchy(parents: object) -> object:
+    """Check the labels' parents before pydantic does, which would collect every fault.
+
+    Raises:
+        ValueError: If the hierarchy is not valid.
+    """
+    if not isinstance(parents, dict):
+        return parents
+    if len(parents) > MAX_LABELS:
+        raise ValueError(f"it has {len(parents):,} entries, {MAX_LABELS:,} is the limit")
+    for text in (*parents, *parents.values()):
+        if not isinstance(text, str) or len(text) > MAX_NAME_LENGTH:
+            raise ValueError(f"every label is a text of at most {MAX_NAME_LENGTH:,} characters")
+    _check_depth(parents)
+    return parents
+
+
+def _check_depth(parents: Mapping[str, str]) -> None:
+    """Refuse a hierarchy that is too deep, or has a cycle."""
+    depths: dict[str, int] = {}
+    for label in parents:
+        path: list[str] = []
+        above = label
+        while above in parents and above not in depths:
+            path.append(above)
+            above = parents[above]
+            if above == label:
+                raise ValueError(f"{label[:50]!r} is its own ancestor")
+            if len(path) > MAX_HIERARCHY_DEPTH:
+                break
+        depth = depths.get(above, 0)
+        if depth + len(path) > MAX_HIERARCHY_DEPTH:
+            raise ValueError(f"it is too deep: {MAX_HIERARCHY_DEPTH} levels is the limit")
+        depths.update({name: depth + up for up, name in enumerate(reversed(path), start=1)})
+
+
+class FrozenModel(BaseModel):
+    """A part of a package's JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Lineage(FrozenModel):
+    """The origin of a model.
+
+    Attributes:
+        data_digest: SHA-256 of the training table (URIs, versions and labels).
+        split_digest: Digest of the assignment of images to splits.
+        test_digest: Digest of the test split.
+        run: ID of the MLflow run.
+        parent: Package digest of the model with the initial weights.
+        created: UTC time of creation in ISO 8601.
+        eagleray: Version of Eagleray.
+        torch: Version of PyTorch.
+        note: A note for people.
+    """
+
+    data_digest: Digest | None = None
+    split_digest: Digest | None = None
+    test_digest: Digest | None = None
+    run: Name | None = None
+    parent: Digest | None = None
+    created: Name
+    eagleray: Name
+    torch: Name
+    note: Annotated[str, Field(max_length=MAX_NOTE_LENGTH)] = ""
+
+    @model_serializer(mode="wrap")
+    def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit later fields that are unset."""
+        return omit_empty(serialize(self), "split_digest", "test_digest")
+
+    @classmethod
+    def now(
+        cls,
+        *,
+        data_digest: str | None = None,
+        split_digest: str | None = None,
+        test_digest: str | None = None,
+        run: str | None = None,
+        parent: str | None = None,
+        note: str = "",
+    ) -> Lineage:
+        """Make the lineage of a model that is created now."""
+        return cls(
+            data_digest=data_digest,
+            split_digest=split_digest,
+            test_digest=test_digest,
+            run=run,
+            parent=parent,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            eagleray=version("eagleray"),
+            torch=version("torch"),
+            note=note,
+        )
+
+
+class ModelManifest(FrozenModel):
+    """All about a model but its weights."""
+
+    format: Literal[1] = 1
+    name: ModelName
+    task: StoredTask
+    architecture: Architecture
+    hierarchy: Annotated[dict[str, str], BeforeValidator(_check_hierarchy)] = Field(
+        default_factory=dict, description="label -> parent label"
+    )
+    contract: ImageContract
+    contract_digest: Digest
+    attributes: Annotated[
+        tuple[Attribute, ...], Field(max_length=MAX_ATTRIBUTES, fail_fast=True)
+    ] = ()
+    metrics: dict[Name, FiniteFloat] = Field(default_factory=dict)
+    lineage: Lineage
+    files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
+
+    @model_serializer(mode="wrap")
+    def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit later fields that are empty."""
+        return omit_empty(serialize(self), "attributes")
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if self.contract_digest != self.contract.digest:
+            raise ValueError("contract_digest is not the digest of the contract")
+        if self.architecture.num_outputs != self.task.num_outputs:
+            raise ValueError(
+                f"the architecture has {self.architecture.num_outputs} outputs, the task needs "
+                f"{self.task.num_outputs}"
+            )
+        if self.architecture.in_channels != self.contract.channels:
+            raise ValueError(
+                f"the architecture takes {self.architecture.in_channels} channels, the contract "
+                f"gives {self.contract.channels}"
+            )
+        num_attributes = num_features(self.attributes)
+        if self.architecture.num_attributes != num_attributes:
+            raise ValueError(
+                f"the architecture takes {self.architecture.num_attributes} numbers of attributes, "
+                f"the attributes give {num_attributes}"
+            )
+        names = [attribute.name for attribute in self.attributes]
+        if len(set(names)) < len(names):
+            raise ValueError("two attributes have the same name")
+        return self
+
+
+def omit_empty(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Remove the named fields that are empty."""
+    for name in names:
+        if not fields.get(name):
+            fields.pop(name, None)
+    return fields
+
+
+def manifest_digest(manifest: ModelManifest) -> str:
+    """Return the digest of the package that a manifest describes, as it names all files."""
+    text = canonical_json(manifest.model_dump(mode="json"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_digest(folder: str, digest: str, expected: str | None) -> None:
+    """Refuse a package with another digest than the recorded one.
+
+    Raises:
+        PackageError: If the digests differ.
+    """
+    if expected is not None and digest != expected:
+        raise PackageError(
+            f"{folder} holds package {digest[:12]}, but {expected[:12]} was registered; restore "
+            "the registered files or register this package as a new version."
+        )
+
+
+def parse_manifest(content: bytes, where: str) -> ModelManifest:
+    """Parse the content of a `model.json`.
+
+    Raises:
+        PackageError: If it is not valid; the message begins with `where`.
+    """
+    return parse_package_json(ModelManifest, content, where, MANIFEST_JSON)
+
+
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
+
+
+def parse_package_json(
+    kind: type[_Parsed], content: bytes, where: str, limits: JsonLimits
+) -> _Parsed:
+    """Parse a JSON file of a package.
+
+    Raises:
+        PackageError: If it is not valid; the message begins with `where`.
+    """
+    try:
+        parse_json(content, limits)
+    except ValueError as error:
+        raise PackageError(f"{where} is not valid: {error}.") from None
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        if fault["type"] == "extra_forbidden":
+            field = ".".join(str(part) for part in fault["loc"])
+            raise PackageError(
+                f"{where} has the unknown field {field[:MAX_NAME_LENGTH]!r}."
+            ) from None
+        raise PackageError(f"{where} is not valid: {first_validation_error(error)}.") from None

@@ -1,0 +1,157 @@
+"""One run of a durable job: does the shards that are left and publishes its progress."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import JobFailedError
+from eagleray.core.job_state import JobState
+from eagleray.io import storage
+from eagleray.sharded.failure_limit import FailureLimit
+from eagleray.sharded.layout import OutputLayout
+from eagleray.sharded.manifest import ManifestReader
+from eagleray.sharded.plan import Plan
+from eagleray.sharded.progress import JobMonitor, read_progress
+from eagleray.sharded.shard_results import FinishedShard
+
+__all__ = ["JobRun"]
+
+S = TypeVar("S", bound=FinishedShard)
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """One run of a job, between its plan and its commit.
+
+        with run.monitored() as monitor:
+            for shard in run.finish_shards("Predicting", work, monitor): ...
+            run.check_failures(num_failed)
+            ...
+
+    Attributes:
+        layout: The output.
+        plan: Plan of the job.
+        max_failures: Number of failures that stops the job.
+        reporter: Receives the progress.
+    """
+
+    layout: OutputLayout
+    plan: Plan[Any]
+    max_failures: FailureLimit
+    reporter: ProgressReporter
+
+    @contextlib.contextmanager
+    def monitored(self) -> Iterator[JobMonitor]:
+        """Publish the progress of the run from its start to its end.
+
+        Raises:
+            JobFailedError: If the job is cancelled, fails, or the storage fails; what is done is
+                kept.
+        """
+        storage.delete(self.layout.cancel)
+        monitor = self._new_monitor()
+        with _end_published(monitor), monitor.watching():
+            yield monitor
+            monitor.enter(JobState.SUCCEEDED)
+
+    def finish_shards(
+        self, title: str, work: Callable[[list[int]], Iterator[S]], monitor: JobMonitor
+    ) -> Iterator[S]:
+        """Do the shards that have no result, and yield each as it is finished.
+
+        Args:
+            title: Title of the progress bar.
+            work: Does shards, in any order; not called when all have their results.
+            monitor: Counts the results.
+
+        Raises:
+            JobFailedError: If too many inputs fail.
+        """
+        finished = self.layout.finished_shards()
+        pending = [number for number in range(self.plan.num_shards) if number not in finished]
+        if finished:
+            self.reporter.note(
+                f"Job {self.plan.job_id} resumes: {monitor.num_done:,} of {self.plan.num_rows:,} "
+                "images have their results already."
+            )
+        self._check_failures_so_far(monitor)
+        if not pending:
+            return
+        shards = work(pending)  # may start Ray, which takes seconds
+        with self.reporter.progress(title, self.plan.num_rows) as bar, self._unless_committed():
+            bar.advance(monitor.num_done, failed=monitor.num_failed)
+            for shard in shards:
+                monitor.add(shard)
+                bar.advance(shard.num_rows, failed=shard.num_failed)
+                yield shard
+                if monitor.cancelled:  # where signals are ignored, as behind `nohup`
+                    raise KeyboardInterrupt
+                self._check_failures_so_far(monitor)
+
+    @contextlib.contextmanager
+    def _unless_committed(self) -> Iterator[None]:
+        """End the work quietly if another run has committed and removed the shards' folder."""
+        try:
+            yield
+        except FileNotFoundError:
+            if not storage.exists(self.layout.commit):
+                raise
+
+    def check_failures(self, num_failed: int) -> None:
+        """Keep a job with too many failures from its commit.
+
+        Args:
+            num_failed: Number of failures of all inputs, as their results say: a run that was
+                killed may not have published its last ones.
+
+        Raises:
+            JobFailedError: If they are too many.
+        """
+        num_rows = self.plan.num_rows
+        self.max_failures.check(num_failed, num_rows, num_rows, self.plan.job_id)
+
+    def _check_failures_so_far(self, monitor: JobMonitor) -> None:
+        self.max_failures.check(
+            monitor.num_failed, monitor.num_done, self.plan.num_rows, self.plan.job_id
+        )
+
+    def _new_monitor(self) -> JobMonitor:
+        finished = self.layout.finished_shards()
+        manifest = ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
+        sizes = enumerate(manifest.shard_sizes())
+        num_done = sum(size for number, size in sizes if number in finished)
+        before = read_progress(self.layout)
+        num_failed = before.num_failed if before and finished else 0
+        return JobMonitor(self.layout, self.plan.job_id, self.plan.num_rows, num_done, num_failed)
+
+
+@contextlib.contextmanager
+def _end_published(monitor: JobMonitor) -> Iterator[None]:
+    """Publish in the output why a run does not reach its end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not monitor.cancelled:
+            monitor.enter(JobState.STOPPED, "interrupted")
+            raise
+        monitor.enter(JobState.CANCELLED)
+        raise JobFailedError(
+            f"Job {monitor.job_id} was cancelled after {monitor.num_done:,} images; they are kept: "
+            "run the same command again to resume."
+        ) from None
+    except JobFailedError as error:
+        monitor.enter(JobState.FAILED, str(error))
+        raise
+    except OSError as error:  # a full disk, or a storage that is gone for good
+        monitor.enter(JobState.FAILED, str(error))
+        raise JobFailedError(
+            f"The storage failed ({error}). What is done is kept: run the same command again to "
+            "resume."
+        ) from error
+    except BaseException as error:
+        monitor.enter(JobState.FAILED, f"{type(error).__name__}: {error}")
+        raise

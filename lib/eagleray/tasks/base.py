@@ -1,0 +1,397 @@
+"""The interface of a task: what a model predicts, from a table's labels to the service's response.
+
+A task is one module with one class and one registration:
+
+    @register_task
+    class Ordinal(Task):
+        name: Literal["ordinal"] = "ordinal"
+        ...
+
+The class is a frozen value: a package stores it as the `task` field of its `model.json`. Nothing
+outside of `eagleray.tasks` asks which task it has; it calls the methods below.
+
+PyTorch and scikit-learn are imported inside of the methods that need them, so that a driver and
+`--help` stay quick.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from eagleray.core.errors import InputError
+from eagleray.imaging.geometry import Frame
+from eagleray.tasks.outcome import Prediction
+from eagleray.tasks.page import Section
+from eagleray.tasks.review import Mistake, SuspectedLabel
+from eagleray.tasks.tensors import NamedTensor, TensorSpec
+
+if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
+    import pyarrow as pa
+    from torch import Tensor
+
+__all__ = [
+    "SCORE_PREFIX",
+    "Floats",
+    "ImageLosses",
+    "LossOptions",
+    "NetworkOutput",
+    "Outputs",
+    "Task",
+    "WeightedMetrics",
+    "only_tensor",
+]
+
+Floats = npt.NDArray[np.floating[Any]]
+Outputs = npt.NDArray[np.float32]
+"""The activated outputs of one image."""
+NetworkOutput: TypeAlias = "Tensor | Mapping[str, Tensor]"
+"""What a network returns for a batch: one tensor, or several named ones; images come first."""
+ImageLosses: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""outputs of the network (N, …), targets (N, …) -> losses (N,)"""
+WeightedMetrics = Callable[[Floats], dict[str, Floats]]
+"""weights of the images (R, N) -> metrics by name, each (R,)"""
+
+SCORE_PREFIX = "score_"
+"""Prefix of the columns of a result table with the probability of one label each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """How images are weighed and losses are shaped in training.
+
+    Attributes:
+        name: One of the task's `losses`; None for the first of them.
+        class_weights: `balanced` gives every class the same weight in all.
+        focal_gamma: Exponent of the focal loss, for losses named `focal`.
+        label_smoothing: Share of the target that goes to all classes alike.
+    """
+
+    name: str | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+    focal_gamma: float = 2.0
+    label_smoothing: float = 0.0
+
+
+class Task(BaseModel):
+    """What a model predicts.
+
+    Attributes:
+        metric_names: Metrics that training follows; the first one chooses the best epoch.
+        losses: Names of the losses, the default first.
+        training_options: Of `label_smoothing`, `class_weights` and `cutmix` those that apply.
+        target_dtype: Type of the encoded targets.
+        label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
+            A split is stratified for `all`.
+        has_many_labels: Whether several labels of an image can hold.
+        fitted: Of `temperature` and `thresholds` those that validation images determine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    metric_names: ClassVar[tuple[str, ...]]
+    losses: ClassVar[tuple[str, ...]]
+    training_options: ClassVar[frozenset[str]] = frozenset()
+    target_dtype: ClassVar[Literal["float32", "int64"]] = "float32"
+    label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
+    has_many_labels: ClassVar[bool] = False
+    fitted: ClassVar[frozenset[str]] = frozenset()
+
+    if TYPE_CHECKING:  # pydantic would take them for fields of this class
+        name: str
+
+        @property
+        def labels(self) -> tuple[str, ...]:
+            """The labels in the order of the outputs; none for a task without labels."""
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults_of_later_fields(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out a temperature of 1: packages made before there was one keep their digests."""
+        fields: dict[str, Any] = serialize(self)
+        if fields.get("temperature") == 1.0:
+            del fields["temperature"]
+        return fields
+
+    # --- from a table to targets ---
+
+    @classmethod
+    @abstractmethod
+    def from_labels(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> Self:
+        """Make the task that fits the labels of a training table.
+
+        Args:
+            texts: Every label of the table, as written; at least one.
+            uris: Locations of the images, to name the one at fault.
+
+        Raises:
+            InputError: If the labels do not fit the task.
+        """
+
+    @classmethod
+    def labels_in(cls, text: str) -> tuple[str, ...]:
+        """Return the labels that a text of a table names; none for a task without labels."""
+        return (text,)
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Length of the network's output vector."""
+
+    @abstractmethod
+    def encode(self, text: str) -> int | float | list[float]:
+        """Return the target of a label as written in a table.
+
+        Raises:
+            InputError: If the text is no label of this task.
+        """
+
+    def in_order_of(self, parent: Task) -> Task:
+        """Return the task with its labels in the order of a parent with the same ones."""
+        if self.name == parent.name and self.labels and set(self.labels) == set(parent.labels):
+            return self.model_copy(update={"labels": parent.labels})
+        return self
+
+    def shares_head_with(self, parent: Task) -> bool:
+        """Return whether the last layer of a parent's network predicts the same."""
+        return (self.name, self.labels) == (parent.name, parent.labels)
+
+    # --- training ---
+
+    @abstractmethod
+    def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
+        """Return the function from outputs of the network and targets to each image's loss.
+
+        Args:
+            options: Which loss, and its parameters.
+            texts: Labels of the training part, for class weights.
+        """
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean of the default loss over a batch."""
+        return self.image_losses(LossOptions(), ())(outputs, targets).mean()
+
+    def soft_targets(self, targets: Tensor) -> Tensor:
+        """Return targets in a form that can be mixed: probabilities of labels, or numbers."""
+        return targets
+
+    @abstractmethod
+    def decide(self, outputs: Tensor) -> Tensor:
+        """Return what `training_metrics` needs of activated outputs, as small as possible."""
+
+    @abstractmethod
+    def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the metrics of `metric_names`, as `measure` defines them.
+
+        Args:
+            decisions: Finite tensor (N, …) from `decide`.
+            targets: Encoded targets (N, …).
+        """
+
+    # --- prediction ---
+
+    @abstractmethod
+    def activate(self, outputs: NetworkOutput) -> Tensor:
+        """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
+
+    @abstractmethod
+    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+        """Return the prediction of one image.
+
+        Args:
+            outputs: The image's row of the activated outputs.
+            frame: Maps places in the network's input to the upright original image.
+        """
+
+    @abstractmethod
+    def outputs_of(self, prediction: Prediction) -> Outputs:
+        """Return the activated outputs that a prediction was made from."""
+
+    @property
+    @abstractmethod
+    def num_values(self) -> int:
+        """Number of values in the activated outputs of an image."""
+
+    @property
+    def unit(self) -> float:
+        """Unit of tolerances on activated outputs: 1 for probabilities."""
+        return 1.0
+
+    def max_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return how far activated outputs are from those expected; NaN for NaN."""
+        return float(np.abs(outputs - expected).max())
+
+    def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
+        """Return whether two versions of a model predict the same, as callers see it."""
+        return prediction.labels == other.labels
+
+    def describe(self, prediction: Prediction) -> str | None:
+        """Return a prediction in one word, for lists of differences."""
+        return "|".join(prediction.labels) or None
+
+    # --- evaluation ---
+
+    @property
+    @abstractmethod
+    def headline_names(self) -> tuple[str, ...]:
+        """Names of the metrics that summarise a model, the first of `metric_names` first."""
+
+    @abstractmethod
+    def measured_names(self, targets: Tensor | None = None) -> tuple[str, ...]:
+        """Return the names of what `measure` computes, in its order.
+
+        Args:
+            targets: Encoded targets (N, …) of the data; None for data in which every label is true
+                of some images and not of others.
+        """
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Compute every metric; a metric of one label is named `recall[defect]`.
+
+        Args:
+            outputs: Finite activated outputs (N, …), float32.
+            targets: Encoded targets (N, …).
+
+        Returns:
+            Finite metrics by name, those of `measured_names(targets)`.
+        """
+
+    @abstractmethod
+    def weighted_metrics(self, outputs: Tensor, targets: Tensor) -> WeightedMetrics:
+        """Return the function from weights of the images to headline metrics, for resampling.
+
+        The function is fast, and equals `measure` for weights of 1. A metric that is not defined
+        for some weights is NaN there.
+        """
+
+    def fit(self, outputs: Tensor, targets: Tensor, wanted: Collection[str]) -> Task:
+        """Return the task with what validation images determine.
+
+        Args:
+            outputs: Activated outputs (N, …) of images that the model has not learned.
+            targets: Encoded targets (N, …).
+            wanted: Names of `fitted`; others are ignored.
+        """
+        return self
+
+    def choose_thresholds(self, outputs: Tensor, targets: Tensor, *, goal: str = "f1") -> Self:
+        """Return the task with a threshold for each label.
+
+        Args:
+            outputs: float32 tensor (N, num_labels) of probabilities of validation images.
+            targets: Encoded targets (N, …).
+            goal: `f1` for the highest F1; `recall>=0.99` for the highest precision with that
+                recall; `precision>=0.9` for the highest recall with that precision.
+
+        Raises:
+            InputError: If the task has no thresholds, or the goal is invalid or out of reach.
+        """
+        raise InputError(f"A {self.name} task has no thresholds to choose.")
+
+    def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
+        """Return facts for the page of an evaluation, such as the temperature."""
+        return {}
+
+    @abstractmethod
+    def section(self, outputs: Tensor, targets: Tensor, metrics: Mapping[str, float]) -> Section:
+        """Return the plots and tables of the page of an evaluation."""
+
+    @abstractmethod
+    def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
+        """Return the wrong predictions of the highest confidence, or the largest errors."""
+
+    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+        """Return the labels that confident predictions contradict, the clearest first."""
+        return []
+
+    # --- results ---
+
+    @classmethod
+    def result_types(cls) -> dict[str, pa.DataType]:
+        """Return the task's columns of a result table, those that do not depend on its labels."""
+        import pyarrow as pa
+
+        return {
+            "label": pa.string(),
+            "score": pa.float32(),
+            "labels": pa.list_(pa.string()),
+            "value": pa.float64(),
+            "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
+        }
+
+    def result_fields(self) -> list[pa.Field]:
+        """Return the columns of a batch job's result table between `message` and `width`.
+
+        They are those of `result_types`, and float32 columns whose names begin with `score_`.
+        """
+        import pyarrow as pa
+
+        return [pa.field(name, data_type) for name, data_type in self.result_types().items()]
+
+    def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
+        """Return the values of `result_fields` for a prediction.
+
+        Args:
+            prediction: The prediction.
+            top_k: Number of labels to list with their probabilities.
+        """
+        return {
+            "label": prediction.label,
+            "score": prediction.score,
+            "labels": list(prediction.labels),
+            "value": prediction.value,
+            "top_k": self._top(prediction, top_k),
+        }
+
+    def response(
+        self, prediction: Prediction, *, top_k: int, threshold: float | None
+    ) -> dict[str, Any]:
+        """Return the members of the service's JSON for a prediction.
+
+        Args:
+            prediction: The prediction.
+            top_k: Largest number of labels to list with their probabilities.
+            threshold: Lowest probability of a label that is listed, and of one that holds where
+                several may; None for the task's own.
+        """
+        limit = float("-inf") if threshold is None else threshold
+        top = [entry for entry in self._top(prediction, top_k) if entry["score"] >= limit]
+        return {
+            "label": prediction.label,
+            "score": prediction.score,
+            "labels": list(prediction.labels),
+            "value": prediction.value,
+            "top": top,
+        }
+
+    def _top(self, prediction: Prediction, count: int) -> list[dict[str, Any]]:
+        return [
+            {"label": label, "score": score} for label, score in prediction.top(self.labels, count)
+        ]
+
+    @abstractmethod
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the outputs of the Open Inference Protocol, beside `status`."""
+
+    @abstractmethod
+    def tensors(self, predictions: Sequence[Prediction | None]) -> list[NamedTensor]:
+        """Return the outputs of `tensor_specs` for images; None stands for a failed image."""
+
+
+def only_tensor(outputs: NetworkOutput) -> Tensor:
+    """Return the output of a network that has one.
+
+    Raises:
+        TypeError: If the network returned several named tensors.
+    """
+    if isinstance(outputs, Mapping):
+        raise TypeError(f"the network returned {', '.join(outputs)}, the task takes one tensor")
+    return outputs

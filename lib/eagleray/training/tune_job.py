@@ -1,0 +1,187 @@
+"""Runs a tuning job: inspect the data, run the trials, test the best one and register a version."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from eagleray.core.callbacks import ProgressBar, ProgressReporter
+from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.registry.registry import ModelVersion
+from eagleray.registry.tracking import TrackedRun
+from eagleray.training.budget import Budget, require_budget
+from eagleray.training.inspection import inspect_data
+from eagleray.training.job import model_summary, register_model, start_run
+from eagleray.training.packaging import FinishedModel
+from eagleray.training.plan import TrainPlan, plan_network
+from eagleray.training.prepare import TrainJob, open_job
+from eagleray.training.report import render_training_page
+from eagleray.training.result import TrainResult, load_best_checkpoint
+from eagleray.training.runs import Run
+from eagleray.training.search_space import SearchSpace
+from eagleray.training.spec import TrainSpec
+from eagleray.training.trials import Trial, TuneResult
+from eagleray.training.tune_report import render_tune_page
+from eagleray.training.tuning import run_trials
+
+__all__ = ["TuneJob", "TuneSummary", "best_file", "open_tune_job", "run_tune_job"]
+
+
+@dataclass(frozen=True)
+class TuneJob:
+    """A checked tuning job.
+
+    Attributes:
+        default: Training job of the default values.
+        space: Search space.
+        budget: Number of trials and their concurrency.
+    """
+
+    default: TrainJob
+    space: SearchSpace
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class TuneSummary:
+    """Summary of a finished tuning job."""
+
+    run: Run
+    spec: TrainSpec
+    tuned: TuneResult
+    version: ModelVersion
+    tested: FinishedModel
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return {
+            **model_summary(self.version, self.tested),
+            "metric": self.tuned.metric,
+            "best": self.tuned.best.number,
+            "default": self.tuned.default.number,
+            "gain": self.tuned.gain,
+            "trials": [_trial_as_json(trial) for trial in self.tuned.trials],
+            "ranking": [trial.number for trial in self.tuned.ranking],
+            "specification": best_file(self.run),
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "run": self.run.name,
+            "folder": self.run.folder,
+            "mlflow_run": self.version.run_id,
+        }
+
+
+def _trial_as_json(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "score": trial.score,
+        "epochs": list(trial.epochs),
+        "values": dict(trial.values),
+        "reason": trial.reason,
+    }
+
+
+def best_file(run: Run) -> str:
+    """Return the location of the best specification."""
+    return storage.join(run.folder, "best.yaml")
+
+
+def open_tune_job(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str) -> TuneJob:
+    """Open a new tuning job.
+
+    Raises:
+        UserError: If the specification cannot be carried out; the message says how to fix it.
+    """
+    spec = space.spec(space.default())
+    require_budget(budget, spec)
+    return TuneJob(open_job(spec, settings, alias=alias), space, budget)
+
+
+def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> TuneSummary:
+    """Inspect the data, run the trials, then test and register the best one."""
+    default = job.default
+    plan, report = inspect_data(default, cluster, reporter)
+    run, record = start_run(default, report, reporter)
+    space_file = storage.join(run.folder, "space.yaml")
+    storage.put_atomic(space_file, job.space.to_yaml().encode())
+    with default.registry.start_run(f"tune {default.spec.name}") as tracked:
+        tuned = _run_trials(job, plan, run, cluster, reporter)
+        spec = job.space.spec(tuned.best.values)
+        storage.put_atomic(best_file(run), spec.to_yaml().encode())
+        _track(tuned, spec, tracked, files=[space_file, run.split_file, best_file(run)])
+        best, result = _load_best_checkpoint(job, plan, spec, tuned)
+        for name, page in (
+            ("tune", render_tune_page(tuned, spec, run.name)),
+            ("training", render_training_page(spec, run.name, result)),
+        ):
+            storage.put_atomic(run.page(name), page)
+        with reporter.status("Testing and registering"):
+            tested, version = register_model(default, best, tracked, run)
+        ended = {"mlflow_run": tracked.run_id, "version": version.reference}
+        run.write(record.model_copy(update=ended))
+    return TuneSummary(run, spec, tuned, version, tested, report.warnings, report.notes)
+
+
+def _run_trials(
+    job: TuneJob, plan: TrainPlan, run: Run, cluster: Cluster, reporter: ProgressReporter
+) -> TuneResult:
+    """Run the trials and report their progress."""
+    num_epochs = job.budget.num_trials * plan.spec.epochs
+    with reporter.progress("Epochs", num_epochs) as bar:
+        return run_trials(
+            plan,
+            job.space,
+            job.budget,
+            run,
+            settings=job.default.settings,
+            s3=job.default.s3,
+            cluster=cluster,
+            on_trial=_TrialProgress(bar, plan.spec.epochs).update,
+        )
+
+
+class _TrialProgress:
+    """Shows the epochs of all trials on one progress bar."""
+
+    def __init__(self, bar: ProgressBar, epochs: int) -> None:
+        self._bar, self._epochs = bar, epochs
+        self._shown: dict[str, int] = {}
+        self._best = -float("inf")
+
+    def update(self, trial: Trial) -> None:
+        """Show the state of a trial; the epochs that it skips count as done."""
+        done = len(trial.epochs) if trial.state == "running" else self._epochs
+        if trial.score is not None:
+            self._best = max(self._best, trial.score)
+        note = f"best {self._best:.4f}" if self._best > -float("inf") else ""
+        self._bar.advance(done - self._shown.get(trial.key, 0), note=note)
+        self._shown[trial.key] = done
+
+
+def _load_best_checkpoint(
+    job: TuneJob, plan: TrainPlan, spec: TrainSpec, tuned: TuneResult
+) -> tuple[TrainPlan, TrainResult]:
+    """Plan the best specification, and load the best trial's weights into its network."""
+    best = plan_network(spec, job.default.settings, plan.images, plan.split, plan.task)
+    checkpoints = storage.join(tuned.folder, tuned.best.key)
+    result = load_best_checkpoint(checkpoints, best.module, epochs=spec.epochs)
+    # The scheduler's early stopping is not that of `patience`, which the page shows.
+    ended_early = result.ended_early and tuned.best.state == "finished"
+    return best, dataclasses.replace(result, ended_early=ended_early)
+
+
+def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:
+    tracked.log_parameters(spec.model_dump())
+    for file in files:
+        tracked.log_file(file)
+    for trial in tuned.ranking:
+        assert trial.score is not None
+        tracked.log_metrics({f"trial_{tuned.metric}": trial.score}, step=trial.number)
+    for epoch, metrics in enumerate(tuned.best.epochs, start=1):
+        tracked.log_metrics(metrics, step=epoch)

@@ -1,0 +1,80 @@
+"""The parameters of a prediction, from the query and the body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from eagleray.core.errors import InputError
+from eagleray.core.validation import first_validation_error
+
+__all__ = [
+    "ParameterError",
+    "PredictParameters",
+    "QueryParameters",
+    "describe_fault",
+    "read_parameters",
+]
+
+
+class ParameterError(InputError):
+    """A parameter of the query or the body is invalid."""
+
+    http_status = 422
+
+
+class PredictParameters(BaseModel):
+    """The parameters of a prediction besides its images."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    top_k: int = Field(default=5, ge=1, le=1000, description="Maximum number of labels listed.")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Minimum probability of a label that is listed."
+    )
+    version: str | None = Field(
+        default=None, min_length=1, max_length=64, description="A version number, or an alias."
+    )
+    timeout_ms: float | None = Field(
+        default=None, gt=0, le=600_000, description="Time limit of the request, in milliseconds."
+    )
+
+
+class QueryParameters(PredictParameters):
+    """The parameters that the query may have."""
+
+    attributes: str | None = Field(
+        default=None,
+        description="Attributes of the image as JSON, for models that take attributes; a list for "
+        "several images. A multipart form has them as a field.",
+    )
+
+
+def read_parameters(request: Request, from_body: dict[str, Any]) -> PredictParameters:
+    """Read the parameters from the query and the body, which takes precedence.
+
+    Raises:
+        ParameterError: If a parameter is invalid; the message names it.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ParameterError(f"Parameter {twice} is in the query more than once.")
+    try:
+        return QueryParameters.model_validate_strings(
+            {
+                **dict(request.query_params),
+                **{name: str(value) for name, value in from_body.items() if value is not None},
+            }
+        )
+    except ValidationError as error:
+        raise ParameterError(f"Parameter {describe_fault(error, QueryParameters)}.") from None
+
+
+def describe_fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """Describe the first invalid field to a caller; for an unknown name, list the known ones."""
+    fault = error.errors()[0]
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+        return f"{fault['loc'][0]} is not known; there are {', '.join(model.model_fields)}"
+    return first_validation_error(error).replace("a valid dictionary", "an object")

@@ -1,0 +1,238 @@
+"""The trainer in one process: its losses, its resumes, and the weights it keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.distributed import single_process
+from eagleray.training.events import EpochCompleted, LossNotFinite, TrainEvent, TrainingStarted
+from eagleray.training.result import load_best_checkpoint
+from eagleray.training.trainer import Trainer
+from tests.support.numerics import SAME_LOSS
+from tests.support.training import plan_for, small_spec, train_in_process, write_stripes
+
+pytestmark = pytest.mark.numerical
+
+RICH: dict[str, Any] = {
+    "random_translation": 0.1,
+    "horizontal_flip": True,
+    "random_resized_crop": 0.6,
+    "randaugment": 9,
+    "random_erasing": 0.3,
+    "mixup": 0.2,
+    "dropout": 0.2,
+    "ema_decay": 0.9,
+    "max_grad_norm": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stripes(tmp_path_factory.mktemp("data") / "stripes")
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+class DyingTrainer(Trainer):
+    """Dies when it has finished a number of steps."""
+
+    dies_at = 0
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        if self.progress.total_steps == self.dies_at:
+            raise KilledError
+        return super().step(*arguments)
+
+
+class ScoredTrainer(Trainer):
+    """Has worker_input validation accuracies instead of its own."""
+
+    scores: Iterator[float]
+
+    def validate(self) -> dict[str, float]:
+        return {**super().validate(), "validation_accuracy": next(self.scores)}
+
+
+def train_until(spec: Any, home: Path, step: int) -> None:
+    """Train until a number of steps is finished, and die there."""
+    _, worker_input = plan_for(spec, home)
+    trainer = DyingTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.dies_at = step
+    with pytest.raises(KilledError):
+        trainer.run()
+
+
+def test_the_same_seed_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, **RICH)
+    first, _ = train_in_process(spec, tmp_path / "one")
+    second, _ = train_in_process(spec, tmp_path / "two")
+    assert first.losses == pytest.approx(second.losses, rel=SAME_LOSS)
+    assert len(first.losses) == 3 * (len(plan_for(spec, tmp_path)[1].train) // 8)
+    other, _ = train_in_process(small_spec(stripes, **RICH, seed=1), tmp_path / "three")
+    assert other.losses != pytest.approx(first.losses, rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("step", [1, 4, 6, 11])
+def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
+    stripes: Path, tmp_path: Path, optimizer: str, step: int
+) -> None:
+    spec = small_spec(stripes, **RICH, optimizer=optimizer, checkpoint_steps=2)
+    whole, _ = train_in_process(spec, tmp_path / "whole")
+    train_until(spec, tmp_path / "stopped", step)
+    again, events = train_in_process(spec, tmp_path / "stopped")
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    assert started.total_steps <= step
+    assert (step < 2) == (started.total_steps == 0)
+    assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
+    assert [epoch["validation_loss"] for epoch in again.epochs] == pytest.approx(
+        [epoch["validation_loss"] for epoch in whole.epochs], rel=SAME_LOSS
+    )
+
+
+def test_gradient_accumulation_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
+    whole, _ = train_in_process(small_spec(stripes), tmp_path / "whole")
+    accumulated, _ = train_in_process(
+        small_spec(stripes, gradient_accumulation_steps=4), tmp_path / "accumulated"
+    )
+    assert accumulated.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, checkpoint_steps=2, keep_checkpoints=3, batch_size=4)
+    train_in_process(spec, tmp_path)
+    names = CheckpointStore(str(tmp_path / "checkpoints")).names()
+    assert names == [f"step-{step:09d}.safetensors" for step in (24, 22, 20)]
+    progress, latest = CheckpointStore(str(tmp_path / "checkpoints")).progress(), names[0]
+    assert progress == CheckpointStore(str(tmp_path / "checkpoints")).read(latest).progress
+
+
+def test_partial_files_of_a_killed_writer_are_deleted(stripes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    begun = folder / ".step-000000002.safetensors.0123456789ab.tmp"
+    begun.write_bytes(b"half")
+    (folder / "notes.txt").touch()  # not a checkpoint
+    train_in_process(small_spec(stripes, epochs=1), tmp_path)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "notes.txt",
+        "step-000000004.safetensors",
+    ]
+
+
+def test_the_best_epoch_is_loaded_not_the_last(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=2, learning_rate=1e-2)
+    plan, worker_input = plan_for(spec, tmp_path)
+    trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.scores = iter([0.9, 0.4])
+    trainer.run()
+    trained = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=2)
+    assert trained.best.epoch == 1
+    checkpoint = CheckpointStore(worker_input.checkpoint_folder).latest()
+    assert checkpoint is not None
+    kept, last = checkpoint.with_prefix("best"), checkpoint.with_prefix("model")
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+    for name, tensor in plan.module.state_dict().items():
+        assert torch.equal(tensor, kept[name])
+
+
+def test_patience_ends_a_run_without_improvement(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=9, patience=2)
+    _, worker_input = plan_for(spec, tmp_path)
+    events: list[TrainEvent] = []
+    trainer = ScoredTrainer(worker_input, single_process(spec), events.append)
+    trainer.scores = iter([0.5, 0.8, 0.7, 0.6, 0.9])
+    trainer.run()
+    done = [event for event in events if isinstance(event, EpochCompleted)]
+    assert [event.ended_early for event in done] == [False, False, False, True]
+    # A second start finds nothing left to do.
+    again = Trainer(worker_input, single_process(spec), events.append)
+    again.run()
+    assert [event for event in events if isinstance(event, EpochCompleted)] == done
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
+    stripes: Path, tmp_path: Path
+) -> None:
+    spec = small_spec(stripes, checkpoint_steps=2)
+    _, worker_input = plan_for(spec, tmp_path)
+    events: list[TrainEvent] = []
+
+    class DivergingTrainer(Trainer):
+        def step(self, *arguments: Any) -> torch.Tensor:
+            loss = super().step(*arguments)
+            return loss * math.nan if self.progress.total_steps == 5 else loss
+
+    trainer = DivergingTrainer(worker_input, single_process(spec), events.append)
+    trainer.run()
+    stopped = events[-1]
+    assert isinstance(stopped, LossNotFinite)
+    per_epoch = trainer.sampler.steps_per_epoch
+    assert (stopped.epoch, stopped.step) == (5 // per_epoch + 1, 5 % per_epoch + 1)
+    rows = trainer.sampler.rows(5 // per_epoch, 5 % per_epoch)
+    assert stopped.images == tuple(worker_input.train.uris[row] for row in rows)
+    assert stopped.checkpoint == "step-000000004.safetensors"
+
+
+def test_frozen_stages_are_unchanged_until_they_are_unfrozen(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=3, name="unfreezing")
+    # `freeze` asks for weights worth keeping; the kit starts from random ones.
+    spec = spec.model_copy(update={"freeze": "backbone", "unfreeze": ("1:1", "2:all")})
+    plan, worker_input = plan_for(small_spec(stripes), tmp_path)
+    worker_input = dataclasses.replace(worker_input, spec=spec)
+    before = {name: value.clone() for name, value in plan.module.state_dict().items()}
+    moved: list[set[str]] = []
+
+    class WatchedTrainer(Trainer):
+        def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+            now = self.model.module.state_dict()
+            moved.append({name for name, old in before.items() if not torch.equal(now[name], old)})
+            super().finish_epoch(epoch, metrics)
+
+    WatchedTrainer(worker_input, single_process(spec), lambda _: None).run()
+    head = {"classifier.4.weight", "classifier.4.bias"}
+    assert moved[0] == head
+    assert moved[1] == head | {"classifier.2.weight", "classifier.2.bias"}
+    assert moved[2] == set(before)
+
+
+def test_data_too_large_for_the_disk_are_decoded_in_every_epoch(
+    stripes: Path, tmp_path: Path
+) -> None:
+    spec = small_spec(stripes, **RICH)
+    kept, _ = train_in_process(spec, tmp_path / "kept")
+    decoded, _ = train_in_process(spec, tmp_path / "decoded", max_disk_fraction=0.0)
+    assert decoded.losses == pytest.approx(kept.losses, rel=SAME_LOSS)
+    assert not (tmp_path / "decoded/cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("alexnet", 64),
+        ("zfnet", 64),
+        ("googlenet", 32),
+        ("vgg11", 32),
+        ("resnet18", 32),
+        ("mobilenet_v3_small", 32),
+    ],
+)
+def test_the_well_known_networks_take_a_few_steps(
+    stripes: Path, tmp_path: Path, architecture: str, size: int
+) -> None:
+    # Plain SGD: the state of another optimizer is gigabytes here, and written with each checkpoint.
+    changes = {"optimizer": "sgd", "momentum": 0.0, "batch_size": 16, "learning_rate": 1e-4}
+    spec = small_spec(stripes, architecture=architecture, image_size=size, epochs=1, **changes)
+    trained, _ = train_in_process(spec, tmp_path)
+    assert len(trained.losses) == 2
+    assert all(math.isfinite(loss) for loss in trained.losses)
