@@ -81,7 +81,7 @@ def _warn_of_leaks(report: DataReport) -> Iterator[str]:
                 late, early = leak
                 yield (
                     f"{_images(number)} of the {split} split {'has' if number == 1 else 'have'} "
-                    f"{what} in other splits, so that its metrics are too good; the first "
+                    f"{what} in other splits, so that its metrics are too optimistic; the first "
                     f"is {late.uri}, as {early.uri} of the {early.split} split: keep duplicates "
                     "together when you split, or remove them."
                 )

@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
         ("", "results", "must look like"),
         ("postgresql://user:hush@host:port/db", "results", "must look like"),
         ("postgresql://user:hu@sh@host/db", "results", "more than one @; write %40"),
-        ("mysql://user:hush@host/db", "results", "SQLite or PostgreSQL and not into 'mysql'"),
+        ("mysql://user:hush@host/db", "results", "SQLite or PostgreSQL, not 'mysql'"),
         ("sqlite://", "results", "A SQLite database is a file"),
         ("sqlite:///:memory:", "results", "A SQLite database is a file"),
         ("sqlite://results.db", "results", "sqlite:///results.db, three slashes"),
@@ -93,7 +93,7 @@ def test_a_relative_file_is_the_one_in_the_folder_of_the_call(
 
 
 @contextlib.contextmanager
-def somebody_else() -> Iterator[None]:
+def other_user() -> Iterator[None]:
     """Lose root's right to write everywhere."""
     if os.geteuid() != 0:
         yield
@@ -118,7 +118,7 @@ def test_a_file_that_may_only_be_read_is_refused(open_folder: Path) -> None:
     SqlSink.parse(f"sqlite:///{file}", "results").load("night", [results()])
     file.chmod(0o444)
     with (
-        somebody_else(),
+        other_user(),
         pytest.raises(InputError, match=r"results.db \(attempt to write a readonly"),
     ):
         SqlSink.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
@@ -126,7 +126,7 @@ def test_a_file_that_may_only_be_read_is_refused(open_folder: Path) -> None:
 
 def test_a_folder_where_nothing_may_be_written_is_refused(open_folder: Path) -> None:
     open_folder.chmod(0o555)
-    with somebody_else(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
+    with other_user(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
         SqlSink.parse(f"sqlite:///{open_folder}/results.db", "results").require_ready(RESULTS)
 
 

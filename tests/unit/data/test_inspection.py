@@ -1,4 +1,4 @@
-"""What an inspection says of images, copies among them, and the report; no Ray."""
+"""What an inspection says of images, duplicates among them, and the report; no Ray."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_too_many_unreadable_images_are_refused_by_the_first() -> None:
     require_readable(inspection([]), 0.0)
 
 
-def test_copies_of_copies_share_a_key() -> None:
+def test_duplicates_of_duplicates_share_a_key() -> None:
     near, farther = (row(str(steps), thumbnail=thumbnail("a", steps)) for steps in (1, 2))
     rows = [row("a"), row("x", thumbnail=None), near, farther, row("d"), row("x"), broken()]
     assert near_rows(find_near_duplicates(inspection(rows))) == {(0, 2), (2, 3)}
@@ -235,14 +235,14 @@ def test_copies_of_copies_share_a_key() -> None:
 def report_of(
     train: str, validation: str, test: str, rows: Sequence[dict[str, Any]], task: str = "multiclass"
 ) -> DataReport:
-    """Report on images whose labels are letters, in the order of the parts."""
+    """Report on images whose labels are letters, in the order of the splits."""
     seen = inspection(rows)
-    parts, start = [], 0
+    subsets, start = [], 0
     for labels in (train, validation, test):
         uris = seen.uris[start : start + len(labels)]
-        parts.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
+        subsets.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
         start += len(labels)
-    return make_report(Split(*parts), seen, task)
+    return make_report(Split(*subsets), seen, task)
 
 
 def rows_named(names: str) -> list[dict[str, Any]]:
@@ -267,7 +267,7 @@ def test_ten_times_as_many_images_are_an_imbalance() -> None:
     assert report_of("a" * 27 + "b", "ab", "ab", rows_named(names[:32])).warnings == ()
 
 
-def test_a_part_without_a_class_is_a_warning() -> None:
+def test_a_split_without_a_class_is_a_warning() -> None:
     report = report_of("ab", "a", "ab", rows_named("12345"))
     assert report.warnings == ("The validation split has no image of 1 of 2 classes ('b').",)
 
@@ -288,14 +288,14 @@ def test_images_that_leak_are_counted_once_each() -> None:
     assert "1 image of the test split has near-duplicates in other splits" in nearly
 
 
-def test_copies_within_a_part_leak_nothing() -> None:
+def test_duplicates_within_a_split_leak_nothing() -> None:
     report = report_of("aabb", "ab", "ab", rows_named("11234567"))
     assert report.leaked == {"validation": (0, 0), "test": (0, 0)}
     assert [group.across_splits for group in report.exact] == [False]
     assert report.warnings == ()
 
 
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
+def test_flat_pictures_are_no_duplicates_of_each_other() -> None:
     rows = [row(str(index), thumbnail=None) for index in range(8)]
     assert report_of("aabb", "ab", "ab", rows).near == ()
 
@@ -307,11 +307,11 @@ def test_the_same_bytes_under_two_labels_are_a_contradiction() -> None:
 
 
 def test_labels_of_a_multilabel_task_are_counted_one_by_one() -> None:
-    parts = [
+    subsets = [
         LabelledImages((f"/{row}.jpg",), (text,), ("",))
         for row, text in enumerate(("a|b", "b", ""))
     ]
-    report = make_report(Split(*parts), inspection(rows_named("123")), "multilabel")
+    report = make_report(Split(*subsets), inspection(rows_named("123")), "multilabel")
     assert report.classes["b"] == {"train": 1, "validation": 1, "test": 0}
     assert report_of("12", "3", "4", rows_named("1234"), "regression").classes == {}
 

@@ -39,7 +39,7 @@ def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:
 
 
 def split_of(split: Split) -> dict[str, str]:
-    return {uri: name for name, part in split.by_name.items() for uri in part.uris}
+    return {uri: name for name, subset in split.by_name.items() for uri in subset.uris}
 
 
 # --- divide -----------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_a_split_uses_every_row_once_and_every_class_everywhere(
 ) -> None:
     images = labelled(**counts)
     split = divide(images, seed=seed)
-    assert sorted(uri for part in split.by_name.values() for uri in part.uris) == sorted(
+    assert sorted(uri for subset in split.by_name.values() for uri in subset.uris) == sorted(
         images.uris
     )
     require_complete_split(split, "multiclass")
@@ -71,7 +71,7 @@ def test_a_split_depends_on_the_seed_alone() -> None:
 def test_the_digest_tells_which_row_is_in_which_split() -> None:
     split = divide(labelled(a=30, b=30))
     assert Split(split.validation, split.train, split.test).digest != split.digest
-    assert split.test.digest in {part.digest for part in split.by_name.values()}
+    assert split.test.digest in {subset.digest for subset in split.by_name.values()}
 
 
 @settings(max_examples=50)
@@ -89,7 +89,7 @@ def test_a_group_is_never_cut(rows: list[tuple[str, int]], stratify: bool, seed:
     split = divide(images, seed=seed, stratify=stratify, groups=groups)
     splits = split_of(split)
     assert set(splits) == set(uris)
-    assert all(len(part) for part in split.by_name.values())
+    assert all(len(subset) for subset in split.by_name.values())
     for key in set(groups) - {""}:
         assert (
             len({splits[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
@@ -103,17 +103,17 @@ def test_groups_come_near_to_shares_and_classes() -> None:
     labels = tuple(str(generator.choice(["a", "b", "c"], p=[0.7, 0.2, 0.1])) for _ in groups)
     uris = tuple(f"{row}.png" for row in range(len(groups)))
     split = divide(LabelledImages(uris, labels, ("",) * len(uris)), groups=groups)
-    for part, share in zip(split.by_name.values(), (0.7, 0.1, 0.2), strict=True):
-        assert len(part) / len(uris) == pytest.approx(share, abs=0.005)
+    for subset, share in zip(split.by_name.values(), (0.7, 0.1, 0.2), strict=True):
+        assert len(subset) / len(uris) == pytest.approx(share, abs=0.005)
         for label, count in Counter(labels).items():
-            assert Counter(part.labels)[label] / count == pytest.approx(share, abs=0.02)
+            assert Counter(subset.labels)[label] / count == pytest.approx(share, abs=0.02)
 
 
 def test_a_large_group_is_placed_first_and_small_ones_make_up_for_it() -> None:
     groups = tuple("film" if row >= 60 else "" for row in range(160))
     for seed in range(5):
         split = divide(labelled(a=160), groups=groups, seed=seed)
-        assert [len(part) for part in split.by_name.values()] == [112, 16, 32]
+        assert [len(subset) for subset in split.by_name.values()] == [112, 16, 32]
 
 
 def test_rows_of_one_image_stay_together_without_groups() -> None:
@@ -122,7 +122,7 @@ def test_rows_of_one_image_stay_together_without_groups() -> None:
     split = divide(images)
     for one, other in itertools.combinations(split.by_name.values(), 2):
         assert not set(one.uris) & set(other.uris)
-    assert [len(part) for part in split.by_name.values()] == [42, 6, 12]
+    assert [len(subset) for subset in split.by_name.values()] == [42, 6, 12]
 
 
 def test_a_split_that_is_to_be_empty_is_empty() -> None:
@@ -132,10 +132,10 @@ def test_a_split_that_is_to_be_empty_is_empty() -> None:
         divide(images, test_fraction=0.0),
         divide(images, test_fraction=0.0, groups=groups),
     ):
-        assert [len(part) for part in split.by_name.values()] == [36, 4, 0]
+        assert [len(subset) for subset in split.by_name.values()] == [36, 4, 0]
 
 
-def test_too_few_groups_are_said() -> None:
+def test_too_few_groups_are_refused() -> None:
     with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 splits"):
         divide(labelled(a=10), groups=("x", "y") * 5)
 
@@ -155,7 +155,7 @@ def test_folds_validate_every_row_once(stratify: bool, grouped: bool) -> None:
     images = labelled(a=40, b=20)
     groups = tuple(str(row // 4) for row in range(60)) if grouped else None
     folds = fold_images(images, 5, stratify=stratify, seed=0, groups=groups)
-    assert sorted(uri for _, part in folds for uri in part.uris) == sorted(images.uris)
+    assert sorted(uri for _, subset in folds for uri in subset.uris) == sorted(images.uris)
     for train, validation in folds:
         assert not set(train.uris) & set(validation.uris)
         assert len(train) + len(validation) == 60
@@ -227,7 +227,7 @@ def test_a_split_comes_back_from_its_file(
     images = LabelledImages(tuple(rows), labels, versions, {"camera": ("x",) * len(rows)})
     split = Split(
         *(
-            images.take([row for row, part in enumerate(names) if part == name])
+            images.take([row for row, subset in enumerate(names) if subset == name])
             for name in SPLIT_NAMES
         )
     )

@@ -153,7 +153,7 @@ def test_an_encoding_of_one_byte_a_letter_is_named_with_its_line(
         (b"\xef\xbb\xbfsep=|\npath|size\na, b.png|3,5\n", None),
     ],
 )
-def test_other_separators_are_found_and_said(
+def test_other_separators_are_found_and_reported(
     tmp_path: Path, content: bytes, note: str | None
 ) -> None:
     table = open_table(written(tmp_path, content))
