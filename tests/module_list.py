@@ -37,8 +37,8 @@ def render() -> str:
     lines = [
         "# Modules",
         "",
-        "Generated from the docstrings by `make docs`. A package of `lib/eagleray` imports only what",
-        "stands before it on this page; `jobs` and `serve` import all of them.",
+        "Generated from the docstrings by `make docs`. A package of `lib/eagleray` imports only",
+        "what stands before it on this page; `jobs` and `serve` import all of them.",
     ]
     for folder in folders:
         lines += ["", f"## `{folder.relative_to(ROOT)}`", ""]
