@@ -41,6 +41,7 @@ from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 from eagleray.core.types import TOLERANCE
 from eagleray.jobs import predict, train
+from eagleray.registry.references import load_model
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.training.job import run_job as run_train_job
 from eagleray.training.prepare import open_job as open_train_job
@@ -187,7 +188,9 @@ def main(
                 f"$ eagleray predict {place}/images --model {request.model} "
                 f"--output {request.output}"
             )
-            predicted = run_job(open_job(request, settings, console), lambda: session, console)
+            model = load_model(request.model, settings)
+            batch_job = open_job(request, model, settings, console)
+            predicted = run_job(batch_job, lambda: session, console)
         if not json_output:
             predict.show(predicted, console)
         served = ask_service(trained.version, place, settings, console)

@@ -81,7 +81,7 @@ def sockets(service: Exposed) -> list[Listening]:
 
 
 @pytest.fixture(scope="module")
-def answers(sockets: list[Listening]) -> dict[Listening, Answers]:
+def responses(sockets: list[Listening]) -> dict[Listening, Answers]:
     return {item: answers_of(item) for item in sockets if item.protocol == "tcp"}
 
 

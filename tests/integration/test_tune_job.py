@@ -1,4 +1,4 @@
-"""The tune job on a real Ray: trials are tried, stopped, refused and ranked; the best is kept."""
+"""The tuning job on a real Ray: trials finish, stop or fail, and the best one is registered."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def summary(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> TuneS
     return run_tune_job(job, cluster, Console(json_output=True))
 
 
-def test_every_trial_ends_as_its_values_make_it(summary: TuneSummary) -> None:
+def test_every_trial_ends_according_to_its_values(summary: TuneSummary) -> None:
     trials = summary.tuned.trials
     assert [trial.number for trial in trials] == list(range(1, 7))
     assert {trial.state for trial in trials} == {"finished", "stopped", "failed"}
@@ -57,7 +57,7 @@ def test_every_trial_ends_as_its_values_make_it(summary: TuneSummary) -> None:
             assert trial.state == "stopped"
 
 
-def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary) -> None:
+def test_the_default_finishes_and_the_best_trial_beats_it(summary: TuneSummary) -> None:
     tuned = summary.tuned
     assert tuned.default.values == {"learning_rate": STANDS_STILL}
     assert tuned.default.state == "finished"
@@ -68,7 +68,7 @@ def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary)
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
+def test_poor_trials_are_stopped_except_the_default() -> None:
     scheduler = make_scheduler("score", Budget(3, 2, 1), 3)
     trials = {name: SimpleNamespace(trial_id=name) for name in ("default", "good", "poor")}
     for trial in trials.values():
@@ -113,7 +113,7 @@ def test_the_best_trial_s_weights_are_registered(summary: TuneSummary) -> None:
     assert summary.run.read().version == "stripes/1"
 
 
-def test_the_run_keeps_what_repeats_it_and_nothing_of_the_poor(summary: TuneSummary) -> None:
+def test_the_run_keeps_its_files_and_only_the_best_checkpoints(summary: TuneSummary) -> None:
     spec = read_spec(best_file(summary.run), {"workers": 2})
     assert spec.learning_rate == LEARNS
     assert spec.keep_checkpoints == 2  # a trial keeps one; the specification is the user's

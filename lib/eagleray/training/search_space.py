@@ -110,7 +110,8 @@ def default_space(fields: Mapping[str, Any]) -> SearchSpace:
         "random_translation": FloatDistribution(0.0, 0.15),
         "horizontal_flip": CategoricalDistribution((False, True)),
     }
-    if "label_smoothing" in task_class(fields.get("task", "multiclass")).training_options:
+    task = fields.get("task", TrainSpec.model_fields["task"].default)
+    if "label_smoothing" in task_class(task).training_options:
         searched["label_smoothing"] = FloatDistribution(0.0, 0.2)
     return _make_space(fields, searched, "")
 

@@ -33,7 +33,7 @@ from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
 from eagleray.registry.registry import Registry
 from eagleray.serve import run as serve
 
-DEAD_PROXY = "http://127.0.0.1:9"  # the port of a service that nobody runs
+DEAD_PROXY = "http://127.0.0.1:9"  # a port without a listener
 
 UNKNOWN_USER = """
 import pwd, sys

@@ -6,9 +6,9 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from eagleray.core.errors import ContractError, InputError, PackageError, Reason
 from eagleray.core.types import TOLERANCE
 from eagleray.imaging import DecodedImage, named_contract
+from eagleray.inference.forward import LaunchedPass
 from eagleray.models.package import GoldenSet, ModelPackage
 from eagleray.tasks import Regression
 from eagleray.tasks.outcome import Outcome, Prediction
@@ -119,19 +120,19 @@ def test_the_next_batch_is_launched_before_one_is_read(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets, batch_size=4, decode_threads=2)
-    run, read = first_run(predictor), predictor._read_batch
+    run, read = first_run(predictor), LaunchedPass.read
     steps: list[str] = []
 
     def launched(images: torch.Tensor) -> torch.Tensor:
         steps.append("launch")
         return run(images)
 
-    def read_one(*batch: Any) -> list[Outcome]:
+    def read_one(launched: LaunchedPass) -> npt.NDArray[np.float32]:
         steps.append("read")
-        return read(*batch)
+        return read(launched)
 
     replace_run(monkeypatch, predictor, launched)
-    monkeypatch.setattr(predictor, "_read_batch", read_one)
+    monkeypatch.setattr(LaunchedPass, "read", read_one)
     predictor.predict([png(seed) for seed in range(14)])
     assert steps == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
 

@@ -236,7 +236,7 @@ _INTERNAL = re.compile(r"\s--[a-z]|Error\b|[a-z][A-Z][a-z]+In|pydantic|dictionar
 
 
 @pytest.fixture(scope="module")
-def answers(registry: Registry) -> dict[str, Any]:
+def responses(registry: Registry) -> dict[str, Any]:
     found = {}
 
     async def test(running: RunningApp) -> None:

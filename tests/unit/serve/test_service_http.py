@@ -470,7 +470,7 @@ def test_other_methods_get_the_allowed_ones(registry: Registry) -> None:
             assert options.headers.get_list("allow") == [methods]
             refused = await running.client.request("PATCH", path)
             assert (refused.status_code, refused.headers["allow"]) == (405, methods)
-            assert refused.json()["detail"] == f"{path} takes {methods}, not PATCH."
+            assert refused.json()["detail"] == f"{path} supports {methods}, not PATCH."
         assert (await running.client.options("/v1/nothing")).status_code == 404
         assert (await running.client.head(PREDICT)).headers["allow"] == "POST, OPTIONS"
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from eagleray.batch.context import JobContext, WorkerOptions
-from eagleray.batch.job import open_job
 from eagleray.batch.shard_decoder import ShardDecoder
 from eagleray.batch.shard_predictor import ShardPredictor
 from eagleray.batch.shard_summary import decode_shard
@@ -34,6 +33,7 @@ from eagleray.serving.shadows import ShadowComparison
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from tests.support.attributes import package_with_attributes
+from tests.support.job_folder import open_predict
 from tests.support.models import golden_png, registry_in, settings_in
 from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 
@@ -97,7 +97,7 @@ def test_a_job_is_refused_before_it_begins(
 ) -> None:
     request = request_for(tmp_path, write_list(tmp_path / "in", columns, [row]))
     with pytest.raises(InputError) as refused:
-        open_job(request, settings_in(tmp_path), Console(json_output=True))
+        open_predict(request, settings_in(tmp_path), Console(json_output=True))
     assert sentence in str(refused.value)
 
 
@@ -105,7 +105,9 @@ def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
     rows: list[list[object]] = [["image.png", one["age"], one["site"], "x"] for one in KNOWN]
     rows.insert(1, ["gone.png", 1, "north", "x"])
     listed = write_list(tmp_path / "in", ["path", "age", "site", "note"], rows)
-    job = open_job(request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True))
+    job = open_predict(
+        request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True)
+    )
     options = WorkerOptions(3, "cpu", "float32", "never", 1, 1, 1, 60.0, 5, str(tmp_path))
     folder = job.layout.manifest(job.plan.manifest)
     context = JobContext(
@@ -219,8 +221,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "form", "sentence"),
     [
-        (PATH, {"content": IMAGE}, "the attributes age, site, and they are not given"),
-        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site, and they are not"),
+        (PATH, {"content": IMAGE}, "the attributes age, site of every image"),
+        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site of every image"),
         (PATH, {"content": IMAGE, "params": {"attributes": '{"age": 4}'}}, "'site' of an image is"),
         (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are not JSON"),
         (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes must be an object"),
@@ -234,8 +236,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
             {"files": [("image", IMAGE)] * 2, "data": {"attributes": JSON}},
             "attributes of 1 images, and 2 images",
         ),
-        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site, and they are not given"),
-        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site, and they are not given"),
+        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site of every image"),
+        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site of every image"),
         ("/v2/models/digits/infer", {"json": oip([{"age": 4}])}, "'site' of an image is"),
     ],
 )

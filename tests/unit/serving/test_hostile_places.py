@@ -126,11 +126,11 @@ def test_no_spelling_of_a_private_address_reaches_the_canary(
 def test_a_name_that_turns_private_reaches_nothing(
     registry: Registry,
     canary: Site,
-    responses: list[list[str]],
+    answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first look-up is judged and is the one that is connected to; there is no second one."""
-    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*responses))
+    """The connection uses the checked addresses of the first look-up; there is no second."""
+    monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:
         url = f"http://rebinding.example.com:{canary.port}/a.png"

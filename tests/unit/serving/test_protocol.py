@@ -152,10 +152,10 @@ def test_several_attributes_go_with_their_images() -> None:
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        ([attribute("FP32", [1])], "with the shape [2] of the images, not [1]"),
+        ([attribute("FP32", [1])], "with shape [2] as the images, not [1]"),
         ([attribute("FP32", [1, 2])] * 2, "an attribute must be sent once"),
         ([attribute("FP32", [1, 2], shape=[1, 2])], "not [1, 2]"),
-        ([attribute("FP32", [1, 2], shape=[3])], "not that of 2 elements"),
+        ([attribute("FP32", [1, 2], shape=[3])], "does not match its 2 elements"),
         ([attribute("FP32", [1, "2"])], "an element of FP32 is a number or null"),
         ([attribute("INT32", [1, 2**31])], "a whole number from -2147483648 to 2147483647"),
         ([attribute("INT64", [1, 2.0])], "an element of INT64 is a whole number"),

@@ -1,4 +1,4 @@
-"""Random changes of training images: drawn from the position in the run, and no others."""
+"""Random augmentation: it depends on the position in the run only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_without_augmentation_an_image_stays_as_it_is() -> None:
+def test_without_augmentation_an_image_is_unchanged() -> None:
     pixels = noise(*SIZE, 3)
     np.testing.assert_array_equal(draws(4).apply(pixels, 2, SIZE), pixels)
 
@@ -43,7 +43,7 @@ def test_without_augmentation_an_image_stays_as_it_is() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_changes_come_from_the_position_alone(changes: dict[str, Any], channels: int) -> None:
+def test_augmentation_depends_on_the_position_only(changes: dict[str, Any], channels: int) -> None:
     images = [noise(40, 40, channels, seed=seed) for seed in range(24)]
     spec = {**changes, "seed": 3}
     size = (32, 32) if "crop" in changes else (40, 40)
@@ -63,7 +63,7 @@ def test_changes_come_from_the_position_alone(changes: dict[str, Any], channels:
     np.testing.assert_array_equal(alone, first[17])
 
 
-def test_a_shift_moves_each_image_by_at_most_its_share() -> None:
+def test_a_translation_is_at_most_its_fraction() -> None:
     pixels = np.zeros((32, 32, 1), np.uint8)
     pixels[16, 16] = 255
     drawn = draws(300, random_translation=0.125)
@@ -71,7 +71,7 @@ def test_a_shift_moves_each_image_by_at_most_its_share() -> None:
     assert {int(value) for place in places for value in place} == set(range(-4, 5))
 
 
-def test_a_flip_mirrors_about_half_of_the_images() -> None:
+def test_a_horizontal_flip_flips_about_half_of_the_images() -> None:
     pixels = noise(8, 8, 3)
     drawn = draws(400, horizontal_flip=True)
     flipped = sum(
@@ -82,7 +82,7 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     assert 150 < flipped < 250
 
 
-def test_a_crop_takes_parts_of_all_sizes_down_to_the_smallest() -> None:
+def test_a_random_resized_crop_has_all_areas_down_to_the_minimum() -> None:
     # A ramp along both axes: the spread of what is left tells how much was cut.
     ramp = np.tile(np.arange(100, dtype=np.uint8)[:, None, None], (1, 100, 1))
     drawn = draws(200, random_resized_crop=0.25)
@@ -92,7 +92,7 @@ def test_a_crop_takes_parts_of_all_sizes_down_to_the_smallest() -> None:
     assert min(spreads) > 30
 
 
-def test_erasing_takes_the_share_of_images_that_was_asked() -> None:
+def test_random_erasing_has_its_probability() -> None:
     pixels = noise(*SIZE, 3)
     drawn = draws(400, random_erasing=0.25)
     erased = [drawn.apply(pixels, row, SIZE) for row in range(400)]
@@ -115,7 +115,7 @@ def test_every_operation_of_randaugment_keeps_shape_and_type(name: str, channels
         assert (gentle.int() - image.int()).abs().max() <= 1
 
 
-def test_mixup_blends_neighbours_and_their_targets_alike() -> None:
+def test_mixup_blends_images_and_targets_in_the_same_proportion() -> None:
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
     images[1] = images[3] = 200
     targets = torch.eye(4)
@@ -127,7 +127,7 @@ def test_mixup_blends_neighbours_and_their_targets_alike() -> None:
     assert mixed[0].float().mean() == pytest.approx(200 * (1 - share), abs=1)
 
 
-def test_cutmix_pastes_as_much_as_the_targets_say() -> None:
+def test_cutmix_pastes_in_the_proportion_of_the_targets() -> None:
     images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     images[1] = 255
     for step in range(8):

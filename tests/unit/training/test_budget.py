@@ -22,7 +22,9 @@ GIVEN = {"data": "flowers/", "name": "flowers"}
         ({"epochs": 2}, "--grace-epochs 3 is more than the 2 epochs"),
     ],
 )
-def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentence: str) -> None:
+def test_an_impossible_budget_is_refused_in_one_sentence(
+    fields: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         require_budget(Budget(4, None, 3), TrainSpec.make({**GIVEN, **fields}))
     assert sentence in str(caught.value)
@@ -31,7 +33,7 @@ def test_a_budget_that_cannot_be_is_one_sentence(fields: dict[str, Any], sentenc
 @pytest.mark.parametrize(
     ("grace", "epochs", "expected"), [(None, 1, 1), (None, 6, 2), (None, 20, 5), (3, 20, 3)]
 )
-def test_a_trial_is_left_alone_while_its_learning_rate_rises(
+def test_the_grace_period_outlasts_the_warmup(
     grace: int | None, epochs: int, expected: int
 ) -> None:
     assert Budget(4, None, grace).grace_period(epochs) == expected
@@ -47,7 +49,7 @@ def test_a_trial_is_left_alone_while_its_learning_rate_rises(
         (Cluster(16, 2, True), None, (2, {"cpu": 8, "gpu": 1})),
     ],
 )
-def test_trials_share_what_there_is(
+def test_trials_share_the_cluster(
     cluster: Cluster, at_once: int | None, expected: tuple[int, dict[str, float]]
 ) -> None:
     assert share_cluster(TrainSpec.make(GIVEN), Budget(20, at_once, 1), cluster) == expected

@@ -67,7 +67,7 @@ def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
         ("regression", Regression, "r2", 0.9),
     ],
 )
-def test_every_task_is_learned_tested_and_packed(
+def test_every_task_is_trained_tested_and_packaged(
     table: Path, tmp_path: Path, task: str, kind: type, metric: str, least: float
 ) -> None:
     tested = finish(table, tmp_path, task, thresholds="f1")
@@ -85,9 +85,7 @@ def test_every_task_is_learned_tested_and_packed(
         assert package.manifest.model_dump()["task"]["temperature"] != 1.0
 
 
-def test_without_calibration_the_model_answers_as_it_was_trained(
-    table: Path, tmp_path: Path
-) -> None:
+def test_without_calibration_the_task_is_unchanged(table: Path, tmp_path: Path) -> None:
     tested = finish(table, tmp_path, "binary", epochs=2, calibrate=False)
     assert isinstance(tested.package.task, Binary)
     assert (tested.package.task.temperature, tested.package.task.threshold) == (1.0, 0.5)

@@ -1,4 +1,4 @@
-"""Decoded images: the contract's pixels, kept once, and what a crop may take away."""
+"""The cache of decoded images, and the margin for random crops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> None
     Image.fromarray(pixels).save(path, format="PNG")
 
 
-def test_decoded_pixels_are_the_contracts_and_faults_have_reasons(tmp_path: Path) -> None:
+def test_decoded_pixels_follow_the_contract_and_faults_have_reasons(tmp_path: Path) -> None:
     for index in range(5):
         write_image(tmp_path / f"{'ab'[index % 2]}/{index}.png", index)
     (tmp_path / "a/bad.png").write_bytes(b"no image")

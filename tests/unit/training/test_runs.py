@@ -13,7 +13,7 @@ from eagleray.training.runs import RunRecord, create_run, find_run
 from tests.support.training import small_spec
 
 
-def test_a_run_comes_back_by_its_name(tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
     settings, spec = Settings(home=tmp_path), small_spec("data", epochs=7)
     run = create_run(settings, spec)
     record = RunRecord(run=run.name, data_digest="0" * 64, alias="candidate")

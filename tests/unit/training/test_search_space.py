@@ -1,4 +1,4 @@
-"""A search space, and what becomes of the trials in it; no Ray."""
+"""The search space of a tuning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def space_of(text: str, **fields: Any) -> SearchSpace:
         return read_space(str(file), {**GIVEN, **fields})
 
 
-def test_a_space_is_read_with_numbers_as_people_write_them() -> None:
+def test_a_space_is_read_with_numbers_in_any_notation() -> None:
     space = space_of(
         "fixed: {architecture: resnet20, epochs: 6}\n"
         "search:\n"
@@ -46,7 +46,7 @@ def test_a_space_is_read_with_numbers_as_people_write_them() -> None:
     assert (spec.architecture, spec.learning_rate, spec.randaugment) == ("resnet20", 0.01, 3)
 
 
-def test_the_default_is_what_the_specification_has_or_what_is_nearest() -> None:
+def test_the_default_is_that_of_the_specification_or_the_nearest_value() -> None:
     space = space_of(
         "search:\n"
         "  learning_rate: {log_uniform: [0.01, 0.1]}\n"  # 0.002 is below
@@ -90,7 +90,7 @@ def test_the_default_is_what_the_specification_has_or_what_is_nearest() -> None:
         ("loss: {choice: [mse]}", "loss mse is not for multiclass"),
     ],
 )
-def test_what_cannot_be_searched_is_one_sentence(search: str, sentence: str) -> None:
+def test_an_invalid_distribution_is_refused_in_one_sentence(search: str, sentence: str) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         space_of(f"search:\n  {search}\n")
     assert sentence in str(caught.value)
@@ -115,13 +115,13 @@ def test_what_cannot_be_searched_is_one_sentence(search: str, sentence: str) -> 
         ("- horizontal_flip", "holds no fields"),
     ],
 )
-def test_a_file_that_is_no_space_is_one_sentence(text: str, sentence: str) -> None:
+def test_an_invalid_file_is_refused_in_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         space_of(text)
     assert sentence in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_said() -> None:
+def test_a_missing_file_is_refused() -> None:
     with pytest.raises(InputError, match="There is no search space nowhere"):
         read_space("nowhere.yaml", GIVEN)
 
@@ -153,7 +153,7 @@ def test_the_default_space() -> None:
     assert "label_smoothing" not in default_space({**GIVEN, "task": "regression"}).searched
 
 
-def test_a_combination_that_a_specification_refuses_is_for_the_trial_to_say() -> None:
+def test_an_invalid_combination_is_left_to_the_trial() -> None:
     space = space_of("search: {cutmix: {choice: [0, 1]}}", task="regression")
     assert space.default() == {"cutmix": 0.0}
     with pytest.raises(InputError, match="cutmix is not for regression"):
@@ -183,7 +183,7 @@ finite = st.floats(1e-6, 0.4, allow_nan=False)
         },
     ).filter(bool)
 )
-def test_a_space_comes_back_from_its_file(searched: dict[str, Any]) -> None:
+def test_a_space_is_read_back_from_its_file(searched: dict[str, Any]) -> None:
     space = SearchSpace(GIVEN, searched)
     again = space_of(space.to_yaml())
     assert again == space
@@ -195,7 +195,7 @@ def test_a_space_comes_back_from_its_file(searched: dict[str, Any]) -> None:
             assert distribution.low <= float(value or 0) <= distribution.high
 
 
-def test_the_best_specification_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_the_best_specification_is_read_back_from_its_file(tmp_path: Path) -> None:
     space = default_space(GIVEN)
     spec: TrainSpec = space.spec({**space.default(), "learning_rate": 0.0123456789})
     (tmp_path / "best.yaml").write_text(spec.to_yaml())

@@ -1,4 +1,4 @@
-"""The specification: validated with its field, kept as YAML, and a flag for each field."""
+"""The specification of a training run: validation, YAML and options."""
 
 from __future__ import annotations
 
@@ -53,15 +53,13 @@ LEAST = {"data": "d", "name": "n"}
         ({"task": "regression", "cutmix": 1}, "cutmix is not for regression"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_with_its_field(
-    fields: dict[str, Any], sentence: str
-) -> None:
+def test_an_invalid_field_is_named_in_one_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         TrainSpec.make({**LEAST, **fields})
     assert sentence in str(caught.value)
 
 
-def test_what_is_missing_is_asked_for() -> None:
+def test_a_missing_field_is_named() -> None:
     with pytest.raises(InputError, match="name is required"):
         TrainSpec.make({"data": "d"})
 
@@ -80,7 +78,7 @@ def test_what_is_missing_is_asked_for() -> None:
         }
     )
 )
-def test_a_specification_comes_back_from_its_file(fields: dict[str, Any]) -> None:
+def test_a_specification_is_read_back_from_its_file(fields: dict[str, Any]) -> None:
     import tempfile
 
     spec = TrainSpec.model_validate({"name": "n", **fields, "batch_size": 64})
@@ -104,7 +102,7 @@ def test_a_specification_comes_back_from_its_file(fields: dict[str, Any]) -> Non
         ),
     ],
 )
-def test_a_file_that_is_no_specification_is_one_sentence(
+def test_an_invalid_file_is_refused_in_one_sentence(
     tmp_path: Path, content: str, sentence: str
 ) -> None:
     (tmp_path / "spec.yaml").write_text(content)
@@ -115,7 +113,7 @@ def test_a_file_that_is_no_specification_is_one_sentence(
         read_spec(str(tmp_path / "none.yaml"), {})
 
 
-def test_every_field_is_a_flag_and_flags_say_only_what_was_written() -> None:
+def test_every_field_is_an_option_and_only_given_options_are_passed() -> None:
     heard: list[dict[str, Any]] = []
 
     @with_spec_options(TrainSpec, argument="data")

@@ -94,7 +94,7 @@ def test_stages_are_unfrozen_by_schedule(
         (2, ("1:2", "2:1"), "unfreeze 2:1: only 0 stages are still frozen"),
     ],
 )
-def test_a_freeze_that_cannot_be_is_one_sentence(
+def test_an_impossible_freeze_is_refused_in_one_sentence(
     freeze: int, unfreeze: tuple[str, ...], sentence: str
 ) -> None:
     spec = small_spec("d", parent="p", epochs=9, freeze=freeze, unfreeze=unfreeze)

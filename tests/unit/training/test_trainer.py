@@ -72,7 +72,7 @@ def train_until(spec: Any, home: Path, step: int) -> None:
         trainer.run()
 
 
-def test_the_same_seed_gives_the_same_curve(stripes: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, **RICH)
     first, _ = train_in_process(spec, tmp_path / "one")
     second, _ = train_in_process(spec, tmp_path / "two")
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
     assert stopped.checkpoint == "step-000000004.safetensors"
 
 
-def test_frozen_stages_stand_still_until_they_are_unfrozen(stripes: Path, tmp_path: Path) -> None:
+def test_frozen_stages_are_unchanged_until_they_are_unfrozen(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=3, name="unfreezing")
     # `freeze` asks for weights worth keeping; the kit starts from random ones.
     spec = spec.model_copy(update={"freeze": "backbone", "unfreeze": ("1:1", "2:all")})
@@ -206,7 +206,9 @@ def test_frozen_stages_stand_still_until_they_are_unfrozen(stripes: Path, tmp_pa
     assert moved[2] == set(before)
 
 
-def test_data_too_large_for_the_disk_are_decoded_every_time(stripes: Path, tmp_path: Path) -> None:
+def test_data_too_large_for_the_disk_are_decoded_in_every_epoch(
+    stripes: Path, tmp_path: Path
+) -> None:
     spec = small_spec(stripes, **RICH)
     kept, _ = train_in_process(spec, tmp_path / "kept")
     decoded, _ = train_in_process(spec, tmp_path / "decoded", max_disk_fraction=0.0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import ipaddress
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -125,27 +123,6 @@ class UrlPolicy:
         """Whether an address is public, or in one of the policy's private networks."""
         effective = ipv4_equivalent(address)
         return is_public(effective) or any(effective in network for network in self._networks)
-
-    def to_json(self) -> str:
-        """Return the canonical JSON form."""
-        from eagleray.imaging.contract import canonical_json
-
-        return canonical_json(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> UrlPolicy:
-        """Read a policy from JSON.
-
-        Raises:
-            InputError: If a field is invalid; the message names it.
-        """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"The URL policy is not a JSON object of its fields: {error}."
-            ) from error
 
     @functools.cached_property
     def _patterns(self) -> tuple[_HostPattern, ...]:

@@ -1,4 +1,4 @@
-"""What models answer, against values computed by hand."""
+"""Targets, losses, predictions and stored form of each task, against values computed by hand."""
 
 from __future__ import annotations
 
