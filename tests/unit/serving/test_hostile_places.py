@@ -129,7 +129,11 @@ def test_a_name_that_turns_private_reaches_nothing(
     answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+<<<<<<< HEAD
     """The connection uses the checked addresses of the first look-up; there is no second."""
+=======
+    """The addresses of the first look-up, which were checked, are used; there is no second one."""
+>>>>>>> serving
     monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:
