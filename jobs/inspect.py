@@ -29,7 +29,7 @@ def show(summary: InspectSummary, console: Console) -> None:
     report = summary.report
     facts: dict[str, object] = {
         "images": f"{report.num_images:,} ({len(report.unreadable):,} unreadable)",
-        "parts": ", ".join(f"{name} {count:,}" for name, count in report.parts.items()),
+        "splits": ", ".join(f"{name} {count:,}" for name, count in report.splits.items()),
     }
     if report.classes:
         ratio = f"the largest has {report.imbalance:.1f} times the images of the smallest"

@@ -27,6 +27,8 @@ from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, Verbo
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.io import storage
+from eagleray.registry.references import load_model
 
 
 def show(summary: JobSummary, console: Console) -> None:
@@ -92,7 +94,9 @@ def main(
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
         request = read_spec(PredictSpec, fields, file=spec).with_settings(settings)
-        job = open_job(request, settings, console)
+        storage.use_s3(request.s3)
+        model = load_model(request.model, settings)
+        job = open_job(request, model, settings, console)
         console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)

@@ -8,7 +8,7 @@
     eagleray train --resume flowers-1f3a9c02
     eagleray train flowers/ --name flowers --find-learning-rate
 
-Reads from top to bottom: the request, build, run, report, and last the words of the command line.
+The file reads from top to bottom: report, then parse, build and run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
+from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import with_spec_options
+from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -29,7 +29,6 @@ from eagleray.io.spec_fields import S3Fields
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec, read_spec
 
 if TYPE_CHECKING:
     from eagleray.training.job import TrainSummary
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def show(summary: TrainSummary, console: Console) -> None:
-    """Tell the user what became of the run."""
+    """Report the result of a run."""
     if console.for_scripts:
         console.emit(summary.as_json())
         return
@@ -49,7 +48,7 @@ def show(summary: TrainSummary, console: Console) -> None:
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
-    facts["best epoch"] = f"{summary.trained.best.epoch} of {len(summary.trained.epochs)}"
+    facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")
@@ -59,36 +58,36 @@ def show(summary: TrainSummary, console: Console) -> None:
 
 
 def show_rate(suggestion: LearningRateSuggestion, page: str, console: Console) -> None:
-    """Tell which learning rate to take."""
+    """Report the suggested learning rate."""
     if console.for_scripts:
         console.emit({"learning_rate": suggestion.learning_rate, "page": page})
     elif suggestion.learning_rate is None:
-        console.say(f"The loss falls at no learning rate; see {page}.")
+        console.say(f"The loss fell at no learning rate; see {page}.")
     else:
         console.say(f"--learning-rate {suggestion.learning_rate:.2g} (see {page})")
 
 
-def show_folds(figures: list[dict[str, float]], console: Console) -> None:
-    """Tell the mean and the standard deviation over the folds."""
+def show_folds(folds: list[dict[str, float]], console: Console) -> None:
+    """Report the mean and the standard deviation of the folds."""
     spread = {
         name: (float(np.mean(values)), float(np.std(values, ddof=1)))
-        for name in figures[0]
-        if (values := [fold[name] for fold in figures if name in fold])
+        for name in folds[0]
+        if (values := [fold[name] for fold in folds if name in fold])
     }
     if console.for_scripts:
         console.emit(
             {
-                "folds": figures,
+                "folds": folds,
                 "mean": {name: mean for name, (mean, _) in spread.items()},
                 "standard_deviation": {name: deviation for name, (_, deviation) in spread.items()},
             }
         )
         return
     rows = [
-        [name, f"{mean:.4f} ± {deviation:.4f}", *(f"{fold[name]:.4f}" for fold in figures)]
+        [name, f"{mean:.4f} ± {deviation:.4f}", *(f"{fold[name]:.4f}" for fold in folds)]
         for name, (mean, deviation) in spread.items()
     ]
-    columns = ["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(figures)))]
+    columns = ["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(folds)))]
     console.table("Cross-validation", columns, rows)
 
 
@@ -98,18 +97,21 @@ def show_folds(figures: list[dict[str, float]], console: Console) -> None:
 @with_spec_options(TrainSpec, argument="data")
 def main(
     fields: dict[str, Any],
-    spec: Annotated[
-        str | None, typer.Option(help="YAML file of the specification; options override it.")
-    ] = None,
+    spec: SpecFileOption = None,
     resume: Annotated[str | None, typer.Option(help="Run to resume.")] = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from", help="Run whose specification is used; options override it."),
     ] = None,
     find_learning_rate: Annotated[
-        bool, typer.Option("--find-learning-rate", help="Suggest one, and train nothing.")
+        bool,
+        typer.Option(
+            "--find-learning-rate", help="Run a learning-rate range test instead of training."
+        ),
     ] = False,
-    alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
+    alias: Annotated[
+        str, typer.Option(help="Alias that will point to the new version.")
+    ] = "candidate",
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -122,34 +124,38 @@ def main(
         storage.use_s3(s3)
         if resume is not None:
             if fields or spec or from_run:
-                raise InputError("--resume goes on with a run as it was begun; leave the rest out.")
+                raise InputError(
+                    "--resume continues a run with its own specification; leave the rest out."
+                )
             job = reopen_job(resume, settings, s3=s3)
         else:
             request = _read_request(fields, spec, from_run, settings)
             job = open_job(request, settings, alias=alias, s3=s3)
         for note in job.plan.notes:
             console.note(note)
-        parts = job.plan.split
+        split = job.plan.split
         console.note(
-            f"train {len(parts.train):,}, validation {len(parts.validation):,}, test "
-            f"{len(parts.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
+            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
+            f"{len(split.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
         )
         for attribute in job.plan.attributes:
-            console.note(f"beside each image {attribute.describe}")
-        # Takes seconds to import, which nobody waits for who only made a mistake above.
-        from eagleray.training.job import cross_validate, run_job, run_lr_finder
+            console.note(f"attribute {attribute.describe}")
+        # These take seconds to import, and a mistake above is reported sooner.
+        from eagleray.training.cross_validation import cross_validate
+        from eagleray.training.job import run_job
+        from eagleray.training.lr_finder import run_lr_finder
 
         with job_session(settings, address=cluster, verbose=verbose) as session:
             if find_learning_rate:
                 suggestion, page = run_lr_finder(job, session, console)
             elif job.spec.folds:
-                figures = cross_validate(job, session, console)
+                folds = cross_validate(job, session, console)
             else:
                 summary = run_job(job, session, console)
         if find_learning_rate:
             show_rate(suggestion, page, console)
         elif job.spec.folds:
-            show_folds(figures, console)
+            show_folds(folds, console)
         else:
             show(summary, console)
 
@@ -157,11 +163,11 @@ def main(
 def _read_request(
     fields: dict[str, Any], spec: str | None, from_run: str | None, settings: Settings
 ) -> TrainSpec:
-    """Put the flags over a file's or a run's specification, where one is named."""
+    """Make the specification from the options, over those of a file or a run if named."""
     if spec and from_run:
         raise InputError("--spec and --from both name a specification; leave one out.")
     file = find_run(settings, from_run).spec_file if from_run else spec
-    return make_spec(fields) if file is None else read_spec(file, fields)
+    return read_spec(TrainSpec, fields, file=file)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Try many specifications, stop the poor ones early, and register the best one's model.
+"""Tune hyperparameters: try many specifications, stop poor ones early, register the best model.
 
     python -m eagleray.jobs.tune flowers/ --name flowers --num-trials 12
     eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --num-trials 20
@@ -20,11 +20,11 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
+from eagleray.training.budget import Budget
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
 from eagleray.training.tune_report import Row, metric_name, ranking_rows, summarize
-from eagleray.training.tuning import Budget
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
@@ -82,12 +82,14 @@ def main(
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
-    alias: Annotated[str, typer.Option(help="Points to the new version.")] = "candidate",
+    alias: Annotated[
+        str, typer.Option(help="Alias that will point to the new version.")
+    ] = "candidate",
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Try many specifications of --epochs each at most; the best becomes a version."""
+    """Try many specifications of at most --epochs each; the best one's model becomes a version."""
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
@@ -98,10 +100,10 @@ def main(
         )
         for note in job.default.plan.notes:
             console.note(note)
-        parts = job.default.plan.split
+        split = job.default.plan.split
         console.note(
-            f"train {len(parts.train):,}, validation {len(parts.validation):,}, test "
-            f"{len(parts.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
+            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
+            f"{len(split.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
         )
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run_tune_job(job, session, console)

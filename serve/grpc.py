@@ -170,7 +170,7 @@ class GrpcInterface:
         loaded = await service.version_of(request.name, request.version or None)
         if call.method == "ModelReady":
             return response(ready=True)
-        return response(**protocol.metadata(request.name, [loaded.version], loaded.manifest))
+        return response(**protocol.model_metadata(request.name, [loaded.version], loaded.manifest))
 
     async def _infer(self, request: Any, call: _Call, context: Any, trace: Trace) -> Any:
         service = self._service
@@ -197,7 +197,7 @@ class GrpcInterface:
                 {"name": item.name, "datatype": item.datatype, "shape": item.shape}
                 for item in outputs
             ],
-            raw_output_contents=[protocol.as_raw(item) for item in outputs],
+            raw_output_contents=[protocol.to_raw(item) for item in outputs],
         )
         digest = result.loaded.manifest.contract_digest
         response.parameters["contract_digest"].string_param = digest
@@ -230,12 +230,12 @@ def _read(request: Any) -> InferRequest:
     inputs = []
     for number, item in enumerate(request.inputs):
         if raw:
-            elements = protocol.raw_elements(item.name, item.datatype, raw[number])
+            elements = protocol.parse_raw_elements(item.name, item.datatype, raw[number])
         elif item.datatype == "BYTES":
             elements = list(item.contents.bytes_contents)
         else:
             values = getattr(item.contents, _CONTENTS.get(item.datatype, "uint_contents"))
-            elements = protocol.numbers(item.name, item.datatype, values)
+            elements = protocol.parse_numbers(item.name, item.datatype, values)
         inputs.append(InputTensor(item.name, item.datatype, tuple(item.shape), elements))
     return InferRequest(request.id, inputs, [_requested_output(item) for item in request.outputs])
 

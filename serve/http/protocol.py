@@ -98,7 +98,7 @@ def protocol_routes(service: ImageService) -> APIRouter:
         loaded = await service.version_of(name, version)
         found = await service.lookups.run(service.registry.versions, name)
         numbers = sorted(item.version for item in found)
-        return JSONResponse(protocol.metadata(name, numbers, loaded.manifest))
+        return JSONResponse(protocol.model_metadata(name, numbers, loaded.manifest))
 
     @router.get(
         "/models/{name}/ready",
@@ -132,7 +132,7 @@ def protocol_routes(service: ImageService) -> APIRouter:
     )
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         require_uncompressed(request)
-        parsed = protocol.parse_http(await request.body(), _header_length(request))
+        parsed = protocol.parse_rest_request(await request.body(), _header_length(request))
         return await _infer(service, request, name, version, parsed)
 
     return router
@@ -169,7 +169,7 @@ async def _infer(
         ),
     )
     client["version"] = str(result.loaded.version)
-    body, length = protocol.as_json(
+    body, length = protocol.to_rest_response(
         outputs,
         model=name,
         version=result.loaded.version,

@@ -50,14 +50,14 @@ def normalized(data: bytes, contract: ImageContract) -> torch.Tensor:
 
 
 def milliseconds(
-    ways: dict[str, Callable[[bytes], object]], photos: list[bytes]
+    decoders: dict[str, Callable[[bytes], object]], photos: list[bytes]
 ) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in decoders}
     for round_number in range(ROUNDS + 1):
-        for name, way in ways.items():
+        for name, decoder in decoders.items():
             started = time.perf_counter()
             for photo in photos:
-                way(photo)
+                decoder(photo)
             if round_number:  # the first round warms caches
                 times[name].append(1000 * (time.perf_counter() - started) / len(photos))
     return {name: statistics.median(values) for name, values in times.items()}
@@ -70,17 +70,18 @@ def main() -> None:
     cv2.setNumThreads(1)
     photos = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir()) if path.is_file()]
     contracts = {name: named_contract(name) for name in ("torchvision-reference", "fast")}
-    ways: dict[str, Callable[[bytes], object]] = {"Pillow with transforms": pillow_with_transforms}
+    decoders: dict[str, Callable[[bytes], object]] = {}
+    decoders["Pillow with transforms"] = pillow_with_transforms
     for name, contract in contracts.items():
-        ways[name] = lambda data, contract=contract: decode(data, contract)  # type: ignore[misc]
-    times = milliseconds(ways, photos)
+        decoders[name] = lambda data, contract=contract: decode(data, contract)  # type: ignore[misc]
+    times = milliseconds(decoders, photos)
 
     module = load_model("random:resnet18").package.build_module()
     reference = torch.stack([pillow_with_transforms(photo) for photo in photos])
     with torch.inference_mode():
         expected = torch.cat([module(batch) for batch in torch.split(reference, 20)])
     print(f"{len(photos)} photographs, one core, median of {ROUNDS} rounds\n")
-    print("| who | ms | ratio | largest | mean | same top-1 | the same, centred | probability |")
+    print("| decoder | ms | speed-up | largest | mean | same top-1 | same, centred | probability |")
     print("|---|---|---|---|---|---|---|---|")
     baseline = times["Pillow with transforms"]
     print(f"| Pillow with transforms | {baseline:.2f} | 1.00 | | | | | |")

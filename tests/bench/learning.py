@@ -1,4 +1,4 @@
-"""What training learns: on any number of workers, and with what another model has learned before.
+"""Measures the accuracy of training by the number of workers, and of transfer from a parent.
 
     python -m tests.bench.learning --data cifar10/
     python -m tests.bench.learning --data cifar10/ --only transfer
@@ -37,7 +37,7 @@ RECIPES = {
     "from scratch": ["--learning-rate", "0.1"],
     "frozen backbone": ["--parent", "PARENT", "--freeze", "backbone", "--learning-rate", "0.1"],
     "all of it tuned": ["--parent", "PARENT", "--layer-decay", "0.8", "--learning-rate", "0.03"],
-    "thawed after a third": [
+    "unfrozen after a third": [
         *("--parent", "PARENT", "--freeze", "backbone", "--unfreeze", "10:all"),
         *("--learning-rate", "0.05"),
     ],

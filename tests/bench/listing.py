@@ -71,7 +71,7 @@ TITLES = {
 
 
 def run_lister(name: str, endpoint: str, num_keys: int) -> tuple[float, float]:
-    """Run a lister in a process of its own; gives its seconds and megabytes."""
+    """Run a lister in its own process, and return its seconds and megabytes."""
     environment = os.environ | {
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
@@ -112,7 +112,7 @@ def main() -> None:
     print(
         f"{options.keys:,} keys, layout {options.layout}, {options.latency * 1000:.0f} ms a page\n"
     )
-    print("| who | keys/s | seconds | peak MB | ours is faster by |")
+    print("| lister | keys/s | seconds | peak MB | speed-up of ours |")
     print("|---|---|---|---|---|")
     ours = 0.0
     with listing_server(options.keys, layout=options.layout, latency=options.latency) as endpoint:

@@ -26,6 +26,7 @@ import torch
 
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
+from eagleray.registry.mlflow_models import MlflowModels
 from eagleray.registry.promotion import promote, rollback
 from eagleray.registry.registry import Registry
 from tests.support.models import golden_png, small_package
@@ -35,7 +36,7 @@ NUM_VERSIONS = 4
 FORK = multiprocessing.get_context("fork")
 
 
-class Signalling(Registry):
+class SignallingModels(MlflowModels):
     """Says where a change is: about to be written down, or written down and not applied."""
 
     about_to_write: Any = None
@@ -64,16 +65,18 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
     """Make so many changes, or go on until killed."""
     torch.set_num_threads(1)
     choose = random.Random(seed)
-    registry = Signalling(settings)
+    registry = Registry(settings)
+    models = SignallingModels(settings, registry.client, registry.artifacts)
+    registry.models = models
     if seed % 2:
-        registry.written = begun
+        models.written = begun
     else:
-        registry.about_to_write = begun
+        models.about_to_write = begun
     done = 0
     while count is None or done < count:
         try:
             if choose.random() < 0.4:
-                rollback(registry, "digits", alias="live", who=str(seed))
+                rollback(registry, "digits", alias="live", actor=str(seed))
             else:
                 version = choose.randint(1, NUM_VERSIONS)
                 promote(
@@ -81,7 +84,7 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
                     alias="live",
                     kpis=None,
                     force=True,
-                    who=str(seed),
+                    actor=str(seed),
                     reason="race",
                 )
         except InputError as error:  # it is there already, or nothing was before it
@@ -122,7 +125,7 @@ def check(settings: Settings) -> None:
     assert before == [None, *(item.version for item in changes[:-1])], "a change was not seen"
     assert all(item.applied for item in changes)
     assert registry.alias_target("digits", "live") == changes[-1].version
-    by_whom = Counter(item.who for item in changes)
+    by_whom = Counter(item.actor for item in changes)
     print(json.dumps({"changes": len(changes), "by": by_whom}))
 
 

@@ -1,4 +1,4 @@
-"""What a finished training run has come to, and how far it is from an undisturbed one."""
+"""Compares a finished training run with an undisturbed one: losses, metrics and weights."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.chaos.tally import Tally
 from tests.chaos.train import MODEL, RunFolder
 from tests.support.numerics import SAME_LOSS
 
-_OF_THE_CLOCK = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
+_THROUGHPUT = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
-        losses: Of every step, float32 array.
-        epochs: Metrics of each, without those of the clock.
-        weights: All tensors of the last checkpoint but `losses`, end to end, float32 array.
-        test: Metrics on the test part.
-        versions: That the run has registered.
-        told: For each epoch how often MLflow has been told of it.
+        losses: Loss of every step, float32 array.
+        epochs: Metrics of every epoch, without throughput.
+        weights: All tensors of the last checkpoint but `losses`, concatenated, float32 array.
+        test: Metrics on the test split.
+        versions: Number of versions that the run registered.
+        logged: Number of times that each epoch was logged to MLflow.
     """
 
     losses: Any
@@ -38,11 +38,11 @@ class Curve:
     weights: Any
     test: dict[str, float]
     versions: int
-    told: list[int]
+    logged: list[int]
 
 
 def read_curve(home: Path, run: RunFolder, file: Path) -> Curve:
-    """Read what a finished run has left; the file is needed on the way."""
+    """Read the result of a finished run in a child process, which passes it on in a file."""
 
     def read() -> None:
         file.write_bytes(pickle.dumps(_read(home, run)))
@@ -69,19 +69,19 @@ def _read(home: Path, run: RunFolder) -> Curve:
     return Curve(
         losses=checkpoint.tensors["losses"].numpy(),
         epochs=[
-            {key: value for key, value in epoch.items() if key not in _OF_THE_CLOCK}
+            {key: value for key, value in epoch.items() if key not in _THROUGHPUT}
             for epoch in checkpoint.progress.epochs
         ],
         weights=np.concatenate([value.astype(np.float32) for value in values]),
         test=registry.evaluations(versions[0])[0].metrics,
         versions=len(versions),
-        told=[steps.count(epoch + 1) for epoch in range(len(checkpoint.progress.epochs))],
+        logged=[steps.count(epoch + 1) for epoch in range(len(checkpoint.progress.epochs))],
     )
 
 
 @dataclass
-class Worst:
-    """The largest differences over all runs so far."""
+class LargestDifferences:
+    """Largest differences over all runs so far."""
 
     loss: float = 0.0
     metric: float = 0.0
@@ -95,26 +95,26 @@ class Worst:
         )
 
 
-def compare(tally: Tally, worst: Worst, found: Curve, undisturbed: Curve) -> None:
-    """Compare a finished run with the undisturbed one, and add what is found to the counts."""
+def compare(tally: Tally, largest: LargestDifferences, found: Curve, undisturbed: Curve) -> None:
+    """Compare a finished run with the undisturbed one, and count the differences."""
     tally.outputs += 1
     tally.rows += len(found.losses)
     tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
     tally.doubled += max(0, found.versions - 1)
     shared = min(len(found.losses), len(undisturbed.losses))
-    apart = np.abs(found.losses[:shared] - undisturbed.losses[:shared])
-    tally.different += int((apart > SAME_LOSS * np.abs(undisturbed.losses[:shared])).sum())
-    worst.loss = max(worst.loss, float(apart.max(initial=0.0)))
+    difference = np.abs(found.losses[:shared] - undisturbed.losses[:shared])
+    tally.different += int((difference > SAME_LOSS * np.abs(undisturbed.losses[:shared])).sum())
+    largest.loss = max(largest.loss, float(difference.max(initial=0.0)))
     for epoch, expected in zip(found.epochs, undisturbed.epochs, strict=True):
-        worst.metric = max(worst.metric, _apart(epoch, expected))
-    worst.test = max(worst.test, _apart(found.test, undisturbed.test))
-    worst.weight = max(worst.weight, float(np.abs(found.weights - undisturbed.weights).max()))
-    if max(worst.metric, worst.test, worst.weight) > SAME_LOSS:
-        tally.faults.append(f"a run differs: {worst}")
-    if set(found.told) != {1}:
-        tally.faults.append(f"MLflow was told of the epochs so often: {found.told}")
+        largest.metric = max(largest.metric, _largest_difference(epoch, expected))
+    largest.test = max(largest.test, _largest_difference(found.test, undisturbed.test))
+    largest.weight = max(largest.weight, float(np.abs(found.weights - undisturbed.weights).max()))
+    if max(largest.metric, largest.test, largest.weight) > SAME_LOSS:
+        tally.faults.append(f"a run differs: {largest}")
+    if set(found.logged) != {1}:
+        tally.faults.append(f"the epochs were logged to MLflow so often: {found.logged}")
 
 
-def _apart(found: dict[str, float], expected: dict[str, float]) -> float:
+def _largest_difference(found: dict[str, float], expected: dict[str, float]) -> float:
     assert found.keys() == expected.keys()
     return max(abs(found[name] - expected[name]) for name in expected)

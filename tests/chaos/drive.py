@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from eagleray.batch.context import JobContext
-from eagleray.batch.job import open_job
 from eagleray.batch.pipeline import WorkerPool
 from eagleray.batch.run import RunShards, finish_job, run_job
 from eagleray.batch.shard_summary import ShardSummary
@@ -25,6 +24,7 @@ from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.layout import OutputLayout
+from tests.support.job_folder import open_predict
 from tests.support.reporting import RecordingReporter
 
 ROWS_PER_FILE = 32
@@ -86,7 +86,7 @@ def drive(
         run_shards: Predicts shards.
     """
     reporter = RecordingReporter()
-    job = open_job(request, Settings(), reporter, rows_per_file=rows_per_file)
+    job = open_predict(request, Settings(), reporter, rows_per_file=rows_per_file)
     if job.committed is not None:
         summary = finish_job(job)
     else:
@@ -103,7 +103,7 @@ def drive(
 
 def copy_shards(source: Path, request: PredictSpec) -> None:
     """Open a job, and give it the shard results of a folder that hold the same inputs."""
-    open_job(request, Settings(), RecordingReporter(), rows_per_file=ROWS_PER_FILE)
+    open_predict(request, Settings(), RecordingReporter(), rows_per_file=ROWS_PER_FILE)
     layout = OutputLayout(request.output)
     for file in source.iterdir():
         storage.put_atomic(storage.join(layout.shards, file.name), file.read_bytes())

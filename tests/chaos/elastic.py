@@ -1,4 +1,4 @@
-"""A training run that was started on two nodes and goes on with one, because the other one dies."""
+"""Trains elastically on two nodes, kills one of them, and checks that the other one finishes."""
 
 from __future__ import annotations
 
@@ -13,87 +13,87 @@ from tests.chaos.arena import Arena, tally_of
 from tests.chaos.curves import Curve, read_curve
 from tests.chaos.processes import Child, end_orphans, family, titled
 from tests.chaos.tally import Tally
-from tests.chaos.train import EPOCHS, WORKERS, Train, begin, run_folders
+from tests.chaos.train import EPOCHS, WORKERS, Train, new_run_args, run_folders
 from tests.support.numerics import SAME_LOSS
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_FINISH = 1200.0
 _STOP, _KILL, _KILLED = range(3)
-_NOISE = 0.15  # of an epoch's mean loss: workers draw their own dropout, and normalise their share
+_NOISE = 0.15  # of an epoch's mean loss: dropout and normalisation depend on the workers
 
 
 def lose_node(arena: Arena, home: Path, data: Path, undisturbed: Curve) -> Tally:
     """Train with `--workers 1..2` on two nodes, and kill the one without the driver.
 
     Args:
-        arena: Where.
-        home: Of the runs.
+        arena: Arena of the test.
+        home: Home of the runs.
         data: Folder of images.
-        undisturbed: Of a run with two workers to the end.
+        undisturbed: Result of an undisturbed run with two workers.
     """
-    board = np.frombuffer(mmap.mmap(-1, 24), np.int64)
+    flags = np.frombuffer(mmap.mmap(-1, 24), np.int64)
     address = arena.folder / "address-training"
-    keeper = Child(lambda: _keep_cluster(board, address))
+    cluster = Child(lambda: _run_cluster(flags, address))
     known = {run.name for run in run_folders(home)}
     with tally_of("train-node", arena.places["disk"]) as tally:
         try:
             _await(address.exists, _SECONDS_TO_START)
-            words = [*begin(data, workers="1..2"), "--cluster", address.read_text()]
-            train = Train(home, words)
-            _await(lambda: len(_begun(home, known)) == 1 or not train.is_running)
-            run = _begun(home, known)[0]
+            args = [*new_run_args(data, workers="1..2"), "--cluster", address.read_text()]
+            train = Train(home, args)
+            _await(lambda: len(_new_runs(home, known)) == 1 or not train.is_running)
+            run = _new_runs(home, known)[0]
             quarter = len(undisturbed.losses) // 4
             _await(lambda: run.step() >= quarter or not train.is_running)
-            tally.counts["workers at first"] = _num_workers(keeper)
+            tally.counts["workers at first"] = _num_workers(cluster)
             reached, began = run.step(), time.monotonic()
-            board[_KILL] = 1
-            _await(lambda: bool(board[_KILLED]))
+            flags[_KILL] = 1
+            _await(lambda: bool(flags[_KILLED]))
             tally.kills += 1
             _await(lambda: run.step() > reached + 4 or not train.is_running)
             tally.notes.append(
                 f"{time.monotonic() - began:.0f} s from the node's death at step {reached} to a "
-                "checkpoint farther than before"
+                "later checkpoint"
             )
-            tally.counts["workers afterwards"] = _num_workers(keeper)
+            tally.counts["workers afterwards"] = _num_workers(cluster)
             code = train.wait(_SECONDS_TO_FINISH).code
             if code:
                 tally.faults.append(f"the run ended with exit code {code}")
             else:
                 found = read_curve(home, run, arena.folder / "curve")
-                _judge(tally, found, undisturbed, reached)
+                _check(tally, found, undisturbed, reached)
         finally:
-            started = family(keeper.pid)
-            board[_STOP] = 1
-            keeper.wait(30)
+            started = family(cluster.pid)
+            flags[_STOP] = 1
+            cluster.wait(30)
             end_orphans(started)
     return tally
 
 
-def _judge(tally: Tally, found: Curve, undisturbed: Curve, reached: int) -> None:
+def _check(tally: Tally, found: Curve, undisturbed: Curve, reached: int) -> None:
     tally.outputs += 1
     tally.rows += len(found.losses)
     tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
     tally.doubled += max(0, found.versions - 1)
-    apart_by_step = np.abs(found.losses[:reached] - undisturbed.losses[:reached])
-    tally.different += int((apart_by_step > SAME_LOSS * undisturbed.losses[:reached]).sum())
+    step_differences = np.abs(found.losses[:reached] - undisturbed.losses[:reached])
+    tally.different += int((step_differences > SAME_LOSS * undisturbed.losses[:reached]).sum())
     means = [curve.losses.reshape(EPOCHS, -1).mean(axis=1) for curve in (found, undisturbed)]
-    apart = float(np.abs(means[0] - means[1]).max())
+    difference = float(np.abs(means[0] - means[1]).max())
     tally.notes.append(
-        f"largest difference of an epoch's mean loss {apart:.3f}; they fall from "
+        f"largest difference of an epoch's mean loss {difference:.3f}; they fall from "
         f"{means[1][0]:.3f} to {means[1][-1]:.3f}"
     )
-    if apart > _NOISE:
-        tally.faults.append(f"the curve is {apart:.3f} off, and {_NOISE} is noise")
+    if difference > _NOISE:
+        tally.faults.append(f"the curve is {difference:.3f} off, and {_NOISE} is noise")
     if (tally.counts["workers at first"], tally.counts["workers afterwards"]) != (2, 1):
-        tally.faults.append("it did not go from two workers to one")
+        tally.faults.append("the number of workers did not fall from two to one")
 
 
-def _begun(home: Path, known: set[str]) -> list[Any]:
+def _new_runs(home: Path, known: set[str]) -> list[Any]:
     return [run for run in run_folders(home) if run.name not in known]
 
 
-def _num_workers(keeper: Child) -> int:
-    return len(titled(family(keeper.pid), *WORKERS))
+def _num_workers(cluster: Child) -> int:
+    return len(titled(family(cluster.pid), *WORKERS))
 
 
 def _await(what: Any, seconds: float = 600.0) -> None:
@@ -103,8 +103,8 @@ def _await(what: Any, seconds: float = 600.0) -> None:
         time.sleep(0.05)
 
 
-def _keep_cluster(board: Any, address: Path) -> None:
-    """Hold two nodes, and kill the second one when that is asked for."""
+def _run_cluster(flags: Any, address: Path) -> None:
+    """Run two nodes, and kill the second one when the flag is set."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -116,8 +116,8 @@ def _keep_cluster(board: Any, address: Path) -> None:
     ready = address.with_suffix(".new")
     ready.write_text(cluster.address)
     ready.rename(address)
-    while not board[_STOP]:
+    while not flags[_STOP]:
         time.sleep(0.05)
-        if board[_KILL] and not board[_KILLED]:
+        if flags[_KILL] and not flags[_KILLED]:
             other.kill_raylet()  # SIGKILL
-            board[_KILLED] = 1
+            flags[_KILLED] = 1

@@ -1,4 +1,4 @@
-"""Ray Data's own checkpoints under the same kind of attack, for comparison.
+"""Attacks Ray Data's own checkpoints in the same way, for comparison.
 
 Rows are made, given a value and written with `DataContext.checkpoint_config`. The job
 speaks to storage through a file system that passes everything on to Arrow's, and that can kill the
@@ -40,7 +40,7 @@ _SECONDS_TO_CALM_DOWN = 30.0
 
 
 class Event(NamedTuple):
-    """A moment of a call: of which function, on what, and before or after it."""
+    """A moment before or after a call: the function, its target and the moment."""
 
     call: str
     target: str
@@ -49,12 +49,12 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Attack:
-    """Whom to kill, and when.
+    """A kill at a moment of a job.
 
     Attributes:
-        event: The moment.
-        nth: Of its kind.
-        driver_too: Or only the worker that makes the call.
+        event: Moment of the kill.
+        nth: Occurrence of the moment, from 1.
+        driver_too: Whether the driver is killed with the worker that makes the call.
     """
 
     event: Event
@@ -67,12 +67,12 @@ class Attack:
 
 
 def attack_ray_data(arena: Arena, place: Place, *, workers_too: bool = True) -> Tally:
-    """Kill jobs that Ray Data checkpoints, and count what is in their outputs at the end.
+    """Kill jobs that Ray Data checkpoints, and count the rows of their outputs.
 
     Args:
-        arena: Where.
-        place: Of inputs, checkpoints and outputs.
-        workers_too: Kill single workers as well.
+        arena: Arena of the test.
+        place: Storage of inputs, checkpoints and outputs.
+        workers_too: Whether single workers are killed as well.
     """
     address = arena.folder / f"ray-{place.name}"
     keeper = Child(lambda: _keep_ray(address))
@@ -150,12 +150,12 @@ def _repeat(tally: Tally, stage: Stage, output: str) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """What every job of a place has in common.
+    """The environment of all jobs of a place.
 
     Attributes:
-        arena: Where.
-        place: Of inputs and outputs.
-        address: Of Ray.
+        arena: Arena of the test.
+        place: Storage of inputs and outputs.
+        address: Address of Ray.
         keeper: Process that all of Ray descends from.
     """
 
@@ -165,7 +165,7 @@ class Stage:
     keeper: int
 
     def run(self, output: str, attack: Attack | None) -> tuple[bool, Counter[Event]]:
-        """Run a job; gives whether it came to its end, and the moments there were."""
+        """Run a job; return whether it finished, and the moments that occurred."""
         control = self._control(output)
         control.mkdir(exist_ok=True)
         (control / "trace").write_text("")
@@ -216,7 +216,7 @@ class Stage:
         rows.map_batches(_with_value, batch_size=None).write_parquet(path, filesystem=watched)
 
     def _calm_down(self) -> None:
-        """Wait until Ray has ended what it did for a driver that is gone."""
+        """Wait until Ray has ended the tasks of a dead driver."""
         deadline = time.monotonic() + _SECONDS_TO_CALM_DOWN
         while time.monotonic() < deadline:
             if not titled(family(self.keeper), *_AT_WORK):
@@ -230,7 +230,7 @@ def _with_value(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_ray(address: Path) -> None:
-    """Hold a Ray that outlives its drivers."""
+    """Run a Ray that outlives its drivers."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -253,7 +253,7 @@ def _await(file: Path) -> None:
 
 
 class Watched(pa.fs.FileSystemHandler):  # type: ignore[misc]
-    """Passes every call on, notes those that change something, and kills at one of them.
+    """Forwards every call, records those that change something, and kills at one of them.
 
     Args:
         inner: Arrow's file system.
@@ -296,7 +296,7 @@ class Watched(pa.fs.FileSystemHandler):  # type: ignore[misc]
         return "a data file" if path.endswith(".parquet") else "the output's folder"
 
     def _note(self, event: Event) -> None:
-        """Write down a moment; if it is the one, nobody survives it. It comes once."""
+        """Record a moment; at the attack's moment, kill the process, once."""
         trace = Path(self._control) / "trace"
         line = json.dumps(event)
         with trace.open("r+") as file:

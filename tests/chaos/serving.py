@@ -6,7 +6,7 @@
 Requests arrive at a fixed rate, whether earlier ones are answered or not. Meanwhile versions are
 promoted and rolled back; versions are promoted that cannot serve (altered files, golden images that
 they do not answer, weights that are not there); replicas are killed, and replaced one by one by
-those of another configuration. Every answer must be right for
+those of another configuration. Every response must be right for
 the version that it names, and that version must be one that could serve. Printed are the requests
 that failed, by what was being done, and latencies with and without a change under way.
 """
@@ -90,7 +90,7 @@ def write_config(path: Path, *, number: int) -> None:
 
 
 def register_good(registry: Registry) -> dict[int, tuple[str, float]]:
-    """Register versions that differ; return the answer of each to the image."""
+    """Register versions that differ; return the response of each to the image."""
     expected = {}
     for seed in range(NUM_GOOD):
         package = small_package(module=lenet_module(seed=seed), golden_images=[golden_png(0)])
@@ -201,15 +201,15 @@ async def ask(
 ) -> None:
     doing, began = seen.doing, time.monotonic()
     try:
-        answer = await client.post(f"/v1/models/{MODEL}/predict", content=IMAGE)
+        response = await client.post(f"/v1/models/{MODEL}/predict", content=IMAGE)
     except httpx.HTTPError as error:
         seen.failures[type(error).__name__, doing] += 1
         return
-    if answer.status_code != 200:
-        seen.failures[f"{answer.status_code} {answer.text[:80]!r}", doing] += 1
+    if response.status_code != 200:
+        seen.failures[f"{response.status_code} {response.text[:80]!r}", doing] += 1
         return
     seen.latencies.append((doing, time.monotonic() - began))
-    body = answer.json()
+    body = response.json()
     label, score = expected.get(body["version"], ("no version that can serve", 0.0))
     result = body["results"][0]
     if result["label"] != label or abs(result["score"] - score) > SAME_SCORE:

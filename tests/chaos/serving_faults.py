@@ -67,8 +67,8 @@ class Aim:
 
     Attributes:
         failed: Most requests that fail; None for any number.
-        gap: Longest time without a good answer, in seconds.
-        slowest: Longest time that a good answer takes, in seconds.
+        gap: Longest time without a good response, in seconds.
+        slowest: Longest time that a good response takes, in seconds.
         ends: Whether the command ends.
         says: Whether the command says a sentence.
         orderly: Whether its exit code is 0, and not another.
@@ -110,8 +110,8 @@ class Outcome:
         signal: That it got.
         requests: Sent from the fault on, or unanswered then.
         failed: What went wrong with them, and how often.
-        gap: Longest time without a good answer, in seconds.
-        slowest: Longest time that a good answer took, in seconds.
+        gap: Longest time without a good response, in seconds.
+        slowest: Longest time that a good response took, in seconds.
         said: The command's first sentence, and the seconds until it.
         rotation: Seconds after the fault, and the replicas that HAProxy used from then on.
         ended: The exit code of the command and the seconds until its end; None while it runs.
@@ -151,9 +151,9 @@ class Outcome:
                 self.missed.append(f"of its processes were left: {', '.join(self.left)}")
             return
         if self.gap > aim.gap:
-            self.missed.append(f"{self.gap:.2f} s without a good answer, of {aim.gap:g}")
+            self.missed.append(f"{self.gap:.2f} s without a good response, of {aim.gap:g}")
         if self.slowest > aim.slowest:
-            self.missed.append(f"an answer took {self.slowest:.2f} s, of {aim.slowest:g}")
+            self.missed.append(f"a response took {self.slowest:.2f} s, of {aim.slowest:g}")
 
 
 def main() -> None:
@@ -386,10 +386,10 @@ def in_rotation(service: RunningService) -> int:
             asking.settimeout(0.2)
             asking.connect(str(Path(words[words.index("-f") + 1]).with_suffix(".sock")))
             asking.sendall(b"show stat\n")
-            answer = b"".join(iter(lambda: asking.recv(65536), b"")).decode()
+            response = b"".join(iter(lambda: asking.recv(65536), b"")).decode()
     except (OSError, ValueError, psutil.Error):
         return -1
-    rows = csv.DictReader(answer.removeprefix("# ").splitlines())
+    rows = csv.DictReader(response.removeprefix("# ").splitlines())
     return sum(
         row["pxname"] == "replicas"
         and row["svname"] != "BACKEND"

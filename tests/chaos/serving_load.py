@@ -1,4 +1,4 @@
-"""Callers that ask a service at a fixed rate, over HTTP and gRPC, and note the answers.
+"""Callers that ask a service at a fixed rate, over HTTP and gRPC, and note the responses.
 
 Requests are sent when they are due, whether earlier ones are answered or not. Nothing is sent
 twice: a request that breaks counts as failed, and the next one connects again.
@@ -25,11 +25,11 @@ from tests.support.service import RunningService
 
 __all__ = ["Load", "RefusedError", "Sent", "ask", "steady_load"]
 
-_PATIENCE = 60.0  # seconds that a caller waits for an answer
+_PATIENCE = 60.0  # seconds that a caller waits for a response
 
 
 class RefusedError(Exception):
-    """An answer that is no prediction."""
+    """A response that is no prediction."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Sent:
 
     Attributes:
         at: Second at which it was sent, on the monotonic clock.
-        ended: Second at which the answer was complete, or the failure was known.
+        ended: Second at which the response was complete, or the failure was known.
         version: Version that answered; 0 for a failure.
-        failure: What went wrong; empty for a good answer.
+        failure: What went wrong; empty for a good response.
     """
 
     at: float
@@ -81,13 +81,13 @@ class Load:
         return Counter(item.failure for item in self.sent if item.failure)
 
     def longest_gap(self, begin: float, end: float) -> float:
-        """Return the longest time without a good answer between two moments, in seconds."""
+        """Return the longest time without a good response between two moments, in seconds."""
         good = sorted(item.ended for item in self.sent if not item.failure)
         moments = [begin, *(moment for moment in good if begin <= moment <= end), end]
         return max(after - before for before, after in itertools.pairwise(moments))
 
     def slowest(self) -> float:
-        """Return the longest time that a good answer took, in seconds."""
+        """Return the longest time that a good response took, in seconds."""
         good = (item.ended - item.at for item in self.sent if not item.failure)
         return max(good, default=0.0)
 
@@ -119,8 +119,8 @@ async def steady_load(
         tensor.set_data_from_numpy(np.asarray([image], dtype=object))
 
         async def ask_grpc() -> int:
-            answer = await grpc.infer(model, [tensor], client_timeout=_PATIENCE)
-            return int(answer.get_response().model_version)
+            response = await grpc.infer(model, [tensor], client_timeout=_PATIENCE)
+            return int(response.get_response().model_version)
 
         sending = [
             asyncio.create_task(_send(way, at, load, stop))
@@ -138,13 +138,13 @@ async def ask(client: httpx.AsyncClient, model: str, **body: Any) -> int:
     """Ask for a prediction over HTTP, and return the version that answered.
 
     Raises:
-        RefusedError: The answer is no prediction.
+        RefusedError: The response is no prediction.
         httpx.HTTPError: There is none.
     """
-    answer = await client.post(f"/v1/models/{model}/predict", **body)
-    if answer.status_code != 200:
-        raise RefusedError(f"HTTP {answer.status_code}")
-    said = answer.json()
+    response = await client.post(f"/v1/models/{model}/predict", **body)
+    if response.status_code != 200:
+        raise RefusedError(f"HTTP {response.status_code}")
+    said = response.json()
     if failed := [item["reason"] for item in said["results"] if item["status"] != "ok"]:
         raise RefusedError(f"HTTP {', '.join(failed)}")
     return int(said["version"])

@@ -1,6 +1,6 @@
-"""The training program in a session of its own, its workers, and its run's folder from outside.
+"""The training command in a session of its own, its workers, and the files of its run.
 
-train = Train(home, begin(data))
+train = Train(home, new_run_args(data))
 train = Train(home, ["--resume", run])
 """
 
@@ -26,7 +26,7 @@ CHECKPOINT_STEPS = 4
 MODEL = "bands"
 
 _LABELS = 4
-_PER_LABEL = 160  # 104 to learn, 32 to choose by, 24 to test on
+_PER_LABEL = 160  # train 104, validation 32, test 24
 _STEP = re.compile(r"step-(\d{9})\.safetensors")
 
 
@@ -48,12 +48,12 @@ def write_bands(folder: Path) -> Path:
     return folder
 
 
-def begin(data: Path, *, workers: str = "2") -> list[str]:
-    """Return the words that begin a run in which everything that can be random is."""
-    words = [str(data), "--name", MODEL, "--architecture", "resnet20", "--device", "cpu"]
-    words += ["--workers", workers, "--epochs", str(EPOCHS), "--batch-size", str(BATCH_SIZE)]
-    words += ["--checkpoint-steps", str(CHECKPOINT_STEPS), "--validation-fraction", "0.2"]
-    words += [
+def new_run_args(data: Path, *, workers: str = "2") -> list[str]:
+    """Return the arguments of a new run in which everything that can be random is."""
+    args = [str(data), "--name", MODEL, "--architecture", "resnet20", "--device", "cpu"]
+    args += ["--workers", workers, "--epochs", str(EPOCHS), "--batch-size", str(BATCH_SIZE)]
+    args += ["--checkpoint-steps", str(CHECKPOINT_STEPS), "--validation-fraction", "0.2"]
+    args += [
         "--test-fraction",
         "0.15",
         "--random-translation",
@@ -62,31 +62,31 @@ def begin(data: Path, *, workers: str = "2") -> list[str]:
         "--random-resized-crop",
         "0.6",
     ]
-    words += ["--randaugment", "5", "--random-erasing", "0.3", "--mixup", "0.2", "--dropout", "0.2"]
-    return [*words, "--ema-decay", "0.9", "--max-grad-norm", "1", "--learning-rate", "0.01"]
+    args += ["--randaugment", "5", "--random-erasing", "0.3", "--mixup", "0.2", "--dropout", "0.2"]
+    return [*args, "--ema-decay", "0.9", "--max-grad-norm", "1", "--learning-rate", "0.01"]
 
 
 class Train(Command):
     """A running training job.
 
     Args:
-        home: Of everything that it keeps.
-        words: Of its command line.
+        home: Folder of everything that it writes.
+        args: Arguments of its command line.
     """
 
-    def __init__(self, home: Path, words: Sequence[str]) -> None:
-        super().__init__(["eagleray.jobs.train", *words, "--json"], {"EAGLERAY_HOME": str(home)})
+    def __init__(self, home: Path, args: Sequence[str]) -> None:
+        super().__init__(["eagleray.jobs.train", *args, "--json"], {"EAGLERAY_HOME": str(home)})
 
     def workers(self) -> list[psutil.Process]:
-        """Processes that train."""
+        """Return the processes that train."""
         return titled(self.family(), *WORKERS)
 
 
 class RunFolder:
-    """A run as its files show it, while others write them.
+    """A run as its files show it, while other processes write them.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +98,7 @@ class RunFolder:
         return self.folder.name
 
     def record(self) -> dict[str, Any]:
-        """What `run.json` says; empty before it is there."""
+        """Return the content of `run.json`; empty before it exists."""
         try:
             found: dict[str, Any] = json.loads((self.folder / "run.json").read_bytes())
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class RunFolder:
         return found
 
     def step(self) -> int:
-        """The newest checkpoint's; 0 before the first."""
+        """Return the step of the newest checkpoint; 0 before the first."""
         names = [file.name for file in self.checkpoints.glob("step-*.safetensors")]
         return max((int(found[1]) for name in names if (found := _STEP.fullmatch(name))), default=0)
 
@@ -115,16 +115,16 @@ class RunFolder:
         return self.step() > step
 
     def is_writing(self) -> bool:
-        """Whether a checkpoint is being written, or was when its writer died."""
+        """Whether there is a partial checkpoint: being written, or left by a dead writer."""
         return any(self.checkpoints.glob(".step-*.tmp"))
 
     def has_package(self) -> bool:
-        """Whether its model is on its way into the registry, or there."""
+        """Whether its package is an artifact of its MLflow run."""
         run = self.record().get("mlflow_run")
         artifacts = self.folder.parents[1] / "artifacts"
         return run is not None and (artifacts / run / "artifacts" / "package").exists()
 
 
 def run_folders(home: Path) -> list[RunFolder]:
-    """The runs that have been begun, and can be gone on with."""
+    """Return the runs that can be resumed."""
     return [RunFolder(file.parent) for file in sorted(home.glob("runs/*/run.json"))]

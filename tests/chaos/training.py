@@ -1,14 +1,13 @@
-"""Kill workers, drivers and a node of training runs, and compare every step with a run in peace.
+"""Kills workers, drivers and a node of training runs, and compares every step with a baseline.
 
     python -m tests.chaos.training
     python -m tests.chaos.training --only workers --kills 5 --seed 7 --json training.json
     python -m tests.chaos.training --data flowers/
 
-Needs Linux. Two workers train a ResNet-20 with augmentation, dropout and an average of weights, a
+Needs Linux. Two workers train a ResNet-20 with augmentation, dropout and an EMA of weights, with a
 checkpoint every four steps. With everything it takes about half an hour on two cores. The exit
-status is 1 when a loss, a metric or a weight of a finished run differs, when a checkpoint that was
-visible could not be read, when a run registered other than one version, or when one could not go
-on.
+status is 1 if a loss, a metric or a weight of a finished run differs, if a visible checkpoint could
+not be read, if a run registered other than one version, or if one could not be resumed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import Any
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
 from tests.chaos.arena import Arena, open_arena, tally_of
-from tests.chaos.curves import Curve, Worst, compare, read_curve
+from tests.chaos.curves import Curve, LargestDifferences, compare, read_curve
 from tests.chaos.elastic import lose_node
 from tests.chaos.processes import end_orphans, in_child, kill
 from tests.chaos.tally import Tally, render
@@ -39,17 +38,17 @@ from tests.chaos.train import (
     MODEL,
     RunFolder,
     Train,
-    begin,
+    new_run_args,
     run_folders,
     write_bands,
 )
 from tests.chaos.watcher import watching
 
-_SECONDS_BETWEEN_LOOKS = 0.002
+_POLL_SECONDS = 0.002
 _SECONDS_TO_FINISH = 1200.0
 _MAX_SECONDS_BETWEEN_KILLS = 6.0
-_AGAIN_AT_START = 0.25  # the share of kills that is followed by one of the workers that come next
-_MOMENTS = {
+_AGAIN_AT_START = 0.25  # fraction of kills that are followed by a kill of a restarted worker
+_PHASES = {
     "starting": 10.0,
     "before the next checkpoint": 3.0,
     "writing a checkpoint": 0.0,
@@ -59,18 +58,18 @@ _MOMENTS = {
     "registering": 1.5,
     "registering again": 5.0,
 }
-"""When drivers are killed, in the order of a run, and the most seconds after it begins."""
+"""Phases in which drivers are killed, in the order of a run, and the maximum delay in seconds."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is attacked.
+class Baseline:
+    """The baseline of all runs.
 
     Attributes:
-        home: Of all runs.
+        home: Home of all runs.
         data: Folder of images.
-        seconds: That an undisturbed run takes.
-        curve: Of the undisturbed run.
+        seconds: Duration of an undisturbed run.
+        curve: Result of the undisturbed run.
     """
 
     home: Path
@@ -84,50 +83,50 @@ class Subject:
 
     @property
     def last_due(self) -> int:
-        """The step of an epoch that the last checkpoint before validation comes after."""
+        """Step of an epoch after which the last checkpoint before validation is written."""
         return (self.num_steps // EPOCHS - 1) // CHECKPOINT_STEPS * CHECKPOINT_STEPS
 
 
-def run_undisturbed(arena: Arena, data: Path | None) -> Subject:
-    """Train once, in peace."""
+def run_undisturbed(arena: Arena, data: Path | None) -> Baseline:
+    """Train once without a kill."""
     home = arena.folder / "home"
     folder = data or write_bands(arena.folder / "bands")
     started = time.monotonic()
-    assert Train(home, begin(folder)).wait(_SECONDS_TO_FINISH).code == 0
+    assert Train(home, new_run_args(folder)).wait(_SECONDS_TO_FINISH).code == 0
     seconds = time.monotonic() - started
     curve = read_curve(home, run_folders(home)[-1], arena.folder / "curve")
-    _say(f"an undisturbed run of {len(curve.losses)} steps takes {seconds:.0f} s")
-    return Subject(home, folder, seconds, curve)
+    _log(f"an undisturbed run of {len(curve.losses)} steps takes {seconds:.0f} s")
+    return Baseline(home, folder, seconds, curve)
 
 
 # --- workers ------------------------------------------------------------------------------------
 
 
-def kill_workers(arena: Arena, subject: Subject, num_kills: int) -> Tally:
-    """Kill single workers at random moments of runs that are to finish by themselves."""
-    chance, worst = arena.chance("train-workers"), Worst()
+def kill_workers(arena: Arena, baseline: Baseline, num_kills: int) -> Tally:
+    """Kill single workers at random moments; the runs have to finish without a resume."""
+    chance, largest = arena.chance("train-workers"), LargestDifferences()
     pauses: list[tuple[float, float]] = []
     place = arena.places["disk"]
-    with tally_of("train-workers", place) as tally, watching(tally, subject.home):
+    with tally_of("train-workers", place) as tally, watching(tally, baseline.home):
         while tally.kills < num_kills and len(tally.faults) < 3:
-            known = {run.name for run in run_folders(subject.home)}
-            train = _begin(subject)
-            run = _await_run(train, subject.home, known)
+            known = {run.name for run in run_folders(baseline.home)}
+            train = _start(baseline)
+            run = _await_run(train, baseline.home, known)
             if run is not None:
-                _kill_some(tally, train, run, chance, num_kills, pauses)
-            _finish(arena, subject, tally, worst, train, run)
-    tally.notes.append(str(worst))
+                _kill_workers_of(tally, train, run, chance, num_kills, pauses)
+            _finish(arena, baseline, tally, largest, train, run)
+    tally.notes.append(str(largest))
     if pauses:
         noticed = statistics.median(pause for pause, _ in pauses)
         recovered = [pause for _, pause in pauses]
         tally.notes.append(
-            f"seconds from a kill to new workers {noticed:.1f}, to a checkpoint farther than "
-            f"before {statistics.median(recovered):.1f} (medians), {max(recovered):.1f} at most"
+            f"seconds from a kill to new workers {noticed:.1f}, to a later "
+            f"checkpoint {statistics.median(recovered):.1f} (medians), {max(recovered):.1f} at most"
         )
     return tally
 
 
-def _kill_some(
+def _kill_workers_of(
     tally: Tally,
     train: Train,
     run: RunFolder,
@@ -146,102 +145,102 @@ def _kill_some(
             return
         reached, began = run.step(), time.monotonic()
         if victims and kill(chance.choice(victims)):
-            _count(tally, "workers killed" + " while a checkpoint was written" * while_writing)
+            _count_kill(tally, "workers killed" + " while a checkpoint was written" * while_writing)
             tally.counts["checkpoints broken off"] += run.is_writing()
             again = chance.random() < _AGAIN_AT_START and tally.kills < num_kills
-            noticed = _await_others(tally, train, victims, chance if again else None)
+            noticed = _await_replacements(tally, train, victims, chance if again else None)
             if _wait(train, partial(run.is_beyond, reached)):
                 pauses.append((noticed - began, time.monotonic() - began))
 
 
-def _await_others(
+def _await_replacements(
     tally: Tally, train: Train, victims: list[Any], chance: random.Random | None
 ) -> float:
-    """Return when new workers were there; with a chance, one of them is killed as well."""
+    """Return when new workers had started; if `chance` is given, one of them is killed as well."""
     old = {victim.pid for victim in victims}
     _wait(train, lambda: any(worker.pid not in old for worker in train.workers()), every=0.1)
     noticed = time.monotonic()
     if chance is not None:
         time.sleep(chance.uniform(0, 3))
         if (found := train.workers()) and kill(chance.choice(found)):
-            _count(tally, "workers killed that had just been started")
+            _count_kill(tally, "workers killed that had just been started")
     return noticed
 
 
 # --- drivers ------------------------------------------------------------------------------------
 
 
-def kill_drivers(arena: Arena, subject: Subject, num_kills: int) -> Tally:
-    """Kill whole commands at moments of every kind, and go on with their runs.
+def kill_drivers(arena: Arena, baseline: Baseline, num_kills: int) -> Tally:
+    """Kill commands in every phase, and resume their runs.
 
-    Half of the kills hit everything that the command has started, as a loss of power does; half
-    hit the driver alone, and the next command begins while what it left may still be there.
+    Half of the kills hit all processes of the command, like a power failure; half hit the driver
+    alone, and the next command starts while orphans may still run.
     """
-    chance, worst = arena.chance("train-drivers"), Worst()
+    chance, largest = arena.chance("train-drivers"), LargestDifferences()
     began = time.monotonic()
-    with tally_of("train-drivers", arena.places["disk"]) as tally, watching(tally, subject.home):
+    with tally_of("train-drivers", arena.places["disk"]) as tally, watching(tally, baseline.home):
         while tally.kills < num_kills and len(tally.faults) < 3:
-            _kill_through_a_run(arena, subject, tally, worst, chance, num_kills)
-        lost = (time.monotonic() - began - tally.outputs * subject.seconds) / max(1, tally.kills)
-    tally.notes += [str(worst), f"a kill and its resume cost {lost:.0f} s on average"]
+            _kill_through_a_run(arena, baseline, tally, largest, chance, num_kills)
+        lost = (time.monotonic() - began - tally.outputs * baseline.seconds) / max(1, tally.kills)
+    tally.notes += [str(largest), f"a kill and its resume cost {lost:.0f} s on average"]
     return tally
 
 
 def _kill_through_a_run(
     arena: Arena,
-    subject: Subject,
+    baseline: Baseline,
     tally: Tally,
-    worst: Worst,
+    largest: LargestDifferences,
     chance: random.Random,
     num_kills: int,
 ) -> None:
-    known = {run.name for run in run_folders(subject.home)}
+    known = {run.name for run in run_folders(baseline.home)}
     run: RunFolder | None = None
     left: list[Any] = []
-    for moment, max_seconds in _MOMENTS.items():
+    for phase, max_seconds in _PHASES.items():
         if tally.kills >= num_kills:
             break
-        train = _go_on(subject, tally, run)
-        run = run or _await_run(train, subject.home, known, give_up=moment == "starting")
-        if run is None and moment != "starting":
+        train = _resume(baseline, tally, run)
+        run = run or _await_run(train, baseline.home, known, give_up=phase == "starting")
+        if run is None and phase != "starting":
             break
-        if not _await_moment(subject, train, run, moment):
+        if not _await_phase(baseline, train, run, phase):
             break
         time.sleep(chance.uniform(0, max_seconds))
         if not train.is_running:
             break
         at_once = chance.random() < 0.5
         left += train.leave(with_family=at_once)
-        _count(tally, f"drivers killed {moment}")
+        _count_kill(tally, f"drivers killed {phase}")
         tally.counts["drivers killed with all that they had started"] += at_once
-        run = run or _newest(subject.home, known)
+        run = run or _newest(baseline.home, known)
         if run is not None:
             tally.counts["checkpoints broken off"] += run.is_writing()
             if run.record().get("version"):
                 break
     else:
-        train = _go_on(subject, tally, run)
+        train = _resume(baseline, tally, run)
     if run is not None and run.record().get("version") and not train.is_running:
         train.wait()
-        _judge(arena, subject, tally, worst, run)
+        _check(arena, baseline, tally, largest, run)
     else:
         if not train.is_running and train.wait().code < 0:
-            train = _go_on(subject, tally, run)
-        run = run or _await_run(train, subject.home, known)
-        _finish(arena, subject, tally, worst, train, run)
+            train = _resume(baseline, tally, run)
+        run = run or _await_run(train, baseline.home, known)
+        _finish(arena, baseline, tally, largest, train, run)
     tally.counts["processes that outlived their driver"] += end_orphans(left)
 
 
-def _go_on(subject: Subject, tally: Tally, run: RunFolder | None) -> Train:
+def _resume(baseline: Baseline, tally: Tally, run: RunFolder | None) -> Train:
     if run is None:
-        return _begin(subject)
+        return _start(baseline)
     tally.resumes += 1
-    return Train(subject.home, ["--resume", run.name])
+    return Train(baseline.home, ["--resume", run.name])
 
 
-def _await_moment(subject: Subject, train: Train, run: RunFolder | None, moment: str) -> bool:
-    """Wait for a moment of a run; False when the command ended before."""
-    if moment == "starting":
+def _await_phase(baseline: Baseline, train: Train, run: RunFolder | None, phase: str) -> bool:
+    """Wait for a phase of a run; return False if the command ended before."""
+    if phase == "starting":
         return train.is_running
     assert run is not None
     begun_at, first = time.time(), run.step()
@@ -250,37 +249,37 @@ def _await_moment(subject: Subject, train: Train, run: RunFolder | None, moment:
         page = run.folder / "training.html"
         return page.exists() and page.stat().st_mtime > begun_at
 
-    def farther() -> bool:
+    def has_progressed() -> bool:
         return run.step() > first
 
     reached: dict[str, Callable[[], bool]] = {
         "before the next checkpoint": lambda: bool(train.workers()),
-        "writing a checkpoint": lambda: farther() and run.is_writing(),
-        "training": farther,
+        "writing a checkpoint": lambda: has_progressed() and run.is_writing(),
+        "training": has_progressed,
         "validating": lambda: (
-            farther() and run.step() % (subject.num_steps // EPOCHS) == subject.last_due
+            has_progressed() and run.step() % (baseline.num_steps // EPOCHS) == baseline.last_due
         ),
         "testing": is_tested,
         "registering": lambda: is_tested() and run.has_package(),
         "registering again": is_tested,
     }
-    return _wait(train, reached[moment], every=0.1 if "next" in moment else None)
+    return _wait(train, reached[phase], every=0.1 if "next" in phase else None)
 
 
 # --- both ---------------------------------------------------------------------------------------
 
 
-def _begin(subject: Subject) -> Train:
-    decoded = subject.home / "cache/decoded"
+def _start(baseline: Baseline) -> Train:
+    decoded = baseline.home / "cache/decoded"
     if decoded.exists():
         shutil.rmtree(decoded)  # a kill may hit while it is made
-    return Train(subject.home, begin(subject.data))
+    return Train(baseline.home, new_run_args(baseline.data))
 
 
 def _await_run(
     train: Train, home: Path, known: set[str], *, give_up: bool = False
 ) -> RunFolder | None:
-    """Wait until a new run can be gone on with; None when the command ended before."""
+    """Wait until a new run can be resumed; return None if the command ended before."""
     if not give_up:
         _wait(train, lambda: _newest(home, known) is not None)
     return _newest(home, known)
@@ -291,19 +290,19 @@ def _newest(home: Path, known: set[str]) -> RunFolder | None:
 
 
 def _wait(train: Train, what: Callable[[], bool], *, every: float | None = None) -> bool:
-    """Wait for something to happen; False when the command ended before."""
+    """Wait for a condition; return False if the command ended before."""
     while train.is_running:
         if what():
             return True
-        time.sleep(every or _SECONDS_BETWEEN_LOOKS)
+        time.sleep(every or _POLL_SECONDS)
     return False
 
 
 def _finish(
     arena: Arena,
-    subject: Subject,
+    baseline: Baseline,
     tally: Tally,
-    worst: Worst,
+    largest: LargestDifferences,
     train: Train,
     run: RunFolder | None,
 ) -> None:
@@ -311,29 +310,31 @@ def _finish(
     if code or run is None:
         tally.faults.append(f"run {run.name if run else '?'} ended with exit code {code}")
         return
-    _judge(arena, subject, tally, worst, run)
+    _check(arena, baseline, tally, largest, run)
 
 
-def _judge(arena: Arena, subject: Subject, tally: Tally, worst: Worst, run: RunFolder) -> None:
-    compare(tally, worst, read_curve(subject.home, run, arena.folder / "curve"), subject.curve)
-    _say(f"{tally.scenario}: run {tally.outputs} is finished; {worst}")
+def _check(
+    arena: Arena, baseline: Baseline, tally: Tally, largest: LargestDifferences, run: RunFolder
+) -> None:
+    compare(tally, largest, read_curve(baseline.home, run, arena.folder / "curve"), baseline.curve)
+    _log(f"{tally.scenario}: run {tally.outputs} is finished; {largest}")
 
 
-def _count(tally: Tally, what: str) -> None:
+def _count_kill(tally: Tally, what: str) -> None:
     tally.kills += 1
     tally.counts[what] += 1
-    _say(f"{tally.scenario}: kill {tally.kills}: {what}")
+    _log(f"{tally.scenario}: kill {tally.kills}: {what}")
 
 
-def _check_versions(subject: Subject, tallies: list[Tally], others: int) -> None:
-    """Every finished run has one version, and nobody else has any."""
-    found = in_child(lambda: len(Registry(Settings(home=subject.home)).versions(MODEL)))
+def _check_versions(baseline: Baseline, tallies: list[Tally], others: int) -> None:
+    """Check that every finished run has one version, and no other run has any."""
+    found = in_child(lambda: len(Registry(Settings(home=baseline.home)).versions(MODEL)))
     expected = others + sum(tally.outputs for tally in tallies)
     if found != expected:
         tallies[-1].faults.append(f"{found} versions are registered by {expected} finished runs")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
@@ -349,16 +350,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all counts")
     options = parser.parse_args()
     with open_arena(options.seed, ["disk"]) as arena:
-        subject = run_undisturbed(arena, options.data)
+        baseline = run_undisturbed(arena, options.data)
         tallies = [
-            scenarios[name](arena, subject, options.kills)
+            scenarios[name](arena, baseline, options.kills)
             for name in options.only
             if name in scenarios
         ]
         if tallies:
-            _check_versions(subject, tallies, others=1)
+            _check_versions(baseline, tallies, others=1)
         if "node" in options.only:
-            tallies.append(lose_node(arena, subject.home, subject.data, subject.curve))
+            tallies.append(lose_node(arena, baseline.home, baseline.data, baseline.curve))
     print(render(tallies))
     if options.json is not None:
         options.json.write_text(json.dumps([tally.as_json() for tally in tallies], indent=2))

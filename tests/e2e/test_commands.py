@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eagleray.core.types import TOLERANCE
-from eagleray.jobs.demo import BROKEN_FILES
+from eagleray.data.digits import BROKEN_FILES
 from tests.support.installed import Installed
 
 NUM_DIGITS = 1797
@@ -129,7 +129,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["predict", "EMPTY", "--model", "random:resnet18"], "holds no files"),
     (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
     (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
-    (["predict", "IMAGES", "--model", "EMPTY"], "is no model package"),
+    (["predict", "IMAGES", "--model", "EMPTY"], "is not a model package"),
     (["evaluate", "random:resnet18", "nowhere"], "There is no folder nowhere"),
     (["evaluate", "random:resnet18", "TREE"], "'common' is not a label of this model"),
     (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from eagleray.batch.job import open_job as open_batch
 from eagleray.batch.run import run_job as run_batch
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
@@ -21,6 +20,7 @@ from eagleray.registry.references import load_model
 from eagleray.training.job import run_job
 from eagleray.training.prepare import open_job
 from tests.support.attributes import write_sites
+from tests.support.job_folder import open_predict
 from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
@@ -34,7 +34,7 @@ def test_two_workers_learn_what_only_both_can_tell(
     table = write_sites(tmp_path / "sites", 160)
     spec = small_spec(
         table,
-        attributes="age,site",
+        attributes=["age", "site"],
         epochs=20,
         batch_size=16,
         workers=2,
@@ -53,7 +53,7 @@ def test_two_workers_learn_what_only_both_can_tell(
         output=str(tmp_path / "out"),
         precision="float32",
     )
-    run_batch(open_batch(request, Settings(), quiet), lambda: cluster, quiet)
+    run_batch(open_predict(request, Settings(), quiet), lambda: cluster, quiet)
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     scores = measured.outputs.max(dim=1).values.tolist()
     assert [row["score"] for row in rows] == pytest.approx(scores, abs=TOLERANCE["float32"])

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 
 from eagleray import read_results
-from eagleray.batch.job import open_job
 from eagleray.batch.quote import quote_job
 from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.spec import PredictSpec
@@ -32,6 +31,7 @@ from eagleray.models.package import write_package
 from eagleray.sharded.history import cancel_job, find_job, list_jobs
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.progress import read_progress
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 QUIET = Console(json_output=True)
@@ -58,7 +58,7 @@ def write_images(folder: Path, count: int, *, first: int = 0) -> Path:
 
 
 def run(cluster: Cluster, request: PredictSpec) -> JobSummary:
-    return run_job(open_job(request, read_settings(), QUIET), lambda: cluster, QUIET)
+    return run_job(open_predict(request, read_settings(), QUIET), lambda: cluster, QUIET)
 
 
 def rows_of(output: Path | str) -> list[dict[str, object]]:
@@ -96,12 +96,12 @@ def test_a_job_that_was_stopped_goes_on_and_what_is_done_is_not_done_again(
     assert first == [row for row in rows if row["row"] in {one["row"] for one in first}]
     assert list_jobs(read_settings())[0].state == "succeeded"
 
-    again = open_job(request, read_settings(), QUIET)
+    again = open_predict(request, read_settings(), QUIET)
     assert again.committed is not None
     assert finish_job(again).totals == summary.totals
     other = request.model_copy(update={"top_k": 3})
     with pytest.raises(OutputExistsError, match="top_k is 5 there and 3 here"):
-        open_job(other, read_settings(), QUIET)
+        open_predict(other, read_settings(), QUIET)
 
 
 def test_only_what_failed_and_only_what_is_new(
@@ -137,7 +137,7 @@ def test_only_what_failed_and_only_what_is_new(
         update={"output": str(tmp_path / "nothing"), "since": (first.output, whole.output)}
     )
     with pytest.raises(InputError, match="No input is new or changed"):
-        open_job(everything, read_settings(), QUIET)
+        open_predict(everything, read_settings(), QUIET)
 
 
 def test_results_go_into_a_database_once(
@@ -150,7 +150,7 @@ def test_results_go_into_a_database_once(
         sql=f"sqlite:///{tmp_path}/results.db",
     )
     assert run(cluster, request).sql_rows == 60
-    assert finish_job(open_job(request, read_settings(), QUIET)).sql_rows == 60
+    assert finish_job(open_predict(request, read_settings(), QUIET)).sql_rows == 60
     with contextlib.closing(sqlite3.connect(tmp_path / "results.db")) as database:
         stored = database.execute("SELECT row, label, top_k FROM predictions ORDER BY row")
         found = stored.fetchall()
@@ -180,7 +180,7 @@ def test_a_quote_says_what_fails_and_leaves_nothing_behind(
 ) -> None:
     (images / "broken.png").write_text("no image")
     request = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "out"))
-    job = open_job(request, read_settings(), QUIET)
+    job = open_predict(request, read_settings(), QUIET)
     quote = quote_job(job, cluster, price_per_hour=3600)
     assert (quote.num_rows, quote.num_sampled) == (61, 61)
     assert quote.reasons == {"not_an_image": 1}
@@ -198,7 +198,7 @@ def test_a_running_job_is_cancelled_from_elsewhere(
     request = PredictSpec(
         inputs=(str(images),) * 12, model=model, output=str(tmp_path / "out"), compile="never"
     )
-    job = open_job(request, read_settings(), QUIET)
+    job = open_predict(request, read_settings(), QUIET)
     cancelled = threading.Event()
 
     class CancelsAtTheFirstResult(Console):

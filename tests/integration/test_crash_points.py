@@ -14,7 +14,6 @@ import pyarrow.parquet
 import pytest
 
 from eagleray.batch import pipeline
-from eagleray.batch.job import open_job
 from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.batch.worker import ShardWorker
@@ -26,6 +25,7 @@ from eagleray.models.package import read_package, write_package
 from tests.chaos.marked import MarkedImagesKill
 from tests.chaos.processes import family, kill, titled
 from tests.support.images import encode, photo
+from tests.support.job_folder import open_predict
 from tests.support.killers import killer_jpeg
 from tests.support.models import small_package
 from tests.support.reporting import RecordingReporter
@@ -70,7 +70,7 @@ def predict(
     worker: type[ShardWorker] = ShardWorker,
 ) -> list[dict[str, object]]:
     """Run a job and return its table, without the times."""
-    job = open_job(request, Settings(), reporter)
+    job = open_predict(request, Settings(), reporter)
     run_shards = functools.partial(pipeline.run_shards, worker=worker)
     run_job(job, lambda: cluster, reporter, run_shards=run_shards)
     table = pyarrow.parquet.read_table(request.output).drop_columns(["milliseconds"])

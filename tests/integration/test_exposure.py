@@ -81,7 +81,7 @@ def sockets(service: Exposed) -> list[Listening]:
 
 
 @pytest.fixture(scope="module")
-def answers(sockets: list[Listening]) -> dict[Listening, Answers]:
+def responses(sockets: list[Listening]) -> dict[Listening, Answers]:
     return {item: answers_of(item) for item in sockets if item.protocol == "tcp"}
 
 
@@ -96,7 +96,7 @@ def test_only_the_ports_of_the_service_are_off_loopback(
     assert [item for item in sockets if item.protocol in ("udp", "abstract")] == []
 
 
-def test_the_service_answers_at_exactly_the_addresses_that_it_is_told(service: Exposed) -> None:
+def test_the_service_is_reached_at_exactly_the_configured_addresses(service: Exposed) -> None:
     every = ["127.0.0.1", "::1", outer_address(), outer_address(socket.AF_INET6)]
     http, grpc_port = service.ports
     found = []
@@ -125,10 +125,10 @@ def _lives(address: str) -> bool:
 
 
 def test_the_services_ports_want_a_key_by_every_protocol(
-    service: Exposed, answers: dict[Listening, Answers]
+    service: Exposed, responses: dict[Listening, Answers]
 ) -> None:
     http, grpc_port = service.ports
-    by_port = {item.port: said for item, said in answers.items() if item.owner == "HAProxy"}
+    by_port = {item.port: said for item, said in responses.items() if item.owner == "HAProxy"}
     assert by_port.keys() == {http, grpc_port}
     if service.setup.keyed:
         assert by_port[http].http1 == by_port[http].http2 == "401"
@@ -141,10 +141,10 @@ def test_the_services_ports_want_a_key_by_every_protocol(
     assert by_port[grpc_port].raw == by_port[grpc_port].http1 == "closed"
 
 
-def test_rays_ports_say_nothing_of_the_service_and_take_no_orders(
-    answers: dict[Listening, Answers],
+def test_rays_ports_reveal_nothing_of_the_service_and_accept_no_commands(
+    responses: dict[Listening, Answers],
 ) -> None:
-    for item, said in answers.items():
+    for item, said in responses.items():
         if item.owner == "HAProxy":
             continue
         if item.owner in COUNTERS and said.http1 == "200":
@@ -163,11 +163,11 @@ def test_rays_ports_say_nothing_of_the_service_and_take_no_orders(
 
 
 def test_the_token_of_ray_is_enforced_by_those_that_have_its_methods(
-    answers: dict[Listening, Answers],
+    responses: dict[Listening, Answers],
 ) -> None:
     """So that the test above does not pass because every method is called something else now."""
     refusing = set()
-    for item in answers:
+    for item in responses:
         for method in RAYS_METHODS:
             with grpc.insecure_channel(f"127.0.0.1:{item.port}") as channel:
                 try:

@@ -138,9 +138,18 @@ def attack(page: Any, folder: Path, target: str, batch: str) -> list[tuple[str, 
     return [(name, what) for name, what in page.evaluate(ATTACKS, given) if what is not None]
 
 
-def unharmed(served: Served) -> bool:
-    """Whether the only batch is the one that was begun, and it goes on."""
-    return [run.state for run in served.launcher.runs.values()] == ["queued"]
+def require_unharmed(served: Served, witness: Witness) -> None:
+    """Check that the attacks came, and that the only batch is the one that was started."""
+    assert len(witness.seen) > 100, "the attacks did not reach the service"
+    states = [run.state for run in served.launcher.runs.values()]
+    assert states == ["queued"], served.launcher.runs
+
+
+def require_all_refused(witness: Witness, learned: list[tuple[str, str]]) -> None:
+    """Check that the page learned nothing, and that only links were served."""
+    assert not learned, brief(learned)
+    handled = [one for one in witness.handled() if one not in LINKED]
+    assert not handled, brief(handled)
 
 
 def brief(found: list[Any]) -> str:
@@ -163,11 +172,8 @@ def test_a_page_of_another_origin_reads_and_does_nothing(
         page = running.new_page()
         page.goto(f"http://{at}:{hostile}/")
         learned = attack(page, tmp_path, f"http://{name}:{served.port}", batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
-        assert not learned, brief(learned)
-        handled = [one for one in witness.handled() if one not in LINKED]
-        assert not handled, brief(handled)
+        require_unharmed(served, witness)
+        require_all_refused(witness, learned)
 
 
 @pytest.mark.parametrize("name", [EVIL, f"127.0.0.1.{EVIL}", f"localhost.{EVIL}"])
@@ -180,19 +186,18 @@ def test_a_name_that_changes_its_address_reads_and_does_nothing(
         witness.forget()
         page = running.new_page()
         url = f"http://{name}:{served.port}"
-        # The first answer of this name comes from the attacker; from then on it is the service's.
+        # The first response of this name comes from the attacker; from then on it is the service's.
         page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
         page.goto(f"{url}/first")
         learned = attack(page, tmp_path, url, batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
+        require_unharmed(served, witness)
         assert {status for _, _, status in witness.seen} == {421}
         secrets = [what for _, what in learned if "digits" in what or batch in what]
         assert not secrets, brief(secrets)
 
 
 @pytest.mark.parametrize("at", [EVIL, "localhost"])
-def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
+def test_a_saved_password_gives_foreign_pages_no_access(
     registry: Registry, tmp_path: Path, hostile: int, at: str
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
@@ -203,16 +208,13 @@ def test_a_password_that_the_browser_keeps_opens_nothing_to_others(
         page = context.new_page()
         page.goto(f"http://any:{key}@127.0.0.1:{served.port}/")
         page.goto(served.url)  # the browser has the password from now on
-        assert page.evaluate("fetch('/v1/models').then(answer => answer.status)") == 200
+        assert page.evaluate("fetch('/v1/models').then(response => response.status)") == 200
         witness.forget()
         page = context.new_page()
         page.goto(f"http://{at}:{hostile}/")
         learned = attack(page, tmp_path, served.url, batch)
-        assert len(witness.seen) > 100, "the attacks did not reach the service"
-        assert unharmed(served), served.launcher.runs
-        assert not learned, brief(learned)
-        handled = [one for one in witness.handled() if one not in LINKED]
-        assert not handled, brief(handled)
+        require_unharmed(served, witness)
+        require_all_refused(witness, learned)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

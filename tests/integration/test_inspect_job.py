@@ -19,7 +19,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data import inspection
 from eagleray.data.inspection import Inspection, inspect_images
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import read_split
+from eagleray.data.split_file import read_split
 from eagleray.imaging import named_contract
 from eagleray.jobs import inspect
 from tests.support.images import encode, photo
@@ -84,17 +84,17 @@ def test_copies_across_parts_are_found_and_kept_together(
     assert told["formats"] == {"jpeg": NUM_GOOD + 40}
     reasons = {Path(fault["uri"]).name: fault["reason"] for fault in told["unreadable"]}
     assert reasons == {"text.jpg": "not_an_image", "short.jpg": "truncated"}
-    assert len(told["same_bytes"]) == 20
+    assert len(told["exact_duplicates"]) == 20
     for one, other in told["near_duplicates_across_splits"]:
         assert Path(one["uri"]).name[:2] == Path(other["uri"]).name[:2]
     leaks = [
         told["leaked"][part][kind]
         for part in ("validation", "test")
-        for kind in ("same_bytes", "near_duplicates")
+        for kind in ("exact_duplicates", "near_duplicates")
     ]
     assert sum(leaks) >= 5
-    assert any("near-duplicates in other parts" in warning for warning in told["warnings"])
-    assert "Near-duplicates in different parts" in page.read_text()
+    assert any("near-duplicates in other splits" in warning for warning in told["warnings"])
+    assert "Near-duplicates across splits" in page.read_text()
 
     words = ["--output", str(page), "--keep-duplicates-together", "--split-file", str(kept)]
     told = found(str(data), *words)
@@ -102,7 +102,7 @@ def test_copies_across_parts_are_found_and_kept_together(
     assert told["near_duplicates_across_splits"] == []
     split = read_split(str(kept), read_labelled(str(data)))
     assert split.digest == told["split_digest"]
-    assert {name: len(part) for name, part in split.by_name.items()} == told["parts"]
+    assert {name: len(part) for name, part in split.by_name.items()} == told["splits"]
     assert "a split is kept" in run(str(data), *words, expect=ExitCode.USER)
 
 
@@ -229,5 +229,5 @@ def test_a_test_set_of_its_own_is_looked_at_too(
     (tmp_path / "own" / "day" / "00.jpg").write_bytes((data / "day" / "00.jpg").read_bytes())
     words = ["--test-data", str(tmp_path / "own"), "--output", str(tmp_path / "r.html")]
     told = found(str(data), *words)
-    assert told["parts"]["test"] == 3
-    assert told["leaked"]["test"] == {"same_bytes": 1, "near_duplicates": 0}
+    assert told["splits"]["test"] == 3
+    assert told["leaked"]["test"] == {"exact_duplicates": 1, "near_duplicates": 0}

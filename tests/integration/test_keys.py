@@ -79,7 +79,7 @@ def test_keys_come_into_force_while_the_service_runs(service: Keyed, key: str) -
         assert client.is_model_ready("digits", headers=headers)
 
 
-def test_without_a_key_every_port_says_nothing_but_that_it_lives(service: Keyed, key: str) -> None:
+def test_without_a_key_every_port_reveals_only_liveness(service: Keyed, key: str) -> None:
     document = httpx.get(service.url + "/openapi.json", headers={"x-api-key": key}).json()
     paths = [*document["paths"], *OTHER_PATHS, *LIVENESS]
     http_ports = {port: owner for port, owner in owners(service).items() if speaks_http(port)}
@@ -88,15 +88,17 @@ def test_without_a_key_every_port_says_nothing_but_that_it_lives(service: Keyed,
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             rays = "site-packages/ray/" in owner
             for method, path in itertools.product(METHODS, RAYS_PATHS if rays else paths):
-                answer = client.request(method, path.format(name="digits", version="1", batch="1"))
-                assert "digits" not in answer.text, (owner, method, path)
+                response = client.request(
+                    method, path.format(name="digits", version="1", batch="1")
+                )
+                assert "digits" not in response.text, (owner, method, path)
                 # Ray's processes count what they use; on loopback, as another test shows.
-                counts = rays and "# HELP" in answer.text
-                silent = not answer.text or answer.status_code in (401, 403, 404, 405)
+                counts = rays and "# HELP" in response.text
+                silent = not response.text or response.status_code in (401, 403, 404, 405)
                 assert silent or path in LIVENESS or counts, (owner, port, method, path)
 
 
-def test_a_service_without_its_last_application_lets_nobody_in(service: Keyed) -> None:
+def test_a_service_without_its_last_application_admits_no_caller(service: Keyed) -> None:
     key = service.applications.create("bakery").key
     until(lambda: ask(service, key) == 200)
     service.applications.delete("bakery")
@@ -109,9 +111,7 @@ def test_a_service_without_its_last_application_lets_nobody_in(service: Keyed) -
             assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
 
 
-def test_a_database_that_was_replaced_lets_nobody_in(
-    service: Keyed, key: str, tmp_path: Path
-) -> None:
+def test_a_replaced_database_admits_no_caller(service: Keyed, key: str, tmp_path: Path) -> None:
     database = service.home / "eagleray.db"
     open_database(Settings(home=tmp_path))  # as a command on an empty home makes it
     aside = database.rename(database.with_suffix(".aside"))

@@ -134,7 +134,7 @@ def test_versions_live_in_production(production: Settings, tmp_path: Path) -> No
     assert load_model("digits@production", production).version == "1"
     assert registry.latest_versions()[0].reference == "digits/2"
     moved = registry.history.changes("digits", "production")
-    assert [(item.action, item.previous, item.version, item.who) for item in moved] == [
+    assert [(item.action, item.previous, item.version, item.actor) for item in moved] == [
         ("promote", None, 1, "ada"),
         ("promote", 1, 2, "ada"),
         ("rollback", 2, 1, "ada"),

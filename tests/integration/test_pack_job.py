@@ -13,7 +13,6 @@ import s3fs
 import typer
 from typer.testing import CliRunner
 
-from eagleray.batch.job import open_job
 from eagleray.batch.run import run_job
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
@@ -28,6 +27,7 @@ from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import pack_shard
 from eagleray.sources import InputSpec, open_inputs
 from tests.support.images import encode
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 NUM_IMAGES = 300
@@ -61,12 +61,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("part_format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("file_format", ["parquet", "webdataset"])
 def test_what_is_packed_is_predicted_like_the_files(
-    cluster: Cluster, tmp_path: Path, images: Path, part_format: str
+    cluster: Cluster, tmp_path: Path, images: Path, file_format: str
 ) -> None:
     out = str(tmp_path / "packed")
-    words = [str(images), "--output", out, "--format", part_format, "--file-size", "1MB"]
+    words = [str(images), "--output", out, "--format", file_format, "--file-size", "1MB"]
     summary = summary_of(*words)
     assert (summary["images"], summary["packed"], summary["failed"]) == (302, 301, 1)
     assert summary["reasons"] == {"missing": 1}
@@ -78,15 +78,15 @@ def test_what_is_packed_is_predicted_like_the_files(
     request = PredictSpec(
         inputs=(out,), model=str(tmp_path / "model"), output=str(tmp_path / "results")
     )
-    predicted = run_job(open_job(request, Settings(), QUIET), lambda: cluster, QUIET)
+    predicted = run_job(open_predict(request, Settings(), QUIET), lambda: cluster, QUIET)
     assert (predicted.totals.num_rows, predicted.totals.num_ok) == (301, 300)
     assert predicted.reasons == {"not_an_image": 1}
-    if part_format == "parquet":
+    if file_format == "parquet":
         rows = pq.read_table(tmp_path / "results").to_pylist()
         assert rows[7]["input_uri"] == f"{images}/0007 é.png"
 
 
-def test_images_and_parts_may_live_on_s3(cluster: Cluster, s3: str, images: Path) -> None:
+def test_images_and_files_may_live_on_s3(cluster: Cluster, s3: str, images: Path) -> None:
     filesystem = s3fs.S3FileSystem()
     names = [f"{index:04d} é.png" for index in range(40)]
     for name in names:

@@ -1,4 +1,4 @@
-"""The service's page in a real browser: an image is chosen, its answer appears."""
+"""The service's page in a real browser: an image is chosen, its prediction appears."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         thread.join()
 
 
-def test_an_image_that_is_chosen_is_answered(url: str, tmp_path: Path) -> None:
+def test_a_chosen_image_is_predicted(url: str, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     (tmp_path / "seven.png").write_bytes(golden_png(7))
@@ -67,6 +67,6 @@ def test_an_image_that_is_chosen_is_answered(url: str, tmp_path: Path) -> None:
         assert "--data-binary @'seven.png'" in page.locator("#curl").inner_text()
         assert f'Client("{url}")' in page.locator("#python").inner_text()
         page.set_input_files("#file", tmp_path / "broken.png")
-        expect(page.locator("#answer")).to_contain_text("not_an_image")
+        expect(page.locator("#prediction")).to_contain_text("not_an_image")
         assert faults == []
         browser.close()

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from eagleray.batch.job import Job, open_job
+from eagleray.batch.job import Job
 from eagleray.batch.pipeline import WorkerPool, shard_dataset
 from eagleray.batch.run import JobSummary, run_job
 from eagleray.batch.spec import PredictSpec
@@ -27,6 +27,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.package import write_package
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.plan import new_id
+from tests.support.job_folder import open_predict
 from tests.support.models import small_package
 
 pytestmark = pytest.mark.numerical
@@ -58,11 +59,11 @@ def model(tmp_path: Path) -> str:
 
 def predict(cluster: Cluster, request: PredictSpec) -> JobSummary:
     quiet = Console(json_output=True)
-    return run_job(open_job(request, Settings(), quiet), lambda: cluster, quiet)
+    return run_job(open_predict(request, Settings(), quiet), lambda: cluster, quiet)
 
 
 def build(request: PredictSpec) -> Job:
-    return open_job(request, Settings(), Console(json_output=True))
+    return open_predict(request, Settings(), Console(json_output=True))
 
 
 def test_every_image_is_accounted_for(

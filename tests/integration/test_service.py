@@ -76,12 +76,12 @@ def expected(package: ModelPackage) -> list[Prediction]:
     return [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
 
 
-def test_a_request_stands_in_the_log_as_soon_as_it_is_answered(service: Running) -> None:
+def test_a_request_is_logged_as_soon_as_it_has_ended(service: Running) -> None:
     marked = {"x-request-id": "look-for-me"}
-    answer = httpx.post(
+    response = httpx.post(
         service.url + "/v1/models/digits/predict", content=IMAGES[0], headers=marked
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     line = line_of(service, "look-for-me")
     assert (line["kind"], line["status"], line["model"]) == ("access", 200, "digits")
     events = [(line["kind"], line.get("event")) for line in logged(service)]
@@ -138,23 +138,23 @@ def test_callers_that_go_away_are_499_and_cancelled(service: Running) -> None:
         assert line_of(service, "gone-grpc")["status"] == "CANCELLED"
 
 
-def test_an_answer_has_its_id_once_and_head_is_answered(service: Running) -> None:
+def test_a_response_has_its_id_once_and_head_is_served(service: Running) -> None:
     for path in ("/v1/models", "/v1/nothing", "/live"):
         for given in ("mine", "no id; as it has spaces", None):
             headers = {} if given is None else {"x-request-id": given}
             for ask in (httpx.get, httpx.head):
-                answer = ask(service.url + path, headers=headers)
-                (found,) = answer.headers.get_list("x-request-id")
+                response = ask(service.url + path, headers=headers)
+                (found,) = response.headers.get_list("x-request-id")
                 assert found == "mine" if given == "mine" else len(found) >= 32
     assert httpx.head(service.url + "/ready").content == b""
 
 
-def test_the_clients_get_the_predictors_answers(
+def test_the_clients_get_the_predictors_results(
     service: Running, expected: list[Prediction], tmp_path: Path
 ) -> None:
-    answer = httpx.post(service.url + "/v1/models/digits/predict", content=IMAGES[0])
-    assert answer.status_code == 200
-    assert "x-eagleray-capacity" not in answer.headers  # it is for HAProxy, which takes it away
+    response = httpx.post(service.url + "/v1/models/digits/predict", content=IMAGES[0])
+    assert response.status_code == 200
+    assert "x-eagleray-capacity" not in response.headers  # it is for HAProxy, which takes it away
     with Client(service.url) as client:
         assert client.ready()
         assert [model["serving"] for model in client.models()] == [1]
@@ -174,8 +174,8 @@ def test_the_clients_get_the_predictors_answers(
 
     async def ask() -> list[str | None]:
         async with AsyncClient(service.url) as client:
-            answers = await asyncio.gather(*(client.predict("digits", item) for item in IMAGES))
-            return [answer.label for answer in answers]
+            responses = await asyncio.gather(*(client.predict("digits", item) for item in IMAGES))
+            return [response.label for response in responses]
 
     assert asyncio.run(ask()) == [item.label for item in expected]
 
@@ -214,10 +214,10 @@ def test_tritons_http_client_works_unchanged(
             module.InferRequestedOutput("label", binary_data=binary),
             module.InferRequestedOutput("probabilities", binary_data=binary),
         ]
-        answer = client.infer("digits", [tensor], outputs=outputs)
+        response = client.infer("digits", [tensor], outputs=outputs)
         as_classes = module.InferRequestedOutput("probabilities", class_count=2)
         classes = client.infer("digits", [tensor], outputs=[as_classes])
-        check(answer, classes, expected)
+        check(response, classes, expected)
         with pytest.raises(InferenceServerException, match="no version 9"):
             client.infer("digits", [tensor], model_version="9")
 
@@ -241,10 +241,10 @@ def test_tritons_grpc_client_works_unchanged(
         ]
         tensor, values = encoded(module) if kind == "image" else decoded(module, package)
         tensor.set_data_from_numpy(values)
-        answer = client.infer("digits", [tensor])
+        response = client.infer("digits", [tensor])
         as_classes = module.InferRequestedOutput("probabilities", class_count=2)
         classes = client.infer("digits", [tensor], outputs=[as_classes])
-        check(answer, classes, expected)
+        check(response, classes, expected)
         with pytest.raises(InferenceServerException, match="Nearest: digits") as refused:
             client.infer("digit", [tensor])
         assert "NOT_FOUND" in str(refused.value.status())
@@ -258,11 +258,11 @@ def text(element: Any) -> str:
     return element.decode() if isinstance(element, bytes) else str(element)
 
 
-def check(answer: Any, classes: Any, expected: list[Prediction]) -> None:
-    labels = [text(label) for label in answer.as_numpy("label")]
+def check(response: Any, classes: Any, expected: list[Prediction]) -> None:
+    labels = [text(label) for label in response.as_numpy("label")]
     assert labels == [item.label for item in expected]
     given = np.stack([item.probabilities for item in expected])
-    np.testing.assert_allclose(answer.as_numpy("probabilities"), given, atol=SAME)
+    np.testing.assert_allclose(response.as_numpy("probabilities"), given, atol=SAME)
     best = [text(row[0]).split(":")[2] for row in classes.as_numpy("probabilities")]
     assert best == labels
 
@@ -298,7 +298,7 @@ def test_a_collector_gets_the_trace_of_a_request(service: Running, way: str) -> 
         assert root.began <= span.began <= span.ended <= root.ended
 
 
-def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Running) -> None:
+def test_a_promotion_reaches_the_running_service_without_delay(service: Running) -> None:
     registry = service.registry
     with Client(service.url) as client:
         seen: list[int] = []
@@ -314,7 +314,7 @@ def test_a_promotion_reaches_the_running_service_and_nobody_waits(service: Runni
         assert set(seen) == {1, 2}
 
 
-def test_every_port_answers_only_those_it_may(service: Running) -> None:
+def test_every_port_serves_only_permitted_callers(service: Running) -> None:
     """No application is configured: this machine alone is let in, on every port."""
     import psutil
 
@@ -336,10 +336,10 @@ def assert_refused(port: int) -> None:
     if address is None:
         pytest.skip("this machine has no address but loopback")
     try:
-        answer = httpx.get(f"http://{address}:{port}/v1/models", timeout=5)
+        response = httpx.get(f"http://{address}:{port}/v1/models", timeout=5)
     except httpx.HTTPError:
         return  # not HTTP: Ray's own ports ask for its token
-    assert answer.status_code in (401, 403, 404), (port, answer.text)
+    assert response.status_code in (401, 403, 404), (port, response.text)
 
 
 def outer_addresses() -> list[str]:
@@ -353,17 +353,19 @@ def outer_addresses() -> list[str]:
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
-def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, version: str) -> None:
+def test_the_gateway_forwards_the_headers_that_identify_foreign_pages(
+    service: Running, version: str
+) -> None:
     with httpx.Client(
         base_url=service.url, http1=version == "HTTP/1.1", http2=version == "HTTP/2"
     ) as client:
 
         def ask(**headers: str) -> int:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
-            answer = client.get("/v1/models", headers=names)
-            assert answer.http_version == version
-            assert answer.headers["x-content-type-options"] == "nosniff"
-            return answer.status_code
+            response = client.get("/v1/models", headers=names)
+            assert response.http_version == version
+            assert response.headers["x-content-type-options"] == "nosniff"
+            return response.status_code
 
         assert ask() == ask(origin=service.url) == ask(host="localhost") == 200
         assert ask(host="rebound.test") == 421
@@ -372,7 +374,7 @@ def test_the_gateway_passes_on_what_tells_pages_of_others(service: Running, vers
         assert ask(host="rebound.test", x_forwarded_host="localhost") == 421
 
 
-def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Running) -> None:
+def test_a_new_configuration_replaces_the_replicas_without_delay(service: Running) -> None:
     service.config.write_text("max_imagers: 2\n")  # at first with a fault
     service.process.send_signal(signal.SIGHUP)
     until(lambda: "continues unchanged" in service.log.read_text())
@@ -385,8 +387,8 @@ def test_a_new_configuration_replaces_the_replicas_and_nobody_waits(service: Run
         def refuses_three() -> bool:
             assert client.post("/v1/models/digits/predict", content=IMAGES[0]).status_code == 200
             files = [("image", ("a.png", image)) for image in IMAGES[:3]]
-            answer = client.post("/v1/models/digits/predict", files=files)
-            assert answer.status_code in (200, 413)
-            return answer.status_code == 413
+            response = client.post("/v1/models/digits/predict", files=files)
+            assert response.status_code in (200, 413)
+            return response.status_code == 413
 
         until(refuses_three, seconds=120)

@@ -99,8 +99,8 @@ def assert_answered(service: Keyed) -> None:
         slowest = 0.0
         for _ in range(20):
             began = time.monotonic()
-            answer = client.post(PREDICT, content=IMAGE)
-            assert answer.status_code == 200, answer.text
+            response = client.post(PREDICT, content=IMAGE)
+            assert response.status_code == 200, response.text
             assert client.get("/ready").status_code == 200
             slowest = max(slowest, time.monotonic() - began)
     assert slowest < 5
@@ -108,7 +108,9 @@ def assert_answered(service: Keyed) -> None:
 
 @pytest.mark.parametrize("framing", [f"content-length: {DECLARED}", "transfer-encoding: chunked"])
 @pytest.mark.parametrize("header", ["accept: */*", "authorization: Bearer wrong"])
-def test_slow_uploads_of_strangers_refuse_nobody(service: Keyed, header: str, framing: str) -> None:
+def test_slow_uploads_without_a_key_affect_no_other_caller(
+    service: Keyed, header: str, framing: str
+) -> None:
     may_open(STRANGERS)
     with held(uploads(service, framing, header)) as strangers:
         assert_answered(service)
@@ -130,16 +132,16 @@ def test_large_uploads_of_strangers_hold_nothing_of_a_replica(service: Keyed, ke
         assert strangers
 
 
-def test_a_large_upload_that_is_refused_is_told_why(service: Keyed) -> None:
+def test_a_refused_large_upload_gets_the_reason(service: Keyed) -> None:
     for key, content, status in (
         ("wrong", bytes(DECLARED), 401),
         ("wrong", iter([bytes(1_000_000)] * 64), 401),
         (service.key, bytes(300_000_000), 413),
     ):
         with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as client:
-            answer = client.post(PREDICT, content=content, headers={"x-api-key": key})
-            assert answer.status_code == status
-            assert answer.json()["status"] == status
+            response = client.post(PREDICT, content=content, headers={"x-api-key": key})
+            assert response.status_code == status
+            assert response.json()["status"] == status
         words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--data-binary", "@-"]
         words += ["-H", f"x-api-key: {key}", "-H", "expect:"]
         if shutil.which("curl") and isinstance(content, bytes):
@@ -154,12 +156,12 @@ def test_a_large_upload_with_a_key_arrives_whole(service: Keyed) -> None:
     assert len(image) > 10 * BUFFER
     with service.client() as client:
         for content in (image, iter([image[:1000], image[1000:BUFFER], image[BUFFER:]])):
-            answer = client.post(PREDICT, content=content)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["results"][0]["status"] == "ok"
+            response = client.post(PREDICT, content=content)
+            assert response.status_code == 200, response.text
+            assert response.json()["results"][0]["status"] == "ok"
 
 
-def test_idle_connections_and_slow_heads_of_an_address_refuse_nobody_else(service: Keyed) -> None:
+def test_idle_connections_and_slow_heads_of_an_address_affect_no_other(service: Keyed) -> None:
     may_open(4200)
 
     def idle() -> Iterator[socket.socket]:

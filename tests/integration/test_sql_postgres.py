@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from eagleray.batch.sinks.sql import SqlSink
-from eagleray.batch.sinks.sql import target as target_module
 from eagleray.core.errors import InputError, JobFailedError
 from eagleray.database.connection import lock_for_transaction
 from tests.support.postgres import PASSWORD, USER, PostgresServer
@@ -126,13 +126,11 @@ def test_a_database_that_cannot_hold_every_name_is_refused(postgres: PostgresSer
         SqlSink.parse(url, "results").require_ready(RESULTS)
 
 
-def test_a_table_that_is_kept_locked_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_kept_locked_is_refused(url: str) -> None:
     import psycopg
 
-    target = SqlSink.parse(url, "results")
+    target = replace(SqlSink.parse(url, "results"), ready_timeout=0.1, load_timeout=0.1)
     target.load("night", [results()])
-    monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.1)
-    monkeypatch.setattr(target_module, "_SECONDS_TO_LOAD", 0.1)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE results")
         with pytest.raises(InputError, match=r"\(canceling statement due to lock timeout\)"):

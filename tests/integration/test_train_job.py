@@ -1,4 +1,4 @@
-"""The train job on a real Ray with two workers: it learns, it registers, it survives."""
+"""The training job on a real Ray with two workers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into
 
     alone, _ = train_in_process(spec(stripes), stripes.parent / "single_process")
-    assert summary.trained.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
+    assert summary.result.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
 
     loaded = load_model("stripes@candidate")
     manifest = loaded.package.manifest
@@ -99,7 +99,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     history = registry.client.get_metric_history(summary.version.run_id, "validation_accuracy")
     assert [metric.step for metric in history] == list(range(1, 11))
     assert max(metric.value for metric in history) == pytest.approx(
-        summary.trained.metrics["validation_accuracy"]
+        summary.result.metrics["validation_accuracy"]
     )
 
 
@@ -112,7 +112,7 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
     # Weights that two workers share out among them learn what one worker learns.
     two = train(
         cluster, spec(stripes, epochs=3, gradient_accumulation_steps=2, strategy="fsdp")
-    ).trained
+    ).result
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
     assert two.losses[-1] < two.losses[0]
 
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(cluster: Cluster, strip
         ({"architecture": "lenet5", "pretrained": True}, "no published weights for 'lenet5'"),
     ],
 )
-def test_mistakes_are_said_before_any_work(
+def test_mistakes_are_reported_before_any_work(
     stripes: Path, change: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
@@ -155,13 +155,13 @@ def test_a_test_set_with_an_unknown_class_is_refused(stripes: Path, tmp_path: Pa
         open_job(spec(stripes, test_data=str(tmp_path / "other")), Settings(), alias="candidate")
 
 
-def test_more_workers_than_cores_can_take_are_refused(cluster: Cluster, stripes: Path) -> None:
+def test_too_many_workers_are_refused(cluster: Cluster, stripes: Path) -> None:
     few = replace(cluster, num_cpus=1, num_gpus=0)
     with pytest.raises(InputError, match="--workers 5: the 1 CPU cores here take 4"):
         train(few, spec(stripes, workers=5))
 
 
-def test_a_gpu_that_is_not_there_is_said(cluster: Cluster, stripes: Path) -> None:
+def test_a_missing_gpu_is_reported(cluster: Cluster, stripes: Path) -> None:
     without = replace(cluster, num_gpus=0)
     with pytest.raises(InputError, match="--device gpu: there is no GPU here"):
         train(without, spec(stripes, device="gpu"))

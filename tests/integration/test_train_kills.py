@@ -1,4 +1,4 @@
-"""Training that loses a worker, its driver, or the end of its registration, and ends alike."""
+"""Training whose worker or driver is killed: the result is the same."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train(cluster: Cluster, spec: TrainSpec) -> TrainSummary:
     return run_job(job, cluster, Console(json_output=True))
 
 
-def go_on(cluster: Cluster, name: str) -> TrainSummary:
+def resume(cluster: Cluster, name: str) -> TrainSummary:
     return run_job(reopen_job(name, Settings()), cluster, Console(json_output=True))
 
 
@@ -65,8 +65,8 @@ def undisturbed(
 
 
 def assert_alike(found: TrainSummary, expected: TrainSummary) -> None:
-    assert found.trained.losses == pytest.approx(expected.trained.losses, rel=SAME_LOSS)
-    for one, other in zip(found.trained.epochs, expected.trained.epochs, strict=True):
+    assert found.result.losses == pytest.approx(expected.result.losses, rel=SAME_LOSS)
+    for one, other in zip(found.result.epochs, expected.result.epochs, strict=True):
         names = [name for name in one if name.startswith("validation_")]
         assert [one[name] for name in names] == pytest.approx(
             [other[name] for name in names], rel=SAME_LOSS
@@ -108,7 +108,7 @@ def train_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.long
-def test_a_worker_that_is_killed_changes_nothing(
+def test_a_killed_worker_changes_no_result(
     cluster: Cluster, stripes: Path, undisturbed: TrainSummary
 ) -> None:
     home = Settings().home_folder
@@ -130,7 +130,7 @@ def test_a_worker_that_is_killed_changes_nothing(
 
 
 @pytest.mark.long
-def test_a_driver_that_is_killed_is_gone_on_with(
+def test_a_run_of_a_killed_driver_is_resumed(
     cluster: Cluster, stripes: Path, undisturbed: TrainSummary, tmp_path: Path
 ) -> None:
     import ray  # not before the fixture has said how it is guarded
@@ -146,13 +146,13 @@ def test_a_driver_that_is_killed_is_gone_on_with(
     driver.wait()
     (folder,) = home.glob("runs/*")
     (folder / "checkpoints" / ".step-000000008.safetensors.0123456789ab.tmp").touch()
-    found = go_on(cluster, folder.name)
+    found = resume(cluster, folder.name)
     assert_alike(found, undisturbed)
     assert_one_version(found)
     assert not list((folder / "checkpoints").glob(".*"))
 
 
-def test_a_run_that_dies_before_it_notes_its_version_makes_no_second_one(
+def test_a_run_killed_after_registration_registers_no_second_version(
     cluster: Cluster, stripes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Run.write
@@ -167,7 +167,7 @@ def test_a_run_that_dies_before_it_notes_its_version_makes_no_second_one(
         with pytest.raises(KeyboardInterrupt):
             train(cluster, rich_spec(stripes, workers=1))
     (folder,) = Settings().home_folder.glob("runs/*")
-    found = go_on(cluster, folder.name)
+    found = resume(cluster, folder.name)
     assert found.version.reference == "stripes/1"
     assert_one_version(found)
     assert [item.action for item in Registry().history.changes("stripes")] == ["register"]

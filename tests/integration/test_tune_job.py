@@ -1,4 +1,4 @@
-"""The tune job on a real Ray: trials are tried, stopped, refused and ranked; the best is kept."""
+"""The tuning job on a real Ray: trials finish, stop or fail, and the best one is registered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError
@@ -13,11 +14,12 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
-from eagleray.training.search_space import Choice, SearchSpace
-from eagleray.training.spec_file import read_spec
+from eagleray.training.budget import Budget
+from eagleray.training.ray_tune import make_scheduler
+from eagleray.training.search_space import SearchSpace
+from eagleray.training.spec import read_spec
 from eagleray.training.trials import TrialTracker
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
-from eagleray.training.tuning import Budget, make_scheduler
 from tests.support.training import small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8
@@ -35,13 +37,13 @@ def summary(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> TuneS
     fixed = small_spec(data, epochs=NUM_EPOCHS, batch_size=16, validation_fraction=0.2, seed=1)
     space = SearchSpace(
         fixed.model_dump(exclude={"learning_rate"}),
-        {"learning_rate": Choice((STANDS_STILL, LEARNS, EXPLODES, CRAWLS))},
+        {"learning_rate": CategoricalDistribution((STANDS_STILL, LEARNS, EXPLODES, CRAWLS))},
     )
     job = open_tune_job(space, Budget(6, 1, 1), Settings(home=folder / "home"), alias="candidate")
     return run_tune_job(job, cluster, Console(json_output=True))
 
 
-def test_every_trial_ends_as_its_values_make_it(summary: TuneSummary) -> None:
+def test_every_trial_ends_according_to_its_values(summary: TuneSummary) -> None:
     trials = summary.tuned.trials
     assert [trial.number for trial in trials] == list(range(1, 7))
     assert {trial.state for trial in trials} == {"finished", "stopped", "failed"}
@@ -55,7 +57,7 @@ def test_every_trial_ends_as_its_values_make_it(summary: TuneSummary) -> None:
             assert trial.state == "stopped"
 
 
-def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary) -> None:
+def test_the_default_finishes_and_the_best_trial_beats_it(summary: TuneSummary) -> None:
     tuned = summary.tuned
     assert tuned.default.values == {"learning_rate": STANDS_STILL}
     assert tuned.default.state == "finished"
@@ -66,7 +68,7 @@ def test_the_default_runs_to_its_end_and_the_best_beats_it(summary: TuneSummary)
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
+def test_poor_trials_are_stopped_except_the_default() -> None:
     scheduler = make_scheduler("score", Budget(3, 2, 1), 3)
     trials = {name: SimpleNamespace(trial_id=name) for name in ("default", "good", "poor")}
     for trial in trials.values():
@@ -82,19 +84,19 @@ def test_a_poor_default_is_not_stopped_and_other_poor_trials_are() -> None:
     assert told("default", 3, 0.1) == "STOP"  # the last epoch is the end for everybody
 
 
-def test_what_a_trial_cannot_be_is_refused_and_not_a_failure(cluster: Cluster) -> None:
+def test_a_trial_of_impossible_values_is_invalid_not_failed(cluster: Cluster) -> None:
     import ray
 
     def plan() -> None:
         raise InputError("lenet5 cannot take images of 1 x 1 pixels.")
 
     tracker = TrialTracker("validation_accuracy", "nowhere")
-    tracker.begin("a", 1, {})
+    tracker.start("a", 1, {})
     with pytest.raises(InputError) as caught:
         ray.get(ray.remote(plan).remote())
     tracker.explain("a", caught.value)
     trial = tracker.trials["a"]
-    assert trial.state == "refused"
+    assert trial.state == "invalid"
     assert trial.reason == "lenet5 cannot take images of 1 x 1 pixels."
 
 
@@ -111,7 +113,7 @@ def test_the_best_trial_s_weights_are_registered(summary: TuneSummary) -> None:
     assert summary.run.read().version == "stripes/1"
 
 
-def test_the_run_keeps_what_repeats_it_and_nothing_of_the_poor(summary: TuneSummary) -> None:
+def test_the_run_keeps_its_files_and_only_the_best_checkpoints(summary: TuneSummary) -> None:
     spec = read_spec(best_file(summary.run), {"workers": 2})
     assert spec.learning_rate == LEARNS
     assert spec.keep_checkpoints == 2  # a trial keeps one; the specification is the user's

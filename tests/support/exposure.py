@@ -305,10 +305,10 @@ def _kind(line: bytes) -> str:
 def _http2(host: str, port: int) -> str:
     with contextlib.suppress(OSError), Http2Caller(port, host) as caller:
         caller.begin("GET", ASKED, ends=True)
-        (answer,) = caller.answers(1)
-        if "grpc-status" in answer:
-            return f"{answer[':status']}, gRPC status {answer['grpc-status']}"
-        return answer[":status"]
+        (response,) = caller.answers(1)
+        if "grpc-status" in response:
+            return f"{response[':status']}, gRPC status {response['grpc-status']}"
+        return response[":status"]
     return NO_ANSWER
 
 

@@ -47,13 +47,13 @@ class Served:
                     time.sleep(pause)
             except OSError:  # it has answered and closed before it had all of it
                 pass
-            answer = b""
+            response = b""
             try:
-                while b"\r\n\r\n" not in answer and (more := connection.recv(65_536)):
-                    answer += more
+                while b"\r\n\r\n" not in response and (more := connection.recv(65_536)):
+                    response += more
             except ConnectionResetError:
                 pass
-        return answer
+        return response
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def http_service(
 
     Args:
         registry: Its models.
-        around: Puts something around its application, such as a witness of what it answers.
+        around: Wraps the application, for example to record its responses.
         fields: Of its configuration.
     """
     config = ServiceConfig(**{"compile": "never", "poll_interval_s": 0.2, **fields})

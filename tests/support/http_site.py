@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def policy(**overrides: Any) -> UrlPolicy:
-    """Any host and port, loopback too, with little patience."""
+    """A policy for any host and port, with loopback and short time-outs."""
     values: dict[str, Any] = {
         "hosts": ("*:*",),
         "private_networks": LOOPBACK,

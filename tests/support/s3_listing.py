@@ -3,7 +3,7 @@
     python -m tests.support.s3_listing --keys 1000000 --layout tree
 
 Pages are slices of one buffer that is rendered when the server starts, so that a benchmark measures
-whoever lists and not the server. It knows `prefix`, `delimiter`, `start-after`,
+the client and not the server. It supports `prefix`, `delimiter`, `start-after`,
 `continuation-token`, `max-keys` and `encoding-type=url`, and `HEAD` of a key; nothing is ever
 written, signatures are not looked at, and every bucket holds the same keys.
 """

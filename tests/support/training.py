@@ -1,4 +1,4 @@
-"""A small labelled folder and what a worker is given to learn it, with overrides."""
+"""A small labelled folder, and the input of a worker that trains on it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from PIL import Image
 
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.training.distributed import single_process
 from eagleray.training.events import TrainEvent
-from eagleray.training.launch import TrainResult, load_best_checkpoint
+from eagleray.training.pixel_cache import MAX_DISK_FRACTION
 from eagleray.training.plan import TrainPlan, make_plan
+from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec
-from eagleray.training.trainer import Trainer, WorkerInput
+from eagleray.training.trainer import Trainer
+from eagleray.training.trials import TrialTracker
+from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 
 def write_stripes(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
@@ -44,36 +45,55 @@ def small_spec(data: Path | str, **changes: Any) -> TrainSpec:
         "batch_size": 8,
         "learning_rate": 5e-3,
     }
-    return make_spec({**fields, **changes})
+    return TrainSpec.make({**fields, **changes})
 
 
 def plan_for(spec: TrainSpec, home: Path) -> tuple[TrainPlan, WorkerInput]:
     """Plan a run with its checkpoints and caches under a folder."""
     plan = make_plan(spec, Settings(home=home))
-    weights = {key: value.contiguous() for key, value in plan.module.state_dict().items()}
-    given = WorkerInput(
-        spec=spec,
-        task=plan.task,
-        architecture=plan.architecture,
-        contract=plan.contract,
-        train=plan.split.train,
-        validation=plan.split.validation,
-        initial_weights=safetensors.torch.save(weights),
-        cache_folder=str(home / "cache"),
-        checkpoint_folder=str(home / "checkpoints"),
+    worker_input = make_worker_input(
+        plan,
         run="run",
+        checkpoints=str(home / "checkpoints"),
+        cache_folder=home / "cache",
         s3=storage.S3Options(),
-        attributes=plan.attributes,
     )
-    return plan, given
+    return plan, worker_input
 
 
 def train_in_process(
-    spec: TrainSpec, home: Path, *, plan: TrainPlan | None = None
+    spec: TrainSpec,
+    home: Path,
+    *,
+    plan: TrainPlan | None = None,
+    max_disk_fraction: float = MAX_DISK_FRACTION,
 ) -> tuple[TrainResult, list[TrainEvent]]:
     """Train in this process, as a trial of a tuning does; the weights go into a plan's network."""
-    mine, given = plan_for(spec, home)
-    plan = plan or mine
-    reports: list[TrainEvent] = []
-    Trainer(given, single_process(spec), reports.append).run()
-    return load_best_checkpoint(given, plan.module), reports
+    new_plan, worker_input = plan_for(spec, home)
+    plan = plan or new_plan
+    events: list[TrainEvent] = []
+    context = single_process(spec)
+    Trainer(worker_input, context, events.append, max_disk_fraction=max_disk_fraction).run()
+    result = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+    return result, events
+
+
+METRIC = "validation_accuracy"
+
+
+def epoch_metrics(accuracy: float) -> dict[str, float]:
+    """Return the metrics of an epoch."""
+    return {METRIC: accuracy, "train_loss": 1.0}
+
+
+def tracker_with(folder: Path, *trials: tuple[str, list[float]]) -> TrialTracker:
+    """Track ended trials of at most three epochs, given their keys and accuracies."""
+    tracker = TrialTracker(METRIC, str(folder))
+    for number, (key, scores) in enumerate(trials, start=1):
+        tracker.start(key, number, {"learning_rate": 10.0**-number, "horizontal_flip": True})
+        (folder / key).mkdir(parents=True)
+        (folder / key / "step-000000001.safetensors").touch()
+        for place, score in enumerate(scores, start=1):
+            tracker.add_epoch(key, epoch_metrics(score), last=place == 3)
+        tracker.end(key)
+    return tracker

@@ -100,8 +100,9 @@ def task_checks(file: Path) -> list[int]:
             if node.func.id in ("isinstance", "issubclass") and used & tasks:
                 lines.append(node.lineno)
         if isinstance(node, ast.Compare):
-            sides = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)}
-            if sides & names:
+            sides = [node.left, *node.comparators]
+            sides += [one for side in sides for one in getattr(side, "elts", ())]
+            if names & {one.value for one in sides if isinstance(one, ast.Constant)}:
                 lines.append(node.lineno)
     return lines
 

@@ -1,8 +1,8 @@
 """Opens a prediction job: checks everything, lists the inputs, claims the plan or finds it.
 
-    request -> open_job   a `Job`, ready to run
-            -> run_job    predicts the shards that have no result, merges, commits (in `batch.run`)
-            -> JobSummary what it came to
+    request, model -> open_job   a `Job`, ready to run
+                   -> run_job    predicts the shards that have no result, merges, commits
+                   -> JobSummary what it came to
 
 Both may be interrupted at any point and called again.
 """
@@ -26,7 +26,7 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.registry.references import LoadedModel, load_model
+from eagleray.registry.references import LoadedModel
 from eagleray.sharded.columns import USER_PREFIX
 from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.history import record_job
@@ -105,6 +105,7 @@ class Job:
 
 def open_job(
     request: PredictSpec,
+    model: LoadedModel,
     settings: Settings,
     reporter: ProgressReporter,
     *,
@@ -116,6 +117,7 @@ def open_job(
 
     Args:
         request: The request.
+        model: The model that it names, verified.
         settings: Settings of this process.
         reporter: Receives the progress.
         rows_per_file: Number of rows after which a new result file begins; None for files that
@@ -125,7 +127,6 @@ def open_job(
         UserError: If something is wrong; the message says how to fix it.
     """
     storage.use_s3(request.s3)
-    model = load_model(request.model, settings)
     package = model.package
     work = request.work(
         model_version=model.version,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eagleray.batch.shard_summary import ShardSummary
+from eagleray.batch.timeline import throughput
 from eagleray.reports import bar_chart, histogram, line, render_page, thumbnails
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
     "Totals",
     "draw_plots",
     "render_report",
-    "seconds_of_work",
-    "throughput",
 ]
 
 REPORT_COLUMNS = (
@@ -42,7 +41,6 @@ _EXAMPLES_PER_REASON = 3
 _NUM_LEAST_CONFIDENT = 20
 _MAX_CLASSES_SHOWN = 20
 _SCORE_BINS = 20
-_MAX_POINTS = 120
 _MAX_VALUES = 10_000
 
 
@@ -166,15 +164,18 @@ def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> 
     plots = []
     common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
     if common:
-        title = "Images for each class"
+        title = "Images per class"
         if len(collector.labels) > len(common):
-            title += f" (the {len(common)} commonest of {len(collector.labels)})"
+            title += f" (the {len(common)} most frequent of {len(collector.labels)})"
         names, counts = zip(*common, strict=True)
         plots.append(bar_chart(names, counts, title=title))
         edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
         plots.append(
             histogram(
-                edges, collector.score_counts, title="Confidence", label="probability of the answer"
+                edges,
+                collector.score_counts,
+                title="Confidence",
+                label="probability of the predicted label",
             )
         )
     if collector.values:
@@ -256,53 +257,6 @@ def render_report(
         num_more_classes=max(0, len(common) - _MAX_CLASSES_SHOWN),
         plan=plan,
     )
-
-
-def seconds_of_work(timeline: Sequence[ShardSummary]) -> float:
-    """Return the seconds during which at least one worker was at work, in all runs."""
-    if not timeline:
-        return 0.0
-    return float(_worked_before(timeline)(np.array([math.inf]))[0])
-
-
-def throughput(timeline: Sequence[ShardSummary]) -> tuple[list[float], list[float]]:
-    """Return the throughput over time.
-
-    Times between runs are skipped, so that a job of two nights shows two nights. A shard's images
-    count evenly over its time.
-
-    Returns:
-        Middles of equal spans of work, in seconds, and the images per second of each span.
-    """
-    worked = _worked_before(timeline)
-    starts = worked(np.array([shard.started for shard in timeline]))
-    ends = worked(np.array([shard.finished for shard in timeline]))
-    ends = np.maximum(ends, starts + 1e-3)  # clocks are coarse, and may be put back
-    rates = np.array([shard.num_rows for shard in timeline]) / (ends - starts)
-    edges = np.linspace(0, ends.max(), min(_MAX_POINTS, len(timeline)) + 1)
-    overlaps = np.minimum(ends[:, None], edges[None, 1:]) - np.maximum(
-        starts[:, None], edges[None, :-1]
-    )
-    images = (rates[:, None] * np.clip(overlaps, 0, None)).sum(axis=0)
-    middles = (edges[:-1] + edges[1:]) / 2
-    return middles.tolist(), (images / np.diff(edges)).tolist()
-
-
-def _worked_before(
-    timeline: Sequence[ShardSummary],
-) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    """Return the function from a moment to the seconds of work before it."""
-    spans: list[list[float]] = []
-    for started, finished in sorted((shard.started, shard.finished) for shard in timeline):
-        if spans and started <= spans[-1][1]:
-            spans[-1][1] = max(spans[-1][1], finished)
-        else:
-            spans.append([started, max(started, finished)])
-    moments = np.array(spans).ravel()
-    lengths = np.array([finished - started for started, finished in spans])
-    ends = np.cumsum(lengths)
-    worked = np.stack([ends - lengths, ends], axis=1).ravel()
-    return lambda moment: np.interp(moment, moments, worked)
 
 
 def _with_pictures(examples: Sequence[_Example]) -> list[dict[str, Any]]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eagleray.batch.earlier import read_results
 from eagleray.batch.job import Job
@@ -23,15 +19,14 @@ from eagleray.batch.report import (
     Totals,
     draw_plots,
     render_report,
-    seconds_of_work,
 )
 from eagleray.batch.shard_summary import ShardSummary
+from eagleray.batch.timeline import engines, put_timeline, read_timeline, seconds_of_work
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.sharded.commit import publish, read_commit, tidy_up
-from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.run import JobRun
 
 __all__ = ["JobSummary", "RunShards", "finish_job", "run_job"]
@@ -146,7 +141,7 @@ def run_job(
             _put_report(job, draft, collector, draw_plots)
             _, committed_here = publish(job.layout, draft.commit(job.plan))
         tidy_up(job.layout, job.plan)
-        timeline = _stored_timeline(job.layout) if draft is None else draft.timeline
+        timeline = read_timeline(job.layout) if draft is None else draft.timeline
         return _summarise(
             job,
             _collect(job) if draft is None else collector,
@@ -161,7 +156,7 @@ def finish_job(job: Job) -> JobSummary:
     """Repeat what follows the commit of a job that an earlier run has committed."""
     started = time.time()
     tidy_up(job.layout, job.plan)
-    return _summarise(job, _collect(job), _stored_timeline(job.layout), started=started)
+    return _summarise(job, _collect(job), read_timeline(job.layout), started=started)
 
 
 def _in_turn(pending: list[int], worker_pool: WorkerPool) -> list[int]:
@@ -184,7 +179,7 @@ def _collect(job: Job) -> ReportCollector:
 def _put_report(job: Job, draft: Draft, collector: ReportCollector, draw_plots: DrawPlots) -> None:
     plan = {
         **job.plan.describe(),
-        "engine": "; ".join(_engines(draft.timeline)),
+        "engine": "; ".join(engines(draft.timeline)),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     page = render_report(
@@ -197,16 +192,7 @@ def _put_report(job: Job, draft: Draft, collector: ReportCollector, draw_plots: 
         draw_plots=draw_plots,
     )
     storage.put_atomic(job.layout.report, page)
-    names = ShardSummary.__slots__
-    timeline = pa.table({name: [getattr(one, name) for one in draft.timeline] for name in names})
-    buffer = io.BytesIO()
-    pq.write_table(timeline, buffer)
-    storage.put_atomic(job.layout.timeline, buffer.getvalue())
-
-
-def _engines(timeline: Sequence[ShardSummary]) -> tuple[str, ...]:
-    """Return the engines of all shards, each once."""
-    return tuple(dict.fromkeys(shard.engine for shard in timeline if shard.engine))
+    put_timeline(job.layout, draft.timeline)
 
 
 def _totals(job: Job, timeline: Sequence[ShardSummary], collector: ReportCollector) -> Totals:
@@ -257,16 +243,6 @@ def _summarise(
         committed_here=committed_here,
         remarks=job.plan.remarks,
         skipped=job.plan.skipped,
-        engines=_engines(timeline),
+        engines=engines(timeline),
         sql_rows=sql_rows,
     )
-
-
-def _stored_timeline(layout: OutputLayout) -> list[ShardSummary]:
-    try:
-        content = storage.read_bytes(layout.timeline)
-    except FileNotFoundError:
-        return []
-    return [
-        ShardSummary(**record) for record in pq.read_table(pa.BufferReader(content)).to_pylist()
-    ]

@@ -126,7 +126,7 @@ def show_history(
         if not changes:
             console.say(f"Nothing has moved an alias of {name} yet.")
             return
-        columns = ["alias", "number", "action", "from", "to", "who", "when", "reason"]
+        columns = ["alias", "number", "action", "from", "to", "actor", "time", "reason"]
         console.table(f"History of {name}", columns, [_history_row(change) for change in changes])
 
 
@@ -254,7 +254,7 @@ def _history_row(change: AliasChange) -> list[str]:
         action if change.applied else f"{action}, not completed",
         "-" if change.previous is None else str(change.previous),
         "-" if change.action == "delete" else str(change.version),
-        change.who,
+        change.actor,
         f"{change.time:%Y-%m-%d %H:%M UTC}",
         change.reason,
     ]

@@ -125,20 +125,20 @@ def _is_escape(digits: str) -> bool:
 
 def _is_legitimate(text: str, found: re.Match[str]) -> bool:
     """Whether a match is a flag, or an invisible character that its word or emoji needs."""
-    place = found.start()
-    if found.end() - place > 1:
+    index = found.start()
+    if found.end() - index > 1:
         return True
-    before, after = text[max(place - 1, 0) : place], text[place + 1 : place + 2]
-    if _is_selector(text[place]):
+    before, after = text[max(index - 1, 0) : index], text[index + 1 : index + 2]
+    if _is_selector(text[index]):
         return before in tuple("#*0123456789") or _category(before) in {*_SYMBOLS, "Lo", "Po"}
-    if text[place] not in (_JOINER, _NON_JOINER) or not before:
+    if text[index] not in (_JOINER, _NON_JOINER) or not before:
         return False
     if unicodedata.combining(before) == _VIRAMA:
         return True
     if _is_selector(before):
-        before = text[max(place - 2, 0) : place - 1]
+        before = text[max(index - 2, 0) : index - 1]
     around = {_category(before), _category(after)}
-    return around <= _LETTERS or (text[place] == _JOINER and around <= _SYMBOLS)
+    return around <= _LETTERS or (text[index] == _JOINER and around <= _SYMBOLS)
 
 
 def _is_selector(character: str) -> bool:

@@ -18,6 +18,7 @@ __all__ = ["JsonLimits", "parse_json"]
 
 # Possessive, and matching an unfinished text to the end: a pass over any bytes takes linear time.
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NOT_FINITE = re.compile(rb"\b(?:NaN|Infinity)\b")
 _MAX_SHOWN = 60  # characters of a key in a message
 
 
@@ -51,6 +52,8 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
     try:
         values = from_json(content, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
+        if _NOT_FINITE.search(_TEXT.sub(b"0", content)):
+            raise ValueError("it has NaN or Infinity; every number must be finite") from None
         raise ValueError(f"it is not valid JSON ({error})") from None
     _check_entries("", values, limits)
     return values

@@ -1,7 +1,7 @@
 """Every private or version-bound interface of Ray that Eagleray uses, a function for each.
 
-Each function says why the public interface does not do. Test a new version of Ray against these
-functions; no other module uses such an interface.
+Each function says why the public interface does not suffice. No other module uses such an
+interface, so a new version of Ray is to be tested against these functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The Ray that a command runs on: one of its own on this machine, or a cluster that is named.
+"""Connects a command to a Ray cluster, or starts an embedded Ray on this machine for its duration.
 
-A Ray of one's own is started by the command, bound to loopback, guarded by a token that dies with
-it, silent unless asked, and stopped when the command ends.
+An embedded Ray is bound to loopback, guarded by a random token, silent unless asked to be verbose,
+and stopped when the command ends.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
 
-_SECONDS_TO_END = 3.0  # of workers, once their Ray is gone
-_A_YEAR = 365 * 24 * 3600  # in seconds
+_WORKER_EXIT_SECONDS = 3.0  # for workers to exit after their Ray has stopped
+_YEAR_SECONDS = 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a job may use.
+    """The resources of a Ray cluster.
 
     Attributes:
-        num_cpus: CPU cores that Ray schedules.
-        num_gpus: GPUs that Ray schedules.
-        num_nodes: Machines.
-        embedded: Whether the command started this Ray itself.
+        num_cpus: Number of CPU cores that Ray schedules.
+        num_gpus: Number of GPUs that Ray schedules.
+        embedded: Whether the command has started this Ray itself.
+        num_nodes: Number of machines.
     """
 
     num_cpus: int
@@ -54,7 +54,7 @@ class Cluster:
 
     @property
     def cpus_per_node(self) -> int:
-        """CPU cores of a node, where all have as many."""
+        """Number of CPU cores of a node, on average."""
         return max(1, self.num_cpus // max(1, self.num_nodes))
 
 
@@ -66,29 +66,29 @@ def ray_session(
     verbose: bool = False,
     max_concurrent_batches: int = 0,
 ) -> Iterator[Cluster]:
-    """Join a named cluster, or start a Ray for the time of the `with` block.
+    """Connect to a named cluster, or start an embedded Ray for the time of the block.
 
     Args:
-        settings: Names the cluster when `address` does not.
-        address: A Ray address such as `auto` or `ray://head:10001`.
+        settings: The settings, which name the cluster if `address` is None.
+        address: The address of a Ray cluster, such as `auto`.
         verbose: Let Ray and its workers write to the terminal.
         max_concurrent_batches: Number of jobs claiming a `BATCH_SLOT` that run at the same time
             on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
             token; 0 for none.
 
     Raises:
-        UserError: The named cluster does not answer, or the temporary folder is not fit for Ray.
-        JobFailedError: No Ray starts on this machine.
+        UserError: If the named cluster does not answer, or Ray cannot use the temporary folder.
+        JobFailedError: If Ray does not start on this machine.
     """
     address = address or settings.ray_address
     set_user_variables(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
     import ray
 
-    already_there = ray.is_initialized()
-    if not already_there:
+    was_initialized = ray.is_initialized()
+    if not was_initialized:
         _start(address, verbose=verbose, max_concurrent_batches=max_concurrent_batches)
-    _quiet_ray_data(verbose=verbose)
+    _quiet_ray_libraries(verbose=verbose)
     try:
         resources = ray.cluster_resources()
         yield Cluster(
@@ -98,46 +98,46 @@ def ray_session(
             num_nodes=sum(node["Alive"] for node in ray.nodes()),
         )
     finally:
-        if not already_there:
-            started = _started_by_raylet() if address is None else []
+        if not was_initialized:
+            workers = _raylet_descendants() if address is None else []
             ray.shutdown()
-            _end_what_is_left(started)
+            _kill_remaining(workers)
 
 
 def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
-    """Set what Ray reads from the environment when it is imported and started."""
+    """Set the environment variables that Ray reads at import and start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # An interrupted tuning ends; Ray Tune would return what it has, as if that were all.
+    # An interrupted tuning ends; Ray Tune would return its partial results as complete.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one writes even when told not to
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay what they were
-    # Seconds between looks at the workers of a training: one that died is noticed within them.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output cannot be turned off
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay valid
+    # Seconds between health checks of training workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Seconds that a group waits for its places. A node that has just died still counts when they
-    # are chosen, and they are chosen anew only when this is over.
+    # Seconds that a worker group waits for its resources. A node that has just died may be chosen,
+    # and other nodes are chosen only after this time.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
-    # Workers inherit it. Without it each of a worker's many reading threads keeps freed memory.
+    # Workers inherit it. Without it each reading thread of a worker would keep freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     if not verbose:
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-        # Ray prints to our standard output when a worker dies; jobs expect that and go on.
+        # Ray prints to standard output when a worker dies, from which jobs recover.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if embedded:
         os.environ["RAY_TMPDIR"] = ray_temporary_folder()
-        # What a dashboard would show, and a Ray of one's own has none: two hundredths of a core.
+        # Metrics for a dashboard, which an embedded Ray does not have, take 2 % of a core.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         os.environ.setdefault("RAY_event_stats", "0")
-        # It watches for nodes that a cloud takes back; this machine is the only one.
+        # The watcher is for nodes that a cloud preempts.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Everything on loopback. Ray has this switch for the firewalls of other systems; here it
-        # keeps a Ray of one's own off the network, which an address of 127.0.0.1 alone does not.
+        # Binds every server to loopback, which the node address 127.0.0.1 alone does not. Ray has
+        # this switch for the firewalls of other systems.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # Whoever reaches a Ray cluster can run code on it, so even loopback asks for a token.
+        # A Ray cluster runs the code of every client, so a token is required even on loopback.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -155,19 +155,21 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
     }
     if address is None:
         if max_concurrent_batches:
-            # A job waits for its slot as long as it takes; Ray gives up after 15 minutes.
-            os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_A_YEAR))
+            # A job waits for its slot as long as need be; Ray's default is 15 minutes.
+            os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_YEAR_SECONDS))
             set_job_agent_port(free_port())
         try:
             ray.init(
                 address="local",
-                include_dashboard=bool(max_concurrent_batches),  # the server of jobs lives in it
+                include_dashboard=bool(
+                    max_concurrent_batches
+                ),  # it contains the server of the Jobs API
                 dashboard_host="127.0.0.1",
                 resources={BATCH_SLOT: max_concurrent_batches} if max_concurrent_batches else None,
                 **LOOPBACK_OPTIONS,
                 **common,
             )
-        except Exception as error:  # Ray has no narrower one for a start that takes too long
+        except Exception as error:  # Ray raises no narrower one if its start times out
             raise JobFailedError(
                 f"Ray does not start on this machine ({first_line(error)}); see whether memory, "
                 "disk and processor have room for it, and run the command again; its own logs are "
@@ -183,8 +185,8 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
         ) from error
 
 
-def _started_by_raylet() -> list[psutil.Process]:
-    """Return the workers of a Ray of one's own, and what they started."""
+def _raylet_descendants() -> list[psutil.Process]:
+    """Return the workers of an embedded Ray, and their own child processes."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -193,23 +195,25 @@ def _started_by_raylet() -> list[psutil.Process]:
     return found
 
 
-def _end_what_is_left(processes: list[psutil.Process]) -> None:
-    """End workers that outlive their Ray.
+def _kill_remaining(processes: list[psutil.Process]) -> None:
+    """Kill workers that outlive their Ray.
 
-    A worker can lock itself while it exits, in the destructor of its core: it has left Ray by then,
-    nobody ends it, and it would hold its gigabyte until the machine is restarted.
+    A worker may deadlock while it exits, in the destructor of its core worker. Ray no longer knows
+    it then, and it would keep its memory until the machine is restarted.
     """
-    _, left = psutil.wait_procs(processes, timeout=_SECONDS_TO_END)
+    _, left = psutil.wait_procs(processes, timeout=_WORKER_EXIT_SECONDS)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=_SECONDS_TO_END)
+    psutil.wait_procs(left, timeout=_WORKER_EXIT_SECONDS)
 
 
-def _quiet_ray_data(*, verbose: bool) -> None:
+def _quiet_ray_libraries(*, verbose: bool) -> None:
     if verbose:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials have rows of their own
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # failed trials are in the table of trials
     disable_progress_bars()

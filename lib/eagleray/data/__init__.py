@@ -1,1 +1,1 @@
-"""Labelled images: read from trees and tables, looked at, and divided into parts once."""
+"""Reads, inspects and divides labelled images."""

@@ -1,7 +1,7 @@
-"""Every image fetched and decoded once: what it is, or why it cannot be read.
+"""Fetches and decodes every image of a data set once, and records its properties or its failure.
 
-Ray tasks take the images in chunks. One that loses its worker is done again with every decode in a
-child process, so that the image at fault is found and named and the others are read.
+Ray tasks take the images in chunks. A chunk that loses its worker is repeated with every decode in
+a child process, so that the image at fault is named and the others are read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ INSPECTION_SCHEMA = pa.schema(
     [
         ("reason", pa.string()),  # null for an image that can be read
         ("message", pa.string()),
-        ("width", pa.int32()),  # upright; null, as all that follows, where nobody could say
+        ("width", pa.int32()),  # upright; null, as all columns below, for unreadable images
         ("height", pa.int32()),
         ("format", pa.string()),
         ("num_bytes", pa.int64()),
@@ -57,7 +57,7 @@ INSPECTION_SCHEMA = pa.schema(
         ("thumbnail", pa.binary(THUMBNAIL_SIDE**2)),  # null for a flat image too
     ]
 )
-"""Of an inspection: a row for each image, in the order of the data."""
+"""Columns of an inspection, which has a row for each image in the order of the data."""
 
 _SECONDS_PER_IMAGE = 60.0
 _LARGEST_CHUNK = 256
@@ -65,20 +65,26 @@ _CHUNKS_PER_CORE = 8  # or smaller ones, so that cores finish together
 _MIN_CHUNK = 8
 _TASKS_PER_CORE = 2
 _RETRIES = 3
-_SHARE_FOR_AN_IMAGE = 4  # one part in so many of a worker's memory
+_IMAGES_IN_MEMORY = 4  # an image may take this fraction of a worker's memory, inverted
 
-_FLAT = 2.0  # levels of gray; of a smaller deviation, rounding and noise are too large a part
+_FLAT = 2.0  # standard deviation in gray levels below which rounding and noise dominate
 
-# What another try, on another day, may find to be otherwise.
+# Reasons that need not hold at the next attempt.
 _PASSING = {Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY}
 
 Progress = Callable[[int, int], None]
-"""Hears how many more images were read, and how many of these cannot be."""
+"""Called with the number of images read since the last call, and how many of them failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An image that cannot be read."""
+    """An image that cannot be read.
+
+    Attributes:
+        uri: Location of the image.
+        reason: Reason code.
+        message: Sentence for people.
+    """
 
     uri: str
     reason: Reason
@@ -90,11 +96,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What the images of a data set are.
+    """The properties of the images of a data set.
 
     Attributes:
         uris: Locations of the images.
-        table: Of `INSPECTION_SCHEMA`, a row for each.
+        table: Table of `INSPECTION_SCHEMA` with a row for each image.
     """
 
     uris: tuple[str, ...]
@@ -114,22 +120,22 @@ class Inspection:
         )
 
 
-def require_readable(inspection: Inspection, most: float) -> None:
+def require_readable(inspection: Inspection, max_share: float) -> None:
     """Refuse data of which too many images cannot be read.
 
     Args:
-        inspection: Of all images.
-        most: The share of unreadable images that is allowed, 0 to 1.
+        inspection: Inspection of all images.
+        max_share: Share of unreadable images that is allowed, from 0 to 1.
 
     Raises:
-        InputError: Naming the first of them.
+        InputError: If there are more; the message names the first.
     """
     faults = inspection.faults
-    if len(faults) > most * len(inspection):
+    if len(faults) > max_share * len(inspection):
         share = len(faults) / len(inspection)
         raise InputError(
             f"{len(faults):,} of {len(inspection):,} images ({share:.2%}) cannot be read, and the "
-            f"limit is {most:.2%}; the first is {faults[0]}. Mend them or take them out of the "
+            f"limit is {max_share:.2%}; the first is {faults[0]}. Fix them or remove them from the "
             "data, or allow more."
         )
 
@@ -139,7 +145,14 @@ def require_readable(inspection: Inspection, most: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What a worker needs to know beside the locations of its images."""
+    """Arguments of every task.
+
+    Attributes:
+        contract: Image contract by which images are decoded.
+        s3: Options for S3.
+        workers_on_node: Number of workers that share a node's memory.
+        seconds_per_image: Time limit of one decode.
+    """
 
     contract: ImageContract
     s3: storage.S3Options
@@ -159,20 +172,20 @@ def inspect_images(
 ) -> Inspection:
     """Fetch and decode every image once.
 
-    What was found is kept for the next time, where versions tell that the images are the same and
-    every fault is the image's own.
+    The inspection is cached if the versions of all images are known and no failure is one that may
+    pass.
 
     Args:
-        images: The rows; their labels play no part.
-        contract: How images are decoded.
-        cluster: Where the work is done.
-        cache_folder: Where inspections are kept; None keeps nothing.
-        s3: How workers reach S3; None leaves that to their environment.
-        seconds_per_image: Longest time for one decode.
-        progress: Hears of every chunk.
+        images: Images to inspect; labels are not used.
+        contract: Image contract by which images are decoded.
+        cluster: Ray cluster that does the work.
+        cache_folder: Folder of cached inspections; None caches nothing.
+        s3: Options for S3; None leaves them to the environment of the workers.
+        seconds_per_image: Time limit of one decode.
+        progress: Called after every chunk.
 
     Raises:
-        JobFailedError: The workers stopped.
+        JobFailedError: If the workers stopped.
     """
     cache = None if cache_folder is None else _cache_file(images, contract, cache_folder)
     if cache is not None and (known := _read_cache(cache, len(images))) is not None:
@@ -199,30 +212,30 @@ def _inspect_on(
     """Yield the number and the rows of every chunk, in any order."""
     import ray
 
-    # A worker that dies is told of at once, and its chunk goes on with care and with retries.
+    # The death of a worker is reported at once; its chunk is repeated in a sandbox, with retries.
     quick = ray.remote(num_cpus=1, max_retries=0)(_inspect_chunk)
-    careful = quick.options(max_retries=_RETRIES)
+    sandboxed = quick.options(max_retries=_RETRIES)
     shared = ray.put(context)
     waiting = iter(range(len(chunks)))
-    most = _TASKS_PER_CORE * cluster.num_cpus
+    max_running = _TASKS_PER_CORE * cluster.num_cpus
     running: dict[Any, tuple[int, bool]] = {}
 
     def start(indices: Iterator[int]) -> None:
         for index in indices:
-            running[quick.remote(shared, chunks[index], careful=False)] = (index, False)
+            running[quick.remote(shared, chunks[index], sandboxed=False)] = (index, False)
 
-    start(islice(waiting, most))
+    start(islice(waiting, max_running))
     try:
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
-            index, was_careful = running.pop(done)
+            index, was_sandboxed = running.pop(done)
             try:
                 table = ray.get(done)
             except ray.exceptions.RayError as error:
                 failure = read_failure(error)
-                if was_careful or not failure.killed:
+                if was_sandboxed or not failure.killed:
                     raise _as_ours(failure) from error
-                running[careful.remote(shared, chunks[index], careful=True)] = (index, True)
+                running[sandboxed.remote(shared, chunks[index], sandboxed=True)] = (index, True)
                 continue
             start(islice(waiting, 1))
             yield index, table
@@ -243,16 +256,16 @@ def _as_ours(failure: WorkerFailure) -> EaglerayError:
 _Decoder = Callable[[str, bytes], DecodedImage]
 
 
-def _inspect_chunk(context: _Context, uris: Sequence[str], *, careful: bool) -> pa.Table:
+def _inspect_chunk(context: _Context, uris: Sequence[str], *, sandboxed: bool) -> pa.Table:
     """Read some images, a few ahead of the decoder."""
     storage.use_s3(context.s3)
     cv2.setNumThreads(1)
     memory = worker_memory_budget(context.workers_on_node)
-    if careful:
+    if sandboxed:
         with DecodeSandbox(
             context.contract,
             seconds=context.seconds_per_image,
-            memory_bytes=memory // _SHARE_FOR_AN_IMAGE,
+            memory_bytes=memory // _IMAGES_IN_MEMORY,
         ) as sandbox:
             return _rows(uris, context.contract, lambda _, data: sandbox.decode(data))
     with Watchdog(context.seconds_per_image, memory) as watchdog:
@@ -309,11 +322,11 @@ def gray_thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes | None:
     return None if small.std() < _FLAT else small.tobytes()
 
 
-# --- kept -------------------------------------------------------------------------------------
+# --- cache ------------------------------------------------------------------------------------
 
 
 def _cache_file(images: LabelledImages, contract: ImageContract, folder: Path) -> Path | None:
-    """Return where the inspection of these very images is kept; None where versions are unknown."""
+    """Return the cache file of the inspection; None if a version is unknown."""
     if not all(images.versions):
         return None
     same_images = digest_table([images.uris, images.versions])
@@ -322,7 +335,7 @@ def _cache_file(images: LabelledImages, contract: ImageContract, folder: Path) -
 
 
 def _is_lasting(inspection: Inspection) -> bool:
-    """Whether every fault is the image's own, and not that of a storage or a busy machine."""
+    """Whether no failure is one of storage or of a busy machine, which may pass."""
     reasons = inspection.table.column("reason").to_pylist()
     digests = inspection.table.column("sha256").to_pylist()
     return not any(
@@ -332,7 +345,7 @@ def _is_lasting(inspection: Inspection) -> bool:
 
 
 def _read_cache(file: Path, num_rows: int) -> pa.Table | None:
-    """Return what is kept; None where nothing is, or nothing whole."""
+    """Return the cached table; None if there is none, or a damaged one."""
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException):

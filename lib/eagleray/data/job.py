@@ -15,6 +15,8 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
+from eagleray.data.analysis import make_report
+from eagleray.data.groups import merge_groups
 from eagleray.data.inspection import Inspection, inspect_images
 from eagleray.data.labelled import (
     LabelledImages,
@@ -24,17 +26,17 @@ from eagleray.data.labelled import (
     require_enough,
 )
 from eagleray.data.near_duplicates import group_duplicates
-from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.page import render_data_report
+from eagleray.data.report import DataReport
 from eagleray.data.spec import InspectSpec
 from eagleray.data.split import (
     Split,
     describe_missing_splits,
-    merge_groups,
     require_no_splits,
     require_single_test_set,
     split_images,
-    write_split,
 )
+from eagleray.data.split_file import write_split
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.io import storage
 from eagleray.tasks import make_task, task_class
@@ -113,8 +115,8 @@ def open_inspection(spec: InspectSpec, settings: Settings) -> InspectJob:
         require_no_splits(own_test, spec.test_data)
     if images.splits and spec.keep_duplicates_together:
         raise InputError(
-            f"--keep-duplicates-together divides the data, and {spec.data} comes divided; leave it "
-            "out, or put all images together."
+            f"--keep-duplicates-together divides the data, and {spec.data} has splits of its "
+            "own; leave it out, or put all images together."
         )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
     task = make_task(spec.task, images.labels, images.uris)
@@ -172,7 +174,7 @@ def _split(job: InspectJob, groups: Sequence[str] | None) -> Split:
 def run_inspection(job: InspectJob, cluster: Cluster, reporter: ProgressReporter) -> InspectSummary:
     """Decode every image, divide the data, and write the report and the split file."""
     spec, images = job.spec, job.all_images
-    with reporter.progress("Inspecting", len(images)) as bar:
+    with reporter.progress("Scanning images", len(images)) as bar:
         inspection = inspect_images(
             images,
             job.contract,
@@ -181,21 +183,21 @@ def run_inspection(job: InspectJob, cluster: Cluster, reporter: ProgressReporter
             s3=spec.s3,
             progress=lambda count, failed: bar.advance(count, failed=failed),
         )
-    with reporter.status("Looking for copies"):
-        split = _split(job, _groups_with_copies(job, inspection))
+    with reporter.status("Searching for duplicates"):
+        split = _split(job, _groups_with_duplicates(job, inspection))
         report = make_report(split, inspection, spec.task, notes=job.notes)
-        page = render_data_report(report, _about(job, split), title=f"The data of {spec.data}")
+        page = render_data_report(report, _about(job, split), title=f"Data report of {spec.data}")
     _write_page(spec.output, page)
     if spec.split_file is not None:
         write_split(split, spec.split_file, data_digest=images.digest, seed=spec.seed)
     return InspectSummary(report, split, images.digest, spec.output, spec.split_file)
 
 
-def _groups_with_copies(job: InspectJob, inspection: Inspection) -> tuple[str, ...] | None:
+def _groups_with_duplicates(job: InspectJob, inspection: Inspection) -> tuple[str, ...] | None:
     if not job.spec.keep_duplicates_together:
         return job.groups
-    copies = group_duplicates(inspection)[: len(job.images)]
-    return copies if job.groups is None else merge_groups(job.groups, copies)
+    duplicates = group_duplicates(inspection)[: len(job.images)]
+    return duplicates if job.groups is None else merge_groups(job.groups, duplicates)
 
 
 def _about(job: InspectJob, split: Split) -> dict[str, object]:
@@ -203,11 +205,11 @@ def _about(job: InspectJob, split: Split) -> dict[str, object]:
     about: dict[str, object] = {"data": spec.data, "task": spec.task, "contract": spec.contract}
     if spec.test_data is not None:
         about["test data"] = spec.test_data
-    about["seed of the split"] = spec.seed
+    about["split seed"] = spec.seed
     if spec.group_column is not None:
-        about["rows kept together by"] = spec.group_column
+        about["group column"] = spec.group_column
     if spec.keep_duplicates_together:
-        about["copies"] = "kept together"
+        about["duplicates"] = "kept in one split"
     return {
         **about,
         "data digest": job.all_images.digest,

@@ -1,4 +1,4 @@
-"""Labels as people write them: trimmed, out of lists, and with those found that look alike."""
+"""Normalises labels, parses lists of labels, and finds labels that differ only in spelling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING_VALUES = frozenset(
         "None",
     )
 )
-"""Texts that programs write for a value that is missing."""
+"""Texts that programs write for a missing value."""
 
 _AROUND = re.compile(r"\A[\s\ufeff\u200b-\u200d\u2060]+|[\s\ufeff\u200b-\u200d\u2060]+\Z")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?", re.ASCII)
@@ -48,7 +48,7 @@ def parse_list(text: str) -> list[Any] | None:
     """Return the values of a list written as JSON or Python writes it; None for any other text.
 
     Raises:
-        ValueError: It is a list as NumPy prints it, without commas.
+        ValueError: If it is a list as NumPy prints it, without commas.
     """
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -68,7 +68,7 @@ def labels_of_list(values: Sequence[Any]) -> list[str]:
     """Return the labels of a list's values, each of them once.
 
     Raises:
-        ValueError: A value is none, or the list is no list of labels.
+        ValueError: If a value is missing, or the list is no list of labels.
     """
     texts = []
     for value in values:
@@ -104,7 +104,7 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def _key(label: str) -> str:
-    """Return what labels have in common that differ in case, in signs between words, or `1.0`."""
+    """Return a key that is the same for `Cat` and `cat`, `fox-red` and `fox red`, `1` and `1.0`."""
     plain = unicodedata.normalize("NFKC", label).casefold().strip()
     if _NUMBER.fullmatch(plain):
         return repr(float(plain))

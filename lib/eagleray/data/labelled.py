@@ -41,14 +41,14 @@ _NUM_OURS = len(LISTING_SCHEMA)
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Rows of a training table.
+    """Images with their labels.
 
     Attributes:
         uris: Locations of the images.
         labels: Labels as written; for multilabel `a|b`, for regression a number.
-        versions: What changes when an image's content changes; empty where nobody says.
-        attributes: The table's other columns by name, as text; empty where a value is missing.
-        splits: `train`, `validation` or `test` of each, where the data come divided; else empty.
+        versions: Version of each image, which changes with its content; empty if not known.
+        attributes: The table's other columns by name, as text; empty for a missing value.
+        splits: `train`, `validation` or `test` for each image; empty if the data do not say.
         notes: Sentences on how they were read, and what was skipped.
     """
 
@@ -64,11 +64,11 @@ class LabelledImages:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over locations, versions and labels: what is learned, or measured."""
+        """SHA-256 over locations, versions and labels."""
         return digest_table([self.uris, self.versions, self.labels])
 
     def take(self, indices: Sequence[int]) -> LabelledImages:
-        """Return some of the rows, as data that are not divided."""
+        """Return some of the rows, without their splits."""
         return LabelledImages(
             tuple(self.uris[index] for index in indices),
             tuple(self.labels[index] for index in indices),
@@ -80,22 +80,22 @@ class LabelledImages:
         )
 
 
-def join_images(*parts: LabelledImages) -> LabelledImages:
-    """Return the rows of all, not divided; an attribute that some lack is "" in their rows."""
-    names = sorted({name for part in parts for name in part.attributes})
+def join_images(*sets: LabelledImages) -> LabelledImages:
+    """Return the rows of all, without their splits; an attribute that some lack is "" there."""
+    names = sorted({name for some in sets for name in some.attributes})
 
     def joined(columns: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
         return tuple(itertools.chain.from_iterable(columns))
 
     return LabelledImages(
-        joined(part.uris for part in parts),
-        joined(part.labels for part in parts),
-        joined(part.versions for part in parts),
+        joined(some.uris for some in sets),
+        joined(some.labels for some in sets),
+        joined(some.versions for some in sets),
         {
-            name: joined(part.attributes.get(name, ("",) * len(part)) for part in parts)
+            name: joined(some.attributes.get(name, ("",) * len(some)) for some in sets)
             for name in names
         },
-        notes=tuple(dict.fromkeys(joined(part.notes for part in parts))),
+        notes=tuple(dict.fromkeys(joined(some.notes for some in sets))),
     )
 
 
@@ -120,8 +120,8 @@ def read_labelled(
         label_columns: Columns of 0 and 1 instead, each named after the label that holds where it
             is 1.
         separator: Text between several labels in the label column, if not `|`.
-        task: Task to read labels for; None for any. Only `multilabel` has several labels of an
-            image.
+        task: Name of the task to read labels for; None for any. Only some tasks, such as
+            `multilabel`, have several labels of an image.
 
     Raises:
         InputError: If it is not there, is empty, or has no labels.
@@ -167,8 +167,8 @@ def _versions(rows: pa.Table) -> tuple[str, ...]:
             if not version and not is_packed and storage.is_remote(uri)
         )
     )
-    asked = read_ahead(storage.version_of, unknown, threads=_REQUESTS, max_ahead=2 * _REQUESTS)
-    found = dict(zip(unknown, asked, strict=True))
+    answers = read_ahead(storage.version_of, unknown, threads=_REQUESTS, max_ahead=2 * _REQUESTS)
+    found = dict(zip(unknown, answers, strict=True))
     return tuple(version or found.get(uri, "") for uri, version in zip(uris, versions, strict=True))
 
 
@@ -179,7 +179,7 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
     """Return all labels as targets.
 
     Raises:
-        InputError: Naming the first label that is not one of the task's, and one that may be meant.
+        InputError: If a label is not one of the task's; the message names a similar one.
     """
     encoded = []
     for uri, text in zip(images.uris, images.labels, strict=True):
@@ -193,10 +193,10 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
 
 
 def require_enough(images: LabelledImages, task: str, where: str) -> None:
-    """Refuse data with a class so small that it cannot be in every part, or with one class.
+    """Refuse data with a class that is too small to be in every split, or with one class.
 
     Raises:
-        InputError: Naming the class.
+        InputError: If there is such a class; the message names it.
     """
     if task_class(task).label_coverage == "all":
         _require_classes(images, where)
@@ -216,7 +216,7 @@ def require_enough(images: LabelledImages, task: str, where: str) -> None:
 
 
 def _require_classes(images: LabelledImages, where: str) -> None:
-    """Refuse an empty label, and a folder that holds one folder, in which the class folders are."""
+    """Refuse an empty label, and a folder whose only folder holds the class folders."""
     if "" in images.labels:
         uri = images.uris[images.labels.index("")]
         raise InputError(

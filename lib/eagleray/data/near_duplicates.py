@@ -1,8 +1,8 @@
-"""Exact copies and near-duplicates among many images, found without comparing each with each.
+"""Finds exact duplicates and near-duplicates among many images without comparing all pairs.
 
-Two pictures are near-duplicates when they are closer to each other than chance brings any two of
-their data set. How close that is depends on the data: photographs fill a space of many dimensions,
-in which no two of them come near by chance; handwritten digits fill one of few, in which many do.
+Two pictures are near-duplicates if they are closer to each other than any two of their data set are
+by chance. That distance depends on the data: photographs fill a space of many dimensions, in which
+no two come near by chance; handwritten digits fill one of few dimensions, in which many do.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = [
 ]
 
 NEAR_BITS = 10
-"""Bits in which the hashes of two pictures differ at most that are compared."""
+"""Maximum number of differing hash bits of two pictures that are compared."""
 
-_NUM_BANDS = 12  # of 64 bits; with NEAR_BITS changed, two of them at least are as they were
+_NUM_BANDS = 12  # of 64 bits; with NEAR_BITS changed, at least two bands are unchanged
 _MAX_AT_ONCE = 4_000_000  # pairs of hashes compared, to bound memory
 _PICTURES_AT_ONCE = 16_384  # pictures compared, to bound memory
 
-_REFERENCE = 2048  # pictures drawn at random, from which the data's own distances are learned
-_NEIGHBOURS = 10  # of a picture, whose distance is the scale around it
-_CHANCE_PAIRS = 0.1  # expected by chance in a whole data set, as near as near-duplicates are
-_CLOSEST = 0.25  # of the scale: at most half as far apart, as distances are squares
-_DENSEST = 0.1  # of the median scale: around copies of a picture it is small
-_FEW = 2 * _NEIGHBOURS  # pictures that teach no scale
-_ALIKE = 0.02  # the limit of few pictures; of those that are so near, one is drawn
+_REFERENCE = 2048  # pictures drawn at random to estimate the data's own distances
+_NEIGHBOURS = 10  # the distance of the last neighbour is the scale around a picture
+_CHANCE_PAIRS = 0.1  # expected number of pairs of a data set within the limit by chance
+_CLOSEST = 0.25  # of the scale; distances are squares, so at most half as far apart
+_DENSEST = 0.1  # of the median scale, as the scale around duplicates is small
+_FEW = 2 * _NEIGHBOURS  # pictures, too few to estimate a scale
+_ALIKE = 0.02  # limit for few pictures; of pictures so near, one is drawn
 
 Rows = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -48,11 +48,11 @@ Distances = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """Which images show nearly the same.
+    """Images that are near-duplicates.
 
     Attributes:
-        pictures: For each image the number of its picture, which images with the very same
-            thumbnail share; -1 for one that cannot be compared, as flat ones.
+        pictures: Number of each image's picture, which images with the same thumbnail share; -1
+            for images that cannot be compared, such as flat ones.
         left, right: Pairs of pictures that are near-duplicates, each pair once.
     """
 
@@ -75,9 +75,9 @@ def find_near_duplicates(inspection: Inspection) -> NearDuplicates:
 
 
 def group_duplicates(inspection: Inspection) -> tuple[str, ...]:
-    """Return a key for each image that it shares with its copies and near-duplicates; "" alone.
+    """Return a group key for each image, shared with its exact and near-duplicates; "" if none.
 
-    Copies of copies are in one group. The keys are groups for `split_images`.
+    Duplicates of duplicates are in one group. The keys are groups for `split_images`.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -88,7 +88,7 @@ def group_duplicates(inspection: Inspection) -> tuple[str, ...]:
     same = [first_of[digest] if digest else row for row, digest in enumerate(digests)]
     near = find_near_duplicates(inspection)
     rows = np.flatnonzero(near.pictures >= 0)
-    # Nodes: the rows, then the pictures, to which rows are tied as pictures are to those near them.
+    # Nodes are the rows, then the pictures. Edges tie rows to their pictures, and near pictures.
     one = np.concatenate([np.arange(num_rows), rows, num_rows + near.left])
     other = np.concatenate([same, num_rows + near.pictures[rows], num_rows + near.right])
     num_nodes = num_rows + int(near.pictures.max(initial=-1)) + 1
@@ -97,14 +97,14 @@ def group_duplicates(inspection: Inspection) -> tuple[str, ...]:
     _, numbers = connected_components(graph, directed=False)
     numbers = numbers[:num_rows]
     counts = np.bincount(numbers, minlength=1)
-    return tuple(f"copies-{number}" if counts[number] > 1 else "" for number in numbers.tolist())
+    return tuple(f"group-{number}" if counts[number] > 1 else "" for number in numbers.tolist())
 
 
-# --- how near is near -------------------------------------------------------------------------
+# --- distance limits -------------------------------------------------------------------------
 
 
 def _near_pairs(thumbnails: Thumbnails) -> tuple[Rows, Rows]:
-    """Return the pairs of thumbnails (N, 256) that are nearer than chance brings any."""
+    """Return the pairs of thumbnails (N, 256) that are nearer than pairs are by chance."""
     limits = _limits(thumbnails)
     found = [np.empty((0, 2), np.int64)]
     for left, right in pairs_with_near(_hashes(thumbnails)):
@@ -121,7 +121,7 @@ def _near_pairs(thumbnails: Thumbnails) -> tuple[Rows, Rows]:
 def _unit(thumbnails: Thumbnails) -> Distances:
     """Return thumbnails without their brightness and contrast, as vectors of length 1.
 
-    One less the product of two of them is their distance: half the square of what is between them.
+    The distance of two is one minus their product: half their squared Euclidean distance.
     """
     vectors = thumbnails.astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
@@ -131,12 +131,12 @@ def _unit(thumbnails: Thumbnails) -> Distances:
 
 
 def _limits(thumbnails: Thumbnails) -> Distances:
-    """Return the distance of each picture within which another one is its near-duplicate.
+    """Return the distance from each picture within which another one is its near-duplicate.
 
     Around a picture, the share of its neighbours within a radius grows with the radius to the power
     of the data's dimension. That dimension is estimated from how the distances of the fifth and the
-    tenth neighbour differ, after the two-neighbour estimator of Facco et al. (2017), which copies
-    would mislead. So it is known how near the nearest pair of the whole data set is by chance.
+    tenth neighbour differ, after the two-neighbour estimator of Facco et al. (2017), which
+    duplicates would mislead. It yields the distance of the nearest pair of the data set by chance.
     """
     num_pictures = len(thumbnails)
     drawn = _draw(thumbnails)
@@ -153,7 +153,7 @@ def _limits(thumbnails: Thumbnails) -> Distances:
 
 
 def _draw(thumbnails: Thumbnails) -> Rows:
-    """Draw pictures at random; of a film's frames, which are no scale for each other, a few."""
+    """Draw pictures at random, only one of those that are alike, such as frames of a film."""
     drawn = np.random.default_rng(0).permutation(len(thumbnails))[:_REFERENCE]
     vectors = _unit(thumbnails[drawn])
     alike = 1 - vectors @ vectors.T <= _ALIKE
@@ -182,11 +182,11 @@ def _distances_to_neighbours(thumbnails: Thumbnails, drawn: Rows) -> tuple[Dista
     return nearest[:, 0], nearest[:, 1]
 
 
-# --- which are compared -----------------------------------------------------------------------
+# --- candidate pairs -----------------------------------------------------------------------
 
 
 def _hashes(thumbnails: Thumbnails) -> Hashes:
-    """Return 64 bits of each thumbnail: which of its lowest frequencies are above their median."""
+    """Return a 64-bit perceptual hash: the lowest frequencies that are above their median."""
     from scipy.fft import dctn
 
     found = [np.empty(0, np.uint64)]
@@ -200,7 +200,7 @@ def _hashes(thumbnails: Thumbnails) -> Hashes:
 
 
 def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
-    """Yield the places of all pairs of hashes that differ in at most `NEAR_BITS` bits, each once.
+    """Yield the indices of all pairs of hashes that differ in at most `NEAR_BITS` bits, each once.
 
     Bits are dealt out to bands, and only hashes that agree in two whole bands are compared: among
     100,000 random hashes some two hundred million pairs in place of five billion.
@@ -221,7 +221,7 @@ def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
 
 
 def _pairs_with_equal(keys: Hashes) -> Iterator[tuple[Rows, Rows]]:
-    """Yield the places of all pairs of equal keys, some millions at a time."""
+    """Yield the indices of all pairs of equal keys, some millions at a time."""
     if not len(keys):
         return
     order = np.argsort(keys, kind="stable")

@@ -1,60 +1,49 @@
-"""The parts of labelled data: divided once, reproducibly, and kept in a file.
+"""Divides labelled data into train, validation and test splits, reproducibly.
 
     split = split_images(images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0)
-    write_split(split, "split.parquet", data_digest=images.digest, seed=0)
-    split = read_split("split.parquet", images)
 
-Rows with the same location, and rows of one group, are never in two parts.
+Rows with the same location, and rows of one group, are never in two splits.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
+from eagleray.core.errors import InputError
+from eagleray.data.groups import connect_groups
 from eagleray.data.labelled import LabelledImages
 from eagleray.io import storage
-from eagleray.io.tables import digest_table, open_parquet
+from eagleray.io.tables import digest_table
 from eagleray.tasks import task_class
 
 __all__ = [
     "SPLIT_NAMES",
-    "SPLIT_SCHEMA",
     "Split",
     "describe_missing_splits",
     "fold_images",
-    "merge_groups",
-    "read_named_split",
-    "read_split",
     "require_complete_split",
     "require_no_splits",
     "require_single_test_set",
     "split_images",
-    "take_named_split",
-    "write_split",
 ]
 
 SPLIT_NAMES = ("train", "validation", "test")
 
-SPLIT_SCHEMA = pa.schema(
-    [pa.field(name, pa.string(), nullable=False) for name in ("uri", "version", "label", "part")]
-)
-"""Of a split file; in its key-value metadata are the format, the seed and the digests."""
-
-_FORMAT = "eagleray-split/1"
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The parts of the data: `train` is learned, `validation` chooses, `test` is used once."""
+    """Labelled data in three splits.
+
+    Attributes:
+        train: Images to train on.
+        validation: Images to choose the best epoch and settings by.
+        test: Images to evaluate on, once.
+    """
 
     train: LabelledImages
     validation: LabelledImages
@@ -62,13 +51,13 @@ class Split:
 
     @property
     def by_name(self) -> dict[str, LabelledImages]:
-        """The parts by name, in the order of `SPLIT_NAMES`."""
+        """The splits by name, in the order of `SPLIT_NAMES`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the digests of the parts."""
-        return digest_table([SPLIT_NAMES, [part.digest for part in self.by_name.values()]])
+        """SHA-256 over the digests of the splits."""
+        return digest_table([SPLIT_NAMES, [images.digest for images in self.by_name.values()]])
 
 
 # --- divide -----------------------------------------------------------------------------------
@@ -83,21 +72,21 @@ def split_images(
     seed: int,
     groups: Sequence[str] | None = None,
 ) -> Split:
-    """Split the data once, reproducibly.
+    """Divide the data reproducibly.
 
-    Data that come divided stay so; a part that they lack is taken from what they have to train on.
+    Splits that the data have of their own are kept; those that they lack are taken from train.
 
     Args:
         images: All rows.
-        stratify: Give every class the same share of each part (at least one image).
-        validation_fraction: Of all rows.
-        test_fraction: Of all rows; 0 when there is a test set of its own.
+        stratify: Whether every class has the same share of each split (at least one image).
+        validation_fraction: Fraction of all rows.
+        test_fraction: Fraction of all rows; 0 with a separate test set.
         seed: The same seed and data give the same split.
-        groups: A key for each row, "" for a row on its own. Rows with one key stay together;
-            shares and classes are then kept as far as that allows.
+        groups: A key for each row, "" for a row of its own. Rows with the same key stay together;
+            fractions and classes are then kept as far as that allows.
 
     Raises:
-        InputError: There are fewer groups than parts.
+        InputError: If there are fewer groups than splits.
     """
     if images.splits:
         return _split_further(
@@ -116,24 +105,23 @@ def split_images(
     classes: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         classes.setdefault(key, []).append(index)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    rows: tuple[list[int], list[int], list[int]] = ([], [], [])
     for key in sorted(classes):
         order = generator.permutation(classes[key]).tolist()
         num_test = _share(len(order), test_fraction)
         num_validation = _share(len(order), validation_fraction)
-        parts[2].extend(order[:num_test])
-        parts[1].extend(order[num_test : num_test + num_validation])
-        parts[0].extend(order[num_test + num_validation :])
-    train, validation, test = (images.take(sorted(part)) for part in parts)
-    return Split(train, validation, test)
+        rows[2].extend(order[:num_test])
+        rows[1].extend(order[num_test : num_test + num_validation])
+        rows[0].extend(order[num_test + num_validation :])
+    return Split(*(images.take(sorted(some)) for some in rows))
 
 
 def describe_missing_splits(images: LabelledImages, *, has_own_test: bool) -> tuple[str, ...]:
-    """Say which splits of divided data are taken from the one to train on, in one sentence or none.
+    """Return a sentence on the splits that are taken from train, or none.
 
     Args:
-        images: Of which some may be divided already.
-        has_own_test: Whether other images are to test on.
+        images: Data that may have splits of their own.
+        has_own_test: Whether there is a separate test set.
     """
     wanted = ("validation",) if has_own_test else ("validation", "test")
     lacking = [name for name in wanted if name not in images.splits]
@@ -150,7 +138,7 @@ def _split_further(
     seed: int,
     groups: Sequence[str] | None,
 ) -> Split:
-    """Take the parts that divided data lack from those to train on."""
+    """Take the splits that the data lack from the train split that they have."""
     rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
     for row, name in enumerate(images.splits):
         rows[name].append(row)
@@ -178,17 +166,17 @@ def _require_groups_apart(splits: Sequence[str], groups: Sequence[str]) -> None:
         first = of_group.setdefault(group, split) if group else split
         if first != split:
             raise InputError(
-                f"Rows of group {group!r} are to stay together, and the data come divided, with "
-                f"some of them in {first} and some in {split}; leave the group out, or divide "
-                "anew."
+                f"Rows of group {group!r} are to stay together, and the data have splits of their "
+                f"own, with some of them in {first} and some in {split}; leave the group out, or "
+                "divide anew."
             )
 
 
 def require_single_test_set(images: LabelledImages, where: str, test_data: str | None) -> None:
-    """Refuse a test set of its own beside data that have one.
+    """Refuse a separate test set for data that have a test split.
 
     Raises:
-        InputError: Saying what to leave out.
+        InputError: If there are both.
     """
     if test_data is not None and "test" in images.splits:
         raise InputError(
@@ -198,15 +186,15 @@ def require_single_test_set(images: LabelledImages, where: str, test_data: str |
 
 
 def require_no_splits(images: LabelledImages, where: str) -> None:
-    """Refuse data that come divided, where one part is wanted.
+    """Refuse data with splits of their own, where one set is wanted.
 
     Raises:
-        InputError: Naming a folder that would do.
+        InputError: If there are several splits; the message names a folder that would do.
     """
     if images.splits and not storage.is_folder(where):
         raise InputError(
-            f"{where} is divided into {', '.join(dict.fromkeys(images.splits))} by a column; make "
-            "a table of one of them, or measure one with `eagleray evaluate --split`."
+            f"{where} is divided into {', '.join(dict.fromkeys(images.splits))}; name data of one "
+            "of them, or measure one with `eagleray evaluate --split`."
         )
     if images.splits:
         root = storage.absolute(where).rstrip("/") + "/"
@@ -221,44 +209,16 @@ def _share(count: int, fraction: float) -> int:
     return max(1, round(count * fraction)) if fraction > 0 else 0
 
 
-def merge_groups(*groupings: Sequence[str]) -> tuple[str, ...]:
-    """Return keys under which rows are together that are so under any of several keys.
-
-    Args:
-        groupings: Of the same rows, a key for each; "" is a row on its own.
-    """
-    numbers = _connect(groupings)
-    counts = Counter(numbers)
-    return tuple(f"group-{number}" if counts[number] > 1 else "" for number in numbers)
-
-
-def _connect(groupings: Sequence[Sequence[str]]) -> list[int]:
-    """Return a number for each row, the same for rows that keys hold together, at any remove."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    num_rows = len(groupings[0])
-    firsts = []
-    for keys in groupings:
-        first: dict[str, int] = {}
-        firsts += [first.setdefault(key, row) if key else row for row, key in enumerate(keys)]
-    rows = np.tile(np.arange(num_rows), len(groupings))
-    graph = coo_array((np.ones(len(rows)), (rows, firsts)), shape=(num_rows, num_rows))
-    _, numbers = connected_components(graph, directed=False)
-    found: list[int] = numbers.tolist()
-    return found
-
-
 def _rows_together(images: LabelledImages, groups: Sequence[str] | None) -> list[list[int]] | None:
-    """Return the rows of each group, ascending; None where every row is on its own.
+    """Return the rows of each group, ascending; None if every row is a group of its own.
 
-    Rows with one location are one image, so two groups that share one are one group.
+    Rows with the same location are one image, so two groups that share one are one group.
     """
     assert groups is None or len(groups) == len(images), "a key for each row"
     if groups is None and len(set(images.uris)) == len(images):
         return None
     together: dict[int, list[int]] = {}
-    for row, number in enumerate(_connect([images.uris, *([groups] if groups else [])])):
+    for row, number in enumerate(connect_groups([images.uris, *([groups] if groups else [])])):
         together.setdefault(number, []).append(row)
     return list(together.values())
 
@@ -270,33 +230,32 @@ def _split_groups(
     fractions: tuple[float, float],
     generator: np.random.Generator,
 ) -> Split:
-    """Give each group, the largest first, to the part that comes nearest to its shares by it."""
+    """Give each group, the largest first, to the split that it brings nearest to its shares."""
     places = [0] + [1 + index for index, fraction in enumerate(fractions) if fraction > 0]
     if len(together) < len(places):
         raise InputError(
             f"The rows are in {len(together)} groups that stay together, too few for {len(places)} "
-            "parts; group by a finer column."
+            "splits; group by a finer column."
         )
     shares = _Shares(keys, fractions)
-    parts: list[list[int]] = [[], [], []]
+    splits: list[list[int]] = [[], [], []]
     order = [together[index] for index in generator.permutation(len(together))]
     order.sort(key=len, reverse=True)
     for num_done, rows in enumerate(order):
         counts = shares.count(rows)
-        empty = [place for place in places if not parts[place]]
-        # The last groups are for the parts that would go without.
+        empty = [place for place in places if not splits[place]]
+        # The last groups are for the splits that would be empty.
         choices = empty if len(empty) == len(order) - num_done else places
-        best = min(choices, key=lambda place, counts=counts: shares.strain(place, counts))  # type: ignore[misc]
-        parts[best] += rows
-        shares.take(best, counts)
-    train, validation, test = (images.take(sorted(part)) for part in parts)
-    return Split(train, validation, test)
+        best = min(choices, key=lambda place, counts=counts: shares.cost(place, counts))  # type: ignore[misc]
+        splits[best] += rows
+        shares.add(best, counts)
+    return Split(*(images.take(sorted(split)) for split in splits))
 
 
 class _Shares:
-    """How far each part is from its share of every class, and of all rows.
+    """Tracks how far each split is from its share of every class and of all rows.
 
-    Measured as chi-square does: the square of what is missing, over the share.
+    The distance is that of a chi-square statistic: the squared difference divided by the share.
     """
 
     def __init__(self, keys: Sequence[str], fractions: tuple[float, float]) -> None:
@@ -308,20 +267,20 @@ class _Shares:
         self._missing = {key: list(wanted) for key, wanted in self._wanted.items()}
 
     def count(self, rows: Sequence[int]) -> list[tuple[str | None, int]]:
-        """Count the classes of some rows; None stands for all of them."""
+        """Count the rows of each class; None stands for all classes."""
         return [(None, len(rows)), *Counter(self._keys[row] for row in rows).items()]
 
-    def strain(self, part: int, counts: Sequence[tuple[str | None, int]]) -> float:
-        """Return by how much rows would take a part from its shares; negative if nearer."""
+    def cost(self, split: int, counts: Sequence[tuple[str | None, int]]) -> float:
+        """Return the change of a split's distance from its shares if it gets some rows."""
         return sum(
-            count * (count - 2 * self._missing[key][part]) / self._wanted[key][part]
+            count * (count - 2 * self._missing[key][split]) / self._wanted[key][split]
             for key, count in counts
         )
 
-    def take(self, part: int, counts: Sequence[tuple[str | None, int]]) -> None:
-        """Note that a part has some rows."""
+    def add(self, split: int, counts: Sequence[tuple[str | None, int]]) -> None:
+        """Record that a split has some rows."""
         for key, count in counts:
-            self._missing[key][part] -= count
+            self._missing[key][split] -= count
 
 
 def fold_images(
@@ -336,16 +295,16 @@ def fold_images(
 
     Args:
         images: All rows.
-        num_folds: How many; each row is in one validation part.
-        stratify: Give every class the same share of each fold, as far as groups allow.
+        num_folds: Number of folds; each row is in one validation set.
+        stratify: Whether every class has the same share of each fold, as far as groups allow.
         seed: The same seed and data give the same folds.
         groups: As for `split_images`.
 
     Returns:
-        For each fold the rest to train on, and the fold to validate on.
+        For each fold the rows to train on and those to validate on.
 
     Raises:
-        InputError: There are not enough rows, groups or images of a class.
+        InputError: If there are not enough rows, groups or images of a class.
     """
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
@@ -388,193 +347,29 @@ def _require_folds(
 
 
 def require_complete_split(split: Split, task: str) -> None:
-    """Refuse a split in which something cannot be learned, chosen by or measured.
+    """Refuse a split without the images to train, validate or test on.
 
     Every split must have images, and every label must be in the splits that the task names in its
     `label_coverage`.
 
     Raises:
-        InputError: Naming the class and the part.
+        InputError: If a split or a class in it has no images.
     """
-    for name, part in split.by_name.items():
-        if not len(part):
-            raise InputError(f"The {name} part has no images; change the fractions or the groups.")
+    for name, images in split.by_name.items():
+        if not len(images):
+            raise InputError(f"The {name} split has no images; change the fractions or the groups.")
     kind = task_class(task)
     if kind.label_coverage == "none":
         return
     found = {
-        name: set(itertools.chain.from_iterable(map(kind.labels_in, part.labels)))
-        for name, part in split.by_name.items()
+        name: set(itertools.chain.from_iterable(map(kind.labels_in, images.labels)))
+        for name, images in split.by_name.items()
     }
     needed = SPLIT_NAMES if kind.label_coverage == "all" else SPLIT_NAMES[:1]
     for label in sorted(set().union(*found.values())):
         for name in needed:
             if label not in found[name]:
                 raise InputError(
-                    f"Class {label!r} has no image in the {name} part; add images or groups of "
-                    "it, take another seed, or remove the class."
+                    f"Class {label!r} has no image in the {name} split; add images or groups "
+                    "of it, take another seed, or remove the class."
                 )
-
-
-# --- keep -------------------------------------------------------------------------------------
-
-
-def write_split(
-    split: Split, location: str, *, data_digest: str | None = None, seed: int | None = None
-) -> None:
-    """Write which row is in which part as one Parquet file; never over another.
-
-    Args:
-        split: The parts.
-        location: Of the file.
-        data_digest: Of the rows before they were divided.
-        seed: That the split was made with, if it was.
-
-    Raises:
-        OutputExistsError: There is a file already.
-        InputError: It cannot be written.
-    """
-    parts = split.by_name
-    columns = {
-        "uri": [uri for part in parts.values() for uri in part.uris],
-        "version": [version for part in parts.values() for version in part.versions],
-        "label": [text for part in parts.values() for text in part.labels],
-        "part": [name for name, part in parts.items() for _ in part.uris],
-    }
-    known = {"data_digest": data_digest, "seed": None if seed is None else str(seed)}
-    metadata = {
-        "format": _FORMAT,
-        "split_digest": split.digest,
-        **{f"{name}_digest": part.digest for name, part in parts.items()},
-        **{name: value for name, value in known.items() if value is not None},
-    }
-    table = pa.table(columns, schema=SPLIT_SCHEMA).replace_schema_metadata(metadata)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    try:
-        is_new = storage.put_if_absent(location, buffer.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"The split cannot be written to {location} ({error.strerror or error})."
-        ) from error
-    if not is_new:
-        raise OutputExistsError(
-            f"{location} is there already, and a split is kept; name another file."
-        )
-
-
-def read_split(location: str, images: LabelledImages) -> Split:
-    """Divide the data as a file says.
-
-    Rows are known by location and label. Other attributes than when it was written do not
-    matter; other contents do, where versions tell.
-
-    Args:
-        location: Of a file that `write_split` made.
-        images: All rows, in any order.
-
-    Raises:
-        InputError: It is no such file, or is of other rows; the sentence says what differs.
-    """
-    table = _read_split_table(location)
-    _require_same_rows(location, table, images)
-    parts = dict(zip(table["uri"], table["part"], strict=True))
-    rows: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
-    for row, uri in enumerate(images.uris):
-        rows[parts[uri]].append(row)
-    return Split(*(images.take(rows[name]) for name in SPLIT_NAMES))
-
-
-def read_named_split(location: str, part: str) -> LabelledImages:
-    """Read one part of a split file, as it was when the file was written.
-
-    Args:
-        location: Of a file that `write_split` made.
-        part: `train`, `validation` or `test`.
-
-    Raises:
-        InputError: It is no such file, or the part has no images.
-        UnknownNameError: There is no such part.
-    """
-    if part not in SPLIT_NAMES:
-        raise UnknownNameError("part", part, SPLIT_NAMES)
-    table = _read_split_table(location)
-    rows = [row for row, name in enumerate(table["part"]) if name == part]
-    if not rows:
-        raise InputError(f"The {part} part of {location} has no images.")
-    uris, labels, versions = (
-        tuple(table[column][row] for row in rows) for column in ("uri", "label", "version")
-    )
-    return LabelledImages(uris, labels, versions)
-
-
-def take_named_split(images: LabelledImages, part: str, where: str) -> LabelledImages:
-    """Return one part of data that come divided.
-
-    Raises:
-        InputError: They do not, or the part has no images.
-        UnknownNameError: There is no such part.
-    """
-    if part not in SPLIT_NAMES:
-        raise UnknownNameError("part", part, SPLIT_NAMES)
-    rows = [row for row, name in enumerate(images.splits) if name == part]
-    if not rows:
-        known = ", ".join(dict.fromkeys(images.splits)) or "not divided"
-        raise InputError(f"{where} has no {part} part: it is {known}.")
-    return replace(images.take(rows), notes=images.notes)
-
-
-def _read_split_table(location: str) -> dict[str, list[str]]:
-    try:
-        with open_parquet(location) as file:
-            metadata = file.schema_arrow.metadata or {}
-            if metadata.get(b"format") != _FORMAT.encode():
-                raise InputError(f"{location} is no split file of Eagleray ({_FORMAT}).")
-            table: dict[str, list[str]] = file.read(SPLIT_SCHEMA.names).to_pydict()
-    except FileNotFoundError:
-        raise InputError(f"There is no split file {location}; check the path.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise InputError(f"{location} is a damaged split file ({error}); copy it again.") from None
-    placed = set(zip(table["uri"], table["part"], strict=True))
-    if len(placed) > len(set(table["uri"])):
-        uri = next(uri for uri, count in Counter(uri for uri, _ in placed).items() if count > 1)
-        raise InputError(f"The split {location} has {uri} in more than one part.")
-    unknown = sorted({part for _, part in placed} - set(SPLIT_NAMES))
-    if unknown:
-        raise InputError(f"The split {location} has a part {unknown[0]!r}, which nobody knows.")
-    return table
-
-
-def _require_same_rows(location: str, table: dict[str, list[str]], images: LabelledImages) -> None:
-    written = _labels_by_uri(table["uri"], table["label"])
-    labels = _labels_by_uri(images.uris, images.labels)
-    versions = dict(zip(table["uri"], table["version"], strict=True))
-    common = [uri for uri in written if uri in labels]
-    now = dict(zip(images.uris, images.versions, strict=True))
-    differences = {
-        "gone": [uri for uri in written if uri not in labels],
-        "new": [uri for uri in labels if uri not in written],
-        "relabelled": [uri for uri in common if written[uri] != labels[uri]],
-        "changed": [
-            uri for uri in common if versions[uri] and now[uri] and versions[uri] != now[uri]
-        ],
-    }
-    said = [
-        f"{len(uris):,} {what}, {'first' if len(uris) > 1 else 'namely'} {uris[0]}"
-        for what, uris in differences.items()
-        if uris
-    ]
-    if said:
-        raise InputError(
-            f"The split {location} is of other data ({'; '.join(said)}); write a new split, or go "
-            "back to the data that it was made of."
-        )
-
-
-def _labels_by_uri(uris: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for uri, label in sorted(zip(uris, labels, strict=True)):
-        found.setdefault(uri, []).append(label)
-    return found

@@ -1,1 +1,1 @@
-"""The organisation's own SQL database, and what is shared with every other database spoken to."""
+"""The organisation's SQL database, and connections to SQL databases in general."""

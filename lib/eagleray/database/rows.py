@@ -1,4 +1,4 @@
-"""Rows read one by one where one of them is damaged, so that it costs nobody but itself."""
+"""Reads the rows of a table, and skips damaged rows instead of failing."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ RowT = TypeVar("RowT", bound=Base)
 
 
 class BadRowError(ValueError):
-    """A row holds something that no row of its table may hold."""
+    """A row has a value that is not allowed in its table."""
 
 
 def readable_rows(
     session: Session, table: type[RowT], *conditions: sa.ColumnElement[bool]
 ) -> Iterator[RowT]:
-    """Yield the rows of a table; those that cannot be read are named in the log and left out.
+    """Yield the rows of a table; rows that cannot be read are logged and skipped.
 
     Args:
-        session: In a transaction.
-        table: As it is mapped.
-        conditions: That the rows must meet.
+        session: A session in a transaction.
+        table: The mapped class of the table.
+        conditions: Conditions that the rows must meet.
 
     Raises:
-        OutageError: The database does not answer, as the session's block turns that.
+        OutageError: If the database does not answer; the session's block raises it.
     """
     try:
         rows = list(session.scalars(sa.select(table).where(*conditions)))
-    except (ValueError, TypeError, LookupError):  # of a value that is not of its column's type
+    except (ValueError, TypeError, LookupError):  # a value is not of its column's type
         session.expunge_all()
         yield from _one_by_one(session, table, conditions)
     else:
@@ -45,8 +45,8 @@ def readable_rows(
 
 
 def report_bad_row(table: type[Base], key: object, error: Exception) -> None:
-    """Name a row in the log that is left out."""
-    log.error("row %s of table %s is left out: %s", key, table.__tablename__, error)
+    """Log a row that is skipped."""
+    log.error("row %s of table %s is skipped: %s", key, table.__tablename__, error)
 
 
 def _one_by_one(

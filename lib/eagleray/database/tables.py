@@ -1,6 +1,6 @@
-"""The tables of the organisation's database, as SQLAlchemy maps them.
+"""The tables of the organisation's database, mapped by SQLAlchemy.
 
-A table that joins them needs a step in `migrations/`; a test compares the two.
+Every change of a table needs a migration in `migrations/`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ __all__ = [
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
-    """A moment. SQLite keeps no time zone, so UTC goes in and comes out."""
+    """A time, stored in UTC, as SQLite keeps no time zone."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, _: sa.Dialect) -> datetime | None:
-        """Refuse moments whose zone nobody knows."""
+        """Convert to UTC; a time without a zone is refused."""
         assert value is None or value.tzinfo is not None
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, _: sa.Dialect) -> datetime | None:
-        """Give the zone back."""
+        """Add the zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
-    """What all tables of the organisation's database have in common."""
+    """The base class of all tables."""
 
 
 class IdentityRow(Base):
-    """What tells this database from every other one: a random id, drawn once when it is made."""
+    """The identity of the database: a random id that is drawn when the database is created."""
 
     __tablename__ = "database_identity"
 
@@ -59,9 +59,9 @@ class IdentityRow(Base):
 
 
 class AliasChangeRow(Base):
-    """One change of an alias, or with the empty alias of a version itself.
+    """One change of an alias or, with an empty alias, the deletion of a version.
 
-    It is written before MLflow is asked, and `applied` says that MLflow has done it.
+    The row is written before the change is made in MLflow; `applied` says that it was made.
     """
 
     __tablename__ = "alias_changes"
@@ -72,14 +72,14 @@ class AliasChangeRow(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     action: Mapped[str] = mapped_column(sa.String(16))
-    who: Mapped[str] = mapped_column(sa.Text())
+    actor: Mapped[str] = mapped_column("who", sa.Text())
     time: Mapped[datetime] = mapped_column(UtcTime())
     reason: Mapped[str] = mapped_column("why", sa.Text())
     evidence: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
     applied: Mapped[bool]
 
 
-# --- the service: who may ask, and which version answers ------------------------------------------
+# --- the service: its callers, and the versions that serve ------------------------------------
 
 
 class ApplicationRow(Base):
@@ -109,7 +109,7 @@ class ApiKeyRow(Base):
 
 
 class PinRow(Base):
-    """The version of a model that one application gets: a number, or an alias."""
+    """The version of a model that one application gets: a number or an alias."""
 
     __tablename__ = "pins"
 
@@ -121,7 +121,7 @@ class PinRow(Base):
 
 
 class ModelRouteRow(Base):
-    """Which versions of a model everybody else gets. Targets are numbers or aliases."""
+    """The versions of a model for callers without a pin; targets are numbers or aliases."""
 
     __tablename__ = "model_routes"
 
@@ -135,7 +135,7 @@ class ModelRouteRow(Base):
 
 
 class ServingChangeRow(Base):
-    """One change of the tables above: who, when, what."""
+    """One change of the tables above, for the audit log."""
 
     __tablename__ = "serving_changes"
 
@@ -149,7 +149,7 @@ class ServingChangeRow(Base):
 
 
 class ServedRow(Base):
-    """The last version that answered in a role: what a new process falls back on."""
+    """The last version that served in a role, which a new process falls back on."""
 
     __tablename__ = "served_versions"
 
@@ -161,7 +161,7 @@ class ServedRow(Base):
 
 
 class UsageRow(Base):
-    """Requests of one application that a version answered on one day, in UTC."""
+    """Number of requests of one application that a version served on one day, in UTC."""
 
     __tablename__ = "usage_by_day"
 
@@ -174,7 +174,7 @@ class UsageRow(Base):
 
 
 class ReplicaMetricsRow(Base):
-    """What a replica of the service had counted at a moment; `families` as `Telemetry` has them."""
+    """The metrics of a replica at a time; `families` are those of `Telemetry`."""
 
     __tablename__ = "replica_metrics"
 
@@ -184,10 +184,10 @@ class ReplicaMetricsRow(Base):
 
 
 class BatchRow(Base):
-    """A batch job that a caller of the service started; all else about it is in its output.
+    """A batch job that a caller of the service started; its output has the rest.
 
-    `request` is what was asked for, `model` the version that was meant then, `submission` the name
-    of its last run as a Ray job, `state` what was known last.
+    `request` is the caller's request, `model` the version that it named at that time, `submission`
+    the name of its last run as a Ray job, and `state` the last known state.
     """
 
     __tablename__ = "batches"

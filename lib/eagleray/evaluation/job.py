@@ -16,7 +16,8 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import read_named_split, require_no_splits, take_named_split
+from eagleray.data.split import require_no_splits
+from eagleray.data.split_file import read_named_split, take_named_split
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known

@@ -52,12 +52,8 @@ _MAX_OUTPUT_LENGTH = 200  # characters of a child's output in a message
 _MAX_OUTPUT_BYTES = 2**20  # of a child's standard output and error
 
 _RETRIED_REASONS = {Reason.DECODER_CRASH, Reason.OUT_OF_MEMORY}
-_BYTES_PER_PIXEL = {
-    "webp": 12,
-    "heic": 6,
-    "avif": 6,
-    "jpeg2000": 20,
-}  # allocated by decoders at least
+# Bytes that decoders allocate at least.
+_BYTES_PER_PIXEL = {"webp": 12, "heic": 6, "avif": 6, "jpeg2000": 20}
 _OUT_OF_MEMORY_PHRASES = ("memoryerror", "bad_alloc", "out of memory", "insufficient memory")
 
 
@@ -155,8 +151,7 @@ class _Child:
         with contextlib.ExitStack() as resources:
             self._output = resources.enter_context(tempfile.TemporaryFile())
             self._socket, child_socket = map(resources.enter_context, socket.socketpair())
-            # Linux ends the child when the thread that started it ends, so that thread must live
-            # on.
+            # Linux ends the child with the thread that started it, so that thread must live on.
             starter = resources.enter_context(ThreadPoolExecutor(1, "decode-sandbox"))
             self._process = starter.submit(_start, spec, child_socket, self._output).result()
             resources.callback(self._process.wait)
@@ -185,9 +180,9 @@ class _Child:
         output_start = os.fstat(self._output.fileno()).st_size
         deadline = time.monotonic() + self._seconds
         try:
-            for part in (_REQUEST.pack(len(data)), data):
+            for content in (_REQUEST.pack(len(data)), data):
                 self._wait_until(deadline)
-                self._socket.sendall(part)
+                self._socket.sendall(content)
             return self._receive_image(deadline)
         except TimeoutError:
             raise BadImageError(

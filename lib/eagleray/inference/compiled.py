@@ -58,7 +58,7 @@ ENGINES.register(CompiledEngine.name, CompiledEngine())
 
 
 def compilation_pays(package: ModelPackage, plan: ExecutionPlan, expected_images: int) -> bool:
-    """Whether the time saved on the images exceeds the time to compile, as far as can be told."""
+    """Whether the time saved on the images exceeds the time to compile, roughly."""
     from torch.utils.flop_counter import FlopCounterMode
 
     module = build_on_meta(package.manifest.architecture)

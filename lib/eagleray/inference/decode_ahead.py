@@ -1,12 +1,11 @@
-"""Images decoded in threads, batch by batch, ahead of the network that takes them."""
+"""Decodes images in threads, batch by batch, ahead of the network that takes them."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eagleray.imaging import DecodedImage
+from eagleray.io.read_ahead import read_ahead
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["DecodedBatch", "decode_ahead"]
@@ -26,15 +26,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """Consecutive inputs, decoded.
+    """Decoded images that follow each other in the input.
 
     Attributes:
-        images: What became of each input, in order. Pixels are views of the tensor below.
-        pixels: uint8 tensor (N, H, W, C), a row for each input; zeros where an input failed.
+        images: The result of each input, in order. Pixels are views of the tensor below.
+        pixels: uint8 tensor (N, H, W, C) with a row for each input; zeros for a failed one.
     """
 
     images: list[Decoded]
     pixels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk(Generic[T]):
+    """The inputs of a batch that one thread decodes, which starts at `start` of the batch."""
+
+    inputs: Sequence[T]
+    start: int
+    pixels: Tensor
+
+    @property
+    def ends_batch(self) -> bool:
+        return self.start + len(self.inputs) == len(self.pixels)
 
 
 def decode_ahead(
@@ -46,64 +59,52 @@ def decode_ahead(
     num_threads: int,
     pin_memory: bool = False,
 ) -> Generator[DecodedBatch, None, None]:
-    """Yield batches in order; while the reader has one, the next two are being decoded.
+    """Yield batches in order, while threads decode the next two.
 
     Args:
-        images: Encoded images, or whatever `preprocess` takes.
-        preprocess: Decodes one of them; called from several threads, never raises for a bad image.
-        shape: Of a decoded image: (height, width, channels).
-        batch_size: Inputs in a batch; the last batch has what is left.
-        num_threads: That decode.
-        pin_memory: Whether the tensors are page-locked, so that a GPU copies them by itself.
+        images: Encoded images, or other values that `preprocess` takes.
+        preprocess: Decodes one of them in a thread; it does not raise for a bad image.
+        shape: Shape of a decoded image: (height, width, channels).
+        batch_size: Number of inputs in a batch; the last batch may have fewer.
+        num_threads: Number of decoding threads.
+        pin_memory: Whether the tensors are page-locked, so that a GPU copies them asynchronously.
     """
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-    ahead: deque[tuple[list[Future[list[Decoded]]], Tensor]] = deque()
-    try:
-        for start in range(0, len(images), batch_size):
-            inputs = images[start : start + batch_size]
-            # PyTorch keeps page-locked memory for the next one, once no copy reads it any more.
-            pixels = torch.empty((len(inputs), *shape), dtype=torch.uint8, pin_memory=pin_memory)
-            ahead.append((_begin(pool, inputs, preprocess, pixels, num_threads), pixels))
-            if len(ahead) > _BATCHES_AHEAD:
-                yield _finish(*ahead.popleft())
-        while ahead:
-            yield _finish(*ahead.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
 
+    def chunk_size(num_images: int) -> int:
+        return -(
+            -num_images // num_threads
+        )  # a call for each thread; one for each image costs more
 
-def _begin(
-    pool: ThreadPoolExecutor,
-    inputs: Sequence[T],
-    preprocess: Callable[[T], Decoded],
-    pixels: Tensor,
-    num_threads: int,
-) -> list[Future[list[Decoded]]]:
-    rows = pixels.numpy()
-    size = -(-len(inputs) // num_threads)  # one call a thread: a call for each image costs more
-    return [
-        pool.submit(
-            _decode_into, rows[start : start + size], inputs[start : start + size], preprocess
-        )
-        for start in range(0, len(inputs), size)
-    ]
+    def chunks() -> Iterator[_Chunk[T]]:
+        for first in range(0, len(images), batch_size):
+            batch = images[first : first + batch_size]
+            # PyTorch reuses page-locked memory for another batch once no copy reads it any more.
+            pixels = torch.empty((len(batch), *shape), dtype=torch.uint8, pin_memory=pin_memory)
+            size = chunk_size(len(batch))
+            for start in range(0, len(batch), size):
+                yield _Chunk(batch[start : start + size], start, pixels)
+
+    def decode(chunk: _Chunk[T]) -> tuple[_Chunk[T], list[Decoded]]:
+        rows = chunk.pixels.numpy()[chunk.start :]
+        return chunk, [_decode_into(*pair, preprocess) for pair in zip(rows, chunk.inputs)]  # noqa: B905
+
+    max_ahead = _BATCHES_AHEAD * -(-batch_size // chunk_size(batch_size))
+    decoded: list[Decoded] = []
+    with closing(read_ahead(decode, chunks(), threads=num_threads, max_ahead=max_ahead)) as results:
+        for chunk, part in results:
+            decoded += part
+            if chunk.ends_batch:
+                yield DecodedBatch(decoded, chunk.pixels)
+                decoded = []
 
 
 def _decode_into(
-    rows: npt.NDArray[np.uint8], inputs: Sequence[T], preprocess: Callable[[T], Decoded]
-) -> list[Decoded]:
-    """Decode inputs into the rows of a batch, here in the thread rather than in its reader."""
-    results: list[Decoded] = []
-    for row, data in zip(rows, inputs, strict=True):
-        image = preprocess(data)
-        if isinstance(image, DecodedImage):
-            row[...] = image.pixels
-            image = DecodedImage(row, image.width, image.height)
-        else:
-            row[...] = 0
-        results.append(image)
-    return results
-
-
-def _finish(parts: list[Future[list[Decoded]]], pixels: Tensor) -> DecodedBatch:
-    return DecodedBatch([image for part in parts for image in part.result()], pixels)
+    row: npt.NDArray[np.uint8], value: T, preprocess: Callable[[T], Decoded]
+) -> Decoded:
+    """Decode an input into its row of a batch."""
+    image = preprocess(value)
+    if isinstance(image, DecodedImage):
+        row[...] = image.pixels
+        return DecodedImage(row, image.width, image.height)
+    row[...] = 0
+    return image

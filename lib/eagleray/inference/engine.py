@@ -1,13 +1,10 @@
 """The interface of an engine, which prepares networks to run on a device, and the engines by name.
 
-class Eager:                                    one module an engine
-name = "eager"
-…
-ENGINES.register("eager", Eager())              one registration
+An engine is one module with a class that has the members of `Engine`, and one registration:
 
-run = ENGINES.get("eager").prepare(package, plan, cache_folder)
-logits = run(images)                            uint8 (N, H, W, C) -> float32 (N, outputs)
-logits = run(images, attributes)                float32 (N, A), for a model with attributes
+    ENGINES.register("eager", EagerEngine())
+    run = ENGINES.get("eager").prepare(package, plan, cache_folder)
+    logits = run(images)
 """
 
 from __future__ import annotations

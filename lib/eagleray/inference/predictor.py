@@ -13,7 +13,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,46 +28,26 @@ from eagleray.core.errors import (
     PackageError,
     Reason,
 )
-from eagleray.core.limits import MAX_GOLDEN_PIXELS
 from eagleray.core.settings import read_settings
 from eagleray.core.system import num_usable_cores
-from eagleray.core.types import HEALTH_TOLERANCE, CompileMode, Precision
+from eagleray.core.types import CompileMode, Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.forward import ForwardPasses, LaunchedPass
+from eagleray.inference.health import GoldenCheck, check_golden_images
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.precision import with_measured_precision
 from eagleray.models.attributes import Features, encode_mappings
-from eagleray.models.package import GoldenImage, ModelPackage
+from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome
 
-__all__ = ["GoldenCheck", "Predictor"]
+__all__ = ["Predictor"]
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenCheck:
-    """The result of predicting the golden images of a package.
-
-    Attributes:
-        num_images: Number of golden images.
-        max_difference: Largest difference of an output from the expected output.
-        tolerance: Largest difference of a healthy model.
-    """
-
-    num_images: int
-    max_difference: float
-    tolerance: float
-
-    @property
-    def healthy(self) -> bool:
-        """Whether every output is as expected; NaN is not."""
-        return self.max_difference <= self.tolerance
 
 
 class Predictor:
@@ -377,35 +356,12 @@ class Predictor:
         Raises:
             PackageError: If a golden image cannot be decoded.
         """
-        golden = self.package.golden
-        # A package may state a smaller tolerance than Eagleray's, never a larger one.
-        max_tolerance = HEALTH_TOLERANCE[self.plan.precision] * self.task.unit
-        tolerance = min(golden.tolerance, max_tolerance)
-        size = self.passes.max_size
-        differences = [
-            self._golden_difference(golden.images[start : start + size])
-            for start in range(0, len(golden.images), size)
-        ]
-        max_difference = float(np.max(differences, initial=0.0))  # NaN stays
-        return GoldenCheck(len(golden.images), max_difference, tolerance)
-
-    def _golden_difference(self, images: Sequence[GoldenImage]) -> float:
-        """Return the largest difference of an output of these images from the expected output."""
-        contract = self.package.contract
-        limited = contract.model_copy(
-            update={"max_pixels": min(contract.max_pixels, MAX_GOLDEN_PIXELS)}
+        return check_golden_images(
+            self.package,
+            self.forward,
+            precision=self.plan.precision,
+            batch_size=self.passes.max_size,
         )
-        try:
-            pixels = [decode(self.package.files[item.file], limited).pixels for item in images]
-        except BadImageError as error:
-            raise PackageError(
-                f"Model {self.package.manifest.name!r} has a golden image that cannot be decoded "
-                f"({error.message})."
-            ) from error
-        attributes = self.encode_attributes([item.attributes for item in images], len(images))
-        expected = np.asarray([item.outputs for item in images])
-        outputs = self.forward(np.stack(pixels), attributes)
-        return self.task.max_difference(outputs.reshape(expected.shape), expected)
 
     def require_healthy(self) -> GoldenCheck:
         """Check the golden images.

@@ -1,9 +1,9 @@
-"""Everything that can be said of a package, check by check, also where one of them fails.
+"""Verifies a model package check by check, and goes on after a failed check.
 
     for check in verify_package("packages/digits").checks:
         print(check.name, check.passed, check.detail)
 
-A check that needs what an earlier one did not find is noted as not made.
+A check that depends on a failed one is reported as skipped.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from eagleray.models.package import (
 )
 from eagleray.models.package_files import PackageFiles, open_package
 
-if TYPE_CHECKING:  # which takes seconds to import, and not all checks come so far
-    from eagleray.inference.predictor import GoldenCheck
+if TYPE_CHECKING:  # takes seconds to import, and not every verification needs it
+    from eagleray.inference.health import GoldenCheck
 
 __all__ = ["Check", "VerificationReport", "verify_loaded", "verify_package"]
 
@@ -40,12 +40,12 @@ _WEIGHTS, _INPUT, _GOLDEN, _OUTPUTS = "network", "input size", "golden images", 
 
 @dataclass
 class Check:
-    """One check of a package, made in its `with` block: a `UserError` in there is its fault.
+    """One check of a package, as a context manager: a `UserError` in the block fails the check.
 
     Attributes:
-        name: What was checked.
-        passed: None where it was not made.
-        detail: What was found, the fault, or why it was not made.
+        name: Name of the check.
+        passed: Whether the check passed; None if it was skipped.
+        detail: The result, the fault, or why the check was skipped.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Check:
         return True
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the check as JSON for scripts."""
         return {"check": self.name, "passed": self.passed, "detail": self.detail}
 
 
@@ -71,9 +71,9 @@ class VerificationReport:
     """All checks of a package.
 
     Attributes:
-        checks: In the order in which they were made.
-        digest: Of the package, where its manifest is valid.
-        golden: How the package did on its golden images, where it came so far.
+        checks: The checks, in order.
+        digest: Digest of the package, if its manifest is valid.
+        golden: Result of the golden images, if they were predicted.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -82,25 +82,25 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check was made and passed."""
+        """Whether all checks passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong."""
+        """Details of the failed checks."""
         return [check.detail for check in self.checks if check.passed is False]
 
     def check(self, name: str) -> Check:
-        """Begin a check."""
+        """Add a check."""
         self.checks.append(Check(name))
         return self.checks[-1]
 
     def skip(self, needed: str, *names: str) -> None:
-        """Note checks that cannot be made for want of something."""
+        """Add checks as skipped, because something that they need is missing."""
         self.checks += [Check(name, None, f"not checked, as it needs {needed}") for name in names]
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the report as JSON for scripts."""
         golden = self.golden
         return {
             "digest": self.digest,
@@ -116,12 +116,12 @@ def verify_package(folder: str, *, expected_digest: str | None = None) -> Verifi
     """Check a package in a folder or under a URI, on this machine.
 
     Args:
-        folder: Where the package is.
-        expected_digest: What its digest must be, when somebody recorded it.
+        folder: The package's location.
+        expected_digest: The digest that was recorded for the package, if any.
 
     Raises:
-        PackageError: There is no folder.
-        InputError: A remote storage does not answer.
+        PackageError: If there is no folder.
+        InputError: If a remote storage does not answer.
     """
     report = VerificationReport()
     with open_package(folder) as opened:
@@ -150,7 +150,7 @@ def verify_package(folder: str, *, expected_digest: str | None = None) -> Verifi
 
 
 def verify_loaded(package: ModelPackage) -> VerificationReport:
-    """Check a package that is in memory, such as one that was just made."""
+    """Check a package that is in memory."""
     report = VerificationReport(digest=package.digest)
     with report.check(_WEIGHTS):
         package.require_weights()
@@ -184,13 +184,13 @@ def _check_manifest(
 def _check_golden(
     report: VerificationReport, folder: str, opened: PackageFiles, manifest: ModelManifest
 ) -> dict[str, bytes] | None:
-    """Return all files but the weights; None unless all are what they should be."""
+    """Return all files but the weights; None if one of them is missing or altered."""
     files: dict[str, bytes] = {}
     listed = [name for name in manifest.files if name != WEIGHTS_FILE and is_package_file(name)]
     for name in listed:
         with report.check(name) as check:
             files[name] = opened.read(name, digest=manifest.files[name])
-            check.detail = f"{len(files[name]):,} bytes with the digest that is listed"
+            check.detail = f"{len(files[name]):,} bytes, as listed"
     if len(files) < len(listed):
         report.skip("intact files", _GOLDEN)
         return None
@@ -203,10 +203,10 @@ def _check_golden(
 def _check_weights(
     report: VerificationReport, opened: PackageFiles, manifest: ModelManifest
 ) -> bytes | None:
-    """Return the weights; None unless they are those that are listed, and those of the network.
+    """Return the weights; None if they are altered or do not fit the network.
 
-    They are compared with their network by their header first, so a package of a stranger costs no
-    more memory than an honest one of that network.
+    Their header is compared with the network first, so that a hostile package takes no more memory
+    than a valid one.
     """
     with report.check(_WEIGHTS) as check:
         opened.check_weights(manifest.architecture)
@@ -218,7 +218,7 @@ def _check_weights(
     content = None
     with report.check(WEIGHTS_FILE) as check:
         content = opened.read_weights(manifest.architecture, digest=digest)
-        check.detail = f"{len(content):,} bytes with the digest that is listed"
+        check.detail = f"{len(content):,} bytes, as listed"
     return content
 
 

@@ -1,4 +1,4 @@
-"""Result tables as files and back; CSV and JSON lines spell as text what they have no form for.
+"""Encodes tables as Parquet, CSV and JSON lines, and decodes them.
 
 Both text formats write times as ISO 8601, durations as whole numbers of their unit, decimals digit
 by digit and bytes in hexadecimal. CSV writes lists and structs as JSON, and tells an empty text
@@ -32,7 +32,7 @@ from eagleray.io.arrow_types import (
 __all__ = ["column_names", "decode_table", "encode_table"]
 
 _ROWS_AT_ONCE = 4096
-_LONGEST_BLOCK = 2**31 - 1
+_MAX_BLOCK = 2**31 - 1
 
 
 def encode_table(table: pa.Table, output_format: OutputFormat) -> bytes:
@@ -70,12 +70,12 @@ def decode_table(content: bytes, output_format: OutputFormat, schema: pa.Schema)
     """Read some columns of a file.
 
     Args:
-        content: Of the file.
-        output_format: It was encoded in.
+        content: Bytes of the file.
+        output_format: Format of the file.
         schema: The columns, with the types that they had when they were encoded.
 
     Raises:
-        ValueError: The file is damaged; `OSError` and `KeyError` may say so as well.
+        ValueError: If the file is damaged; `OSError` and `KeyError` may say so as well.
     """
     if output_format == "parquet":
         file = pyarrow.parquet.ParquetFile(
@@ -141,7 +141,7 @@ def _open_csv(content: bytes, convert: pyarrow.csv.ConvertOptions) -> pa.RecordB
     return pyarrow.csv.open_csv(
         pa.BufferReader(content),
         # One block: a row that is cut by its end could not be read.
-        read_options=pyarrow.csv.ReadOptions(block_size=min(len(content) + 1, _LONGEST_BLOCK)),
+        read_options=pyarrow.csv.ReadOptions(block_size=min(len(content) + 1, _MAX_BLOCK)),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=convert,
     )

@@ -1,7 +1,7 @@
-"""How a delimited text (CSV, TSV) is written: its encoding, its separator and its header.
+"""Detects the encoding, separator and header of delimited text (CSV, TSV).
 
-Judged by the first bytes, so that a text that would be misread is refused in a sentence that says
-how it must be saved.
+They are found from the first bytes, so that a text that would be misread is refused with a sentence
+on how to save it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAMES = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 _SAMPLE_ROWS = 100
 _LOCATION = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|\.{0,2}/|[A-Za-z]:\\)")
 _EXCEL_HINT = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a line that Excel writes and obeys
-_LONGEST_SHOWN = 60
+_MAX_SHOWN = 60
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -38,12 +38,12 @@ _MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Delimited:
-    """How a text is written.
+    """The form of a delimited text.
 
     Attributes:
-        separator: Between columns.
-        skip_rows: Lines before the header.
-        note: What was found that the name of the file does not say; None for nothing.
+        separator: Separator between columns.
+        skip_rows: Number of lines before the header.
+        note: Clause for the user on a form that the file's name does not suggest; None without one.
     """
 
     separator: str
@@ -54,17 +54,17 @@ class Delimited:
 def describe_delimited(
     start: bytes, location: str, *, separator: str, whole: bool = True
 ) -> Delimited:
-    """Find out how a text is written.
+    """Detect the form of a delimited text.
 
     Args:
-        start: Its first `SAMPLE_BYTES` bytes.
-        location: For messages.
-        separator: That the file's name promises. Another is found where the header lacks it and
-            all rows agree on the other.
-        whole: Whether `start` is all of it.
+        start: First `SAMPLE_BYTES` bytes of the text.
+        location: Location of the file, for messages.
+        separator: Separator that the file's name suggests. Another one is detected if the header
+            lacks it and all rows agree on the other.
+        whole: Whether `start` is the whole text.
 
     Raises:
-        InputError: It is empty, no text, in another encoding than UTF-8, or has no header.
+        InputError: If it is empty, no text, in another encoding than UTF-8, or has no header.
     """
     if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise InputError(
@@ -89,7 +89,7 @@ def describe_delimited(
 
 
 def _rows(text: str, separator: str, *, whole: bool) -> Iterator[list[str]]:
-    """Yield the first rows; of a text that goes on, none that it may cut."""
+    """Yield the first rows, without one that the end of the sample may cut."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=False)
     try:
         rows = list(itertools.islice((row for row in reader if row), _SAMPLE_ROWS))
@@ -105,7 +105,7 @@ def _is_table(rows: list[list[str]]) -> bool:
 
 
 def _require_header(names: list[str], location: str) -> None:
-    """Refuse a first line that is a row: its image would be lost."""
+    """Refuse a first line that looks like a row, whose image would be lost."""
     for name in names:
         cell = name.strip()
         if is_image_name(cell) or _LOCATION.match(cell) or cell.startswith("data:"):
@@ -117,7 +117,7 @@ def _require_header(names: list[str], location: str) -> None:
 
 
 def _shown(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def require_utf8(start: bytes, location: str, *, whole: bool = True) -> str:
@@ -129,7 +129,7 @@ def require_utf8(start: bytes, location: str, *, whole: bool = True) -> str:
         whole: Whether the file ends there; otherwise its last character may be cut.
 
     Raises:
-        InputError: It is something else by its first bytes, or in another encoding.
+        InputError: If it is another kind of file by its first bytes, or in another encoding.
     """
     kind = describe_file_kind(start)
     if kind is not None:

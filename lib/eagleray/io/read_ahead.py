@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ def read_ahead(
     max_ahead: int = 8,
     max_bytes: float = float("inf"),
     num_bytes: Callable[[T], int] = lambda _: 0,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield what a call returns for each item, in the order of the items.
 
     An error of a call or of the iterable is raised in its place, after the results before it. When

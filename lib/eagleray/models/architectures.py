@@ -60,14 +60,14 @@ class Architecture(BaseModel):
     """What is needed to build a network, as a package stores it.
 
     Attributes:
-        name: A name of `architecture_names`.
-        in_channels: Channels of the input tensor.
+        name: Name of the architecture, one of `architecture_names`.
+        in_channels: Number of channels of the input tensor.
         num_outputs: Length of the output vector.
         transform_input: Inception v3 and GoogLeNet only: re-normalise inside the network, as their
             published weights expect.
-        image_size: torchvision's vision transformers only, whose weights depend on it: side of the
-            input in pixels.
-        num_attributes: Numbers that an image's attributes make; 0 for a network of images alone.
+        image_size: Side of the input in pixels; only for torchvision's vision transformers, whose
+            weights depend on it.
+        num_attributes: Length of an image's attribute vector; 0 for a network of images alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -83,7 +83,7 @@ class Architecture(BaseModel):
     def _without_what_older_packages_lack(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        """Leave unset what came later, so that packages made before keep their digests."""
+        """Omit a later field without a value, so that older packages keep their digests."""
         fields: dict[str, Any] = serialize(self)
         if fields.get("num_attributes") == 0:
             del fields["num_attributes"]
@@ -158,7 +158,7 @@ def _timm() -> Any | None:
 
 
 def architecture_names() -> list[str]:
-    """Return every name that can be built here, sorted; timm's only where timm is installed."""
+    """Return all names, sorted; those of timm only if timm is installed."""
     names = [*_REGISTERED.names(), *_torchvision_names()]
     timm = _timm()
     if timm is not None:
@@ -175,7 +175,7 @@ def _registered(name: str) -> _Registered | None:
 
 
 def require_architecture(name: str) -> None:
-    """Raise `UnknownNameError` with the nearest names unless `name` can be built here."""
+    """Raise `UnknownNameError` with the nearest names if there is no such architecture."""
     if _registered(name) is not None or name in _torchvision_names():
         return
     if name.startswith(TIMM_PREFIX) and _timm() is None:
@@ -197,8 +197,8 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
         initialize: False skips slow initialisers, for weights that are loaded next.
 
     Raises:
-        UnknownNameError: No such architecture.
-        InputError: Attributes cannot join its head.
+        UnknownNameError: If there is no such architecture.
+        InputError: If attributes cannot join its head.
     """
     module = _build_of_images(architecture, initialize=initialize)
     if architecture.num_attributes:
@@ -244,7 +244,7 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
 def build_pretrained(
     name: str, *, weights: str = "DEFAULT", in_channels: int = 3, num_outputs: int | None = None
 ) -> tuple[nn.Module, Architecture]:
-    """Build a network with published weights, its input and head fitted to what is wanted.
+    """Build a network with published weights, and fit its input and head.
 
     A head of another length than the published one starts from random weights. A single input
     channel takes the sum over the colours; other counts repeat the mean over them.
@@ -256,8 +256,8 @@ def build_pretrained(
         num_outputs: Length of the output; None keeps the published head.
 
     Raises:
-        UnknownNameError: No such architecture or weights.
-        InputError: There are no published weights, or they cannot be fetched from here.
+        UnknownNameError: If there is no such architecture or no such weights.
+        InputError: If there are no published weights, or they cannot be downloaded.
     """
     require_architecture(name)
     if not has_published(name):
@@ -296,7 +296,7 @@ def build_pretrained(
 def architecture_for(
     name: str, contract: ImageContract, num_outputs: int, num_attributes: int = 0
 ) -> Architecture:
-    """Describe the network of a name that takes a contract's images, and attributes if need be."""
+    """Describe the network of a name for a contract's images, and attributes if there are any."""
     return Architecture(
         name=name,
         in_channels=contract.channels,
@@ -327,7 +327,7 @@ def _weights_entry(name: str, weights: str) -> Any:
 
 
 def _drop_auxiliary_heads(module: nn.Module) -> None:
-    """Leave away what served training only; published weights come with it."""
+    """Remove the auxiliary heads, which only training uses."""
     network = cast("Any", module)
     network.aux_logits = False
     for head in ("aux1", "aux2", "AuxLogits"):
@@ -354,7 +354,7 @@ def _pretrained_timm(
 
 
 def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
-    """Run a builder that downloads, and say in one sentence when it cannot."""
+    """Run a builder that downloads weights; turn a failure into one sentence."""
     import http.client
 
     import torch
@@ -379,7 +379,7 @@ def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _fit_input(module: nn.Module, in_channels: int) -> None:
-    """Give the first convolution another number of input channels, keeping what it learned."""
+    """Give the first convolution another number of input channels, and keep its weights."""
     import torch
     from torch import nn
 
@@ -408,7 +408,7 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
 
 
 def find_head(module: nn.Module, num_outputs: int) -> str:
-    """Return the name of the last layer that gives `num_outputs` outputs."""
+    """Return the name of the last layer with `num_outputs` outputs."""
     from torch import nn
 
     from eagleray.models.head import NetworkWithAttributes
@@ -426,7 +426,7 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
 
 
 def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
-    """Replace the last layer that gives `present` outputs by a new one."""
+    """Replace the last layer with `present` outputs by a new one."""
     from torch import nn
 
     from eagleray.models.head import HeadWithAttributes
@@ -450,14 +450,14 @@ def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:
 
 
 def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
-    """Let attributes join the head of a network of images, which keeps what it knows.
+    """Add attributes to the head of a network of images, which keeps its weights.
 
     Args:
-        module: Of images alone; it becomes a part of the result.
-        architecture: Of the result.
+        module: Network of images alone; it becomes a part of the result.
+        architecture: Architecture of the result.
 
     Raises:
-        InputError: The head is no linear layer.
+        InputError: If the head is not a linear layer.
     """
     from torch import nn
 
@@ -475,10 +475,10 @@ def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
 
 
 def drop_attributes(module: nn.Module) -> nn.Module:
-    """Take attributes out of a network, which keeps the linear part of its head.
+    """Remove attributes from a network, which keeps the linear part of its head.
 
     Args:
-        module: Of images and attributes; its backbone becomes the result.
+        module: Network of images and attributes; its backbone becomes the result.
     """
     from eagleray.models.head import NetworkWithAttributes
 
@@ -497,14 +497,14 @@ def default_contract(
     size: int | None = None,
     weights: str = "DEFAULT",
 ) -> ImageContract:
-    """Return the image contract that an architecture's published weights want, for every format.
+    """Return the image contract of an architecture's published weights, for all image formats.
 
     Args:
-        name: Of the architecture.
+        name: Name of the architecture.
         contract: A named contract; None takes `torchvision-reference`, and `whole-image` for sizes
             up to 64 pixels, where a crop costs more than it helps.
-        size: Side in pixels; None takes what the architecture was designed for.
-        weights: Entry whose statistics, filter and sizes count, where there are several.
+        size: Side in pixels; None for the one that the architecture was designed for.
+        weights: Name of the weights entry whose statistics, filter and sizes are used.
     """
     require_architecture(name)
     registered = _registered(name)
@@ -545,7 +545,7 @@ def _usual_contract(size: int) -> str:
 def _as_evaluated(
     contract: ImageContract, interpolation: str, mean: Sequence[float], std: Sequence[float]
 ) -> ImageContract:
-    """Give a contract the statistics and, where it is exact, the filter of an evaluation."""
+    """Give a contract the statistics of the weights, and the filter where it is exact."""
     changes: dict[str, Any] = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     if contract.resampler == "pillow_bilinear" and interpolation in ("bicubic", "lanczos"):
         changes["resampler"] = f"pillow_{interpolation}"
@@ -569,7 +569,7 @@ def imagenet_labels() -> list[str]:
 
 
 def build_on_meta(architecture: Architecture) -> nn.Module:
-    """Build a network that has shapes and hardly any memory, to ask questions of it."""
+    """Build a network on the meta device, which has shapes and takes hardly any memory."""
     import torch
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -583,7 +583,7 @@ def build_on_meta(architecture: Architecture) -> nn.Module:
 
 
 def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
-    """Let what layers make their parameters of take no memory, and all else have its values."""
+    """Create parameters on the meta device, and all other tensors with their values."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -604,10 +604,10 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 
 
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
-    """Try a forward pass that computes nothing, to refuse sizes that a network cannot take.
+    """Try a forward pass on the meta device, to refuse sizes that a network cannot take.
 
     Raises:
-        InputError: The network fails on (2, in_channels, height, width).
+        InputError: If the network fails on (2, in_channels, height, width).
     """
     import torch
 

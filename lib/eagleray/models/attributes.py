@@ -1,11 +1,11 @@
-"""Attributes: what a table says of an image besides its label, as numbers that a network can take.
+"""Encodes attributes, the columns of a table beside image and label, as features of a network.
 
-    fit_attributes(["age", "site"], columns)      what the training part says of each column
+    fit_attributes(["age", "site"], columns)        kind and statistics, from the training split
     encode_columns(attributes, columns)             text by column -> float32 (N, num_features)
-    encode_mappings(attributes, [{"age": 41, …}])   the same for one mapping an image
+    encode_mappings(attributes, [{"age": 41, …}])   the same, from one mapping for each image
 
-A column is a number when every value of the training part is one, else a category. Both may be
-missing in a row; a category may have a value that nobody has seen in training.
+A column is a number if every value of the training split is a number, else a category. Values may
+be missing; a category may have a value that is not in the training split.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Features = npt.NDArray[np.float32]
 
 _MAX_VALUES = 1000
 _MISSING = {"", "nan"}
-_FARTHEST = 10.0  # standard deviations; what is farther counts as so far
+_MAX_SCORE = 10.0  # standard deviations, to which values are clipped
 
 
 class _Frozen(BaseModel):
@@ -45,12 +45,12 @@ class _Frozen(BaseModel):
 
 
 class NumberAttribute(_Frozen):
-    """A column of numbers: two features, the standardised value and whether it is missing.
+    """A column of numbers, with two features: the standardised value, and whether it is missing.
 
     Attributes:
-        name: Of the column.
-        mean: Of the training part.
-        std: Of the training part; 1 where all values are equal.
+        name: Name of the column.
+        mean: Mean of the training split.
+        std: Standard deviation of the training split; 1 if all values are equal.
     """
 
     kind: Literal["number"] = "number"
@@ -60,32 +60,32 @@ class NumberAttribute(_Frozen):
 
     @property
     def num_features(self) -> int:
-        """How many numbers an image gets of it."""
+        """Number of features of an image."""
         return 2
 
     def encode(self, texts: Sequence[str]) -> Features:
         """Return features: float32 array (N, 2).
 
         Raises:
-            ValueError: With the first text that is no number.
+            ValueError: If a text is not a number.
         """
         missing = np.asarray([is_missing(text) for text in texts], np.float32)
         numbers = [self.mean if is_missing(text) else _number(text) for text in texts]
         scores = (np.asarray(numbers, np.float64) - self.mean) / self.std
-        return np.stack([scores.clip(-_FARTHEST, _FARTHEST).astype(np.float32), missing], axis=1)
+        return np.stack([scores.clip(-_MAX_SCORE, _MAX_SCORE).astype(np.float32), missing], axis=1)
 
     @property
     def describe(self) -> str:
-        """For people."""
+        """A description for display."""
         return f"{self.name}: a number, {self.mean:.4g} on average, \u00b1 {self.std:.4g}"
 
 
 class CategoryAttribute(_Frozen):
-    """A column of a few values: a feature for each of them, 1 where the image has it.
+    """A column of categories, with a feature for each value, which is 1 for images with it.
 
     Attributes:
-        name: Of the column.
-        values: That the training part has.
+        name: Name of the column.
+        values: Values of the training split.
     """
 
     kind: Literal["category"] = "category"
@@ -97,22 +97,22 @@ class CategoryAttribute(_Frozen):
 
     @property
     def num_features(self) -> int:
-        """How many numbers an image gets of it."""
+        """Number of features of an image."""
         return len(self.values)
 
     def encode(self, texts: Sequence[str]) -> Features:
-        """Return features: float32 array (N, num_features); zeros for a value that is not known."""
-        places = {value: place for place, value in enumerate(self.values)}
+        """Return features: float32 array (N, num_features); all zeros for an unknown value."""
+        columns = {value: column for column, value in enumerate(self.values)}
         features = np.zeros((len(texts), len(self.values)), np.float32)
         for row, text in enumerate(texts):
-            place = places.get(text)
-            if place is not None:
-                features[row, place] = 1
+            column = columns.get(text)
+            if column is not None:
+                features[row, column] = 1
         return features
 
     @property
     def describe(self) -> str:
-        """For people."""
+        """A description for display."""
         shown = ", ".join(self.values[:8]) + (", …" if len(self.values) > 8 else "")
         return f"{self.name}: one of {len(self.values):,} ({shown})"
 
@@ -121,34 +121,36 @@ Attribute = Annotated[NumberAttribute | CategoryAttribute, Field(discriminator="
 
 
 def num_features(attributes: Sequence[Attribute]) -> int:
-    """Return the length of the vector that all attributes of an image make."""
+    """Return the number of features that all attributes give an image."""
     return sum(attribute.num_features for attribute in attributes)
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says nothing."""
+    """Whether a cell has no value."""
     return text.strip().lower() in _MISSING
 
 
-# --- learn ------------------------------------------------------------------------------------
+# --- fit --------------------------------------------------------------------------------------
 
 
 def require_columns(names: Sequence[str], columns: Iterable[str], where: str) -> None:
     """Refuse a table that lacks a column.
 
     Args:
-        names: Of the attributes.
-        columns: That the table has, besides locations and labels.
-        where: Names the table.
+        names: Names of the attributes.
+        columns: Columns of the table beside locations and labels.
+        where: Name of the table, for the message.
 
     Raises:
-        InputError: With the columns that there are.
+        InputError: If a column is missing; the message has the present columns.
     """
     present = list(columns)
     for name in names:
         if name not in present:
-            there = f"its other columns are {', '.join(present)}" if present else "it has no others"
-            raise InputError(f"{where} has no column {name!r} for the attribute; {there}.")
+            others = (
+                f"its other columns are {', '.join(present)}" if present else "it has no others"
+            )
+            raise InputError(f"{where} has no column {name!r} for the attribute; {others}.")
 
 
 def fit_attributes(
@@ -157,32 +159,30 @@ def fit_attributes(
     *,
     parents: Sequence[Attribute] = (),
 ) -> tuple[Attribute, ...]:
-    """Find out what columns hold.
+    """Return the attributes of columns, with their kinds and statistics.
 
     Args:
-        names: Of the columns.
-        columns: The training part's values, as text.
-        parents: Of a model to start from. What it says of a column stays, as its weights know it,
-            where it covers the values.
+        names: Names of the columns.
+        columns: Values of the training split, as text.
+        parents: Attributes of the model with the initial weights. They are kept for columns whose
+            values they cover, as its weights expect them.
 
     Raises:
-        InputError: A column is empty, or has too many values.
+        InputError: If a column is empty, or has too many values.
     """
     known = {attribute.name: attribute for attribute in parents}
-    learned = []
+    fitted = []
     for name in names:
-        attribute = _learn(name, columns[name])
+        attribute = _fit(name, columns[name])
         before = known.get(name)
-        learned.append(before if before is not None and _covers(before, attribute) else attribute)
-    return tuple(learned)
+        fitted.append(before if before is not None and _covers(before, attribute) else attribute)
+    return tuple(fitted)
 
 
-def _learn(name: str, texts: Sequence[str]) -> Attribute:
+def _fit(name: str, texts: Sequence[str]) -> Attribute:
     values = sorted({text for text in texts if not is_missing(text)})
     if not values:
-        raise InputError(
-            f"Attribute {name!r} has no value in the training part; leave it out of attributes."
-        )
+        raise InputError(f"Attribute {name!r} has no value in the training split; leave it out.")
     try:
         numbers = np.asarray([_number(text) for text in texts if not is_missing(text)])
     except ValueError:
@@ -190,7 +190,7 @@ def _learn(name: str, texts: Sequence[str]) -> Attribute:
             return CategoryAttribute(name=name, values=tuple(values))
         odd = next(text for text in values if not _is_number(text))
         raise InputError(
-            f"Attribute {name!r} is no number (as in {odd!r}), and has {len(values):,} values, "
+            f"Attribute {name!r} is not a number (as in {odd!r}), and has {len(values):,} values, "
             f"where a category has at most {_MAX_VALUES:,}; group them, or leave it out."
         ) from None
     with np.errstate(over="ignore", invalid="ignore"):
@@ -232,15 +232,15 @@ def encode_columns(
     """Encode the values of many images.
 
     Args:
-        attributes: At least one; all of them have a column.
-        columns: Values by name, as text; empty where one is missing.
-        rows: Names the images in messages.
+        attributes: One or more attributes, each of which has a column.
+        columns: Values by name, as text; empty for a missing value.
+        rows: Names of the images, for messages.
 
     Returns:
         float32 array (N, num_features).
 
     Raises:
-        AttributeValueError: A text is no number where a number belongs.
+        AttributeValueError: If a value of a number attribute is not a number.
     """
     parts = []
     for attribute in attributes:
@@ -256,7 +256,7 @@ def encode_columns(
             whose = f" of {rows[row]}" if rows else ""
             raise AttributeValueError(
                 f"Attribute {attribute.name!r}{whose} is {text!r}, and the model was trained with "
-                "numbers there; give a finite number, or nothing where it is not known."
+                "numbers; give a finite number, or nothing for a missing value."
             ) from None
     return np.concatenate(parts, axis=1)
 
@@ -264,18 +264,18 @@ def encode_columns(
 def encode_mappings(
     attributes: Sequence[Attribute], images: Sequence[Mapping[str, object]]
 ) -> Features:
-    """Encode what a caller says of some images.
+    """Encode the values of images as callers give them.
 
     Args:
-        attributes: At least one.
-        images: For each image its values by name, None where one is not known. Names that are no
-            attributes do not matter: another version of the model may want them.
+        attributes: One or more attributes.
+        images: The values of each image by name; None for a missing value. Other names are
+            ignored, as another version of the model may take them.
 
     Returns:
         float32 array (N, num_features).
 
     Raises:
-        AttributeValueError: One lacks a name, or has what is no value.
+        AttributeValueError: If an image lacks an attribute, or has a value of another type.
     """
     columns: dict[str, list[str]] = {attribute.name: [] for attribute in attributes}
     for given in images:
@@ -283,14 +283,14 @@ def encode_mappings(
             if name not in given:
                 raise AttributeValueError(
                     f"Attribute {name!r} of an image is not given (given: "
-                    f"{', '.join(map(str, given)) or 'none'}); where it is not known, say null."
+                    f"{', '.join(map(str, given)) or 'none'}); give null for a missing value."
                 )
             texts.append(_as_text(name, given[name]))
     return encode_columns(attributes, columns)
 
 
 def _as_text(name: str, value: object) -> str:
-    """Write a value as a table's cell becomes text."""
+    """Return a value as the text of a table's cell."""
     if value is None:
         return ""
     if isinstance(value, str):

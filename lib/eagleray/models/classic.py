@@ -1,4 +1,4 @@
-"""Networks of the field's history that no library keeps, written after their papers."""
+"""LeNet-5, ZFNet and the small residual networks, which torchvision does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LeNet5", "SmallResNet", "ZFNet"]
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun, Bottou, Bengio, Haffner 1998, section II.B) for 32 x 32 images.
 
-    Two liberties that everyone takes: S2 connects fully to C3, and the output is linear (a softmax
+    It differs from the paper as usual: S2 connects fully to C3, and the output is linear (a softmax
     follows) in place of radial basis functions. The trainable subsampling of the paper is an
     average pool.
     """

@@ -1,7 +1,7 @@
-"""A head that sees an image's attributes beside its features, and the network that has it.
+"""A head that combines image features with attributes, and the network around it.
 
 NetworkWithAttributes
-    backbone    a network whose last layer is left away: images -> features (N, F)
+    backbone    a network without its last layer: images -> features (N, F)
     head        features, attributes (N, A) -> outputs
 """
 
@@ -14,25 +14,25 @@ from torch.nn import functional
 
 __all__ = ["HeadWithAttributes", "MovedHead", "NetworkWithAttributes"]
 
-_WIDTH = 128  # of the layer in which features and attributes meet
+_WIDTH = 128  # of the hidden layer that combines features and attributes
 
 
 class HeadWithAttributes(nn.Module):
-    """A linear head, and beside it a small perceptron in which attributes change what it says.
+    """A linear head plus a small perceptron over features and attributes.
 
-    A linear layer over both could only add something for each attribute; what an attribute says
-    often depends on what is seen. The perceptron begins by adding nothing, so a head that has
-    learned without attributes goes on from what it knows.
+    A linear layer over both could only add a constant for each attribute, while the effect of an
+    attribute often depends on the image. The output of the perceptron starts at zero, so that a
+    head trained without attributes keeps its predictions at first.
 
     Args:
         linear: The head without attributes.
-        num_attributes: Length of an image's attributes.
+        num_attributes: Length of an image's attribute vector.
     """
 
     def __init__(self, linear: nn.Linear, num_attributes: int) -> None:
         super().__init__()
         self.linear = linear
-        # A layer for each, as attributes are few and would drown among the features.
+        # One layer for each, since the few attributes would be lost among the features.
         self.features = nn.Linear(linear.in_features, _WIDTH)
         self.attributes = nn.Linear(num_attributes, _WIDTH, bias=False)
         self.answer = nn.Linear(_WIDTH, linear.out_features, bias=False)
@@ -45,15 +45,15 @@ class HeadWithAttributes(nn.Module):
 
 
 class MovedHead(nn.Identity):
-    """The place in a backbone where its head was."""
+    """Marks the layer of a backbone that the head was taken from."""
 
 
 class NetworkWithAttributes(nn.Module):
     """A network of images and their attributes.
 
     Args:
-        backbone: Maps images to features (N, F); it has a `MovedHead`.
-        head: Takes these.
+        backbone: Network from images to features (N, F), with a `MovedHead`.
+        head: Head from features and attributes to outputs.
     """
 
     def __init__(self, backbone: nn.Module, head: HeadWithAttributes) -> None:
@@ -62,7 +62,7 @@ class NetworkWithAttributes(nn.Module):
 
     @property
     def place(self) -> str:
-        """Name of the layer of the backbone in whose place the head was."""
+        """Name of the backbone's layer that the head was taken from."""
         layers = dict(self.backbone.named_modules())
         (path,) = (str(name) for name, layer in layers.items() if isinstance(layer, MovedHead))
         return path

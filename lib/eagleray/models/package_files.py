@@ -1,4 +1,4 @@
-"""The files of a model package, each read only once it is known to be of a modest size.
+"""Reads the files of a model package, after checking that each has a possible size.
 
 with open_package(folder) as files:
     files.names()
@@ -47,11 +47,11 @@ _MAX_BYTES = {MANIFEST_FILE: MAX_MANIFEST_BYTES, GOLDEN_FILE: MAX_GOLDEN_JSON_BY
 
 @contextlib.contextmanager
 def open_package(folder: str) -> Iterator[PackageFiles]:
-    """Open a folder or URI that may hold a package.
+    """Open a folder or URI that may contain a package.
 
     Raises:
-        PackageError: It is no folder.
-        InputError: A remote storage does not answer.
+        PackageError: If it is not a folder, or cannot be read.
+        InputError: If a remote storage does not answer.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -64,16 +64,16 @@ def open_package(folder: str) -> Iterator[PackageFiles]:
 
 
 def require_sizes(location: str, sizes: Mapping[str, int], architecture: Architecture) -> None:
-    """Refuse a package by the sizes of its files, before any of them is copied.
+    """Refuse a package by the sizes of its files, before any of them is downloaded.
 
     Args:
-        location: For messages.
-        sizes: Bytes of the files by name.
-        architecture: Of the network.
+        location: The package's location, for messages.
+        sizes: Number of bytes of each file by name.
+        architecture: The architecture of the network.
 
     Raises:
-        PackageError: A file is larger than it can be.
-        UserError: The architecture is not known here.
+        PackageError: If a file is larger than possible.
+        UserError: If the architecture is not known.
     """
     for name, size in sizes.items():
         if name != WEIGHTS_FILE:
@@ -82,37 +82,39 @@ def require_sizes(location: str, sizes: Mapping[str, int], architecture: Archite
             _require_size(location, name, size, max_weights_bytes(architecture))
 
 
-def _require_size(location: str, name: str, size: int, most: int | None = None) -> None:
-    most = most or _MAX_BYTES.get(name, MAX_GOLDEN_BYTES)
-    if size > most:
-        raise PackageError(f"{location}: {name[:100]!r} has {size:,} bytes, {most:,} is the limit.")
+def _require_size(location: str, name: str, size: int, limit: int | None = None) -> None:
+    limit = limit or _MAX_BYTES.get(name, MAX_GOLDEN_BYTES)
+    if size > limit:
+        raise PackageError(
+            f"{location}: {name[:100]!r} has {size:,} bytes, {limit:,} is the limit."
+        )
 
 
 class PackageFiles:
-    """The files of a package that is open.
+    """The files of an open package.
 
     Args:
-        location: As the user named it, for messages.
-        folder: Which it is.
+        location: The package's location, for messages.
+        folder: The open folder.
     """
 
     def __init__(self, location: str, folder: UntrustedFolder) -> None:
         self._location, self._folder = location, folder
         self._weights = f"{location}: {WEIGHTS_FILE}"
-        self._golden: dict[str, int] = {}  # bytes of the golden images that were read
+        self._golden: dict[str, int] = {}  # number of bytes by name, of the images read so far
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted.
 
         Raises:
-            PackageError: There are more than any package has.
-            InputError: The folder cannot be listed.
+            PackageError: If there are more files than a package may have, or they cannot be listed.
+            InputError: If a remote storage does not answer.
         """
         try:
             return self._folder.names(max_files=MAX_FILES + 2)  # with the manifest and golden/
         except TooManyFilesError as error:
             raise PackageError(
-                f"{self._location} is refused: {error}, and no package does."
+                f"{self._location} is refused: {error}, which is too many for a package."
             ) from None
         except OSError as error:
             raise PackageError(f"{self._location} is refused: {_reason(error)}.") from error
@@ -121,11 +123,11 @@ class PackageFiles:
         """Read a file other than the weights.
 
         Args:
-            name: Of the file.
-            digest: Its SHA-256, where the manifest has told.
+            name: Name of the file.
+            digest: Its SHA-256 from the manifest; None for the manifest itself.
 
         Raises:
-            PackageError: It is not there, no regular file, too large, or another one.
+            PackageError: If it is missing, not a regular file, too large, or altered.
         """
         with self._open(name) as file:
             _require_size(self._location, name, file.size)
@@ -138,13 +140,14 @@ class PackageFiles:
         return content
 
     def read_weights(self, architecture: Architecture, *, digest: str) -> bytes:
-        """Read the weights, large ones only if they are those of their network.
+        """Read the weights; large weights only if their header fits the network.
 
-        Small ones are read without PyTorch; their network is asked when it is built.
+        Small weights are read without PyTorch, and compared when the network is built.
 
         Raises:
-            PackageError: As for `read`; or they are no safetensors, or another network's.
-            UserError: The architecture is not known here.
+            PackageError: If the file is missing or altered, or the weights are not safetensors or
+                do not fit the network.
+            UserError: If the architecture is not known.
         """
         with self._open(WEIGHTS_FILE) as file:
             if file.size > MAX_UNCHECKED_WEIGHT_BYTES:
@@ -155,14 +158,14 @@ class PackageFiles:
         return content
 
     def check_weights(self, architecture: Architecture) -> int:
-        """Compare the weights with their network, by their header alone.
+        """Compare the header of the weights with the network.
 
         Returns:
-            Bytes of the file.
+            Number of bytes of the file.
 
         Raises:
-            PackageError: They are no safetensors, or another network's.
-            UserError: The architecture is not known here.
+            PackageError: If the weights are not safetensors, or do not fit the network.
+            UserError: If the architecture is not known.
         """
         with self._open(WEIGHTS_FILE) as file:
             check_weights(self._weights, file.read, file.size, architecture)
@@ -193,7 +196,7 @@ class PackageFiles:
 
 
 def _no_package(location: str) -> PackageError:
-    return PackageError(f"{location} is no model package: it has no {MANIFEST_FILE}.")
+    return PackageError(f"{location} is not a model package: it has no {MANIFEST_FILE}.")
 
 
 def _reason(error: OSError) -> str:

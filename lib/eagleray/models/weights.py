@@ -1,9 +1,9 @@
-"""What a file of weights says it holds, and whether that is what its network takes.
+"""Checks the header of a weights file against the network that takes the weights.
 
     check_weights("digits/model.safetensors", file.read, file.size, architecture)   # PackageError
 
-The header of a safetensors file is JSON before the numbers: for each tensor its type, its shape and
-its place. It is all that is read here, so the numbers are read only where they are wanted.
+The header of a safetensors file is JSON before the numbers, with the type, the shape and the
+position of each tensor. Only the header is read here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BYTES = {
     "BOOL": 1,
 }
 _METADATA = "__metadata__"
-_COUNTER = "num_batches_tracked"  # of batch normalisation; weights without it load as well
+_COUNTER = "num_batches_tracked"  # of batch normalisation, which may be missing
 _MAX_SHOWN = 100  # characters of a name in a message
 
 Length = Annotated[int, Field(ge=0, lt=2**48)]
@@ -49,9 +49,9 @@ class _Tensor(BaseModel):
     """A tensor as the header describes it.
 
     Attributes:
-        dtype: Such as `F32`.
-        shape: Its lengths.
-        data_offsets: Where it begins and ends, in bytes after the header.
+        dtype: Type of the numbers, such as `F32`.
+        shape: Length of each dimension.
+        data_offsets: Begin and end in bytes after the header.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -62,21 +62,21 @@ class _Tensor(BaseModel):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that a tensor of this type and shape takes."""
+        """Number of bytes of a tensor of this type and shape."""
         return math.prod(self.shape) * _BYTES[self.dtype]
 
     @property
     def is_floating(self) -> bool:
-        """Whether it holds fractions."""
+        """Whether the type is a floating-point type."""
         return self.dtype in ("F64", "F32", "F16", "BF16")
 
 
 Read = Callable[[int, int], bytes]
-"""Returns bytes of a file, from a place on."""
+"""Reads bytes of a file; takes the position of the first byte and the number of bytes."""
 
 
 def view_reader(content: bytes | memoryview) -> Read:
-    """Return what reads parts of a file that is in memory."""
+    """Return a `Read` for a file that is in memory."""
     view = memoryview(content)
     return lambda start, length: bytes(view[start : start + length])
 
@@ -87,16 +87,16 @@ def check_weights(
     """Check the header of a file of weights.
 
     Args:
-        where: For messages.
-        read: Reads parts of the file.
-        size: Bytes of the file.
-        architecture: Of the network that the weights must be of; PyTorch is needed to tell.
+        where: Name of the file, for messages.
+        read: Reads bytes of the file.
+        size: Number of bytes of the file.
+        architecture: The architecture that the weights must fit, which takes PyTorch to check;
+            None accepts any.
 
     Raises:
-        PackageError: It is no such file, has more tensors than any network, or is another
-            network's.
-        UserError: There is no such architecture.
-        OSError: It cannot be read.
+        PackageError: If the file is not a safetensors file, or does not fit the network.
+        UserError: If the architecture is not known.
+        OSError: If the file cannot be read.
     """
     try:
         tensors = _read_header(read, size)
@@ -111,11 +111,11 @@ def check_weights(
 
 
 def max_weights_bytes(architecture: Architecture) -> int:
-    """Return the most bytes that a file of a network's weights can have.
+    """Return the largest possible number of bytes of a network's weights file.
 
     Raises:
-        PackageError: There is no such network.
-        UserError: There is no such architecture.
+        PackageError: If no such network can be built.
+        UserError: If the architecture is not known.
     """
     try:
         expected = _expected(architecture).values()
@@ -125,7 +125,7 @@ def max_weights_bytes(architecture: Architecture) -> int:
     return MAX_HEADER_BYTES + sum(math.prod(tensor.shape) * largest for tensor in expected)
 
 
-# --- what the network takes -------------------------------------------------------------------
+# --- the tensors of the network ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,19 @@ class _Expected:
 
 @functools.lru_cache(maxsize=64)
 def _expected(architecture: Architecture) -> Mapping[str, _Expected]:
-    """Return the tensors that a network takes.
+    """Return the tensors of a network by name.
 
     Raises:
-        ValueError: There is no such network.
+        ValueError: If no such network can be built.
     """
     try:
         state = build_on_meta(architecture).state_dict()
-    except (AssertionError, RuntimeError, TypeError) as error:  # what libraries raise for a size
-        raise ValueError(f"it cannot be built so ({str(error).splitlines()[0]})") from None
+    except (
+        AssertionError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # of an impossible size
+        raise ValueError(f"it cannot be built ({str(error).splitlines()[0]})") from None
     return MappingProxyType(
         {
             name: _Expected(list(value.shape), value.is_floating_point())
@@ -154,7 +158,7 @@ def _expected(architecture: Architecture) -> Mapping[str, _Expected]:
 
 
 def _require_fits(tensors: Mapping[str, _Tensor], architecture: Architecture) -> None:
-    """Compare the tensors with those that the network takes, of which none is allocated."""
+    """Compare the tensors with those of the network, without allocating any."""
     expected = _expected(architecture)
     for name, wanted in expected.items():
         found = tensors.get(name)
@@ -185,20 +189,20 @@ def _read_header(read: Read, size: int) -> dict[str, _Tensor]:
     """Return the tensors of a file by name.
 
     Raises:
-        ValueError: It is no such file; as the end of a sentence.
+        ValueError: If it is not a safetensors file; the message ends a sentence.
     """
     if size < 8:
         raise ValueError(f"a header takes 8 bytes, and the file has {size}")
     (length,) = struct.unpack("<Q", read(0, 8))
-    most = min(MAX_HEADER_BYTES, size - 8)
-    if length > most:
-        raise ValueError(f"its header claims {length:,} bytes, {most:,} are possible")
+    limit = min(MAX_HEADER_BYTES, size - 8)
+    if length > limit:
+        raise ValueError(f"its header claims {length:,} bytes, {limit:,} is the limit")
     try:
         fields = parse_json(read(8, length), HEADER_JSON)
     except ValueError as error:
         raise ValueError(f"its header is refused: {error}") from None
     if not isinstance(fields, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     fields.pop(_METADATA, None)
     tensors = {name: _tensor(name, value) for name, value in fields.items()}
     _require_whole(tensors, size - 8 - length)
@@ -216,14 +220,16 @@ def _tensor(name: str, value: object) -> _Tensor:
 
 def _require_whole(tensors: Mapping[str, _Tensor], size: int) -> None:
     """Refuse tensors that overlap, leave gaps, or do not fill the file."""
-    place = 0
+    position = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         begin, end = tensor.data_offsets
-        if begin != place or end - begin != tensor.num_bytes:
+        if begin != position or end - begin != tensor.num_bytes:
             raise ValueError(
                 f"its header puts {name[:_MAX_SHOWN]!r} at bytes {begin:,} to {end:,}, where "
-                f"{tensor.num_bytes:,} bytes from {place:,} on belong"
+                f"{tensor.num_bytes:,} bytes from {position:,} on belong"
             )
-        place = end
-    if place != size:
-        raise ValueError(f"its header describes {place:,} bytes of weights, the file has {size:,}")
+        position = end
+    if position != size:
+        raise ValueError(
+            f"its header describes {position:,} bytes of weights, the file has {size:,}"
+        )

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from eagleray.core.errors import InputError
 from eagleray.io.fetch import ImageSource
 from eagleray.io.fetch.source import cell_column
-from eagleray.io.tables import open_parquet
+from eagleray.io.parquet_table import open_parquet
 
 __all__ = ["ExpectedSizes"]
 

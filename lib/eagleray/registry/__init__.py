@@ -1,1 +1,1 @@
-"""Versions of models in MLflow: aliases, promotion, lineage, and how a model is named."""
+"""The registry of model versions in MLflow: aliases, promotion, lineage, references."""

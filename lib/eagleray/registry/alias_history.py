@@ -1,11 +1,11 @@
-"""The history of a model's aliases: who moved which, when, reason, and on what evidence.
+"""The history of a model's aliases: each change with its actor, time, reason and evidence.
 
-A change is written down, then MLflow is asked, then the change is marked as applied, and nobody
-else changes the model meanwhile. A process that dies on the way leaves a change that is not
-applied, and the next one applies it first. So the numbers of an alias have no gaps, and the alias
-points where its last change says, unless somebody moved it in MLflow itself.
+A change is written to the database, then made in MLflow, then marked as applied, while a lock keeps
+other processes from changing the model. A process that dies on the way leaves a change that is not
+applied, which the next change applies first. So the numbers of an alias's changes have no gaps, and
+an alias points to the version of its last change unless it was moved in MLflow itself.
 
-`applied` stays false for good only where the version was deleted in MLflow itself.
+`applied` stays false only if the version was deleted in MLflow itself.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = [
 Action = Literal["promote", "rollback", "set", "register", "delete"]
 
 NO_ALIAS = ""
-"""Stands for the alias where a version itself is deleted."""
+"""The alias of a change that deletes a version."""
 
 
 class VersionStore(Protocol):
-    """What the history needs of the registry."""
+    """The changes that the history makes in the registry."""
 
     def alias_target(self, name: str, alias: str) -> int | None:
         """Return the version that an alias points to, if any."""
 
     def has_version(self, name: str, version: int) -> bool:
-        """Whether a version is there."""
+        """Whether a version exists."""
 
     def point_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias to a version that is there."""
+        """Point an alias to an existing version."""
 
     def remove_version(self, name: str, version: int, files: str | None) -> None:
-        """Remove a version, and its package from that folder; once more changes nothing."""
+        """Remove a version, and its package from a folder; repeating it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,17 @@ class AliasChange:
     """One change of an alias.
 
     Attributes:
-        model: Name.
-        alias: Name; empty where the version itself was deleted.
-        number: Counts from 1 for each model and alias, without gaps.
-        version: That the alias points to since.
-        previous: That it pointed to before, whoever had set that; None if there was none.
+        model: The model's name.
+        alias: The alias; empty if the version itself was deleted.
+        number: Number of the change, which counts from 1 for each model and alias, without gaps.
+        version: The version that the alias points to since then.
+        previous: The version that the alias pointed to before, in MLflow; None if it was unset.
         action: `promote`, `rollback`, `set`, `register` or `delete`.
-        who: As the settings name them.
-        time: UTC.
-        reason: In their words.
-        evidence: What it was decided on, for JSON.
-        applied: Whether MLflow has done it.
+        actor: The user, as the settings name them.
+        time: UTC time of the change.
+        reason: The actor's reason.
+        evidence: The figures that the change is based on, as JSON.
+        applied: Whether MLflow has made the change.
     """
 
     model: str
@@ -79,14 +79,14 @@ class AliasChange:
     version: int
     previous: int | None
     action: str
-    who: str
+    actor: str
     time: datetime
     reason: str
     evidence: Mapping[str, Any]
     applied: bool
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the change as JSON for scripts."""
         return {
             "model": self.model,
             "alias": self.alias,
@@ -94,8 +94,8 @@ class AliasChange:
             "action": self.action,
             "from": self.previous,
             "to": self.version,
-            "who": self.who,
-            "when": self.time.isoformat(timespec="seconds"),
+            "actor": self.actor,
+            "time": self.time.isoformat(timespec="seconds"),
             "reason": self.reason,
             "evidence": dict(self.evidence),
             "applied": self.applied,
@@ -106,8 +106,8 @@ class VersionHistory:
     """The changes of all models of a registry.
 
     Args:
-        database: Where they are kept.
-        versions: What they change.
+        database: The database that keeps them.
+        versions: The registry that they change.
     """
 
     def __init__(self, database: OpenDatabase, versions: VersionStore) -> None:
@@ -115,15 +115,15 @@ class VersionHistory:
 
     @contextlib.contextmanager
     def lock(self, model: str) -> Iterator[LockedModel]:
-        """Keep everybody else from changing a model, and finish what a dead process left.
+        """Lock a model for changes, and apply the change that a dead process has left.
 
         Raises:
-            UserError: The database or MLflow does not answer.
+            UserError: If the database or MLflow does not answer.
         """
         with self.database.lock(f"change model {model}") as session:
-            turn = LockedModel(session, self._versions, model)
-            turn.apply_pending()
-            yield turn
+            locked = LockedModel(session, self._versions, model)
+            locked.apply_pending()
+            yield locked
 
     def changes(self, model: str, alias: str | None = None) -> list[AliasChange]:
         """Return the changes of a model, or of one alias of it, by alias and number."""
@@ -131,13 +131,13 @@ class VersionHistory:
             return _read(session, model, alias)
 
     def alias_mismatches(self, model: str) -> dict[str, tuple[int, int | None]]:
-        """Find aliases that point elsewhere than their last change says.
+        """Find aliases that do not point to the version of their last change.
 
         Returns:
-            For each alias what the history says, and where it points.
+            For each such alias its version in the history, and its version in MLflow.
         """
         found: dict[str, tuple[int, int | None]] = {}
-        for _ in range(2):  # what was just being moved has arrived when one looks again
+        for _ in range(2):  # a change that was under way has arrived at the second look
             last = {change.alias: change for change in self.changes(model)}
             now = {
                 alias: (change.version, self._versions.alias_target(model, alias))
@@ -151,7 +151,7 @@ class VersionHistory:
 
 
 class LockedModel:
-    """The right to change a model, which nobody else has meanwhile."""
+    """A model that is locked for changes by this process."""
 
     def __init__(self, session: Session, versions: VersionStore, model: str) -> None:
         self._session, self._versions, self._model = session, versions, model
@@ -161,9 +161,9 @@ class LockedModel:
         return self._versions.alias_target(self._model, alias)
 
     def rollback_targets(self, alias: str) -> list[int]:
-        """Return the versions that a rollback can go to, nearest first.
+        """Return the versions that a rollback can go to, latest first.
 
-        Versions that are deleted are left out, and so is the one that the alias points to.
+        Deleted versions are skipped, and so is the one that the alias points to.
         """
         current = self.alias_target(alias)
         with self._session.begin():
@@ -180,37 +180,37 @@ class LockedModel:
         version: int,
         *,
         action: Action,
-        who: str,
+        actor: str,
         reason: str = "",
         evidence: Mapping[str, Any] | None = None,
     ) -> AliasChange:
         """Point an alias to a version.
 
         Raises:
-            InputError: The version is not there.
-            UserError: The database or MLflow does not answer. When it is MLflow the next change
-                of the model finishes this one.
+            InputError: If there is no such version.
+            UserError: If the database or MLflow does not answer. If it is MLflow, the next change
+                of the model applies this one first.
         """
         if not self._versions.has_version(self._model, version):
-            raise InputError(f"Model {self._model!r} has no version {version} any more.")
+            raise InputError(f"Model {self._model!r} no longer has version {version}.")
         return self._do(
-            alias, version, self.alias_target(alias), action, who, reason, evidence or {}
+            alias, version, self.alias_target(alias), action, actor, reason, evidence or {}
         )
 
-    def delete(self, version: int, *, who: str, reason: str, files: str | None) -> AliasChange:
+    def delete(self, version: int, *, actor: str, reason: str, files: str | None) -> AliasChange:
         """Remove a version that no alias points to.
 
         Args:
-            version: Number.
-            who: As the settings name them.
-            reason: In their words.
-            files: The folder that its package is removed from, if any is.
+            version: The version's number.
+            actor: The user, as the settings name them.
+            reason: The actor's reason.
+            files: The folder that the version's package is removed from; None keeps the package.
         """
         evidence = {"files": files}
-        return self._do(NO_ALIAS, version, None, "delete", who, reason, evidence)
+        return self._do(NO_ALIAS, version, None, "delete", actor, reason, evidence)
 
     def apply_pending(self) -> None:
-        """Apply the last change of each alias where that has not been done."""
+        """Apply the last change of each alias if it is not applied."""
         with self._session.begin():
             last = {change.alias: change for change in _read(self._session, self._model, None)}
         for change in last.values():
@@ -225,7 +225,7 @@ class LockedModel:
         version: int,
         previous: int | None,
         action: Action,
-        who: str,
+        actor: str,
         reason: str,
         evidence: Mapping[str, Any],
     ) -> AliasChange:
@@ -240,7 +240,7 @@ class LockedModel:
                 version=version,
                 previous=previous,
                 action=action,
-                who=who,
+                actor=actor,
                 time=datetime.now(UTC),
                 reason=reason,
                 evidence=dict(evidence),
@@ -263,30 +263,30 @@ class LockedModel:
 
 
 def version_stack(changes: Sequence[AliasChange], current: int | None) -> list[int]:
-    """Return the stack of versions that hold and held an alias, the current one last.
+    """Return the stack of an alias's versions, the current one last.
 
-    Every change puts its version on top, a rollback takes away what is above its version. A
-    version that the alias was pointed to in MLflow itself counts as well.
+    Every change pushes its version; a rollback pops the versions above its own. A version that the
+    alias was pointed to in MLflow itself counts as well.
 
     Args:
-        changes: Of one alias, oldest first.
-        current: What it points to now.
+        changes: The changes of one alias, oldest first.
+        current: The version that the alias points to now.
     """
     stack: list[int] = []
 
-    def put(version: int | None) -> None:
+    def push(version: int | None) -> None:
         if version is not None and stack[-1:] != [version]:
             stack.append(version)
 
     for change in changes:
         if not change.applied:
             continue
-        put(change.previous)
+        push(change.previous)
         if change.action == "rollback":
             while stack and stack[-1] != change.version:
                 stack.pop()
-        put(change.version)
-    put(current)
+        push(change.version)
+    push(current)
     return stack
 
 
@@ -294,7 +294,7 @@ def _read(session: Session, model: str, alias: str | None) -> list[AliasChange]:
     found = sa.select(AliasChangeRow).where(AliasChangeRow.model == model)
     if alias is not None:
         found = found.where(AliasChangeRow.alias == alias)
-    found = found.order_by(AliasChangeRow.alias, AliasChangeRow.number)  # clocks may differ
+    found = found.order_by(AliasChangeRow.alias, AliasChangeRow.number)  # clocks differ
     return [_as_change(row) for row in session.scalars(found)]
 
 
@@ -306,7 +306,7 @@ def _as_change(row: AliasChangeRow) -> AliasChange:
         version=row.version,
         previous=row.previous,
         action=row.action,
-        who=row.who,
+        actor=row.actor,
         time=row.time,
         reason=row.reason,
         evidence=row.evidence,

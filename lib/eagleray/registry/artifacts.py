@@ -1,7 +1,7 @@
-"""What is kept beside the runs of MLflow: packages, evaluations, splits; read, written, removed.
+"""Reads, writes and removes the artifacts of MLflow runs: packages, evaluations, splits.
 
-The artifacts of a run are in a folder, in an object store, or behind an MLflow server that gives
-nobody else access. MLflow's client knows all of them; what can be read where it lies, is.
+The artifacts of a run are in a folder, in an object store, or behind an MLflow server that alone
+has access. Artifacts that storage can read are read in place; others are downloaded first.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class RunArtifacts:
     """The artifacts of all runs of one MLflow.
 
     Args:
-        settings: Which MLflow.
-        client: Connected to it.
+        settings: The settings that name the MLflow.
+        client: A client that is connected to it.
     """
 
     def __init__(self, settings: Settings, client: Any) -> None:
         self._settings, self._client = settings, client
 
     def names(self, run_id: str, folder: str | None = None) -> list[str]:
-        """Return the paths of what a run has at its root or in a folder; none if that is new."""
+        """Return the paths of a run's artifacts at its root or in a folder, if it exists."""
         with registry_errors(self._settings):
             return [item.path for item in self._client.list_artifacts(run_id, folder)]
 
     def write(self, run_id: str, path: str, text: str) -> None:
-        """Keep a text with a run, in place of what has that path."""
+        """Write a text as an artifact of a run, replacing one with the same path."""
         with registry_errors(self._settings):
             self._client.log_text(run_id, text, path)
 
@@ -53,12 +53,12 @@ class RunArtifacts:
         """Read a file of a run.
 
         Args:
-            folder_uri: Of the folder that it is in.
-            name: Of the file.
-            limit: Bytes that it may have.
+            folder_uri: URI of the file's folder.
+            name: Name of the file.
+            limit: Largest number of bytes.
 
         Raises:
-            InputError: It is not there, no regular file, or has more bytes.
+            InputError: If the file is missing, not a regular file, or too large.
         """
         with self.accessible(f"{folder_uri}/{name}", max_bytes=limit) as location:
             folder = location.removesuffix(f"/{name}")
@@ -72,19 +72,19 @@ class RunArtifacts:
                 ) from error
 
     def is_behind_server(self, uri: str) -> bool:
-        """Whether an artifact is copied before it can be read."""
+        """Whether an artifact must be downloaded before it can be read."""
         return uri.startswith(_BEHIND_A_SERVER)
 
     @contextlib.contextmanager
     def accessible(self, uri: str, *, max_bytes: int | None = None) -> Iterator[str]:
-        """Give a location that storage reads: the artifact's own, or that of a copy.
+        """Yield a location that storage can read: the artifact's own, or that of a download.
 
         Args:
-            uri: Of a file or folder.
-            max_bytes: Of a file, how much is copied from behind a server at most.
+            uri: URI of a file or folder.
+            max_bytes: Largest number of bytes of a file that is downloaded.
 
         Raises:
-            InputError: The file has more bytes.
+            InputError: If the file has more bytes.
         """
         if not self.is_behind_server(uri):
             yield storage.absolute(uri)
@@ -106,12 +106,12 @@ class RunArtifacts:
         """Return the bytes of the files in a folder, by name.
 
         Args:
-            uri: Of the folder.
-            limit: Files and folders that there may be.
-            recursive: Whether those in folders below are among them.
+            uri: URI of the folder.
+            limit: Largest number of files and folders.
+            recursive: Whether files in subfolders are included.
 
         Raises:
-            InputError: There are more.
+            InputError: If there are more.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -130,7 +130,7 @@ class RunArtifacts:
         return found
 
     def remove(self, folder_uri: str, name: str) -> None:
-        """Remove a file or folder of a run; once more changes nothing."""
+        """Remove a file or folder of a run; repeating it changes nothing."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with registry_errors(self._settings):

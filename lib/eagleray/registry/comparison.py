@@ -18,9 +18,9 @@ class ComparedVersion:
     """One of the two versions, with all that is compared.
 
     Attributes:
-        version: Of the registry.
-        manifest: What its package says of itself.
-        evaluations: Newest first.
+        version: The registered version.
+        manifest: The manifest of its package.
+        evaluations: Its evaluations, newest first.
     """
 
     version: ModelVersion
@@ -29,17 +29,17 @@ class ComparedVersion:
 
     @classmethod
     def read(cls, registry: Registry, version: ModelVersion) -> ComparedVersion:
-        """Fetch it; the weights stay where they are.
+        """Fetch what is compared, which does not include the weights.
 
         Raises:
-            PackageError: The package is not what was registered.
+            PackageError: If the package is not the one that was registered.
         """
         evaluations = tuple(registry.evaluations(version))
         return cls(version, registry.manifest(version), evaluations)
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """What makes it what it is, apart from its figures."""
+        """What the version was made from, by name."""
         manifest, lineage = self.manifest, self.manifest.lineage
         return {
             "task": manifest.task.name,
@@ -49,14 +49,14 @@ class ComparedVersion:
             "training data": lineage.data_digest,
             "split": lineage.split_digest,
             "test set": lineage.test_digest,
-            "started from": lineage.parent,
+            "parent (initial weights)": lineage.parent,
             "package": self.version.digest,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class MetricPair:
-    """One metric of both; None where one of them has no such figure."""
+    """One metric of both versions; None if a version does not have it."""
 
     metric: str
     first: float | None
@@ -64,7 +64,7 @@ class MetricPair:
 
     @property
     def difference(self) -> float | None:
-        """Of the second from the first."""
+        """The second value minus the first."""
         if self.first is None or self.second is None:
             return None
         return self.second - self.first
@@ -75,11 +75,11 @@ class Comparison:
     """Two versions side by side.
 
     Attributes:
-        first: One.
-        second: The other.
-        same_images: Whether their figures were measured on the same images; None if nobody knows.
-        measured_on: Location of these images, where an evaluation names it.
-        metrics: The figures, by name.
+        first: The first version.
+        second: The second version.
+        same_images: Whether the metrics were measured on the same images; None if not known.
+        measured_on: Location of these images, if an evaluation names it.
+        metrics: The metrics, by name.
     """
 
     first: ComparedVersion
@@ -89,7 +89,7 @@ class Comparison:
     metrics: tuple[MetricPair, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the comparison as JSON for scripts."""
         first, second = self.first.facts, self.second.facts
         return {
             "first": self.first.version.reference,
@@ -116,10 +116,10 @@ class Comparison:
 
 
 def compare(first: ComparedVersion, second: ComparedVersion) -> Comparison:
-    """Put two versions side by side.
+    """Compare two versions.
 
-    Figures come from evaluations on the same images where both have one. Otherwise they are those
-    that each was registered with, on its own test set.
+    If both have an evaluation on the same images, its metrics are compared; otherwise the metrics
+    that each version was registered with, on its own test set.
     """
     others = {record.data_digest: record for record in second.evaluations}
     for record in first.evaluations:

@@ -1,4 +1,4 @@
-"""Where versions come from: their data, their parent, their run; and which images taught whom."""
+"""Traces the origin of versions (data, parent, run), and the versions that used an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
-from eagleray.registry.registry import DIGEST_TAG, ModelVersion, Registry
+from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.registry.versions import DIGEST_TAG
 
 __all__ = ["ImageUse", "ImageUses", "VersionLineage", "find_image_uses", "trace_lineage"]
 
@@ -20,30 +21,30 @@ SPLIT_ARTIFACT = "split.parquet"
 """A training run's table of images: columns uri, version, label, part."""
 
 SPECIFICATION_ARTIFACT = "spec.yaml"
-"""What a training run was asked to do, as `eagleray train` reads it."""
+"""A training run's specification, as `eagleray train` reads it."""
 
-_AT_ONCE = 8
+_MAX_REQUESTS = 8  # to MLflow at a time
 
 
 @dataclass(frozen=True, slots=True)
 class VersionLineage:
-    """Where a version comes from.
+    """The origin of a version.
 
     Attributes:
-        version: Of the registry.
-        data_digest: Of the training table.
-        split_digest: Of its parts.
-        test_digest: Of the part that it was tested on.
-        parent: NAME/VERSION of the model that training started from; where this registry does not
-            have it, the digest of its package.
-        parent_digest: Of that package.
+        version: NAME/VERSION.
+        data_digest: Digest of the training table.
+        split_digest: Digest of the assignment of images to splits.
+        test_digest: Digest of the test split.
+        parent: NAME/VERSION of the model with the initial weights; the digest of its package if
+            this registry does not have it.
+        parent_digest: Digest of the parent's package.
         specification: Location of the specification file, if the run has one.
         split: Location of the table of images, if the run has one.
-        run: Of MLflow.
-        created: ISO time, UTC.
+        run: ID of the MLflow run.
+        created: UTC time of creation in ISO 8601.
         eagleray: Version of Eagleray.
         torch: Version of PyTorch.
-        note: Whatever a person should know.
+        note: A note for people.
     """
 
     version: str
@@ -63,13 +64,13 @@ class VersionLineage:
 
 @dataclass(frozen=True, slots=True)
 class ImageUse:
-    """One version that an image was given to.
+    """The use of an image by one version.
 
     Attributes:
         version: NAME/VERSION.
         split: `train`, `validation` or `test`.
-        label: As it was then.
-        changed: Whether the image is another one now; None if nobody can tell.
+        label: The image's label at that time.
+        changed: Whether the file has changed since; None if not known.
     """
 
     version: str
@@ -80,12 +81,12 @@ class ImageUse:
 
 @dataclass(frozen=True, slots=True)
 class ImageUses:
-    """What is known of an image.
+    """The versions that used an image.
 
     Attributes:
-        uri: Of the image.
-        uses: By version.
-        unknown: Versions whose runs kept no table of images.
+        uri: URI of the image.
+        uses: The known uses, by version.
+        unknown: Versions whose runs have no table of images.
     """
 
     uri: str
@@ -94,10 +95,10 @@ class ImageUses:
 
 
 def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
-    """Find out where a version comes from.
+    """Trace the origin of a version.
 
     Raises:
-        PackageError: Its package is not what was registered.
+        PackageError: If its package is not the one that was registered.
     """
     lineage = registry.manifest(version).lineage
     kept = registry.artifacts.names(version.run_id) if version.run_id else []
@@ -124,21 +125,21 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
 
 
 def find_image_uses(registry: Registry, location: str) -> ImageUses:
-    """Find the versions that an image was given to, and as what.
+    """Find the versions that an image was used for, and in which split.
 
     Args:
-        registry: All of whose versions are asked.
-        location: Path or URI of the image, as the training table names it.
+        registry: The registry whose versions are searched.
+        location: Path or URI of the image, as in the training table.
 
     Raises:
-        InputError: A run's table of images cannot be read.
+        InputError: If a run's table of images cannot be read.
     """
     uri = storage.file_info(location).uri
     versions = registry.all_versions()
     runs = {version.run_id: version for version in versions if version.run_id}
-    with ThreadPoolExecutor(_AT_ONCE) as askers:
-        answers = askers.map(lambda version: _rows_of(registry, version, uri), runs.values())
-        by_run = dict(zip(runs, answers, strict=True))
+    with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
+        tables = pool.map(lambda version: _rows_of(registry, version, uri), runs.values())
+        by_run = dict(zip(runs, tables, strict=True))
     now = storage.file_info(location).version
     uses, unknown = [], []
     for version in versions:
@@ -180,13 +181,13 @@ def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[s
 
 
 def _run_folder(version: ModelVersion) -> str | None:
-    """Return where a version's run keeps things, if that is where its package is."""
+    """Return the artifact folder of a version's run, if its package is there."""
     folder, _, name = version.source.rpartition("/")
     return folder if name == "package" and version.run_id else None
 
 
 def _reference_of(registry: Registry, digest: str | None) -> str | None:
-    """Return the name of the version that has this package, or the digest itself."""
+    """Return the reference of the version with this package, or the digest if there is none."""
     if digest is None:
         return None
     found = registry.all_versions(filter_string=f"tag.`{DIGEST_TAG}` = '{digest}'")

@@ -1,8 +1,8 @@
-"""Moving an alias on evidence, and back.
+"""Promotes a version to an alias on evidence, and rolls an alias back.
 
-A promotion asks three things: the KPIs on the figures of an evaluation, which is on the same images
-as one of the current holder; the package as it was registered; and its golden images on this
-machine. A rollback asks the last two: the version has been good enough before.
+A promotion checks three things: the KPIs, on an evaluation on the same images as one of the alias's
+current version; the package, against its registered digest; and its golden images on this machine.
+A rollback checks the last two, as the version was promoted before.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Promotion", "promote", "rollback"]
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A promotion that took place.
+    """The result of a promotion.
 
     Attributes:
-        change: As the history has it.
-        kpi_results: On each KPI; none when it was forced without.
+        change: The change of the alias, as the history has it.
+        kpi_results: The result for each KPI; none if the promotion was forced without KPIs.
     """
 
     change: AliasChange
@@ -36,15 +36,15 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgement:
-    """What a promotion is decided on, against one holder."""
+class _Decision:
+    """The evidence for a promotion, relative to the alias's current version."""
 
-    holder: int | None
+    current: int | None
     kpi_results: tuple[KpiResult, ...]
     evaluation: EvaluationRecord | None
 
     def evidence(self, *, forced: bool) -> dict[str, Any]:
-        """For the history."""
+        """Return the evidence for the history."""
         evaluation = self.evaluation
         return {
             "forced": forced,
@@ -62,74 +62,75 @@ def promote(
     alias: str,
     kpis: Sequence[Kpi] | None,
     reason: str = "",
-    who: str | None = None,
+    actor: str | None = None,
     force: bool = False,
 ) -> Promotion:
-    """Point an alias to a version that is good enough.
+    """Point an alias to a version that passes its KPIs.
 
     Args:
-        registry: Of the version.
-        name: Of the model.
-        version: Number.
-        alias: Need not exist.
-        kpis: What the version must reach; None only by force.
-        reason: For the history.
-        who: For the history; None takes the settings' user.
-        force: Whatever the figures are; it needs a `reason`.
+        registry: The registry.
+        name: The model's name.
+        version: The version's number.
+        alias: The alias; it need not exist.
+        kpis: The KPIs that the version must pass; None only with `force`.
+        reason: The actor's reason, for the history.
+        actor: The user who promotes; None takes the settings' user.
+        force: Promote whatever the metrics are; it needs a `reason`.
 
     Raises:
-        InputError: The version misses a KPI, or has no evaluation on the images that the current
-            holder was evaluated on; the alias stays as it is.
-        PackageError: The package is not what was registered, or fails its golden images.
+        InputError: If the version misses a KPI, or has no evaluation on the same images as the
+            alias's current version; the alias does not move.
+        PackageError: If the package is not the registered one, or fails its golden images.
     """
     require_alias(alias)
     _require_reasons(kpis, reason, force)
     candidate = registry.get(name, version=version)
-    judgement = _judge(registry, candidate, alias, registry.alias_target(name, alias), kpis, force)
+    decision = _decide(registry, candidate, alias, registry.alias_target(name, alias), kpis, force)
     _require_healthy(registry, candidate)
     with registry.history.lock(name) as locked:
-        holder = locked.alias_target(alias)
-        if holder != judgement.holder:  # somebody was faster; what counts is the holder now
-            judgement = _judge(registry, candidate, alias, holder, kpis, force)
+        current = locked.alias_target(alias)
+        if current != decision.current:  # the alias has moved before this process got the lock
+            decision = _decide(registry, candidate, alias, current, kpis, force)
         change = locked.move(
             alias,
             version,
             action="promote",
-            who=who or registry.settings.actor,
+            actor=actor or registry.settings.actor,
             reason=reason,
-            evidence={"digest": candidate.digest, **judgement.evidence(forced=force)},
+            evidence={"digest": candidate.digest, **decision.evidence(forced=force)},
         )
-    return Promotion(change, judgement.kpi_results)
+    return Promotion(change, decision.kpi_results)
 
 
 def rollback(
-    registry: Registry, name: str, *, alias: str, reason: str = "", who: str | None = None
+    registry: Registry, name: str, *, alias: str, reason: str = "", actor: str | None = None
 ) -> AliasChange:
-    """Point an alias back to the version that held it before the current one.
+    """Point an alias back to its previous version.
 
-    Once more goes back further: promotions pile versions up, and a rollback takes the uppermost.
+    Another rollback goes back further: promotions push versions on a stack that rollbacks pop.
 
     Raises:
-        InputError: Nobody holds the alias, or nobody held it before.
-        PackageError: That version's package is not what was registered, or fails its golden
-            images; the alias stays as it is.
+        UnknownNameError: If there is no such alias.
+        InputError: If the alias has no previous version.
+        PackageError: If the previous version's package is not the registered one, or fails its
+            golden images; the alias does not move.
     """
     registry.get(name, alias=alias)
     with registry.history.lock(name) as locked:
         current = registry.get(name, alias=alias)
-        earlier = locked.rollback_targets(alias)
-        if not earlier:
+        targets = locked.rollback_targets(alias)
+        if not targets:
             raise InputError(
-                f"Nothing held {name}@{alias} before {current.reference}; "
-                f"`eagleray models list {name}` shows what it could be pointed to."
+                f"{name}@{alias} has no version before {current.reference}; "
+                f"`eagleray models list {name}` shows the versions that it can be pointed to."
             )
-        target = registry.get(name, version=earlier[0])
+        target = registry.get(name, version=targets[0])
         _require_healthy(registry, target)
         return locked.move(
             alias,
             target.version,
             action="rollback",
-            who=who or registry.settings.actor,
+            actor=actor or registry.settings.actor,
             reason=reason,
             evidence={"digest": target.digest},
         )
@@ -138,66 +139,68 @@ def rollback(
 def _require_reasons(kpis: Sequence[Kpi] | None, reason: str, force: bool) -> None:
     if kpis is None and not force:
         raise InputError(
-            "What must the version reach? Name a file of KPIs with --kpi, or promote it without "
-            "by --force and a --reason."
+            "A promotion needs KPIs: name a file of KPIs with --kpi, or promote without them by "
+            "--force and a --reason."
         )
     if force and not reason.strip():
         raise InputError("A promotion by --force needs a --reason, which the history keeps.")
 
 
 def _require_healthy(registry: Registry, version: ModelVersion) -> None:
-    """Verify the package and its answers to its golden images, on this machine.
+    """Verify the package, and its golden images on this machine.
 
     Raises:
-        PackageError: Either is not as it was.
+        PackageError: If the package is not the registered one, or fails its golden images.
     """
     from eagleray.inference.predictor import Predictor
 
     Predictor(registry.load(version), compile_mode="never").require_healthy()
 
 
-def _judge(
+def _decide(
     registry: Registry,
     candidate: ModelVersion,
     alias: str,
-    holder: int | None,
+    current: int | None,
     kpis: Sequence[Kpi] | None,
     force: bool,
-) -> _Judgement:
-    """Compare a candidate's figures with the KPIs, and where these say so with the holder's.
+) -> _Decision:
+    """Check a candidate's KPIs, some of which compare it with the alias's current version.
 
     Raises:
-        InputError: It misses one, or there are no figures to compare; never by force.
+        InputError: If the candidate misses a KPI, or has no evaluation for the comparison, unless
+            the promotion is forced.
     """
-    if holder == candidate.version:
+    if current == candidate.version:
         raise InputError(f"{candidate.reference} is {candidate.name}@{alias} already.")
     if kpis is None:
-        return _Judgement(holder, (), None)
-    own = registry.evaluations(candidate)
-    if holder is None:
-        compared, current = (own[0] if own else None), None
+        return _Decision(current, (), None)
+    evaluations = registry.evaluations(candidate)
+    if current is None:
+        evaluation, current_evaluation = (evaluations[0] if evaluations else None), None
     else:
-        compared, current = _on_the_same_images(
-            own, registry.evaluations(registry.get(candidate.name, version=holder))
+        evaluation, current_evaluation = _on_same_images(
+            evaluations, registry.evaluations(registry.get(candidate.name, version=current))
         )
-    if compared is None:
+    if evaluation is None:
         if force:
-            return _Judgement(holder, (), None)
-        raise InputError(_what_to_evaluate(registry, candidate, alias, holder))
-    kpi_results = check_kpis(kpis, compared.metrics, current.metrics if current else None)
-    missed = [str(result) for result in kpi_results if not result.passed]
-    if missed and not force:
+            return _Decision(current, (), None)
+        raise InputError(_missing_evaluation(registry, candidate, alias, current))
+    current_metrics = current_evaluation.metrics if current_evaluation else None
+    kpi_results = check_kpis(kpis, evaluation.metrics, current_metrics)
+    failed = [str(result) for result in kpi_results if not result.passed]
+    if failed and not force:
         raise InputError(
-            f"{candidate.reference} is not good enough for {candidate.name}@{alias} on "
-            f"{compared.data}: {'; '.join(missed)}."
+            f"{candidate.reference} fails KPIs of {candidate.name}@{alias} on {evaluation.data}: "
+            f"{'; '.join(failed)}."
         )
-    return _Judgement(holder, kpi_results, compared)
+    return _Decision(current, kpi_results, evaluation)
 
 
-def _on_the_same_images(
+def _on_same_images(
     own: Sequence[EvaluationRecord], others: Sequence[EvaluationRecord]
 ) -> tuple[EvaluationRecord | None, EvaluationRecord | None]:
-    """Return the newest of one's own evaluations that another version has as well, and its."""
+    """Return the newest own evaluation on images that another version has too, and the other's."""
     by_images = {record.data_digest: record for record in others}
     for record in own:
         if record.data_digest in by_images:
@@ -205,17 +208,17 @@ def _on_the_same_images(
     return None, None
 
 
-def _what_to_evaluate(
-    registry: Registry, candidate: ModelVersion, alias: str, holder: int | None
+def _missing_evaluation(
+    registry: Registry, candidate: ModelVersion, alias: str, current_number: int | None
 ) -> str:
-    """Say in one sentence which evaluation is missing, and the command for it."""
+    """Describe in one sentence which evaluation is missing, with the command for it."""
     own = registry.evaluations(candidate)
-    if holder is None:
+    if current_number is None:
         return (
-            f"{candidate.reference} has no evaluation to hold against the KPIs; run: eagleray "
-            f"evaluate {candidate.reference} DATA."
+            f"{candidate.reference} has no evaluation to check the KPIs on; run: eagleray evaluate "
+            f"{candidate.reference} DATA."
         )
-    current = registry.get(candidate.name, version=holder)
+    current = registry.get(candidate.name, version=current_number)
     others = registry.evaluations(current)
     beginning = (
         f"{candidate.reference} and {current.reference}, which is {candidate.name}@{alias}, have "

@@ -1,6 +1,6 @@
-"""Every way to name a model, and how a name becomes a verified package.
+"""Loads and verifies the model that a reference names.
 
-digits@production            what an alias of the registry points to
+digits@production            the version of the registry that an alias points to
 digits/3                     a version of the registry
 ./models/digits              a folder (one that looks like name/3 is written ./name/3)
 s3://bucket/models/digits    a package in an object store
@@ -48,12 +48,12 @@ _BY_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/(\d+)")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A package and what it is called.
+    """A loaded model package.
 
     Attributes:
-        reference: As the user named it.
-        package: Verified.
-        version: Of the registry; empty for a model that is not in it.
+        reference: The user's reference.
+        package: The verified package.
+        version: Number of the version in the registry; empty for a model that is not in it.
     """
 
     reference: str
@@ -70,9 +70,9 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
     """Find, fetch and verify the model that a reference names.
 
     Raises:
-        UnknownNameError: No such model, version, alias or architecture.
-        PackageError: What is there is refused.
-        InputError: The reference names nothing.
+        UnknownNameError: If there is no such model, version, alias or architecture.
+        PackageError: If the package is refused.
+        InputError: If the reference is not valid.
     """
     settings = settings or read_settings()
     if reference.startswith(RANDOM_PREFIX):
@@ -86,15 +86,15 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         return LoadedModel(reference, registry.load(found), str(found.version))
     if storage.is_remote(reference) or storage.is_folder(reference):
         return LoadedModel(reference, read_package(reference))
-    raise _nothing_named(reference, settings)
+    raise _unknown_reference(reference, settings)
 
 
 def verify_model(reference: str, settings: Settings | None = None) -> VerificationReport:
-    """Check what a reference names, however little of it is in order.
+    """Check the package that a reference names; a failed check does not end the others.
 
     Raises:
-        UnknownNameError: No such model, version, alias or architecture.
-        InputError: The reference names nothing.
+        UnknownNameError: If there is no such model, version, alias or architecture.
+        InputError: If the reference is not valid.
     """
     settings = settings or read_settings()
     if reference.startswith((RANDOM_PREFIX, PRETRAINED_PREFIX)):
@@ -107,14 +107,14 @@ def verify_model(reference: str, settings: Settings | None = None) -> Verificati
             return verify_package(folder, expected_digest=found.digest or None)
     if storage.is_remote(reference) or storage.is_folder(reference):
         return verify_package(reference)
-    raise _nothing_named(reference, settings)
+    raise _unknown_reference(reference, settings)
 
 
 def find_version(reference: str, registry: Registry) -> ModelVersion | None:
-    """Look up NAME@ALIAS or NAME/VERSION; None where a reference is neither.
+    """Return the version of NAME@ALIAS or NAME/VERSION; None if a reference is neither.
 
     Raises:
-        UnknownNameError: No such model, version or alias.
+        UnknownNameError: If there is no such model, version or alias.
     """
     if by_alias := _BY_ALIAS.fullmatch(reference):
         return registry.get(by_alias[1], alias=by_alias[2])
@@ -123,7 +123,7 @@ def find_version(reference: str, registry: Registry) -> ModelVersion | None:
     return None
 
 
-def _nothing_named(reference: str, settings: Settings) -> InputError | UnknownNameError:
+def _unknown_reference(reference: str, settings: Settings) -> InputError | UnknownNameError:
     if reference.startswith(("./", "../", "/")):
         return InputError(f"There is no folder {reference}; check the path.")
     names = Registry(settings).names()
@@ -154,7 +154,7 @@ def _random(name: str) -> ModelPackage:
     import torch
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # the same reference gives the same answers every time
+        torch.manual_seed(0)  # the same reference gives the same predictions every time
         module = build(architecture).eval()
     return _in_memory(architecture, contract, module, labels, note="random weights, seed 0")
 
@@ -172,7 +172,7 @@ def _pretrained(text: str) -> ModelPackage:
 
 
 def _labels_for(num_outputs: int) -> tuple[str, ...]:
-    """ImageNet's names where they fit, numbers where nobody knows the names."""
+    """Return ImageNet's labels if their number fits, else numbers."""
     labels = imagenet_labels()
     if num_outputs == len(labels):
         return tuple(labels)
@@ -187,8 +187,8 @@ def _in_memory(
     *,
     note: str,
 ) -> ModelPackage:
-    # Without the time of its making the same reference has the same digest, as versions have, and
-    # a job that names it can be resumed.
+    # Without the time of creation the same reference has the same digest, so that a job that names
+    # it can be resumed.
     lineage = Lineage.now(note=note).model_copy(update={"created": "1970-01-01T00:00:00+00:00"})
     return create_package(
         name=architecture.name.replace("/", "-"),

@@ -1,4 +1,4 @@
-"""MLflow, spoken to in one place: runs with their parameters and metrics, and the client itself."""
+"""Connects to MLflow, describes its failures in one sentence, and tracks runs in it."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
 
 
 def connect(settings: Settings) -> Any:
-    """Return an `MlflowClient` on the configured server or database.
+    """Return an `MlflowClient` for the configured server or database.
 
     Raises:
-        OutageError: It cannot be reached.
-        UserError: The home folder cannot be written.
+        OutageError: If it cannot be reached.
+        UserError: If the home folder cannot be written.
     """
     set_user_variables(settings.home_folder)
     bypass_proxy_for_loopback()
-    # Read by MLflow when it is imported: a library that we bring along sends nothing home.
+    # MLflow reads these at import. Telemetry stays off.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the terminal is ours
-    # A server that is not there is said within seconds, not after MLflow's minutes of retries.
+    os.environ.setdefault(
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"
+    )  # the terminal shows our own
+    # A missing server is reported within seconds, not after MLflow's minutes of retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    # What follows is read when MLflow first opens a database. A SQLite file is opened anew for
-    # every use, so that one that was replaced is not read on; PostgreSQL must let us in in time.
+    # MLflow reads these when it first opens a database. A SQLite file is opened for every use, so
+    # that a replaced file is noticed; connecting to PostgreSQL has a time-out.
     uri = settings.mlflow_uri
     if uri.startswith("sqlite"):
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
@@ -57,52 +59,52 @@ def connect(settings: Settings) -> Any:
     file = sqlite_file(settings)
     with registry_errors(settings, makes_store=True):
         _require_answer(uri)
-        _made.discard(file)
+        _existing_files.discard(file)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     if file is not None:
-        _make_no_more(file)
+        _forbid_creation(file)
     return client
 
 
-_made: set[Path | None] = set()
-"""SQLite files of MLflow that this process has opened, and that are not made once more."""
+_existing_files: set[Path | None] = set()
+"""SQLite files of MLflow that this process has opened, and that SQLite may not create again."""
 
 
-def _make_no_more(file: Path) -> None:
-    """Have SQLite open a file from now on only if it is there, whoever removes it when."""
+def _forbid_creation(file: Path) -> None:
+    """Have SQLite open a file from now on only if it exists."""
     from sqlalchemy import Engine, event
 
-    if not event.contains(Engine, "do_connect", _connect_to_what_is_there):
-        event.listen(Engine, "do_connect", _connect_to_what_is_there)
-    _made.add(file)
+    if not event.contains(Engine, "do_connect", _connect_to_existing):
+        event.listen(Engine, "do_connect", _connect_to_existing)
+    _existing_files.add(file)
 
 
-def _connect_to_what_is_there(
+def _connect_to_existing(
     dialect: Any, _: Any, arguments: list[Any], options: dict[str, Any]
 ) -> None:
-    if dialect.name == "sqlite" and arguments and Path(arguments[0]) in _made:
+    if dialect.name == "sqlite" and arguments and Path(arguments[0]) in _existing_files:
         arguments[0] = f"file:{urllib.parse.quote(arguments[0])}?mode=rw"
         options["uri"] = True
 
 
 def _require_store(settings: Settings) -> None:
-    """Refuse an MLflow database in a SQLite file that is gone, before SQLite makes an empty one.
+    """Refuse a missing SQLite file of MLflow: SQLite would create an empty one.
 
     Raises:
-        OutageError: It is not there.
+        OutageError: If the file does not exist.
     """
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         raise OutageError(
-            f"There is no MLflow database {file} any more; put it back, or check "
+            f"The MLflow database {file} no longer exists; put it back, or check "
             "EAGLERAY_TRACKING_URI.",
             public=_PUBLIC,
         )
 
 
 def sqlite_file(settings: Settings) -> Path | None:
-    """Return the SQLite file that MLflow keeps everything in, if it is one."""
+    """Return the SQLite file of MLflow, if its database is one."""
     from sqlalchemy import make_url
 
     uri = settings.mlflow_uri
@@ -113,10 +115,10 @@ def sqlite_file(settings: Settings) -> Path | None:
 
 
 def _require_answer(uri: str) -> None:
-    """Ask a PostgreSQL once: MLflow itself goes on trying for minutes.
+    """Connect to a PostgreSQL database once, as MLflow itself would try for minutes.
 
     Raises:
-        SQLAlchemyError: It does not answer, or does not let us in.
+        SQLAlchemyError: If it does not answer, or refuses the connection.
     """
     from sqlalchemy import NullPool, create_engine
 
@@ -128,14 +130,14 @@ def _require_answer(uri: str) -> None:
 
 @contextlib.contextmanager
 def registry_errors(settings: Settings, *, makes_store: bool = False) -> Iterator[None]:
-    """LockedModel a registry that does not answer into one sentence.
+    """Turn failures of MLflow in the block into one sentence.
 
     Args:
-        settings: Which MLflow.
-        makes_store: Whether a SQLite file that is missing may be made.
+        settings: The settings that name the MLflow.
+        makes_store: Whether a missing SQLite file may be created.
 
     Raises:
-        OutageError: With that sentence.
+        OutageError: If MLflow fails or does not answer.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -159,13 +161,13 @@ def registry_errors(settings: Settings, *, makes_store: bool = False) -> Iterato
 
 
 class TrackedRun:
-    """One MLflow run, to be used in a `with` block: its end records whether the work succeeded.
+    """An MLflow run as a context manager, whose end records whether the work succeeded.
 
     Args:
-        settings: Which MLflow.
-        client: Connected to it.
-        name: Of a new run.
-        run_id: Of a run that goes on.
+        settings: The settings that name the MLflow.
+        client: A client that is connected to it.
+        name: Name of a new run.
+        run_id: ID of a run to resume; None starts a new run.
     """
 
     def __init__(
@@ -182,14 +184,14 @@ class TrackedRun:
         self.artifact_uri: str = run.info.artifact_uri
 
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
-        """Record what the run was asked to do."""
+        """Record the parameters of the run."""
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
         self._client.log_batch(self.run_id, params=entities)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Record figures at a step."""
+        """Record metrics at a step."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -197,11 +199,11 @@ class TrackedRun:
         self._client.log_batch(self.run_id, metrics=entities)
 
     def steps_of(self, metric: str) -> set[int]:
-        """Return the steps that a figure has been recorded at."""
+        """Return the steps at which a metric is recorded."""
         return {item.step for item in self._client.get_metric_history(self.run_id, metric)}
 
     def log_file(self, location: str) -> None:
-        """Keep a copy of a file with the run."""
+        """Keep a copy of a file as an artifact of the run."""
         with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
             local = Path(folder) / storage.name_of(location)
             local.write_bytes(storage.read_bytes(location))
@@ -218,6 +220,6 @@ def _experiment(settings: Settings, client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    # A server chooses where its artifacts go; a database has nobody else to ask.
+    # A server chooses where its artifacts go; for a database the settings do.
     location = None if settings.mlflow_uri.startswith("http") else settings.artifacts
     return str(client.create_experiment(EXPERIMENT, artifact_location=location))

@@ -108,8 +108,8 @@ def curves(
     figure, axes = _figure(6.0, 4.4)
     if diagonal:
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle="--")
-    for place, (name, x, y) in enumerate(lines):
-        width, color = 1.0 if place else 2.0, COLORS[place % len(COLORS)]
+    for index, (name, x, y) in enumerate(lines):
+        width, color = 1.0 if index else 2.0, COLORS[index % len(COLORS)]
         marker = {"marker": "o", "markersize": 3} if len(x) <= 20 else {}
         axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:64]), **marker)
     axes.set_xlim(-0.01, 1.01)
@@ -242,7 +242,7 @@ def dot_plot(
     """
     figure, axes = _figure(6.0, 2.6)
     for gray in (True, False):
-        x = [place for place, _, is_gray in points if is_gray == gray]
+        x = [value for value, _, is_gray in points if is_gray == gray]
         y = [value for _, value, is_gray in points if is_gray == gray]
         axes.scatter(x, y, s=26, color=LINE if gray else ACCENT, linewidths=0)
     if logarithmic:

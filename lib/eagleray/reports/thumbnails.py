@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from eagleray.core.errors import BadImageError
 from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
 from eagleray.io.fetch import fetch_image
+from eagleray.io.read_ahead import read_ahead
 
 __all__ = ["thumbnail", "thumbnails"]
 
 _SIDE = 96
-_NUM_THREADS = 8
 _CONTRACT = ImageContract(
     formats=FORMATS,
     resize=ShortestSide(size=_SIDE),
@@ -40,5 +39,4 @@ def thumbnail(uri: str) -> str | None:
 
 def thumbnails(uris: Sequence[str]) -> list[str | None]:
     """Return the thumbnails of several images, in order."""
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return list(pool.map(thumbnail, uris))
+    return list(read_ahead(thumbnail, uris))

@@ -32,36 +32,44 @@ class LabelScore(_Wire):
 
 
 class ImagePrediction(_Wire):
-    """The answer for one image: `ok` with a prediction, or `failed` with a reason."""
+    """The result of one image: `ok` with a prediction, or `failed` with a reason."""
+
+    model_config = ConfigDict(extra="allow")  # a task may have members of its own
 
     status: Literal["ok", "failed"]
-    label: str | None = Field(default=None, description="The answer in one word.")
+    label: str | None = Field(default=None, description="The predicted label.")
     score: float | None = Field(default=None, description="Probability of the label.")
-    labels: list[str] = Field(default_factory=list, description="All labels that hold.")
-    value: float | None = Field(default=None, description="Of a regression.")
-    top: list[LabelScore] = Field(default_factory=list, description="Likeliest labels, best first.")
-    width: int = Field(default=0, description="Of the upright image, in pixels.")
-    height: int = Field(default=0, description="Of the upright image, in pixels.")
-    reason: str | None = Field(default=None, description="Code of a failure, as in batch tables.")
+    labels: list[str] = Field(default_factory=list, description="All labels that apply.")
+    value: float | None = Field(default=None, description="Predicted value of a regression.")
+    top: list[LabelScore] = Field(
+        default_factory=list, description="Most probable labels, best first."
+    )
+    width: int = Field(default=0, description="Width of the upright image in pixels.")
+    height: int = Field(default=0, description="Height of the upright image in pixels.")
+    reason: str | None = Field(
+        default=None, description="Reason code of a failure, as in batch results."
+    )
     message: str | None = Field(default=None, description="A sentence about the failure.")
 
 
 class Timings(_Wire):
-    """Where the time went, in milliseconds; of several images the slowest."""
+    """Duration of each stage in milliseconds; for several images, of the slowest."""
 
     queue_ms: float
     decode_ms: float
     forward_ms: float
     total_ms: float
-    batch_images: Annotated[int, Field(ge=0, description="Images that shared a forward pass.")]
+    batch_images: Annotated[int, Field(ge=0, description="Number of images in the forward pass.")]
 
 
 class PredictResponse(_Wire):
-    """The answer to a request: one result for each of its images, in order."""
+    """The response to a prediction: one result for each image, in order."""
 
     model: str
     version: int
-    via: str = Field(description="Why this version: asked, pinned, canary or default.")
+    via: str = Field(
+        description="How the version was chosen: requested, pinned, canary or default."
+    )
     contract_digest: str
     package_digest: str
     request_id: str
@@ -70,33 +78,33 @@ class PredictResponse(_Wire):
 
 
 class BatchResponse(_Wire):
-    """How far a batch job is."""
+    """The state of a batch job."""
 
     id: str
     state: JobState
-    created: str = Field(description="UTC, as in ISO 8601.")
-    model: str = Field(description="The version that was meant when it was accepted.")
+    created: str = Field(description="Time of creation in UTC, in ISO 8601 format.")
+    model: str = Field(description="Model version, resolved when the batch was accepted.")
     output: str
-    request: dict[str, Any] = Field(description="As it was asked for.")
-    total: int | None = Field(description="Images; null before they are listed.")
-    done: int = Field(description="Images with a result.")
-    failed: int = Field(description="Of these.")
+    request: dict[str, Any] = Field(description="The request that started the batch.")
+    total: int | None = Field(description="Number of images; null before they are listed.")
+    done: int = Field(description="Number of images with a result.")
+    failed: int = Field(description="Number of images that failed.")
     images_per_second: float | None
     seconds_left: float | None
-    message: str = Field(description="Why it is as it is, where there is something to say.")
+    message: str = Field(description="Explanation of the state, if there is one.")
 
 
 def image_prediction(
     outcome: Outcome, manifest: ModelManifest, *, top_k: int, threshold: float | None
 ) -> dict[str, Any]:
-    """Return what goes over the wire for an outcome: the members of an `ImagePrediction`.
+    """Return the members of an `ImagePrediction`.
 
     Args:
-        outcome: Of the predictor.
-        manifest: Of the model that gave it.
-        top_k: Labels listed at most.
-        threshold: Lowest probability of a label that is listed, and of one that holds where
-            several may.
+        outcome: Outcome of the image.
+        manifest: Manifest of the model that predicted.
+        top_k: Maximum number of labels listed.
+        threshold: Minimum probability of a label that is listed and, for multilabel models, of one
+            that applies; None for the model's own thresholds.
     """
     if outcome.prediction is None:
         assert outcome.failure is not None

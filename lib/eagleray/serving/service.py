@@ -39,9 +39,9 @@ from eagleray.serving.problems import NotReadyError, TooLargeError
 from eagleray.serving.protocol import (
     InferRequest,
     OutputTensor,
-    attributes_of,
-    images_of,
-    outputs_of,
+    read_attributes,
+    read_images,
+    select_outputs,
 )
 from eagleray.serving.replica_metrics import ReplicaMetrics
 from eagleray.serving.requests import PredictRequest, PredictResult
@@ -456,10 +456,10 @@ class ImageService:
         """
         began = time.monotonic()
         async with self._version_for(request) as (via, loaded):
-            images = images_of(tensors, loaded.manifest.contract)
+            images = read_images(tensors, loaded.manifest.contract)
             self._require_count(len(images))
             self._admit(request, len(images))
-            attributes = attributes_of(tensors, len(images))
+            attributes = read_attributes(tensors, len(images))
             request = replace(request, images=images, attributes=attributes)
             timed = await self._pipeline.predict(loaded, request)
         result = PredictResult(loaded, via, timed, time.monotonic() - began)
@@ -468,7 +468,7 @@ class ImageService:
         if len(outcomes) == 1 and outcomes[0].failure is not None:
             raise BadImageError(outcomes[0].failure.reason, outcomes[0].failure.message)
         self._shadow(request, result)
-        return result, outputs_of(outcomes, loaded.manifest.task, tensors)
+        return result, select_outputs(outcomes, loaded.manifest.task, tensors)
 
     def _require_count(self, num_images: int) -> None:
         if num_images == 0:

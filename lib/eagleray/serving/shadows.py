@@ -144,7 +144,7 @@ class Shadows:
 
 def _same(task: Task, ours: Outcome, theirs: Outcome) -> bool:
     if ours.prediction is None or theirs.prediction is None:
-        return ours.failure == theirs.failure
+        return _describe(task, ours) == _describe(task, theirs)
     return task.same_answer(ours.prediction, theirs.prediction)
 
 

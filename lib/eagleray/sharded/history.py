@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,14 @@ class JobStatus:
     output: str
     created: str
     state: JobState
-    num_rows: int
-    num_done: int
-    num_failed: int
-    reasons: dict[str, int]
-    message: str
-    plan: AnyPlan | None
-    progress: Progress | None
     s3: storage.S3Options
+    num_rows: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+    plan: AnyPlan | None = None
+    progress: Progress | None = None
 
 
 def record_job(
@@ -184,14 +184,8 @@ def _status_unknown(record: _Record, message: str) -> JobStatus:
         output=record.output,
         created=record.created,
         state=JobState.UNKNOWN,
-        num_rows=0,
-        num_done=0,
-        num_failed=0,
-        reasons={},
-        message=message,
-        plan=None,
-        progress=None,
         s3=record.s3,
+        message=message,
     )
 
 

@@ -20,7 +20,7 @@ from eagleray.io import storage
 
 __all__ = ["FileName", "OutputLayout"]
 
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^_?[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A file name inside an output, which cannot lead out of it."""
 
 

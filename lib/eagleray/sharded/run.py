@@ -82,7 +82,7 @@ class JobRun:
         if not pending:
             return
         shards = work(pending)  # may start Ray, which takes seconds
-        with self.reporter.progress(title, self.plan.num_rows) as bar:
+        with self.reporter.progress(title, self.plan.num_rows) as bar, self._unless_committed():
             bar.advance(monitor.num_done, failed=monitor.num_failed)
             for shard in shards:
                 monitor.add(shard)
@@ -91,6 +91,15 @@ class JobRun:
                 if monitor.cancelled:  # where signals are ignored, as behind `nohup`
                     raise KeyboardInterrupt
                 self._check_failures_so_far(monitor)
+
+    @contextlib.contextmanager
+    def _unless_committed(self) -> Iterator[None]:
+        """End the work quietly if another run has committed and removed the shards' folder."""
+        try:
+            yield
+        except FileNotFoundError:
+            if not storage.exists(self.layout.commit):
+                raise
 
     def check_failures(self, num_failed: int) -> None:
         """Keep a job with too many failures from its commit.

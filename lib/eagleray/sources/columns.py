@@ -1,4 +1,4 @@
-"""Which column of a table holds the images, or their locations."""
+"""Finds the column of a table that holds the images or their locations."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ImageColumn:
     """The column that inputs come from.
 
     Attributes:
-        name: Of it.
+        name: Name of the column.
         holds_images: Whether its cells are encoded images; otherwise they are locations.
-        note: What else it could have been, for people; None where there was no choice.
+        note: The other columns that it could have been, as a clause for the user; None without any.
     """
 
     name: str
@@ -42,15 +42,15 @@ def find_image_column(schema: pa.Schema, wanted: str | None, where: str) -> Imag
     locations with a usual name, the only column of bytes.
 
     Args:
-        schema: Of the table.
+        schema: Schema of the table.
         wanted: Name of the column; None looks for it.
-        where: The table, for messages.
+        where: Location of the table, for messages.
 
     Returns:
-        The column; None where none is it.
+        The column; None if there is no such column.
 
     Raises:
-        InputError: Several columns are equally likely.
+        InputError: If several columns are equally likely.
     """
     fields = [field for field in schema if wanted in (None, field.name)]
     images = [field.name for field in fields if is_image_type(field.type)]
@@ -72,8 +72,8 @@ def require_image_column(schema: pa.Schema, wanted: str | None, where: str) -> I
     """Find the column of images or of locations, as `find_image_column` does.
 
     Raises:
-        InputError: It holds neither, there is none, or several are equally likely.
-        UnknownNameError: There is no such column.
+        InputError: If it holds neither, there is none, or several are equally likely.
+        UnknownNameError: If there is no such column.
     """
     found = find_image_column(schema, wanted, where)
     if found is not None:

@@ -1,7 +1,7 @@
-"""Inputs that must lie where a job may read: for jobs of callers of little trust.
+"""Checks inputs against the locations that a job may read, for jobs of callers of the service.
 
-What a user names, what a folder holds and what a table says is each judged before it is opened, so
-that a refusal is the same whether or not something is there.
+Locations that a user names, a folder holds or a table lists are checked before they are opened, so
+that a refusal does not tell whether something is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def require_readable(locations: Iterable[str], policy: PathPolicy) -> None:
     """Refuse locations that a user names and a job may not read.
 
     Raises:
-        InputError: One of them is elsewhere.
+        InputError: If one of them is elsewhere.
     """
     for location in locations:
         # An empty one is the working folder here, and nothing in a table.
@@ -37,15 +37,15 @@ def require_readable(locations: Iterable[str], policy: PathPolicy) -> None:
 
 
 def check_files(files: Iterator[pa.Table], location: str, policy: PathPolicy) -> Iterator[pa.Table]:
-    """Pass on the files of a folder or a pattern; a link to elsewhere is refused by its own name.
+    """Pass on the files of a folder or a pattern if all of them may be read.
 
     Args:
-        files: As storage lists them.
-        location: What was listed, for the message.
-        policy: Of the job.
+        files: Tables of files, as storage lists them.
+        location: The folder or pattern, for the message.
+        policy: Path policy of the job.
 
     Raises:
-        InputError: While they are read.
+        InputError: If a file may not be read; raised while the tables are read.
     """
     for table in files:
         if policy.is_limited:
@@ -56,14 +56,14 @@ def check_files(files: Iterator[pa.Table], location: str, policy: PathPolicy) ->
 
 
 def restrict_listing(listing: Listing, policy: PathPolicy) -> Listing:
-    """Refuse a listing that names a location outside of what may be read.
+    """Restrict a listing to locations that may be read.
 
-    A table in such a place may name any other location. http(s) addresses are the URL policy's to
-    judge.
+    A table that may be read may name any other location. http(s) addresses are left to the URL
+    policy.
 
     Args:
-        listing: Of the inputs.
-        policy: Of the job.
+        listing: The inputs.
+        policy: Path policy of the job.
 
     Returns:
         The same inputs; while they are read, the first one outside raises an `InputError`.

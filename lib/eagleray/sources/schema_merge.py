@@ -1,4 +1,4 @@
-"""The user's own columns of several places, made those of one table."""
+"""Merges the user's own columns of several tables into those of one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["conform", "merge_schemas", "user_fields"]
 _NUM_OURS = len(LISTING_SCHEMA)
 
 
-def user_fields(schema: pa.Schema, leave_out: Callable[[pa.Field], bool]) -> pa.Schema:
-    """Return columns as they come along: without notes of other programs, and nullable."""
+def user_fields(schema: pa.Schema, drop: Callable[[pa.Field], bool]) -> pa.Schema:
+    """Return the user's columns: nullable, and without metadata of other programs."""
     return pa.schema(
-        [pa.field(field.name, _plain(field.type)) for field in schema if not leave_out(field)]
+        [pa.field(field.name, _plain(field.type)) for field in schema if not drop(field)]
     )
 
 
@@ -27,16 +27,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def merge_schemas(places: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Unite columns by name, in the order in which they first appear.
+    """Merge columns by name, in the order in which they first appear.
 
     A column with several types takes the widest if they are all whole numbers or all fractions,
     and is text otherwise.
 
     Args:
-        places: Where the columns are, for messages, and the columns.
+        places: Location of each table, for messages, and its columns.
 
     Raises:
-        InputError: A column has types that text cannot stand for.
+        InputError: If a column has types that text cannot represent.
     """
     united: dict[str, tuple[str, pa.DataType]] = {}
     for where, schema in places:
@@ -77,7 +77,7 @@ def _is_simple(kind: pa.DataType) -> bool:
 
 
 def conform(table: pa.Table, user_schema: pa.Schema, where: str) -> pa.Table:
-    """Give a table the user's columns of all places; null where it has none.
+    """Give a table the merged columns; null where it lacks one.
 
     Raises:
         InputError: It has one that they lack, or of a type that does not fit: it was found after

@@ -1,4 +1,4 @@
-"""What a listing skips, counted by kind."""
+"""Counts the files that a listing skips, by kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from eagleray.io.storage import skipped_name_kind
 __all__ = ["ANNOTATION", "SkippedFiles", "skipped_kind"]
 
 ANNOTATION = "annotation"
-"""Members of an archive that only describe an image; the other kinds are storage's."""
+"""Kind of the members of an archive that only describe an image; storage has the other kinds."""
 
-_WORDS = {
+_DESCRIPTIONS = {
     "hidden": "hidden",
     "system": "of an operating system",
     "marker": "of a program that writes data",
@@ -21,21 +21,21 @@ _WORDS = {
 }
 
 
-def skipped_kind(path: str, asked_for: Collection[str] = ()) -> str | None:
-    """Return of which kind a file is that is skipped; None for an input.
+def skipped_kind(path: str, named: Collection[str] = ()) -> str | None:
+    """Return the kind of a skipped file; None for an input.
 
     Args:
-        path: Below the place that the user named.
-        asked_for: Parts that are none the less inputs, since the user spelled them out.
+        path: Path below the location that the user named.
+        named: Parts of paths that the user spelled out, and which are therefore inputs.
     """
-    parts = (part for part in path.split("/") if part not in asked_for)
+    parts = (part for part in path.split("/") if part not in named)
     return next((kind for kind in map(skipped_name_kind, parts) if kind is not None), None)
 
 
 class SkippedFiles:
     """Counts the files that are skipped while inputs are listed; threads may share it.
 
-    It is complete when the listing was read to its end.
+    The counts are complete when the listing was read to its end.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class SkippedFiles:
         """Count a file.
 
         Args:
-            kind: Of it.
-            path: Of it; the first one in the order of names is the example.
+            kind: Kind of the file.
+            path: Path of the file; the first one in the order of names is the example.
         """
         with self._lock:
             self._counts[kind] += 1
@@ -56,9 +56,9 @@ class SkippedFiles:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Files by kind."""
+        """Number of files of each kind."""
         with self._lock:
-            return {kind: self._counts[kind] for kind in _WORDS if kind in self._counts}
+            return {kind: self._counts[kind] for kind in _DESCRIPTIONS if kind in self._counts}
 
     def describe(self) -> str | None:
         """Return one sentence with the counts and an example of each kind; None for no files."""
@@ -66,7 +66,7 @@ class SkippedFiles:
         if not counts:
             return None
         kinds = [
-            f"{count:,} {_WORDS[kind]} ({'such as ' * (count > 1)}{self._examples[kind]})"
+            f"{count:,} {_DESCRIPTIONS[kind]} ({'such as ' * (count > 1)}{self._examples[kind]})"
             for kind, count in counts.items()
         ]
         total = sum(counts.values())

@@ -1,8 +1,8 @@
-"""Files that plainly hold a table, a list or an archive of a kind that is not read.
+"""Refuses files that are a table, a list or an archive of a kind that is not read.
 
-Such a file would otherwise be one image that is "not an image". So a file that the user names is
-judged by its name and by its first bytes; files in folders are images, whatever they hold, but for
-archives, whose images would be nowhere.
+Such a file would otherwise be one image that fails as "not an image". A file that the user names is
+checked by its name and its first bytes. Files in folders are taken for images, except archives,
+whose images would be lost.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def refuse_unread_content(location: str) -> None:
     """Raise the sentence for a file that is no image by its name nor by its first bytes.
 
     Args:
-        location: Of a file that is there, and is no table and no archive by its name.
+        location: Location of an existing file that is no table and no archive by its name.
 
     Raises:
         InputError: If it begins like a text, an archive or a database.
@@ -112,7 +112,7 @@ def refuse_unread_content(location: str) -> None:
         return
     try:
         start = storage.read_range(location, 0, NUM_SNIFFED_BYTES)
-    except OSError:  # whoever reads it as an image says what is wrong
+    except OSError:  # its row says so when it is read as an image
         return
     kind = describe_file_kind(start)
     if kind is not None:

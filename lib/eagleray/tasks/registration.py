@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -78,9 +77,14 @@ def _validate(value: Any, validate: Any, info: ValidationInfo) -> Task:
         cls = task_class(value["name"])
     except UnknownNameError as error:
         raise ValueError(str(error)) from None
-    if info.mode == "json":  # which has lists where a task has tuples
-        return cls.model_validate_json(json.dumps(value))
-    return cls.model_validate(value)
+    return cls.model_validate(_with_tuples(value) if info.mode == "json" else value)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turn the lists of JSON into tuples: a task is a frozen value."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 StoredTask = Annotated[SerializeAsAny[Task], WrapValidator(_validate)]

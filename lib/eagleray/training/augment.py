@@ -1,11 +1,11 @@
-"""Random changes to training images, so that a network learns what does not matter.
+"""Random augmentation of training images.
 
-What happens to an image is drawn from the seed, the epoch and the step alone, for all workers
-together: it does not depend on how many there are, on threads, or on a stop in between.
+All random numbers of a step are drawn from the seed, the epoch and the step, for all workers
+together: they do not depend on the number of workers, on threads, or on a resume.
 
-    draws = StepAugmentation(spec, epoch, step, count)       all of a step's randomness
-    draws.change(pixels, row, size)               one image, by any thread
-    draws.mix(images, targets, …)                 a batch, on its device
+    augmentation = StepAugmentation(spec, epoch, step, num_images)
+    augmentation.apply(pixels, row, size)         one image, in any thread
+    augmentation.mix(images, targets, …)          a batch, on its device
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as change
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from eagleray.training.pixel_cache import centre
 from eagleray.training.spec import TrainSpec
@@ -28,74 +27,73 @@ __all__ = ["StepAugmentation", "needs_margin"]
 
 Pixels = npt.NDArray[np.uint8]
 
-_ASPECT = (3 / 4, 4 / 3)
+_CROP_ASPECT = (3 / 4, 4 / 3)
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 3.3)
-_STEPS = 31  # of RandAugment's magnitudes
-_OPERATIONS = 2  # of RandAugment for each image
+_NUM_MAGNITUDES = 31  # of RandAugment
+_NUM_OPERATIONS = 2  # of RandAugment, per image
 
 
 def needs_margin(spec: TrainSpec) -> bool:
-    """Whether images are cut at random, so that more of them is wanted than the contract keeps."""
+    """Whether random crops need more of an image than the contract's own crop keeps."""
     return spec.random_resized_crop < 1
 
 
 class StepAugmentation:
-    """The randomness of one step.
+    """The augmentation of one step.
 
     Args:
-        spec: What is changed, and by how much.
-        epoch: Epochs finished.
-        step: Of the epoch.
-        count: Images of the step, over all workers.
+        spec: Specification with the augmentation.
+        epoch: Number of finished epochs.
+        step: Number of the step within the epoch, from 0.
+        num_images: Number of images of the step, over all workers.
     """
 
-    def __init__(self, spec: TrainSpec, epoch: int, step: int, count: int) -> None:
-        self.spec = spec
+    def __init__(self, spec: TrainSpec, epoch: int, step: int, num_images: int) -> None:
+        self.num_images = num_images
+        self._spec = spec
         self._seed = (spec.seed, epoch, step)
-        rng = np.random.default_rng(self._seed)
-        self.unit = rng.random((count, 16))
-        self._mixing = rng
+        self._unit = np.random.default_rng(self._seed).random((num_images, 16))
 
-    def change(self, pixels: Pixels, row: int, size: tuple[int, int]) -> Pixels:
-        """Change one image.
+    def apply(self, pixels: Pixels, row: int, size: tuple[int, int]) -> Pixels:
+        """Return an augmented image.
 
         Args:
             pixels: uint8 array (h, w, C).
-            row: Of the step.
+            row: Number of the image within the step.
             size: (height, width) of the result.
         """
-        spec, unit = self.spec, self.unit[row]
+        spec, unit = self._spec, self._unit[row]
         if spec.random_resized_crop < 1:
-            pixels = _random_crop(pixels, unit[0:4], spec.random_resized_crop, size)
+            pixels = _random_resized_crop(pixels, unit[0:4], spec.random_resized_crop, size)
         else:
             pixels = centre(pixels, size)
         if spec.random_translation:
-            pixels = _shifted(pixels, unit[4:6], spec.random_translation)
+            pixels = _translate(pixels, unit[4:6], spec.random_translation)
         if spec.horizontal_flip and unit[6] < 0.5:
             pixels = pixels[:, ::-1]
         if spec.vertical_flip and unit[7] < 0.5:
             pixels = pixels[::-1]
         if spec.color_jitter:
-            pixels = _recoloured(pixels, unit[8:11], spec.color_jitter)
+            pixels = _color_jitter(pixels, unit[8:11], spec.color_jitter)
         if spec.randaugment:
-            pixels = _randaugmented(pixels, row, self._seed, spec.randaugment)
+            pixels = _randaugment(pixels, row, self._seed, spec.randaugment)
         if spec.random_erasing and unit[11] < spec.random_erasing:
-            pixels = _erased(pixels, unit[12:16])
+            pixels = _erase(pixels, unit[12:16])
         return pixels
 
     def mix(self, images: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Mix every image of a batch with its neighbour, where the specification says so.
+        """Mix every image of a batch with its neighbour, if the specification says so.
 
-        Mixup (Zhang et al. 2018) blends them, cutmix (Yun et al. 2019) pastes a rectangle; where
-        both are asked for, one of them is drawn for the step.
+        Mixup (Zhang et al. 2018) blends the images, CutMix (Yun et al. 2019) pastes a rectangle; if
+        the specification has both, one of them is drawn for the step.
 
         Args:
-            images: uint8 tensor (N, H, W, C), whole or a worker's share.
-            others: What goes with the images, (N, …): float targets, and attributes where there are
-                any; mixed by the images' shares.
+            images: uint8 tensor (N, H, W, C), the full batch or a worker's share.
+            others: Tensors (N, …) to mix in the same proportion: float targets, and attributes if
+                there are any.
         """
-        spec = self.spec
+        spec = self._spec
         if not (spec.mixup or spec.cutmix) or len(images) < 2:
             return images, *others
         rng = np.random.default_rng((*self._seed, 1))
@@ -119,26 +117,28 @@ class StepAugmentation:
 # --- geometry ---------------------------------------------------------------------------------
 
 
-def _random_crop(
-    pixels: Pixels, unit: npt.NDArray[np.float64], smallest: float, size: tuple[int, int]
+def _random_resized_crop(
+    pixels: Pixels, unit: npt.NDArray[np.float64], min_area: float, size: tuple[int, int]
 ) -> Pixels:
-    """Cut a part of random area and aspect ratio, scaled to `size` (Szegedy et al. 2015)."""
+    """Crop a random area and aspect ratio, and resize it to `size` (Szegedy et al. 2015)."""
     height, width = pixels.shape[:2]
-    area = height * width * (smallest + (1 - smallest) * unit[0])
-    low, high = (math.log(ratio) for ratio in _ASPECT)
+    area = height * width * (min_area + (1 - min_area) * unit[0])
+    low, high = (math.log(ratio) for ratio in _CROP_ASPECT)
     aspect = math.exp(low + (high - low) * unit[1])
     wide = min(width, max(1, round(math.sqrt(area * aspect))))
     tall = min(height, max(1, round(math.sqrt(area / aspect))))
     top, left = int(unit[2] * (height - tall + 1)), int(unit[3] * (width - wide + 1))
     image = _as_tensor(pixels[top : top + tall, left : left + wide])
-    return _as_pixels(change.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True))
+    return _as_pixels(
+        functional.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    )
 
 
-def _shifted(pixels: Pixels, unit: npt.NDArray[np.float64], share: float) -> Pixels:
-    """Move by whole pixels; what an image leaves is black."""
+def _translate(pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float) -> Pixels:
+    """Translate by full pixels; uncovered pixels are black."""
     height, width = pixels.shape[:2]
-    farthest = round(share * max(height, width))
-    down, right = (int(value * (2 * farthest + 1)) - farthest for value in unit)
+    limit = round(fraction * max(height, width))
+    down, right = (int(value * (2 * limit + 1)) - limit for value in unit)
     moved = np.zeros_like(pixels)
     moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = pixels[
         max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
@@ -149,7 +149,7 @@ def _shifted(pixels: Pixels, unit: npt.NDArray[np.float64], share: float) -> Pix
 def _rectangle(
     place: npt.NDArray[np.float64], area: float, aspect: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a rectangle with a share of an image's area."""
+    """Return (top, left, height, width) of a rectangle with a fraction of an image's area."""
     height, width = size
     tall = min(height, round(height * math.sqrt(area / aspect)))
     wide = min(width, round(width * math.sqrt(area * aspect)))
@@ -161,7 +161,7 @@ def _rectangle(
     )
 
 
-def _erased(pixels: Pixels, unit: npt.NDArray[np.float64]) -> Pixels:
+def _erase(pixels: Pixels, unit: npt.NDArray[np.float64]) -> Pixels:
     """Fill a rectangle with gray (Zhong et al. 2020)."""
     area = _ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * unit[0]
     low, high = (math.log(ratio) for ratio in _ERASED_ASPECT)
@@ -175,22 +175,22 @@ def _erased(pixels: Pixels, unit: npt.NDArray[np.float64]) -> Pixels:
 # --- colour -----------------------------------------------------------------------------------
 
 
-def _recoloured(pixels: Pixels, unit: npt.NDArray[np.float64], strength: float) -> Pixels:
+def _color_jitter(pixels: Pixels, unit: npt.NDArray[np.float64], strength: float) -> Pixels:
     brightness, contrast, saturation = 1 + strength * (2 * unit - 1)
-    image = change.adjust_brightness(_as_tensor(pixels), float(brightness))
-    image = change.adjust_contrast(image, float(contrast))
+    image = functional.adjust_brightness(_as_tensor(pixels), float(brightness))
+    image = functional.adjust_contrast(image, float(contrast))
     if pixels.shape[2] == 3:
-        image = change.adjust_saturation(image, float(saturation))
+        image = functional.adjust_saturation(image, float(saturation))
     return _as_pixels(image)
 
 
-def _affine(**moved: Any) -> Callable[[Tensor], Tensor]:
-    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **moved}
-    return lambda image: change.affine(image, **arguments)
+def _affine(**changes: Any) -> Callable[[Tensor], Tensor]:
+    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **changes}
+    return lambda image: functional.affine(image, **arguments)
 
 
 def _operation(name: str, level: float, sign: int, size: tuple[int, int]) -> Any:
-    """Return one of RandAugment's changes at a level from 0 to 1 (Cubuk et al. 2020)."""
+    """Return an operation of RandAugment at a level from 0 to 1 (Cubuk et al. 2020)."""
     height, width = size
     factor = 1 + sign * 0.9 * level
     angle = math.degrees(math.atan(0.3 * level)) * sign
@@ -200,38 +200,41 @@ def _operation(name: str, level: float, sign: int, size: tuple[int, int]) -> Any
         "shear_y": _affine(shear=[0.0, angle]),
         "translate_x": _affine(translate=[round(sign * level * 150 / 331 * width), 0]),
         "translate_y": _affine(translate=[0, round(sign * level * 150 / 331 * height)]),
-        "rotate": lambda image: change.rotate(image, sign * 30 * level),
-        "brightness": lambda image: change.adjust_brightness(image, factor),
+        "rotate": lambda image: functional.rotate(image, sign * 30 * level),
+        "brightness": lambda image: functional.adjust_brightness(image, factor),
         "saturation": lambda image: (
-            change.adjust_saturation(image, factor) if len(image) == 3 else image
+            functional.adjust_saturation(image, factor) if len(image) == 3 else image
         ),
-        "contrast": lambda image: change.adjust_contrast(image, factor),
-        "sharpness": lambda image: change.adjust_sharpness(image, factor),
-        "posterize": lambda image: change.posterize(image, 8 - round(4 * level)),
-        "solarize": lambda image: change.solarize(image, 255 * (1 - level)),
-        "autocontrast": change.autocontrast,
-        "equalize": change.equalize,
+        "contrast": lambda image: functional.adjust_contrast(image, factor),
+        "sharpness": lambda image: functional.adjust_sharpness(image, factor),
+        "posterize": lambda image: functional.posterize(image, 8 - round(4 * level)),
+        "solarize": lambda image: functional.solarize(image, 255 * (1 - level)),
+        "autocontrast": functional.autocontrast,
+        "equalize": functional.equalize,
     }
     return operations[name]
 
 
-_NAMES = (
+_OPERATION_NAMES = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness"),
     *("saturation", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
 
 
-def _randaugmented(pixels: Pixels, row: int, seed: tuple[int, int, int], magnitude: int) -> Pixels:
+def _randaugment(pixels: Pixels, row: int, seed: tuple[int, int, int], magnitude: int) -> Pixels:
     rng = np.random.default_rng((*seed, 2, row))
     image = _as_tensor(pixels)
-    for _ in range(_OPERATIONS):
-        name, sign = _NAMES[rng.integers(len(_NAMES))], 1 if rng.random() < 0.5 else -1
-        image = _operation(name, magnitude / (_STEPS - 1), sign, pixels.shape[:2])(image)
+    for _ in range(_NUM_OPERATIONS):
+        name, sign = (
+            _OPERATION_NAMES[rng.integers(len(_OPERATION_NAMES))],
+            1 if rng.random() < 0.5 else -1,
+        )
+        image = _operation(name, magnitude / (_NUM_MAGNITUDES - 1), sign, pixels.shape[:2])(image)
     return _as_pixels(image)
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:
-    """View pixels (H, W, C) as an image (C, H, W)."""
+    """Return pixels (H, W, C) as a tensor (C, H, W)."""
     return torch.from_numpy(pixels.copy(order="C")).permute(2, 0, 1)
 
 

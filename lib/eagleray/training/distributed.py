@@ -1,6 +1,6 @@
-"""The workers that train together, as each of them sees the others.
+"""The distributed context of a worker: its rank and the collective operations.
 
-A context is what Ray Train started, or a process alone, as a trial of a tuning is.
+A context is that of a worker that Ray Train started, or of a single process, as in a tuning trial.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["DistributedContext", "join_process_group", "single_process"]
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """A worker's place among the others.
+    """A worker's place in the process group.
 
     Attributes:
-        rank: From 0.
-        size: Workers.
-        local_rank: Among those of this node.
-        local_world_size: Workers of this node.
-        device: What this worker computes on.
+        rank: Rank of the worker, from 0.
+        world_size: Number of workers.
+        local_rank: Rank among the workers of the node.
+        local_world_size: Number of workers of the node.
+        device: Device of the worker.
     """
 
     rank: int
@@ -37,36 +37,36 @@ class DistributedContext:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the one worker that writes and reports."""
+        """Whether this is the worker that writes and reports."""
         return self.rank == 0
 
     @property
     def num_cores(self) -> int:
-        """Cores of the node that are this worker's share."""
+        """Number of the node's cores that are this worker's share."""
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         return max(1, (usable or os.cpu_count() or 1) // self.local_world_size)
 
     def barrier(self) -> None:
-        """Wait until every worker is here."""
+        """Wait until every worker has reached this point."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
     def all_reduce(self, value: Tensor) -> Tensor:
-        """Add a tensor up over all workers, in place."""
+        """Sum a tensor over all workers, in place."""
         if self.world_size > 1:
             torch.distributed.all_reduce(value)
         return value
 
     def broadcast(self, value: Any) -> Any:
-        """Return what the leader has, at every worker."""
+        """Return the main process's object on every worker."""
         if self.world_size == 1:
             return value
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        objects = [value]
+        torch.distributed.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Make the statistics of normalisation the mean over the workers, which drift apart."""
+        """Average the statistics of normalisation, which differ between workers."""
         if self.world_size == 1:
             return
         buffers = [item for item in module.buffers() if item.is_floating_point()]
@@ -80,34 +80,34 @@ class DistributedContext:
             item.copy_(mean.view_as(item))
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return a network whose gradients are averaged over the workers.
+        """Return a network whose gradients are averaged over the workers (DDP).
 
-        Frozen parameters do not take part, so it is wrapped anew when that changes.
+        Frozen parameters do not take part, so a network is wrapped again when that changes.
         """
         if self.world_size == 1:
             return network
         return nn.parallel.DistributedDataParallel(
             network,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # they are averaged where they are used
+            broadcast_buffers=False,  # `average_buffers` runs where they are used
             gradient_as_bucket_view=True,
         )
 
 
 def join_process_group() -> DistributedContext:
-    """Take this worker's place in the group that Ray Train has started, with its share of cores."""
+    """Return the context of a Ray Train worker, and limit it to its share of the cores."""
     import ray.train
     import ray.train.torch
 
-    context = ray.train.get_context()
+    ray_context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     context = DistributedContext(
-        context.get_world_rank(),
-        context.get_world_size(),
-        context.get_local_rank(),
-        context.get_local_world_size(),
+        ray_context.get_world_rank(),
+        ray_context.get_world_size(),
+        ray_context.get_local_rank(),
+        ray_context.get_local_world_size(),
         device,
     )
     if device.type == "cpu":
@@ -116,6 +116,6 @@ def join_process_group() -> DistributedContext:
 
 
 def single_process(spec: TrainSpec) -> DistributedContext:
-    """Return the context of one process."""
+    """Return the context of a single process."""
     use_gpu = spec.device != "cpu" and torch.cuda.is_available()
     return DistributedContext(0, 1, 0, 1, torch.device("cuda" if use_gpu else "cpu"))

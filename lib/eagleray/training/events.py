@@ -1,4 +1,4 @@
-"""What the leader of the workers tells the driver while it trains."""
+"""The events that the main process of a training run reports to the driver."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Training starts, or goes on after a stop.
+    """Training starts or resumes.
 
     Attributes:
-        total_steps: Finished already.
-        num_steps: Of the whole run.
-        num_workers: Taking part.
+        total_steps: Number of steps already finished.
+        num_steps: Number of steps of the run.
+        num_workers: Number of workers.
     """
 
     total_steps: int
@@ -32,11 +32,11 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class StepsCompleted:
-    """Some steps are finished.
+    """Steps are finished.
 
     Attributes:
-        total_steps: Since the run began.
-        loss: Of the last one.
+        total_steps: Number of finished steps of the run.
+        loss: Loss of the last step.
     """
 
     total_steps: int
@@ -48,9 +48,9 @@ class EpochCompleted:
     """An epoch is finished and saved.
 
     Attributes:
-        epoch: Counts from 1.
-        metrics: Of the epoch.
-        ended_early: Whether no epoch follows although some were left.
+        epoch: Number of the epoch, from 1.
+        metrics: Metrics of the epoch.
+        ended_early: Whether early stopping ends the run with this epoch.
     """
 
     epoch: int
@@ -60,20 +60,24 @@ class EpochCompleted:
 
 @dataclass(frozen=True)
 class ImagesSkipped:
-    """Images that cannot be decoded: (location, reason, message) of each."""
+    """Images cannot be decoded.
+
+    Attributes:
+        images: Location, reason code and message of each.
+    """
 
     images: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class LossNotFinite:
-    """The loss is not finite.
+    """The loss of a step is not finite, and training stops.
 
     Attributes:
-        epoch: Counts from 1.
-        step: Of the epoch, counts from 1.
-        images: Of that step.
-        checkpoint: Name of the last good one.
+        epoch: Number of the epoch, from 1.
+        step: Number of the step within the epoch, from 1.
+        images: Locations of the step's images.
+        checkpoint: Name of the last checkpoint, if there is one.
     """
 
     epoch: int
@@ -84,7 +88,11 @@ class LossNotFinite:
 
 @dataclass(frozen=True)
 class RangeTestCompleted:
-    """Learning rates were tried: (rate, loss) of each step."""
+    """A learning-rate range test is finished.
+
+    Attributes:
+        steps: Learning rate and loss of each step.
+    """
 
     steps: tuple[tuple[float, float], ...]
 

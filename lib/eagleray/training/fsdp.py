@@ -1,6 +1,6 @@
-"""Weights that the workers share out among them (FSDP): each keeps a part of every tensor.
+"""Fully sharded data parallelism (FSDP): each worker holds a shard of every tensor.
 
-Checkpoints hold whole tensors either way, so a run can be resumed with or without sharding, on any
+Checkpoints contain full tensors either way, so a run can be resumed under any strategy and on any
 number of workers.
 """
 
@@ -18,19 +18,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.stages import Stage
 
-__all__ = ["load_whole", "placed_like", "shard", "whole"]
+__all__ = ["full_tensor", "load_full_state", "placed_like", "shard"]
 
 
 def shard(
     network: nn.Module, module: nn.Module, stages: Sequence[Stage], context: DistributedContext
 ) -> None:
-    """Share a network out, in place: stage by stage, as its stages are gathered for a pass.
+    """Shard a network in place; weights are gathered stage by stage in a pass.
 
     Args:
-        network: What is called; it contains `module`.
-        module: What has the stages.
-        stages: Each is gathered as one.
-        context: Whose workers share it.
+        network: Network that is called; it contains `module`.
+        module: Module that the stages refer to.
+        stages: Stages of the module; each is gathered as one.
+        context: Distributed context whose workers share the network.
     """
     mesh = init_device_mesh(context.device.type, (context.world_size,))
     for stage in stages:
@@ -38,21 +38,21 @@ def shard(
     fully_shard(network, mesh=mesh)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor with all its parts; every worker has to call it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor; every worker has to call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def placed_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return a whole tensor shared out as another one of its shape is."""
-    if isinstance(model, DTensor) and tensor.shape == model.shape:
-        return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Shard a full tensor as another one of its shape is sharded."""
+    if isinstance(other, DTensor) and tensor.shape == other.shape:
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
     return tensor
 
 
 @torch.no_grad()
-def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load whole tensors into a network, shared out or not."""
+def load_full_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load full tensors into a network, sharded or not."""
     state: dict[str, Any] = module.state_dict()
     assert set(state) == set(tensors)
     for name, target in state.items():

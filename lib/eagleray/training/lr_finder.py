@@ -1,6 +1,6 @@
-"""Which learning rate: one that rises from step to step, until the loss does (Smith 2017).
+"""Finds a learning rate by a range test: the rate rises from step to step (Smith 2017).
 
-The suggestion is the rate at which the smoothed loss falls the fastest, well before it turns.
+The suggestion is the rate at which the smoothed loss falls fastest, before it diverges.
 """
 
 from __future__ import annotations
@@ -8,74 +8,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from eagleray.training.distributed import DistributedContext, join_process_group
-from eagleray.training.events import RangeTestCompleted, StepsCompleted, TrainEvent, TrainingStarted
-from eagleray.training.trainer import Trainer, WorkerInput
+from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import JobFailedError
+from eagleray.core.ray_session import Cluster
+from eagleray.io import storage
+from eagleray.reports import render_page, series
+from eagleray.training.distributed import DistributedContext
+from eagleray.training.events import (
+    RangeTestCompleted,
+    StepsCompleted,
+    TrainEvent,
+    TrainingStarted,
+)
+from eagleray.training.fit import job_worker_input
+from eagleray.training.inspection import inspect_data
+from eagleray.training.launch import run_workers
+from eagleray.training.prepare import TrainJob
+from eagleray.training.runs import create_run
+from eagleray.training.trainer import Trainer
+from eagleray.training.worker_input import WorkerInput
 
-__all__ = [
-    "NUM_RANGE_TEST_STEPS",
-    "LearningRateSuggestion",
-    "range_test_as_ray_worker",
-    "run_range_test",
-    "suggest_learning_rate",
-]
+__all__ = ["LearningRateSuggestion", "run_lr_finder", "run_range_test", "suggest_learning_rate"]
 
-NUM_RANGE_TEST_STEPS = 100
-_LOWEST, _HIGHEST = 1e-6, 1.0
-_MEMORY = 0.9  # of the smoothed loss
-_HOPELESS = 4.0  # times the lowest loss
-
-
-def range_test_as_ray_worker(config: dict[str, Any]) -> None:
-    """Try learning rates as one of several workers; started by Ray Train.
-
-    Args:
-        config: As for `train_as_ray_worker`.
-    """
-    import ray
-
-    given: WorkerInput = ray.get(config["input"])
-    context = join_process_group()
-    run_range_test(given, context, config["mailbox"].put)
-
-
-def run_range_test(
-    given: WorkerInput, context: DistributedContext, report: Callable[[TrainEvent], None]
-) -> None:
-    """Take steps with rising learning rates and report rates and losses."""
-    trainer = Trainer(given, context, report if context.is_main_process else lambda _: None)
-    trainer.prepare()
-    trainer.report(TrainingStarted(0, NUM_RANGE_TEST_STEPS, context.world_size))
-    found: list[tuple[float, float]] = []
-    lowest = math.inf
-    while len(found) < NUM_RANGE_TEST_STEPS:
-        epoch = len(found) // trainer.plan.steps_per_epoch
-        model = trainer.start_epoch(epoch)
-        for step, batch in enumerate(trainer.prefetcher.epoch(epoch, 0)):
-            rate = _LOWEST * (_HIGHEST / _LOWEST) ** (len(found) / (NUM_RANGE_TEST_STEPS - 1))
-            loss = float(trainer.step(model, epoch, step, batch, rate))
-            lowest = min(lowest, loss)
-            hopeless = not math.isfinite(loss) or loss > _HOPELESS * lowest
-            if not hopeless:
-                found.append((rate, loss))
-                trainer.report(StepsCompleted(len(found), loss))
-            if hopeless or len(found) == NUM_RANGE_TEST_STEPS:
-                trainer.report(RangeTestCompleted(tuple(found)))
-                return
+_NUM_STEPS = 100
+_MIN_RATE, _MAX_RATE = 1e-6, 1.0
+_SMOOTHING = 0.9  # decay of the moving average of the loss
+_DIVERGED = 4.0  # times the lowest loss
 
 
 @dataclass(frozen=True)
 class LearningRateSuggestion:
-    """What came of trying learning rates.
+    """Result of a learning-rate range test.
 
     Attributes:
-        learning_rate: To train with; None where the loss never fell.
-        rates: That were tried.
-        losses: Smoothed.
+        learning_rate: Suggested learning rate; None if the loss never fell.
+        rates: Learning rates of the steps.
+        losses: Smoothed losses of the steps.
     """
 
     learning_rate: float | None
@@ -83,21 +54,107 @@ class LearningRateSuggestion:
     losses: tuple[float, ...]
 
 
-def suggest_learning_rate(found: tuple[tuple[float, float], ...]) -> LearningRateSuggestion:
-    """Choose the learning rate at which the loss falls the fastest, per factor of the rate.
+def run_lr_finder(
+    job: TrainJob, cluster: Cluster, reporter: ProgressReporter
+) -> tuple[LearningRateSuggestion, str]:
+    """Run a range test on all workers; return the suggestion and the location of its page.
+
+    Raises:
+        JobFailedError: If the workers died.
+    """
+    plan, _ = inspect_data(job, cluster, reporter)
+    run = create_run(job.settings, job.spec)
+    reporter.note(f"run {run.name}, in {run.folder}")
+    completed: list[RangeTestCompleted] = []
+    with reporter.progress("Learning rates", _NUM_STEPS) as bar:
+        shown = 0
+
+        def on_event(event: TrainEvent) -> None:
+            nonlocal shown
+            if isinstance(event, RangeTestCompleted):
+                completed.append(event)
+            if isinstance(event, StepsCompleted):
+                bar.advance(event.total_steps - shown, note=f"loss {event.loss:.3f}")
+                shown = event.total_steps
+
+        failure = run_workers(
+            run_range_test,
+            job_worker_input(job, plan, run),
+            ray_folder=run.ray_folder,
+            cluster=cluster,
+            on_event=on_event,
+        )
+    if not completed:
+        raise JobFailedError(f"The learning-rate range test stopped: {failure}")
+    suggestion = suggest_learning_rate(completed[-1].steps)
+    page = run.page("learning-rate")
+    storage.put_atomic(page, _render_page(suggestion, f"Learning rates of {run.name}"))
+    return suggestion, page
+
+
+def run_range_test(
+    worker_input: WorkerInput, context: DistributedContext, report: Callable[[TrainEvent], None]
+) -> None:
+    """Take steps with rising learning rates as one of several workers, and report the losses."""
+    trainer = Trainer(worker_input, context, report)
+    trainer.prepare()
+    trainer.report(TrainingStarted(0, _NUM_STEPS, context.world_size))
+    steps: list[tuple[float, float]] = []
+    lowest = math.inf
+    while len(steps) < _NUM_STEPS:
+        epoch = len(steps) // trainer.sampler.steps_per_epoch
+        network = trainer.model.start_epoch(epoch)
+        for step, batch in enumerate(trainer.prefetcher.epoch(epoch, 0)):
+            rate = _MIN_RATE * (_MAX_RATE / _MIN_RATE) ** (len(steps) / (_NUM_STEPS - 1))
+            loss = float(trainer.step(network, epoch, step, batch, rate))
+            lowest = min(lowest, loss)
+            diverged = not math.isfinite(loss) or loss > _DIVERGED * lowest
+            if not diverged:
+                steps.append((rate, loss))
+                trainer.report(StepsCompleted(len(steps), loss))
+            if diverged or len(steps) == _NUM_STEPS:
+                trainer.report(RangeTestCompleted(tuple(steps)))
+                return
+
+
+def suggest_learning_rate(steps: tuple[tuple[float, float], ...]) -> LearningRateSuggestion:
+    """Suggest the learning rate at which the loss falls fastest, per factor of the rate.
 
     Args:
-        found: (learning rate, loss) of each step.
+        steps: (learning rate, loss) of each step.
     """
     smoothed, average = [], 0.0
-    for number, (_, loss) in enumerate(found, start=1):
-        average = _MEMORY * average + (1 - _MEMORY) * loss
-        smoothed.append(average / (1 - _MEMORY**number))
-    rates = tuple(rate for rate, _ in found)
+    for number, (_, loss) in enumerate(steps, start=1):
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+        smoothed.append(average / (1 - _SMOOTHING**number))
+    rates = tuple(rate for rate, _ in steps)
     best = None
-    if len(found) > 2:
+    if len(steps) > 2:
         lowest = int(np.argmin(smoothed))
         slopes = np.gradient(np.asarray(smoothed[: lowest + 1])) if lowest > 1 else np.zeros(1)
         if slopes.min() < 0:
             best = rates[int(slopes.argmin())]
     return LearningRateSuggestion(best, rates, tuple(smoothed))
+
+
+def _render_page(suggestion: LearningRateSuggestion, title: str) -> bytes:
+    rate = suggestion.learning_rate
+    plot = series(
+        suggestion.rates,
+        {"smoothed loss": suggestion.losses},
+        title="Loss by learning rate",
+        x_label="learning rate",
+        logarithmic=True,
+        mark=rate,
+    )
+    return render_page(
+        "training.html.j2",
+        title=title,
+        facts={"suggested": "none: the loss never fell" if rate is None else f"{rate:.2g}"},
+        plots=[plot],
+        warning=None,
+        epochs=[],
+        columns=[],
+        best=0,
+        specification="",
+    )

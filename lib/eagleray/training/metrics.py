@@ -1,4 +1,4 @@
-"""The metrics of a task over the validation part, gathered from all workers."""
+"""The metrics of a task over the validation split, gathered from all workers."""
 
 from __future__ import annotations
 

@@ -1,35 +1,43 @@
-"""How weights move: the optimizer, the learning rate of every step, and the average of weights."""
+"""The optimizer and its state, the learning-rate schedule, and the moving average of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from eagleray.training.fsdp import placed_like
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import Stage
 
-__all__ = ["learning_rate", "make_ema", "make_optimizer", "set_learning_rate"]
+__all__ = [
+    "learning_rate",
+    "make_ema",
+    "make_optimizer",
+    "optimizer_tensors",
+    "restore_optimizer",
+    "set_learning_rate",
+]
 
-_SHARE = "share"  # of the learning rate that a stage gets; kept in the optimizer's groups
+_LR_SCALE = "lr_scale"  # key of a parameter group's factor of the learning rate
 _ONE_CYCLE_START = 1 / 25
-_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1
+_STEP_MILESTONES, _STEP_GAMMA = (0.5, 0.75), 0.1
 
 
 def make_optimizer(
     spec: TrainSpec, module: nn.Module, stages: Sequence[Stage]
 ) -> torch.optim.Optimizer:
-    """Make the optimizer of a network, with a group of parameters for each of its stages."""
+    """Make the optimizer of a network, with a parameter group for each stage."""
     parameters = dict(module.named_parameters())
     depth = len(stages)
     groups = [
         {
             "params": [parameters[name] for name in stage.parameters],
-            _SHARE: spec.layer_decay ** (depth - 1 - index),
+            _LR_SCALE: spec.layer_decay ** (depth - 1 - index),
         }
         for index, stage in enumerate(stages)
     ]
@@ -39,56 +47,89 @@ def make_optimizer(
         return torch.optim.SGD(
             groups, rate, momentum=spec.momentum, nesterov=nesterov, weight_decay=decay
         )
-    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    return optimizer(groups, rate, weight_decay=decay)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of an optimizer, named `PARAMETER/KEY`."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Load the state of an optimizer, named `PARAMETER/KEY`."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        states.setdefault(name, {})[key] = tensor
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    state_dict: dict[str, Any] = optimizer.state_dict()
+    parameters = [item for group in optimizer.param_groups for item in group["params"]]
+    state_dict["state"] = {
+        index: {
+            key: placed_like(tensor, parameter)
+            for key, tensor in states[names[id(parameter)]].items()
+        }
+        for index, parameter in enumerate(parameters)
+        if names[id(parameter)] in states
+    }
+    optimizer.load_state_dict(state_dict)
 
 
 def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
-    """Return the learning rate of a step: a function of its place in the run, so no state is kept.
+    """Return the learning rate of a step: a function of its position, so no state is kept.
 
     Args:
-        spec: Names the schedule, the highest rate and the share of the warm-up.
-        step: From 0.
-        num_steps: Of the whole run.
+        spec: Specification with the schedule, the peak rate and the warmup ratio.
+        step: Number of the step, from 0.
+        num_steps: Number of steps of the run.
     """
-    warm = round(spec.warmup_ratio * num_steps)
-    if step < warm:
-        rising = (step + 1) / warm
+    warmup_steps = round(spec.warmup_ratio * num_steps)
+    if step < warmup_steps:
+        rising = (step + 1) / warmup_steps
         if spec.lr_schedule == "one_cycle":
             rising = (
                 _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * rising)) / 2
             )
         return spec.learning_rate * rising
-    done = (step - warm) / max(1, num_steps - warm)
-    return spec.learning_rate * _remaining(spec, done)
+    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return spec.learning_rate * _decay(spec, done)
 
 
-def _remaining(spec: TrainSpec, done: float) -> float:
-    """Return the share of the learning rate when a share of the steps after warm-up is done."""
+def _decay(spec: TrainSpec, done: float) -> float:
+    """Return the factor of the peak rate once a fraction of the steps after warmup is done."""
     if spec.lr_schedule in ("one_cycle", "cosine"):
         return (1 + math.cos(math.pi * done)) / 2
     if spec.lr_schedule == "linear":
         return 1 - done
     if spec.lr_schedule == "step":
-        return _STEP_FACTOR ** sum(done >= place for place in _STEP_AT)
+        return _STEP_GAMMA ** sum(done >= milestone for milestone in _STEP_MILESTONES)
     return 1.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every stage its share of a learning rate."""
+    """Set the learning rate of every parameter group, scaled by the group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group[_SHARE]
+        group["lr"] = rate * group[_LR_SCALE]
 
 
 def make_ema(module: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of a network's weights; buffers follow the network.
 
-    Early on the average is short, `(1 + n) / (10 + n)` after n steps, so that it does not hang on
-    to the first weights.
+    The decay after n steps is at most `(1 + n) / (10 + n)`, so that the average soon forgets the
+    initial weights.
     """
 
-    def average(averages: Any, currents: Any, num_averaged: Tensor | int) -> None:
+    def update(averages: Any, currents: Any, num_averaged: Tensor | int) -> None:
         count = int(num_averaged)
         torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + count) / (10 + count)))
 
-    return AveragedModel(module, multi_avg_fn=average)
+    return AveragedModel(module, multi_avg_fn=update)

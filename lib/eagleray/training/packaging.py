@@ -35,7 +35,7 @@ class FinishedModel:
 
     Attributes:
         package: The package, ready to be registered.
-        evaluation: The evaluation on the test part.
+        evaluation: The evaluation on the test split.
         record: The record of the evaluation for the registry.
     """
 
@@ -47,9 +47,9 @@ class FinishedModel:
 def finish_model(
     plan: TrainPlan, module: nn.Module, *, cache_folder: Path, mlflow_run: str | None
 ) -> FinishedModel:
-    """Calibrate on the validation part, measure on the test part, and make the package.
+    """Calibrate on the validation split, measure on the test split, and make the package.
 
-    Both parts go through the predictor that batch jobs and services use.
+    Both splits go through the predictor that batch jobs and services use.
 
     Args:
         plan: The plan of the run.
@@ -92,7 +92,7 @@ def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) 
 
 def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> EvaluationRecord:
     return EvaluationRecord(
-        data=plan.spec.test_data or f"the test part of {plan.spec.data}",
+        data=plan.spec.test_data or f"the test split of {plan.spec.data}",
         data_digest=plan.split.test.digest,
         package_digest=package.digest,
         num_images=evaluation.num_images,
@@ -102,16 +102,16 @@ def _record(plan: TrainPlan, package: ModelPackage, evaluation: Evaluation) -> E
 
 
 def _fitted_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task:
-    """Return the task with the temperature and thresholds that fit the validation part."""
+    """Return the task with the temperature and thresholds that fit the validation split."""
     task, spec = plan.task, plan.spec
     wanted = {"temperature": spec.calibrate, "thresholds": spec.thresholds == "f1"}
     wanted_names = task.fitted.intersection(name for name, is_wanted in wanted.items() if is_wanted)
     if not wanted_names:
         return task
     draft = _package(plan, task, module, Lineage.now())
-    part = plan.split.validation
+    split = plan.split.validation
     try:
-        found = evaluate(_predictor(draft, part, cache_folder), part)
+        found = evaluate(_predictor(draft, split, cache_folder), split)
     except InputError:  # none of its images can be decoded any more
         return task
     return task.fit(found.outputs, found.targets, wanted_names)
@@ -147,22 +147,22 @@ def _package(
 
 
 def _golden_images(plan: TrainPlan) -> list[tuple[bytes, dict[str, str]]]:
-    """Return a few images of the validation part, small enough for the package.
+    """Return a few images of the validation split, small enough for the package.
 
     Each comes with the attributes that the model takes.
     """
     found: list[tuple[bytes, dict[str, str]]] = []
-    part = plan.split.validation
+    split = plan.split.validation
     max_pixels = min(plan.contract.max_pixels, MAX_GOLDEN_PIXELS)
     modest = plan.contract.model_copy(update={"max_pixels": max_pixels})
-    for row, uri in enumerate(part.uris):
+    for row, uri in enumerate(split.uris):
         try:
             data = storage.read_bytes(uri, limit=MAX_GOLDEN_BYTES + 1)
             decode(data, modest)
         except (OSError, BadImageError):
             continue
         if len(data) <= MAX_GOLDEN_BYTES:
-            values = {one.name: part.attributes[one.name][row] for one in plan.attributes}
+            values = {one.name: split.attributes[one.name][row] for one in plan.attributes}
             found.append((data, values))
         if len(found) == NUM_GOLDEN:
             break

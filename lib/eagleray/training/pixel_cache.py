@@ -1,9 +1,9 @@
-"""Decoded images, once per node: a memory-mapped uint8 array that all its workers share.
+"""Caches decoded images in a memory-mapped uint8 array that all workers of a node share.
 
-Every worker decodes a part of the data by the image contract; from then on a batch is a memory
+Every worker decodes a share of the images by the image contract; from then on a batch is a memory
 copy, in every epoch and in every later run on the same data. Images that cannot be decoded are
-left out by everybody alike and reported with their reasons. Data that would take more than half of
-the disk's free space are decoded anew in every epoch instead.
+skipped by all workers and reported with their reason codes. Data that would take more than half of
+the free disk are decoded in every epoch instead.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from eagleray.imaging import ImageContract, ShortestSide, decode
 from eagleray.io.fetch import fetch_image
 from eagleray.io.tables import digest_table
 
-__all__ = ["DecodedPixels", "centre", "open_pixels", "with_margin"]
+__all__ = ["MAX_DISK_FRACTION", "DecodedPixels", "centre", "open_pixels", "with_margin"]
 
 Barrier = Callable[[], None]
 
 _MAX_AT_ONCE = 256
-_MAX_OF_DISK = 0.5
+MAX_DISK_FRACTION = 0.5
+"""Largest fraction of the free disk that decoded images take; else every epoch decodes."""
 
 
 @dataclass(frozen=True)
 class DecodedPixels:
-    """The decoded part of a data set.
+    """The decoded images of one split.
 
     Attributes:
-        images: The rows.
-        contract: That they are decoded by.
-        pixels: uint8 array (N, H, W, C), memory-mapped; rows of bad images are zero. None where
+        images: Images of the split, a row each.
+        contract: Image contract by which they are decoded.
+        pixels: Memory-mapped uint8 array (N, H, W, C); rows of failed images are zero. None if
             every read decodes.
         good: Indices of the rows that could be decoded, ascending.
-        bad: (location, reason, message) of the others.
+        bad: Location, reason code and message of the other rows.
     """
 
     images: LabelledImages
@@ -56,7 +57,7 @@ class DecodedPixels:
         """Return the pixels of a row: uint8 array (H, W, C).
 
         Raises:
-            JobFailedError: It could be decoded before, and cannot be now.
+            JobFailedError: If it could be decoded before and cannot be any more.
         """
         if self.pixels is not None:
             pixels: npt.NDArray[np.uint8] = self.pixels[row]
@@ -71,22 +72,22 @@ class DecodedPixels:
         return decoded
 
     def read(self, rows: npt.NDArray[np.int64], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """Return the middle of some rows: uint8 array (N, *size, C)."""
+        """Return the centre crops of some rows: uint8 array (N, *size, C)."""
         if self.pixels is not None and self.contract.size == size:
             return self.pixels[rows]
         return np.stack([centre(self.read_one(int(row)), size) for row in rows])
 
 
 def centre(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Cut the middle of an image (H, W, C), where a contract's own crop cuts it."""
+    """Return the centre crop of an image (H, W, C), as a contract's own crop takes it."""
     top, left = (round((have - want) / 2) for have, want in zip(pixels.shape, size, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]
 
 
 def with_margin(contract: ImageContract) -> ImageContract:
-    """Return a contract that keeps what another one crops away, as a square around the middle.
+    """Return a contract with a larger centre crop, from which random crops are taken.
 
-    Random crops are cut from it; its middle is what the other contract gives.
+    Its centre crop is what the original contract gives.
     """
     if not isinstance(contract.resize, ShortestSide) or contract.crop is None:
         return contract
@@ -105,27 +106,29 @@ def open_pixels(
     rank: int = 0,
     num_ranks: int = 1,
     barrier: Barrier = lambda: None,
+    max_disk_fraction: float = MAX_DISK_FRACTION,
 ) -> DecodedPixels:
-    """Decode what is not decoded yet, together with the node's other workers, and map it.
+    """Decode what is not cached yet, together with the node's other workers, and map the array.
 
     Args:
-        images: The rows.
-        contract: How they are decoded.
-        folder: Cache folder of this node.
-        run: Names the run, so that two that decode the same data do not meet.
-        rank: Of this worker on its node.
-        num_ranks: Workers on this node.
+        images: Images of the split.
+        contract: Image contract by which they are decoded.
+        folder: Cache folder of the node.
+        run: Name of the run, so that concurrent runs on the same data write different files.
+        rank: Rank of this worker on its node.
+        num_ranks: Number of workers on the node.
         barrier: Waits until every worker has reached it.
+        max_disk_fraction: Fraction of the free disk that the array may take.
     """
     key = digest_table([(images.digest,), (contract.digest,)])[:32]
     target = folder / f"{key}.npy"
     building = folder / f"{key}.{run}.npy"
     shape = (len(images), *contract.shape)
-    if not target.exists() and not _fits(folder, shape):
+    if not target.exists() and not _fits(folder, shape, max_disk_fraction):
         return DecodedPixels(images, contract, None, np.arange(len(images)), ())
     # Without versions a changed image could go unseen, so such a cache serves one run only.
     known = target.exists() and all(images.versions)
-    barrier()  # everyone has looked before anyone builds
+    barrier()  # all workers have checked before one of them builds
     if not known:
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -146,10 +149,10 @@ def open_pixels(
     return DecodedPixels(images, contract, pixels, good, bad)
 
 
-def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
-    """Whether decoded images leave at least as much of the disk free as they take."""
+def _fits(folder: Path, shape: tuple[int, ...], max_disk_fraction: float) -> bool:
+    """Whether decoded images take at most a fraction of the free disk."""
     present = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return math.prod(shape) <= shutil.disk_usage(present).free * _MAX_OF_DISK
+    return math.prod(shape) <= shutil.disk_usage(present).free * max_disk_fraction
 
 
 def _faults_file(building: Path, rank: int) -> Path:
@@ -157,7 +160,7 @@ def _faults_file(building: Path, rank: int) -> Path:
 
 
 def _complete(building: Path, target: Path, num_ranks: int) -> None:
-    """Join the workers' faults and give the array its name, which makes it known."""
+    """Merge the workers' faults and rename the array, which makes it visible."""
     faults: dict[str, tuple[str, str]] = {}
     for rank in range(num_ranks):
         part = _faults_file(building, rank)
@@ -170,7 +173,7 @@ def _complete(building: Path, target: Path, num_ranks: int) -> None:
 def _decode_rows(
     images: LabelledImages, contract: ImageContract, array: Path, rows: range
 ) -> dict[str, tuple[str, str]]:
-    """Decode some rows into the array and return the faults of those that cannot be."""
+    """Decode some rows into the array, and return the faults by row."""
     pixels = np.load(array, mmap_mode="r+")
     faults = {}
     with ThreadPoolExecutor(max_workers=4) as readers:

@@ -1,8 +1,6 @@
-"""From a specification to all that training needs, with everything checked that can be wrong.
+"""Plans a training run: its data, splits, task, network and initial weights.
 
-    data -> parts -> task -> network and where it starts
-
-Nothing here is expensive: an image is opened for the first time after it.
+Planning checks the whole specification and opens no image.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ from eagleray.data.labelled import (
 from eagleray.data.split import (
     Split,
     describe_missing_splits,
-    read_split,
     require_complete_split,
     require_no_splits,
     require_single_test_set,
     split_images,
 )
+from eagleray.data.split_file import read_split
 from eagleray.imaging import ImageContract
 from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (
@@ -64,18 +62,18 @@ DEFAULT_ARCHITECTURE = "resnet18"
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A specification with all that it names.
+    """A specification with everything that it refers to.
 
     Attributes:
-        spec: What was asked.
-        images: All labelled images but those of a test set of its own.
-        split: Their parts.
-        task: What the model answers.
-        architecture: Of the network.
-        contract: How images become its input.
-        module: The network with the weights that training starts from.
-        parent: Digest of the package that they are from, if any.
-        attributes: That the network takes beside images, as the training part has them.
+        spec: Specification of the run.
+        images: All labelled images but those of a separate test set.
+        split: Training, validation and test split.
+        task: Prediction task.
+        architecture: Architecture of the network.
+        contract: Image contract of the network's input.
+        module: Network with the initial weights.
+        parent: Digest of the parent's package, if there is one.
+        attributes: Attributes that the network takes beside images.
     """
 
     spec: TrainSpec
@@ -90,13 +88,13 @@ class TrainPlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on how the data were read, and what was skipped."""
+        """Notes on how the data were read, and what was skipped."""
         lacking = describe_missing_splits(self.images, has_own_test=self.spec.test_data is not None)
         return tuple(dict.fromkeys((*self.images.notes, *lacking, *self.split.test.notes)))
 
     @property
     def data_digest(self) -> str:
-        """SHA-256 over the images with their labels, and the attributes that are learned from."""
+        """SHA-256 of the images, their labels and the attributes in use."""
         if not self.attributes:
             return self.images.digest
         columns = [self.images.attributes[attribute.name] for attribute in self.attributes]
@@ -105,22 +103,22 @@ class TrainPlan:
 
 
 def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = None) -> TrainPlan:
-    """Check everything that can be wrong before expensive work starts.
+    """Plan a run.
 
     Args:
-        spec: What is asked.
-        settings: Where models are registered.
-        split_file: Of a run that goes on, instead of a new split.
+        spec: Specification of the run.
+        settings: Settings of the registry.
+        split_file: Split of the run to resume, instead of a new one.
 
     Raises:
-        UserError: With what to mend.
+        UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     if spec.architecture is not None:
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
-    split = _divide(spec, images, split_file or spec.split)
+    split = _split(spec, images, split_file or spec.split)
     task = make_task(spec.task, images.labels, images.uris)
-    encode_targets(task, split.test)  # a test set of its own may have labels that nobody learns
+    encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
     return plan_network(spec, settings, images, split, task)
 
@@ -129,7 +127,7 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
     """Read labelled images as a specification says.
 
     Raises:
-        InputError: They are not there, or too few.
+        InputError: If they are missing or too few.
     """
     images = read_labelled(
         location,
@@ -145,10 +143,10 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
 
 
 def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
-    """Return what stays together, row by row.
+    """Return the group of each row; a group stays in one split. None without a group column.
 
     Raises:
-        UnknownNameError: There is no such column.
+        UnknownNameError: If there is no such column.
     """
     if spec.group_column is None:
         return None
@@ -158,51 +156,51 @@ def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
 
 
 def is_stratified(spec: TrainSpec) -> bool:
-    """Whether every class gets its share of each part."""
+    """Whether the splits are stratified by class."""
     return task_class(spec.task).label_coverage == "all"
 
 
-def _divide(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
-    own_test = None
+def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> Split:
+    separate_test = None
     if spec.test_data is not None:
         require_single_test_set(images, spec.data, spec.test_data)
-        own_test = _read_data(spec, spec.test_data)
-        require_no_splits(own_test, spec.test_data)
+        separate_test = _read_data(spec, spec.test_data)
+        require_no_splits(separate_test, spec.test_data)
     if split_file is not None:
-        every = images if own_test is None else join_images(images, own_test)
+        every = images if separate_test is None else join_images(images, separate_test)
         return read_split(split_file, every)
-    if own_test is None and spec.test_fraction == 0 and "test" not in images.splits:
+    if separate_test is None and spec.test_fraction == 0 and "test" not in images.splits:
         raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
     split = split_images(
         images,
         stratify=is_stratified(spec),
         validation_fraction=spec.validation_fraction,
-        test_fraction=0.0 if own_test else spec.test_fraction,
+        test_fraction=0.0 if separate_test else spec.test_fraction,
         seed=spec.seed,
         groups=groups_of(spec, images),
     )
-    return Split(split.train, split.validation, own_test or split.test)
+    return Split(split.train, split.validation, separate_test or split.test)
 
 
 def plan_network(
     spec: TrainSpec, settings: Settings, images: LabelledImages, split: Split, task: Task
 ) -> TrainPlan:
-    """Choose the network, its input and the weights that it starts from.
+    """Choose the network, its contract and its initial weights.
 
     Raises:
-        UserError: It cannot be had, or does not fit the specification.
+        UserError: If they do not exist, or do not fit the specification.
     """
     parent = load_model(spec.parent, settings).package if spec.parent is not None else None
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
-    attributes = _learn_attributes(spec, split, parent)
+    attributes = _fit_attributes(spec, split, parent)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     check_fits(architecture, *contract.size)
     torch.manual_seed(spec.seed)
     if parent is not None:
-        task = task.in_order_of(parent.task)  # so that the parent's head knows them
-        module = _from_parent(parent, task, attributes, architecture)
+        task = task.in_order_of(parent.task)  # so that the parent's head can be kept
+        module = _build_from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
         module, plain = build_pretrained(
             name, in_channels=contract.channels, num_outputs=task.num_outputs
@@ -225,14 +223,14 @@ def plan_network(
     )
 
 
-def _learn_attributes(
+def _fit_attributes(
     spec: TrainSpec, split: Split, parent: ModelPackage | None
 ) -> tuple[Attribute, ...]:
-    """Learn the attributes of the training part, and see that they suit the other parts."""
+    """Learn the attributes of the training split, and check that the other splits fit them."""
     known = () if parent is None else parent.attributes
     attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
-    for part in (split.validation, split.test):
-        encode_attributes(attributes, part)
+    for images in (split.validation, split.test):
+        encode_attributes(attributes, images)
     return attributes
 
 
@@ -249,25 +247,22 @@ def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
 
 
 def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageContract:
-    """Take the parent's contract, whose images its weights know, unless another one is named."""
+    """Return the parent's contract, which its weights were trained on, unless one is named."""
     if parent is not None and spec.contract is None and spec.image_size is None:
         return parent.contract
     return default_contract(name, spec.contract, size=spec.image_size)
 
 
-def _from_parent(
+def _build_from_parent(
     parent: ModelPackage, task: Task, attributes: Sequence[Attribute], architecture: Architecture
 ) -> nn.Module:
-    """Build the parent's network; its head stays only where the labels are the same.
-
-    What it knows of attributes stays only where these are the same.
-    """
+    """Build the parent's network; head and attributes are kept only if they are the same."""
     module = parent.build_module().train()
-    others = parent.attributes != tuple(attributes)
-    if others and parent.attributes:
+    differ = parent.attributes != tuple(attributes)
+    if differ and parent.attributes:
         module = drop_attributes(module)
     if not task.shares_head_with(parent.task):
         replace_head(module, parent.task.num_outputs, task.num_outputs)
-    if others and attributes:
+    if differ and attributes:
         module = join_attributes(module, architecture)
     return module

@@ -1,6 +1,6 @@
-"""A training job is opened: all that can be wrong with it is found before its work is even loaded.
+"""Opens a training job, new or resumed, with every check that needs no expensive work.
 
-What does the work takes seconds to import, so it is in other files.
+`job` does the work; it takes seconds to import, so the checks are separate.
 """
 
 from __future__ import annotations
@@ -18,61 +18,62 @@ from eagleray.training.spec import TrainSpec
 
 __all__ = ["TrainJob", "open_job", "reopen_job"]
 
-_FROM_HERE = storage.S3Options()  # as this process reaches it
+_DEFAULT_S3 = storage.S3Options()
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A specification with all that it needs, checked.
+    """A checked training job.
 
     Attributes:
-        plan: What is trained on what.
-        registry: Gets the model.
-        settings: Of this process.
-        alias: Points to the new version.
-        s3: How S3 is reached.
-        run: That goes on; None for a new one.
+        plan: Plan of the training.
+        registry: Registry of the model.
+        settings: Settings of the process.
+        alias: Alias that will point to the new version.
+        s3: Options of S3 access.
+        run: Run to resume; None for a new one.
     """
 
     plan: TrainPlan
     registry: Registry
     settings: Settings
     alias: str
-    s3: storage.S3Options = _FROM_HERE
+    s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
 
     @property
     def spec(self) -> TrainSpec:
-        """What was asked."""
+        """Specification of the job."""
         return self.plan.spec
 
 
 def open_job(
-    spec: TrainSpec, settings: Settings, *, alias: str, s3: storage.S3Options = _FROM_HERE
+    spec: TrainSpec, settings: Settings, *, alias: str, s3: storage.S3Options = _DEFAULT_S3
 ) -> TrainJob:
-    """Check everything that can be wrong before expensive work starts.
+    """Open a new job.
 
     Raises:
-        UserError: With what to mend.
+        UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     require_alias(alias)
     return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias, s3)
 
 
-def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _FROM_HERE) -> TrainJob:
-    """Open a run that was begun before, to go on with it.
+def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _DEFAULT_S3) -> TrainJob:
+    """Open an earlier run to resume it.
 
     Raises:
-        UserError: There is none, it has ended, or its data have changed.
+        UserError: If it does not exist, is complete, was begun by another version of Eagleray, or
+            its data have changed.
     """
     run = find_run(settings, name)
     record = run.read()
     if record.version is not None:
-        raise InputError(f"Run {name} has ended: it made {record.version}.")
+        raise InputError(f"Run {name} is complete: it registered {record.version}.")
     plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
     if plan.data_digest != record.data_digest:
         raise InputError(
             f"The data of run {name} have changed since it began ({plan.spec.data}); restore them, "
-            f"or begin anew with `eagleray train --from {name}`."
+            f"or begin a new run with `eagleray train --from {name}`."
         )
     return TrainJob(plan, Registry(settings), settings, record.alias, s3, run)

@@ -1,10 +1,10 @@
-"""A training run as it is kept: what was asked, how the data were divided, how far it has come.
+"""The folder of a training run.
 
-RUN/run.json            its name, its MLflow run, the alias that its model gets
-RUN/spec.yaml           the specification
-RUN/split.parquet       which image is in which part
-RUN/checkpoints/        see `checkpoint.py`
-RUN/training.html       the page, with the pages of its data and its evaluation beside it
+RUN/run.json            name, MLflow run, alias and version
+RUN/spec.yaml           specification
+RUN/split.parquet       split of every image
+RUN/checkpoints/        see `checkpoint`
+RUN/*.html              pages of the data, the training and the evaluation
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.yaml_fields import read_fields
 from eagleray.training.spec import TrainSpec
-from eagleray.training.spec_file import make_spec, read_fields, unknown_fields
 
 __all__ = ["Run", "RunRecord", "create_run", "find_run"]
 
 
 class RunRecord(BaseModel):
-    """`run.json`.
+    """The content of `run.json`.
 
     Attributes:
-        run: Its name.
-        created: UTC time in ISO 8601.
-        data_digest: Of the labelled images that it was begun with.
-        alias: Points to the model when it is registered.
-        mlflow_run: Where it is tracked.
-        version: The registered version, once there is one.
+        run: Name of the run.
+        created: UTC time of creation in ISO 8601.
+        data_digest: Digest of the labelled images.
+        alias: Alias that will point to the registered version.
+        mlflow_run: Identifier of the MLflow run.
+        version: Registered version, once there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -48,33 +48,38 @@ class RunRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder."""
+    """A training run.
+
+    Attributes:
+        name: Name of the run.
+        folder: Location of the run's folder.
+    """
 
     name: str
     folder: str
 
     @property
     def spec_file(self) -> str:
-        """The specification."""
+        """Location of the specification."""
         return storage.join(self.folder, "spec.yaml")
 
     @property
     def split_file(self) -> str:
-        """Which image is in which part."""
+        """Location of the split."""
         return storage.join(self.folder, "split.parquet")
 
     @property
     def checkpoints(self) -> str:
-        """Folder of the checkpoints."""
+        """Location of the checkpoints."""
         return storage.join(self.folder, "checkpoints")
 
     @property
     def ray_folder(self) -> str:
-        """Where Ray Train keeps its own notes."""
+        """Location of Ray's own state."""
         return storage.join(self.folder, "ray")
 
     def page(self, name: str) -> str:
-        """Where a page of the run is."""
+        """Return the location of a page."""
         return storage.join(self.folder, f"{name}.html")
 
     def write(self, record: RunRecord) -> None:
@@ -85,12 +90,12 @@ class Run:
         """Read `run.json`.
 
         Raises:
-            InputError: It is damaged.
+            InputError: If it is missing or damaged.
         """
         try:
             return RunRecord.model_validate_json(storage.read_bytes(self._record_file))
         except (ValidationError, FileNotFoundError):
-            raise InputError(f"{self._record_file} is damaged; begin the run anew.") from None
+            raise InputError(f"{self._record_file} is damaged; begin a new run.") from None
 
     def read_spec(self) -> TrainSpec:
         """Read the specification of the run.
@@ -98,15 +103,15 @@ class Run:
         Raises:
             InputError: If it is damaged, or was written by another version of Eagleray.
         """
-        fields = read_fields(self.spec_file, "specification")
-        unknown = unknown_fields(fields)
+        fields = read_fields(self.spec_file)
+        unknown = [str(field) for field in fields if field not in TrainSpec.model_fields]
         if unknown:
             raise InputError(
                 f"Run {self.name} cannot be resumed: another version of Eagleray began it, and its "
                 f"specification has fields that do not exist here ({', '.join(unknown)}); begin a "
                 "new run."
             )
-        return make_spec(fields, where=self.spec_file)
+        return TrainSpec.make(fields, where=self.spec_file)
 
     @property
     def _record_file(self) -> str:
@@ -114,7 +119,7 @@ class Run:
 
 
 def create_run(settings: Settings, spec: TrainSpec) -> Run:
-    """Make a folder for a new run, with its specification in it."""
+    """Create the folder of a new run, with its specification."""
     name = f"{spec.name}-{secrets.token_hex(4)}"
     run = Run(name, storage.join(settings.runs, name))
     storage.put_atomic(run.spec_file, spec.to_yaml().encode())
@@ -125,7 +130,7 @@ def find_run(settings: Settings, name: str) -> Run:
     """Find the folder of a run.
 
     Raises:
-        UnknownNameError: There is no such run here.
+        UnknownNameError: If there is no such run.
     """
     run = Run(name, storage.join(settings.runs, name))
     if not storage.exists(run.spec_file):

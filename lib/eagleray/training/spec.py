@@ -3,40 +3,42 @@
     spec = TrainSpec(data="flowers/", name="flowers", architecture="resnet18")
     spec.to_yaml()
 
+    read_spec("flowers.yaml", {"epochs": 5})
+
 Every field is a field of the YAML file and an option of the command line. Fields are listed in the
-order of the flow: data, model, optimisation, augmentation, run. `spec_file` reads the files.
+order of the flow: data, model, optimisation, augmentation, run.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
+from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
+from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
 
-__all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep"]
+__all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
 TrainPrecision = Literal["float32", "bfloat16"]
 SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-_WORKERS = re.compile(r"([1-9]\d*)(?:\.\.([1-9]\d*))?")
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
 
 
-def _field(default: Any, panel: str, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
-
-
-class UnfreezeStep(BaseModel):
+@dataclass(frozen=True)
+class UnfreezeStep:
     """One step of gradual unfreezing.
 
     Attributes:
@@ -44,148 +46,145 @@ class UnfreezeStep(BaseModel):
         stages: Number of stages to unfreeze, the deepest first; None for all frozen ones.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     epoch: int
     stages: int | None
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Spec):
     """A training run; each field is described beside it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data: str = _field(..., DATA, "Folder with one subfolder per class, or a table of images.")
-    task: TaskName = _field(
+    data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
+    task: TaskName = spec_field(
         "multiclass",
         DATA,
         "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
     )
-    column: str | None = _field(None, DATA, "Column of the image locations.")
-    label_column: str | None = _field(None, DATA, "Column of the labels.")
-    label_columns: tuple[str, ...] = _field((), DATA, "Columns of 0 and 1, one per label.")
-    separator: str | None = _field(None, DATA, "Separator of several labels in one column.")
-    group_column: str | None = _field(
+    column: str | None = spec_field(None, DATA, "Column of the image locations.")
+    label_column: str | None = spec_field(None, DATA, "Column of the labels.")
+    label_columns: Texts = spec_field((), DATA, "Columns of 0 and 1, one per label.")
+    separator: str | None = spec_field(None, DATA, "Separator of several labels in one column.")
+    group_column: str | None = spec_field(
         None, DATA, "Column whose equal values stay in one split, such as near-duplicates."
     )
-    attributes: tuple[str, ...] = _field(
+    attributes: Texts = spec_field(
         (), DATA, "Columns that the network takes beside the image: numbers, or categories."
     )
-    test_data: str | None = _field(None, DATA, "Separate test set, in the form of the data.")
-    split: str | None = _field(None, DATA, "Existing split file to use instead of a new split.")
-    validation_fraction: SplitFraction = _field(
+    test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
+    split: str | None = spec_field(None, DATA, "Existing split file to use instead of a new split.")
+    validation_fraction: SplitFraction = spec_field(
         0.1, DATA, "Fraction of the data for validation, which selects the best epoch."
     )
-    test_fraction: SplitFraction = _field(0.2, DATA, "Fraction of the data for the final test.")
-    folds: int = _field(
+    test_fraction: SplitFraction = spec_field(0.2, DATA, "Fraction of the data for the final test.")
+    folds: int = spec_field(
         0, DATA, "Number of cross-validation folds; 0: none. Folds register no model.", ge=0
     )
-    max_unreadable: Fraction = _field(
+    max_unreadable: Fraction = spec_field(
         0.05, DATA, "Maximum fraction of images that cannot be decoded."
     )
 
-    name: ModelName = _field(..., MODEL, "Name of the registered model.")
-    architecture: str | None = _field(
+    name: ModelName = spec_field(..., MODEL, "Name of the registered model.")
+    architecture: str | None = spec_field(
         None, MODEL, "See `eagleray models architectures`; default: resnet18, or the parent's."
     )
-    pretrained: bool = _field(False, MODEL, "Start from published weights.")
-    parent: str | None = _field(
+    pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
+    parent: str | None = spec_field(
         None, MODEL, "Model to start from: its architecture, contract and weights, with a new head."
     )
-    contract: str | None = _field(None, MODEL, "Name of the image contract.")
-    image_size: int | None = _field(None, MODEL, "Input side in pixels.", ge=1, le=8192)
-    dropout: float = _field(0.0, MODEL, "Dropout probability before the head.", ge=0, lt=1)
-    freeze: int | str = _field(
+    contract: str | None = spec_field(None, MODEL, "Name of the image contract.")
+    image_size: int | None = spec_field(None, MODEL, "Input side in pixels.", ge=1, le=8192)
+    dropout: float = spec_field(0.0, MODEL, "Dropout probability before the head.", ge=0, lt=1)
+    freeze: int | str = spec_field(
         0, MODEL, "Number of first stages to freeze, or `backbone` for all but the head."
     )
-    unfreeze: tuple[str, ...] = _field(
+    unfreeze: Texts = spec_field(
         (), MODEL, "Stages to unfreeze later, as EPOCH:STAGES or EPOCH:all."
     )
 
-    epochs: int = _field(20, OPTIMISATION, "Number of passes over the training split.", ge=1)
-    batch_size: int = _field(
+    epochs: int = spec_field(20, OPTIMISATION, "Number of passes over the training split.", ge=1)
+    batch_size: int = spec_field(
         64, OPTIMISATION, "Images of an optimizer step, over all workers.", ge=1
     )
-    gradient_accumulation_steps: int = _field(
+    gradient_accumulation_steps: int = spec_field(
         1, OPTIMISATION, "Micro-batches that each batch is divided into, to save memory.", ge=1
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = _field("adamw", OPTIMISATION, "Optimizer.")
-    learning_rate: float = _field(2e-3, OPTIMISATION, "Peak learning rate.", gt=0)
-    lr_schedule: Literal["one_cycle", "cosine", "linear", "step", "constant"] = _field(
+    optimizer: Literal["adamw", "adam", "sgd"] = spec_field("adamw", OPTIMISATION, "Optimizer.")
+    learning_rate: float = spec_field(2e-3, OPTIMISATION, "Peak learning rate.", gt=0)
+    lr_schedule: Literal["one_cycle", "cosine", "linear", "step", "constant"] = spec_field(
         "one_cycle", OPTIMISATION, "Learning-rate schedule."
     )
-    warmup_ratio: Fraction = _field(0.2, OPTIMISATION, "Fraction of the steps for warmup.")
-    layer_decay: float = _field(
+    warmup_ratio: Fraction = spec_field(0.2, OPTIMISATION, "Fraction of the steps for warmup.")
+    layer_decay: float = spec_field(
         1.0,
         OPTIMISATION,
         "Layer-wise learning-rate decay: factor from each stage to the one before it.",
         gt=0,
         le=1,
     )
-    momentum: float = _field(0.9, OPTIMISATION, "Nesterov momentum of SGD.", ge=0, lt=1)
-    weight_decay: float = _field(
+    momentum: float = spec_field(0.9, OPTIMISATION, "Nesterov momentum of SGD.", ge=0, lt=1)
+    weight_decay: float = spec_field(
         1e-4, OPTIMISATION, "Weight decay: decoupled for AdamW, else L2.", ge=0
     )
-    loss: str = _field(
+    loss: str = spec_field(
         "auto",
         OPTIMISATION,
         "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
     )
-    focal_gamma: float = _field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
-    label_smoothing: float = _field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = _field(
+    focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
+    label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = spec_field(
         "none", OPTIMISATION, "Class weights; balanced: inversely proportional to frequency."
     )
-    max_grad_norm: float = _field(0.0, OPTIMISATION, "Max gradient norm; 0: no clipping.", ge=0)
-    ema_decay: float = _field(
+    max_grad_norm: float = spec_field(0.0, OPTIMISATION, "Max gradient norm; 0: no clipping.", ge=0)
+    ema_decay: float = spec_field(
         0.0, OPTIMISATION, "Decay of the moving average of weights (EMA); 0: none.", ge=0, lt=1
     )
-    patience: int = _field(
+    patience: int = spec_field(
         0, OPTIMISATION, "Epochs without improvement before early stopping; 0: never.", ge=0
     )
-    calibrate: bool = _field(
+    calibrate: bool = spec_field(
         True, OPTIMISATION, "Fit a temperature on the validation split (classifiers)."
     )
-    thresholds: Literal["half", "f1"] = _field(
+    thresholds: Literal["half", "f1"] = spec_field(
         "half", OPTIMISATION, "Decision thresholds; f1: the best F1 of each label on validation."
     )
-    precision: TrainPrecision = _field("float32", OPTIMISATION, "Training precision.")
+    precision: TrainPrecision = spec_field("float32", OPTIMISATION, "Training precision.")
 
-    random_translation: float = _field(
+    random_translation: float = spec_field(
         0.0, AUGMENTATION, "Maximum translation as a fraction of the image side.", ge=0, le=0.5
     )
-    horizontal_flip: bool = _field(False, AUGMENTATION, "Flip half of the images horizontally.")
-    vertical_flip: bool = _field(False, AUGMENTATION, "Flip half of the images vertically.")
-    random_resized_crop: float = _field(
+    horizontal_flip: bool = spec_field(False, AUGMENTATION, "Flip half of the images horizontally.")
+    vertical_flip: bool = spec_field(False, AUGMENTATION, "Flip half of the images vertically.")
+    random_resized_crop: float = spec_field(
         1.0, AUGMENTATION, "Minimum area fraction of a RandomResizedCrop; 1: none.", gt=0, le=1
     )
-    color_jitter: float = _field(
+    color_jitter: float = spec_field(
         0.0, AUGMENTATION, "Strength of ColorJitter: brightness, contrast, saturation.", ge=0, le=1
     )
-    randaugment: int = _field(0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30)
-    random_erasing: Fraction = _field(0.0, AUGMENTATION, "Probability of random erasing.")
-    mixup: float = _field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
-    cutmix: float = _field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
+    randaugment: int = spec_field(
+        0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30
+    )
+    random_erasing: Fraction = spec_field(0.0, AUGMENTATION, "Probability of random erasing.")
+    mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
+    cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
 
-    workers: int | str = _field(
+    workers: int | str = spec_field(
         1, RUN, "Number of worker processes; an elastic range is written 2..8."
     )
-    device: Literal["auto", "cpu", "gpu"] = _field("auto", RUN, "Device to train on.")
-    strategy: Literal["ddp", "fsdp"] = _field(
+    device: Literal["auto", "cpu", "gpu"] = spec_field("auto", RUN, "Device to train on.")
+    strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp", RUN, "Distributed strategy; fsdp shards weights and optimizer state."
     )
-    checkpoint_steps: int = _field(
+    checkpoint_steps: int = spec_field(
         0, RUN, "Steps between checkpoints; 0: at the end of each epoch.", ge=0
     )
-    keep_checkpoints: int = _field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
-    seed: int = _field(0, RUN, "Random seed.", ge=0)
+    keep_checkpoints: int = spec_field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
+    seed: int = spec_field(0, RUN, "Random seed.", ge=0)
 
-    @field_validator("label_columns", "attributes", "unfreeze", mode="before")
+    @field_validator("workers")
     @classmethod
-    def _split_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(item.strip() for item in value.split(",") if item.strip())
+    def _check_workers(cls, value: int | str) -> int | str:
+        worker_range(value)
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -275,28 +274,16 @@ class TrainSpec(BaseModel):
     @property
     def min_workers(self) -> int:
         """Number of workers below which training waits."""
-        return self._worker_range[0]
+        return worker_range(self.workers)[0]
 
     @property
     def max_workers(self) -> int:
         """Number of workers that train where resources allow it."""
-        return self._worker_range[1]
-
-    @property
-    def _worker_range(self) -> tuple[int, int]:
-        match = _WORKERS.fullmatch(str(self.workers))
-        if match is None:
-            raise ValueError(
-                f"workers: {self.workers!r} is neither a number from 1 on nor MIN..MAX"
-            )
-        low, high = int(match[1]), int(match[2] or match[1])
-        if low > high:
-            raise ValueError(f"workers: {low} is more than {high}; write MIN..MAX")
-        return low, high
+        return worker_range(self.workers)[1]
 
     @property
     def loss_options(self) -> LossOptions:
-        """How the task computes losses."""
+        """Options of the task's loss."""
         return LossOptions(
             name=None if self.loss == "auto" else self.loss,
             class_weights=self.class_weights,
@@ -310,10 +297,8 @@ class TrainSpec(BaseModel):
         values = self.model_dump(mode="json")
         panel = ""
         for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            assert isinstance(extra, dict)
-            if extra["panel"] != panel:
-                panel = str(extra["panel"])
+            if panel_of(field.json_schema_extra) != panel:
+                panel = panel_of(field.json_schema_extra)
                 lines += ["", f"# {panel}"]
             lines.append(f"{name}: {_on_one_line(values[name])}  # {field.description}")
         return "\n".join(lines[1:]) + "\n"
@@ -326,3 +311,17 @@ def _on_one_line(value: object) -> str:
     return (
         plain if "\n" not in plain else yaml.safe_dump(value, default_style='"', **layout).strip()
     )
+
+
+def read_spec(location: str, changes: Mapping[str, Any]) -> TrainSpec:
+    """Read a specification from a YAML file.
+
+    Args:
+        location: Location of the file.
+        changes: Fields that replace those of the file.
+
+    Raises:
+        InputError: If the file is missing, not YAML or not valid; the message names the field.
+        UnknownNameError: If a field does not exist.
+    """
+    return TrainSpec.make({**read_fields(location), **changes}, where=location)

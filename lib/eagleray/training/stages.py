@@ -1,7 +1,7 @@
-"""A network by depth: its stages from the input to the head, for freezing and learning rates.
+"""The stages of a network from the input to the head, for freezing and layer-wise learning rates.
 
-A stage is what the network's author gave a name of its own (a ResNet's `layer2`, one convolution of
-a VGG's `features`), with the normalisation that follows it. The head is the last stage.
+A stage is a module that the network names (a ResNet's `layer2`, one convolution of a VGG's
+`features`), with the normalisation that follows it. The head is the last stage.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network that is frozen, or learns, as one.
+    """A part of a network that is frozen or trained as one.
 
     Attributes:
-        name: Of its first module.
-        modules: Names of its modules.
-        parameters: Names of its parameters.
+        name: Name of the first module.
+        modules: Names of the modules.
+        parameters: Names of the parameters.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Stage:
 
 
 def stages_of(module: nn.Module, num_outputs: int) -> tuple[Stage, ...]:
-    """Divide a network by depth; its head, which gives `num_outputs`, is the last stage."""
+    """Divide a network into stages; its head, which has `num_outputs`, is the last one."""
     head = find_head(module, num_outputs)
-    names = [name for name in _unfold(module, head) if name != head]
+    names = [name for name in _stage_modules(module, head) if name != head]
     groups: list[list[str]] = []
     for name in names:
         if groups and _is_normalisation(module.get_submodule(name)):
@@ -49,7 +49,7 @@ def stages_of(module: nn.Module, num_outputs: int) -> tuple[Stage, ...]:
     owners = {name: index for index, group in enumerate(groups) for name in group}
     parameters: list[list[str]] = [[] for _ in groups]
     for name, _ in module.named_parameters():
-        # What belongs to no part of the network, as a class token, goes with the first stage.
+        # Parameters outside of all modules, such as a class token, belong to the first stage.
         parameters[_owner(name, owners)].append(name)
     return tuple(
         Stage(group[0], tuple(group), tuple(names))
@@ -57,8 +57,8 @@ def stages_of(module: nn.Module, num_outputs: int) -> tuple[Stage, ...]:
     )
 
 
-def _unfold(module: nn.Module, head: str) -> list[str]:
-    """Name the parts in order, opening what holds the head or most of the network."""
+def _stage_modules(module: nn.Module, head: str) -> list[str]:
+    """Return the names of modules in order; those with the head or most layers are opened."""
     places = [head]
     if isinstance(module, NetworkWithAttributes):
         places.append(f"backbone.{module.place}")
@@ -67,13 +67,13 @@ def _unfold(module: nn.Module, head: str) -> list[str]:
     position = 0
     while position < len(names):
         name = names[position]
-        part = module.get_submodule(name)
-        inner = [f"{name}.{key}" for key, child in part.named_children() if _count_layers(child)]
+        child = module.get_submodule(name)
+        inner = [f"{name}.{key}" for key, item in child.named_children() if _count_layers(item)]
         holds_head = any(place.startswith(f"{name}.") for place in places)
         if (
             name != head
             and inner
-            and (holds_head or (_count_layers(part) > num_layers / 2 and len(inner) > 1))
+            and (holds_head or (_count_layers(child) > num_layers / 2 and len(inner) > 1))
         ):
             names[position : position + 1] = inner
         else:
@@ -82,7 +82,7 @@ def _unfold(module: nn.Module, head: str) -> list[str]:
 
 
 def _count_layers(module: nn.Module) -> int:
-    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
+    return sum(any(True for _ in item.parameters(recurse=False)) for item in module.modules())
 
 
 def _is_normalisation(module: nn.Module) -> bool:
@@ -99,47 +99,47 @@ def _owner(parameter: str, owners: dict[str, int]) -> int:
 
 
 def require_freezable(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
-    """Refuse to freeze more stages than there are, or to thaw more than are frozen.
+    """Check that a network has the stages to freeze and to unfreeze.
 
     Raises:
-        InputError: With how many there are.
+        InputError: If it has fewer; the message names them.
     """
     depth = len(stages) - 1
     frozen = depth if spec.frozen_stages is None else spec.frozen_stages
     if frozen > depth:
         names = ", ".join(stage.name for stage in stages[:-1])
         raise InputError(
-            f"freeze {frozen}: the network has {depth} stages before its head ({names}); name at "
-            "most so many, or backbone for all."
+            f"freeze {frozen}: the network has {depth} stages before its head ({names}); freeze "
+            "fewer, or `backbone` for all."
         )
-    for thaw in spec.unfreeze_steps:
-        if frozen == 0 or (thaw.stages or 0) > frozen:
+    for step in spec.unfreeze_steps:
+        if frozen == 0 or (step.stages or 0) > frozen:
             raise InputError(
-                f"unfreeze {thaw.epoch}:{thaw.stages or 'all'}: only {frozen} stages are still "
+                f"unfreeze {step.epoch}:{step.stages or 'all'}: only {frozen} stages are still "
                 "frozen at that time."
             )
-        frozen = 0 if thaw.stages is None else frozen - thaw.stages
+        frozen = 0 if step.stages is None else frozen - step.stages
 
 
 def num_frozen_stages(spec: TrainSpec, num_stages: int, epoch: int) -> int:
-    """Return how many of the first stages are frozen once `epoch` epochs are finished."""
+    """Return the number of first stages that are frozen after `epoch` finished epochs."""
     frozen = num_stages - 1 if spec.frozen_stages is None else spec.frozen_stages
-    for thaw in spec.unfreeze_steps:
-        if epoch >= thaw.epoch:
-            frozen = 0 if thaw.stages is None else frozen - thaw.stages
+    for step in spec.unfreeze_steps:
+        if epoch >= step.epoch:
+            frozen = 0 if step.stages is None else frozen - step.stages
     return frozen
 
 
 def freeze_stages(module: nn.Module, stages: tuple[Stage, ...], num_frozen: int) -> None:
-    """Let the first stages stand still, their normalisation statistics too, and the others learn.
+    """Freeze the first stages, including their normalisation statistics, and unfreeze the others.
 
-    To be called after `module.train()`, which sets every part of it in motion.
+    Call it after `module.train()`, which sets all modules to training mode.
     """
     parameters = dict(module.named_parameters())
     for index, stage in enumerate(stages):
-        learns = index >= num_frozen
+        is_trained = index >= num_frozen
         for name in stage.parameters:
-            parameters[name].requires_grad_(learns)
-        if not learns:
+            parameters[name].requires_grad_(is_trained)
+        if not is_trained:
             for name in stage.modules:
                 module.get_submodule(name).eval()

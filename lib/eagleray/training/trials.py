@@ -1,4 +1,4 @@
-"""The trials of a tuning: what each of them was, how far it came, and their ranking."""
+"""The trials of a tuning: their state, their tracker and their ranking."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from eagleray.core.ray_errors import read_failure
 from eagleray.io import storage
 from eagleray.training.search_space import SearchSpace
 
-__all__ = ["Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
+__all__ = ["OnTrial", "Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
 
-TrialState = Literal["running", "finished", "stopped", "failed", "refused"]
+OnTrial = Callable[["Trial"], None]
+TrialState = Literal["running", "finished", "stopped", "failed", "invalid"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A specification that is tried.
+    """A trial of a tuning.
 
     Attributes:
-        number: Counts from 1; the first one is the default.
-        key: Names it, and the folder of its checkpoints.
-        values: Of the searched fields.
-        metric: What it is ranked by; higher is better.
-        state: `finished`, `stopped` as poor, `failed` while it ran, `refused` before it ran.
+        number: Number of the trial, from 1; the first one is the default.
+        key: Name of the trial, and of its folder of checkpoints.
+        values: Values of the searched fields.
+        metric: Name of the metric that trials are ranked by; higher is better.
+        state: `running`, `finished`, `stopped` early, `failed`, or `invalid` if its values do not
+            go together.
         epochs: Metrics of every epoch.
-        reason: Why it failed or was refused.
+        reason: Reason why it failed or is invalid.
     """
 
     number: int
@@ -47,17 +49,17 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """The metric of the best epoch, whose weights are kept; None where there is no number."""
+        """The metric of the best epoch; None if no epoch has one."""
         return max((score for score in self.scores if not math.isnan(score)), default=None)
 
     @property
     def is_ranked(self) -> bool:
-        """Whether it has a metric, and weights to go with it."""
-        return self.score is not None and self.state not in ("failed", "refused")
+        """Whether the trial takes part in the ranking."""
+        return self.score is not None and self.state not in ("failed", "invalid")
 
 
 def rank(trials: Mapping[str, Trial]) -> list[Trial]:
-    """Return the trials that are ranked, best first; of equal ones the one that was begun first."""
+    """Return the ranked trials, best first; of equal ones the first that was suggested."""
 
     def place(trial: Trial) -> tuple[float, int]:
         assert trial.score is not None
@@ -68,14 +70,14 @@ def rank(trials: Mapping[str, Trial]) -> list[Trial]:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a tuning gives back.
+    """The result of a tuning.
 
     Attributes:
-        trials: In the order in which they were begun.
-        ranking: Those with a metric, best first.
-        space: What was searched.
-        metric: What they are ranked by; higher is better.
-        folder: Of the best trial's checkpoints.
+        trials: All trials, in the order of their suggestions.
+        ranking: Ranked trials, best first.
+        space: Search space.
+        metric: Name of the metric that trials are ranked by; higher is better.
+        folder: Folder of the best trial's checkpoints.
     """
 
     trials: tuple[Trial, ...]
@@ -86,7 +88,7 @@ class TuneResult:
 
     @property
     def default(self) -> Trial:
-        """The trial that nobody searched for."""
+        """The trial with the default values."""
         return self.trials[0]
 
     @property
@@ -96,7 +98,7 @@ class TuneResult:
 
     @property
     def gain(self) -> float | None:
-        """How much better the best is than the default; None where the default failed."""
+        """Difference between the best trial's metric and the default's; None if that failed."""
         if not self.default.is_ranked:
             return None
         assert self.best.score is not None
@@ -106,34 +108,34 @@ class TuneResult:
 
 @dataclass
 class TrialTracker:
-    """What has become of the trials so far.
+    """Tracks the state of trials, and deletes checkpoints that cannot become the best.
 
     Attributes:
-        metric: What they are ranked by.
-        folder: Of their checkpoints, a folder for each.
-        reporter: Receives every change.
-        trials: By key.
+        metric: Name of the metric that trials are ranked by.
+        folder: Folder of the checkpoints, with a folder for each trial.
+        on_trial: Receives every change.
+        trials: Trials by key.
     """
 
     metric: str
     folder: str
-    reporter: Callable[[Trial], None] = lambda _: None
+    on_trial: OnTrial = lambda _: None
     trials: dict[str, Trial] = field(default_factory=dict)
 
-    def begin(self, key: str, number: int, values: Mapping[str, Any]) -> None:
-        """Enter a trial, once."""
+    def start(self, key: str, number: int, values: Mapping[str, Any]) -> None:
+        """Record that a trial has started; a second call changes nothing."""
         self.trials.setdefault(key, Trial(number, key, dict(values), self.metric))
 
     def add_epoch(self, key: str, metrics: Mapping[str, float], *, last: bool) -> None:
-        """Enter an epoch of a trial.
+        """Record an epoch of a trial.
 
         Args:
-            key: Of the trial.
-            metrics: Of the epoch.
-            last: Whether the trial ends with it by itself.
+            key: Key of the trial.
+            metrics: Metrics of the epoch.
+            last: Whether the trial finishes with this epoch.
         """
         trial = self.trials[key]
-        self._put(
+        self._update(
             dataclasses.replace(
                 trial,
                 epochs=(*trial.epochs, dict(metrics)),
@@ -142,28 +144,28 @@ class TrialTracker:
         )
 
     def end(self, key: str, *, failed: bool = False) -> None:
-        """Enter that a trial has ended: by an error, by itself, or else it was stopped as poor."""
+        """Record that a trial has ended; one that is still running was stopped early."""
         trial = self.trials[key]
         if failed:
             trial = dataclasses.replace(trial, state="failed")
         elif trial.state == "running":
             trial = dataclasses.replace(trial, state="stopped")
-        self._put(trial)
-        self._sweep()
+        self._update(trial)
+        self._delete_checkpoints()
 
     def explain(self, key: str, error: BaseException) -> None:
-        """Enter why a trial has failed; what the user can mend was refused before it ran."""
+        """Record why a trial has failed; an error that the user can fix makes it invalid."""
         failure = read_failure(error)
-        state: TrialState = "refused" if failure.is_a(UserError) else "failed"
+        state: TrialState = "invalid" if failure.is_a(UserError) else "failed"
         trial = self.trials[key]
         self.trials[key] = dataclasses.replace(trial, state=state, reason=failure.sentence)
 
-    def _put(self, trial: Trial) -> None:
+    def _update(self, trial: Trial) -> None:
         self.trials[trial.key] = trial
-        self.reporter(trial)
+        self.on_trial(trial)
 
-    def _sweep(self) -> None:
-        """Remove the checkpoints of trials that have ended and are not the best one so far."""
+    def _delete_checkpoints(self) -> None:
+        """Delete the checkpoints of ended trials but the best one's."""
         best = rank(self.trials)[:1]
         for trial in self.trials.values():
             folder = storage.join(self.folder, trial.key)

@@ -1,9 +1,4 @@
-"""A search over training specifications, from its space to the registered model.
-
-space -> open_tune_job   checks everything that can be wrong
--> run_tune_job    runs the trials, tests the best one and registers it
--> TuneSummary     the result; `jobs/tune.py` prints it
-"""
+"""Runs a tuning job: inspect the data, run the trials, test the best one and register a version."""
 
 from __future__ import annotations
 
@@ -14,40 +9,35 @@ from typing import Any
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
-from eagleray.data.report import render_data_report
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
-from eagleray.training.job import (
-    evaluation_page,
-    inspect_data,
-    model_summary,
-    open_run,
-    register_model,
-)
-from eagleray.training.launch import TrainResult, load_best_checkpoint, make_worker_input
+from eagleray.training.budget import Budget, require_budget
+from eagleray.training.inspection import inspect_data
+from eagleray.training.job import model_summary, register_model, start_run
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.report import render_training_page
+from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, TuneResult
 from eagleray.training.tune_report import render_tune_page
-from eagleray.training.tuning import Budget, require_budget, run_trials
+from eagleray.training.tuning import run_trials
 
 __all__ = ["TuneJob", "TuneSummary", "best_file", "open_tune_job", "run_tune_job"]
 
 
 @dataclass(frozen=True)
 class TuneJob:
-    """A checked search.
+    """A checked tuning job.
 
     Attributes:
         default: Training job of the default values.
         space: Search space.
-        budget: Number of trials and their limits.
+        budget: Number of trials and their concurrency.
     """
 
     default: TrainJob
@@ -57,7 +47,7 @@ class TuneJob:
 
 @dataclass(frozen=True)
 class TuneSummary:
-    """The result of a search."""
+    """Summary of a finished tuning job."""
 
     run: Run
     spec: TrainSpec
@@ -68,7 +58,7 @@ class TuneSummary:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the summary for scripts."""
+        """Return the summary as JSON values."""
         return {
             **model_summary(self.version, self.tested),
             "metric": self.tuned.metric,
@@ -103,10 +93,10 @@ def best_file(run: Run) -> str:
 
 
 def open_tune_job(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str) -> TuneJob:
-    """Check everything that can be wrong before expensive work starts.
+    """Open a new tuning job.
 
     Raises:
-        UserError: If the data or the search cannot be used; the message says how to fix it.
+        UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     spec = space.spec(space.default())
     require_budget(budget, spec)
@@ -117,35 +107,29 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     """Inspect the data, run the trials, then test and register the best one."""
     default = job.default
     plan, report = inspect_data(default, cluster, reporter)
-    kept, record = open_run(default)
-    reporter.note(f"run {kept.name}, in {kept.folder}")
-    about = {"data": default.spec.data, "run": kept.name}
-    page = render_data_report(report, about, title=f"Data of {kept.name}")
-    storage.put_atomic(kept.page("data"), page)
-    space_file = storage.join(kept.folder, "space.yaml")
+    run, record = start_run(default, report, reporter)
+    space_file = storage.join(run.folder, "space.yaml")
     storage.put_atomic(space_file, job.space.to_yaml().encode())
     with default.registry.start_run(f"tune {default.spec.name}") as tracked:
-        tuned = _run_trials(job, plan, kept, cluster, reporter)
+        tuned = _run_trials(job, plan, run, cluster, reporter)
         spec = job.space.spec(tuned.best.values)
-        storage.put_atomic(best_file(kept), spec.to_yaml().encode())
-        _track(tuned, spec, tracked, files=[space_file, kept.split_file, best_file(kept)])
-        best, trained = _load_best_checkpoint(job, plan, spec, tuned, kept)
+        storage.put_atomic(best_file(run), spec.to_yaml().encode())
+        _track(tuned, spec, tracked, files=[space_file, run.split_file, best_file(run)])
+        best, result = _load_best_checkpoint(job, plan, spec, tuned)
         for name, page in (
-            ("tune", render_tune_page(tuned, spec, kept.name)),
-            ("training", render_training_page(spec, kept.name, trained)),
+            ("tune", render_tune_page(tuned, spec, run.name)),
+            ("training", render_training_page(spec, run.name, result)),
         ):
-            storage.put_atomic(kept.page(name), page)
+            storage.put_atomic(run.page(name), page)
         with reporter.status("Testing and registering"):
-            tested, version = register_model(default, best, tracked)
-            page = evaluation_page(tested, version, kept)
-            storage.put_atomic(kept.page("evaluation"), page)
+            tested, version = register_model(default, best, tracked, run)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
-        kept.write(record.model_copy(update=ended))
-    return TuneSummary(kept, spec, tuned, version, tested, report.warnings, report.notes)
+        run.write(record.model_copy(update=ended))
+    return TuneSummary(run, spec, tuned, version, tested, report.warnings, report.notes)
 
 
 def _run_trials(
-    job: TuneJob, plan: TrainPlan, kept: Run, cluster: Cluster, reporter: ProgressReporter
+    job: TuneJob, plan: TrainPlan, run: Run, cluster: Cluster, reporter: ProgressReporter
 ) -> TuneResult:
     """Run the trials and report their progress."""
     num_epochs = job.budget.num_trials * plan.spec.epochs
@@ -154,13 +138,11 @@ def _run_trials(
             plan,
             job.space,
             job.budget,
-            run=kept.name,
-            folder=storage.join(kept.folder, "trials"),
-            ray_folder=kept.ray_folder,
+            run,
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,
-            reporter=_TrialProgress(bar, plan.spec.epochs).update,
+            on_trial=_TrialProgress(bar, plan.spec.epochs).update,
         )
 
 
@@ -183,22 +165,15 @@ class _TrialProgress:
 
 
 def _load_best_checkpoint(
-    job: TuneJob, plan: TrainPlan, spec: TrainSpec, tuned: TuneResult, kept: Run
+    job: TuneJob, plan: TrainPlan, spec: TrainSpec, tuned: TuneResult
 ) -> tuple[TrainPlan, TrainResult]:
-    """Load the best trial's checkpoint into a network."""
-    settings = job.default.settings
-    best = plan_network(spec, settings, plan.images, plan.split, plan.task)
-    given = make_worker_input(
-        best,
-        run=kept.name,
-        checkpoints=storage.join(tuned.folder, tuned.best.key),
-        cache_folder=settings.cache_folder,
-        s3=job.default.s3,
-    )
-    trained = load_best_checkpoint(given, best.module)
-    # Patience ends a trial by itself; one that was stopped for another's sake is not its doing.
-    itself = trained.ended_early and tuned.best.state == "finished"
-    return best, dataclasses.replace(trained, ended_early=itself)
+    """Plan the best specification, and load the best trial's weights into its network."""
+    best = plan_network(spec, job.default.settings, plan.images, plan.split, plan.task)
+    checkpoints = storage.join(tuned.folder, tuned.best.key)
+    result = load_best_checkpoint(checkpoints, best.module, epochs=spec.epochs)
+    # The scheduler's early stopping is not that of `patience`, which the page shows.
+    ended_early = result.ended_early and tuned.best.state == "finished"
+    return best, dataclasses.replace(result, ended_early=ended_early)
 
 
 def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:

@@ -36,7 +36,7 @@ def committed_rows(made: Output) -> list[int]:
 
 
 def require_whole(made: Output) -> Commit:
-    """Check a committed output against its own list of parts and against the plan."""
+    """Check a committed output against its own list of files and against the plan."""
     found = read_commit(made.layout)
     assert found is not None
     next_row = 0
@@ -84,7 +84,7 @@ def test_a_commit_lists_what_is_there(tmp_path: Path, output_format: OutputForma
     }
 
 
-def test_other_readers_see_the_parts_and_nothing_else(tmp_path: Path) -> None:
+def test_other_readers_see_the_files_and_nothing_else(tmp_path: Path) -> None:
     made = output(tmp_path, rows=100, rows_per_file=40)
     made.commit()
     table = pq.read_table(tmp_path)  # as any reader would, the folder whole
@@ -93,7 +93,7 @@ def test_other_readers_see_the_parts_and_nothing_else(tmp_path: Path) -> None:
     assert not table.schema.metadata
 
 
-def test_parts_are_cut_at_shards_and_the_last_one_is_never_empty(tmp_path: Path) -> None:
+def test_files_are_cut_at_shards_and_the_last_one_is_never_empty(tmp_path: Path) -> None:
     for rows, per_part, expected in [(32, 16, [16, 16]), (32, 17, [32]), (33, 16, [16, 16, 1])]:
         made = output(tmp_path / f"{rows}-{per_part}", rows=rows, rows_per_file=per_part)
         made.commit()
@@ -130,6 +130,15 @@ def test_before_the_commit_there_is_nothing_to_read(tmp_path: Path) -> None:
         list(read_results(str(tmp_path)))
     assert publish(made.layout, draft.commit(made.plan))[1]
     assert committed_rows(made) == list(range(40))
+
+
+def test_a_commit_of_the_version_before_is_read(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, failed={3})
+    made.commit()
+    found = json.loads((tmp_path / "_manifest.json").read_text())
+    found["parts"] = found.pop("files")
+    (tmp_path / "_manifest.json").write_text(json.dumps(found))
+    require_whole(made)
 
 
 def test_a_manifest_of_a_later_version_is_one_sentence(tmp_path: Path) -> None:
@@ -223,7 +232,7 @@ def test_rows_missing_at_the_end_are_never_committed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("content", [b"", b"precious", b'{"a": 1}\n', b'"row"\n"x"\n'], ids=repr)
-def test_a_strange_file_with_the_name_of_a_part_stops_the_commit(
+def test_a_strange_file_with_the_name_of_a_file_stops_the_commit(
     tmp_path: Path, output_format: OutputFormat, content: bytes
 ) -> None:
     made = output(tmp_path, rows=32, output_format=output_format)
@@ -237,7 +246,7 @@ def test_a_strange_file_with_the_name_of_a_part_stops_the_commit(
     require_whole(made)
 
 
-def test_a_part_with_rows_of_others_stops_the_commit(tmp_path: Path) -> None:
+def test_a_file_with_rows_of_others_stops_the_commit(tmp_path: Path) -> None:
     other = output(tmp_path / "other", rows=48, rows_per_file=16)
     other.commit()
     made = output(tmp_path / "made", rows=32, rows_per_file=16)
@@ -338,7 +347,7 @@ def test_any_series_of_deaths_ends_in_every_row_once(
             if read_commit(made.layout) is None:
                 made.put_shards(again, milliseconds=9.0)  # workers of a run that was thought dead
             parts = {path.name: path.read_bytes() for path in made.folder.glob("part-*")}
-            assert {name: parts[name] for name in kept} == kept  # no part ever changes
+            assert {name: parts[name] for name in kept} == kept  # no file ever changes
             kept = parts
         if read_commit(made.layout) is None:
             made.commit()
@@ -379,9 +388,9 @@ def test_a_run_whose_shards_were_tidied_away_finds_the_commit(tmp_path: Path) ->
     require_whole(made)
 
 
-def test_a_run_with_other_times_takes_over_the_parts_that_are_there(tmp_path: Path) -> None:
+def test_a_run_with_other_times_takes_over_the_files_that_are_there(tmp_path: Path) -> None:
     made = output(tmp_path, rows=80, rows_per_file=30)
-    commit_dying_at(made, 2, after=False)  # two of three parts are there
+    commit_dying_at(made, 2, after=False)  # two of three files are there
     made.put_shards(milliseconds=9.0)
     made.commit()
     require_whole(made)
@@ -390,7 +399,7 @@ def test_a_run_with_other_times_takes_over_the_parts_that_are_there(tmp_path: Pa
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
-def test_failures_are_counted_in_the_part_that_stands(
+def test_failures_are_counted_in_the_file_that_stands(
     tmp_path: Path, output_format: OutputFormat
 ) -> None:
     """A time limit, say, may hit an image in one run and not in another."""
@@ -471,7 +480,7 @@ def test_of_many_runs_at_once_exactly_one_commits(tmp_path: Path) -> None:
         }
 
 
-def test_a_reader_never_sees_a_part_of_the_result(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_file_of_the_result(tmp_path: Path) -> None:
     made = output(tmp_path, rows=200, rows_per_file=16)
     seen: set[int] = set()
     begun, done = threading.Event(), threading.Event()

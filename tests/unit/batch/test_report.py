@@ -19,10 +19,9 @@ from eagleray.batch.report import (
     ReportCollector,
     Totals,
     render_report,
-    seconds_of_work,
-    throughput,
 )
 from eagleray.batch.shard_summary import ShardSummary
+from eagleray.batch.timeline import seconds_of_work
 from eagleray.core.errors import Reason
 from eagleray.tasks.outcome import Outcome
 from tests.support.batch import (
@@ -168,57 +167,9 @@ def test_a_report_counts_the_same_however_the_rows_come(
     assert one.labels.total() + one.reasons.total() == len(made)
 
 
-# --- time -------------------------------------------------------------------------------------
-
-
-def test_seconds_of_work_leave_out_the_time_between_runs() -> None:
-    first, second = [shard(100, 110), shard(105, 120)], [shard(90_000, 90_005)]
-    assert seconds_of_work(first + second) == 25
-    assert seconds_of_work(list(reversed(first + second))) == 25
-    assert seconds_of_work([]) == 0
+def test_images_per_second_of_no_work_are_none() -> None:
     assert Totals(100, 90, 10, seconds=0.0).images_per_second == 0
     assert Totals(100, 90, 10, seconds=20.0).images_per_second == 5
-
-
-def test_throughput_of_two_nights_shows_two_nights() -> None:
-    timeline = [shard(1000 + 2 * n, 1002 + 2 * n, ok=20) for n in range(5)]
-    timeline += [shard(90_000 + 2 * n, 90_002 + 2 * n, ok=30, failed=10) for n in range(5)]
-    seconds, rates = throughput(timeline)
-    assert seconds == pytest.approx([1, 3, 5, 7, 9, 11, 13, 15, 17, 19])
-    assert rates == pytest.approx([10] * 5 + [20] * 5)
-
-
-def test_throughput_adds_up_workers_that_overlap() -> None:
-    seconds, rates = throughput([shard(0, 10, ok=100), shard(5, 15, ok=100), shard(10, 15, ok=50)])
-    assert seconds == pytest.approx([2.5, 7.5, 12.5])
-    assert rates == pytest.approx([10, 20, 20])
-
-
-times = st.floats(0, 1000).map(lambda seconds: 1.7e9 + seconds)
-
-
-@given(
-    st.lists(
-        st.builds(
-            lambda started, length, ok: shard(started, started + length, ok=ok),
-            times,
-            st.one_of(st.just(0.0), st.just(-0.5), st.floats(0, 50)),
-            st.integers(1, 512),
-        ),
-        min_size=1,
-        max_size=200,
-    )
-)
-def test_the_images_of_all_spans_are_all_images(timeline: list[ShardSummary]) -> None:
-    seconds, rates = throughput(timeline)
-    assert len(seconds) == len(rates) == min(len(timeline), 120)
-    width = 2 * seconds[0]
-    assert np.diff(seconds) == pytest.approx(width)
-    assert all(rate >= 0 for rate in rates)
-    images = sum(rates) * width
-    assert images == pytest.approx(sum(one.num_rows for one in timeline), rel=1e-4)
-    longest = max(max(one.finished - one.started, 0) for one in timeline)
-    assert seconds_of_work(timeline) >= longest - 1e-6
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -263,7 +214,7 @@ def test_a_job_in_which_all_failed_has_a_page() -> None:
     page = page_of(collected(rows), rows=3, failed=3, timeline=[shard(0, 1, ok=0, failed=3)])
     assert re.search(r"0 ok \+ 3 failed\s+= 3 inputs", page)
     assert "Failures by reason" in page
-    assert "What each class looks like" not in page
+    assert "Examples of each class" not in page
     assert "Least confident" not in page
 
 

@@ -42,7 +42,7 @@ def test_what_is_no_limit_is_one_sentence(text: str) -> None:
         ({"failed_only": "earlier"}, "and not both"),
         ({"workers": "0"}, "workers: '0' is not a number of workers such as 4"),
         ({"workers": "4..2"}, "or a range such as 4..16"),
-        ({"format": "xml"}, "format: No result format is named 'xml'"),
+        ({"format": "xml"}, "format: 'xml' is none of parquet, csv, jsonl"),
         ({"sql": "mysql://host/db"}, "mysql"),
         ({"allow_urls": ["http://a/b"]}, "http://a/b"),
         ({"s3_endpoint": "host:9000"}, "S3 endpoint 'host:9000' is not a URL"),

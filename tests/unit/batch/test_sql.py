@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from eagleray.batch.sinks.sql import SqlSink
-from eagleray.batch.sinks.sql import target as target_module
 from eagleray.core.errors import InputError
 from tests.support.sql_contract import RESULTS, SqlContract, query, results
 
@@ -93,7 +93,7 @@ def test_a_relative_file_is_the_one_in_the_folder_of_the_call(
 
 
 @contextlib.contextmanager
-def somebody_else() -> Iterator[None]:
+def other_user() -> Iterator[None]:
     """Lose root's right to write everywhere."""
     if os.geteuid() != 0:
         yield
@@ -118,7 +118,7 @@ def test_a_file_that_may_only_be_read_is_refused(open_folder: Path) -> None:
     SqlSink.parse(f"sqlite:///{file}", "results").load("night", [results()])
     file.chmod(0o444)
     with (
-        somebody_else(),
+        other_user(),
         pytest.raises(InputError, match=r"results.db \(attempt to write a readonly"),
     ):
         SqlSink.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
@@ -126,7 +126,7 @@ def test_a_file_that_may_only_be_read_is_refused(open_folder: Path) -> None:
 
 def test_a_folder_where_nothing_may_be_written_is_refused(open_folder: Path) -> None:
     open_folder.chmod(0o555)
-    with somebody_else(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
+    with other_user(), pytest.raises(InputError, match=r"\(unable to open database file\)"):
         SqlSink.parse(f"sqlite:///{open_folder}/results.db", "results").require_ready(RESULTS)
 
 
@@ -144,12 +144,12 @@ def test_a_missing_folder_a_folder_and_another_file_are_refused(tmp_path: Path) 
 def test_a_file_that_another_program_keeps_locked_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_module, "_SECONDS_TO_GET_READY", 0.0)
     monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 0)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    sink = replace(SqlSink.parse(f"sqlite:///{file}", "results"), ready_timeout=0.0)
     with pytest.raises(InputError, match=r"\(database is locked\)"):
-        SqlSink.parse(f"sqlite:///{file}", "results").require_ready(RESULTS)
+        sink.require_ready(RESULTS)
     other.close()
 
 

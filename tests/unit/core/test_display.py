@@ -62,7 +62,7 @@ STEERS = "\x1b\x07\x08\x7f\x9b\u202e\u2066\u2069\u2028"
 
 
 def seen(text: str) -> bool:
-    """Whether a text has nothing that a terminal obeys or that nobody sees."""
+    """Whether a text has no control characters and no invisible ones."""
     return all(
         unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text
     )

@@ -33,7 +33,7 @@ from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
 from eagleray.registry.registry import Registry
 from eagleray.serve import run as serve
 
-DEAD_PROXY = "http://127.0.0.1:9"  # the port of a service that nobody runs
+DEAD_PROXY = "http://127.0.0.1:9"  # a port without a listener
 
 UNKNOWN_USER = """
 import pwd, sys
@@ -148,7 +148,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_named(
         ray_temporary_folder()
     assert str(caught.value) == (
         f"{variable} is too long for the paths of Ray's sockets (41 bytes, at most 39 fit): "
-        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
+        f"/tmp/{'é' * 18}; set RAY_TMPDIR to a shorter path, such as /tmp."
     )
 
 
@@ -198,14 +198,18 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
     planted = short / f"ray-{os.getuid()}"
     (short / "elsewhere").mkdir()
     planted.symlink_to(short / "elsewhere")
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
     planted.unlink()
     if os.getuid() != 0:
         pytest.skip("only root can make a folder another user's")
     planted.mkdir()
     os.chown(planted, 65534, 65534)
-    with pytest.raises(UserError, match=r"is another user's, .* set RAY_TMPDIR to a folder of"):
+    with pytest.raises(
+        UserError, match=r"belongs to another user, .* set RAY_TMPDIR to a folder of"
+    ):
         ray_temporary_folder()
 
 

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import ModelName, require_alias, require_application_name
-from eagleray.training.spec_file import make_spec
+from eagleray.training.spec import TrainSpec
 
 GOOD = ["flowers", "My-Flowers", "2026.11_b", "a", "x" * 64]
 
@@ -35,7 +35,7 @@ def test_a_models_name_is_refused_with_what_it_may_have_and_one_that_would_do(
     name: str, example: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        make_spec({"data": "flowers/", "name": name})
+        TrainSpec.make({"data": "flowers/", "name": name})
     said = str(caught.value)
     assert said.startswith(
         f"name: {name!r} cannot name a model: take letters from A to Z, digits, '_', '.' and '-', "

@@ -1,4 +1,4 @@
-"""Why workers failed, read from the errors of the installed Ray."""
+"""Reads why workers failed from the errors of the installed Ray."""
 
 from __future__ import annotations
 

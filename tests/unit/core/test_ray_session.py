@@ -1,4 +1,4 @@
-"""The Ray that a job runs on: it leaves nothing behind, and one that does not start is told."""
+"""An embedded Ray leaves nothing behind, and a failure to start is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an inspection says of images, copies among them, and the report; no Ray."""
+"""What an inspection says of images, duplicates among them, and the report; no Ray."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from eagleray.core.errors import InputError
+from eagleray.data.analysis import make_report
 from eagleray.data.inspection import (
     INSPECTION_SCHEMA,
     Inspection,
@@ -32,7 +33,8 @@ from eagleray.data.near_duplicates import (
     group_duplicates,
     pairs_with_near,
 )
-from eagleray.data.report import DataReport, make_report, render_data_report
+from eagleray.data.page import render_data_report
+from eagleray.data.report import DataReport
 from eagleray.data.split import Split
 from eagleray.imaging import decode, named_contract
 from tests.support.images import encode, photo
@@ -217,7 +219,7 @@ def test_too_many_unreadable_images_are_refused_by_the_first() -> None:
     require_readable(inspection([]), 0.0)
 
 
-def test_copies_of_copies_share_a_key() -> None:
+def test_duplicates_of_duplicates_share_a_key() -> None:
     near, farther = (row(str(steps), thumbnail=thumbnail("a", steps)) for steps in (1, 2))
     rows = [row("a"), row("x", thumbnail=None), near, farther, row("d"), row("x"), broken()]
     assert near_rows(find_near_duplicates(inspection(rows))) == {(0, 2), (2, 3)}
@@ -233,14 +235,14 @@ def test_copies_of_copies_share_a_key() -> None:
 def report_of(
     train: str, validation: str, test: str, rows: Sequence[dict[str, Any]], task: str = "multiclass"
 ) -> DataReport:
-    """Report on images whose labels are letters, in the order of the parts."""
+    """Report on images whose labels are letters, in the order of the splits."""
     seen = inspection(rows)
-    parts, start = [], 0
+    subsets, start = [], 0
     for labels in (train, validation, test):
         uris = seen.uris[start : start + len(labels)]
-        parts.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
+        subsets.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
         start += len(labels)
-    return make_report(Split(*parts), seen, task)
+    return make_report(Split(*subsets), seen, task)
 
 
 def rows_named(names: str) -> list[dict[str, Any]]:
@@ -250,10 +252,10 @@ def rows_named(names: str) -> list[dict[str, Any]]:
 def test_sound_data_have_no_warning() -> None:
     report = report_of("aabb", "ab", "ab", rows_named("12345678"))
     assert report.warnings == ()
-    assert report.parts == {"train": 4, "validation": 2, "test": 2}
+    assert report.splits == {"train": 4, "validation": 2, "test": 2}
     assert report.classes["a"] == {"train": 2, "validation": 1, "test": 1}
     assert (report.imbalance, report.formats) == (1.0, {"jpeg": 8})
-    assert report.sizes["width"].middle == 40
+    assert report.sizes["width"].median == 40
 
 
 def test_ten_times_as_many_images_are_an_imbalance() -> None:
@@ -265,9 +267,9 @@ def test_ten_times_as_many_images_are_an_imbalance() -> None:
     assert report_of("a" * 27 + "b", "ab", "ab", rows_named(names[:32])).warnings == ()
 
 
-def test_a_part_without_a_class_is_a_warning() -> None:
+def test_a_split_without_a_class_is_a_warning() -> None:
     report = report_of("ab", "a", "ab", rows_named("12345"))
-    assert report.warnings == ("The validation part has no image of 1 of 2 classes ('b').",)
+    assert report.warnings == ("The validation split has no image of 1 of 2 classes ('b').",)
 
 
 def test_images_that_leak_are_counted_once_each() -> None:
@@ -275,25 +277,25 @@ def test_images_that_leak_are_counted_once_each() -> None:
     near = row("5", thumbnail=thumbnail("2", 1))
     report = report_of("abab", "ab", "ab", [*same, row("6"), row("7"), row("1"), near])
     assert report.leaked == {"validation": (0, 0), "test": (1, 1)}
-    (copies,) = report.same
-    assert copies.are_apart
-    assert not copies.contradict
+    (group,) = report.exact
+    assert group.across_splits
+    assert not group.contradict
     (pair,) = report.near
-    assert {picture.uri for picture in pair.pictures} == {"/1.jpg", "/7.jpg"}
+    assert {row.uri for row in pair.rows} == {"/1.jpg", "/7.jpg"}
     exact, nearly = report.warnings
-    assert "1 image of the test part has the same bytes as images in other parts" in exact
-    assert "/6.jpg, as /0.jpg of the train part" in exact
-    assert "1 image of the test part has near-duplicates in other parts" in nearly
+    assert "1 image of the test split has the same bytes as images in other splits" in exact
+    assert "/6.jpg, as /0.jpg of the train split" in exact
+    assert "1 image of the test split has near-duplicates in other splits" in nearly
 
 
-def test_copies_within_a_part_leak_nothing() -> None:
+def test_duplicates_within_a_split_leak_nothing() -> None:
     report = report_of("aabb", "ab", "ab", rows_named("11234567"))
     assert report.leaked == {"validation": (0, 0), "test": (0, 0)}
-    assert [copies.are_apart for copies in report.same] == [False]
+    assert [group.across_splits for group in report.exact] == [False]
     assert report.warnings == ()
 
 
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
+def test_flat_pictures_are_no_duplicates_of_each_other() -> None:
     rows = [row(str(index), thumbnail=None) for index in range(8)]
     assert report_of("aabb", "ab", "ab", rows).near == ()
 
@@ -305,11 +307,11 @@ def test_the_same_bytes_under_two_labels_are_a_contradiction() -> None:
 
 
 def test_labels_of_a_multilabel_task_are_counted_one_by_one() -> None:
-    parts = [
+    subsets = [
         LabelledImages((f"/{row}.jpg",), (text,), ("",))
         for row, text in enumerate(("a|b", "b", ""))
     ]
-    report = make_report(Split(*parts), inspection(rows_named("123")), "multilabel")
+    report = make_report(Split(*subsets), inspection(rows_named("123")), "multilabel")
     assert report.classes["b"] == {"train": 1, "validation": 1, "test": 0}
     assert report_of("12", "3", "4", rows_named("1234"), "regression").classes == {}
 
@@ -325,7 +327,7 @@ def test_the_page_shows_pairs_reasons_and_nothing_from_elsewhere(tmp_path: Path)
     split = Split(images.take([0]), images.take([1]), images.take([2, 3]))
     report = make_report(split, Inspection(uris, table), "multiclass")
     page = render_data_report(report, {"data": "cats/"}, title="cats").decode()
-    assert "Near-duplicates in different parts" in page
+    assert "Near-duplicates across splits" in page
     assert page.count("data:image/jpeg") == 2
     assert "&lt;i&gt;torn" in page
     assert "<i>torn" not in page
@@ -360,5 +362,5 @@ def test_scripts_get_what_the_page_shows() -> None:
     told = report.as_json()
     assert told["images"] == 7
     assert told["unreadable"][0]["reason"] == "truncated"
-    assert [picture["part"] for picture in told["same_bytes"][0]] == ["train", "validation"]
-    assert told["leaked"]["validation"] == {"same_bytes": 1, "near_duplicates": 0}
+    assert [row["split"] for row in told["exact_duplicates"][0]] == ["train", "validation"]
+    assert told["leaked"]["validation"] == {"exact_duplicates": 1, "near_duplicates": 0}

@@ -27,8 +27,8 @@ from eagleray.data.split import (
     require_no_splits,
     require_single_test_set,
     split_images,
-    take_named_split,
 )
+from eagleray.data.split_file import take_named_split
 from eagleray.imaging import named_contract
 from eagleray.io.fetch import fetch_image
 from eagleray.tasks import make_task
@@ -112,9 +112,9 @@ def test_folders_named_as_splits_divide_the_data(
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    for folder, part in zip((train, validation, test), divided.by_name.values(), strict=True):
-        assert {uri.split("/")[-3] for uri in part.uris} == {folder}
-    assert {name: len(part) for name, part in divided.by_name.items()} == {
+    for folder, subset in zip((train, validation, test), divided.by_name.values(), strict=True):
+        assert {uri.split("/")[-3] for uri in subset.uris} == {folder}
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == {
         "train": 10,
         "validation": 4,
         "test": 6,
@@ -134,7 +134,7 @@ def test_a_split_that_folders_lack_is_taken_from_those_to_train_on(tmp_path: Pat
     divided = split_images(
         images, stratify=True, validation_fraction=0.1, test_fraction=0.2, seed=0
     )
-    assert {name: len(part) for name, part in divided.by_name.items()} == {
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == {
         "train": 36,
         "validation": 4,
         "test": 2,
@@ -159,7 +159,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (("val/a/1.png", "test/a/2.png"), "has no folder named train"),
     ],
 )
-def test_folders_of_which_nobody_can_tell_what_they_are_are_refused(
+def test_folders_with_ambiguous_names_are_refused(
     tmp_path: Path, files: tuple[str, ...], sentence: str
 ) -> None:
     images_in(tmp_path, *files)
@@ -168,11 +168,11 @@ def test_folders_of_which_nobody_can_tell_what_they_are_are_refused(
     assert sentence in str(caught.value)
 
 
-def test_one_part_is_taken_from_divided_data_and_asked_for_otherwise(tmp_path: Path) -> None:
+def test_one_split_is_taken_from_data_with_splits(tmp_path: Path) -> None:
     images_in(tmp_path, "train/a/1.png", "train/b/1.png", "Test/a/2.png")
     images = read_labelled(str(tmp_path))
     assert take_named_split(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
-    with pytest.raises(InputError, match="has no validation part: it is test, train"):
+    with pytest.raises(InputError, match="has no validation split: it has test, train"):
         take_named_split(images, "validation", "data")
     with pytest.raises(InputError, match=f"name one of them, as in {tmp_path}/train"):
         require_no_splits(images, str(tmp_path))
@@ -180,7 +180,7 @@ def test_one_part_is_taken_from_divided_data_and_asked_for_otherwise(tmp_path: P
         require_single_test_set(images, str(tmp_path), "other/")
 
 
-def test_what_is_no_image_by_its_name_is_skipped_and_said(tmp_path: Path) -> None:
+def test_what_is_no_image_by_its_name_is_skipped_and_reported(tmp_path: Path) -> None:
     images_in(tmp_path, "LICENSE", "LICENSE.txt", "README.md", "labels.csv", "cat/notes.txt")
     images_in(tmp_path, "Thumbs.db", ".DS_Store", "cat/.hidden.png", "__MACOSX/cat/1.png")
     images_in(tmp_path, "cat/_DSC0001.JPG", "cat/without-extension", "_background/_MG_4711.jpg")
@@ -288,7 +288,7 @@ def test_a_table_has_locations_labels_and_attributes(tmp_path: Path, kind: str) 
     assert images.labels == ("007", "8")
     assert images.attributes == {"camera": ("north", ""), "day": ("3", "4")}
     assert images.versions[0] == str((tmp_path / "a.png").stat().st_mtime_ns)
-    assert images.versions[1] == ""  # not there, which is for whoever reads it to say
+    assert images.versions[1] == ""  # not there, which shows when it is read
 
 
 def test_types_of_parquet_become_text_and_bytes_are_left_out(tmp_path: Path) -> None:
@@ -357,20 +357,20 @@ def test_a_column_named_split_divides_the_data(tmp_path: Path) -> None:
     divided = split_images(
         images, stratify=True, seed=0, groups=images.attributes["film"], **fractions
     )
-    assert {name: len(part) for name, part in divided.by_name.items()} == dict.fromkeys(
+    assert {name: len(subset) for name, subset in divided.by_name.items()} == dict.fromkeys(
         ("train", "validation", "test"), 4
     )
     assert all("TEST" in uri for uri in divided.test.uris)
     assert "by the column 'Split' of" in images.notes[0]
     assert "train 4, validation 4, test 4" in images.notes[0]
-    with pytest.raises(InputError, match="make a table of one of them"):
+    with pytest.raises(InputError, match="name data of one of them"):
         require_no_splits(images, str(tmp_path / "t.csv"))
     apart = ["film"] * len(images)
     with pytest.raises(InputError, match="Rows of group 'film' are to stay together"):
         split_images(images, stratify=True, seed=0, groups=apart, **fractions)
 
 
-def test_a_column_named_split_that_names_none_is_said(tmp_path: Path) -> None:
+def test_a_column_named_split_that_names_none_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "t.csv", "path,label,split\na,x,train\nb,y,banana\n")
     images = read_labelled(str(tmp_path / "t.csv"))
     assert images.splits == ()

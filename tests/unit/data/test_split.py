@@ -1,4 +1,4 @@
-"""The parts of labelled data: all rows once, groups whole, kept in a file that is checked."""
+"""Splits of labelled data: all rows once, groups whole, kept in a file that is checked."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.data.groups import merge_groups
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import (
     SPLIT_NAMES,
-    SPLIT_SCHEMA,
     Split,
     fold_images,
-    merge_groups,
-    read_split,
     require_complete_split,
     split_images,
-    write_split,
 )
+from eagleray.data.split_file import SPLIT_SCHEMA, read_split, write_split
 from tests.unit.data.test_labelled import labelled
 
 
@@ -40,8 +38,8 @@ def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:
     return split_images(images, seed=seed, **options)  # type: ignore[arg-type]
 
 
-def part_of(split: Split) -> dict[str, str]:
-    return {uri: name for name, part in split.by_name.items() for uri in part.uris}
+def split_of(split: Split) -> dict[str, str]:
+    return {uri: name for name, subset in split.by_name.items() for uri in subset.uris}
 
 
 # --- divide -----------------------------------------------------------------------------------
@@ -56,7 +54,7 @@ def test_a_split_uses_every_row_once_and_every_class_everywhere(
 ) -> None:
     images = labelled(**counts)
     split = divide(images, seed=seed)
-    assert sorted(uri for part in split.by_name.values() for uri in part.uris) == sorted(
+    assert sorted(uri for subset in split.by_name.values() for uri in subset.uris) == sorted(
         images.uris
     )
     require_complete_split(split, "multiclass")
@@ -70,10 +68,10 @@ def test_a_split_depends_on_the_seed_alone() -> None:
     assert divide(images, seed=1).digest != divide(images, seed=2).digest
 
 
-def test_the_digest_tells_which_row_is_in_which_part() -> None:
+def test_the_digest_tells_which_row_is_in_which_split() -> None:
     split = divide(labelled(a=30, b=30))
     assert Split(split.validation, split.train, split.test).digest != split.digest
-    assert split.test.digest in {part.digest for part in split.by_name.values()}
+    assert split.test.digest in {subset.digest for subset in split.by_name.values()}
 
 
 @settings(max_examples=50)
@@ -89,12 +87,12 @@ def test_a_group_is_never_cut(rows: list[tuple[str, int]], stratify: bool, seed:
     if len(set(groups) - {""}) + groups.count("") < 3:
         return
     split = divide(images, seed=seed, stratify=stratify, groups=groups)
-    parts = part_of(split)
-    assert set(parts) == set(uris)
-    assert all(len(part) for part in split.by_name.values())
+    splits = split_of(split)
+    assert set(splits) == set(uris)
+    assert all(len(subset) for subset in split.by_name.values())
     for key in set(groups) - {""}:
         assert (
-            len({parts[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
+            len({splits[uri] for uri, group in zip(uris, groups, strict=True) if group == key}) == 1
         )
 
 
@@ -105,17 +103,17 @@ def test_groups_come_near_to_shares_and_classes() -> None:
     labels = tuple(str(generator.choice(["a", "b", "c"], p=[0.7, 0.2, 0.1])) for _ in groups)
     uris = tuple(f"{row}.png" for row in range(len(groups)))
     split = divide(LabelledImages(uris, labels, ("",) * len(uris)), groups=groups)
-    for part, share in zip(split.by_name.values(), (0.7, 0.1, 0.2), strict=True):
-        assert len(part) / len(uris) == pytest.approx(share, abs=0.005)
+    for subset, share in zip(split.by_name.values(), (0.7, 0.1, 0.2), strict=True):
+        assert len(subset) / len(uris) == pytest.approx(share, abs=0.005)
         for label, count in Counter(labels).items():
-            assert Counter(part.labels)[label] / count == pytest.approx(share, abs=0.02)
+            assert Counter(subset.labels)[label] / count == pytest.approx(share, abs=0.02)
 
 
 def test_a_large_group_is_placed_first_and_small_ones_make_up_for_it() -> None:
     groups = tuple("film" if row >= 60 else "" for row in range(160))
     for seed in range(5):
         split = divide(labelled(a=160), groups=groups, seed=seed)
-        assert [len(part) for part in split.by_name.values()] == [112, 16, 32]
+        assert [len(subset) for subset in split.by_name.values()] == [112, 16, 32]
 
 
 def test_rows_of_one_image_stay_together_without_groups() -> None:
@@ -124,21 +122,21 @@ def test_rows_of_one_image_stay_together_without_groups() -> None:
     split = divide(images)
     for one, other in itertools.combinations(split.by_name.values(), 2):
         assert not set(one.uris) & set(other.uris)
-    assert [len(part) for part in split.by_name.values()] == [42, 6, 12]
+    assert [len(subset) for subset in split.by_name.values()] == [42, 6, 12]
 
 
-def test_a_part_that_is_to_be_empty_is_empty() -> None:
+def test_a_split_that_is_to_be_empty_is_empty() -> None:
     images = labelled(a=20, b=20)
     groups = tuple(str(row // 2) for row in range(40))
     for split in (
         divide(images, test_fraction=0.0),
         divide(images, test_fraction=0.0, groups=groups),
     ):
-        assert [len(part) for part in split.by_name.values()] == [36, 4, 0]
+        assert [len(subset) for subset in split.by_name.values()] == [36, 4, 0]
 
 
-def test_too_few_groups_are_said() -> None:
-    with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 parts"):
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(InputError, match="in 2 groups that stay together, too few for 3 splits"):
         divide(labelled(a=10), groups=("x", "y") * 5)
 
 
@@ -157,7 +155,7 @@ def test_folds_validate_every_row_once(stratify: bool, grouped: bool) -> None:
     images = labelled(a=40, b=20)
     groups = tuple(str(row // 4) for row in range(60)) if grouped else None
     folds = fold_images(images, 5, stratify=stratify, seed=0, groups=groups)
-    assert sorted(uri for _, part in folds for uri in part.uris) == sorted(images.uris)
+    assert sorted(uri for _, subset in folds for uri in subset.uris) == sorted(images.uris)
     for train, validation in folds:
         assert not set(train.uris) & set(validation.uris)
         assert len(train) + len(validation) == 60
@@ -187,14 +185,14 @@ def test_folds_that_cannot_be_are_one_sentence(
         fold_images(labelled(common=10, rare=2), num_folds, stratify=True, seed=0, groups=groups)
 
 
-# --- what each part must have -----------------------------------------------------------------
+# --- what each split must have ----------------------------------------------------------------
 
 
-def test_a_class_that_a_part_lacks_is_named() -> None:
+def test_a_class_that_a_split_lacks_is_named() -> None:
     train, validation = labelled(a=3, b=3), labelled(a=1)
-    with pytest.raises(InputError, match="Class 'b' has no image in the validation part"):
+    with pytest.raises(InputError, match="Class 'b' has no image in the validation split"):
         require_complete_split(Split(train, validation, train), "multiclass")
-    with pytest.raises(InputError, match="The test part has no images"):
+    with pytest.raises(InputError, match="The test split has no images"):
         require_complete_split(Split(train, validation, train.take([])), "regression")
 
 
@@ -202,7 +200,7 @@ def test_a_label_must_be_learned_and_may_be_rare() -> None:
     both = LabelledImages(("1",), ("a|b",), ("",))
     one = LabelledImages(("2",), ("a",), ("",))
     require_complete_split(Split(both, one, one), "multilabel")
-    with pytest.raises(InputError, match="Class 'b' has no image in the train part"):
+    with pytest.raises(InputError, match="Class 'b' has no image in the train split"):
         require_complete_split(Split(one, both, one), "multilabel")
 
 
@@ -229,7 +227,7 @@ def test_a_split_comes_back_from_its_file(
     images = LabelledImages(tuple(rows), labels, versions, {"camera": ("x",) * len(rows)})
     split = Split(
         *(
-            images.take([row for row, part in enumerate(names) if part == name])
+            images.take([row for row, subset in enumerate(names) if subset == name])
             for name in SPLIT_NAMES
         )
     )
@@ -237,7 +235,7 @@ def test_a_split_comes_back_from_its_file(
     write_split(split, location, data_digest=images.digest, seed=seed)
     assert read_split(location, images) == split
     table = pq.read_table(location)
-    assert table.column_names == ["uri", "version", "label", "part"]
+    assert table.column_names == ["uri", "version", "label", "split"]
     assert table.schema.metadata[b"test_digest"].decode() == split.test.digest
     assert table.schema.metadata[b"data_digest"].decode() == images.digest
     assert table.schema.metadata.get(b"seed") == (None if seed is None else str(seed).encode())
@@ -275,7 +273,7 @@ def test_order_attributes_and_unknown_versions_are_no_difference(kept: str) -> N
     reordered = replace(
         images.take(list(range(19, -1, -1))), versions=("",) * 20, attributes={"x": ("y",) * 20}
     )
-    assert part_of(read_split(kept, reordered)) == part_of(read_split(kept, images))
+    assert split_of(read_split(kept, reordered)) == split_of(read_split(kept, images))
 
 
 def test_a_split_is_never_overwritten(kept: str) -> None:
@@ -286,15 +284,23 @@ def test_a_split_is_never_overwritten(kept: str) -> None:
 def test_what_is_no_split_file_is_one_sentence(tmp_path: Path, kept: str) -> None:
     with pytest.raises(InputError, match="There is no split file"):
         read_split(str(tmp_path / "none.parquet"), labelled(a=3))
-    pq.write_table(pa.table({"uri": ["a"], "part": ["train"]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"uri": ["a"], "split": ["train"]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="is no split file of Eagleray"):
         read_split(str(tmp_path / "other.parquet"), labelled(a=3))
     (tmp_path / "half.parquet").write_bytes(Path(kept).read_bytes()[:-20])
     with pytest.raises(InputError, match="is not a whole Parquet file"):
         read_split(str(tmp_path / "half.parquet"), labelled(a=3))
     table = pq.read_table(kept)
-    elsewhere = table.set_column(3, SPLIT_SCHEMA.field("part"), pa.array(["test"] * 20))
+    elsewhere = table.set_column(3, SPLIT_SCHEMA.field("split"), pa.array(["test"] * 20))
     doubled = pa.concat_tables([table, elsewhere])
     pq.write_table(doubled, tmp_path / "doubled.parquet")
-    with pytest.raises(InputError, match="in more than one part"):
+    with pytest.raises(InputError, match="in more than one split"):
         read_split(str(tmp_path / "doubled.parquet"), labelled(a=10, b=10))
+
+
+def test_a_split_file_of_an_earlier_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    table = pa.table({"uri": ["a"], "part": ["train"]})
+    earlier = str(tmp_path / "earlier.parquet")
+    pq.write_table(table.replace_schema_metadata({"format": "eagleray-split/1"}), earlier)
+    with pytest.raises(InputError, match="written by an earlier version of Eagleray, which this"):
+        read_split(earlier, labelled(a=3))

@@ -229,7 +229,7 @@ def test_the_child_leaves_an_interrupt_to_its_parent() -> None:
 def test_an_interrupt_leaves_no_answer_behind_for_the_next_image(
     killers: None, request: pytest.FixtureRequest
 ) -> None:
-    # Whoever starts the tests in the background may have them ignore interrupts.
+    # Tests that run in the background may ignore interrupts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with sandbox() as box:

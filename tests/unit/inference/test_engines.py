@@ -1,4 +1,4 @@
-"""Networks made ready to run: quicker than they were built, and the same answers."""
+"""Engines: prepared networks have the outputs of the original network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The precision that is faster on this machine: measured once, kept, and explained."""
+"""The faster precision on this machine is measured once, cached, and explained."""
 
 from __future__ import annotations
 

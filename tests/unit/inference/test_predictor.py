@@ -1,18 +1,14 @@
-"""The predictor: one outcome for each image, whatever shares its batch."""
+"""The predictor: one outcome for each image, independent of the other images of its batch."""
 
 from __future__ import annotations
 
 import io
-import os
 import threading
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -20,14 +16,9 @@ from PIL import Image
 from eagleray.core.errors import ContractError, InputError, PackageError, Reason
 from eagleray.core.types import TOLERANCE
 from eagleray.imaging import DecodedImage, named_contract
-from eagleray.inference.compiled import compiled_path
-from eagleray.inference.compiled_library import load_compiled
-from eagleray.inference.engine import Run
-from eagleray.inference.plan import ExecutionPlan
-from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, build
-from eagleray.models.package import GoldenSet, Lineage, ModelPackage, create_package
-from eagleray.tasks import Multiclass, Regression, Task
+from eagleray.inference.forward import LaunchedPass
+from eagleray.models.package import GoldenSet, ModelPackage
+from eagleray.tasks import Regression
 from eagleray.tasks.outcome import Outcome, Prediction
 from tests.support.numerics import (
     assert_same_outcomes,
@@ -35,60 +26,14 @@ from tests.support.numerics import (
     make_all_round_by_place,
     rounding_by_place,
 )
+from tests.support.predictors import LABELS, eager, first_run, package, png, replace_run
 
 pytestmark = pytest.mark.numerical
-
-LABELS = ("cat", "dog", "owl")
-
-
-def png(seed: int, side: int = 40) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def package(architecture: str = "resnet20", task: Task | None = None) -> ModelPackage:
-    torch.manual_seed(3)
-    task = task or Multiclass(labels=LABELS)
-    spec = Architecture(name=architecture, num_outputs=task.num_outputs)
-    return create_package(
-        name="pets",
-        task=task,
-        architecture=spec,
-        contract=named_contract("whole-image", size=32),
-        module=build(spec).eval(),
-        lineage=Lineage.now(),
-        golden_images=[png(100), png(101)],
-    )
 
 
 @pytest.fixture(scope="module")
 def pets() -> ModelPackage:
     return package()
-
-
-@pytest.fixture(scope="module")
-def small() -> ModelPackage:
-    """A network that compiles quickly."""
-    return package(architecture="lenet5")
-
-
-@pytest.fixture(scope="module")
-def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that the processes of a parallel run share: one of them compiles, the others wait."""
-    folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled-networks"
-
-
-def eager(pets: ModelPackage, **options: object) -> Predictor:
-    defaults: dict[str, object] = {
-        "compile_mode": "never",
-        "precision": "float32",
-        "num_threads": 1,
-        "cache_folder": Path("/nonexistent"),
-    }
-    return Predictor(pets, **{**defaults, **options})  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["kernels of this machine", "kernels that round by place"])
@@ -97,14 +42,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "kernels that round by place":
         make_all_round_by_place(monkeypatch)
     return str(request.param)
-
-
-def first_run(predictor: Predictor) -> Run:
-    return predictor.passes.runs[predictor.passes.max_size]
-
-
-def replace_run(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, run: Run) -> None:
-    monkeypatch.setattr(predictor.passes, "runs", dict.fromkeys(predictor.passes.runs, run))
 
 
 def test_every_input_gets_one_outcome_in_order(pets: ModelPackage) -> None:
@@ -183,19 +120,19 @@ def test_the_next_batch_is_launched_before_one_is_read(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets, batch_size=4, decode_threads=2)
-    run, read = first_run(predictor), predictor._read_batch
+    run, read = first_run(predictor), LaunchedPass.read
     steps: list[str] = []
 
     def launched(images: torch.Tensor) -> torch.Tensor:
         steps.append("launch")
         return run(images)
 
-    def read_one(*batch: Any) -> list[Outcome]:
+    def read_one(launched: LaunchedPass) -> npt.NDArray[np.float32]:
         steps.append("read")
-        return read(*batch)
+        return read(launched)
 
     replace_run(monkeypatch, predictor, launched)
-    monkeypatch.setattr(predictor, "_read_batch", read_one)
+    monkeypatch.setattr(LaunchedPass, "read", read_one)
     predictor.predict([png(seed) for seed in range(14)])
     assert steps == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
 
@@ -340,21 +277,7 @@ def test_other_runtime_errors_are_not_taken_for_lack_of_memory(
     replace_run(monkeypatch, predictor, defect)
     with pytest.raises(RuntimeError, match="multiplied"):
         predictor.predict([png(1), png(2)])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-@pytest.mark.parametrize("compile_mode", ["never", "always"])
-def test_threads_that_share_a_predictor_get_the_answers_of_one(
-    small: ModelPackage, compiled_cache: Path, compile_mode: str
-) -> None:
-    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
-    predictor = eager(small, compile_mode=compile_mode, **options)
-    random, shape = np.random.default_rng(0), small.contract.shape
-    batches = [random.integers(0, 256, (11, *shape), dtype=np.uint8) for _ in range(24)]
-    expected = [predictor.forward(batch) for batch in batches]
-    with ThreadPoolExecutor(4) as pool:
-        for outputs, alone in zip(pool.map(predictor.forward, batches), expected, strict=True):
-            np.testing.assert_allclose(outputs, alone, rtol=0, atol=TOLERANCE["float32"])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -387,64 +310,6 @@ def test_other_predictors_may_be_made_while_one_predicts(pets: ModelPackage) -> 
             eager(pets)
         made.set()
         assert all(count.result() > 0 for count in counts)
-
-
-def test_a_file_without_a_library_is_no_compiled_network(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.pt2"
-    with zipfile.ZipFile(empty, "w") as archive:
-        archive.writestr("model/readme.txt", "nothing")
-    with pytest.raises(RuntimeError, match="holds 0 libraries where one belongs"):
-        load_compiled(empty)
-
-
-def test_a_compiled_network_is_cached_and_agrees_with_eager(
-    small: ModelPackage, compiled_cache: Path
-) -> None:
-    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
-    compiled = eager(small, compile_mode="always", **options)
-    assert compiled.compiled
-    pixels = np.random.default_rng(0).integers(0, 256, (9, *small.contract.shape), dtype=np.uint8)
-    difference = np.abs(compiled.forward(pixels) - eager(small, batch_size=4).forward(pixels))
-    assert difference.max() <= 1e-4
-    files = list((compiled_cache / "compiled").glob("*.pt2"))
-    stamp = files[0].stat().st_mtime_ns
-    again = eager(small, compile_mode="auto", **options)  # the cache is used, though 0 are expected
-    assert again.compiled
-    assert [file.stat().st_mtime_ns for file in files] == [stamp]
-    assert again.require_healthy().num_images == 2
-
-
-def test_passes_of_a_compiled_network_take_no_memory(
-    small: ModelPackage, compiled_cache: Path
-) -> None:
-    options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
-    compiled = eager(small, compile_mode="always", **options)
-    images = torch.zeros((4, *small.contract.shape), dtype=torch.uint8)
-    run, process = first_run(compiled), psutil.Process()
-    for _ in range(500):
-        run(images)
-    before = process.memory_info().rss
-    for _ in range(4000):
-        run(images)
-    assert process.memory_info().rss - before < 300_000  # a pass that kept anything would be above
-
-
-def test_the_cache_knows_weights_precision_and_shape_apart(pets: ModelPackage) -> None:
-    other = package(architecture="resnet56")
-    folder = Path("/cache")
-    paths = {
-        compiled_path(model, ExecutionPlan("cpu", precision, size), folder)
-        for model in (pets, other)
-        for precision in ("float32", "bfloat16")
-        for size in (8, 16)
-    }
-    assert len(paths) == 8
-
-
-def test_compiling_is_left_out_when_it_cannot_pay(pets: ModelPackage, tmp_path: Path) -> None:
-    predictor = eager(pets, compile_mode="auto", expected_images=50, cache_folder=tmp_path)
-    assert not predictor.compiled
-    assert not list(tmp_path.iterdir())
 
 
 def test_golden_images_tell_a_healthy_model_from_a_broken_one(

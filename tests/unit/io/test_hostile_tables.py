@@ -1,6 +1,6 @@
 """Tables, archives and earlier outputs whose locations lead out of where a job may read.
 
-Each is judged by its text and by where its links lead, before anything there is asked for: so the
+Each is checked by its text and by where its links lead, before anything is requested: so the
 refusal is the same whether or not something is there, and nothing is connected to.
 """
 
@@ -26,14 +26,14 @@ from tests.support.batch import output, s3_fields
 from tests.support.containers import hugging_face_images, write_parquet, write_tar, write_zip
 from tests.support.http_site import Site, running
 from tests.support.images import encode, photo
-from tests.unit.batch.test_job import Place
+from tests.support.job_folder import JobFolder
 
 IMAGE = encode(photo(8, 8))
 
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A server that every S3 client of this process asks as well; nobody is to reach it."""
+    """A server that S3 clients of this process would reach; nothing may connect to it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -44,8 +44,8 @@ def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    place = Place(tmp_path)
+def place(tmp_path: Path) -> JobFolder:
+    place = JobFolder(tmp_path)
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.png").write_bytes(IMAGE)
@@ -55,7 +55,7 @@ def place(tmp_path: Path) -> Place:
     return place
 
 
-def refusal(place: Place, *inputs: str, site: Site | None = None, **overrides: Any) -> str:
+def refusal(place: JobFolder, *inputs: str, site: Site | None = None, **overrides: Any) -> str:
     """Open a job that may read one folder, and return why it is refused."""
     s3 = S3Options(endpoint=site.url("", "127.0.0.1")) if site else S3Options()
     out = place.folder / "out"
@@ -66,7 +66,7 @@ def refusal(place: Place, *inputs: str, site: Site | None = None, **overrides: A
     return str(caught.value)
 
 
-def refusal_of_row(place: Place, row: str, *, site: Site | None = None) -> str:
+def refusal_of_row(place: JobFolder, row: str, *, site: Site | None = None) -> str:
     """Return why a job is refused whose table names a location."""
     table = place.folder / "images" / "list.csv"
     table.write_text(f'path\n"{row}"\n')
@@ -116,7 +116,7 @@ REMOTE = [
 
 @pytest.mark.parametrize("row", REMOTE)
 def test_a_row_that_is_elsewhere_is_refused_before_anything_is_asked(
-    place: Place, canary: Site, row: str
+    place: JobFolder, canary: Site, row: str
 ) -> None:
     row = row.format(port=canary.port)
     assert refusal_of_row(place, row, site=canary).startswith(f"Input 0 is {row}, {OUTSIDE}: ")
@@ -148,7 +148,9 @@ LOCAL = [
 
 
 @pytest.mark.parametrize("row", LOCAL)
-def test_a_refusal_is_the_same_whether_or_not_something_is_there(place: Place, row: str) -> None:
+def test_a_refusal_is_the_same_whether_or_not_something_is_there(
+    place: JobFolder, row: str
+) -> None:
     folder = place.folder
     (folder / "images" / "way-out").symlink_to(folder / "outside")
     for name in ("a", "none"):
@@ -177,8 +179,8 @@ def test_a_refusal_is_the_same_whether_or_not_something_is_there(place: Place, r
         "{folder}/images/../outside/*.png",
     ],
 )
-def test_what_a_command_names_itself_is_judged_too(
-    place: Place, canary: Site, kind: str, location: str
+def test_what_a_command_names_itself_is_checked_too(
+    place: JobFolder, canary: Site, kind: str, location: str
 ) -> None:
     location = location.format(port=canary.port, folder=place.folder)
     fields: dict[str, dict[str, Any]] = {
@@ -193,7 +195,7 @@ def test_what_a_command_names_itself_is_judged_too(
 @pytest.mark.parametrize("name", ["link.zip", "link.tar", "link.parquet", "link.png", "link"])
 @pytest.mark.parametrize("pattern", ["", "/**/*", "/l*", "/*/*", "/l*/a*", "/[l]ink/a.png"])
 def test_a_link_in_a_folder_leads_nowhere_else(
-    place: Place, name: str, pattern: str, there: bool
+    place: JobFolder, name: str, pattern: str, there: bool
 ) -> None:
     """It is refused by its own name, and nothing of what it leads to is listed or opened."""
     folder, target = place.folder, place.folder / "outside"
@@ -211,7 +213,7 @@ def test_a_link_in_a_folder_leads_nowhere_else(
         assert f"is {folder}/images/{name}, {OUTSIDE}" in said
 
 
-def test_tables_behind_links_are_not_opened(place: Place) -> None:
+def test_tables_behind_links_are_not_opened(place: JobFolder) -> None:
     shutil.rmtree(place.folder / "images")
     (place.folder / "images").mkdir()
     for there in ("a.parquet", "none.parquet"):
@@ -222,7 +224,7 @@ def test_tables_behind_links_are_not_opened(place: Place) -> None:
             assert OUTSIDE in refusal(place, str(given))
 
 
-def test_paths_in_cells_of_images_are_judged_too(place: Place, canary: Site) -> None:
+def test_paths_in_cells_of_images_are_checked_too(place: JobFolder, canary: Site) -> None:
     for path in ("zip://a::webhdfs://127.0.0.1:{}/x.zip", "../outside/a.png", "/etc/passwd"):
         kind = hugging_face_images([]).type
         cell = {"bytes": None, "path": path.format(canary.port)}
@@ -232,7 +234,7 @@ def test_paths_in_cells_of_images_are_judged_too(place: Place, canary: Site) -> 
         assert OUTSIDE in refusal(place, table, site=canary)
 
 
-def test_members_are_never_paths(place: Place) -> None:
+def test_members_are_never_paths(place: JobFolder) -> None:
     """Whatever a member is called, its bytes are those in the archive."""
     names = ["../../outside/a.png", "/etc/passwd", "file:///etc/passwd", "s3://elsewhere/a.png"]
     location = write_zip(place.folder / "images" / "a.zip", dict.fromkeys(names, IMAGE))
@@ -246,7 +248,7 @@ def test_members_are_never_paths(place: Place) -> None:
         assert reader.read(ImageSource(**source)) == IMAGE
 
 
-def test_links_in_a_tar_lead_to_its_own_members_alone(place: Place) -> None:
+def test_links_in_a_tar_lead_to_its_own_members_alone(place: JobFolder) -> None:
     import tarfile
 
     path = place.folder / "images" / "links.tar"
@@ -260,7 +262,7 @@ def test_links_in_a_tar_lead_to_its_own_members_alone(place: Place) -> None:
     assert offsets == [None, None]
 
 
-def test_names_with_colons_inside_of_what_is_allowed_are_read(place: Place) -> None:
+def test_names_with_colons_inside_of_what_is_allowed_are_read(place: JobFolder) -> None:
     images = place.folder / "images"
     write_zip(images / "b::c.zip", {"a.png": IMAGE, "d::e.png": IMAGE})
     (images / "list.csv").write_text("path\nzip://a.png::b::c.zip\nzip://d::e.png::b::c.zip\n")
@@ -293,7 +295,7 @@ SOURCES: list[Callable[[str], ImageSource]] = [
 
 @pytest.mark.parametrize("make", SOURCES)
 def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
-    place: Place, make: Callable[[str], ImageSource]
+    place: JobFolder, make: Callable[[str], ImageSource]
 ) -> None:
     reader = ImageReader(2**20, path_policy=PathPolicy((str(place.folder / "images"),)))
     with pytest.raises(BadImageError) as caught:
@@ -302,7 +304,7 @@ def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
     assert caught.value.message == "this job may not read that location"
 
 
-# --- earlier outputs that somebody made -------------------------------------------------------
+# --- forged earlier outputs -------------------------------------------------------------------
 
 
 def forged(folder: Path, **columns: Any) -> str:
@@ -329,8 +331,8 @@ def forged(folder: Path, **columns: Any) -> str:
         {"uri": "{}/images/000.png", "container": "{}/outside/a.tar", "packing": "tar"},
     ],
 )
-def test_failures_of_a_forged_output_are_judged_by_what_would_be_read(
-    place: Place, columns: dict[str, str]
+def test_failures_of_a_forged_output_are_checked_by_what_would_be_read(
+    place: JobFolder, columns: dict[str, str]
 ) -> None:
     columns = {name: value.replace("{}", str(place.folder)) for name, value in columns.items()}
     earlier = forged(place.folder / "images" / "earlier", **columns)
@@ -338,14 +340,14 @@ def test_failures_of_a_forged_output_are_judged_by_what_would_be_read(
 
 
 @pytest.mark.parametrize("file", ["_eagleray/plan.json", "_manifest.json"])
-def test_names_in_an_earlier_output_are_names(place: Place, file: str) -> None:
+def test_names_in_an_earlier_output_are_names(place: JobFolder, file: str) -> None:
     """Else its owner could have the files of others read, with all that their rows say."""
     earlier = forged(place.folder / "images" / "earlier")
     path = Path(earlier) / file
     content = json.loads(path.read_text())
     for way in ("../../../outside/x", "/etc", "..", "", "a/b", "s3://elsewhere/x"):
-        if "parts" in content:
-            content["parts"][0]["name"] = way
+        if file == "_manifest.json":
+            content["files"][0]["name"] = way
         else:
             content["manifest"] = way
         path.write_text(json.dumps(content))

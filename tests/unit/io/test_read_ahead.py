@@ -41,7 +41,7 @@ def test_items_are_taken_a_bounded_number_ahead() -> None:
     for number in range(20):
         assert next(results) == number
         assert len(taken) == number + 6  # the one that was read, and five ahead of it
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert not names_of_threads()
 
 
@@ -90,7 +90,7 @@ def test_a_pool_of_the_callers_stays_open() -> None:
         assert list(read_ahead(str, range(3), threads=pool)) == ["0", "1", "2"]
         results = read_ahead(str, range(30), threads=pool)
         next(results)
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         assert pool.submit(str, 1).result() == "1"
 
 

@@ -17,12 +17,11 @@ from eagleray.core.errors import InputError, UnknownNameError, UserError
 from eagleray.io.storage import put_atomic
 from eagleray.io.tables import (
     URI_COLUMNS,
+    beside,
     digest_table,
     find_usual,
     open_table,
-    read_csv_table,
     require_column,
-    resolve_beside,
 )
 
 
@@ -30,6 +29,11 @@ def written(tmp_path: Path, content: bytes) -> str:
     path = tmp_path / "images.csv"
     path.write_bytes(content)
     return str(path)
+
+
+def read_whole(location: str) -> pa.Table:
+    table = open_table(location)
+    return pa.concat_tables(table.read(table.schema.names))
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -58,31 +62,31 @@ def written(tmp_path: Path, content: bytes) -> str:
 def test_every_column_stays_the_text_that_was_written(
     tmp_path: Path, content: bytes, expected: dict[str, list[str]]
 ) -> None:
-    assert read_csv_table(written(tmp_path, content)).to_pydict() == expected
+    assert read_whole(written(tmp_path, content)).to_pydict() == expected
 
 
 def test_a_table_can_be_behind_a_uri() -> None:
     put_atomic("memory:///tables/images.csv", b"path\na.png\n")
-    assert read_csv_table("memory:///tables/images.csv").to_pydict() == {"path": ["a.png"]}
+    assert read_whole("memory:///tables/images.csv").to_pydict() == {"path": ["a.png"]}
 
 
 def test_a_column_that_turns_into_text_late_stays_text(tmp_path: Path) -> None:
     location = written(tmp_path, b"a,b\n" + b"1,2\n" * 300_000 + b"x,y\n")
-    table = read_csv_table(location)
+    table = read_whole(location)
     assert table.num_rows == 300_001
     assert table["a"][-1].as_py() == "x"
 
 
 def test_many_quoted_newlines_are_cells_and_not_rows(tmp_path: Path) -> None:
     rows = b"".join(b'"line\n%d",x\n' % index for index in range(100_000))
-    table = read_csv_table(written(tmp_path, b"a,b\n" + rows))
+    table = read_whole(written(tmp_path, b"a,b\n" + rows))
     assert table.num_rows == 100_000
     assert table["a"][99_999].as_py() == "line\n99999"
 
 
 def test_a_cell_larger_than_a_block_is_read(tmp_path: Path) -> None:
     cell = b'"' + b"line\n" * 300_000 + b'"'
-    assert read_csv_table(written(tmp_path, b"a,b\n" + cell + b",x\n")).num_rows == 1
+    assert read_whole(written(tmp_path, b"a,b\n" + cell + b",x\n")).num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_a_cell_larger_than_a_block_is_read(tmp_path: Path) -> None:
 def test_what_is_no_table_is_one_sentence(tmp_path: Path, content: bytes, expected: str) -> None:
     location = written(tmp_path, content)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        read_csv_table(location)
+        read_whole(location)
     assert str(caught.value).startswith(f"{location} ")
     assert expected in str(caught.value)
 
@@ -133,7 +137,7 @@ def test_an_encoding_of_one_byte_a_letter_is_named_with_its_line(
 ) -> None:
     location = written(tmp_path, content)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        read_csv_table(location)
+        read_whole(location)
     assert str(caught.value).startswith(expected.format(path=location))
     assert str(caught.value).endswith("save the file in UTF-8.")
     assert any(word in str(caught.value) for word in ("grösse", "café"))
@@ -149,7 +153,7 @@ def test_an_encoding_of_one_byte_a_letter_is_named_with_its_line(
         (b"\xef\xbb\xbfsep=|\npath|size\na, b.png|3,5\n", None),
     ],
 )
-def test_other_separators_are_found_and_said(
+def test_other_separators_are_found_and_reported(
     tmp_path: Path, content: bytes, note: str | None
 ) -> None:
     table = open_table(written(tmp_path, content))
@@ -190,7 +194,7 @@ def test_tabs_separate_the_columns_of_a_tsv(tmp_path: Path) -> None:
 def test_a_first_line_that_is_a_row_is_no_header(tmp_path: Path, first: str) -> None:
     location = written(tmp_path, f"{first}\n{first}\n".encode())
     with pytest.raises(InputError, match="seems to have no header: its first line holds"):
-        read_csv_table(location)
+        read_whole(location)
 
 
 def test_texts_in_gzip_are_unpacked_while_they_are_read(tmp_path: Path) -> None:
@@ -221,12 +225,12 @@ def test_damaged_gzip_is_one_sentence(tmp_path: Path, content: bytes, expected: 
 
 def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        read_csv_table(str(tmp_path / "none.csv"))
+        read_whole(str(tmp_path / "none.csv"))
     assert str(caught.value) == f"Cannot read {tmp_path}/none.csv: there is no such file."
     with pytest.raises(InputError, match="Is a directory"):
-        read_csv_table(str(tmp_path))
+        read_whole(str(tmp_path))
     with pytest.raises(InputError, match=r"^Cannot read memory:///none\.csv: "):
-        read_csv_table("memory:///none.csv")
+        read_whole("memory:///none.csv")
 
 
 # --- JSON lines and Parquet -------------------------------------------------------------------
@@ -439,14 +443,14 @@ def test_a_missing_column_lists_those_that_are_there(
     ],
 )
 def test_locations_in_a_table_are_relative_to_it(table: str, location: str, expected: str) -> None:
-    assert resolve_beside(table, location) == expected
+    assert beside(table)(location) == expected
 
 
 def test_a_table_named_without_folder_lies_in_the_current_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_beside("t.csv", "a.png") == f"{tmp_path}/a.png"
+    assert beside("t.csv")("a.png") == f"{tmp_path}/a.png"
 
 
 # --- digest -----------------------------------------------------------------------------------

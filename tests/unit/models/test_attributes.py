@@ -78,8 +78,8 @@ def test_a_number_that_is_always_the_same_is_no_division_by_zero() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (["", "nan"], "'x' has no value in the training part"),
-        ([f"id-{n}" for n in range(1001)], "is no number (as in 'id-0'), and has 1,001 values"),
+        (["", "nan"], "'x' has no value in the training split"),
+        ([f"id-{n}" for n in range(1001)], "is not a number (as in 'id-0'), and has 1,001 values"),
         (["1e308", "-1e308", "1e308"], "numbers too large"),
     ],
 )
@@ -329,7 +329,7 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
     blind, _ = train_in_process(small_spec(table, **_LEARNS), tmp_path / "blind")
     assert blind.metrics["validation_accuracy"] < 0.8
 
-    spec = small_spec(table, attributes="age,site", ema_decay=0.5, dropout=0.1, **_LEARNS)
+    spec = small_spec(table, attributes=["age", "site"], ema_decay=0.5, dropout=0.1, **_LEARNS)
     plan, _ = plan_for(spec, tmp_path / "home")
     assert [attribute.kind for attribute in plan.attributes] == ["number", "category"]
     trained, _ = train_in_process(spec, tmp_path / "home", plan=plan)
@@ -373,9 +373,9 @@ def test_the_range_of_learning_rates_is_found_with_attributes(tmp_path: Path) ->
     spec = small_spec(
         write_sites(tmp_path / "sites", 40), attributes="site", gradient_accumulation_steps=2
     )
-    _, given = plan_for(spec, tmp_path / "home")
+    _, worker_input = plan_for(spec, tmp_path / "home")
     reports: list[Any] = []
-    run_range_test(given, single_process(spec), reports.append)
+    run_range_test(worker_input, single_process(spec), reports.append)
     assert len(reports[-1].steps) > 10
 
 
@@ -400,7 +400,7 @@ def test_a_parent_without_attributes_gets_some_and_loses_them_again(tmp_path: Pa
 
     same = planned(attributes="site").module.state_dict()
     assert all(torch.equal(same[name], joined[name]) for name in joined)
-    other = planned(attributes="site,age").module.state_dict()
+    other = planned(attributes=["site", "age"]).module.state_dict()
     torch.testing.assert_close(other["head.linear.weight"], joined["head.linear.weight"])
     assert other["head.attributes.weight"].shape[1] == 4
     back = planned().module.state_dict()
@@ -410,13 +410,13 @@ def test_a_parent_without_attributes_gets_some_and_loses_them_again(tmp_path: Pa
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [
-        ("site,hospital", "has no column 'hospital' for the attribute; its other columns are"),
-        ("site,site", "attributes must name each column once, and names site twice"),
+        (["site", "hospital"], "has no column 'hospital' for the attribute; its other columns are"),
+        (["site", "site"], "attributes must name each column once, and names site twice"),
         ("label", "has no column 'label' for the attribute; its other columns are age, site, note"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(
-    tmp_path: Path, attributes: str, sentence: str
+    tmp_path: Path, attributes: str | list[str], sentence: str
 ) -> None:
     table = write_sites(tmp_path / "sites", 40)
     with pytest.raises(InputError) as refused:

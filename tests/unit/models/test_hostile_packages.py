@@ -1,4 +1,4 @@
-"""Packages of strangers are refused in a sentence, seconds and memory; honest ones still load."""
+"""Hostile packages are refused in one sentence, quickly and within memory; valid ones load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model packages: what is written comes back, and whatever does not belong is refused, unrun."""
+"""Model packages: they are read as written; other files are refused, and never executed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 
 from eagleray.core.errors import EaglerayError, PackageError, UserError
 from eagleray.imaging import named_contract
-from eagleray.inference.predictor import GoldenCheck, Predictor
+from eagleray.inference.health import GoldenCheck
+from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, build
 from eagleray.models.golden import GOLDEN_TOLERANCE
 from eagleray.models.package import (
@@ -222,7 +223,7 @@ def test_parts_that_do_not_fit_make_no_package(change: dict[str, Any], expected:
 # --- refusals ---------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("no manifest", {"drop": ()}, "is no model package: it has no model.json."),
+    ("no manifest", {"drop": ()}, "is not a model package: it has no model.json."),
     (
         "unknown field",
         {"change": lambda manifest: manifest.update(code="import os")},
@@ -334,7 +335,7 @@ def test_a_package_that_is_not_whole_and_unaltered_is_refused(
     tmp_path: Path, parts: dict[str, Any], expected: str
 ) -> None:
     folder = stored(tmp_path, **parts)
-    if expected.startswith("is no model package"):
+    if expected.startswith("is not a model package"):
         (Path(folder) / "model.json").unlink()
     with pytest.raises(PackageError, match=ONE_SENTENCE) as caught:
         read_package(folder)

@@ -1,4 +1,4 @@
-"""The history of aliases, with a registry that does what it is told: also when it is cut off."""
+"""The history of aliases, on a fake registry, also when a change is interrupted."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def history(tmp_path: Path, versions: FakeVersions) -> VersionHistory:
 
 def move(history: VersionHistory, version: int, alias: str = "live") -> AliasChange:
     with history.lock("digits") as locked:
-        return locked.move(alias, version, action="promote", who="ada", reason="better")
+        return locked.move(alias, version, action="promote", actor="ada", reason="better")
 
 
 def go_back(history: VersionHistory) -> int:
     with history.lock("digits") as locked:
         version = locked.rollback_targets("live")[0]
-        locked.move("live", version, action="rollback", who="ada")
+        locked.move("live", version, action="rollback", actor="ada")
     return version
 
 
@@ -87,7 +87,7 @@ def test_changes_are_numbered_for_each_alias(history: VersionHistory) -> None:
     assert path(history) == [(1, None, 1, True), (2, 1, 2, True)]
     assert [change.number for change in history.changes("digits")] == [1, 1, 2]
     assert history.changes("flowers") == []
-    assert (move(history, 3).who, move(history, 3).reason) == ("ada", "better")
+    assert (move(history, 3).actor, move(history, 3).reason) == ("ada", "better")
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -110,7 +110,7 @@ def test_a_deletion_that_was_broken_off_is_finished_too(
 ) -> None:
     versions.killed_at = place
     with pytest.raises(Killed), history.lock("digits") as locked:
-        locked.delete(5, who="ada", reason="", files="/runs/5")
+        locked.delete(5, actor="ada", reason="", files="/runs/5")
     move(history, 1)
     assert 5 not in versions.present
     assert versions.removed_files == ["/runs/5"]
@@ -134,7 +134,7 @@ def test_a_broken_off_move_to_a_version_that_is_gone_is_left_and_counts_for_noth
 
 
 def test_a_version_that_is_not_there_leaves_no_trace(history: VersionHistory) -> None:
-    with pytest.raises(InputError, match="has no version 44 any more"):
+    with pytest.raises(InputError, match="no longer has version 44"):
         move(history, 44)
     assert path(history) == []
 

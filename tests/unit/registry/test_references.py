@@ -1,4 +1,4 @@
-"""Every way to name a model, and what is said when a name leads nowhere."""
+"""References of models, and the errors of references that name nothing."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_loading_random_weights_leaves_the_callers_generator_alone(settings: Set
         ("pretrained:lenet5", InputError, "no published weights for 'lenet5'"),
         ("pretrained:resnet18/V9", UnknownNameError, "No weights entry of resnet18 is named 'V9'"),
         ("./not/there", InputError, "There is no folder ./not/there; check the path."),
-        ("memory:///not/there", PackageError, "is no model package: it has no model.json."),
+        ("memory:///not/there", PackageError, "is not a model package: it has no model.json."),
         ("nonsense://a/b", InputError, "is not opened: supported are local paths"),
         pytest.param(
             "digits/" + "9" * 30,
@@ -129,7 +129,7 @@ def test_published_weights_are_offered_only_where_there_are_some(settings: Setti
 
 
 def test_a_folder_without_a_package_is_refused(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"is no model package: it has no model.json"):
+    with pytest.raises(PackageError, match=r"is not a model package: it has no model.json"):
         load_model(str(tmp_path), settings)
 
 

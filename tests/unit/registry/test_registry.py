@@ -1,4 +1,4 @@
-"""The registry on a real MLflow with SQLite: versions, aliases, and what is said when it fails."""
+"""The registry on a real MLflow with SQLite: versions, aliases, deletion, and failures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from eagleray.core.errors import InputError, PackageError, UnknownNameError, UserError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.models.package import write_package
-from eagleray.registry.registry import ModelVersion, Registry, _all_pages
+from eagleray.registry.mlflow_models import all_pages
+from eagleray.registry.registry import ModelVersion, Registry
 from tests.support.models import lenet_module, registry_in, settings_in, small_package
+from tests.support.registry import register
 
 BETTER: dict[str, Any] = {"metrics": {"accuracy": 0.9, "f1_macro": 0.8}}
 
@@ -257,7 +259,7 @@ def test_another_package_in_the_place_of_a_version_is_refused(registry: Registry
 def test_a_package_that_was_deleted_is_said_to_be_gone(registry: Registry) -> None:
     version = registry.register(small_package(name="deleted"))
     shutil.rmtree(version.source)
-    with pytest.raises(PackageError, match=r"is no model package: it has no model.json"):
+    with pytest.raises(PackageError, match=r"is not a model package: it has no model.json"):
         registry.load(version)
 
 
@@ -359,5 +361,58 @@ def test_every_page_is_asked_for_once_and_with_the_same_query() -> None:
         asked.append((page_token, filter_string))
         return pages[page_token]
 
-    assert _all_pages(search, filter_string="name = 'a'") == [1, 2, 3]
+    assert all_pages(search, filter_string="name = 'a'") == [1, 2, 3]
     assert asked == [(None, "name = 'a'"), ("two", "name = 'a'"), ("three", "name = 'a'")]
+
+
+def test_the_newest_of_each_model_comes_in_one_question(tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    assert registry.latest_versions() == []
+    registry.client.create_registered_model("hollow")
+    register(registry, "zebra", 2)
+    register(registry, "ant", 1)
+    registry.set_alias("zebra", "production", 2)
+    registry.set_alias("zebra", "candidate", 1)
+    newest = registry.latest_versions()
+    assert newest == [registry.get("ant", version=1), registry.get("zebra", version=2)]
+    assert newest[1].aliases == ("production",)
+    assert [item.reference for item in registry.all_versions()] == ["ant/1", "zebra/2", "zebra/1"]
+
+
+# --- deletion ---------------------------------------------------------------------------------
+
+
+def test_registering_under_an_alias_is_in_the_history(registry: Registry, name: str) -> None:
+    registry.register(small_package(name=name), alias="candidate")
+    (change,) = registry.history.changes(name)
+    assert (change.alias, change.action, change.version) == ("candidate", "register", 1)
+    assert change.actor == registry.settings.actor
+
+
+def test_a_deleted_version_is_gone_with_its_files_and_its_number_is_not_used_again(
+    registry: Registry, name: str
+) -> None:
+    first, second = register(registry, name, 2)
+    registry.set_alias(name, "production", 1)
+    with pytest.raises(InputError, match=f"{name}@production points to {name}/1"):
+        registry.delete(name, 1)
+    change = registry.delete(name, 2, actor="ada", reason="wrong labels")
+    assert (change.alias, change.action, change.version, change.applied) == ("", "delete", 2, True)
+    assert not Path(second.source).exists()
+    assert Path(first.source).exists()
+    assert [version.version for version in registry.versions(name)] == [1]
+    assert register(registry, name)[0].version == 3
+    with pytest.raises(InputError, match="has no version 2"):
+        registry.delete(name, 2)
+
+
+def test_files_that_are_not_ours_or_not_only_ours_stay(registry: Registry, name: str) -> None:
+    (version,) = register(registry, name)
+    tags = {"eagleray.package_digest": version.digest}
+    registry.client.create_model_version(name, version.source, run_id=version.run_id, tags=tags)
+    registry.client.create_model_version(name, version.source, tags=tags)
+    for number in (2, 3):
+        assert registry.delete(name, number).evidence["files"] is None
+    assert registry.load(version).digest == version.digest
+    assert registry.delete(name, 1).evidence["files"] is not None
+    assert not Path(version.source).exists()

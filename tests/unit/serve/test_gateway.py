@@ -47,7 +47,7 @@ class Replica:
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     server: asyncio.Server | None = None
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def response(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
@@ -67,7 +67,7 @@ class Replica:
         writer.close()
 
     async def listen(self, path: str) -> None:
-        self.server = await asyncio.start_unix_server(self.answer, path)
+        self.server = await asyncio.start_unix_server(self.response, path)
 
     def die(self) -> None:
         """Break all connections and listen no more, as a process that is killed."""
@@ -100,7 +100,7 @@ class Running:
         return await self.client.post(PREDICT, content=b"0", headers=named)
 
     def haproxy(self) -> psutil.Process:
-        """Return the process that answers: the newest one."""
+        """Return the newest HAProxy process."""
         found = [
             child for child in psutil.Process().children() if "haproxy" in " ".join(child.cmdline())
         ]
@@ -160,7 +160,7 @@ def run(
     asyncio.run(go())
 
 
-def test_a_replica_hears_how_many_were_refused_and_no_caller_can_say_so(tmp_path: Path) -> None:
+def test_a_replica_gets_the_number_of_refusals_which_callers_cannot_forge(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         claims = {"x_eagleray_refused": "1000", "x_eagleray_caller": "9.9.9.9"}
         replica.may_answer.set()
@@ -189,7 +189,7 @@ def test_a_place_that_becomes_free_within_a_moment_is_waited_for(tmp_path: Path)
         assert (await running.predict()).status_code == 200
         for _ in range(20):  # callers who ask again as soon as they are answered
             both = await asyncio.gather(running.predict(), running.predict())
-            assert {answer.status_code for answer in both} == {200}
+            assert {response.status_code for response in both} == {200}
 
     run(tmp_path, test, "one")
 
@@ -217,14 +217,16 @@ def test_every_request_and_every_refusal_has_one_id_of_a_plain_form(tmp_path: Pa
     run(tmp_path, test, "one")
 
 
-def test_a_request_whose_replica_dies_is_answered_by_another(tmp_path: Path) -> None:
+def test_a_request_whose_replica_dies_is_served_by_another(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
         asking = [asyncio.create_task(running.predict()) for _ in range(2)]
         await asyncio.gather(one.requested.wait(), other.requested.wait())
         one.die()
         other.may_answer.set()
-        answers = await asyncio.gather(*asking)
-        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 2
+        responses = await asyncio.gather(*asking)
+        assert [(response.status_code, response.text) for response in responses] == [
+            (200, "other")
+        ] * 2
 
     run(tmp_path, test, "one", "other")
 
@@ -237,8 +239,8 @@ def test_a_replica_that_stalls_is_left_out_and_its_requests_are_put_to_another(
         one.may_answer.set()
         one.stalled = True
         began = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(running.predict() for _ in range(2)))
-        assert {(answer.status_code, answer.text) for answer in answers} == {(200, "other")}
+        responses = await asyncio.gather(*(running.predict() for _ in range(2)))
+        assert {(response.status_code, response.text) for response in responses} == {(200, "other")}
         assert asyncio.get_running_loop().time() - began < 10
         quick = asyncio.get_running_loop().time()
         assert [(await running.predict()).text for _ in range(5)] == ["other"] * 5
@@ -263,12 +265,12 @@ def test_callers_wait_while_haproxy_is_replaced(tmp_path: Path, how: signal.Sign
     run(tmp_path, test, "one")
 
 
-def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
+def test_without_a_replica_callers_get_an_error(tmp_path: Path) -> None:
     async def test(running: Running) -> None:
-        answer = await running.predict()
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["type"] == "/problems/notready"
+        response = await running.predict()
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["type"] == "/problems/notready"
         async with grpc.aio.insecure_channel(f"127.0.0.1:{running.place.grpc_port}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -279,14 +281,14 @@ def test_where_no_replica_is_callers_are_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n"])
-def test_what_is_no_request_is_refused(tmp_path: Path, sent: bytes) -> None:
+def test_malformed_requests_are_refused(tmp_path: Path, sent: bytes) -> None:
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
-            answer = b""
+            response = b""
             while more := await asyncio.to_thread(caller.recv, 10_000):
-                answer += more
-        assert answer.startswith(b"HTTP/1.1 400")
+                response += more
+        assert response.startswith(b"HTTP/1.1 400")
 
     run(tmp_path, test)
 
@@ -311,15 +313,15 @@ def test_a_connection_without_the_head_of_a_request_is_closed(tmp_path: Path) ->
         for sent in (b"", b"POST / HTTP/1.1\r\nhost: a\r\n"):
             with running.connect() as caller:
                 caller.sendall(sent)
-                answer = b""
+                response = b""
                 while more := await asyncio.to_thread(caller.recv, 10_000):
-                    answer += more
-                assert answer[:12] in (b"", b"HTTP/1.1 408")
+                    response += more
+                assert response[:12] in (b"", b"HTTP/1.1 408")
 
     run(tmp_path, test)
 
 
-def test_nobody_joins_without_the_secret(tmp_path: Path) -> None:
+def test_a_replica_without_the_secret_cannot_join(tmp_path: Path) -> None:
     async def test(running: Running, replica: Replica) -> None:
         for line in (
             b'{"secret": "x", "id": "a", "pid": 1, "http": "a", "grpc": "a"}',
@@ -353,7 +355,7 @@ def test_files_and_sockets_are_their_owners_alone(tmp_path: Path) -> None:
     run(tmp_path, test, "one")
 
 
-def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None:
+def test_a_replica_that_leaves_gets_no_new_requests(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         other = Replica("other")
         await running.join(other)
@@ -370,7 +372,7 @@ def test_a_replica_that_leaves_is_asked_nothing_any_more(tmp_path: Path) -> None
     run(tmp_path, test, "one")
 
 
-def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered(
+def test_an_idle_connection_works_after_all_replicas_were_replaced(
     tmp_path: Path,
 ) -> None:
     async def test(running: Running, one: Replica) -> None:
@@ -383,13 +385,15 @@ def test_a_connection_that_was_idle_while_all_replicas_became_others_is_answered
         await running.members[0].leave()
         one.die()
         assert before.is_running()  # it has the connection, and knows the first replica alone
-        answers = [await running.predict() for _ in range(3)]
-        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "other")] * 3
+        responses = [await running.predict() for _ in range(3)]
+        assert [(response.status_code, response.text) for response in responses] == [
+            (200, "other")
+        ] * 3
 
     run(tmp_path, test, "one")
 
 
-def test_what_is_left_of_a_process_of_haproxy_is_cleared_away(tmp_path: Path) -> None:
+def test_the_files_of_an_ended_haproxy_are_removed(tmp_path: Path) -> None:
     async def test(running: Running, one: Replica) -> None:
         assert running.address.folder is not None
         folder = Path(running.address.folder)
@@ -421,7 +425,7 @@ def test_a_replica_that_stalls_is_reported_and_so_is_its_return(tmp_path: Path) 
     run(tmp_path, test, "one", "other")
 
 
-def test_a_terminal_that_is_gone_does_not_end_what_watches_haproxy(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_end_the_gateway(tmp_path: Path) -> None:
     heard: list[str] = []
 
     def refuse(sentence: str) -> None:
@@ -462,7 +466,7 @@ def test_haproxy_is_not_replaced_where_the_command_itself_was_stopped(tmp_path: 
     run(tmp_path, test, "one")
 
 
-def test_a_replica_answers_the_gateway_alone() -> None:
+def test_a_replica_accepts_requests_from_the_gateway_only() -> None:
     seen: list[tuple[object, list[bytes]]] = []
 
     async def app(scope: dict[str, object], receive: object, send: object) -> None:

@@ -24,24 +24,24 @@ SAFE = {
 BUFFER = 262_144  # bytes of a request that HAProxy waits for
 
 
-def assert_is_problem(answer: httpx.Response, status: int) -> None:
-    """HAProxy's own answer is what a replica's refusal is, and no page a browser would run."""
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers.items() >= SAFE.items()
-    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-    document = answer.json()
+def assert_is_problem(response: httpx.Response, status: int) -> None:
+    """HAProxy's own response is what a replica's refusal is, and no page a browser would run."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers.items() >= SAFE.items()
+    assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+    document = response.json()
     assert document["status"] == status
-    assert document["request_id"] == answer.headers["x-request-id"]
+    assert document["request_id"] == response.headers["x-request-id"]
     assert document.keys() == {"type", "title", "status", "detail", "request_id"}
 
 
 async def received(caller: socket.socket) -> bytes:
-    answer = b""
+    response = b""
     with contextlib.suppress(ConnectionResetError):
         while more := await asyncio.to_thread(caller.recv, 100_000):
-            answer += more
-    return answer
+            response += more
+    return response
 
 
 def test_refusals_of_haproxy_are_problems_with_safe_headers(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_refusals_of_haproxy_are_problems_with_safe_headers(tmp_path: Path) -> N
     run(tmp_path, test, "one")
 
 
-def test_what_haproxy_says_without_a_replica_is_a_problem_with_safe_headers(tmp_path: Path) -> None:
+def test_haproxys_own_responses_are_problems_with_security_headers(tmp_path: Path) -> None:
     async def test(running: Running) -> None:
         assert_is_problem(await running.predict(x_request_id="mine"), 503)
         assert_is_problem(await running.client.get("/", headers={"accept": "text/html"}), 503)
@@ -82,24 +82,24 @@ def test_what_haproxy_says_without_a_replica_is_a_problem_with_safe_headers(tmp_
         b"GET / HTTP/1.1\r\nhost: a\r\nx: <script>",  # and no more
     ],
 )
-def test_what_haproxys_parser_says_repeats_nothing_of_what_was_sent(
+def test_responses_of_haproxys_parser_repeat_nothing_of_the_request(
     tmp_path: Path, sent: bytes
 ) -> None:
     async def test(running: Running) -> None:
         with running.connect() as caller:
             caller.sendall(sent)
-            answer = await received(caller)
-        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 408"))
-        assert b"script" not in answer.lower()
-        assert b"haproxy" not in answer.lower()
-        assert b"connection: close" in answer.lower()
+            response = await received(caller)
+        assert response.startswith((b"HTTP/1.1 400", b"HTTP/1.1 408"))
+        assert b"script" not in response.lower()
+        assert b"haproxy" not in response.lower()
+        assert b"connection: close" in response.lower()
 
     run(tmp_path, test)
 
 
 @pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
 @pytest.mark.parametrize("sends", [1, BUFFER])
-def test_bodies_that_are_still_arriving_refuse_nobody(
+def test_bodies_that_are_still_arriving_take_no_capacity(
     tmp_path: Path, method: str, sends: int
 ) -> None:
     """The replica takes one prediction at once; each of these would be another."""
@@ -137,9 +137,9 @@ def test_requests_in_one_connection_of_http2_count_as_connections_do(
                 caller.begin("POST", PREDICT)  # and no body
             refused = await asyncio.to_thread(caller.answers, 30)
             if door == "http":
-                assert {answer[":status"] for answer in refused} == {"429"}
+                assert {response[":status"] for response in refused} == {"429"}
             else:
-                assert {answer["grpc-status"] for answer in refused} == {"8"}
+                assert {response["grpc-status"] for response in refused} == {"8"}
             assert (await running.predict()).status_code == 200
 
     run(tmp_path, test, "one")

@@ -82,7 +82,7 @@ def test_odd_messages_are_refused_in_one_sentence(registry: Registry) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_messages_end_as_answers_or_refusals(registry: Registry) -> None:
+def test_damaged_messages_are_predicted_or_refused(registry: Registry) -> None:
     codes: Counter[str] = Counter()
 
     async def test(running: RunningApp) -> None:

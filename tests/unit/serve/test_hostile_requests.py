@@ -192,15 +192,15 @@ ODD: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_request_is_answered_in_one_sentence(client: httpx.Client, name: str) -> None:
+def test_an_odd_request_gets_one_sentence(client: httpx.Client, name: str) -> None:
     path, request, status = ODD[name]
-    answer = client.post(path, **request)
-    assert answer.status_code == status, answer.text[:500]
-    assert answer.elapsed.total_seconds() < 5
+    response = client.post(path, **request)
+    assert response.status_code == status, response.text[:500]
+    assert response.elapsed.total_seconds() < 5
     if status != 200:
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["status"] == status
-        assert "Traceback" not in answer.text
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["status"] == status
+        assert "Traceback" not in response.text
     assert client.post(PREDICT, content=IMAGE).status_code == 200
 
 
@@ -230,17 +230,17 @@ LIES: dict[str, tuple[list[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_body_that_is_not_what_it_says_is_refused_in_time(
+def test_a_body_that_does_not_match_its_type_is_refused_in_time(
     served: Served, client: httpx.Client, name: str
 ) -> None:
     parts, status = LIES[name]
-    answer = served.say(*parts)
-    assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
+    response = served.say(*parts)
+    assert response.startswith(b"HTTP/1.1 " + status), response[:300]
     assert client.post(PREDICT, content=IMAGE).status_code == 200
     assert served.service.byte_limiter.in_flight == 0
 
 
-def test_a_slow_body_that_goes_on_coming_is_waited_for(served: Served) -> None:
+def test_a_slow_body_that_keeps_arriving_is_accepted(served: Served) -> None:
     length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(IMAGE)
-    answer = served.say(HEAD, length, IMAGE[:100], IMAGE[100:], pause=0.3)
-    assert answer.startswith(b"HTTP/1.1 200")
+    response = served.say(HEAD, length, IMAGE[:100], IMAGE[100:], pause=0.3)
+    assert response.startswith(b"HTTP/1.1 200")

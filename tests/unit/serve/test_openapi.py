@@ -83,8 +83,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
 @pytest.fixture(scope="module")
 def document(served: tuple[Served, str]) -> dict[str, Any]:
     running, key = served
-    answer = httpx.get(running.url + "/openapi.json", headers={"x-api-key": key})
-    return dict(answer.json())
+    response = httpx.get(running.url + "/openapi.json", headers={"x-api-key": key})
+    return dict(response.json())
 
 
 def test_the_document_has_every_operation(document: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def test_the_document_has_every_operation(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 @pytest.mark.filterwarnings("ignore")
-def test_every_answer_is_one_that_the_document_has(
+def test_every_response_conforms_to_the_openapi_document(
     served: tuple[Served, str], document: dict[str, Any], method: str, path: str
 ) -> None:
     running, key = served
@@ -130,16 +130,16 @@ def test_every_answer_is_one_that_the_document_has(
     def ask(case: schemathesis.Case[Any], real: bool) -> None:
         if real:
             make_real(case)
-        answer = case.call(base_url=running.url, headers={"authorization": f"Bearer {key}"})
-        seen[answer.status_code] += 1
-        late = answer.status_code == 504 and "timeout_ms" in (case.query or {})
-        assert answer.status_code < 500 or late, answer.text
-        if answer.status_code >= 400:
-            assert answer.headers["content-type"] == [PROBLEM], answer.headers
-            assert answer.json()["status"] == answer.status_code
-        excluded = [rejection] if answer.status_code in REFUSED_TOO else []
-        excluded += [defect] if late else []  # the caller had wanted its answer at once
-        case.validate_response(answer, checks=checks, excluded_checks=excluded)
+        response = case.call(base_url=running.url, headers={"authorization": f"Bearer {key}"})
+        seen[response.status_code] += 1
+        late = response.status_code == 504 and "timeout_ms" in (case.query or {})
+        assert response.status_code < 500 or late, response.text
+        if response.status_code >= 400:
+            assert response.headers["content-type"] == [PROBLEM], response.headers
+            assert response.json()["status"] == response.status_code
+        excluded = [rejection] if response.status_code in REFUSED_TOO else []
+        excluded += [defect] if late else []  # the caller had wanted its response at once
+        case.validate_response(response, checks=checks, excluded_checks=excluded)
 
     ask()
 

@@ -187,7 +187,7 @@ def test_a_page_of_another_origin_may_do_nothing(method: str, origin: str) -> No
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "None", "same-origin, none"])
-def test_what_a_browser_says_of_other_sites_is_refused(site: str) -> None:
+def test_cross_site_requests_of_a_browser_are_refused(site: str) -> None:
     opened = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     ways: list[tuple[str, str, dict[str, str]]] = [
         ("GET", "/", {}),
@@ -218,8 +218,8 @@ def test_programs_ask_as_they_always_did(registry: Registry) -> None:
             },
         ]
         for way in ways:
-            answer = await running.client.post(PREDICT, **way)
-            assert answer.status_code == 200, answer.text
+            response = await running.client.post(PREDICT, **way)
+            assert response.status_code == 200, response.text
 
     with_service(registry, test)
 
@@ -250,7 +250,7 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
     with_service(registry, test, **places)
 
 
-def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
+def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured(
     registry: Registry,
 ) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
@@ -268,7 +268,7 @@ def test_a_service_with_keys_answers_to_every_name_unless_it_is_told_its_own(
     with_service(registry, one_name, allow_hosts=("vision.example.com",))
 
 
-def test_a_password_is_asked_of_people_alone(registry: Registry) -> None:
+def test_only_browsers_are_asked_for_a_password(registry: Registry) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
 
     async def test(running: RunningApp) -> None:
@@ -305,7 +305,7 @@ SAFE = {
 }
 
 
-def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
+def test_every_response_has_the_security_headers(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         foreign = {"origin": "https://evil.test", "access-control-request-method": "POST"}
         ways: list[tuple[str, str, dict[str, str]]] = [
@@ -318,13 +318,13 @@ def test_every_answer_tells_browsers_to_be_careful(registry: Registry) -> None:
             ("PATCH", "/v1/batches", {}),
         ]
         for method, path, given in ways:
-            answer = await running.client.request(method, path, headers=given)
+            response = await running.client.request(method, path, headers=given)
             for name, value in SAFE.items():
-                assert answer.headers.get_list(name) == [value], (path, name)
-            (policy,) = answer.headers.get_list("content-security-policy")
+                assert response.headers.get_list(name) == [value], (path, name)
+            (policy,) = response.headers.get_list("content-security-policy")
             assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; ")), path
-            assert not [name for name in answer.headers if name.startswith("access-control")]
-            (kept,) = answer.headers.get_list("cache-control")
+            assert not [name for name in response.headers if name.startswith("access-control")]
+            (kept,) = response.headers.get_list("cache-control")
             assert (kept == "no-store") is (path != "/docs/swagger-ui.css")
         shipped = await running.client.get("/docs/swagger-ui.css")
         assert "sec-fetch-site" in shipped.headers["vary"]
@@ -353,9 +353,9 @@ def test_other_ways_to_speak_http_reach_nothing(registry: Registry) -> None:
 
 
 def _status(served: Served, head: bytes) -> int:
-    answer = served.say(head + b"\r\n")
-    assert b"secret" not in answer
-    return int(answer.split()[1])
+    response = served.say(head + b"\r\n")
+    assert b"secret" not in response
+    return int(response.split()[1])
 
 
 class _Loaded(HTMLParser):

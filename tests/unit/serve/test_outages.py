@@ -1,4 +1,4 @@
-"""Registry and database locked, replaced, emptied, damaged and gone, as callers notice it."""
+"""Registry and database locked, replaced, emptied, damaged and missing, as callers see it."""
 
 from __future__ import annotations
 
@@ -92,10 +92,17 @@ async def status(running: RunningApp, path: str = "/v1/models", **headers: str) 
 async def becomes(
     running: RunningApp, wanted: int, path: str = "/v1/models", **headers: str
 ) -> None:
-    """Wait until a path is answered with a status."""
+    """Wait until the response of a path has a status."""
     async with asyncio.timeout(20):
         while await status(running, path, **headers) != wanted:
             await asyncio.sleep(0.02)
+
+
+async def stays(running: RunningApp, wanted: int) -> None:
+    """Check that a request without a key keeps getting a status."""
+    for _ in range(5):
+        assert await status(running) == wanted
+        await asyncio.sleep(0.1)
 
 
 def metric(text: bytes, name: str) -> float:
@@ -103,13 +110,13 @@ def metric(text: bytes, name: str) -> float:
     return sum(sample.value for one in families for sample in one.samples if sample.name == name)
 
 
-def names_no_place(answer: httpx.Response, registry: Registry) -> None:
-    """Check that an answer tells nobody where the service keeps things."""
+def hides_locations(response: httpx.Response, registry: Registry) -> None:
+    """Check that a response does not reveal locations of the service."""
     for secret in (str(registry.settings.home_folder), ".db", "sqlite", "EAGLERAY_"):
-        assert secret not in answer.text, answer.text
+        assert secret not in response.text, response.text
 
 
-# --- who is let in ------------------------------------------------------------------------------
+# --- access ------------------------------------------------------------------------------------
 
 
 def test_a_service_with_keys_stays_closed_when_the_last_application_goes(
@@ -122,14 +129,12 @@ def test_a_service_with_keys_stays_closed_when_the_last_application_goes(
         assert await status(running, **bearer(key)) == 200
         applications.delete("shop")
         await becomes(running, 401, **bearer(key))
-        for _ in range(5):
-            assert await status(running) == 401
-            await asyncio.sleep(0.1)
+        await stays(running, 401)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_a_service_without_keys_demands_them_once_there_is_an_application(
+def test_a_service_without_keys_requires_them_once_there_is_an_application(
     registry: Registry,
 ) -> None:
     async def test(running: RunningApp) -> None:
@@ -140,14 +145,12 @@ def test_a_service_without_keys_demands_them_once_there_is_an_application(
         assert await status(running, **bearer(key)) == 200
         applications.delete("shop")
         await becomes(running, 401, **bearer(key))
-        for _ in range(5):
-            assert await status(running) == 401
-            await asyncio.sleep(0.1)
+        await stays(running, 401)
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_what_a_header_says_of_the_address_is_not_believed(registry: Registry) -> None:
+def test_an_address_in_a_header_is_not_trusted(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for name in ("x-forwarded-for", "forwarded", "x-real-ip"):
             assert await status(running, **{name: "127.0.0.1"}) == 401
@@ -181,7 +184,7 @@ def test_a_database_that_was_replaced_opens_nothing_and_is_not_made_again(
         refused = await running.client.get("/ready", headers=bearer(key))
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
-        names_no_place(refused, registry)
+        hides_locations(refused, registry)
         assert "keys cannot be checked" in running.service.unready_reasons
         assert metric(running.service.telemetry.text(), "eagleray_keys_unchecked") == 1
         assert str(database) in caplog.text
@@ -192,7 +195,7 @@ def test_a_database_that_was_replaced_opens_nothing_and_is_not_made_again(
     with_service(registry, test, address=STRANGER)
 
 
-def test_a_keyless_service_whose_database_was_replaced_answers_nobody(
+def test_a_keyless_service_whose_database_was_replaced_refuses_everyone(
     registry: Registry, database: Path, tmp_path: Path
 ) -> None:
     other, _ = new_database(tmp_path / "other")
@@ -205,7 +208,7 @@ def test_a_keyless_service_whose_database_was_replaced_answers_nobody(
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_a_database_that_is_gone_is_not_made_by_the_service(
+def test_a_missing_database_is_not_created_by_the_service(
     registry: Registry, database: Path
 ) -> None:
     key = applications_of(registry).create("shop").key
@@ -224,7 +227,7 @@ def test_a_database_that_is_gone_is_not_made_by_the_service(
     assert not database.exists()
 
 
-def test_a_database_put_back_to_an_earlier_state_revives_no_key(
+def test_a_database_restored_to_an_earlier_state_revives_no_key(
     registry: Registry, database: Path
 ) -> None:
     applications = applications_of(registry)
@@ -241,7 +244,7 @@ def test_a_database_put_back_to_an_earlier_state_revives_no_key(
     with_service(registry, test, address=STRANGER)
 
 
-# --- the watching -------------------------------------------------------------------------------
+# --- watching registry and database ------------------------------------------------------------
 
 
 def test_a_damaged_row_costs_that_row_alone(
@@ -260,13 +263,13 @@ def test_a_damaged_row_costs_that_row_alone(
         await becomes(running, 401, **bearer(gone))
         await becomes(running, 401, **bearer(bad))
         assert await status(running, **bearer(good)) == 200
-        assert "of table api_keys is left out" in caplog.text
+        assert "of table api_keys is skipped" in caplog.text
         assert running.service.unready_reasons == []
 
     with_service(registry, test, address=STRANGER)
 
 
-def test_what_the_registry_suffers_keeps_no_revoked_key_valid(
+def test_an_outage_of_the_registry_keeps_no_revoked_key_valid(
     registry: Registry, store: Path
 ) -> None:
     applications = applications_of(registry)
@@ -282,7 +285,7 @@ def test_what_the_registry_suffers_keeps_no_revoked_key_valid(
     with_service(registry, test, address=STRANGER)
 
 
-def test_a_fault_of_any_kind_ends_no_watching(
+def test_no_error_ends_the_watching(
     registry: Registry, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     statement = "UPDATE registered_model_aliases SET version = ?"
@@ -331,7 +334,7 @@ def test_an_empty_registry_in_the_place_of_another_takes_no_model_away(
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_keys_are_not_accepted_once_they_are_too_long_unchecked(
+def test_keys_are_not_accepted_after_too_long_without_the_database(
     registry: Registry, database: Path
 ) -> None:
     key = applications_of(registry).create("shop").key
@@ -354,7 +357,7 @@ def test_keys_are_not_accepted_once_they_are_too_long_unchecked(
 # --- bounded waits ------------------------------------------------------------------------------
 
 
-def test_a_locked_database_stops_nobody_but_those_who_ask_it(
+def test_a_locked_database_holds_up_only_requests_that_need_it(
     registry: Registry, database: Path
 ) -> None:
     async def test(running: RunningApp) -> None:
@@ -370,8 +373,8 @@ def test_a_locked_database_stops_nobody_but_those_who_ask_it(
             assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
             assert (await running.client.get("/metrics")).status_code == 200
             assert time.monotonic() - asked_at < 2
-            for answer in await asyncio.gather(*described):
-                assert answer.json()["usage"] is None
+            for response in await asyncio.gather(*described):
+                assert response.json()["usage"] is None
             assert time.monotonic() - began < 8
 
     with_service(registry, test, address=NEIGHBOUR)
@@ -389,30 +392,30 @@ def test_a_locked_registry_is_503_in_time_and_at_once_when_many_ask(
             ]
             first, _ = await asyncio.wait(waiting, timeout=1)
             assert len(first) == 40  # 4 work, 16 wait
-            answers = await asyncio.gather(*waiting)
+            responses = await asyncio.gather(*waiting)
             assert time.monotonic() - began < 8
-            for answer in answers:
-                assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outage")
-                assert int(answer.headers["retry-after"]) >= 1
-                names_no_place(answer, registry)
+            for response in responses:
+                assert (response.status_code, response.json()["type"]) == (503, "/problems/outage")
+                assert int(response.headers["retry-after"]) >= 1
+                hides_locations(response, registry)
             assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         await becomes(running, 200, "/v1/models/digits/versions")
 
     with_service(registry, test, address=NEIGHBOUR)
 
 
-# --- what callers are told ----------------------------------------------------------------------
+# --- what callers see --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/models/digits/versions", "/v2/models/digits"])
-def test_a_registry_that_is_gone_is_503_without_its_place(
+def test_a_missing_registry_is_503_without_its_location(
     registry: Registry, store: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(running: RunningApp) -> None:
         store.unlink()
         refused = await running.client.get(path)
         assert refused.status_code == 503
-        names_no_place(refused, registry)
+        hides_locations(refused, registry)
         assert str(store) in caplog.text
         assert not store.exists()
 
@@ -420,7 +423,7 @@ def test_a_registry_that_is_gone_is_503_without_its_place(
 
 
 @pytest.mark.parametrize("how", ["altered", "gone"])
-def test_a_damaged_package_is_told_without_its_place(
+def test_a_damaged_package_is_reported_without_its_location(
     registry: Registry, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(registry.get("digits", version=1).source)
@@ -434,9 +437,9 @@ def test_a_damaged_package_is_told_without_its_place(
         asked_for = [running.client.post(PREDICT, content=IMAGE), running.client.get("/ready")]
         for refused in await asyncio.gather(*asked_for):
             assert refused.status_code == 503
-            names_no_place(refused, registry)
+            hides_locations(refused, registry)
         described = await running.client.get("/v1/models/digits")
-        names_no_place(described, registry)
+        hides_locations(described, registry)
         assert described.json()["roles"][0]["fault"].endswith("the service's log says why.")
         assert str(folder) in caplog.text
 
@@ -453,7 +456,7 @@ def test_a_command_makes_the_database_that_reading_alone_does_not(tmp_path: Path
     assert known.read_identity() == made.read_identity()
 
 
-def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
+def test_a_failed_batch_names_only_the_locations_of_its_caller(
     registry: Registry, tmp_path: Path
 ) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out" / "x"
@@ -477,7 +480,7 @@ def test_a_batch_that_failed_names_the_places_of_its_caller_alone(
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_a_postgresql_that_does_not_answer_is_said_in_seconds(
+def test_a_postgresql_that_does_not_answer_is_reported_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
 ) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")

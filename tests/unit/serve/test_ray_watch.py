@@ -23,7 +23,7 @@ def raylet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_who_waits_for_a_ray_that_has_ended_is_told_that_he_is_stuck(
+def test_a_block_that_waits_for_an_ended_ray_is_reported_as_stuck(
     raylet: subprocess.Popen[bytes],
 ) -> None:
     heard: list[str] = []
@@ -40,7 +40,7 @@ def test_who_waits_for_a_ray_that_has_ended_is_told_that_he_is_stuck(
     assert heard == ["Ray's node manager"]
 
 
-def test_who_leaves_in_time_is_not(raylet: subprocess.Popen[bytes]) -> None:
+def test_a_block_that_is_left_in_time_is_not_reported(raylet: subprocess.Popen[bytes]) -> None:
     ended, stuck = threading.Event(), threading.Event()
     with watch_ray(lambda *_: ended.set(), stuck.set, seconds_to_leave=600):
         raylet.kill()

@@ -20,7 +20,7 @@ from tests.support.serving import RecordingLauncher, registry_with
 NAME = "replica1"
 
 
-def test_what_hangs_in_http_and_in_grpc_is_waited_for_at_the_same_time(tmp_path: Path) -> None:
+def test_hanging_http_and_grpc_requests_are_waited_for_at_the_same_time(tmp_path: Path) -> None:
     """Ray Serve kills a replica whose end takes longer than its grace."""
 
     async def test(folder: Path) -> None:

@@ -236,7 +236,7 @@ _INTERNAL = re.compile(r"\s--[a-z]|Error\b|[a-z][A-Z][a-z]+In|pydantic|dictionar
 
 
 @pytest.fixture(scope="module")
-def answers(registry: Registry) -> dict[str, Any]:
+def responses(registry: Registry) -> dict[str, Any]:
     found = {}
 
     async def test(running: RunningApp) -> None:
@@ -250,10 +250,10 @@ def answers(registry: Registry) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*READ, "in pieces"])
-def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], name: str) -> None:
-    expected = answers["image/jpg"].json()["results"][0]
-    assert answers[name].status_code == 200, answers[name].text
-    body = answers[name].json()
+def test_an_image_is_read_in_whatever_form_it_comes(responses: dict[str, Any], name: str) -> None:
+    expected = responses["image/jpg"].json()["results"][0]
+    assert responses[name].status_code == 200, responses[name].text
+    body = responses[name].json()
     if "outputs" in body:
         tensors = {item["name"]: item["data"] for item in body["outputs"]}
         assert tensors["label"] == [expected["label"]]
@@ -265,18 +265,18 @@ def test_an_image_is_read_in_whatever_form_it_comes(answers: dict[str, Any], nam
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_none_is_refused_in_a_sentence_for_callers(
-    answers: dict[str, Any], name: str
+def test_invalid_images_are_refused_in_a_sentence_for_callers(
+    responses: dict[str, Any], name: str
 ) -> None:
     _, _, status, words = REFUSED[name]
-    answer = answers[name]
-    assert answer.status_code == status, answer.text
-    detail = answer.json()["detail"]
+    response = responses[name]
+    assert response.status_code == status, response.text
+    detail = response.json()["detail"]
     assert words in detail
     assert not _INTERNAL.search(detail), detail
 
 
-def test_files_under_one_name_and_several_are_answered_in_order(registry: Registry) -> None:
+def test_files_under_one_name_and_several_are_predicted_in_order(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         files = [("a", ("x.png", golden_png(n))) for n in (1, 2)]
         files += [("b", ("x.png", golden_png(3))), ("a", ("y.png", b"no image"))]
@@ -291,11 +291,11 @@ def test_files_under_one_name_and_several_are_answered_in_order(registry: Regist
     with_service(registry, test)
 
 
-def test_what_is_asked_besides_is_obeyed_wherever_it_stands(registry: Registry) -> None:
+def test_parameters_apply_wherever_they_are_sent(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         async def listed(path: str, **body: Any) -> int:
-            answer = (await running.client.post(path, **body)).json()
-            return len((answer.get("results") or answer["predictions"])[0]["top"])
+            response = (await running.client.post(path, **body)).json()
+            return len((response.get("results") or response["predictions"])[0]["top"])
 
         by_form = form(part('name="image"; filename="a"', IMAGE), part('name="top_k"', b"2"))
         assert await listed(PREDICT, **by_form) == 2
@@ -319,7 +319,7 @@ def test_base64_is_read_with_any_padding_and_alphabet(length: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "abc d", "ab=c", "äbcd", "data:;base64,a", "abc!"])
-def test_what_is_no_base64_is_never_read_as_other_bytes(text: str) -> None:
+def test_invalid_base64_is_never_decoded_to_other_bytes(text: str) -> None:
     with pytest.raises(InputError):
         decode_image_text(text)
 
@@ -370,7 +370,9 @@ def test_predictor_and_client_take_files_in_every_form(
     assert alone == [expected.prediction.label] * 2
 
 
-def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, file: Path) -> None:
+def test_predictor_and_client_say_which_images_they_accept(
+    predictor: Predictor, file: Path
+) -> None:
     decoded = Image.open(file)
     predict_all: Any = predictor.predict  # what it is given here are no images
     with Client("http://127.0.0.1:1") as client:
@@ -395,7 +397,7 @@ def test_predictor_and_client_say_what_they_want_instead(predictor: Predictor, f
                     several(single)
 
 
-def test_no_images_have_no_results_and_nobody_is_asked(predictor: Predictor) -> None:
+def test_no_images_have_no_results_without_a_request(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
     with Client("http://127.0.0.1:1") as client:
         assert client.predict_many("digits", []) == []
@@ -426,7 +428,7 @@ def test_a_client_sends_a_data_url_as_the_image_that_it_is(served: Served) -> No
         assert client.predict("digits", DATA_URL) == client.predict("digits", IMAGE)
 
 
-def test_a_predictor_with_threads_says_it_too() -> None:
+def test_a_predictor_with_threads_refuses_them_too() -> None:
     predictor = Predictor(small_package(), compile_mode="never", decode_threads=2)
     with pytest.raises(TypeError, match="not a NoneType"):
         predictor.predict([IMAGE, None])  # type: ignore[list-item]

@@ -66,7 +66,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registry) -> None:
+def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
     options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
@@ -74,16 +74,16 @@ def test_every_way_to_send_an_image_gets_the_predictors_answer(registry: Registr
 
     async def test(running: RunningApp) -> None:
         for way in WAYS.values():
-            answer = (await running.client.post(PREDICT, **way)).json()
-            (result,) = answer["results"]
+            response = (await running.client.post(PREDICT, **way)).json()
+            (result,) = response["results"]
             assert result["label"] == expected.label
             assert result["score"] == pytest.approx(expected.score, abs=max(TOLERANCE.values()))
             assert (result["width"], result["height"]) == (40, 40)
             assert result["top"][0]["label"] == expected.label
-            assert (answer["version"], answer["via"]) == (1, "default")
-            assert answer["contract_digest"] == package.contract.digest
-            assert answer["package_digest"] == package.digest
-            assert answer["timings"]["total_ms"] > 0
+            assert (response["version"], response["via"]) == (1, "default")
+            assert response["contract_digest"] == package.contract.digest
+            assert response["package_digest"] == package.digest
+            assert response["timings"]["total_ms"] > 0
 
     with_service(registry, test)
 
@@ -102,16 +102,16 @@ def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
     with_service(registry, test)
 
 
-def test_what_is_asked_besides_comes_in_the_query_or_the_body(registry: Registry) -> None:
+def test_parameters_are_in_the_query_or_the_body(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         query: dict[str, str | int] = {"top_k": 2, "version": "2"}
-        answer = (await running.client.post(PREDICT, params=query, content=IMAGE)).json()
-        assert (answer["version"], answer["via"]) == (2, "requested")
-        assert len(answer["results"][0]["top"]) == 2
+        response = (await running.client.post(PREDICT, params=query, content=IMAGE)).json()
+        assert (response["version"], response["via"]) == (2, "requested")
+        assert len(response["results"][0]["top"]) == 2
         body = {"image": {"base64": TEXT}, "top_k": 3, "version": 2, "threshold": 0.99}
-        answer = (await running.client.post(PREDICT, params=query, json=body)).json()
-        assert answer["version"] == 2
-        assert answer["results"][0]["top"] == []
+        response = (await running.client.post(PREDICT, params=query, json=body)).json()
+        assert response["version"] == 2
+        assert response["results"][0]["top"] == []
 
     with_service(registry, test)
 
@@ -159,20 +159,20 @@ def refused(registry: Registry) -> list[Any]:
 
 
 @pytest.mark.parametrize("number", range(len(REFUSALS)))
-def test_what_is_refused_is_a_problem_document(refused: list[Any], number: int) -> None:
+def test_refusals_are_problem_documents(refused: list[Any], number: int) -> None:
     _, _, status, kind, reason = REFUSALS[number]
-    answer = refused[number]
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    problem = answer.json()
-    assert (answer.status_code, problem["type"]) == (status, f"/problems/{kind}"), problem
+    response = refused[number]
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (status, f"/problems/{kind}"), problem
     assert problem["status"] == status
     assert problem.get("reason") == reason
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    assert "Traceback" not in answer.text
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
 
 
-def test_a_version_that_is_not_there_says_so(refused: list[Any]) -> None:
-    texts = [answer.json()["detail"] for answer in refused]
+def test_a_missing_version_is_reported(refused: list[Any]) -> None:
+    texts = [response.json()["detail"] for response in refused]
     assert any("has no version 9" in text for text in texts)
     assert any("Nearest: digits" in text for text in texts)
 
@@ -212,9 +212,9 @@ def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> 
     async def test(running: RunningApp) -> None:
         async def version(key: str, request_id: str) -> int:
             headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
-            answer = await running.client.post(PREDICT, content=IMAGE, headers=headers)
-            assert answer.headers["x-request-id"] == request_id
-            return int(answer.json()["version"])
+            response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+            assert response.headers["x-request-id"] == request_id
+            return int(response.json()["version"])
 
         assert {await version(shop, f"r{number}") for number in range(20)} == {2}
         mixed = [await version(web, f"r{number}") for number in range(40)]
@@ -230,7 +230,7 @@ def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> 
     with_service(own_registry, test)
 
 
-def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -> None:
+def test_everything_but_liveness_requires_a_key(own_registry: Registry) -> None:
     made = Applications(own_registry.history.database, who="tester").create("shop")
 
     async def test(running: RunningApp) -> None:
@@ -238,9 +238,9 @@ def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -
         for path, methods in paths.items():
             for method in methods:
                 url = path.replace("{name}", "digits").replace("{version}", "1")
-                answer = await running.client.request(method, url)
+                response = await running.client.request(method, url)
                 open_to_all = path in ("/live", "/v2/health/live")
-                assert answer.status_code == (200 if open_to_all else 401), path
+                assert response.status_code == (200 if open_to_all else 401), path
         for headers in (
             {"authorization": f"Bearer {made.key}"},
             {"x-api-key": made.key},
@@ -256,9 +256,9 @@ def test_keys_are_asked_for_by_everything_but_liveness(own_registry: Registry) -
 
 def test_without_keys_other_machines_are_refused(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
-        answer = await running.client.post(PREDICT, content=IMAGE)
-        assert answer.status_code == 401
-        assert "eagleray apps create NAME" in answer.json()["detail"]
+        response = await running.client.post(PREDICT, content=IMAGE)
+        assert response.status_code == 401
+        assert "eagleray apps create NAME" in response.json()["detail"]
 
     with_service(registry, test, address="192.0.2.7")
 
@@ -273,9 +273,9 @@ def test_a_quota_that_is_used_up_is_429_with_a_time_to_come_again(own_registry: 
         assert (
             await running.client.post(PREDICT, content=IMAGE, headers=headers)
         ).status_code == 200
-        answer = await running.client.post(PREDICT, content=IMAGE, headers=headers)
-        assert answer.status_code == 429
-        assert int(answer.headers["retry-after"]) >= 1
+        response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
 
     with_service(own_registry, test)
 
@@ -311,15 +311,15 @@ def test_a_full_service_refuses_before_it_reads_the_body(registry: Registry) -> 
         await running.until(lambda: workers.num_busy == 1)
         waiting.append(asyncio.create_task(wait()))
         await running.until(lambda: workers.num_queued == 1)
-        answer = await running.client.post(PREDICT, content=body())
-        assert (answer.status_code, read) == (429, [])
-        assert int(answer.headers["retry-after"]) >= 1
+        response = await running.client.post(PREDICT, content=body())
+        assert (response.status_code, read) == (429, [])
+        assert int(response.headers["retry-after"]) >= 1
         assert (await running.client.get("/ready")).status_code == 200
         held.go.set()
         await asyncio.gather(*waiting)
-        answer = await running.client.post(PREDICT, content=body())
-        assert answer.status_code == 200
-        assert 1 <= int(answer.headers["x-eagleray-capacity"]) <= 2
+        response = await running.client.post(PREDICT, content=body())
+        assert response.status_code == 200
+        assert 1 <= int(response.headers["x-eagleray-capacity"]) <= 2
 
     with_service(registry, test, worker_threads=1, max_queued=1, max_batch_images=1)
 
@@ -353,14 +353,16 @@ def test_mlflows_interface_takes_each_of_its_forms(registry: Registry) -> None:
     ]
 
     async def test(running: RunningApp) -> None:
-        answers = [(await running.client.post("/invocations", json=form)).json() for form in forms]
-        assert all(answer == answers[0] for answer in answers)
-        assert answers[0]["predictions"][0]["status"] == "ok"
+        responses = [
+            (await running.client.post("/invocations", json=form)).json() for form in forms
+        ]
+        assert all(response == responses[0] for response in responses)
+        assert responses[0]["predictions"][0]["status"] == "ok"
         table = {"dataframe_split": {"data": [[1, 2]]}}
         bodies: list[Any] = [[], {}, {"inputs": 3}, {"inputs": [3]}, table]
         for bad in bodies:
-            answer = await running.client.post("/invocations", content=json.dumps(bad))
-            assert answer.status_code == 400, bad
+            response = await running.client.post("/invocations", content=json.dumps(bad))
+            assert response.status_code == 400, bad
 
     with_service(registry, test)
 
@@ -376,8 +378,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]
 async def only_worker_blocked(running: RunningApp) -> AsyncIterator[None]:
     """Block the only worker while the block runs."""
     held, workers = Held(), running.service.workers
-    answer = workers.predict(held, None, pixels=0, deadline=time.monotonic() + 20)
-    task = asyncio.create_task(answer)
+    response = workers.predict(held, None, pixels=0, deadline=time.monotonic() + 20)
+    task = asyncio.create_task(response)
     await running.until(lambda: workers.num_busy == 1)
     try:
         yield
@@ -433,7 +435,7 @@ def test_a_grpc_caller_that_went_away_is_cancelled_in_log_and_metrics(
     with_service(registry, test, worker_threads=1)
 
 
-def test_whatever_answers_get_answers_head(
+def test_every_get_route_serves_head(
     registry: Registry, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     async def test(running: RunningApp) -> None:
@@ -460,7 +462,7 @@ ALLOWED = {
 }
 
 
-def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
+def test_other_methods_get_the_allowed_ones(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for path, methods in ALLOWED.items():
             options = await running.client.options(path)
@@ -468,7 +470,7 @@ def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
             assert options.headers.get_list("allow") == [methods]
             refused = await running.client.request("PATCH", path)
             assert (refused.status_code, refused.headers["allow"]) == (405, methods)
-            assert refused.json()["detail"] == f"{path} takes {methods}, not PATCH."
+            assert refused.json()["detail"] == f"{path} supports {methods}, not PATCH."
         assert (await running.client.options("/v1/nothing")).status_code == 404
         assert (await running.client.head(PREDICT)).headers["allow"] == "POST, OPTIONS"
 
@@ -478,12 +480,12 @@ def test_other_methods_are_told_which_there_are(registry: Registry) -> None:
 def test_slashes_too_many_change_nothing(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for path in (f"{PREDICT}/", "/v1//models/digits//predict", "/v2/models/digits/infer//"):
-            answer = await running.client.post(path, content=IMAGE)
+            response = await running.client.post(path, content=IMAGE)
             if path.startswith("/v2"):
-                assert (answer.status_code, answer.json()["type"]) == (400, "/problems/input")
+                assert (response.status_code, response.json()["type"]) == (400, "/problems/input")
             else:
-                assert answer.json()["results"][0]["status"] == "ok"
-            assert "x-eagleray-capacity" in answer.headers
+                assert response.json()["results"][0]["status"] == "ok"
+            assert "x-eagleray-capacity" in response.headers
         assert (await running.client.get("/ready/")).json() == {"ready": True}
         listed = await running.client.get("/v1/models/")
         assert (listed.status_code, listed.json()["models"][0]["name"]) == (200, "digits")
@@ -496,14 +498,14 @@ def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> 
 
     async def test(running: RunningApp) -> None:
         for path in ("/live/v1/models", "/v1/models/", "//v1//models", "/live//../v1/models"):
-            answer = await running.client.get(f"http://localhost{path}")
-            assert answer.status_code == 401, path
+            response = await running.client.get(f"http://localhost{path}")
+            assert response.status_code == 401, path
         assert (await running.client.get("/live/")).status_code == 200
 
     with_service(own_registry, test, address="192.0.2.7")
 
 
-def test_an_answer_has_its_id_once(registry: Registry) -> None:
+def test_a_response_has_its_id_once(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         for path in ("/v1/models", "/v1/nothing"):
             given = await running.client.get(path, headers={"x-request-id": "mine"})

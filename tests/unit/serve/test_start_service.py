@@ -41,7 +41,7 @@ def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
         deploy(ServiceConfig(), ACCESS, ADDRESS)
 
 
-def test_a_model_that_is_not_registered_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_an_unregistered_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
     require_models(ServiceConfig(models=("digits",)), registry)
     require_models(ServiceConfig(), registry)
@@ -71,7 +71,7 @@ def test_each_service_has_a_folder_that_only_its_owner_enters(tmp_path: Path) ->
         ("::", "::", False, "http://[::1]:"),
     ],
 )
-def test_the_service_listens_where_it_is_told_and_nowhere_else(
+def test_the_service_listens_only_on_the_configured_address(
     host: str, address: str | None, loopback: bool, url: str
 ) -> None:
     place = ListenAddress(host, free_port(), free_port())
@@ -89,7 +89,7 @@ def test_the_service_listens_where_it_is_told_and_nowhere_else(
             assert versions is None or reached is (("6" if ":" in peer else "4") in versions)
 
 
-def test_a_port_that_is_taken_and_an_address_of_others_are_sentences() -> None:
+def test_a_port_in_use_and_a_foreign_address_are_refused_in_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (

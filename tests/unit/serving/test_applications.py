@@ -63,13 +63,13 @@ def test_a_key_is_known_by_its_digest_alone(
 
 
 @pytest.mark.parametrize("key", [None, "", "er_wrong", "\udcff"])
-def test_nobody_else_is_let_in(applications: Applications, key: str | None) -> None:
+def test_other_keys_are_refused(applications: Applications, key: str | None) -> None:
     applications.create("shop")
     with pytest.raises(NotAllowedError):
         authenticate(KEYED, snapshot(applications), key, "127.0.0.1")
 
 
-def test_without_applications_this_machine_alone_is_let_in() -> None:
+def test_without_applications_only_this_machine_is_admitted() -> None:
     empty = Snapshot(aliases={})
     assert authenticate(KEYLESS, empty, None, "127.0.0.1") == ANONYMOUS
     assert authenticate(KEYLESS, empty, None, "::1") == ANONYMOUS
@@ -145,7 +145,7 @@ def test_mistakes_are_one_sentence(applications: Applications, call: object, wor
         call(applications)  # type: ignore[operator]
 
 
-def test_routes_are_kept_field_by_field(database: OpenDatabase) -> None:
+def test_routes_are_changed_field_by_field(database: OpenDatabase) -> None:
     routes = Routes(database, who="tester")
     assert routes.get("digits") == Route()
     routes.set("digits", canary="5", canary_share=0.1)
@@ -206,7 +206,7 @@ def test_access_is_settled_once_for_all_replicas(
     assert authenticate(anew, later, None, "127.0.0.1") == ANONYMOUS
 
 
-def test_an_ipv4_address_in_ipv6s_form_is_what_it_is() -> None:
+def test_an_ipv4_mapped_address_counts_as_the_ipv4_address() -> None:
     assert is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("::ffff:192.0.2.1")
     assert not is_loopback("127.0.0.1.example.com")

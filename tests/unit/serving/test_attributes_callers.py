@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from eagleray.batch.context import JobContext, WorkerOptions
-from eagleray.batch.job import open_job
 from eagleray.batch.shard_decoder import ShardDecoder
 from eagleray.batch.shard_predictor import ShardPredictor
 from eagleray.batch.shard_summary import decode_shard
@@ -34,6 +33,7 @@ from eagleray.serving.shadows import ShadowComparison
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from tests.support.attributes import package_with_attributes
+from tests.support.job_folder import open_predict
 from tests.support.models import golden_png, registry_in, settings_in
 from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
 
@@ -88,7 +88,7 @@ def request_for(tmp_path: Path, inputs: str) -> PredictSpec:
         (
             ["path", "age", "site"],
             ["image.png", "old", "north"],
-            "image.png is 'old', and the model was trained with numbers there",
+            "image.png is 'old', and the model was trained with numbers;",
         ),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_job_is_refused_before_it_begins(
 ) -> None:
     request = request_for(tmp_path, write_list(tmp_path / "in", columns, [row]))
     with pytest.raises(InputError) as refused:
-        open_job(request, settings_in(tmp_path), Console(json_output=True))
+        open_predict(request, settings_in(tmp_path), Console(json_output=True))
     assert sentence in str(refused.value)
 
 
@@ -105,7 +105,9 @@ def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
     rows: list[list[object]] = [["image.png", one["age"], one["site"], "x"] for one in KNOWN]
     rows.insert(1, ["gone.png", 1, "north", "x"])
     listed = write_list(tmp_path / "in", ["path", "age", "site", "note"], rows)
-    job = open_job(request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True))
+    job = open_predict(
+        request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True)
+    )
     options = WorkerOptions(3, "cpu", "float32", "never", 1, 1, 1, 60.0, 5, str(tmp_path))
     folder = job.layout.manifest(job.plan.manifest)
     context = JobContext(
@@ -137,7 +139,7 @@ def registry(tmp_path: Path) -> Registry:
     return registry
 
 
-def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> None:
+def test_every_interface_returns_the_predictors_result(registry: Registry) -> None:
     forms: list[dict[str, Any]] = [
         {"json": {"image": {"base64": TEXT, "attributes": KNOWN[0]}}},
         {"content": IMAGE, "params": {"attributes": JSON}},
@@ -153,13 +155,13 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
 
     async def test(running: RunningApp) -> None:
         for form in forms:
-            answer = await running.client.post(PATH, **form)
-            assert answer.status_code == 200, answer.text
-            (result,) = answer.json()["results"]
+            response = await running.client.post(PATH, **form)
+            assert response.status_code == 200, response.text
+            (result,) = response.json()["results"]
             assert result["score"] == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
         for form in several:
-            answer = await running.client.post(PATH, **form)
-            scores = [result["score"] for result in answer.json()["results"]]
+            response = await running.client.post(PATH, **form)
+            scores = [result["score"] for result in response.json()["results"]]
             assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
         records = [{"image": TEXT, **one} for one in KNOWN]
         split = {"columns": [*records[0]], "data": [list(record.values()) for record in records]}
@@ -173,8 +175,8 @@ def test_every_way_to_ask_gives_the_predictors_answer(registry: Registry) -> Non
             ("age", "FP32"),
             ("site", "BYTES"),
         ]
-        answer = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
-        scores = answer.json()["outputs"][2]["data"]
+        response = await running.client.post("/v2/models/digits/infer", json=oip(KNOWN))
+        scores = response.json()["outputs"][2]["data"]
         assert scores == pytest.approx(expected_scores(KNOWN), abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -194,8 +196,8 @@ def test_grpc_takes_them_too(registry: Registry) -> None:
             request = message("ModelInferRequest")(model_name="digits")
             for name, (kind, contents) in columns.items():
                 request.inputs.add(name=name, datatype=kind, shape=[1], contents=contents)
-            answer = await grpc_call(running.service, "ModelInfer", request, CallContext())
-            (score,) = struct.unpack("<f", answer.raw_output_contents[2])
+            response = await grpc_call(running.service, "ModelInfer", request, CallContext())
+            (score,) = struct.unpack("<f", response.raw_output_contents[2])
             assert score == pytest.approx(expected_scores(KNOWN[:1])[0], abs=1e-5)
 
     with_service(registry, test, precision="float32")
@@ -219,8 +221,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "form", "sentence"),
     [
-        (PATH, {"content": IMAGE}, "the attributes age, site, and they are not given"),
-        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site, and they are not"),
+        (PATH, {"content": IMAGE}, "the attributes age, site of every image"),
+        (PATH, {"json": {"image": {"base64": TEXT}}}, "attributes age, site of every image"),
         (PATH, {"content": IMAGE, "params": {"attributes": '{"age": 4}'}}, "'site' of an image is"),
         (PATH, {"content": IMAGE, "params": {"attributes": "age=4"}}, "attributes are not JSON"),
         (PATH, {"content": IMAGE, "params": {"attributes": "4"}}, "attributes must be an object"),
@@ -234,8 +236,8 @@ def oip(known: list[dict[str, object]]) -> dict[str, Any]:
             {"files": [("image", IMAGE)] * 2, "data": {"attributes": JSON}},
             "attributes of 1 images, and 2 images",
         ),
-        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site, and they are not given"),
-        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site, and they are not given"),
+        ("/invocations", {"json": {"inputs": [TEXT]}}, "age, site of every image"),
+        ("/v2/models/digits/infer", {"json": oip([{}])}, "age, site of every image"),
         ("/v2/models/digits/infer", {"json": oip([{"age": 4}])}, "'site' of an image is"),
     ],
 )
@@ -243,14 +245,14 @@ def test_requests_without_the_attributes_are_refused(
     registry: Registry, path: str, form: dict[str, Any], sentence: str
 ) -> None:
     async def test(running: RunningApp) -> None:
-        answer: httpx.Response = await running.client.post(path, **form)
-        assert answer.status_code == 422, answer.text
-        assert sentence in answer.text
+        response: httpx.Response = await running.client.post(path, **form)
+        assert response.status_code == 422, response.text
+        assert sentence in response.text
 
     with_service(registry, test)
 
 
-def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path: Path) -> None:
+def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path: Path) -> None:
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())
@@ -261,9 +263,9 @@ def test_versions_with_and_without_attributes_answer_the_same_requests(tmp_path:
         for version in ("1", "2"):
             form: dict[str, Any] = {"content": IMAGE}
             form["params"] = {"attributes": JSON, "version": version}
-            answer = (await running.client.post(PATH, **form)).json()
-            assert answer["version"] == int(version)
-            assert answer["results"][0]["status"] == "ok"
+            response = (await running.client.post(PATH, **form)).json()
+            assert response["version"] == int(version)
+            assert response["results"][0]["status"] == "ok"
 
         await running.service.wait_until_loaded(patience=20)
         found = running.service.shadows.comparisons.setdefault("digits", ShadowComparison())

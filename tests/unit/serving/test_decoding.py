@@ -80,7 +80,7 @@ def test_threads_decode_side_by_side_in_processes_of_their_own(killers: None) ->
     ("kind", "status", "reason"),
     [("SEGV", 400, "decoder_crash"), ("HANG", 504, "timeout"), ("MEMORY", 503, "out_of_memory")],
 )
-def test_an_image_that_kills_its_decoder_costs_nobody_else_an_answer(
+def test_an_image_that_kills_its_decoder_affects_no_other_image(
     killers: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

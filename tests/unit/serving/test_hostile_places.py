@@ -81,15 +81,15 @@ def ways(url: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def check(answer: Any) -> None:
+def check(response: Any) -> None:
     """Expect no image to have been read: a refusal, or failed results."""
-    assert answer.status_code < 500, answer.text
-    if answer.status_code == 200:
-        found = answer.json()
+    assert response.status_code < 500, response.text
+    if response.status_code == 200:
+        found = response.json()
         results = found.get("results") or found["predictions"]
         assert {result["status"] for result in results} == {"failed"}
     else:
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_no_url_is_fetched_where_the_operator_names_no_host(
@@ -100,9 +100,9 @@ def test_no_url_is_fetched_where_the_operator_names_no_host(
             url = f"http://{place}:{canary.port}/a.png"
             for path, request in ways(url):
                 check(await running.client.post(path, **request))
-            answer = await running.client.post(PREDICT, json={"image": {"url": url}})
-            assert answer.status_code == 403
-            assert "fetches no URLs" in answer.json()["detail"]
+            response = await running.client.post(PREDICT, json={"image": {"url": url}})
+            assert response.status_code == 403
+            assert "fetches no URLs" in response.json()["detail"]
 
     with_service(registry, test)
 
@@ -129,15 +129,15 @@ def test_a_name_that_turns_private_reaches_nothing(
     answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first look-up is judged and is the one that is connected to; there is no second one."""
+    """The addresses of the first look-up, which were checked, are used; there is no second one."""
     monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:
         url = f"http://rebinding.example.com:{canary.port}/a.png"
         for _ in range(3):
             body = {"image": {"url": url}, "timeout_ms": 1000}
-            answer = await running.client.post(PREDICT, json=body)
-            assert answer.status_code in (400, 504), answer.text
+            response = await running.client.post(PREDICT, json=body)
+            assert response.status_code in (400, 504), response.text
 
     with_service(registry, test, allow_urls=("*:*",), timeout_s=2)
 
@@ -164,7 +164,7 @@ def test_no_redirect_leads_to_a_private_address(registry: Registry, canary: Site
         assert sum(outer.asked.values()) == len(targets) + 1
 
 
-def test_no_storage_is_read_but_what_the_operator_names(registry: Registry, tmp_path: Path) -> None:
+def test_only_storage_that_the_operator_allows_is_read(registry: Registry, tmp_path: Path) -> None:
     allowed, secret = tmp_path / "pictures", tmp_path / "pictures-secret"
     for folder in (allowed, secret):
         folder.mkdir()
@@ -200,14 +200,14 @@ def test_no_storage_is_read_but_what_the_operator_names(registry: Registry, tmp_
 
         for uri in forbidden:
             for kind in ("uri", "url"):
-                answer = await ask(uri, kind)
-                assert answer.status_code == 403, (uri, answer.text)
-                assert "does not read images from that location" in answer.json()["detail"]
+                response = await ask(uri, kind)
+                assert response.status_code == 403, (uri, response.text)
+                assert "does not read images from that location" in response.json()["detail"]
             mixed = {"images": [{"uri": f"{allowed}/a.png"}, {"uri": uri}]}
             assert (await running.client.post(PREDICT, json=mixed)).status_code == 403, uri
         for uri in unreadable:
-            answer = await ask(uri)
-            assert answer.status_code in (400, 403, 404), (uri, answer.text)
+            response = await ask(uri)
+            assert response.status_code in (400, 403, 404), (uri, response.text)
         for uri in readable:
             assert (await ask(uri)).status_code == 200, uri
 

@@ -89,7 +89,7 @@ async def answering(pool: ModelPool[Version], snapshot: Snapshot, **request: Any
     return version
 
 
-def test_the_old_version_answers_until_the_new_one_is_there() -> None:
+def test_the_old_version_serves_until_the_new_one_is_ready() -> None:
     async def test(shelf: Shelf, pool: ModelPool[Version], events: list[VersionEvent]) -> None:
         shelf.gates[2] = threading.Event()
         pool.apply(production(1))
@@ -197,7 +197,7 @@ def test_pins_and_canaries_stay_loaded_beside_the_default() -> None:
     run(test)
 
 
-def test_memory_goes_to_those_that_were_used_last() -> None:
+def test_the_least_recently_used_versions_are_evicted() -> None:
     async def test(shelf: Shelf, pool: ModelPool[Version], _: list[VersionEvent]) -> None:
         names = ["a", "b", "c", "d"]
         snapshot = Snapshot(

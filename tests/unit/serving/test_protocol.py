@@ -28,7 +28,7 @@ def raw(elements: list[bytes]) -> bytes:
 
 def post(inputs: Any, *tensors: bytes, **more: Any) -> InferRequest:
     head = json.dumps({"inputs": inputs, **more}).encode()
-    return protocol.parse_http(head + b"".join(tensors), len(head))
+    return protocol.parse_rest_request(head + b"".join(tensors), len(head))
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
@@ -51,7 +51,7 @@ def test_strings_come_back_from_their_raw_bytes(elements: list[bytes]) -> None:
 @given(st.binary(max_size=300), st.one_of(st.none(), st.integers(0, 400)))
 def test_whatever_comes_is_read_or_refused(body: bytes, length: int | None) -> None:
     with pytest.raises(InputError):
-        protocol.images_of(protocol.parse_http(body, length), CONTRACT)
+        protocol.read_images(protocol.parse_rest_request(body, length), CONTRACT)
 
 
 json_values = st.recursive(
@@ -74,13 +74,13 @@ json_values = st.recursive(
 def test_whatever_json_comes_is_read_or_refused(inputs: Any, outputs: Any) -> None:
     body = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     with pytest.raises(InputError):
-        protocol.images_of(protocol.parse_http(body, None), CONTRACT)
+        protocol.read_images(protocol.parse_rest_request(body, None), CONTRACT)
 
 
 def test_pixels_are_images_of_the_contract() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, *CONTRACT.shape), dtype=np.uint8)
     tensor = InputTensor("pixels", "UINT8", pixels.shape, pixels.ravel())
-    images = protocol.images_of(InferRequest("", [tensor]), CONTRACT)
+    images = protocol.read_images(InferRequest("", [tensor]), CONTRACT)
     assert all(isinstance(image, DecodedImage) for image in images)
     np.testing.assert_array_equal(np.stack([image.pixels for image in images]), pixels)  # type: ignore[union-attr]
 
@@ -88,8 +88,11 @@ def test_pixels_are_images_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
-        (InputTensor("image", "BYTES", (2,), [b"x"]), "not that of 1 elements"),
-        (InputTensor("picture", "BYTES", (1,), [b"x"]), "Of the inputs 0 are images; send one"),
+        (InputTensor("image", "BYTES", (2,), [b"x"]), "does not match its 1 elements"),
+        (
+            InputTensor("picture", "BYTES", (1,), [b"x"]),
+            "The request has 0 inputs with images; send one",
+        ),
         (InputTensor("pixels", "BYTES", (1,), [b"x"]), "the input image, BYTES"),
         (InputTensor("image", "BYTES", (1, 1, 1), [b"x"]), "the input image, BYTES"),
         (InputTensor("pixels", "UINT8", (1, 1, 1, 1), np.zeros(1, np.uint8)), "[N, 32, 32, 1]"),
@@ -101,7 +104,7 @@ def test_pixels_are_images_of_the_contract() -> None:
 )
 def test_other_tensors_are_refused_in_a_sentence(tensor: InputTensor, words: str) -> None:
     with pytest.raises(InputError) as refused:
-        protocol.images_of(InferRequest("", [tensor]), CONTRACT)
+        protocol.read_images(InferRequest("", [tensor]), CONTRACT)
     assert words in str(refused.value)
 
 
@@ -124,7 +127,7 @@ def attribute(datatype: str, data: list[Any], name: str = "age", **more: Any) ->
 )
 def test_attributes_are_inputs_of_their_names(sent: dict[str, Any], values: list[Any]) -> None:
     request = post([sent])
-    assert protocol.attributes_of(request, len(values)) == [{"age": value} for value in values]
+    assert protocol.read_attributes(request, len(values)) == [{"age": value} for value in values]
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5), st.booleans())
@@ -133,47 +136,47 @@ def test_numbers_come_back_from_their_raw_bytes(values: list[int], wide: bool) -
     content = np.asarray(values, dtype).tobytes()
     sent = attribute(datatype, values, parameters={"binary_data_size": len(content)})
     del sent["data"]
-    told = protocol.attributes_of(post([sent], content), len(values))
+    told = protocol.read_attributes(post([sent], content), len(values))
     assert told == [{"age": value} for value in values]
 
 
 def test_several_attributes_go_with_their_images() -> None:
     request = post([attribute("FP32", [1, 2]), attribute("BYTES", ["a", "b"], "site")])
-    assert protocol.attributes_of(request, 2) == [
+    assert protocol.read_attributes(request, 2) == [
         {"age": 1.0, "site": "a"},
         {"age": 2.0, "site": "b"},
     ]
-    assert protocol.attributes_of(post([]), 2) is None
+    assert protocol.read_attributes(post([]), 2) is None
 
 
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        ([attribute("FP32", [1])], "with the shape [2] of the images, not [1]"),
-        ([attribute("FP32", [1, 2])] * 2, "an attribute is sent once"),
+        ([attribute("FP32", [1])], "with shape [2] as the images, not [1]"),
+        ([attribute("FP32", [1, 2])] * 2, "an attribute must be sent once"),
         ([attribute("FP32", [1, 2], shape=[1, 2])], "not [1, 2]"),
-        ([attribute("FP32", [1, 2], shape=[3])], "not that of 2 elements"),
+        ([attribute("FP32", [1, 2], shape=[3])], "does not match its 2 elements"),
         ([attribute("FP32", [1, "2"])], "an element of FP32 is a number or null"),
         ([attribute("INT32", [1, 2**31])], "a whole number from -2147483648 to 2147483647"),
         ([attribute("INT64", [1, 2.0])], "an element of INT64 is a whole number"),
-        ([attribute("BOOL", [True, False])], "datatype BOOL is not taken; use BYTES or UINT8,"),
+        ([attribute("BOOL", [True, False])], "datatype BOOL is not supported; use BYTES or UINT8,"),
         ([attribute("BYTES", [1, 2])], "in JSON an element of BYTES is a string."),
-        ([attribute("BYTES", ["\ud800", "a"])], "an element is no text"),
+        ([attribute("BYTES", ["\ud800", "a"])], "an element is not valid text"),
     ],
 )
-def test_what_is_no_attribute_is_refused_in_a_sentence(
+def test_invalid_attributes_are_refused_in_a_sentence(
     sent: list[dict[str, Any]], words: str
 ) -> None:
     with pytest.raises(InputError) as refused:
-        protocol.attributes_of(post(sent), 2)
+        protocol.read_attributes(post(sent), 2)
     assert words in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("datatype", "content", "words"),
     [
-        ("FP64", b"12345678123", "11 bytes are no whole elements of FP64"),
-        ("BYTES", raw([b"\xff"]), "an element is no text"),
+        ("FP64", b"12345678123", "11 bytes are not whole elements of FP64"),
+        ("BYTES", raw([b"\xff"]), "an element is not valid text"),
     ],
 )
 def test_raw_bytes_that_are_no_attribute_are_refused(
@@ -181,7 +184,7 @@ def test_raw_bytes_that_are_no_attribute_are_refused(
 ) -> None:
     sent = attribute(datatype, [0], parameters={"binary_data_size": len(content)})
     with pytest.raises(InputError, match=words):
-        protocol.attributes_of(post([sent], content), 1)
+        protocol.read_attributes(post([sent], content), 1)
 
 
 # --- outputs ------------------------------------------------------------------------------------
@@ -195,7 +198,7 @@ def outcomes() -> list[Outcome]:
 
 def test_an_image_that_failed_is_nan_beside_the_others() -> None:
     outputs = {
-        item.name: item for item in protocol.outputs_of(outcomes(), TASK, InferRequest("", []))
+        item.name: item for item in protocol.select_outputs(outcomes(), TASK, InferRequest("", []))
     }
     assert list(outputs) == ["status", "label", "score", "probabilities"]
     assert outputs["status"].elements == [b"ok", b"truncated"]
@@ -204,7 +207,7 @@ def test_an_image_that_failed_is_nan_beside_the_others() -> None:
     assert isinstance(probabilities, np.ndarray)
     np.testing.assert_allclose(probabilities[0], [0.1, 0.7, 0.2])
     assert np.isnan(probabilities[1]).all()
-    body, length = protocol.as_json(
+    body, length = protocol.to_rest_response(
         list(outputs.values()), model="m", version=3, request_id="r", parameters={}
     )
     assert length is None
@@ -213,10 +216,12 @@ def test_an_image_that_failed_is_nan_beside_the_others() -> None:
     assert told["outputs"][3]["data"][3:] == [None] * 3
 
 
-def test_outputs_are_raw_where_that_is_asked_for() -> None:
+def test_outputs_are_raw_if_requested() -> None:
     wanted = [RequestedOutput("label", binary=True), RequestedOutput("score", binary=True)]
-    outputs = protocol.outputs_of(outcomes(), TASK, InferRequest("", [], wanted))
-    body, length = protocol.as_json(outputs, model="m", version=1, request_id="", parameters={})
+    outputs = protocol.select_outputs(outcomes(), TASK, InferRequest("", [], wanted))
+    body, length = protocol.to_rest_response(
+        outputs, model="m", version=1, request_id="", parameters={}
+    )
     assert length is not None
     sizes = [
         item["parameters"]["binary_data_size"] for item in json.loads(body[:length])["outputs"]
@@ -228,22 +233,22 @@ def test_outputs_are_raw_where_that_is_asked_for() -> None:
 
 def test_classes_are_the_likeliest_labels() -> None:
     wanted = [RequestedOutput("probabilities", classes=2)]
-    (tensor,) = protocol.outputs_of(outcomes()[:1], TASK, InferRequest("", [], wanted))
+    (tensor,) = protocol.select_outputs(outcomes()[:1], TASK, InferRequest("", [], wanted))
     assert (tensor.shape, tensor.datatype) == ((1, 2), "BYTES")
     assert tensor.elements == [b"0.700000:1:b", b"0.200000:2:c"]
     with pytest.raises(InputError, match="There is no output boxes"):
-        protocol.outputs_of(outcomes(), TASK, InferRequest("", [], [RequestedOutput("boxes")]))
+        protocol.select_outputs(outcomes(), TASK, InferRequest("", [], [RequestedOutput("boxes")]))
 
 
 def test_a_regression_gives_values() -> None:
     prediction = Prediction(None, None, (), 3.5, np.empty(0, np.float32))
-    outputs = protocol.outputs_of(
+    outputs = protocol.select_outputs(
         [Outcome(prediction=prediction)], Regression(), InferRequest("", [])
     )
     assert [(item.name, list(item.elements)) for item in outputs] == [
         ("status", [b"ok"]),
         ("value", [3.5]),
     ]
-    described = protocol.metadata("m", [1, 2], small_package(task=Regression()).manifest)
+    described = protocol.model_metadata("m", [1, 2], small_package(task=Regression()).manifest)
     assert [item["name"] for item in described["outputs"]] == ["status", "value"]
     assert described["versions"] == ["1", "2"]

@@ -1,4 +1,4 @@
-"""Which version answers: asked for, pinned, canary, default."""
+"""Which version serves a request: requested, pinned, canary, default."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SNAPSHOT = Snapshot(
         ("shop", "candidate", 5, Via.REQUESTED),
     ],
 )
-def test_what_is_asked_for_comes_before_a_pin(
+def test_a_requested_version_takes_precedence_over_a_pin(
     application: str, requested: str | None, version: int, via: Via
 ) -> None:
     choice = choose(SNAPSHOT, "digits", application=application, version=requested, request_id="x")
@@ -73,7 +73,7 @@ def test_a_shadow_sees_its_share_independently_of_the_canary() -> None:
         ("digits", "candidat", UnknownNameError, "Nearest: candidate"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_sentence(
+def test_an_invalid_choice_is_refused_in_a_sentence(
     model: str, requested: str | None, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -98,7 +98,7 @@ def test_every_standing_role_has_its_target() -> None:
     }
 
 
-def test_what_follows_from_a_snapshot_does_not_make_it_another() -> None:
+def test_cached_properties_do_not_change_the_equality_of_snapshots() -> None:
     one, other = Snapshot(aliases={"new": {}}), Snapshot(aliases={"new": {}})
     assert one.roles is one.roles
     assert one == other

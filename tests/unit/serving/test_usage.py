@@ -94,7 +94,7 @@ def test_additions_at_the_same_time_all_count(database: OpenDatabase) -> None:
     check_nobody_is_overwritten(database)
 
 
-def test_what_the_database_does_not_take_is_added_later(
+def test_counts_that_the_database_refuses_are_added_later(
     database: OpenDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = UsageStore(database)
@@ -126,8 +126,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
         for name, times in (("shop", 3), ("web", 2)):
             headers = {"authorization": f"Bearer {keys[name]}"}
             for _ in range(times):
-                answer = await running.client.post(PREDICT, content=IMAGE, headers=headers)
-                assert answer.status_code == 200
+                response = await running.client.post(PREDICT, content=IMAGE, headers=headers)
+                assert response.status_code == 200
             refused = await running.client.post("/v1/models/no/predict", headers=headers)
             assert refused.status_code == 404
         running.service._usage_counter.flush()
@@ -150,8 +150,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
         ("digits", [("shop", 1, 3), ("web", 2, 3)]),
         ("digits/2", [("web", 2, 3)]),
     ):
-        answer = CliRunner().invoke(app, ["models", "traffic", words, "--json"])
-        told = json.loads(answer.output)
+        response = CliRunner().invoke(app, ["models", "traffic", words, "--json"])
+        told = json.loads(response.output)
         assert (
             sorted(
                 (item["application"], item["version"], item["today"]) for item in told["requests"]
@@ -161,8 +161,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     assert [item["by"] for item in told["routes"]] == ["pinned to 2"]
     assert told["changes"] == []
     CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
-    answer = CliRunner().invoke(app, ["models", "traffic", "digits", "--json"])
-    (change,) = json.loads(answer.output)["changes"]
+    response = CliRunner().invoke(app, ["models", "traffic", "digits", "--json"])
+    (change,) = json.loads(response.output)["changes"]
     assert (change["who"], change["what"]) == (
         registry.settings.actor,
         "canary 2, canary_share 0.1",
@@ -170,8 +170,8 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     shown = CliRunner().invoke(app, ["apps", "show", "web", "--json"])
     assert [item["last_7_days"] for item in json.loads(shown.output)["usage"]] == [3]
     for command in (["models", "traffic", "digits"], ["apps", "list"], ["apps", "show", "web"]):
-        answer = CliRunner().invoke(app, command)
-        assert answer.exit_code == 0, answer.output
-        assert "7 days" in answer.output
+        response = CliRunner().invoke(app, command)
+        assert response.exit_code == 0, response.output
+        assert "7 days" in response.output
     wrong = CliRunner().invoke(app, ["models", "traffic", "digits/two"])
     assert wrong.exit_code != 0

@@ -146,7 +146,7 @@ def test_a_full_queue_refuses_at_once(open_workers: Callable[..., WorkerThreads]
     assert asyncio.run(run()) < 0.5
 
 
-def test_capacity_is_what_will_be_predicted_in_time(
+def test_capacity_is_what_can_be_predicted_in_time(
     open_workers: Callable[..., WorkerThreads],
 ) -> None:
     clock = Clock()

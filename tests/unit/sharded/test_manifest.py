@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError
 from eagleray.sharded.columns import user_columns
-from eagleray.sharded.manifest import ManifestReader, shard_rows, write_manifest
+from eagleray.sharded.manifest import ManifestReader, ShardLimits, shard_rows, write_manifest
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import NO_COLUMNS, listing
 
@@ -206,3 +207,16 @@ def assert_shards(shards: list[pa.Table], whole: pa.Table) -> None:
         next_size: Any = together.column("size")[before].as_py() or 0
         full = shard.num_rows == shard_rows(before - shard.num_rows)
         assert full or num_bytes + next_size > BIG
+
+
+def test_a_manifest_is_cut_by_the_limits_it_is_given(tmp_path: Path) -> None:
+    limits = ShardLimits(
+        max_rows=4,
+        max_bytes=100,
+        next_rows=lambda _: 4,
+        bytes_of=lambda rows: np.where(rows.column("uri").to_numpy() == "/images/5.png", 99, 10),
+    )
+    manifest = write_manifest([listing(10)], NO_COLUMNS, str(tmp_path), limits=limits)
+    reader = ManifestReader(str(tmp_path), manifest.num_shards)
+    assert list(reader.shard_sizes()) == [4, 1, 1, 4]
+    assert manifest.num_bytes == 1000  # as listed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import OutputExistsError
 from eagleray.io import storage
+from eagleray.packing.plan import PackPlan
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.plan import claim_plan, new_id, read_plan, require_same_work
 from tests.support.batch import work
@@ -118,3 +120,39 @@ def test_a_plan_in_words_leaves_out_what_is_empty() -> None:
     assert words["inputs"] == "/a, /b"
     assert words["num_rows"] == 3
     assert not {"column", "since", "failed_of", "url_hosts", "work"} & set(words)
+
+
+# --- other versions and other kinds of jobs ---------------------------------------------------
+
+
+def as_before(made: PredictPlan) -> dict[str, Any]:
+    """Return a plan as the version before wrote it."""
+    fields: dict[str, Any] = json.loads(made.model_dump_json())
+    del fields["kind"]
+    fields["rows_per_part"] = fields.pop("rows_per_file")
+    return fields
+
+
+def test_a_plan_of_the_version_before_is_continued(tmp_path: Path) -> None:
+    layout, made = OutputLayout(str(tmp_path)), plan()
+    storage.put_atomic(layout.plan, json.dumps(as_before(made)).encode())
+    assert read_plan(layout, PredictPlan) == made
+    assert claim_plan(layout, plan()) == made
+
+
+def test_a_packing_plan_of_the_version_before_is_one_sentence(tmp_path: Path) -> None:
+    layout, fields = OutputLayout(str(tmp_path)), as_before(plan())
+    for name in ("work", "task", "architecture", "contract", "rows_per_part"):
+        del fields[name]
+    fields["pack"] = {"inputs": ["/images"], "column": None, "format": "parquet"}
+    storage.put_atomic(layout.plan, json.dumps(fields).encode())
+    for kind in (PackPlan, PredictPlan):
+        with pytest.raises(OutputExistsError, match=r"^[^\n]+another version[^\n]+$"):
+            read_plan(layout, kind)
+
+
+def test_a_plan_of_another_kind_of_job_is_one_sentence(tmp_path: Path) -> None:
+    layout = OutputLayout(str(tmp_path))
+    claim_plan(layout, plan())
+    with pytest.raises(OutputExistsError, match=r"^[^\n]+another kind of job[^\n]+$"):
+        read_plan(layout, PackPlan)

@@ -54,7 +54,7 @@ def test_a_name_cannot_be_taken_twice() -> None:
         ('{"labels": ["a", "b"]}', "task: it has no name"),
         ("[]", "task: it has no name"),
         ('{"name": "binary", "labels": ["a", "b"], "top": 5}', "the unknown field 'task.top'"),
-        ('{"name": "binary", "labels": ["a"]}', "task.labels.1: Field required"),
+        ('{"name": "binary", "labels": ["a"]}', "task.labels.1 is required"),
     ],
 )
 def test_a_manifest_with_a_task_that_cannot_be_is_one_sentence(task: str, expected: str) -> None:

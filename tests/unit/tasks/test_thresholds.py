@@ -80,7 +80,7 @@ def test_each_label_gets_its_own_threshold_or_keeps_it() -> None:
         (DEFECTS, "recall>=1.5", "'recall>=1.5' is no goal"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_sentence(task: Task, goal: str, sentence: str) -> None:
+def test_an_invalid_choice_is_refused_in_a_sentence(task: Task, goal: str, sentence: str) -> None:
     outputs, targets = answers_of(task, 50)
     with pytest.raises(InputError, match=sentence):
         task.choose_thresholds(outputs, targets, goal=goal)

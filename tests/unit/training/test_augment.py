@@ -1,4 +1,4 @@
-"""Random changes of training images: drawn from the position in the run, and no others."""
+"""Random augmentation: it depends on the position in the run only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eagleray.training.augment import _NAMES, StepAugmentation, _operation
+from eagleray.training.augment import _OPERATION_NAMES, StepAugmentation, _operation
 from tests.support.training import small_spec
 
 pytestmark = pytest.mark.numerical
@@ -24,9 +24,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_without_augmentation_an_image_stays_as_it_is() -> None:
+def test_without_augmentation_an_image_is_unchanged() -> None:
     pixels = noise(*SIZE, 3)
-    np.testing.assert_array_equal(draws(4).change(pixels, 2, SIZE), pixels)
+    np.testing.assert_array_equal(draws(4).apply(pixels, 2, SIZE), pixels)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_without_augmentation_an_image_stays_as_it_is() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_changes_come_from_the_position_alone(changes: dict[str, Any], channels: int) -> None:
+def test_augmentation_depends_on_the_position_only(changes: dict[str, Any], channels: int) -> None:
     images = [noise(40, 40, channels, seed=seed) for seed in range(24)]
     spec = {**changes, "seed": 3}
     size = (32, 32) if "crop" in changes else (40, 40)
 
     def changed(epoch: int, step: int) -> np.ndarray:
         drawn = draws(24, epoch, step, **spec)
-        return np.stack([drawn.change(image, row, size) for row, image in enumerate(images)])
+        return np.stack([drawn.apply(image, row, size) for row, image in enumerate(images)])
 
     first = changed(1, 2)
     assert first.shape == (24, *size, channels)
@@ -59,50 +59,50 @@ def test_changes_come_from_the_position_alone(changes: dict[str, Any], channels:
     assert not np.array_equal(changed(1, 3), first)
     assert not np.array_equal(changed(2, 2), first)
     # A row's change does not depend on who else makes rows, nor on the order.
-    alone = draws(24, 1, 2, **spec).change(images[17], 17, size)
+    alone = draws(24, 1, 2, **spec).apply(images[17], 17, size)
     np.testing.assert_array_equal(alone, first[17])
 
 
-def test_a_shift_moves_each_image_by_at_most_its_share() -> None:
+def test_a_translation_is_at_most_its_fraction() -> None:
     pixels = np.zeros((32, 32, 1), np.uint8)
     pixels[16, 16] = 255
     drawn = draws(300, random_translation=0.125)
-    places = [np.argwhere(drawn.change(pixels, row, SIZE)[..., 0])[0] - 16 for row in range(300)]
+    places = [np.argwhere(drawn.apply(pixels, row, SIZE)[..., 0])[0] - 16 for row in range(300)]
     assert {int(value) for place in places for value in place} == set(range(-4, 5))
 
 
-def test_a_flip_mirrors_about_half_of_the_images() -> None:
+def test_a_horizontal_flip_flips_about_half_of_the_images() -> None:
     pixels = noise(8, 8, 3)
     drawn = draws(400, horizontal_flip=True)
     flipped = sum(
-        np.array_equal(drawn.change(pixels, row, (8, 8)), pixels[:, ::-1]) for row in range(400)
+        np.array_equal(drawn.apply(pixels, row, (8, 8)), pixels[:, ::-1]) for row in range(400)
     )
-    kept = sum(np.array_equal(drawn.change(pixels, row, (8, 8)), pixels) for row in range(400))
+    kept = sum(np.array_equal(drawn.apply(pixels, row, (8, 8)), pixels) for row in range(400))
     assert flipped + kept == 400
     assert 150 < flipped < 250
 
 
-def test_a_crop_takes_parts_of_all_sizes_down_to_the_smallest() -> None:
+def test_a_random_resized_crop_has_all_areas_down_to_the_minimum() -> None:
     # A ramp along both axes: the spread of what is left tells how much was cut.
     ramp = np.tile(np.arange(100, dtype=np.uint8)[:, None, None], (1, 100, 1))
     drawn = draws(200, random_resized_crop=0.25)
-    spreads = [np.ptp(drawn.change(ramp, row, (50, 50))) for row in range(200)]
+    spreads = [np.ptp(drawn.apply(ramp, row, (50, 50))) for row in range(200)]
     assert min(spreads) < 60  # the square root of a quarter, for squares
     assert max(spreads) > 85
     assert min(spreads) > 30
 
 
-def test_erasing_takes_the_share_of_images_that_was_asked() -> None:
+def test_random_erasing_has_its_probability() -> None:
     pixels = noise(*SIZE, 3)
     drawn = draws(400, random_erasing=0.25)
-    erased = [drawn.change(pixels, row, SIZE) for row in range(400)]
+    erased = [drawn.apply(pixels, row, SIZE) for row in range(400)]
     hit = [image for image in erased if not np.array_equal(image, pixels)]
     assert 60 < len(hit) < 140
     shares = [(image != pixels).any(axis=2).mean() for image in hit]
     assert max(shares) < 0.36
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", _OPERATION_NAMES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_operation_of_randaugment_keeps_shape_and_type(name: str, channels: int) -> None:
     image = torch.from_numpy(noise(channels, 24, 30))
@@ -115,7 +115,7 @@ def test_every_operation_of_randaugment_keeps_shape_and_type(name: str, channels
         assert (gentle.int() - image.int()).abs().max() <= 1
 
 
-def test_mixup_blends_neighbours_and_their_targets_alike() -> None:
+def test_mixup_blends_images_and_targets_in_the_same_proportion() -> None:
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
     images[1] = images[3] = 200
     targets = torch.eye(4)
@@ -127,7 +127,7 @@ def test_mixup_blends_neighbours_and_their_targets_alike() -> None:
     assert mixed[0].float().mean() == pytest.approx(200 * (1 - share), abs=1)
 
 
-def test_cutmix_pastes_as_much_as_the_targets_say() -> None:
+def test_cutmix_pastes_in_the_proportion_of_the_targets() -> None:
     images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     images[1] = 255
     for step in range(8):

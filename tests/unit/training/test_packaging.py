@@ -13,8 +13,8 @@ from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression
 from eagleray.training.distributed import single_process
-from eagleray.training.launch import load_best_checkpoint
 from eagleray.training.packaging import FinishedModel, finish_model
+from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.training import plan_for, small_spec
 
@@ -50,9 +50,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
     fields = {"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, **changes}
     spec = small_spec(table, task=task, label_column=task, name=task, **fields)
-    plan, given = plan_for(spec, home)
-    Trainer(given, single_process(spec), lambda _: None).run()
-    load_best_checkpoint(given, plan.module)
+    plan, worker_input = plan_for(spec, home)
+    Trainer(worker_input, single_process(spec), lambda _: None).run()
+    load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
     return finish_model(
         plan, plan.module, cache_folder=Settings(home=home).cache_folder, mlflow_run=None
     )
@@ -67,7 +67,7 @@ def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
         ("regression", Regression, "r2", 0.9),
     ],
 )
-def test_every_task_is_learned_tested_and_packed(
+def test_every_task_is_trained_tested_and_packaged(
     table: Path, tmp_path: Path, task: str, kind: type, metric: str, least: float
 ) -> None:
     tested = finish(table, tmp_path, task, thresholds="f1")
@@ -85,9 +85,7 @@ def test_every_task_is_learned_tested_and_packed(
         assert package.manifest.model_dump()["task"]["temperature"] != 1.0
 
 
-def test_without_calibration_the_model_answers_as_it_was_trained(
-    table: Path, tmp_path: Path
-) -> None:
+def test_without_calibration_the_task_is_unchanged(table: Path, tmp_path: Path) -> None:
     tested = finish(table, tmp_path, "binary", epochs=2, calibrate=False)
     assert isinstance(tested.package.task, Binary)
     assert (tested.package.task.temperature, tested.package.task.threshold) == (1.0, 0.5)

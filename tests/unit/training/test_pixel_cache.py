@@ -1,4 +1,4 @@
-"""Decoded images: the contract's pixels, kept once, and what a crop may take away."""
+"""The cache of decoded images, and the margin for random crops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> None
     Image.fromarray(pixels).save(path, format="PNG")
 
 
-def test_decoded_pixels_are_the_contracts_and_faults_have_reasons(tmp_path: Path) -> None:
+def test_decoded_pixels_follow_the_contract_and_faults_have_reasons(tmp_path: Path) -> None:
     for index in range(5):
         write_image(tmp_path / f"{'ab'[index % 2]}/{index}.png", index)
     (tmp_path / "a/bad.png").write_bytes(b"no image")
@@ -60,12 +60,10 @@ def test_a_second_run_reads_the_cache_until_an_image_changes(
     assert not np.array_equal(changed.read(everything, (16, 16)), before)
 
 
-def test_an_image_that_vanishes_between_epochs_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eagleray.training.pixel_cache._MAX_OF_DISK", 0.0)
+def test_an_image_that_vanishes_between_epochs_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "a/1.png", 1)
-    decoded = open_pixels(read_labelled(str(tmp_path)), CONTRACT, tmp_path / ".cache", run="one")
+    images = read_labelled(str(tmp_path))
+    decoded = open_pixels(images, CONTRACT, tmp_path / ".cache", run="one", max_disk_fraction=0.0)
     assert decoded.read_one(0).shape == CONTRACT.shape
     (tmp_path / "a/1.png").unlink()
     with pytest.raises(JobFailedError, match=r"a/1\.png could be decoded when training began"):

@@ -1,4 +1,4 @@
-"""From a specification to a plan: where a network starts, what its input is, and the parts."""
+"""The plan of a training run: initial weights, contract and splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
-from eagleray.data.split import write_split
+from eagleray.data.split_file import write_split
 from eagleray.models.package import write_package
 from eagleray.training.plan import TrainPlan, make_plan
 from tests.support.models import small_package
@@ -82,14 +82,14 @@ def test_a_split_is_used_again(stripes: Path, tmp_path: Path) -> None:
     assert again.split.digest == first.split.digest
 
 
-def test_a_test_set_of_its_own_takes_nothing_from_the_data(stripes: Path, tmp_path: Path) -> None:
+def test_a_separate_test_set_takes_nothing_from_the_data(stripes: Path, tmp_path: Path) -> None:
     own = write_stripes(tmp_path / "own", 5, seed=9)
     planned = plan(stripes, tmp_path, test_data=str(own))
     assert len(planned.split.test) == 10
     assert len(planned.split.train) + len(planned.split.validation) == 48
 
 
-def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
+def test_folders_named_as_splits_are_the_splits_of_the_plan(tmp_path: Path) -> None:
     for name, count in (("train", 20), ("val", 4), ("test", 6)):
         write_stripes(tmp_path / "data" / name, count, seed=count)
     (tmp_path / "data/README.md").touch()
@@ -120,7 +120,7 @@ def test_folders_named_as_splits_are_the_plan_s_parts(tmp_path: Path) -> None:
         ({"task": "binary", "test_data": "DIGITS"}, "'zero' is not a label of this model"),
     ],
 )
-def test_what_cannot_be_planned_is_one_sentence(
+def test_an_impossible_plan_is_refused_in_one_sentence(
     stripes: Path, tmp_path: Path, parent: str, changes: dict[str, Any], sentence: str
 ) -> None:
     write_stripes(tmp_path / "digits", 4)

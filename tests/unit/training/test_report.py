@@ -1,4 +1,4 @@
-"""When a run is told that it overfits."""
+"""The overfitting warning of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def warning(validation: list[float], training: list[float]) -> str | None:
 FALLING = np.geomspace(2.0, 0.001, 30).tolist()
 
 
-def test_a_validation_loss_that_rises_again_is_said_with_its_numbers() -> None:
+def test_a_rising_validation_loss_is_reported_with_its_numbers() -> None:
     validation = [*np.linspace(2.0, 1.0, 10), *np.linspace(1.02, 1.4, 20)]
     said = warning(validation, FALLING)
     assert said is not None
     assert "since epoch 10 the validation loss rose from 1.0000 to 1.4000" in said
 
 
-def test_what_overfits_from_the_first_epoch_is_said() -> None:
+def test_overfitting_from_the_first_epoch_is_reported() -> None:
     said = warning([0.5, 0.6, 0.7, 0.8, 0.9], [1.2, 0.5, 0.3, 0.2, 0.1])
     assert said is not None
     assert "since epoch 1 " in said
@@ -44,5 +44,5 @@ def test_what_overfits_from_the_first_epoch_is_said() -> None:
     ],
     ids=["demo", "noise", "back again", "diverges", "short"],
 )
-def test_what_is_no_overfitting_is_not_said(validation: list[float], training: list[float]) -> None:
+def test_other_curves_are_not_reported(validation: list[float], training: list[float]) -> None:
     assert warning(validation, training) is None

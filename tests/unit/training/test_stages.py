@@ -1,4 +1,4 @@
-"""Networks by depth: every parameter in one stage, and what is frozen when."""
+"""The stages of networks: every parameter is in one, and which are frozen when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from eagleray.core.errors import InputError
 from eagleray.models.architectures import Architecture, build
-from eagleray.training.optimizer import learning_rate, make_ema, make_optimizer
+from eagleray.training.optimizer import make_optimizer
 from eagleray.training.stages import (
     freeze_stages,
     num_frozen_stages,
@@ -79,7 +79,7 @@ def test_frozen_stages_keep_weights_and_statistics() -> None:
         (3, ("2:2",), [3, 3, 1, 1]),
     ],
 )
-def test_stages_thaw_by_schedule(
+def test_stages_are_unfrozen_by_schedule(
     freeze: int | str, unfreeze: tuple[str, ...], frozen: list[int]
 ) -> None:
     spec = small_spec("d", parent="p", epochs=4, freeze=freeze, unfreeze=unfreeze)
@@ -94,57 +94,10 @@ def test_stages_thaw_by_schedule(
         (2, ("1:2", "2:1"), "unfreeze 2:1: only 0 stages are still frozen"),
     ],
 )
-def test_a_freeze_that_cannot_be_is_one_sentence(
+def test_an_impossible_freeze_is_refused_in_one_sentence(
     freeze: int, unfreeze: tuple[str, ...], sentence: str
 ) -> None:
     spec = small_spec("d", parent="p", epochs=9, freeze=freeze, unfreeze=unfreeze)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         require_freezable(spec, stages_of(network("resnet18"), 7))
     assert sentence in str(caught.value)
-
-
-def test_learning_rates_fall_towards_the_input() -> None:
-    module = network("resnet18")
-    stages = stages_of(module, 7)
-    optimizer = make_optimizer(small_spec("d", layer_decay=0.5), module, stages)
-    assert [group["share"] for group in optimizer.param_groups] == [
-        2**-5,
-        2**-4,
-        1 / 8,
-        1 / 4,
-        0.5,
-        1,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", {0: 0.1, 9: 1, 10: 1, 99: 1}),
-        ("linear", {0: 0.1, 9: 1, 10: 1, 55: 0.5}),
-        ("cosine", {0: 0.1, 10: 1, 55: 0.5}),
-        ("step", {10: 1, 54: 1, 55: 0.1, 78: 0.01, 99: 0.01}),
-        ("one_cycle", {9: 1, 10: 1, 55: 0.5}),
-    ],
-)
-def test_schedules_rise_and_fall_as_named(schedule: str, expected: dict[int, float]) -> None:
-    spec = small_spec("d", lr_schedule=schedule, warmup_ratio=0.1, learning_rate=2.0)
-    for step, share in expected.items():
-        assert learning_rate(spec, step, 100) == pytest.approx(2 * share, rel=1e-6)
-    rates = [learning_rate(spec, step, 100) for step in range(100)]
-    assert min(rates) > 0
-    assert max(rates) <= 2
-
-
-def test_the_average_follows_the_weights_by_its_decay() -> None:
-    module = nn.Linear(1, 1, bias=False)
-    average = make_ema(module, 0.5)
-    expected = None
-    for value in (1.0, 2.0, 4.0, 8.0):
-        with torch.no_grad():
-            module.weight.fill_(value)
-        count = int(average.n_averaged)
-        average.update_parameters(module)
-        decay = min(0.5, (1 + count) / (10 + count))
-        expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert float(average.module.state_dict()["weight"]) == pytest.approx(expected)

@@ -1,9 +1,10 @@
-"""The loop in one process: its curve, its stops, and what it does to the weights."""
+"""The trainer in one process: its losses, its resumes, and the weights it keeps."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import single_process
 from eagleray.training.events import EpochCompleted, LossNotFinite, TrainEvent, TrainingStarted
-from eagleray.training.launch import load_best_checkpoint
+from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import plan_for, small_spec, train_in_process, write_stripes
@@ -42,28 +43,36 @@ class KilledError(Exception):
     """Stands for a process that dies."""
 
 
-def monkey_step(trainer: Trainer, step: Any) -> None:
-    """Put another step in the place of a trainer's own."""
-    vars(trainer)["step"] = step
+class DyingTrainer(Trainer):
+    """Dies when it has finished a number of steps."""
+
+    dies_at = 0
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        if self.progress.total_steps == self.dies_at:
+            raise KilledError
+        return super().step(*arguments)
+
+
+class ScoredTrainer(Trainer):
+    """Has worker_input validation accuracies instead of its own."""
+
+    scores: Iterator[float]
+
+    def validate(self) -> dict[str, float]:
+        return {**super().validate(), "validation_accuracy": next(self.scores)}
 
 
 def train_until(spec: Any, home: Path, step: int) -> None:
-    """Train until a step is told of, and stop dead there."""
-    _, given = plan_for(spec, home)
-    trainer = Trainer(given, single_process(spec), lambda _: None)
-    original = trainer.step
-
-    def step_or_die(*arguments: Any) -> torch.Tensor:
-        if trainer.progress.total_steps == step:
-            raise KilledError
-        return original(*arguments)
-
-    monkey_step(trainer, step_or_die)
+    """Train until a number of steps is finished, and die there."""
+    _, worker_input = plan_for(spec, home)
+    trainer = DyingTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.dies_at = step
     with pytest.raises(KilledError):
         trainer.run()
 
 
-def test_the_same_seed_gives_the_same_curve(stripes: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, **RICH)
     first, _ = train_in_process(spec, tmp_path / "one")
     second, _ = train_in_process(spec, tmp_path / "two")
@@ -75,14 +84,14 @@ def test_the_same_seed_gives_the_same_curve(stripes: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     stripes: Path, tmp_path: Path, optimizer: str, step: int
 ) -> None:
     spec = small_spec(stripes, **RICH, optimizer=optimizer, checkpoint_steps=2)
     whole, _ = train_in_process(spec, tmp_path / "whole")
     train_until(spec, tmp_path / "stopped", step)
-    again, reports = train_in_process(spec, tmp_path / "stopped")
-    started = next(report for report in reports if isinstance(report, TrainingStarted))
+    again, events = train_in_process(spec, tmp_path / "stopped")
+    started = next(event for event in events if isinstance(event, TrainingStarted))
     assert started.total_steps <= step
     assert (step < 2) == (started.total_steps == 0)
     assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
@@ -91,12 +100,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     )
 
 
-def test_a_step_in_parts_is_the_step(stripes: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
     whole, _ = train_in_process(small_spec(stripes), tmp_path / "whole")
-    parts, _ = train_in_process(
-        small_spec(stripes, gradient_accumulation_steps=4), tmp_path / "parts"
+    accumulated, _ = train_in_process(
+        small_spec(stripes, gradient_accumulation_steps=4), tmp_path / "accumulated"
     )
-    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert accumulated.losses == pytest.approx(whole.losses, rel=1e-4)
 
 
 def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> None:
@@ -108,12 +117,12 @@ def test_only_the_newest_checkpoints_are_kept(stripes: Path, tmp_path: Path) -> 
     assert progress == CheckpointStore(str(tmp_path / "checkpoints")).read(latest).progress
 
 
-def test_what_a_killed_writer_began_is_swept_away(stripes: Path, tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_writer_are_deleted(stripes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     begun = folder / ".step-000000002.safetensors.0123456789ab.tmp"
     begun.write_bytes(b"half")
-    (folder / "notes.txt").touch()  # somebody else's
+    (folder / "notes.txt").touch()  # not a checkpoint
     train_in_process(small_spec(stripes, epochs=1), tmp_path)
     assert sorted(file.name for file in folder.iterdir()) == [
         "notes.txt",
@@ -121,96 +130,88 @@ def test_what_a_killed_writer_began_is_swept_away(stripes: Path, tmp_path: Path)
     ]
 
 
-def test_the_best_epoch_comes_home_not_the_last(stripes: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_is_loaded_not_the_last(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=2, learning_rate=1e-2)
-    plan, given = plan_for(spec, tmp_path)
-    trainer = Trainer(given, single_process(spec), lambda _: None)
-    scores = iter([0.9, 0.4])
-    validate = trainer._validate
-    trainer._validate = lambda: {**validate(), "validation_accuracy": next(scores)}  # type: ignore[method-assign]
+    plan, worker_input = plan_for(spec, tmp_path)
+    trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.scores = iter([0.9, 0.4])
     trainer.run()
-    trained = load_best_checkpoint(given, plan.module)
+    trained = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=2)
     assert trained.best.epoch == 1
-    checkpoint = CheckpointStore(given.checkpoint_folder).latest()
+    checkpoint = CheckpointStore(worker_input.checkpoint_folder).latest()
     assert checkpoint is not None
-    kept, last = checkpoint.part("best"), checkpoint.part("model")
+    kept, last = checkpoint.with_prefix("best"), checkpoint.with_prefix("model")
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
     for name, tensor in plan.module.state_dict().items():
         assert torch.equal(tensor, kept[name])
 
 
-def test_patience_ends_a_run_that_gets_no_better(stripes: Path, tmp_path: Path) -> None:
+def test_patience_ends_a_run_without_improvement(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=9, patience=2)
-    _, given = plan_for(spec, tmp_path)
-    reports: list[TrainEvent] = []
-    trainer = Trainer(given, single_process(spec), reports.append)
-    scores = iter([0.5, 0.8, 0.7, 0.6, 0.9])
-    validate = trainer._validate
-    trainer._validate = lambda: {**validate(), "validation_accuracy": next(scores)}  # type: ignore[method-assign]
+    _, worker_input = plan_for(spec, tmp_path)
+    events: list[TrainEvent] = []
+    trainer = ScoredTrainer(worker_input, single_process(spec), events.append)
+    trainer.scores = iter([0.5, 0.8, 0.7, 0.6, 0.9])
     trainer.run()
-    done = [report for report in reports if isinstance(report, EpochCompleted)]
-    assert [report.ended_early for report in done] == [False, False, False, True]
-    # Whoever starts it again finds nothing left to do.
-    again = Trainer(given, single_process(spec), reports.append)
+    done = [event for event in events if isinstance(event, EpochCompleted)]
+    assert [event.ended_early for event in done] == [False, False, False, True]
+    # A second start finds nothing left to do.
+    again = Trainer(worker_input, single_process(spec), events.append)
     again.run()
-    assert [report for report in reports if isinstance(report, EpochCompleted)] == done
+    assert [event for event in events if isinstance(event, EpochCompleted)] == done
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
     stripes: Path, tmp_path: Path
 ) -> None:
     spec = small_spec(stripes, checkpoint_steps=2)
-    _, given = plan_for(spec, tmp_path)
-    reports: list[TrainEvent] = []
-    trainer = Trainer(given, single_process(spec), reports.append)
-    original = trainer.step
+    _, worker_input = plan_for(spec, tmp_path)
+    events: list[TrainEvent] = []
 
-    def step_or_break(*arguments: Any) -> torch.Tensor:
-        loss = original(*arguments)
-        return loss * math.nan if trainer.progress.total_steps == 5 else loss
+    class DivergingTrainer(Trainer):
+        def step(self, *arguments: Any) -> torch.Tensor:
+            loss = super().step(*arguments)
+            return loss * math.nan if self.progress.total_steps == 5 else loss
 
-    monkey_step(trainer, step_or_break)
+    trainer = DivergingTrainer(worker_input, single_process(spec), events.append)
     trainer.run()
-    stopped = reports[-1]
+    stopped = events[-1]
     assert isinstance(stopped, LossNotFinite)
-    per_epoch = trainer.plan.steps_per_epoch
+    per_epoch = trainer.sampler.steps_per_epoch
     assert (stopped.epoch, stopped.step) == (5 // per_epoch + 1, 5 % per_epoch + 1)
-    rows = trainer.plan.rows(5 // per_epoch, 5 % per_epoch)
-    assert stopped.images == tuple(given.train.uris[row] for row in rows)
+    rows = trainer.sampler.rows(5 // per_epoch, 5 % per_epoch)
+    assert stopped.images == tuple(worker_input.train.uris[row] for row in rows)
     assert stopped.checkpoint == "step-000000004.safetensors"
 
 
-def test_frozen_stages_stand_still_until_they_are_thawed(stripes: Path, tmp_path: Path) -> None:
-    spec = small_spec(stripes, epochs=3, name="thawing")
+def test_frozen_stages_are_unchanged_until_they_are_unfrozen(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=3, name="unfreezing")
     # `freeze` asks for weights worth keeping; the kit starts from random ones.
     spec = spec.model_copy(update={"freeze": "backbone", "unfreeze": ("1:1", "2:all")})
-    plan, given = plan_for(small_spec(stripes), tmp_path)
-    given = dataclasses.replace(given, spec=spec)
+    plan, worker_input = plan_for(small_spec(stripes), tmp_path)
+    worker_input = dataclasses.replace(worker_input, spec=spec)
     before = {name: value.clone() for name, value in plan.module.state_dict().items()}
     moved: list[set[str]] = []
-    trainer = Trainer(given, single_process(spec), lambda _: None)
-    finish = trainer._finish_epoch
 
-    def watch(epoch: int, figures: dict[str, float]) -> None:
-        now = trainer.module.state_dict()
-        moved.append({name for name, old in before.items() if not torch.equal(now[name], old)})
-        finish(epoch, figures)
+    class WatchedTrainer(Trainer):
+        def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+            now = self.model.module.state_dict()
+            moved.append({name for name, old in before.items() if not torch.equal(now[name], old)})
+            super().finish_epoch(epoch, metrics)
 
-    trainer._finish_epoch = watch  # type: ignore[method-assign]
-    trainer.run()
+    WatchedTrainer(worker_input, single_process(spec), lambda _: None).run()
     head = {"classifier.4.weight", "classifier.4.bias"}
     assert moved[0] == head
     assert moved[1] == head | {"classifier.2.weight", "classifier.2.bias"}
     assert moved[2] == set(before)
 
 
-def test_data_too_large_for_the_disk_are_decoded_every_time(
-    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_data_too_large_for_the_disk_are_decoded_in_every_epoch(
+    stripes: Path, tmp_path: Path
 ) -> None:
     spec = small_spec(stripes, **RICH)
     kept, _ = train_in_process(spec, tmp_path / "kept")
-    monkeypatch.setattr("eagleray.training.pixel_cache._MAX_OF_DISK", 0.0)
-    decoded, _ = train_in_process(spec, tmp_path / "decoded")
+    decoded, _ = train_in_process(spec, tmp_path / "decoded", max_disk_fraction=0.0)
     assert decoded.losses == pytest.approx(kept.losses, rel=SAME_LOSS)
     assert not (tmp_path / "decoded/cache").exists()
 

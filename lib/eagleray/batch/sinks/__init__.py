@@ -17,7 +17,7 @@ from typing import Annotated, Protocol, get_args
 import pyarrow as pa
 from pydantic import AfterValidator
 
-from eagleray.core.errors import EaglerayError
+from eagleray.core.errors import InputError
 from eagleray.core.extensions import Extensions
 from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
@@ -132,9 +132,12 @@ def table_sink(url: str, table: str) -> TableSink:
 
 def _known_format(name: str) -> str:
     try:
-        return sink_named(name).name
-    except EaglerayError as error:
+        names = _FILE_SINKS.names()
+    except InputError as error:
         raise ValueError(str(error)) from None
+    if name not in names:
+        raise ValueError(f"{name!r} is none of {', '.join(names)}")
+    return name
 
 
 FormatName = Annotated[str, AfterValidator(_known_format)]

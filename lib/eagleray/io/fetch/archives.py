@@ -63,10 +63,10 @@ def list_members(container: str, packing: Packing) -> list[Member]:
             return _list_tar(file) if packing == "tar" else _list_zip(file)
         except (*_TAR_ERRORS, *_ZIP_ERRORS) as error:
             _check_kind(file, container, packing)
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise InputError(
-                f"{container} is not a whole {packing} archive ({fault}); copy it again, or leave "
-                "it out."
+                f"{container} is not a whole {packing} archive ({problem}); copy it again, or "
+                "leave it out."
             ) from error
 
 

@@ -12,8 +12,8 @@ from eagleray.io import storage
 from eagleray.io.fetch.archives import Member, list_members
 from eagleray.io.fetch.parquet import is_image_type
 from eagleray.io.fetch.source import ImageSource, Packing, packed_uri, packing_of, parse_candidates
+from eagleray.io.parquet_table import open_parquet
 from eagleray.io.storage import PathPolicy
-from eagleray.io.tables import open_parquet
 
 __all__ = ["Locator", "may_read", "parse_packed_uri"]
 

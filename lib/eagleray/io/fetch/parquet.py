@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eagleray.core.errors import BadImageError, InputError, Reason
+from eagleray.io.parquet_table import open_parquet
 from eagleray.io.storage import StorageUnavailableError
-from eagleray.io.tables import open_parquet
 
 __all__ = ["CellReader", "is_image_type", "may_contain_paths", "read_paths"]
 
@@ -131,9 +131,9 @@ class CellReader:
 
     def _advance_to(self, row: int) -> _Batch:
         group = bisect.bisect_right(self._starts, row) - 1
-        first_bad, fault = self._damaged.get(group, (row + 1, ""))
+        first_bad, problem = self._damaged.get(group, (row + 1, ""))
         if row >= first_bad:
-            raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {fault}")
+            raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {problem}")
         if group != self._group or row < self._next_row:
             self._group, self._next_row = group, self._starts[group]
             self._batches = self._read_group(group)
@@ -143,15 +143,15 @@ class CellReader:
                 self._window.add(batch)
                 if row in batch:
                     return batch
-            fault = "a row group is shorter than its metadata says"
+            problem = "a row group is shorter than its metadata says"
         except StorageUnavailableError:
             self._group = -1
             raise
         except (pa.ArrowException, OSError) as error:
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Each of the following rows would decode the row group again.
-        self._damaged[group], self._group = (self._next_row, fault), -1
-        raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {fault}")
+        self._damaged[group], self._group = (self._next_row, problem), -1
+        raise BadImageError(Reason.UNREADABLE, f"the table is damaged: {problem}")
 
     def _read_group(self, group: int) -> Iterator[_Batch]:
         first_row = self._starts[group]
@@ -242,7 +242,7 @@ def _wrap_errors(location: str) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        fault = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{location} is damaged ({fault}); copy it again.") from None
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{location} is damaged ({problem}); copy it again.") from None
     except OSError as error:
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import ipaddress
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -86,12 +84,12 @@ class UrlPolicy:
             values = getattr(self, name)
             is_list = isinstance(values, tuple | list) and all(isinstance(v, str) for v in values)
             if not is_list:
-                _refuse(name, f"{values!r} is not a list of strings")
+                _reject(name, f"{values!r} is not a list of strings")
             object.__setattr__(self, name, tuple(sorted({normalize(value) for value in values})))
         if not self.schemes:
-            _refuse("schemes", "name http, https or both")
+            _reject("schemes", "name http, https or both")
         if type(self.max_redirects) is not int or not 0 <= self.max_redirects <= _MAX_REDIRECTS:
-            _refuse("max_redirects", f"it must be a whole number from 0 to {_MAX_REDIRECTS}")
+            _reject("max_redirects", f"it must be a whole number from 0 to {_MAX_REDIRECTS}")
         for name in ("connect_seconds", "read_seconds", "total_seconds"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
 
@@ -126,27 +124,6 @@ class UrlPolicy:
         effective = ipv4_equivalent(address)
         return is_public(effective) or any(effective in network for network in self._networks)
 
-    def to_json(self) -> str:
-        """Return the canonical JSON form."""
-        from eagleray.imaging.contract import canonical_json
-
-        return canonical_json(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> UrlPolicy:
-        """Read a policy from JSON.
-
-        Raises:
-            InputError: If a field is invalid; the message names it.
-        """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"The URL policy is not a JSON object of its fields: {error}."
-            ) from error
-
     @functools.cached_property
     def _patterns(self) -> tuple[_HostPattern, ...]:
         return tuple(map(_host_pattern, self.hosts))
@@ -156,20 +133,20 @@ class UrlPolicy:
         return tuple(map(_private_network, self.private_networks))
 
 
-def _refuse(name: str, problem: str) -> NoReturn:
+def _reject(name: str, problem: str) -> NoReturn:
     raise InputError(f"URL policy, {name}: {problem}.")
 
 
 def _seconds(name: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value < math.inf:
-        _refuse(name, f"it must be a number of seconds above 0, not {value!r}")
+        _reject(name, f"it must be a number of seconds above 0, not {value!r}")
     return float(value)
 
 
 def _scheme(text: str) -> str:
     if text not in DEFAULT_PORTS:
-        _refuse("schemes", f"{text!r} is neither http nor https")
+        _reject("schemes", f"{text!r} is neither http nor https")
     return text
 
 
@@ -187,7 +164,7 @@ def _host_pattern(text: str) -> _HostPattern:
     subdomains = bool(match and match["subdomains"])
     is_valid_port = not isinstance(port, int) or 0 < port < 2**16
     if host is None or (subdomains and host[0] in "*[") or not is_valid_port:
-        _refuse(
+        _reject(
             "hosts",
             f"{text!r} is not a pattern of hosts; write images.example.com, *.example.com, "
             "images.example.com:8080 or *",
@@ -213,9 +190,9 @@ def _private_network(text: str) -> Network:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        _refuse("private_networks", f"{error}; write it as 10.0.0.0/8")
+        _reject("private_networks", f"{error}; write it as 10.0.0.0/8")
     if network.prefixlen < _MIN_PREFIX_LENGTHS[network.version]:
-        _refuse("private_networks", f"{text} is wider than any private network")
+        _reject("private_networks", f"{text} is wider than any private network")
     return network
 
 

@@ -13,21 +13,19 @@ from eagleray.io.storage.listing import (
     LISTING_SCHEMA,
     FileInfo,
     file_info,
-    glob_files,
-    glob_tables,
     list_files,
     list_tables,
     version_of,
 )
 from eagleray.io.storage.locations import absolute, is_remote, join, name_of
 from eagleray.io.storage.path_policy import PathPolicy, is_within, require_prefix
+from eagleray.io.storage.patterns import glob_files, glob_tables
 from eagleray.io.storage.reading import open_seekable, read_bytes, read_range
 from eagleray.io.storage.remote import S3Options, use_s3, using_s3
 from eagleray.io.storage.skipped_names import SKIPPED_KINDS, is_skipped_name, skipped_name_kind
 from eagleray.io.storage.stat import exists, is_folder, size_of
 from eagleray.io.storage.writing import (
     delete,
-    make_folder,
     put_atomic,
     put_if_absent,
     remove_empty_folder,
@@ -54,7 +52,6 @@ __all__ = [
     "join",
     "list_files",
     "list_tables",
-    "make_folder",
     "name_of",
     "open_seekable",
     "put_atomic",

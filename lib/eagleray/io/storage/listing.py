@@ -1,11 +1,9 @@
-"""Lists folders and matches patterns, as a stream of Arrow tables in the order of names."""
+"""Lists folders as a stream of Arrow tables, in the order of names."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +29,16 @@ __all__ = [
     "LISTING_SCHEMA",
     "FileInfo",
     "file_info",
-    "glob_files",
-    "glob_tables",
+    "is_folder_entry",
     "list_files",
     "list_tables",
+    "local_info",
+    "remote_info",
+    "rows_of",
+    "tables_of_pages",
+    "tables_of_rows",
     "version_of",
+    "walk_local",
 ]
 
 LISTING_SCHEMA = pa.schema(
@@ -50,7 +53,6 @@ _ROWS_PER_TABLE = 8192
 _LISTING_THREADS = 8
 _VERSION_KEYS = ("VersionId", "ETag", "etag", "LastModified", "mtime")
 _DIRECTORY_BUCKET_SUFFIX = "--x-s3"
-_WILDCARD = re.compile(r"[*?\[]")
 _ANY = PathPolicy()
 
 
@@ -90,17 +92,17 @@ def list_tables(folder: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
     """
     with wrap_as_input_error(folder):
         if not is_remote(folder):
-            yield from _tables_of_rows(_walk_local(local_path(folder), frozenset(), policy))
+            yield from tables_of_rows(walk_local(local_path(folder), frozenset(), policy))
             return
         remote = open_remote(folder)
         if remote.is_s3:
             bucket, prefix = remote.bucket_and_prefix()
             if not bucket.endswith(_DIRECTORY_BUCKET_SUFFIX):
-                yield from _tables_of_pages(remote, bucket, iterate_pages(remote, bucket, prefix))
+                yield from tables_of_pages(remote, bucket, iterate_pages(remote, bucket, prefix))
                 return
             # Directory buckets do not list keys in order.
             remote = open_remote(folder, many_calls=True)
-        yield from _tables_of_rows(_walk_remote(remote))
+        yield from tables_of_rows(_walk_remote(remote))
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
@@ -111,17 +113,17 @@ def list_files(folder: str) -> Iterator[FileInfo]:
     """
     if is_remote(folder):
         for table in list_tables(folder):
-            yield from _rows_of(table)
+            yield from rows_of(table)
         return
     with wrap_as_input_error(folder):
-        yield from _walk_local(local_path(folder), frozenset(), _ANY)
+        yield from walk_local(local_path(folder), frozenset(), _ANY)
 
 
 def file_info(location: str) -> FileInfo:
     """Describe one file without a request: a remote one only by its URI."""
     if is_remote(location):
         return FileInfo(uri=location, size=None, version="")
-    return _local_info(str(local_path(location)))
+    return local_info(str(local_path(location)))
 
 
 def version_of(location: str) -> str:
@@ -143,67 +145,20 @@ def version_of(location: str) -> str:
             info = remote.call(lambda: remote.filesystem.info(remote.name))
         except (FileNotFoundError, PermissionError):
             return ""
-    return _remote_info(location, info).version
-
-
-def glob_tables(pattern: str, policy: PathPolicy = _ANY) -> Iterator[pa.Table]:
-    """Yield tables of the files that match a pattern (`*`, `**`, `?`, `[…]`), in name order.
-
-    Hidden names match like others. On S3 the prefix before the first wildcard is listed as a
-    stream, without folders that cannot contain a match; other storages return all names at once.
-
-    Args:
-        pattern: The pattern, which may be read.
-        policy: A link to a folder that it does not allow is listed if that folder could contain a
-            match, and is not entered.
-
-    Yields:
-        Non-empty tables of `LISTING_SCHEMA`.
-
-    Raises:
-        InputError: If the storage does not respond, or the pattern is invalid.
-    """
-    with wrap_as_input_error(pattern):
-        if not is_remote(pattern):
-            path = str(local_path(pattern))
-            found = _glob_within(path, policy) if policy.is_limited else _glob_local(path)
-            yield from _tables_of_rows(found)
-            return
-        remote = open_remote(pattern)
-        if remote.is_s3:
-            yield from _glob_s3(remote)
-        else:
-            with _valid_pattern(pattern):
-                yield from _tables_of_rows(_glob_remote(remote))
-
-
-@contextlib.contextmanager
-def _valid_pattern(pattern: str) -> Iterator[None]:
-    """Turn the `ValueError` of an invalid pattern into one sentence.
-
-    Raises:
-        InputError: If the pattern is invalid.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(f"{pattern} is not a valid pattern: {error}.") from error
-
-
-def glob_files(pattern: str) -> list[FileInfo]:
-    """Return the files that match a pattern: the rows of `glob_tables`."""
-    return [info for table in glob_tables(pattern) for info in _rows_of(table)]
+    return remote_info(location, info).version
 
 
 # --- rows and tables --------------------------------------------------------------------------
 
 
-def _rows_of(table: pa.Table) -> Iterator[FileInfo]:
+def rows_of(table: pa.Table) -> Iterator[FileInfo]:
+    """Yield the rows of a table of `LISTING_SCHEMA`."""
     for uri, size, version in zip(*(column.to_pylist() for column in table.columns), strict=True):
         yield FileInfo(uri, size, version)
 
 
-def _tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
+def tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
+    """Collect rows into tables of `LISTING_SCHEMA`."""
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, _ROWS_PER_TABLE)):
         columns = [
@@ -214,7 +169,7 @@ def _tables_of_rows(rows: Iterable[FileInfo]) -> Iterator[pa.Table]:
         yield pa.table(columns, schema=LISTING_SCHEMA)
 
 
-def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iterator[pa.Table]:
+def tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iterator[pa.Table]:
     """Join pages of keys into tables, with Arrow's kernels only."""
     scheme = remote.location.split("://", 1)[0]
     start = f"{scheme}://{bucket}/"
@@ -236,7 +191,7 @@ def _tables_of_pages(remote: Remote, bucket: str, pages: Iterable[Page]) -> Iter
 # --- local ------------------------------------------------------------------------------------
 
 
-def _walk_local(
+def walk_local(
     folder: Path,
     ancestors: frozenset[tuple[int, int]],
     policy: PathPolicy,
@@ -257,11 +212,11 @@ def _walk_local(
     for name in retry_local(lambda: _names_in(folder)):
         path = os.path.join(folder, name)  # noqa: PTH118 - a Path for each file would take half of the time
         if not name.endswith("/"):
-            yield _local_info(path)
+            yield local_info(path)
         elif policy.is_limited and _is_link(path) and not policy.allows(path):
             yield FileInfo(escape_file_name(path.rstrip("/")), None, "")
         elif not skip(path):
-            yield from _walk_local(Path(path), ancestors | {identity}, policy, skip)
+            yield from walk_local(Path(path), ancestors | {identity}, policy, skip)
 
 
 def _is_link(folder: str) -> bool:
@@ -274,38 +229,14 @@ def _names_in(folder: Path) -> list[str]:
         return sorted(entry.name + "/" * false_on_error(entry.is_dir) for entry in entries)
 
 
-def _local_info(path: str) -> FileInfo:
+def local_info(path: str) -> FileInfo:
+    """Describe a local file; a dangling link has no size."""
     uri = escape_file_name(path)
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path for each file would take half of the time
     except (OSError, ValueError):
         return FileInfo(uri=uri, size=None, version="")
     return FileInfo(uri=uri, size=status.st_size, version=str(status.st_mtime_ns))
-
-
-def _glob_local(pattern: str) -> Iterator[FileInfo]:
-    import glob
-
-    found = glob.glob(pattern, recursive=True, include_hidden=True)  # noqa: PTH207 - Path cannot glob an absolute pattern
-    names = sorted(found)
-    return (_local_info(name) for name in names if not Path(name).is_dir())
-
-
-def _glob_within(pattern: str, policy: PathPolicy) -> Iterator[FileInfo]:
-    """Match like `_glob_local`, without entering folders that the policy does not allow."""
-    from fsspec.utils import glob_translate
-
-    root = _WILDCARD.split(pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
-    with _valid_pattern(pattern):
-        matches = re.compile(glob_translate(escape_file_name(pattern))).match
-        cannot_match = _folder_without_match(pattern)
-    if not false_on_error(Path(root).is_dir):
-        return
-    for info in _walk_local(Path(root), frozenset(), policy, cannot_match):
-        # Whether a link to a forbidden location leads to a folder must not be revealed.
-        may_contain_match = not cannot_match(f"{info.uri}/")
-        if matches(info.uri) or (may_contain_match and not policy.allows(info.uri)):
-            yield info
 
 
 # --- any file system of fsspec ----------------------------------------------------------------
@@ -321,80 +252,29 @@ def _walk_remote(remote: Remote) -> Iterator[FileInfo]:
             )
         except FileNotFoundError:
             return []
-        return sorted(found, key=lambda entry: entry["name"] + "/" * _is_folder(entry))
+        return sorted(found, key=lambda entry: entry["name"] + "/" * is_folder_entry(entry))
 
     def walk(entries: list[dict[str, Any]]) -> Iterator[FileInfo]:
-        folders = [entry["name"] for entry in entries if _is_folder(entry)]
+        folders = [entry["name"] for entry in entries if is_folder_entry(entry)]
         listed = read_ahead(list_folder, folders, threads=pool)
         for entry in entries:
-            if _is_folder(entry):
+            if is_folder_entry(entry):
                 yield from walk(next(listed))
             else:
                 below = entry["name"].removeprefix(remote.path).lstrip("/")
                 uri = join(remote.location, below) if below else remote.location
-                yield _remote_info(uri, entry)
+                yield remote_info(uri, entry)
 
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
         yield from walk(list_folder(remote.path))
 
 
-def _is_folder(entry: dict[str, Any]) -> bool:
+def is_folder_entry(entry: dict[str, Any]) -> bool:
+    """Whether an entry of fsspec is a folder."""
     return bool(entry["type"] == "directory")
 
 
-def _remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
+def remote_info(uri: str, info: dict[str, Any]) -> FileInfo:
+    """Describe a remote file by its entry of fsspec."""
     version = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
     return FileInfo(uri=uri, size=info.get("size"), version=str(version))
-
-
-def _glob_remote(remote: Remote) -> Iterator[FileInfo]:
-    scheme = remote.location.split("://", 1)[0]
-    found = remote.call(lambda: remote.filesystem.glob(remote.path, detail=True))
-    for name, info in sorted(found.items()):
-        if not _is_folder(info):
-            yield _remote_info(name if "://" in name else f"{scheme}://{name}", info)
-
-
-# --- patterns on S3 ---------------------------------------------------------------------------
-
-
-def _glob_s3(remote: Remote) -> Iterator[pa.Table]:
-    from fsspec.utils import glob_translate
-
-    bucket, pattern = remote.bucket_and_key()
-    if _WILDCARD.search(bucket):
-        raise InputError(f"{remote.location} has a wildcard in its bucket's name; name one bucket.")
-    with _valid_pattern(remote.location):
-        # RE2, which Arrow uses, spells the end of the text `\\z`.
-        expression = "^" + glob_translate(pattern).removesuffix("\\Z") + "\\z"
-        skip = _folder_without_match(pattern)
-    pages = iterate_pages(remote, bucket, _WILDCARD.split(pattern, maxsplit=1)[0], skip=skip)
-    matches = (_matching(page, expression) for page in pages)
-    yield from _tables_of_pages(remote, bucket, matches)
-
-
-def _matching(page: Page, expression: str) -> Page:
-    mask = pc.match_substring_regex(page.keys, expression)
-    return Page(
-        keys=page.keys.filter(mask),
-        sizes=page.sizes.filter(mask),
-        versions=page.versions.filter(mask),
-        truncated=page.truncated,
-    )
-
-
-def _folder_without_match(pattern: str) -> Callable[[str], str | None]:
-    """Return a function that gives the topmost folder of a key that cannot contain a match."""
-    from fsspec.utils import glob_translate
-
-    parts = pattern.split("/")
-    levels = [re.compile(glob_translate(part)) for part in parts[:-1] if part != "**"]
-
-    def folder(key: str) -> str | None:
-        names = key.split("/")
-        for depth, name in enumerate(names[:-1]):
-            if depth >= len(levels) or not levels[depth].match(name):
-                return "/".join(names[: depth + 1]) + "/"
-        return None
-
-    return folder if "**" not in parts else lambda _: None

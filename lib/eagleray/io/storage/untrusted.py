@@ -192,8 +192,8 @@ def _open_entry(name: str, parent: int, kind: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _not_regular(name: str, fault: str) -> NotRegularFileError:
-    return NotRegularFileError(f"{name[:_MAX_SHOWN]!r} {fault}")
+def _not_regular(name: str, problem: str) -> NotRegularFileError:
+    return NotRegularFileError(f"{name[:_MAX_SHOWN]!r} {problem}")
 
 
 # --- remote -----------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from eagleray.io.storage.s3_keys import iterate_pages
 
 __all__ = [
     "delete",
-    "make_folder",
     "put_atomic",
     "put_if_absent",
     "remove_empty_folder",
@@ -87,12 +86,6 @@ def _pipe(remote: Remote, content: bytes, **options: Any) -> None:
     if remote.is_s3:
         options["chunksize"] = _PART_BYTES
     remote.call(lambda: remote.filesystem.pipe_file(remote.name, content, **options))
-
-
-def make_folder(location: str) -> None:
-    """Create a local folder with its parents; object stores need none."""
-    if not is_remote(location):
-        local_path(location).mkdir(parents=True, exist_ok=True)
 
 
 def remove_empty_folder(location: str) -> None:

@@ -243,7 +243,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return trusted
 
 
-def test_tls_asks_for_the_name_and_connects_to_the_judged_address(authority: Authority) -> None:
+def test_tls_requests_the_name_and_connects_to_the_checked_address(authority: Authority) -> None:
     context = authority.context("images.test")
     indicated: list[str | None] = []
     context.sni_callback = lambda _socket, name, _context: indicated.append(name)
@@ -294,7 +294,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(authority: Authority) 
         assert not site.asked
 
 
-def test_a_redirect_from_tls_is_judged_too(authority: Authority) -> None:
+def test_a_redirect_from_tls_is_checked_too(authority: Authority) -> None:
     with tls_site(authority.context("127.0.0.1")) as site, running(Site("127.0.0.2")) as secret:
         site.serves("/from", status(302, Location=secret.url(host="127.0.0.2")))
         only_one = policy(private_networks=("127.0.0.1/32",))

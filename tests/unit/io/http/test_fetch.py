@@ -96,7 +96,7 @@ def test_only_so_many_redirects(
         "ht\ttp://127.0.0.2:{port}/",
     ],
 )
-def test_a_redirect_is_judged_like_any_url(location: str) -> None:
+def test_a_redirect_is_checked_like_any_url(location: str) -> None:
     with running(Site("127.0.0.1")) as site, running(Site("127.0.0.2", site.port)) as secret:
         site.serves("/from", status(302, Location=location.format(port=site.port)))
         with pytest.raises(InputError) as caught:

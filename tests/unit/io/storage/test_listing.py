@@ -76,16 +76,6 @@ def test_a_remote_file_is_described_without_a_request() -> None:
     assert described == storage.FileInfo("s3://no-such-bucket/a.png", None, "")
 
 
-def test_patterns_find_files_only(folder: str) -> None:
-    for name in ("a.png", "b.jpg", "deep/c.png", "d.png/e.txt"):
-        storage.put_atomic(storage.join(folder, name), b"1")
-    found = [info.uri for info in storage.glob_files(storage.join(folder, "*.png"))]
-    assert found == [storage.join(folder, "a.png")]
-    found = [info.uri for info in storage.glob_files(storage.join(folder, "**", "*.png"))]
-    assert found == [storage.join(folder, name) for name in ("a.png", "deep/c.png")]
-    assert storage.glob_files(storage.join(folder, "*.gif")) == []
-
-
 def test_tables_hold_what_files_do(folder: str) -> None:
     for number in range(20):
         storage.put_atomic(storage.join(folder, f"{number % 3}", f"{number}.bin"), b"1" * number)
@@ -114,12 +104,3 @@ def test_a_name_that_is_no_unicode_is_spelled_out_in_a_table(tmp_path: Path) -> 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Cannot access .*/gone \(No such file or directory\)"):
         list(storage.list_tables(str(tmp_path / "gone")))
-
-
-def test_patterns_give_tables_too(folder: str) -> None:
-    for name in ("a.png", "b.jpg", "deep/c.png"):
-        storage.put_atomic(storage.join(folder, name), b"1")
-    (table,) = storage.glob_tables(storage.join(folder, "**", "*.png"))
-    names = [storage.join(folder, name) for name in ("a.png", "deep/c.png")]
-    assert table.column("uri").to_pylist() == names
-    assert list(storage.glob_tables(storage.join(folder, "*.gif"))) == []

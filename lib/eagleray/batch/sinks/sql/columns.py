@@ -87,7 +87,7 @@ def plain_column(array: pa.Array) -> pa.Array:
     structs become JSON, times text in ISO 8601 to the microsecond, time stamps with a zone UTC.
 
     Args:
-        array: Of a type that `sql_type` knows.
+        array: Array of a type that `sql_type` knows.
 
     Returns:
         An array of the same length.

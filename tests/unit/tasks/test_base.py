@@ -1,4 +1,4 @@
-"""What models answer, against values computed by hand."""
+"""Targets, losses, predictions and stored form of each task, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -160,6 +160,35 @@ def test_a_regression_target_comes_back_as_it_was(value: float, mean: float, std
     task = Regression(mean=mean, std=std)
     encoded = torch.tensor([[task.encode(repr(value))]], dtype=torch.float64)
     assert task.activate(encoded).item() == pytest.approx(value, rel=1e-9, abs=1e-9)
+
+
+# --- two versions -----------------------------------------------------------------------------
+
+
+def test_values_are_the_same_answer_within_what_a_precision_may_change() -> None:
+    first, near, far = (REGRESSION.postprocess(outputs(value), FRAME) for value in (9, 9.1, 9.2))
+    assert REGRESSION.same_answer(first, near)
+    assert not REGRESSION.same_answer(first, far)  # 0.03 of a spread of 4 is the limit
+    assert REGRESSION.describe(far) == "9.2"
+
+
+def test_another_task_never_gives_the_same_answer_as_a_regression() -> None:
+    value = REGRESSION.postprocess(outputs(9), FRAME)
+    cat = MULTICLASS.postprocess(outputs(0.8, 0.1, 0.1), FRAME)
+    assert not REGRESSION.same_answer(value, cat)
+    assert not MULTICLASS.same_answer(cat, value)
+    assert (REGRESSION.describe(cat), MULTICLASS.describe(value)) == ("cat", None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [((0.3, 0.6, 0.8), (0.4, 0.9, 0.1), True), ((0.3, 0.6, 0.8), (0.3, 0.6, 0.9), False)],
+)
+def test_labels_are_the_same_answer_whatever_their_scores(
+    first: tuple[float, ...], second: tuple[float, ...], same: bool
+) -> None:
+    one, other = (MULTILABEL.postprocess(outputs(*values), FRAME) for values in (first, second))
+    assert MULTILABEL.same_answer(one, other) is same
 
 
 # --- labels that are none ---------------------------------------------------------------------

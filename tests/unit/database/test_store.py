@@ -1,4 +1,4 @@
-"""The organisation's own database: made on the way, by many at once, refused in one sentence."""
+"""The organisation's database: created at first use, by several processes, with clear errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def row(**overrides: Any) -> AliasChangeRow:
         "version": 2,
         "previous": None,
         "action": "promote",
-        "who": "ada",
+        "actor": "ada",
         "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "reason": "Käfer 猫",
         "evidence": {"kpis": [], "forced": False},

@@ -107,7 +107,7 @@ def test_a_folder_lists_every_file_at_any_depth_in_name_order(place: str) -> Non
     assert {row["packing"] for row in rows} == {None}
 
 
-def test_names_that_are_skipped_are_counted_and_said_and_those_of_cameras_are_not(
+def test_names_that_are_skipped_are_counted_and_those_of_cameras_are_not_skipped(
     place: str,
 ) -> None:
     own = ["_DSC0001.JPG", "_MG_4711.jpg", "_sorted/a.jpg", "_thumbs/Thumbs.db.jpg", "a/1.png"]
@@ -234,7 +234,7 @@ def test_inputs_on_s3(s3: str, tmp_path: Path) -> None:
         listed("s3://pictures/none.png")
 
 
-def test_an_address_is_an_image_that_nobody_asks_for_yet() -> None:
+def test_an_address_is_an_image_that_is_not_fetched_yet() -> None:
     rows = listed("https://example.org/a.png?size=*")
     assert uris(rows) == ["https://example.org/a.png?size=*"]
     assert read_all(rows) == ["unreadable"]
@@ -410,7 +410,7 @@ def test_the_column_of_images_can_be_named(tmp_path: Path) -> None:
         ({"path": ["here.png"], "label": ["x"]}, b"here.png", None),
     ],
 )
-def test_a_choice_among_columns_is_said(
+def test_a_choice_among_columns_is_reported(
     tmp_path: Path, columns: dict[str, Any], expected: bytes, note: str | None
 ) -> None:
     write_files(tmp_path, "here.png")
@@ -421,7 +421,7 @@ def test_a_choice_among_columns_is_said(
     assert listing.all_notes() == (() if note is None else (sentence,))
 
 
-def test_a_choice_that_many_tables_share_is_said_once(tmp_path: Path) -> None:
+def test_a_choice_that_many_tables_share_is_reported_once(tmp_path: Path) -> None:
     for number in range(3):
         write_parquet(tmp_path / f"{number}.parquet", {"mask": [b"m"], "image": [b"i"]})
     (remark,) = open_inputs(InputSpec((str(tmp_path),))).all_notes()
@@ -481,7 +481,7 @@ JPEG_START = b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(90))
         ("data:image/png;base64,iVBORw0KGgo=", "a data: URL"),
     ],
 )
-def test_images_inside_of_a_text_are_said_to_be_such(tmp_path: Path, cell: str, words: str) -> None:
+def test_images_inside_of_a_text_are_named_as_such(tmp_path: Path, cell: str, words: str) -> None:
     location = write_table(tmp_path / "t.jsonl", {"image": ["", cell], "n": [1, 2]})
     with pytest.raises(InputError) as caught:
         listed(location)

@@ -1,4 +1,4 @@
-"""The table that results go into: checked before the work, filled in one transaction after it.
+"""Checks a SQL table before the work, and fills it in one transaction afterwards.
 
 The table has a column `job`, the columns of the result table, and the primary key (`job`, `row`).
 `docs/results.md` describes it for those who read it.
@@ -26,29 +26,32 @@ if TYPE_CHECKING:
 
 __all__ = ["SqlSink"]
 
-_SECONDS_TO_GET_READY = 30.0
-_SECONDS_TO_LOAD = 600.0  # another load, of millions of rows, takes minutes
 _POSTGRESQL_NAME_BYTES = 63
 _ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class SqlSink:
-    """A table of a database, there already or yet to be created.
+    """A table of a database, which exists or is created.
 
     Attributes:
-        database: Where it is.
-        schema: The schema it is in; None for the database's own choice.
-        name: Its name.
+        database: Database that the table is in.
+        schema: Schema of the table; None for the database's default.
+        name: Name of the table.
+        ready_timeout: Seconds to wait for locks of others when the table is checked.
+        load_timeout: Seconds to wait for them before a load; another load of millions of rows takes
+            minutes.
     """
 
     database: Database
     schema: str | None
     name: str
+    ready_timeout: float = 30.0
+    load_timeout: float = 600.0
 
     @classmethod
     def parse(cls, url: str, table: str) -> SqlSink:
-        """Read what a user wrote, without connecting.
+        """Parse a URL and the name of a table, without connecting.
 
         Args:
             url: As `sqlite:///results.db` or `postgresql://user:password@host/database`. What
@@ -56,7 +59,7 @@ class SqlSink:
             table: `name`, or on PostgreSQL `schema.name`.
 
         Raises:
-            InputError: They cannot be read, or the driver for PostgreSQL is missing.
+            InputError: If they cannot be parsed, or the driver for PostgreSQL is missing.
         """
         database = Database.parse(url)
         schema, dot, name = table.rpartition(".")
@@ -81,17 +84,17 @@ class SqlSink:
         there is made, without content.
 
         Args:
-            result_schema: Of the result table, with its column `row`.
+            result_schema: Schema of the result table, with its column `row`.
 
         Raises:
-            InputError: The database does not answer or refuses, or the table is another one.
+            InputError: If the database does not answer or refuses, or the table does not fit.
         """
         table = self._define(result_schema)
         with self.database.connected(
-            lock_timeout=_SECONDS_TO_GET_READY,
+            lock_timeout=self.ready_timeout,
             kind=InputError,
             sentence=lambda reason: (
-                f"Results cannot go into {self} ({reason}); mend that, or name another table."
+                f"Results cannot go into {self} ({reason}); fix that, or name another table."
             ),
         ) as connection:
             transaction = connection.begin()
@@ -104,15 +107,15 @@ class SqlSink:
         """Put all rows of a job into the table, in place of those that it has there.
 
         Args:
-            job_id: What the column `job` holds.
-            tables: The result rows, all of one schema. They are held one at a time.
+            job_id: Value of the column `job`.
+            tables: The result rows, all of one schema. One table is in memory at a time.
 
         Returns:
-            How many rows there were. Without any table nothing is done.
+            Number of rows. Without any table nothing is done.
 
         Raises:
-            InputError: The table is not one that these rows fit into.
-            JobFailedError: The database failed. The table has what it had before or, where the
+            InputError: If the rows do not fit into the table.
+            JobFailedError: If the database failed. The table has what it had before or, where the
                 connection broke at the very end, all rows of the job.
         """
         stream = iter(tables)
@@ -121,7 +124,7 @@ class SqlSink:
             return 0
         table = self._define(first.schema)
         with self.database.connected(
-            lock_timeout=_SECONDS_TO_LOAD,
+            lock_timeout=self.load_timeout,
             kind=JobFailedError,
             sentence=lambda reason: (
                 f"Job {job_id} was not put into {self} ({reason}); its results are whole where "
@@ -139,7 +142,7 @@ class SqlSink:
         """Describe the table that holds rows of a schema.
 
         Raises:
-            InputError: A column cannot be in a SQL table.
+            InputError: If a column cannot be in a SQL table.
         """
         assert "row" in schema.names
         columns = [sa.Column("job", sa.Text(), primary_key=True)]
@@ -167,7 +170,7 @@ class SqlSink:
         """Return the names that columns have in the database, `job` not among them.
 
         Raises:
-            InputError: One is no name, or two would be the same.
+            InputError: If one is not a valid name, or two would be the same.
         """
         short_names = names
         if self.database.is_postgresql:  # it cuts long names by itself, without an error
@@ -191,10 +194,10 @@ class SqlSink:
         return short_names
 
     def _prepare(self, connection: sa.Connection, table: sa.Table) -> None:
-        """Create the table, or check the one that is there; and check that it can be filled.
+        """Create the table, or check the existing one, and check that it can be filled.
 
         Raises:
-            InputError: Rows do not fit into the table that is there.
+            InputError: If rows do not fit into the existing table.
         """
         if self.database.is_postgresql:
             encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
@@ -212,10 +215,10 @@ class SqlSink:
         _insert(connection, table, ())
 
     def _require_fit(self, connection: sa.Connection, table: sa.Table) -> None:
-        """Check that the table that is there has the columns and the key that a load needs.
+        """Check that the existing table has the columns and the key that a load needs.
 
         Raises:
-            InputError: It has not.
+            InputError: If it does not.
         """
         inspector = sa.inspect(connection)
         found = inspector.get_columns(table.name, schema=table.schema)
@@ -249,7 +252,7 @@ class SqlSink:
 
 
 def _wait_for_loads_of(job_id: str, connection: sa.Connection, table: sa.Table) -> None:
-    """Wait until no other load of the job into the table is under way.
+    """Wait until no other load of the job into the table is running.
 
     On PostgreSQL two of them would each remove the rows that they see and insert the same ones,
     and the primary key would end the later one.

@@ -1,113 +1,30 @@
-"""Reading one image from wherever it is; every way in which that fails has its reason."""
+"""Members of tar and zip archives are read; damaged archives are rejected."""
 
 from __future__ import annotations
 
 import io
-import random
 import struct
 import tarfile
-import threading
 import tracemalloc
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import BadImageError, InputError, Reason
-from eagleray.imaging import named_contract
 from eagleray.io import storage
-from eagleray.io.fetch import ImageReader, ImageSource, fetch_image, packed_uri
+from eagleray.io.fetch import ImageReader, ImageSource, packed_uri
 from eagleray.io.fetch.archives import list_members
-from eagleray.io.fetch.parquet import CellReader
 from eagleray.io.fetch.source import Packing
-from eagleray.io.http import UrlPolicy
 from tests.support.containers import (
-    cell_source,
-    hugging_face_images,
     member_source,
-    write_parquet,
     write_tar,
     write_zip,
 )
-
-MAX_BYTES = 2**20
-
-
-def noise(num_bytes: int, seed: int = 0) -> bytes:
-    """Bytes that nothing compresses."""
-    return random.Random(seed).randbytes(num_bytes)
-
-
-def reader() -> ImageReader:
-    return ImageReader(MAX_BYTES)
-
-
-def failure(source: ImageSource, with_reader: ImageReader | None = None) -> tuple[Reason, str]:
-    with pytest.raises(BadImageError) as caught:
-        (with_reader or reader()).read(source)
-    return caught.value.reason, caught.value.message
-
-
-# --- plain files and addresses ----------------------------------------------------------------
-
-
-def test_a_file_is_read_up_to_one_byte_more_than_allowed(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"0123456789")
-    source = ImageSource(str(tmp_path / "a.png"))
-    assert ImageReader(10).read(source) == b"0123456789"
-    assert ImageReader(4).read(source) == b"01234"
-
-
-def test_a_file_known_to_be_too_large_is_not_read(tmp_path: Path) -> None:
-    source = ImageSource(str(tmp_path / "not-even-there.png"), size=MAX_BYTES + 1)
-    assert failure(source) == (
-        Reason.TOO_MANY_BYTES,
-        "the file has 1,048,577 bytes, the limit is 1,048,576",
-    )
-
-
-@pytest.mark.parametrize(
-    ("uri", "reason", "message"),
-    [
-        ("{tmp}/none.png", Reason.MISSING, "there is no file at this location"),
-        ("{tmp}", Reason.MISSING, "there is no file at this location"),
-        ("", Reason.MISSING, "the table has no location in this row"),
-        ("memory:///none.png", Reason.MISSING, "there is no file at this location"),
-        ("nonsense://a", Reason.UNREADABLE, "nonsense://a is not opened: supported"),
-        ("https://example.org/a.png", Reason.UNREADABLE, "is not fetched: a table of"),
-        ("tar://a::{tmp}/none.tar", Reason.MISSING, "there is no such archive or table"),
-        ("zip://a::nonsense://b", Reason.UNREADABLE, "nonsense://b is not opened: supported"),
-    ],
-)
-def test_what_is_not_there_has_a_reason(
-    tmp_path: Path, uri: str, reason: Reason, message: str
-) -> None:
-    found = failure(ImageSource(uri.format(tmp=tmp_path)))
-    assert found[0] == reason
-    assert message in found[1]
-
-
-def test_addresses_are_left_to_the_policy() -> None:
-    with_policy = ImageReader(MAX_BYTES, UrlPolicy(hosts=("images.example.org",)))
-    reason, message = failure(ImageSource("HTTPS://other.example.org/a.png"), with_policy)
-    assert reason == Reason.UNREADABLE
-    assert "other.example.org" in message
-
-
-# --- archives ---------------------------------------------------------------------------------
-
-CONTENTS = {
-    "a.jpg": noise(70_000),
-    "deep/b.png": b"\0" * 50_000,
-    "empty.gif": b"",
-    "x" * 900 + ".jpg": b"long name",
-    "grün 猫%20::.png": b"odd name",
-}
+from tests.support.image_sources import CONTENTS, change, failure, noise, reader
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -154,12 +71,6 @@ def test_a_deflate_stream_longer_than_its_content_is_read(tmp_path: Path) -> Non
     location.write_bytes(header.pack(*fields) + b"a.jpg" + packed)
     source = ImageSource("zip://a.jpg::x", 5_000, "zip", str(location), 0)
     assert reader().read(source) == content
-
-
-def change(location: str, at: int, values: bytes) -> None:
-    content = bytearray(Path(location).read_bytes())
-    content[at : at + len(values)] = values
-    Path(location).write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -396,155 +307,3 @@ def test_whatever_is_damaged_nothing_but_a_reason_comes_out(
             continue
         if packing == "zip" and member.name in members:
             assert content == members[member.name]
-
-
-# --- Parquet ----------------------------------------------------------------------------------
-
-
-def cells(count: int, size: int = 100) -> list[bytes]:
-    return [noise(size, seed=index) for index in range(count)]
-
-
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), "struct"])
-def test_cells_are_read_in_any_order(tmp_path: Path, kind: pa.DataType | str) -> None:
-    contents = cells(250)
-    column = hugging_face_images(contents) if kind == "struct" else pa.array(contents, kind)
-    location = write_parquet(
-        tmp_path / "a.parquet", {"label": range(250), "image": column}, row_group_size=60
-    )
-    order = [*range(250), 3, 249, 0, 120, 119, 60, 59]
-    shared = reader()
-    read = [shared.read(cell_source(location, "image", row)) for row in order]
-    assert read == [contents[row] for row in order]
-
-
-def test_many_threads_share_one_table(tmp_path: Path) -> None:
-    contents = cells(2000, size=3000)
-    location = write_parquet(tmp_path / "a.parquet", {"image": contents}, row_group_size=700)
-    shared = reader()
-    ready = threading.Barrier(16)
-
-    def read(row: int) -> bytes:
-        if row < 16:
-            ready.wait()
-        return shared.read(cell_source(location, "image", row))
-
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(read, range(2000))) == contents
-
-
-def test_a_large_row_group_is_not_held_whole(tmp_path: Path) -> None:
-    contents = cells(100, size=2**20)
-    options = {"use_dictionary": False, "write_batch_size": 4}
-    location = write_parquet(tmp_path / "a.parquet", {"image": contents}, **options)
-    before = pa.total_allocated_bytes()
-    table = CellReader(location, "image")
-    most = 0
-    for row, content in enumerate(contents):
-        assert table.read(row) == content
-        most = max(most, pa.total_allocated_bytes() - before)
-    assert most < 75 * 2**20
-    assert table.read(3) == contents[3]
-
-
-@pytest.mark.parametrize("as_struct", [False, True])
-def test_an_empty_cell_is_missing(tmp_path: Path, as_struct: bool) -> None:
-    contents = [b"a", None, b""]
-    column = hugging_face_images(contents) if as_struct else pa.array(contents, pa.binary())
-    location = write_parquet(tmp_path / "a.parquet", {"image": column})
-    assert failure(cell_source(location, "image", 1)) == (Reason.MISSING, "the cell is empty")
-    assert reader().read(cell_source(location, "image", 2)) == b""
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "reason", "message"),
-    [
-        ("a.parquet", 2, Reason.MISSING, "the table has 2 rows, and this is row 2"),
-        ("a.parquet", 1, Reason.TOO_MANY_BYTES, "has 1,048,577 bytes, the limit is 1,048,576"),
-        ("b.parquet", 0, Reason.MISSING, "there is no such archive or table, or no such image"),
-        ("c.parquet", 0, Reason.UNREADABLE, "is not a whole Parquet file"),
-        ("d.parquet", 0, Reason.UNREADABLE, "has no column of images named 'image'"),
-    ],
-)
-def test_a_cell_that_cannot_be_read_has_a_reason(
-    tmp_path: Path, name: str, row: int, reason: Reason, message: str
-) -> None:
-    write_parquet(tmp_path / "a.parquet", {"image": [b"a", b"b" * (MAX_BYTES + 1)]})
-    (tmp_path / "c.parquet").write_bytes(b"PAR1 no more")
-    write_parquet(tmp_path / "d.parquet", {"image": ["text"]})
-    found = failure(cell_source(str(tmp_path / name), "image", row))
-    assert found[0] == reason
-    assert message in found[1]
-
-
-def test_a_damaged_page_spares_the_rows_before_it_and_other_groups(tmp_path: Path) -> None:
-    contents = cells(300, size=1000)
-    location = write_parquet(
-        tmp_path / "a.parquet",
-        {"image": contents},
-        row_group_size=100,
-        use_dictionary=False,
-        data_page_size=10_000,
-        write_page_checksum=False,
-        compression="zstd",
-    )
-    middle = Path(location).read_bytes().index(contents[150])
-    change(location, middle - 40, b"\xff" * 3000)
-    shared = reader()
-
-    def read_or_reason(row: int) -> bytes | str:
-        try:
-            return shared.read(cell_source(location, "image", row))
-        except BadImageError as error:
-            return str(error)
-
-    answers = {row: read_or_reason(row) for row in range(300)}
-    read = {row: answer for row, answer in answers.items() if isinstance(answer, bytes)}
-    reasons = [answer for answer in answers.values() if isinstance(answer, str)]
-    assert len(set(reasons)) == 1
-    assert reasons[0].startswith("unreadable: the table is damaged: ")
-    assert {row: contents[row] for row in read} == read
-    assert set(read) >= {*range(100), *range(200, 300)}
-    assert 150 not in read
-
-
-# --- URIs alone -------------------------------------------------------------------------------
-
-
-def test_packed_images_are_found_by_their_uris(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "a::b.tar", CONTENTS)
-    archive = write_zip(tmp_path / "a.zip", CONTENTS)
-    table = write_parquet(tmp_path / "a.parquet", {"my/image::x": [b"0", b"1"]})
-    contract = named_contract("fast")
-    for name, content in CONTENTS.items():
-        assert fetch_image(packed_uri("tar", name, tar), contract) == content
-        assert fetch_image(packed_uri("zip", name, archive), contract) == content
-    assert fetch_image(packed_uri("parquet", "my/image::x/1", table), contract) == b"1"
-    assert fetch_image(cell_source(table, "my/image::x", 0), contract) == b"0"
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "tar://none.jpg::{tmp}/a.tar",
-        "parquet://image/7::{tmp}/a.parquet",
-        "parquet://image/-1::{tmp}/a.parquet",
-        "parquet://image/::{tmp}/a.parquet",
-        "parquet://label/0::{tmp}/a.parquet",
-    ],
-)
-def test_a_packed_image_that_is_not_there_is_missing(tmp_path: Path, uri: str) -> None:
-    write_tar(tmp_path / "a.tar", {"a.jpg": b"a"})
-    write_parquet(tmp_path / "a.parquet", {"image": [b"a"], "label": ["x"]})
-    reason, message = failure(ImageSource(uri.format(tmp=tmp_path)))
-    assert reason == Reason.MISSING
-    assert message == "there is no such archive or table, or no such image in it"
-
-
-def test_a_uri_finds_the_container_as_it_is_now(tmp_path: Path) -> None:
-    shared = reader()
-    source = ImageSource(f"tar://b.jpg::{tmp_path}/a.tar")
-    write_tar(tmp_path / "a.tar", {"a.jpg": b"a"})
-    assert failure(source, shared)[0] == Reason.MISSING
-    write_tar(tmp_path / "a.tar", {"a.jpg": b"a", "b.jpg": b"b"})
-    assert shared.read(source) == b"b"

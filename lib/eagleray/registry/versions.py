@@ -1,0 +1,91 @@
+"""A version of a registered model, and its tags in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eagleray.models.package import ModelPackage
+
+__all__ = ["DIGEST_TAG", "ModelVersion", "alias_numbers", "make_version", "package_tags"]
+
+DIGEST_TAG = "eagleray.package_digest"
+CONTRACT_TAG = "eagleray.contract_digest"
+TASK_TAG = "eagleray.task"
+ARCHITECTURE_TAG = "eagleray.architecture"
+METRIC_TAG_PREFIX = "eagleray.metric."
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of a registered model.
+
+    Attributes:
+        name: The model's name.
+        version: The version's number, which counts from 1.
+        aliases: Aliases that point to the version, sorted.
+        created: Time of registration in milliseconds since 1970.
+        source: Location of the version's package.
+        run_id: ID of the MLflow run that registered the version, if any.
+        digest: Digest of the package; empty for a version that Eagleray has not registered.
+        task: Name of the task.
+        architecture: Name of the architecture.
+        metrics: Metrics of the package's manifest.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: int
+    source: str
+    run_id: str | None
+    digest: str
+    task: str
+    architecture: str
+    metrics: Mapping[str, float]
+
+    @property
+    def reference(self) -> str:
+        """The reference that loads exactly this version."""
+        return f"{self.name}/{self.version}"
+
+
+def package_tags(package: ModelPackage) -> dict[str, str]:
+    """Return the tags of a package's version in MLflow."""
+    manifest = package.manifest
+    metrics = {METRIC_TAG_PREFIX + key: repr(value) for key, value in manifest.metrics.items()}
+    return {
+        DIGEST_TAG: package.digest,
+        CONTRACT_TAG: manifest.contract_digest,
+        TASK_TAG: manifest.task.name,
+        ARCHITECTURE_TAG: manifest.architecture.name,
+        **metrics,
+    }
+
+
+def alias_numbers(model: Any) -> dict[str, int]:
+    """Return the aliases of an MLflow model with their versions."""
+    return {alias: int(version) for alias, version in dict(model.aliases).items()}
+
+
+def make_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
+    """Make a version from MLflow's, which often lacks the aliases."""
+    tags = dict(found.tags or {})
+    number = int(found.version)
+    return ModelVersion(
+        name=found.name,
+        version=number,
+        aliases=tuple(sorted(name for name, target in aliases.items() if target == number)),
+        created=int(found.creation_timestamp),
+        source=found.source,
+        run_id=found.run_id or None,
+        digest=tags.get(DIGEST_TAG, ""),
+        task=tags.get(TASK_TAG, ""),
+        architecture=tags.get(ARCHITECTURE_TAG, ""),
+        metrics={
+            key.removeprefix(METRIC_TAG_PREFIX): float(value)
+            for key, value in tags.items()
+            if key.startswith(METRIC_TAG_PREFIX)
+        },
+    )

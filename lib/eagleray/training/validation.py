@@ -1,0 +1,49 @@
+"""Validation at the end of an epoch: loss and metrics, computed by all workers together."""
+
+from __future__ import annotations
+
+import torch
+from torchmetrics import MeanMetric
+
+from eagleray.training.batches import ImageDataset
+from eagleray.training.distributed import DistributedContext
+from eagleray.training.metrics import TaskMetrics
+from eagleray.training.model_state import ModelState
+from eagleray.training.worker_input import WorkerInput
+
+__all__ = ["validate"]
+
+
+@torch.no_grad()
+def validate(
+    model: ModelState, dataset: ImageDataset, worker_input: WorkerInput, context: DistributedContext
+) -> dict[str, float]:
+    """Return `validation_loss` and the task's metrics over the validation split.
+
+    Args:
+        model: Network to validate.
+        dataset: Validation split.
+        worker_input: Input of the worker.
+        context: Distributed context; each worker computes a share of the images.
+    """
+    task, spec, size = worker_input.task, worker_input.spec, worker_input.contract.size
+    network = model.evaluation_network()
+    rows = dataset.decoded.good
+    count = max(1, spec.batch_size // context.world_size // spec.gradient_accumulation_steps)
+    num_passes = -(-len(rows) // count)
+    if len(rows) >= context.world_size:  # with fewer images each worker computes all of them
+        num_passes = -(-len(rows) // (context.world_size * count))
+        rows = rows[context.rank :: context.world_size]
+    metrics = TaskMetrics(task).to(context.device)
+    mean_loss = MeanMetric().to(context.device)
+    for number in range(num_passes):
+        batch = rows[number * count : (number + 1) * count]
+        if not len(batch):  # sharded weights are gathered by all workers in every pass
+            network(*dataset.inputs(rows[:1], size, context.device))
+            continue
+        targets = dataset.targets[batch].to(context.device)
+        logits = network(*dataset.inputs(batch, size, context.device))
+        mean_loss.update(task.loss(logits, targets), len(targets))
+        metrics.update(task.activate(logits), targets)
+    values = {f"validation_{name}": value for name, value in metrics.compute().items()}
+    return {"validation_loss": float(mean_loss.compute()), **values}

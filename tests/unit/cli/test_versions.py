@@ -1,0 +1,104 @@
+"""`eagleray models …` on versions: from promotion to deletion, comparison and lineage."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eagleray.cli.models import models_app
+from eagleray.registry.registry import Registry
+from tests.support.models import registry_in
+from tests.support.registry import evaluated, keep_split, register
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """One database for the module; tests keep apart by the names of their models."""
+    return registry_in(tmp_path_factory.mktemp("versions"))
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A model's name that is this test's own."""
+    return f"{request.node.originalname}-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def home(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(registry.settings.home))
+    monkeypatch.setenv("EAGLERAY_USER", "Ada")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*words: str, code: int = 0) -> str:
+    """Return what is shown, on one line."""
+    result = CliRunner().invoke(models_app, words)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join((result.stdout if "--json" in words else result.output).split())
+
+
+@pytest.mark.usefixtures("home")
+def test_the_commands_from_promotion_to_deletion(
+    registry: Registry, name: str, tmp_path: Path
+) -> None:
+    first, second, _ = register(registry, name, 3)
+    kpi = tmp_path / "kpi.txt"
+    kpi.write_text("accuracy >= 0.9\n")
+    evaluated(registry, first, 0.95)
+    evaluated(registry, second, 0.5)
+    said = run("promote", name, "1", "--kpi", str(kpi))
+    assert said == (
+        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and was unset "
+        "before (change 1)."
+    )
+    assert "failed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
+    assert "name a file of KPIs with --kpi" in run("promote", name, "2", code=2)
+    forced = json.loads(run("promote", name, "2", "--force", "--reason", "demo", "--json"))
+    assert (forced["from"], forced["to"], forced["actor"]) == (1, 2, "Ada")
+    assert f"is now {name}/1, after {name}/2" in run("rollback", name, "--reason", "slow")
+    assert "has no version before" in run("rollback", name, code=2)
+    assert "is now" in run("alias", name, "staging", "3", "--reason", "try it")
+
+    shown = json.loads(run("history", name, "--alias", "production", "--json"))
+    assert [(item["number"], item["action"], item["to"]) for item in shown] == [
+        (1, "promote", 1),
+        (2, "promote", 2),
+        (3, "rollback", 1),
+    ]
+    table = run("history", name)
+    assert "promote (forced)" in table
+    assert "try it" in table
+    registry.client.set_registered_model_alias(name, "staging", "2")
+    assert f"{name}@staging points to {name}/2, the history says {name}/3" in run("history", name)
+
+    assert f"{name}@staging points to {name}/2" in run("delete", name, "2", "--yes", code=2)
+    assert f"delete {name}/3 by --yes" in run("delete", name, "3", code=2)
+    assert "its package with it" in run("delete", name, "3", "--yes", "--reason", "old")
+    assert json.loads(run("history", name, "--json"))[-1]["action"] == "delete"
+
+
+@pytest.mark.usefixtures("home")
+def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Path) -> None:
+    first, second = register(registry, name, 2)
+    told = run("compare", f"{name}/1", f"{name}/2")
+    assert "It is unknown whether these metrics were measured on the same images" in told
+    assert "+0.0100" in told
+    for version, accuracy in ((first, 0.5), (second, 0.75)):
+        evaluated(registry, version, accuracy)
+    assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
+    assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
+    assert "is not a version" in run("compare", f"{name}/1", name, code=2)
+    assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
+    assert first.run_id is not None
+    assert first.run_id in run("lineage", f"{name}/1")
+    keep_split(registry, first, [("/photos/1.png", "1", "cat", "train")])
+    told = run("trained-on", "/photos/1.png")
+    assert f"{name}/1" in told
+    assert f"{name}/2" in told.partition("Unknown, as their runs kept no table of images: ")[2]
+    assert "No version is known to have been given" in run("trained-on", "/photos/2.png")
+    assert json.loads(run("list", "--json"))

@@ -1,0 +1,135 @@
+"""A run of a durable job, whatever its work: counts, limits, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eagleray.batch.shard_summary import ShardSummary, decode_shard
+from eagleray.core.errors import JobFailedError
+from eagleray.core.job_state import JobState
+from eagleray.io import storage
+from eagleray.sharded.failure_limit import FailureLimit
+from eagleray.sharded.progress import Progress, read_progress
+from eagleray.sharded.run import JobRun
+from tests.support.batch import Output, output
+from tests.support.reporting import RecordingReporter
+
+
+class Work:
+    """Puts the results of an output's shards, and remembers which it was given."""
+
+    def __init__(self, made: Output) -> None:
+        self._made = made
+        self.given: list[int] = []
+
+    def __call__(self, pending: list[int]) -> Iterator[ShardSummary]:
+        self.given += pending
+        for shard in pending:
+            self._made.put_shards([shard])
+            yield decode_shard(storage.read_bytes(self._made.layout.shard(shard)))[1]
+
+
+def run_of(made: Output, limit: str = "100%") -> tuple[JobRun, RecordingReporter]:
+    reporter = RecordingReporter()
+    return JobRun(made.layout, made.plan, FailureLimit.parse(limit), reporter), reporter
+
+
+def progress_of(made: Output) -> Progress:
+    found = read_progress(made.layout)
+    assert found is not None
+    return found
+
+
+def test_a_run_does_what_is_left_and_counts_all(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, failed={3, 39}, shards=[1])
+    run, reporter = run_of(made)
+    work = Work(made)
+    with run.monitored() as monitor:
+        assert [shard.shard for shard in run.finish_shards("Working", work, monitor)] == [0, 2]
+    assert work.given == [0, 2]
+    assert reporter.advanced == [(16, 0), (16, 1), (8, 1)]
+    assert any("resumes: 16 of 40 images" in note for note in reporter.notes)
+    shown = progress_of(made)
+    assert (shown.state, shown.num_done, shown.num_failed) == (JobState.SUCCEEDED, 40, 2)
+
+
+def test_a_run_that_is_cancelled_keeps_what_is_done(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, shards=[])
+    run, _ = run_of(made)
+    storage.put_atomic(made.layout.cancel, b"")  # of a run before, which does not count
+
+    def cancelled() -> None:
+        with run.monitored() as monitor:
+            for _ in run.finish_shards("Working", Work(made), monitor):
+                monitor.cancelled = True
+
+    with pytest.raises(JobFailedError, match="was cancelled after 16 images"):
+        cancelled()
+    assert progress_of(made).state == JobState.CANCELLED
+    assert made.layout.finished_shards() == {0}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "state", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, JobState.STOPPED, "interrupted"),
+        (OSError("disk full"), JobFailedError, JobState.FAILED, "disk full"),
+        (JobFailedError("The workers stopped."), JobFailedError, JobState.FAILED, "workers"),
+        (ZeroDivisionError("oh"), ZeroDivisionError, JobState.FAILED, "ZeroDivisionError: oh"),
+    ],
+    ids=repr,
+)
+def test_the_output_says_how_a_run_ended(
+    tmp_path: Path,
+    error: BaseException,
+    raised: type[BaseException],
+    state: JobState,
+    message: str,
+) -> None:
+    made = output(tmp_path, rows=40, shards=[0])
+    run, _ = run_of(made)
+    with pytest.raises(raised), run.monitored():
+        raise error
+    shown = progress_of(made)
+    assert (shown.state, shown.num_done) == (state, 16)
+    assert message in shown.message
+
+
+def test_failures_that_a_killed_run_did_not_publish_still_count_before_the_commit(
+    tmp_path: Path,
+) -> None:
+    made = output(tmp_path, rows=40, failed={1, 2, 3})
+    run, _ = run_of(made, "2")
+    with pytest.raises(JobFailedError, match="3 of 40 images failed so far"):
+        run.check_failures(3)
+    run.check_failures(2)
+
+
+def test_a_run_whose_shards_were_removed_by_the_winner_ends_quietly(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, shards=[])
+    run, _ = run_of(made)
+
+    def work(pending: list[int]) -> Iterator[ShardSummary]:
+        made.put_shards()
+        made.commit()
+        yield from ()
+        raise FileNotFoundError("the folder of shards")
+
+    with run.monitored() as monitor:
+        assert list(run.finish_shards("Working", work, monitor)) == []
+    assert progress_of(made).state == JobState.SUCCEEDED
+
+
+def test_a_file_that_is_missing_without_a_commit_fails_a_run(tmp_path: Path) -> None:
+    made = output(tmp_path, rows=40, shards=[])
+    run, _ = run_of(made)
+
+    def work(pending: list[int]) -> Iterator[ShardSummary]:
+        yield from ()
+        raise FileNotFoundError("the manifest")
+
+    with pytest.raises(JobFailedError, match="The storage failed"), run.monitored() as monitor:
+        list(run.finish_shards("Working", work, monitor))

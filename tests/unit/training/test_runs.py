@@ -1,0 +1,43 @@
+"""The folder of a run: what it keeps, and runs of other versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.settings import Settings
+from eagleray.training.prepare import reopen_job
+from eagleray.training.runs import RunRecord, create_run, find_run
+from tests.support.training import small_spec
+
+
+def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
+    settings, spec = Settings(home=tmp_path), small_spec("data", epochs=7)
+    run = create_run(settings, spec)
+    record = RunRecord(run=run.name, data_digest="0" * 64, alias="candidate")
+    run.write(record)
+    found = find_run(settings, run.name)
+    assert (found.read_spec(), found.read()) == (spec, record)
+    with pytest.raises(UnknownNameError, match=f"Nearest: {run.name}"):
+        find_run(settings, f"{run.name}0")
+
+
+def test_a_run_of_another_version_is_refused_with_its_fields(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    run = create_run(settings, small_spec("data"))
+    record = RunRecord(run=run.name, data_digest="0" * 64, alias="candidate")
+    run.write(record)
+    file = Path(run.spec_file)
+    text = file.read_text().replace("max_grad_norm:", "clip_norm:").replace("strategy: ddp", "")
+    file.write_text(f"{text}\nsharding: replicated\n")
+    sentence = r"^Run \S+ cannot be resumed: .* \(clip_norm, sharding\); begin a new run\.$"
+    with pytest.raises(InputError, match=sentence):
+        reopen_job(run.name, settings)
+
+
+def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
+    run = create_run(Settings(home=tmp_path), small_spec("data"))
+    with pytest.raises(InputError, match="is damaged; begin a new run"):
+        run.read()

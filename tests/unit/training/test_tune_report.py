@@ -1,0 +1,60 @@
+"""The summary and the page of a tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from eagleray.training.search_space import SearchSpace
+from eagleray.training.spec import TrainSpec
+from eagleray.training.trials import TuneResult, rank
+from eagleray.training.tune_report import ranking_rows, render_tune_page, summarize
+from tests.support.training import METRIC, tracker_with
+
+GIVEN = {"data": "flowers/", "name": "flowers"}
+SPACE = SearchSpace(
+    GIVEN,
+    {
+        "learning_rate": FloatDistribution(1e-9, 1, log=True),
+        "horizontal_flip": CategoricalDistribution((True, False)),
+    },
+)
+
+
+def tuned_with(folder: Path, *runs: tuple[str, list[float]]) -> TuneResult:
+    trials = tracker_with(folder, *runs).trials
+    return TuneResult(tuple(trials.values()), tuple(rank(trials)), SPACE, METRIC, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [
+        (
+            [("a", [0.5, 0.6, 0.6]), ("b", [0.4, 0.7, 0.8])],
+            "Trial 2 is the best with validation accuracy 0.8000; the default has 0.6000",
+        ),
+        ([("a", [0.5, 0.6, 0.7]), ("b", [0.7])], "No trial is better"),
+        ([("a", [float("nan")]), ("b", [0.7])], "Trial 2 is the best"),
+    ],
+)
+def test_the_summary_compares_with_the_default(
+    tmp_path: Path, runs: list[tuple[str, list[float]]], sentence: str
+) -> None:
+    assert sentence in summarize(tuned_with(tmp_path, *runs))
+
+
+def test_the_page_has_every_trial(tmp_path: Path) -> None:
+    tuned = tuned_with(tmp_path, ("a", [0.5, 0.6, 0.6]), ("b", [0.4]), ("c", [0.4, 0.7, 0.8]))
+    rows = ranking_rows(tuned)
+    assert [(row.rank, row.name, row.score, row.gray) for row in rows] == [
+        ("1", "3", "0.8000", False),
+        ("2", "1 default", "0.6000", False),
+        ("3", "2", "0.4000", True),
+    ]
+    page = render_tune_page(tuned, TrainSpec.make(GIVEN), "flowers-1").decode()
+    assert "best: trial 3" in page
+    assert "the default" in page
+    assert page.count("<svg") == 2  # the epochs, and the one field that is a number
+    assert "7 of 60" in page
