@@ -1,4 +1,4 @@
-# make demo    set everything up, then see the main job work on real input
+# make demo    set everything up, then run the main job on real input
 # make test    set everything up, then run the tests
 # make help    the rest
 
@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,7 +42,7 @@ lint: setup  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup  ## Format, and mend what can be mended.
+format: setup  ## Format, and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -50,6 +50,10 @@ lock: setup  ## Resolve the newest versions into requirements.lock.
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --upgrade --quiet --output-file requirements.lock
+
+docs: setup  ## Write the pages that are generated from the code.
+	$(BIN)/python -m eagleray.cli.reference docs/commands.md
+	$(BIN)/python -m tests.module_list > docs/modules.md
 
 bench-imaging: setup  ## Time and compare decode paths on a folder of photographs: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.imaging $(PHOTOS)
@@ -78,25 +82,25 @@ bench-learning: setup  ## What training learns, by workers and from a parent: DA
 bench-serve: setup  ## Time the service against LitServe, FastAPI and Ray Serve: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.serve --photos $(PHOTOS)
 
-bench-overload: setup  ## Ask the service for ten times what it can: PHOTOS=folder.
+bench-overload: setup  ## Send the service ten times the load it can serve: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.overload --photos $(PHOTOS) --plot overload.png
 
-bench-closed-loop: setup  ## Ask the service with 1 to 64 callers that each wait: PHOTOS=folder.
+bench-closed-loop: setup  ## Query the service with 1 to 64 callers in a closed loop: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.closed_loop --photos $(PHOTOS)
 
-bench-many-models: setup  ## Ask 20 models of 12 versions from 10 applications; count wrong versions.
+bench-many-models: setup  ## Query 20 models of 12 versions from 10 applications; count wrong versions.
 	$(BIN)/python -m tests.bench.many_models
 
-same-answers: setup  ## Ask the same photographs in every way, and compare: PHOTOS=folder.
+same-answers: setup  ## Predict the same photographs in every way, and compare: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.same_answers --photos $(PHOTOS)
 
-bench-hostile-packages: setup  ## Load packages that mean harm: seconds, memory, and what is said.
+bench-hostile-packages: setup  ## Load hostile packages; show time, memory and the error.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.hostile_packages
 
 bench-train: setup  ## Time training against a plain DDP script: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.train --photos $(PHOTOS)
 
-fuzz: setup  ## Send the service 20,000 hostile requests and damaged images, and count the answers.
+fuzz: setup  ## Send the service 20,000 hostile requests and damaged images, and count the responses.
 	EAGLERAY_FUZZ_EXAMPLES=500 EAGLERAY_FUZZ_MUTANTS=10000 EAGLERAY_FUZZ_FORMAT_MUTANTS=1000 \
 	  $(BIN)/python -m pytest -s --timeout=3600 tests/unit/imaging/test_mutations.py tests/unit/serve/test_openapi.py tests/unit/imaging/test_hostile_images.py \
 	  tests/unit/serve/test_hostile_requests.py tests/unit/serving/test_hostile_places.py
@@ -107,14 +111,14 @@ chaos: setup  ## Kill drivers, workers, nodes and storage calls, hundreds of tim
 chaos-train: setup  ## Kill workers and drivers of training runs, 40 times, and compare the curves.
 	$(BIN)/python -m tests.chaos.training
 
-chaos-serve: setup  ## Switch, roll back, break, kill and stop under steady load, and count who notices.
+chaos-serve: setup  ## Switch, roll back, break, kill and stop versions and processes under load; count failed requests.
 	$(BIN)/python -m tests.chaos.serving
 	$(BIN)/python -m tests.chaos.serving_faults
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases
 
-show-exposure: setup  ## Show every socket of the service, and what each says without a key.
+show-exposure: setup  ## Show every socket of the service, and what each returns without a key.
 	$(BIN)/python -m tests.bench.exposure
 
 clean:  ## Remove the environment and every cache; models and results under .eagleray stay.

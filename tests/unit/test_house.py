@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import eagleray
+from tests.module_list import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"eagleray.jobs", "eagleray.serve"}
@@ -44,14 +45,6 @@ def test_imports_go_one_way(room: str) -> None:
         assert imported_roots(file) & OURS <= {"eagleray"}, file
         programs = {".".join(module.split(".")[:2]) for module in imported_modules(file)} & PROGRAMS
         assert programs <= ROOMS[room], file
-
-
-PACKAGES = (
-    *("core", "imaging", "io", "tasks", "models", "inference", "sources", "database", "reports"),
-    *("data", "evaluation", "registry", "sharded", "batch", "packing", "training", "serving"),
-    *("client", "cli"),
-)
-"""The packages from the lowest up; each imports only those before it, and itself."""
 
 
 def test_packages_import_downwards_only() -> None:

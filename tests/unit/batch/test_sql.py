@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
         ("", "results", "must look like"),
         ("postgresql://user:hush@host:port/db", "results", "must look like"),
         ("postgresql://user:hu@sh@host/db", "results", "more than one @; write %40"),
-        ("mysql://user:hush@host/db", "results", "SQLite or PostgreSQL and not into 'mysql'"),
+        ("mysql://user:hush@host/db", "results", "SQLite or PostgreSQL, not 'mysql'"),
         ("sqlite://", "results", "A SQLite database is a file"),
         ("sqlite:///:memory:", "results", "A SQLite database is a file"),
         ("sqlite://results.db", "results", "sqlite:///results.db, three slashes"),

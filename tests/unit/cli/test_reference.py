@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[3] / "docs/commands.md"
 
 def test_the_page_is_what_is_generated_today() -> None:
     written = PAGE.read_text()
-    again = "run `python -m eagleray.cli.reference docs/commands.md`"
+    again = "run `make docs`"
     assert written == with_reference(written), again
 
 

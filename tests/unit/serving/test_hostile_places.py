@@ -129,7 +129,7 @@ def test_a_name_that_turns_private_reaches_nothing(
     answers: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The addresses of the first look-up, which were checked, are used; there is no second one."""
+    """The connection uses the checked addresses of the first look-up; there is no second."""
     monkeypatch.setattr(socket, "getaddrinfo", FakeDns(*answers))
 
     async def test(running: RunningApp) -> None:

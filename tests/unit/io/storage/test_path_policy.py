@@ -108,7 +108,7 @@ def test_a_policy_goes_by_where_its_places_lead(room: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("prefix", "words"),
     [
         ("", "is empty"),
         (" ", "is empty"),
@@ -121,19 +121,19 @@ def test_a_policy_goes_by_where_its_places_lead(room: Path) -> None:
         ("s3://bucket/a/../b", "contains '..'"),
     ],
 )
-def test_a_place_that_would_be_another_is_refused(place: str, words: str) -> None:
+def test_an_invalid_prefix_is_rejected(prefix: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        storage.require_prefix(place)
-    with pytest.raises(InputError, match=r"^batch_inputs: "):
-        ServiceConfig.make({"batch_inputs": [place]})
+        storage.require_prefix(prefix)
+    with pytest.raises(InputError, match=r"^batch_inputs\.0: "):
+        ServiceConfig.make({"batch_inputs": [prefix]})
     with pytest.raises(InputError, match=words.removesuffix(r"\.$")):
-        PredictSpec.make({"inputs": ["a"], "model": "m", "output": "out", "allow_path": [place]})
+        PredictSpec.make({"inputs": ["a"], "model": "m", "output": "out", "allow_path": [prefix]})
 
 
-@pytest.mark.parametrize("place", ["/data", "data", "s3://bucket", "s3://bucket/", "memory://a"])
-def test_a_place_is_a_folder_or_a_prefix(place: str) -> None:
-    storage.require_prefix(place)
+@pytest.mark.parametrize("prefix", ["/data", "data", "s3://bucket", "s3://bucket/", "memory://a"])
+def test_a_prefix_is_a_folder_or_a_uri(prefix: str) -> None:
+    storage.require_prefix(prefix)
 
 
-def test_nothing_is_within_nowhere() -> None:
+def test_nothing_is_within_no_prefixes() -> None:
     assert not storage.is_within("/tmp/a.png", [])
