@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from eagleray.batch.earlier import read_results
+from eagleray.data.digits import BROKEN_FILES, write_digits
 from eagleray.inference.predictor import Predictor
-from eagleray.jobs.demo import BROKEN_FILES, write_digits
 from eagleray.models.package import read_package
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.material import Material, write_model

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eagleray.core.types import TOLERANCE
-from eagleray.jobs.demo import BROKEN_FILES
+from eagleray.data.digits import BROKEN_FILES
 from tests.support.installed import Installed
 
 NUM_DIGITS = 1797

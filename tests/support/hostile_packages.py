@@ -414,9 +414,9 @@ HOSTILE = [
     ),
     Hostile("golden/ is a link to another folder", golden_folder_elsewhere, "'golden'"),
     Hostile("a link to / beside the files", folder_of_everything, "'all'"),
-    Hostile("model.json is a named pipe", pipe("model.json"), "no regular file"),
-    Hostile("the weights are a named pipe", pipe("model.safetensors"), "no regular file"),
-    Hostile("model.json is a folder", folder_named("model.json"), "no regular file"),
+    Hostile("model.json is a named pipe", pipe("model.json"), "not a regular file"),
+    Hostile("the weights are a named pipe", pipe("model.safetensors"), "not a regular file"),
+    Hostile("model.json is a folder", folder_named("model.json"), "not a regular file"),
     Hostile("model.json is a socket", socket_named("model.json"), "is a socket"),
     Hostile("a link that leads nowhere", link_to("golden/01.png", "/nonexistent"), "is a link"),
     Hostile("5,000 empty folders", empty_folders(5000), "folders"),
@@ -571,7 +571,7 @@ HOSTILE = [
     Hostile(
         "a metric that is no number",
         manifest_text(lambda text: text.replace('"accuracy": 0.5', '"accuracy": NaN')),
-        "not valid JSON",
+        "every number must be finite",
     ),
     Hostile(
         "a number of a million digits",

@@ -29,7 +29,7 @@ def first_validation_error(error: ValidationError, *, name: Callable[[str], str]
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field, *inner = [str(part) for part in fault["loc"]] or [""]
     place = escape_text(".".join([name(field) if field else "", *inner])[:_MAX_SHOWN])
-    message = escape_text(fault["msg"][:_MAX_SHOWN])
+    message = escape_text(fault["msg"][:_MAX_SHOWN]).removesuffix(".")
     if fault["type"] == "missing":
         return f"{place} is required"
     if fault["type"] == "extra_forbidden":

@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,14 @@ from eagleray.core.errors import BadImageError, JobFailedError
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import ImageContract, ShortestSide, decode
 from eagleray.io.fetch import fetch_image
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.tables import digest_table
 
 __all__ = ["MAX_DISK_FRACTION", "DecodedPixels", "centre", "open_pixels", "with_margin"]
 
 Barrier = Callable[[], None]
 
-_MAX_AT_ONCE = 256
+_MAX_AHEAD = 16
 MAX_DISK_FRACTION = 0.5
 """Largest fraction of the free disk that decoded images take; else every epoch decodes."""
 
@@ -176,17 +176,14 @@ def _decode_rows(
     """Decode some rows into the array, and return the faults by row."""
     pixels = np.load(array, mmap_mode="r+")
     faults = {}
-    with ThreadPoolExecutor(max_workers=4) as readers:
-        for start in range(0, len(rows), _MAX_AT_ONCE):
-            part = rows[start : start + _MAX_AT_ONCE]
-            uris = [images.uris[row] for row in part]
-            for row, decoded in zip(
-                part, readers.map(lambda uri: _read(uri, contract), uris), strict=True
-            ):
-                if isinstance(decoded, BadImageError):
-                    faults[str(row)] = (decoded.reason.value, decoded.message)
-                else:
-                    pixels[row] = decoded
+    decoded = read_ahead(
+        lambda row: _read(images.uris[row], contract), rows, threads=4, max_ahead=_MAX_AHEAD
+    )
+    for row, result in zip(rows, decoded, strict=True):
+        if isinstance(result, BadImageError):
+            faults[str(row)] = (result.reason.value, result.message)
+        else:
+            pixels[row] = result
     pixels.flush()
     return faults
 

@@ -45,7 +45,7 @@ def test_what_is_no_limit_is_one_sentence(text: str) -> None:
         ({"format": "xml"}, "format: 'xml' is none of parquet, csv, jsonl"),
         ({"sql": "mysql://host/db"}, "mysql"),
         ({"allow_urls": ["http://a/b"]}, "http://a/b"),
-        ({"s3_endpoint": "host:9000"}, "S3 endpoint 'host:9000' is no URL"),
+        ({"s3_endpoint": "host:9000"}, "S3 endpoint 'host:9000' is not a URL"),
         ({"s3_anonymous": True, "s3_profile": "p"}, "give one of the two"),
         ({"topk": 3}, "Nearest: top_k"),
         ({"model": None}, "model must be a valid string"),

@@ -53,7 +53,7 @@ def test_the_commands_from_promotion_to_deletion(
     evaluated(registry, second, 0.5)
     said = run("promote", name, "1", "--kpi", str(kpi))
     assert said == (
-        f"accuracy >= 0.9: reached with 0.95 {name}@production is now {name}/1, and was unset "
+        f"accuracy >= 0.9: passed with 0.95 {name}@production is now {name}/1, and was unset "
         "before (change 1)."
     )
     assert "failed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)

@@ -347,7 +347,7 @@ def test_the_figures_of_a_registered_version_are_kept_with_it(digits: Path) -> N
 @pytest.mark.parametrize(
     ("words", "kpi", "sentence"),
     [
-        (["MODEL", "nowhere"], None, "There is no folder nowhere"),
+        (["MODEL", "nowhere"], None, "There is no folder or file nowhere"),
         (["random:resnet81", "tree"], None, "Nearest: resnet18"),
         (["MODEL", "odd"], None, "'nine' is not a label of this model"),
         (["MODEL", "tree", "--slice", "camera"], None, "No column to slice by is named 'camera'"),

@@ -1,0 +1,115 @@
+"""Options generated from specifications, and the one sentence for what is invalid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from eagleray.batch.spec import PredictSpec
+from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.core.errors import InputError, UserError
+from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
+from eagleray.serving.config import ServiceConfig
+
+FINE = {"inputs": ["a"], "model": "m", "output": "o"}
+
+
+def parse(*words: str) -> dict[str, Any]:
+    """Return the fields that the words of a command line give."""
+    heard: list[dict[str, Any]] = []
+    app = typer.Typer()
+
+    @app.command()
+    @with_spec_options(PredictSpec, argument="inputs")
+    def main(fields: dict[str, Any]) -> None:
+        heard.append(fields)
+
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return heard[0]
+
+
+def test_a_field_is_an_option_and_several_values_are_repeated() -> None:
+    words = ["a,b", "c", "--top-k", "3", "--since", "x,y", "--since", "z", "--no-s3-anonymous"]
+    fields = parse(*words)
+    assert fields == {
+        "inputs": ["a,b", "c"],
+        "top_k": "3",
+        "since": ["x,y", "z"],
+        "s3_anonymous": False,
+    }
+    spec = read_spec(PredictSpec, {**fields, "model": "m", "output": "o"})
+    assert (spec.inputs, spec.since, spec.top_k) == (("a,b", "c"), ("x,y", "z"), 3)
+
+
+def test_what_is_not_given_is_left_to_the_specification() -> None:
+    assert parse("a") == {"inputs": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"top_k": "0"}, "--top-k must be greater than or equal to 1."),
+        ({"format": "xml"}, "--format: No result format is named 'xml'."),
+        ({"max_failures": "some"}, "--max-failures: write a share such as 1%"),
+        ({"model": None}, "--model must be"),
+        ({"allow_path": [""]}, "--allow-path.0: "),
+    ],
+)
+def test_an_invalid_option_is_named_as_its_flag(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        read_spec(PredictSpec, {**FINE, **fields})
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_missing_option_is_required() -> None:
+    with pytest.raises(InputError, match=r"^--model is required\.$"):
+        read_spec(PredictSpec, {"inputs": ["a"], "output": "o"})
+
+
+def test_options_override_a_file_and_an_error_says_where_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("inputs: photos\nmodel: m\noutput: o\ntop_k: 3\nworkers: 2\n")
+    spec = read_spec(PredictSpec, {"top_k": "7"}, file=str(file))
+    assert (spec.inputs, spec.top_k, spec.worker_range) == (("photos",), 7, (2, 2))
+    file.write_text("inputs: photos\nmodel: m\noutput: o\ntop_k: none\n")
+    with pytest.raises(InputError, match=rf"^{file}: top_k must be a valid integer[^\n]*$"):
+        read_spec(PredictSpec, {}, file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("replicas: [", "is not YAML"),
+        ("a: b: c\n- d", "line 1 is not YAML"),
+        ("- replicas", "holds no fields"),
+        ("port: 8000", "No field of a specification is named 'port'"),
+        ("replicas: many", "replicas must be a valid integer"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_sentence(
+    tmp_path: Path, content: str, sentence: str
+) -> None:
+    (tmp_path / "service.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
+        read_spec(ServiceConfig, {}, file=str(tmp_path / "service.yaml"))
+    assert sentence in str(caught.value)
+
+
+def test_the_service_hands_a_specification_to_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = BatchBody.make({**FINE, "column": "--sql=x", "since": "/y"})
+    sent = body.job("digits/3", ServiceConfig(), readable=["/photos"], workers=2)
+    for name, value in spec_variable(sent).items():
+        monkeypatch.setenv(name, value)
+    assert read_spec(PredictSpec, {}, file=COMMAND[-1]) == sent
+    assert not any("--sql" in word for word in COMMAND)
+
+
+def test_a_specification_that_is_too_long_for_a_variable_is_one_sentence() -> None:
+    body = BatchBody.make({**FINE, "inputs": [f"/{number:0200}" for number in range(1000)]})
+    with pytest.raises(InputError, match="write them into a table"):
+        spec_variable(body.job("digits/3", ServiceConfig(), readable=[]))
