@@ -211,9 +211,8 @@ def _kill_remaining(processes: list[psutil.Process]) -> None:
 def _quiet_ray_libraries(*, verbose: bool) -> None:
     if verbose:
         return
+    disable_progress_bars()  # first: importing Ray Data sets its log level
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # failed trials are in the table of trials
-    disable_progress_bars()
+    # Failed trials are rows of the table of trials.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.core.validation import first_validation_error
 from eagleray.io import storage
 from eagleray.sharded.layout import FileName, OutputLayout
 
@@ -109,11 +110,9 @@ def read_plan(layout: OutputLayout, kind: type[P]) -> P | None:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
         raise OutputExistsError(
             f"Output {layout.location} belongs to another kind of job or another version of "
-            f"Eagleray ({field}: {fault['msg']}); name another folder."
+            f"Eagleray ({first_validation_error(error)}); name another folder."
         ) from None
 
 
