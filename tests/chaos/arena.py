@@ -19,9 +19,9 @@ from typing import Any
 from eagleray.io import storage
 from tests.chaos.material import Material, write_large, write_small
 from tests.chaos.places import Place
-from tests.chaos.processes import in_child, stderr_to
 from tests.chaos.s3_server import BUCKET, s3_server
 from tests.chaos.tally import Tally
+from tests.support.processes import in_child, stderr_to
 
 ROOT = Path(__file__).parents[2]
 _IMPORTED_ON_THE_WAY = (

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from tests.chaos.arena import ROOT
-from tests.chaos.processes import end_orphans, exit_with_parent, family, kill
+from tests.support.processes import end_orphans, exit_with_parent, family, kill
 
 
 @dataclass(frozen=True)

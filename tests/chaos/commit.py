@@ -16,10 +16,10 @@ from tests.chaos.arena import Arena, tally_of
 from tests.chaos.crash_points import Call, Point, die_at, points_of, record_calls
 from tests.chaos.drive import ROWS_PER_FILE, Ending, drive
 from tests.chaos.places import Place
-from tests.chaos.processes import Child, in_child
 from tests.chaos.readers import Readers, polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import Difference, compare, count, save_reference
+from tests.support.processes import Child, in_child
 
 CHAINS = 6  # outputs whose runs die many times
 MAX_DEATHS = 12  # of one output

@@ -12,10 +12,10 @@ import numpy as np
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
 from eagleray.training.checkpoint import CheckpointStore
-from tests.chaos.processes import in_child
 from tests.chaos.tally import Tally
 from tests.chaos.train import MODEL, RunFolder
 from tests.support.numerics import SAME_LOSS
+from tests.support.processes import in_child
 
 _THROUGHPUT = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 

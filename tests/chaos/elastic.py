@@ -11,10 +11,10 @@ import numpy as np
 
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.curves import Curve, read_curve
-from tests.chaos.processes import Child, end_orphans, family, titled
 from tests.chaos.tally import Tally
 from tests.chaos.train import EPOCHS, WORKERS, Train, new_run_args, run_folders
 from tests.support.numerics import SAME_LOSS
+from tests.support.processes import Child, end_orphans, family, titled
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_FINISH = 1200.0

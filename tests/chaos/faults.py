@@ -10,10 +10,10 @@ from tests.chaos.arena import Arena, tally_of
 from tests.chaos.command import Finished
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict
-from tests.chaos.processes import in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
+from tests.support.processes import in_child
 from tests.support.s3_faults import FaultProxy, Faults
 
 NUM_IMAGES = 600

@@ -9,7 +9,7 @@ import psutil
 from tests.chaos.command import Command
 from tests.chaos.material import Material
 from tests.chaos.places import Place
-from tests.chaos.processes import titled
+from tests.support.processes import titled
 
 WORKERS = ("ray::MapWorker",)
 OF_RAY = ("ray::",)

@@ -13,10 +13,10 @@ from eagleray.batch.spec import PredictSpec
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.drive import Ending, copy_shards, drive, keep_shards
 from tests.chaos.places import Place
-from tests.chaos.processes import Child, Ended, in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
+from tests.support.processes import Child, Ended, in_child
 
 _SECONDS_TO_FORK = 0.1
 

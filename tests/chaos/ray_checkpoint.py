@@ -28,9 +28,9 @@ import pyarrow.fs
 
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
-from tests.chaos.processes import Child, end_orphans, family, in_child, titled
 from tests.chaos.readers import Readers, arrow_filesystem, polling
 from tests.chaos.tally import Tally
+from tests.support.processes import Child, end_orphans, family, in_child, titled
 
 NUM_ROWS, NUM_BLOCKS = 400, 8
 _AT_WORK = ("Write", "ray::Read", "ray::_clean", "ray::convert")

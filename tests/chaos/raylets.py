@@ -17,10 +17,10 @@ from eagleray.sharded.layout import OutputLayout
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict
-from tests.chaos.processes import Child, end_orphans, family
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
+from tests.support.processes import Child, end_orphans, family
 
 NUM_IMAGES = 420
 _SECONDS_WITHOUT = 4.0

@@ -28,8 +28,8 @@ from eagleray.io import storage
 from eagleray.sharded.commit import read_commit
 from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
-from tests.chaos.processes import Child
 from tests.chaos.tally import Tally
+from tests.support.processes import Child
 
 _SECONDS_BETWEEN_POLLS = {"disk": 0.02, "S3": 0.05}
 _SECONDS_TO_SETTLE = 60.0

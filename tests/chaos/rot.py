@@ -26,11 +26,11 @@ from tests.chaos.arena import Arena, tally_of
 from tests.chaos.material import Material, write_model
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict
-from tests.chaos.processes import in_child
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.support.images import bombs, encode, photo
 from tests.support.killers import killer_environment, killer_jpeg
+from tests.support.processes import in_child
 
 SHARE_BROKEN = 0.03
 MAX_BYTES, MAX_PIXELS = 100_000, 1_000_000

@@ -34,9 +34,9 @@ import httpx
 import psutil
 
 from eagleray.registry.registry import Registry
-from tests.chaos.processes import end_orphans, family
 from tests.chaos.serving_load import Load, ask, steady_load
 from tests.support.models import golden_png
+from tests.support.processes import end_orphans, family
 from tests.support.service import RunningService, running_service
 from tests.support.serving import registry_with
 

@@ -17,7 +17,7 @@ import psutil
 from PIL import Image
 
 from tests.chaos.command import Command
-from tests.chaos.processes import titled
+from tests.support.processes import titled
 
 WORKERS = ("ray::RayTrainWorker",)
 EPOCHS = 8

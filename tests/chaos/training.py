@@ -30,7 +30,6 @@ from eagleray.registry.registry import Registry
 from tests.chaos.arena import Arena, open_arena, tally_of
 from tests.chaos.curves import Curve, LargestDifferences, compare, read_curve
 from tests.chaos.elastic import lose_node
-from tests.chaos.processes import end_orphans, in_child, kill
 from tests.chaos.tally import Tally, render
 from tests.chaos.train import (
     CHECKPOINT_STEPS,
@@ -43,6 +42,7 @@ from tests.chaos.train import (
     write_bands,
 )
 from tests.chaos.watcher import watching
+from tests.support.processes import end_orphans, in_child, kill
 
 _POLL_SECONDS = 0.002
 _SECONDS_TO_FINISH = 1200.0

@@ -15,9 +15,9 @@ from eagleray.batch.earlier import read_results
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
-from tests.chaos.processes import in_child
 from tests.chaos.readers import arrow_filesystem
 from tests.chaos.tally import Tally
+from tests.support.processes import in_child
 
 _OF_NO_ACCOUNT = "milliseconds"
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from eagleray.core.errors import InputError
 from eagleray.training.checkpoint import CheckpointStore
-from tests.chaos.processes import Child
 from tests.chaos.tally import Tally
+from tests.support.processes import Child
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 

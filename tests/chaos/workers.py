@@ -8,10 +8,10 @@ import time
 from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict
-from tests.chaos.processes import kill
 from tests.chaos.readers import polling
 from tests.chaos.tally import Tally
 from tests.chaos.verify import check, save_reference
+from tests.support.processes import kill
 
 NUM_IMAGES = 420
 _OTHER_PROCESSES = 0.2  # the share of kills that hit a process of Ray that is no worker of ours

@@ -22,12 +22,12 @@ from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package, write_package
-from tests.chaos.marked import MarkedImagesKill
-from tests.chaos.processes import family, kill, titled
 from tests.support.images import encode, photo
 from tests.support.job_folder import open_predict
 from tests.support.killers import killer_jpeg
+from tests.support.marked_worker import MarkedImagesKill
 from tests.support.models import small_package
+from tests.support.processes import family, kill, titled
 from tests.support.reporting import RecordingReporter
 
 ROOT = Path(__file__).parents[2]

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.many_models import parse_options, prove
+from tests.support.many_models import Options, check_versions
 
 
 @pytest.mark.long
-def test_each_request_is_answered_by_its_version() -> None:
-    words = "--models 3 --versions 3 --applications 3 --requests 200 --memory-mb 0.3 --rare 1"
-    findings = prove(parse_options([*words.split(), "--asked-share", "0.1", "--seed", "1"]))
+def test_each_request_gets_the_prediction_of_its_version() -> None:
+    findings = check_versions(
+        Options(
+            models=3,
+            versions=3,
+            applications=3,
+            requests=200,
+            memory_mb=0.3,
+            unloaded=1,
+            version_share=0.1,
+            seed=1,
+        )
+    )
     assert findings.wrong == []
     assert findings.figures["requests over 8 connections"] == "200"

@@ -15,9 +15,8 @@ import pytest
 
 from tests.support.models import golden_png
 from tests.support.service import RunningService, running_service, until
-from tests.support.serving import registry_with
+from tests.support.serving import PREDICT, registry_with
 
-PREDICT = "/v1/models/digits/predict"
 IMAGE = golden_png(0)
 
 

@@ -19,10 +19,9 @@ from eagleray.serving.applications import Applications
 from tests.support.images import encode
 from tests.support.models import golden_png
 from tests.support.service import RunningService, running_service
-from tests.support.serving import registry_with
+from tests.support.serving import PREDICT, registry_with
 
 IMAGE = golden_png(1)
-PREDICT = "/v1/models/digits/predict"
 STRANGERS = 400  # more than a replica takes on at once
 BUFFER = 262_144  # bytes of a request that HAProxy waits for
 DECLARED = 64_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
 from tests.support.postgres import PostgresServer
-from tests.unit.serving.test_usage import check_nobody_is_overwritten, check_sums
+from tests.support.usage import check_concurrent_additions, check_sums
 
 
 def opened(server: PostgresServer, folder: Path) -> OpenDatabase:
@@ -23,4 +23,4 @@ def test_additions_at_the_same_time_all_count(
     postgres: PostgresServer,
     tmp_path: Path,
 ) -> None:
-    check_nobody_is_overwritten(opened(postgres, tmp_path))
+    check_concurrent_additions(opened(postgres, tmp_path))

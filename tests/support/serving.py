@@ -22,6 +22,9 @@ from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, registry_in, small_package
 
+PREDICT = "/v1/models/digits/predict"
+IMAGE = golden_png(7)
+
 Ask = Callable[["RunningApp"], Awaitable[None]]
 
 

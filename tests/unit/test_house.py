@@ -1,4 +1,4 @@
-"""The house itself: who may import whom, what is public, and that nothing is left out of it."""
+"""The structure of the code: directions of imports, public names, and complete listings."""
 
 from __future__ import annotations
 
@@ -108,6 +108,23 @@ def test_only_tasks_ask_which_task_it_is() -> None:
         if "tasks" not in file.parts and (lines := task_checks(file))
     }
     assert found == {}
+
+
+TEST_IMPORTS = {
+    **{folder: {"support", "module_list"} for folder in ("unit", "integration", "e2e", "support")},
+    "chaos": {"support", "chaos"},
+    "bench": {"support", "bench", "portable"},
+}
+"""The folders of `tests`, and what of `tests` each may import."""
+
+
+@pytest.mark.parametrize("folder", TEST_IMPORTS)
+def test_tests_share_code_through_their_support_folder(folder: str) -> None:
+    for file in python_files(f"tests/{folder}"):
+        imported = {
+            module.split(".")[1] for module in imported_modules(file) if module.startswith("tests.")
+        }
+        assert imported <= TEST_IMPORTS[folder], file
 
 
 def test_git_ignores_nothing_under_lib() -> None:

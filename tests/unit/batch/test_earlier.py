@@ -16,7 +16,7 @@ from eagleray.core.types import OutputFormat
 from eagleray.io import storage
 from eagleray.sources import LISTING_SCHEMA
 from tests.support.batch import listing, output
-from tests.unit.batch.test_results import ODD_COLUMNS, every_format
+from tests.support.result_files import ODD_COLUMNS, every_format
 
 # --- results ----------------------------------------------------------------------------------
 

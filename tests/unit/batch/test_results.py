@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import decimal
 import io
 import json
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,9 +33,7 @@ from tests.support.batch import (
     result_rows,
 )
 from tests.support.models import small_package
-
-FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
-every_format = pytest.mark.parametrize("output_format", FORMATS)
+from tests.support.result_files import FORMATS, ODD_COLUMNS, every_format
 
 OURS = [
     *("row", "uri", "status", "reason", "message", "label", "score", "labels", "value", "top_k"),
@@ -179,47 +176,6 @@ def test_the_users_columns_come_along_in_their_order(output_format: OutputFormat
     found = read_columns(content, output_format, user_schema=user.schema)
     assert found.schema == table.schema
     assert found.to_pylist() == table.to_pylist()
-
-
-ODD_COLUMNS: dict[str, pa.Array] = {
-    "bool": pa.array([True, None]),
-    "int8": pa.array([-128, None], pa.int8()),
-    "uint64": pa.array([2**64 - 1, None], pa.uint64()),
-    "half": pa.array([1.5, None], pa.float16()),
-    "float": pa.array([0.1, None], pa.float32()),
-    "double": pa.array([0.1, None]),
-    "null": pa.nulls(2),
-    "digits": pa.array(["007", None]),
-    "date in text": pa.array(["2026-01-01", None]),
-    "no answer": pa.array(["NA", "null"]),
-    "empty": pa.array(["", None]),
-    "quotes": pa.array(['say "a,b"\r\n\0', "\ufeff\u2028;\t"]),
-    "large": pa.array(["a", None], pa.large_string()),
-    "view": pa.array(["a", None], pa.string_view()),
-    "binary": pa.array([b"\xff\x00", None]),
-    "large binary": pa.array([b"\xff\x00", None], pa.large_binary()),
-    "fixed binary": pa.array([b"\xff\x00", None], pa.binary(2)),
-    "date": pa.array([dt.date(2026, 1, 31), None]),
-    "date64": pa.array([dt.date(2026, 1, 31), None], pa.date64()),
-    "time": pa.array([dt.time(1, 2, 3, 4), None], pa.time64("us")),
-    "time in ns": pa.array([1, None], pa.time64("ns")),
-    "time in s": pa.array([3723, None], pa.time32("s")),
-    "moment": pa.array([1, None], pa.timestamp("ns")),
-    "moment with zone": pa.array([10**15, None], pa.timestamp("us", "Europe/Berlin")),
-    "duration": pa.array([1, None], pa.duration("ns")),
-    "decimal": pa.array([decimal.Decimal("1.50"), None]),
-    "long decimal": pa.array([decimal.Decimal("1" * 48 + ".50"), None], pa.decimal256(50, 2)),
-    "dictionary": pa.array(["a", None]).dictionary_encode(),
-    "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16))),
-    "list": pa.array([["a", None, ""], None]),
-    "list of nulls": pa.array([[None], None], pa.list_(pa.null())),
-    "list view": pa.array([[1], None], pa.list_view(pa.int32())),
-    "struct": pa.array([{"a": 1, "b": [b"x"]}, None]),
-    "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())),
-    "deep": pa.array(
-        [[{"at": dt.datetime(2026, 1, 1, 1, 2, 3, 4), "cost": decimal.Decimal("1.20")}], None]
-    ),
-}
 
 
 @every_format

@@ -27,7 +27,7 @@ from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.progress import JobMonitor, read_progress
 from tests.support.batch import Killed, dies_at
 from tests.support.job_folder import JobFolder
-from tests.unit.batch.test_results import every_format
+from tests.support.result_files import every_format
 
 
 @pytest.fixture

@@ -32,14 +32,9 @@ from eagleray.data.split_file import take_named_split
 from eagleray.imaging import named_contract
 from eagleray.io.fetch import fetch_image
 from eagleray.tasks import make_task
+from tests.support.labelled import labelled
 
 LABEL = st.text("abcé ", min_size=1, max_size=4).map(str.strip).filter(bool)
-
-
-def labelled(**counts: int) -> LabelledImages:
-    texts = tuple(label for label, count in counts.items() for _ in range(count))
-    uris = tuple(f"/images/{index}.png" for index in range(len(texts)))
-    return LabelledImages(uris, texts, ("1",) * len(texts))
 
 
 def write(path: Path, content: str = "") -> None:

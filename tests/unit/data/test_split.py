@@ -25,7 +25,7 @@ from eagleray.data.split import (
     split_images,
 )
 from eagleray.data.split_file import SPLIT_SCHEMA, read_split, write_split
-from tests.unit.data.test_labelled import labelled
+from tests.support.labelled import labelled
 
 
 def divide(images: LabelledImages, *, seed: int = 0, **change: object) -> Split:

@@ -17,9 +17,8 @@ from tests.support.hostile_images import good_but_suspicious, hostile_images
 from tests.support.memory import CAN_TELL, forget_peak, peak_bytes
 from tests.support.models import golden_png, registry_in, small_package
 from tests.support.mutants import mutant
-from tests.support.serving import RunningApp, with_service
+from tests.support.serving import PREDICT, RunningApp, with_service
 
-PREDICT = "/v1/models/digits/predict"
 MUTANTS = int(os.environ.get("EAGLERAY_FUZZ_MUTANTS", "1000"))
 SIDE_BY_SIDE = 4
 MEGABYTE = 1_000_000

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.gateway import LIMITS, PREDICT, Replica, Running, run, until
 from tests.support.http2 import Http2Caller
-from tests.unit.serve.test_gateway import LIMITS, PREDICT, Replica, Running, run, until
 
 SAFE = {
     "x-content-type-options": "nosniff",

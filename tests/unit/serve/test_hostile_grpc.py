@@ -14,11 +14,16 @@ from eagleray.core.errors import EaglerayError
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import METHODS, message
 from eagleray.serving.applications import Applications
-from tests.support.models import golden_png
 from tests.support.mutants import flip_bytes, splice
-from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
+from tests.support.serving import (
+    IMAGE,
+    CallContext,
+    RunningApp,
+    grpc_call,
+    registry_with,
+    with_service,
+)
 
-IMAGE = golden_png(7)
 NUM_MUTANTS = 500
 
 

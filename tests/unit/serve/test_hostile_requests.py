@@ -12,12 +12,10 @@ import pytest
 
 from tests.support.http_service import Served, http_service
 from tests.support.memory import CAN_TELL, forget_peak, peak_bytes
-from tests.support.models import golden_png
-from tests.support.serving import registry_with
+from tests.support.serving import IMAGE, registry_with
 
 MAX_GROWTH = 100_000_000
 PREDICT, INFER, MLFLOW = "/v1/models/digits/predict", "/v2/models/digits/infer", "/invocations"
-IMAGE = golden_png(7)
 TEXT = base64.b64encode(IMAGE).decode()
 JSON = {"content-type": "application/json"}
 

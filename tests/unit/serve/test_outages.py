@@ -24,13 +24,10 @@ from eagleray.registry.tracking import connect
 from eagleray.serving.applications import Applications
 from eagleray.serving.batches import LaunchedJob
 from tests.support.mlflow_database import prepare_home
-from tests.support.models import golden_png
-from tests.support.serving import RunningApp, registry_with, with_service
+from tests.support.serving import IMAGE, PREDICT, RunningApp, registry_with, with_service
 
 pytestmark = pytest.mark.numerical
 
-PREDICT = "/v1/models/digits/predict"
-IMAGE = golden_png(7)
 STRANGER, NEIGHBOUR = "192.0.2.7", "127.0.0.1"
 
 

@@ -23,11 +23,10 @@ from eagleray.registry.registry import Registry
 from eagleray.serving.image_text import decode_image_text
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png, small_package
-from tests.support.serving import RunningApp, registry_with, with_service
+from tests.support.serving import IMAGE, RunningApp, registry_with, with_service
 
 PREDICT, INVOCATIONS = "/v1/models/digits/predict", "/v1/models/digits/invocations"
 INFER = "/v2/models/digits/infer"
-IMAGE = golden_png(7)
 TEXT = base64.b64encode(IMAGE).decode()
 LINES = base64.encodebytes(IMAGE).decode().replace("\n", "\r\n ")
 URL_SAFE = base64.urlsafe_b64encode(IMAGE).decode().rstrip("=")

@@ -28,6 +28,8 @@ from eagleray.tasks.outcome import Outcome
 from tests.support.images import encode, photo
 from tests.support.models import golden_png
 from tests.support.serving import (
+    IMAGE,
+    PREDICT,
     CallContext,
     RunningApp,
     add_versions,
@@ -38,12 +40,10 @@ from tests.support.serving import (
 
 pytestmark = pytest.mark.numerical
 
-PREDICT = "/v1/models/digits/predict"
 JSON, HTML, FORM = (
     {"headers": {"content-type": kind}}
     for kind in ("application/json", "text/html", "multipart/form-data")
 )
-IMAGE = golden_png(7)
 TEXT = base64.b64encode(IMAGE).decode()
 
 

@@ -17,11 +17,9 @@ from eagleray.serving.admission import ByteLimiter
 from eagleray.serving.applications import Applications
 from eagleray.serving.problems import FullError, TooLargeError
 from tests.support.http_service import Served, http_service
-from tests.support.models import golden_png, registry_in
-from tests.support.serving import registry_with
+from tests.support.models import registry_in
+from tests.support.serving import IMAGE, PREDICT, registry_with
 
-PREDICT = "/v1/models/digits/predict"
-IMAGE = golden_png(7)
 SECONDS = 30  # far less than any of the uploads here would take, on any machine
 
 

@@ -13,12 +13,10 @@ import pytest
 from eagleray.io.http import connections
 from eagleray.registry.registry import Registry
 from tests.support.http_site import FakeDns, Site, SixSite, running, status
-from tests.support.models import golden_png
-from tests.support.serving import RunningApp, registry_with, with_service
+from tests.support.serving import IMAGE, RunningApp, registry_with, with_service
 
 PREDICT, INFER = "/v1/models/digits/predict", "/v2/models/digits/infer"
 MLFLOW = ("/invocations", "/v1/models/digits/invocations")
-IMAGE = golden_png(7)
 
 
 @pytest.fixture(scope="module")

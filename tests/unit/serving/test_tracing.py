@@ -17,8 +17,15 @@ from eagleray.serve.messages import message
 from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
 from tests.support.models import golden_png
 from tests.support.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
-from tests.support.serving import CallContext, RunningApp, grpc_call, registry_with, with_service
-from tests.unit.serve.test_service_http import IMAGE, PREDICT
+from tests.support.serving import (
+    IMAGE,
+    PREDICT,
+    CallContext,
+    RunningApp,
+    grpc_call,
+    registry_with,
+    with_service,
+)
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "r-1"}

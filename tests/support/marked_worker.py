@@ -1,4 +1,4 @@
-"""A worker that dies at images with a mark, on a Ray that was started without the hook."""
+"""A worker that dies at marked images, on a Ray that was started without the test hook."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support.killers import HOOKS, killer_environment
 
 
 class MarkedImagesKill(ShardWorker):
-    """Loads the hook that every Python loads at its start where the environment says so."""
+    """Loads the hook that every Python loads at its start if the environment says so."""
 
     def __init__(self, context: Any, journal: ShardJournal) -> None:
-        os.environ |= killer_environment()  # for the process that decodes in its stead
+        os.environ |= killer_environment()  # for the sandbox's process
         spec = importlib.util.spec_from_file_location("hook", HOOKS / "sitecustomize.py")
         assert spec is not None
         assert spec.loader is not None
