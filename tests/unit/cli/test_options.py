@@ -54,7 +54,7 @@ def test_what_is_not_given_is_left_to_the_specification() -> None:
     ("fields", "sentence"),
     [
         ({"top_k": "0"}, "--top-k must be greater than or equal to 1."),
-        ({"format": "xml"}, "--format: No result format is named 'xml'."),
+        ({"format": "xml"}, "--format: 'xml' is none of parquet, csv, jsonl."),
         ({"max_failures": "some"}, "--max-failures: write a share such as 1%"),
         ({"model": None}, "--model must be"),
         ({"allow_path": [""]}, "--allow-path.0: "),

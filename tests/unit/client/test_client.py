@@ -176,12 +176,12 @@ def test_which_statuses_are_retried(status: int, count: int) -> None:
 STRANGE: dict[str, tuple[bytes, str]] = {
     "a login page": (response("<html>Log in</html>", kind="text/html"), "'text/html'"),
     "no content type": (response(json.dumps(ANSWER), kind=None), "'none'"),
-    "cut JSON": (response(json.dumps(ANSWER)[:-9]), "no JSON"),
-    "no JSON": (response("hello"), "no JSON"),
-    "nothing": (response(""), "no JSON"),
-    "no UTF-8": (response(b'{"model": "\xff\xfe\x00"}'), "no JSON"),
-    "too deep": (response("[" * 50_000), "no JSON"),
-    "a number without end": (response("1" * 10_000), "no JSON"),
+    "cut JSON": (response(json.dumps(ANSWER)[:-9]), "not JSON"),
+    "no JSON": (response("hello"), "not JSON"),
+    "nothing": (response(""), "not JSON"),
+    "no UTF-8": (response(b'{"model": "\xff\xfe\x00"}'), "not JSON"),
+    "too deep": (response("[" * 50_000), "not JSON"),
+    "a number without end": (response("1" * 10_000), "not JSON"),
     "a list": (response("[]"), "cannot be read"),
     "null": (response("null"), "cannot be read"),
     "lacks members": (response('{"model": "digits"}'), "version is required"),
@@ -490,7 +490,7 @@ def test_a_broken_start_is_repeated_and_starts_one_batch(tmp_path: Path) -> None
 def test_waiting_ends_within_its_time_out_too() -> None:
     with raw_server(never) as server, Client(server.url, timeout=30.0) as client:
         began = time.monotonic()
-        with pytest.raises(TimeoutError, match=r"batch b1 is not known after 0\.5 s"):
+        with pytest.raises(TimeoutError, match=r"batch b1 is unknown after 0\.5 s"):
             client.batches.wait("b1", timeout=0.5)
         assert time.monotonic() - began < 1.5
     with (

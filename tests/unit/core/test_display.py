@@ -255,7 +255,7 @@ def test_pages_show_what_deceives() -> None:
         "tune.html.j2",
         title=EVIL,
         facts={EVIL: EVIL},
-        verdict=EVIL,
+        summary=EVIL,
         metric=EVIL,
         fields=[EVIL],
         rows=[],
