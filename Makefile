@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-answers fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -91,8 +91,8 @@ bench-closed-loop: setup  ## Query the service with 1 to 64 callers in a closed 
 bench-many-models: setup  ## Query 20 models of 12 versions from 10 applications; count wrong versions.
 	$(BIN)/python -m tests.bench.many_models
 
-same-answers: setup  ## Predict the same photographs in every way, and compare: PHOTOS=folder.
-	$(BIN)/python -m tests.bench.same_answers --photos $(PHOTOS)
+same-predictions: setup  ## Predict the same photographs in every way, and compare: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.same_predictions --photos $(PHOTOS)
 
 bench-hostile-packages: setup  ## Load hostile packages; show time, memory and the error.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.hostile_packages

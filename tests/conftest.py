@@ -1,4 +1,4 @@
-"""Parts that tests share: one Ray for all tests that need one, and a home of its own for each."""
+"""Fixtures of all tests: one Ray for those that need it, and a home of its own for each test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.s3_server import moto_server
 
 __all__ = ["postgres"]
 
-# A slow day is no failure.
+# Slow machines do not fail.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("no deadline")
 def _home_of_its_own(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keep every test away from the registry and caches of whoever runs it."""
+    """Keep every test away from the user's registry and caches."""
     for name in ("TRACKING_URI", "ARTIFACT_ROOT", "DATABASE_URL", "USER", "RAY_ADDRESS"):
         monkeypatch.delenv(f"EAGLERAY_{name}", raising=False)
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path_factory.mktemp("home")))
@@ -44,23 +44,23 @@ def _rounding_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _leave_no_s3_options_behind() -> Iterator[None]:
-    """A job's S3 options are its process's, and here that is the next test's."""
+    """Remove the S3 options of a job, which are global to the process."""
     yield
     fsspec.config.conf.pop("s3", None)
 
 
 @pytest.fixture
 def killers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let marked images kill the processes that decode them; this one is not under the hook."""
+    """Let marked images kill the processes that decode them, but not this one."""
     for name, value in killer_environment().items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """An S3 server in a process of its own; gives the URI of a bucket.
+    """Start an S3 server in a process of its own; return the URI of a bucket.
 
-    The environment names it, so that every process started from here on reaches it.
+    The environment names it, so that every process started later reaches it.
     """
     with moto_server() as endpoint:
         os.environ |= {
@@ -77,7 +77,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray of our own, started once; its workers reach the S3 server."""
+    """Start a Ray for all tests, whose workers reach the S3 server."""
     home = Path(tmp_path_factory.mktemp("cluster"))
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # its workers import tests

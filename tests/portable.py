@@ -1,12 +1,12 @@
-"""Runs the numerical tests as machines with other CPUs would.
+"""Runs the numerical tests with the instruction sets of other CPUs.
 
     python -m tests.portable
     python -m tests.portable --machine AVX2 -k predictor
 
-PyTorch and oneDNN are told which instructions the CPU has, and once every network's last bits are
-made to depend on the place of an image in its batch. A machine that this CPU cannot act is skipped,
-by name. The tests with a Ray, which take long, run as the least of the machines only. What follows
-the options goes to pytest.
+PyTorch and oneDNN are limited to an instruction set, and in one run the last bits of every network
+depend on the place of an image in its batch. A machine that this CPU cannot emulate is skipped and
+named. The tests with a Ray, which take long, run as the smallest of the machines only. The
+arguments after the options go to pytest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MACHINES = {
     "AVX-512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "rounding by place": {"EAGLERAY_TEST_ROUNDING": "by-place"},
 }
-_LEAST = "SSE4.1"
+_SMALLEST = "SSE4.1"
 _NEEDS = {
     "AVX2": ("AVX2", "AVX512"),
     "AVX-512": ("AVX512",),
@@ -40,7 +40,7 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     lines, failed = [], False
     for name in options.machine or MACHINES:
-        if not can_act(name):
+        if not can_emulate(name):
             lines.append(f"{name:<18} skipped: this CPU does not have its instructions")
             continue
         started = time.monotonic()
@@ -53,7 +53,7 @@ def main() -> int:
     return int(failed)
 
 
-def can_act(machine: str) -> bool:
+def can_emulate(machine: str) -> bool:
     """Whether this CPU has the instructions of a machine; one that lacks them would crash."""
     here = torch.backends.cpu.get_cpu_capability()
     return here in _NEEDS.get(machine, (here,))
@@ -61,7 +61,7 @@ def can_act(machine: str) -> bool:
 
 def _run_tests(name: str, rest: list[str]) -> int:
     """Return the worst exit code; a Ray wants a process that has not imported it before."""
-    folders = ["tests/unit"] if name != _LEAST else ["tests/unit", "tests/integration"]
+    folders = ["tests/unit"] if name != _SMALLEST else ["tests/unit", "tests/integration"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not long"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **MACHINES[name]}
     codes = []

@@ -1,14 +1,14 @@
-"""A batch job of ours against what people use instead: whole processes, on the same photographs.
+"""Times batch jobs against common alternatives: whole processes, on the same photographs.
 
     make bench-batch PHOTOS=folder
     python -m tests.bench.batch --photos FOLDER
     python -m tests.bench.batch --photos FOLDER --images 100 --rounds 1 --only ours,dataloader
     python -m tests.bench.batch --flat 5000,50000
 
-Everybody runs ResNet-18 with the same random weights, from the start of a process to its committed
-output, in interleaved rounds on one machine. The folder is filled with hard links, so everybody
-finds it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
-cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which are told the
+Every contender runs ResNet-18 with the same random weights, from the start of a process to its
+committed output, in interleaved rounds on one machine. The folder is filled with hard links, so all
+find it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
+cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which get the
 precision that the others choose by measuring. Memory is measured in rounds of their own, which come
 first and are not timed. `--flat` measures our memory on folders of different sizes, of the same
 small images.
@@ -31,11 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from eagleray.core.system import cpu_model
-from tests.bench.answers import Answers, agreement, read_answers, steady_state
+from tests.bench.contenders import (
+    COLD,
+    CONTENDERS,
+    FIXED_PRECISIONS,
+    HAND_LOOP,
+    OURS,
+    REFERENCE,
+    Setup,
+)
 from tests.bench.folders import fill_folder, photos_of, write_small_images
 from tests.bench.memory import MEMORY_KIND, Peak, peak_memory, seconds_of
 from tests.bench.peers.weights import REFERENCE_CONTRACT, write_weights
-from tests.bench.stage import COLD, EVERYBODY, HAND_LOOP, OURS, REFERENCE, TOLD, Stage
+from tests.bench.predictions import Predictions, agreement, read_predictions, steady_state
 
 NUM_DIFFERENT_SMALL = 200
 MEBIBYTE = 2**20
@@ -43,7 +51,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for; `--help` describes each."""
+    """Options of the command line; `--help` describes each."""
 
     photos: Path | None
     images: int
@@ -59,7 +67,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one contestant, a value for each round."""
+    """Measurements of one contender, a value for each round."""
 
     seconds: list[float] = field(default_factory=list)
     steady: list[float] = field(default_factory=list)
@@ -67,7 +75,7 @@ class Figures:
 
 
 class Record:
-    """Everything that is known so far, as a JSON file; a bench that is stopped keeps it."""
+    """All measurements so far as a JSON file, which an interrupted bench keeps."""
 
     def __init__(self, options: Options) -> None:
         self._file = options.json
@@ -87,7 +95,7 @@ class Record:
 def main() -> None:
     options = parse_options()
     record = Record(options)
-    # Whoever stops the bench stops what it runs: an exception ends it, a signal's default does not.
+    # SIGTERM also ends the programs that run: an exception does that, a signal's default does not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bench-batch-", dir=options.work) as folder:
         if options.flat:
@@ -103,40 +111,42 @@ def compare_peers(options: Options, photos: Sequence[Path], folder: Path, record
     images = folder / "images"
     fill_folder(images, photos, options.images)
     weights = write_weights(photos, folder / "package", options.contract)
-    stage = Stage(images, weights, folder, options.peers)
+    setup = Setup(images, weights, folder, options.peers)
     if {OURS, HAND_LOOP} & set(options.only):
-        stage.warm_up()
-    figures, answers = measure(options, stage, record)
+        setup.warm_up()
+    figures, predictions = measure(options, setup, record)
     show_times(options, figures)
     show_memory(figures)
-    show_answers(answers, record)
+    show_predictions(predictions, record)
 
 
 def measure(
-    options: Options, stage: Stage, record: Record
-) -> tuple[dict[str, Figures], dict[str, Answers]]:
-    """Run everybody, round after round; each round begins with another one.
+    options: Options, setup: Setup, record: Record
+) -> tuple[dict[str, Figures], dict[str, Predictions]]:
+    """Run all contenders in rounds; each round begins with another one.
 
     Returns:
-        The figures of all rounds and the answers of the last; every run answered every image.
+        The figures of all rounds and the predictions of the last; every run predicted every image.
     """
-    figures = {who: Figures() for who in options.only}
-    answers: dict[str, Answers] = {}
+    figures = {contender: Figures() for contender in options.only}
+    predictions: dict[str, Predictions] = {}
     for number in range(options.memory_rounds + options.rounds):
         first = number % len(options.only)
-        for who in options.only[first:] + options.only[:first]:
-            own, program = figures[who], stage.program(who)
+        for contender in options.only[first:] + options.only[:first]:
+            own, program = figures[contender], setup.program(contender)
             if number < options.memory_rounds:
                 own.peaks.append(peak_memory(program))
-                note(f"memory of {who}: {own.peaks[-1].num_bytes / MEBIBYTE:,.0f} MiB")
+                note(f"memory of {contender}: {own.peaks[-1].num_bytes / MEBIBYTE:,.0f} MiB")
             else:
                 own.seconds.append(seconds_of(program))
-                if (steady := steady_state(stage.output(who))) is not None:
+                if (steady := steady_state(setup.output(contender))) is not None:
                     own.steady.append(steady)
-                note(f"time of {who}: {own.seconds[-1]:.1f} s")
-            answers[who] = read_answers(stage.output(who), num_images=options.images)
+                note(f"time of {contender}: {own.seconds[-1]:.1f} s")
+            predictions[contender] = read_predictions(
+                setup.output(contender), num_images=options.images
+            )
             record.put(runs={name: asdict(values) for name, values in figures.items()})
-    return figures, answers
+    return figures, predictions
 
 
 def show_times(options: Options, figures: dict[str, Figures]) -> None:
@@ -144,15 +154,18 @@ def show_times(options: Options, figures: dict[str, Figures]) -> None:
         return
     print(f"\n{options.images:,} images, ResNet-18, contract {options.contract}; {machine()}")
     print(f"Whole processes, median of {options.rounds} interleaved rounds (and range).\n")
-    ours = [who for who in (OURS, COLD) if who in figures]
-    print("| who | seconds | images/s |" + "".join(f" times slower than {who} |" for who in ours))
+    ours = [contender for contender in (OURS, COLD) if contender in figures]
+    print(
+        "| program | seconds | images/s |"
+        + "".join(f" times slower than {contender} |" for contender in ours)
+    )
     print("|---|---|---|" + "---|" * len(ours))
-    for who, values in figures.items():
+    for contender, values in figures.items():
         speeds = [options.images / seconds for seconds in values.seconds]
         cells = [spread(values.seconds, ".1f"), spread(speeds, ".1f")]
         cells += [spread(ratios(values.seconds, figures[our].seconds), ".2f") for our in ours]
-        print(f"| {who} | " + " | ".join(cells) + " |")
-    mine, best = (figures.get(who, Figures()).steady for who in (OURS, HAND_LOOP))
+        print(f"| {contender} | " + " | ".join(cells) + " |")
+    mine, best = (figures.get(contender, Figures()).steady for contender in (OURS, HAND_LOOP))
     if len(mine) == len(best) == options.rounds:
         print(
             f"\nSteady state, images/s: ours {spread(mine, '.1f')}, the hand-written loop "
@@ -162,31 +175,39 @@ def show_times(options: Options, figures: dict[str, Figures]) -> None:
 
 def show_memory(figures: dict[str, Figures]) -> None:
     megabytes = {
-        who: [peak.num_bytes / MEBIBYTE for peak in values.peaks] for who, values in figures.items()
+        contender: [peak.num_bytes / MEBIBYTE for peak in values.peaks]
+        for contender, values in figures.items()
     }
     if not all(megabytes.values()):
         return
     print(f"\nPeak memory of the whole process tree ({MEMORY_KIND}).\n")
-    print("| who | MiB | ours / theirs |\n|---|---|---|")
-    for who, peaks in megabytes.items():
+    print("| program | MiB | ours / theirs |\n|---|---|---|")
+    for contender, peaks in megabytes.items():
         shares = ratios(megabytes[OURS], peaks) if OURS in megabytes else []
-        print(f"| {who} | {spread(peaks, ',.0f')} | {spread(shares, '.2f')} |")
+        print(f"| {contender} | {spread(peaks, ',.0f')} | {spread(shares, '.2f')} |")
 
 
-def show_answers(answers: dict[str, Answers], record: Record) -> None:
-    if REFERENCE not in answers:
+def show_predictions(predictions: dict[str, Predictions], record: Record) -> None:
+    if REFERENCE not in predictions:
         return
-    reference = answers[REFERENCE]
+    reference = predictions[REFERENCE]
     num_labels = len({label for label, _ in reference.values()})
     compared = {
-        who: agreement(given, reference) for who, given in answers.items() if who != REFERENCE
+        contender: agreement(given, reference)
+        for contender, given in predictions.items()
+        if contender != REFERENCE
     }
-    record.put(agreement={who: asdict(values) for who, values in compared.items()})
-    print(f"\nAnswers against {REFERENCE} in float32, which gives {num_labels} different labels.\n")
-    print("| who | same label | its probability moved, mean | largest |\n|---|---|---|---|")
-    for who, values in compared.items():
+    record.put(agreement={contender: asdict(values) for contender, values in compared.items()})
+    print(
+        f"\nPredictions against {REFERENCE} in float32, which gives {num_labels} different "
+        "labels.\n"
+    )
+    print(
+        "| program | same label | mean difference of its probability | largest |\n|---|---|---|---|"
+    )
+    for contender, values in compared.items():
         print(
-            f"| {who} | {values.same_label:.2%} | {values.mean_moved:.2%} | "
+            f"| {contender} | {values.same_label:.2%} | {values.mean_moved:.2%} | "
             f"{values.largest_moved:.2%} |"
         )
 
@@ -202,11 +223,11 @@ def compare_sizes(options: Options, folder: Path, record: Record) -> None:
     for size in options.flat:
         images = folder / f"small-{size}"
         fill_folder(images, small, size)
-        stage = Stage(images, weights, folder, options.peers)
+        setup = Setup(images, weights, folder, options.peers)
         if not peaks:
-            stage.warm_up()
-        peaks[size] = peak_memory(stage.program(OURS))
-        read_answers(stage.output(OURS), num_images=size)
+            setup.warm_up()
+        peaks[size] = peak_memory(setup.program(OURS))
+        read_predictions(setup.output(OURS), num_images=size)
         note(f"memory for {size:,} small images: {peaks[size].num_bytes / MEBIBYTE:,.0f} MiB")
         record.put(flat={number: asdict(peak) for number, peak in peaks.items()})
     print(f"\nOurs on 64 x 64 JPEGs, peak memory of the process tree ({MEMORY_KIND}).\n")
@@ -216,7 +237,7 @@ def compare_sizes(options: Options, folder: Path, record: Record) -> None:
         print(f"| {size:,} | {peak.num_bytes / MEBIBYTE:,.0f} | {peak.num_bytes / first:.2f} |")
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -256,7 +277,7 @@ def parse_options() -> Options:
     add("--images", type=int, default=5000, help="Images to classify: photographs, repeated.")
     add("--rounds", type=int, default=3, help="Rounds that are timed.")
     add("--memory-rounds", type=int, default=1, help="Rounds that measure memory.")
-    add("--only", type=contestants, default=EVERYBODY, help=f"Some of {','.join(EVERYBODY)}.")
+    add("--only", type=contenders, default=CONTENDERS, help=f"Some of {','.join(CONTENDERS)}.")
     add("--flat", type=sizes, default=(), help="Numbers of small images to compare memory at.")
     add("--contract", default=REFERENCE_CONTRACT, help="Of our package.")
     add("--work", type=Path, help="Folder for images, outputs and caches, emptied at the end.")
@@ -269,11 +290,11 @@ def parse_options() -> Options:
     return options
 
 
-def contestants(text: str) -> tuple[str, ...]:
+def contenders(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    known = (*EVERYBODY, *TOLD)
-    if strangers := sorted(set(names) - set(known)):
-        raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(known)}")
+    known = (*CONTENDERS, *FIXED_PRECISIONS)
+    if unknown := sorted(set(names) - set(known)):
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
     return names
 
 

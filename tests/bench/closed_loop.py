@@ -1,11 +1,11 @@
-"""Callers that each wait for their answer before they ask again: how many are answered, how soon.
+"""Measures throughput and latency with callers that wait for a response before the next request.
 
     make bench-closed-loop PHOTOS=folder
     python -m tests.bench.closed_loop --photos FOLDER --seconds 20 --callers 1 8 16 24 32 48 64
 
-One replica with ResNet-18. A caller that is refused asks again at once, which is the worst that it
-can do. With N callers and R answers a second an answer takes N / R seconds; callers are refused
-where that is longer than `--max-wait-s` and the work on their own image.
+One replica with ResNet-18. A refused caller retries immediately, which is the
+worst case. With N callers and R responses a second a response takes N / R seconds; callers are
+refused if that is longer than `--max-wait-s` and the work on their own image.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.batch import machine
-from tests.bench.open_loop import ask_in_turn, in_front
+from tests.bench.open_loop import raise_priority, send_in_turn
 from tests.bench.overload import Phase, bodies_of, percentile, predict_url, running_resnet
 from tests.support.service import RunningService
 
 CALLERS = (1, 8, 16, 24, 32, 48, 64)
-COLUMNS = ("callers", "answers/s", "p50 ms", "p99 ms", "slowest ms", "refused", "otherwise")
+COLUMNS = ("callers", "responses/s", "p50 ms", "p99 ms", "slowest ms", "refused", "otherwise")
 
 
 def main() -> None:
     options = parse_options()
     bodies = bodies_of(options.photos)
     with running_resnet(options.photos, *options.ours) as service:
-        in_front()
+        raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(ask_in_turn(predict_url(service), bodies, connections=8, seconds=5))
+            runner.run(send_in_turn(predict_url(service), bodies, connections=8, seconds=5))
             phases = [
-                runner.run(ask(service, bodies, callers, options.seconds))
+                runner.run(measure(service, bodies, callers, options.seconds))
                 for callers in options.callers
             ]
     show(phases)
 
 
-async def ask(
+async def measure(
     service: RunningService, bodies: Sequence[bytes], callers: int, seconds: float
 ) -> Phase:
-    """Have some callers ask in turn for some seconds."""
+    """Run a number of callers for some seconds."""
     began = time.monotonic()
-    asked = await ask_in_turn(predict_url(service), bodies, connections=callers, seconds=seconds)
-    return Phase(str(callers), began, time.monotonic() - began, asked)
+    sent = await send_in_turn(predict_url(service), bodies, connections=callers, seconds=seconds)
+    return Phase(str(callers), began, time.monotonic() - began, sent)
 
 
 def show(phases: Sequence[Phase]) -> None:
@@ -61,7 +61,7 @@ def show(phases: Sequence[Phase]) -> None:
             f"{phase.goodput:.1f}",
             *(percentile(good, which) for which in (50, 99, 100)),
             f"{refused:,}",
-            f"{len(phase.asked) - len(good) - refused:,}",
+            f"{len(phase.sent) - len(good) - refused:,}",
         ]
         print(f"| {' | '.join(cells)} |")
 

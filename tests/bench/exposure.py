@@ -1,4 +1,4 @@
-"""Show every socket of the service, and what each says to somebody without a key, as Markdown.
+"""Shows every socket of the service, and its responses without a key, as Markdown.
 
 python -m tests.bench.exposure
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tests.support.exposure import exposed, setups, table
 
-_HEAD = "| address | who listens | HTTP/1.1 | HTTP/2 | gRPC | raw |"
+_HEAD = "| address | process | HTTP/1.1 | HTTP/2 | gRPC | raw |"
 
 
 def main() -> None:

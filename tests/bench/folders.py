@@ -1,4 +1,4 @@
-"""Folders of images to run benchmarks on, as large as wanted from the few that there are."""
+"""Folders of images to run benchmarks on, of any size, from a few photographs."""
 
 from __future__ import annotations
 

@@ -53,11 +53,11 @@ def compare(name: str) -> None:
 
     times: dict[str, list[float]] = {"eager": [], "predictor": []}
     for round_number in range(ROUNDS + 2):
-        for who, run in (("eager", run_eager), ("predictor", run_predictor)):
+        for contender, run in (("eager", run_eager), ("predictor", run_predictor)):
             started = time.perf_counter()
             run()
             if round_number >= 2:
-                times[who].append(time.perf_counter() - started)
+                times[contender].append(time.perf_counter() - started)
     difference = np.abs(run_eager() - run_predictor()).max()
     ratios = [a / b for a, b in zip(times["eager"], times["predictor"], strict=True)]
     print(

@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 
 from eagleray.models.package import read_package
-from tests.bench.answers import Answers, agreement
 from tests.bench.batch import machine, note, spread
 from tests.bench.folders import photos_of
 from tests.bench.gpu_ways import (
@@ -35,17 +34,18 @@ from tests.bench.gpu_ways import (
     NVJPEG,
     NVJPEG_DECODE,
     Options,
-    Scene,
+    Setup,
     Way,
-    answers_of_all,
     decode_way,
+    make_setup,
     measure,
     one_thread_way,
     predict_way,
-    set_scene,
+    predictions_of_all,
     ways_of,
 )
 from tests.bench.peers.weights import REFERENCE_CONTRACT, write_weights
+from tests.bench.predictions import Predictions, agreement
 
 CONTRACTS = ("fast", REFERENCE_CONTRACT)
 JPEG_START = b"\xff\xd8"
@@ -60,36 +60,34 @@ def main() -> None:
         for name in CONTRACTS:
             weights = write_weights(paths, Path(work) / name, name, architecture)
             packages[name] = read_package(str(weights.package))
-    scene = set_scene(options, [path.read_bytes() for path in paths], packages, note)
-    ways = ways_of(scene, note)
+    setup = make_setup(options, [path.read_bytes() for path in paths], packages, note)
+    ways = ways_of(setup, note)
     times = measure(ways, options.rounds, options.device)
-    show_scene(scene, architecture)
+    show_setup(setup, architecture)
     show_speeds(ways, times)
     for name in CONTRACTS:
-        show_stages(scene, name, times)
-    show_answers(scene)
+        show_stages(setup, name, times)
+    show_predictions(setup)
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def show_scene(scene: Scene, architecture: str) -> None:
-    plan = scene.reference.plan
-    device = torch.cuda.get_device_name(plan.device) if scene.on_cuda else "no GPU"
-    size = statistics.mean(len(photo) for photo in scene.photos) / 1000
+def show_setup(setup: Setup, architecture: str) -> None:
+    plan = setup.reference.plan
+    device = torch.cuda.get_device_name(plan.device) if setup.on_cuda else "no GPU"
+    size = statistics.mean(len(photo) for photo in setup.photos) / 1000
     print(f"\n{machine()}; {device}")
     print(
-        f"{architecture}, {plan.precision}, {'compiled' if scene.reference.compiled else 'eager'}, "
-        f"batches of {scene.batch_size}, {scene.reference.decode_threads} decoding thread(s); "
-        f"{scene.num_images:,} images in memory, from {len(scene.photos)} photographs of "
+        f"{architecture}, {plan.precision}, {'compiled' if setup.reference.compiled else 'eager'}, "
+        f"batches of {setup.batch_size}, {setup.reference.decode_threads} decoding thread(s); "
+        f"{setup.num_images:,} images in memory, from {len(setup.photos)} photographs of "
         f"{size:.0f} kB on average."
     )
-    if scene.no_nvjpeg:
-        print(f"{NVJPEG}: left out, {scene.no_nvjpeg}.")
+    if setup.no_nvjpeg:
+        print(f"{NVJPEG}: skipped, {setup.no_nvjpeg}.")
     else:
-        print(
-            f"{NVJPEG}: refuses {scene.num_refused} of the photographs, which are left out there."
-        )
+        print(f"{NVJPEG}: refuses {setup.num_refused} of the photographs, which are skipped there.")
 
 
 def show_speeds(ways: Sequence[Way], times: dict[str, list[float]]) -> None:
@@ -101,7 +99,7 @@ def show_speeds(ways: Sequence[Way], times: dict[str, list[float]]) -> None:
             print(f"| {way.name} | {spread([1 / time for time in times[way.name]], ',.0f')} |")
 
 
-def show_stages(scene: Scene, contract: str, times: dict[str, list[float]]) -> None:
+def show_stages(setup: Setup, contract: str, times: dict[str, list[float]]) -> None:
     """Print each stage's time alone, as a share of them all and of the overlapped whole."""
     microseconds = {name: 1e6 * statistics.median(values) for name, values in times.items()}
     names = [decode_way(contract), COPY, FORWARD, LABELS]
@@ -113,7 +111,7 @@ def show_stages(scene: Scene, contract: str, times: dict[str, list[float]]) -> N
         print(f"| {name} | {value:.1f} | {value / together:.0%} | {value / whole:.0%} |")
     print(f"| sum | {together:.1f} | 100% | {together / whole:.0%} |")
     print(f"| {predict_way(contract)} | {whole:.1f} | | 100% |")
-    one, threads = microseconds[one_thread_way(contract)], scene.reference.decode_threads
+    one, threads = microseconds[one_thread_way(contract)], setup.reference.decode_threads
     print(
         f"\nOne thread decodes an image in {one:.0f} µs; {threads} do the work of "
         f"{one / microseconds[decode_way(contract)]:.1f}."
@@ -122,26 +120,28 @@ def show_stages(scene: Scene, contract: str, times: dict[str, list[float]]) -> N
         print(f"{NVJPEG_DECODE}: {microseconds[NVJPEG_DECODE]:.1f} µs an image.")
 
 
-def show_answers(scene: Scene) -> None:
-    given, float32 = answers_of_all(scene)
+def show_predictions(setup: Setup) -> None:
+    given, float32 = predictions_of_all(setup)
     reference = given[predict_way(REFERENCE_CONTRACT)]
     print("\nShare of the photographs that get the same label.\n")
     print(
-        "| who | as float32, same contract | as float32, reference contract | as `predict`, "
+        "| program | as float32, same contract | as float32, reference contract | as `predict`, "
         "reference contract |\n|---|---|---|---|"
     )
-    for who, answers in given.items():
-        others = (float32.get(who), float32[predict_way(REFERENCE_CONTRACT)], reference)
+    for contender, predictions in given.items():
+        others = (float32.get(contender), float32[predict_way(REFERENCE_CONTRACT)], reference)
         cells = [
-            "" if other is None else f"{agreement(answers, among(other, answers)).same_label:.1%}"
+            ""
+            if other is None
+            else f"{agreement(predictions, among(other, predictions)).same_label:.1%}"
             for other in others
         ]
-        print(f"| {who} | " + " | ".join(cells) + " |")
+        print(f"| {contender} | " + " | ".join(cells) + " |")
 
 
-def among(answers: Answers, others: Answers) -> Answers:
-    """The answers to what others answered."""
-    return {name: answers[name] for name in others}
+def among(predictions: Predictions, others: Predictions) -> Predictions:
+    """Return the predictions of the images that others predicted."""
+    return {name: predictions[name] for name in others}
 
 
 # --- the command line -----------------------------------------------------------------------------

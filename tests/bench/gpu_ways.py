@@ -1,4 +1,4 @@
-"""What the GPU bench times: every way from JPEG bytes to labels, and every stage alone."""
+"""The measurements of the GPU bench: every way from JPEG bytes to labels, and every stage alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome
-from tests.bench.answers import Answers
 from tests.bench.nvjpeg import accepted, decode_on_device, why_not
 from tests.bench.peers.weights import REFERENCE_CONTRACT
+from tests.bench.predictions import Predictions
 
 __all__ = [
     "COPY",
@@ -32,14 +32,14 @@ __all__ = [
     "NVJPEG",
     "NVJPEG_DECODE",
     "Options",
-    "Scene",
+    "Setup",
     "Way",
-    "answers_of_all",
     "decode_way",
+    "make_setup",
     "measure",
     "one_thread_way",
     "predict_way",
-    "set_scene",
+    "predictions_of_all",
     "ways_of",
 ]
 
@@ -97,8 +97,8 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What all ways share.
+class Setup:
+    """The setup that all ways share.
 
     Attributes:
         options: Of the command line.
@@ -137,9 +137,9 @@ class Scene:
         return len(self.photos) - len(self.nvjpeg_photos)
 
 
-def set_scene(
+def make_setup(
     options: Options, photos: Sequence[bytes], packages: Mapping[str, ModelPackage], note: Note
-) -> Scene:
+) -> Setup:
     """Make the predictors, compiling what the cache does not have, and see what nvJPEG reads."""
     predictors = {
         name: make_predictor(name, package, options, note) for name, package in packages.items()
@@ -151,7 +151,7 @@ def set_scene(
     if not no_nvjpeg and not nvjpeg_photos:
         no_nvjpeg = "it decodes none of the photographs"
     num_images = max(options.images // size, 1) * size
-    return Scene(options, photos, num_images, predictors, nvjpeg_photos, no_nvjpeg)
+    return Setup(options, photos, num_images, predictors, nvjpeg_photos, no_nvjpeg)
 
 
 def make_predictor(
@@ -176,7 +176,7 @@ def make_predictor(
             decode_threads=options.decode_threads,
             expected_images=options.images,
         )
-    except (RuntimeError, OSError):  # whatever the compiler lacks here: the rest is worth having
+    except (RuntimeError, OSError):  # no compiler here: measure the rest
         if mode == "never":
             raise
         traceback.print_exc()
@@ -192,35 +192,35 @@ def make_predictor(
 # --- the ways -------------------------------------------------------------------------------------
 
 
-def ways_of(scene: Scene, note: Note) -> list[Way]:
+def ways_of(setup: Setup, note: Note) -> list[Way]:
     """Everything that is timed."""
-    reference, count = scene.reference, scene.num_images
-    images = repeated(scene.photos, count)
+    reference, count = setup.reference, setup.num_images
+    images = repeated(setup.photos, count)
     pixels = [
         batch.pixels
-        for batch in decoded(scene, reference, images[: DIFFERENT_BATCHES * scene.batch_size])
+        for batch in decoded(setup, reference, images[: DIFFERENT_BATCHES * setup.batch_size])
     ]
-    on_device = [batch.to(scene.device) for batch in pixels]
+    on_device = [batch.to(setup.device) for batch in pixels]
     ways = [Way(FORWARD, partial(forward, reference, on_device, count), count, is_whole=True)]
     if reference.compiled:
-        eager = make_predictor(REFERENCE_CONTRACT, reference.package, scene.options, note, "never")
+        eager = make_predictor(REFERENCE_CONTRACT, reference.package, setup.options, note, "never")
         run_eager = partial(forward, eager, on_device, count)
         ways.append(Way(FORWARD_EAGER, run_eager, count, is_whole=True))
-    for name, predictor in scene.predictors.items():
+    for name, predictor in setup.predictors.items():
         run = partial(predict, predictor, images)
-        on_one = partial(decode_in_turn, predictor, scene.photos)
+        on_one = partial(decode_in_turn, predictor, setup.photos)
         ways += [
             Way(predict_way(name), run, count, is_whole=True),
-            Way(decode_way(name), partial(decode_all, scene, predictor, images), count),
-            Way(one_thread_way(name), on_one, len(scene.photos)),
+            Way(decode_way(name), partial(decode_all, setup, predictor, images), count),
+            Way(one_thread_way(name), on_one, len(setup.photos)),
         ]
-    if scene.on_cuda:
-        ways.append(Way(COPY, partial(copy, pixels, scene.device), sum(map(len, pixels))))
-    if not scene.no_nvjpeg:
-        images = repeated(scene.nvjpeg_photos, count)
-        run_nvjpeg = partial(classify_by_nvjpeg, scene, images)
+    if setup.on_cuda:
+        ways.append(Way(COPY, partial(copy, pixels, setup.device), sum(map(len, pixels))))
+    if not setup.no_nvjpeg:
+        images = repeated(setup.nvjpeg_photos, count)
+        run_nvjpeg = partial(classify_by_nvjpeg, setup, images)
         ways.append(Way(NVJPEG, run_nvjpeg, count, is_whole=True))
-        ways.append(Way(NVJPEG_DECODE, partial(exhaust, decode_by_nvjpeg, scene, images), count))
+        ways.append(Way(NVJPEG_DECODE, partial(exhaust, decode_by_nvjpeg, setup, images), count))
     outputs = reference.forward(pixels[0].numpy())
     ways.append(Way(LABELS, partial(make_outcomes, reference, outputs), len(outputs)))
     return ways
@@ -245,23 +245,23 @@ def forward(predictor: Predictor, batches: Sequence[Tensor], num_images: int) ->
             predictor.task.activate(predictor.passes.runs[len(batch)](batch))
 
 
-def decoded(scene: Scene, predictor: Predictor, images: Sequence[bytes]) -> Iterator[DecodedBatch]:
+def decoded(setup: Setup, predictor: Predictor, images: Sequence[bytes]) -> Iterator[DecodedBatch]:
     return decode_ahead(
         images,
         predictor.preprocess,
         shape=predictor.package.contract.shape,
-        batch_size=scene.batch_size,
+        batch_size=setup.batch_size,
         num_threads=predictor.decode_threads,
-        pin_memory=scene.on_cuda,
+        pin_memory=setup.on_cuda,
     )
 
 
-def decode_all(scene: Scene, predictor: Predictor, images: Sequence[bytes]) -> None:
+def decode_all(setup: Setup, predictor: Predictor, images: Sequence[bytes]) -> None:
     """Decode as `predict` does."""
     if predictor.decode_threads == 1:
         decode_in_turn(predictor, images)
     else:
-        exhaust(decoded, scene, predictor, images)
+        exhaust(decoded, setup, predictor, images)
 
 
 def decode_in_turn(predictor: Predictor, images: Sequence[bytes]) -> None:
@@ -281,28 +281,28 @@ def make_outcomes(predictor: Predictor, outputs: np.ndarray) -> None:
         Outcome(predictor.task.postprocess(row, frame), width=640, height=480)
 
 
-def decode_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Iterator[Tensor]:
-    contract = scene.reference.package.contract
-    for start in range(0, len(images), scene.batch_size):
-        yield decode_on_device(images[start : start + scene.batch_size], contract, scene.device)
+def decode_by_nvjpeg(setup: Setup, images: Sequence[bytes]) -> Iterator[Tensor]:
+    contract = setup.reference.package.contract
+    for start in range(0, len(images), setup.batch_size):
+        yield decode_on_device(images[start : start + setup.batch_size], contract, setup.device)
 
 
-def classify_by_nvjpeg(scene: Scene, images: Sequence[bytes]) -> Answers:
+def classify_by_nvjpeg(setup: Setup, images: Sequence[bytes]) -> Predictions:
     """Decode on the GPU, then the reference contract's network.
 
     Returns:
-        The answers, by the number of the image.
+        The predictions by the number of the image.
     """
-    reference = scene.reference
-    likeliest = []
+    reference = setup.reference
+    best = []
     with torch.inference_mode():
-        for batch in decode_by_nvjpeg(scene, images):
-            padded = torch.nn.functional.pad(batch, (0,) * 7 + (scene.batch_size - len(batch),))
+        for batch in decode_by_nvjpeg(setup, images):
+            padded = torch.nn.functional.pad(batch, (0,) * 7 + (setup.batch_size - len(batch),))
             outputs = reference.task.activate(
                 reference.passes.runs[len(padded)](padded)[: len(batch)]
             )
-            likeliest.append(outputs.max(dim=1))
-        scores, labels = (torch.cat(parts).tolist() for parts in zip(*likeliest, strict=True))
+            best.append(outputs.max(dim=1))
+        scores, labels = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
     return numbered(reference.package, labels, scores)
 
 
@@ -338,31 +338,32 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-# --- answers --------------------------------------------------------------------------------------
+# --- predictions ----------------------------------------------------------------------------------
 
 
-def answers_of_all(scene: Scene) -> tuple[dict[str, Answers], dict[str, Answers]]:
-    """Return everybody's answers to the photographs, and float32's under each contract."""
+def predictions_of_all(setup: Setup) -> tuple[dict[str, Predictions], dict[str, Predictions]]:
+    """Return the predictions of every way to the photographs, and float32's under each contract."""
     given, float32 = {}, {}
-    for name, predictor in scene.predictors.items():
-        predictions = [outcome.prediction for outcome in predict(predictor, scene.photos)]
+    for name, predictor in setup.predictors.items():
+        predictions = [outcome.prediction for outcome in predict(predictor, setup.photos)]
         given[predict_way(name)] = {
             str(number): (str(one.label), float(one.score or 0))
             for number, one in enumerate(predictions)
             if one is not None
         }
-        float32[predict_way(name)] = float32_answers(predictor, scene.photos)
-    if not scene.no_nvjpeg:
-        places = {photo: str(number) for number, photo in enumerate(scene.photos)}
-        answers = classify_by_nvjpeg(scene, scene.nvjpeg_photos)
+        float32[predict_way(name)] = float32_predictions(predictor, setup.photos)
+    if not setup.no_nvjpeg:
+        places = {photo: str(number) for number, photo in enumerate(setup.photos)}
+        by_nvjpeg = classify_by_nvjpeg(setup, setup.nvjpeg_photos)
         given[NVJPEG] = {
-            places[photo]: answers[str(number)] for number, photo in enumerate(scene.nvjpeg_photos)
+            places[photo]: by_nvjpeg[str(number)]
+            for number, photo in enumerate(setup.nvjpeg_photos)
         }
     return given, float32
 
 
-def float32_answers(predictor: Predictor, photos: Sequence[bytes]) -> Answers:
-    """Answer in float32 on the CPU, where no unit takes less for it, from the contract's pixels."""
+def float32_predictions(predictor: Predictor, photos: Sequence[bytes]) -> Predictions:
+    """Predict in float32 on the CPU, without reduced precision, from the contract's pixels."""
     package = predictor.package
     network = ImageNetwork(package.build_module(), package.contract).eval()
     images = [predictor.preprocess(photo) for photo in photos]
@@ -374,7 +375,7 @@ def float32_answers(predictor: Predictor, photos: Sequence[bytes]) -> Answers:
     return numbered(package, labels, scores)
 
 
-def numbered(package: ModelPackage, labels: Sequence[int], scores: Sequence[float]) -> Answers:
+def numbered(package: ModelPackage, labels: Sequence[int], scores: Sequence[float]) -> Predictions:
     names = package.task.labels
     return {
         str(number): (names[label], score)

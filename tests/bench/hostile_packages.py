@@ -1,4 +1,4 @@
-"""What it costs to load packages of strangers: a line for each, with the sentence of its refusal.
+"""Measures the time and memory of loading hostile packages, and prints the error of each.
 
 python -m tests.bench.hostile_packages
 python -m tests.bench.hostile_packages --only weights
@@ -46,7 +46,7 @@ def main() -> None:
     if given.json:
         print(json.dumps({one.name: asdict(made) for one, made in attempts(chosen)}))
         return
-    print("| package | seconds | MB | what is said |\n|---|---|---|---|", flush=True)
+    print("| package | seconds | MB | error |\n|---|---|---|---|", flush=True)
     for hostile, made in attempts(chosen):
         said = (made.refusal or f"**{made.ended}**").replace("|", " ")
         print(

@@ -4,8 +4,8 @@
     python -m tests.bench.imaging folder
 
 Prints the time of one photograph on one core (median of interleaved rounds), how far the tensors
-are from torchvision's, and how often a random-weights ResNet-18 gives the same answer. Random
-weights prefer a few classes whatever they see, so the answer is also compared after the mean logits
+are from torchvision's, and how often a random-weights ResNet-18 gives the same label. Random
+weights prefer a few classes for every image, so the label is also compared after the mean logits
 over all photographs are taken off, which leaves what distinguishes one photograph from another.
 """
 

@@ -77,16 +77,16 @@ def run_lister(name: str, endpoint: str, num_keys: int) -> tuple[float, float]:
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    answer = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "tests.bench.listing", "--lister", name, "--endpoint", endpoint],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    if answer.returncode:
-        raise SystemExit(f"{name} failed:\n{answer.stderr}")
-    result = json.loads(answer.stdout.splitlines()[-1])
+    if completed.returncode:
+        raise SystemExit(f"{name} failed:\n{completed.stderr}")
+    result = json.loads(completed.stdout.splitlines()[-1])
     assert result["count"] == num_keys, result
     return result["seconds"], result["megabytes"]
 

@@ -1,7 +1,7 @@
-"""A client that keeps to its timetable, however long answers take.
+"""A client that sends requests on a fixed schedule, regardless of the responses.
 
-Requests are sent when they are due, not when earlier ones are answered, each on a connection of its
-own while it waits. It speaks just enough HTTP/1.1 to cost little beside the service it asks: a
+Requests are sent when they are due, not when earlier ones are complete, each on a connection of its
+own while it waits. It speaks just enough HTTP/1.1 to cost little beside the service: a
 general client takes as long for a request as the service does to refuse it.
 """
 
@@ -17,22 +17,22 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
-__all__ = ["Asked", "ask_at_rate", "ask_in_turn", "in_front"]
+__all__ = ["SentRequest", "raise_priority", "send_at_rate", "send_in_turn"]
 
-_PATIENCE = 30.0
+_TIMEOUT_SECONDS = 30.0
 _SEND_BUFFER = 2**20
-_FAVOURED = -10
+_PRIORITY = -10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentRequest:
     """One request.
 
     Attributes:
-        due: Second on the timetable.
+        due: Scheduled second.
         late: Seconds between then and its sending: the client's own delay.
-        seconds: From its sending to the whole answer.
-        status: Of HTTP; 0 where the connection ended or nothing came in time.
+        seconds: Seconds from sending to the complete response.
+        status: HTTP status; 0 if the connection ended or timed out.
     """
 
     due: float
@@ -41,48 +41,48 @@ class Asked:
     status: int
 
 
-def in_front() -> None:
-    """Let this process go first where it may: it stands for other machines than the service's."""
+def raise_priority() -> None:
+    """Raise the priority of this process if allowed, as it stands for other machines."""
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _FAVOURED)
+        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
-async def ask_at_rate(
+async def send_at_rate(
     url: str, bodies: Sequence[bytes], *, rate: float, seconds: float
-) -> list[Asked]:
-    """Send requests at a fixed rate, and return what came of each, in the order of their sending.
+) -> list[SentRequest]:
+    """Send requests at a fixed rate, and return them with their results, in order.
 
     Args:
-        url: Asked by POST.
-        bodies: Taken in turn.
-        rate: Requests a second.
-        seconds: That requests are sent for.
+        url: SentRequest by POST.
+        bodies: Request bodies, used in turn.
+        rate: Number of requests a second.
+        seconds: Duration of sending.
     """
     client = _Client(url, bodies)
     began = time.monotonic()
-    asking = []
+    sending = []
     for number in range(int(rate * seconds)):
         due = number / rate
         await asyncio.sleep(max(0.0, began + due - time.monotonic()))
-        asking.append(asyncio.create_task(client.ask(number, due, began)))
-    return list(await asyncio.gather(*asking))
+        sending.append(asyncio.create_task(client.send(number, due, began)))
+    return list(await asyncio.gather(*sending))
 
 
-async def ask_in_turn(
+async def send_in_turn(
     url: str, bodies: Sequence[bytes], *, connections: int, seconds: float
-) -> list[Asked]:
-    """Let each of some connections send its next request when its last one is answered."""
+) -> list[SentRequest]:
+    """Let each of some connections send its next request after the response to its last one."""
     client = _Client(url, bodies)
     began = time.monotonic()
 
-    async def ask_on(place: int) -> list[Asked]:
-        asked: list[Asked] = []
+    async def send_on(place: int) -> list[SentRequest]:
+        sent: list[SentRequest] = []
         while (now := time.monotonic() - began) < seconds:
-            asked.append(await client.ask(place + connections * len(asked), now, began))
-        return asked
+            sent.append(await client.send(place + connections * len(sent), now, began))
+        return sent
 
-    told = await asyncio.gather(*(ask_on(place) for place in range(connections)))
-    return sorted((item for part in told for item in part), key=lambda item: item.due)
+    by_connection = await asyncio.gather(*(send_on(place) for place in range(connections)))
+    return sorted((item for sent in by_connection for item in sent), key=lambda item: item.due)
 
 
 class _Client:
@@ -97,13 +97,13 @@ class _Client:
         self._requests = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._idle: list[_Connection] = []
 
-    async def ask(self, number: int, due: float, began: float) -> Asked:
+    async def send(self, number: int, due: float, began: float) -> SentRequest:
         sent = time.monotonic()
         status = 0
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 status = await self._exchange(self._requests[number % len(self._requests)])
-        return Asked(due, sent - began - due, time.monotonic() - sent, status)
+        return SentRequest(due, sent - began - due, time.monotonic() - sent, status)
 
     async def _exchange(self, request: bytes) -> int:
         if self._idle:
@@ -124,11 +124,11 @@ class _Client:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends a request and hands over the head of its answer, when all of the answer is there."""
+    """Sends a request and returns the head of the response when it is complete."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[bytes] | None = None
+        self._response: asyncio.Future[bytes] | None = None
         self._got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -139,11 +139,11 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> bytes:
         assert self._transport is not None
-        self._answer, self._got = asyncio.get_running_loop().create_future(), b""
+        self._response, self._got = asyncio.get_running_loop().create_future(), b""
         if self._transport.is_closing():
             raise ConnectionResetError
         self._transport.write(request)
-        return await self._answer
+        return await self._response
 
     def data_received(self, data: bytes) -> None:
         self._got += data
@@ -152,12 +152,12 @@ class _Connection(asyncio.Protocol):
             return
         head = head.lower()
         length = int(head.partition(b"content-length:")[2].split(None, 1)[0])
-        if len(body) >= length and self._answer is not None and not self._answer.done():
-            self._answer.set_result(head)
+        if len(body) >= length and self._response is not None and not self._response.done():
+            self._response.set_result(head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionResetError())
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(exc or ConnectionResetError())
 
     def close(self) -> None:
         if self._transport is not None:

@@ -1,12 +1,12 @@
-"""A service that is asked for more than it can: what it still answers, how soon, how it refuses.
+"""Measures goodput, latency and refusals of a service under overload.
 
     make bench-overload PHOTOS=folder
     python -m tests.bench.overload --photos FOLDER --seconds 120 --plot overload.png
 
-First the most that it answers is measured, with as many callers as keep it busy, and its latency
-with few requests. Then requests arrive at three and at ten times that rate, whether earlier ones
-are answered or not. At the end the most is measured once more, as a machine is not the same all the
-time; the mean of both is the peak. Printed are, for each, the good answers a second, their latency,
+First the peak goodput is measured, with as many callers as keep it busy, and the latency with few
+requests. Then requests arrive at three and at ten times that rate, whether earlier ones
+are complete or not. At the end the peak is measured once more, as the speed of a machine varies;
+the mean of both is the peak. Printed are, for each, the good responses a second, their latency,
 the latency of refusals, and the memory of the service at the start and the end.
 """
 
@@ -34,7 +34,7 @@ from eagleray.models.package import read_package
 from eagleray.registry.registry import Registry
 from tests.bench.batch import machine
 from tests.bench.folders import photos_of
-from tests.bench.open_loop import Asked, ask_at_rate, ask_in_turn, in_front
+from tests.bench.open_loop import SentRequest, raise_priority, send_at_rate, send_in_turn
 from tests.bench.peers.weights import write_weights
 from tests.bench.serve import wait_until_compiled
 from tests.support.service import RunningService, running_service
@@ -52,36 +52,36 @@ class Phase:
     """A stretch of time with one load.
 
     Attributes:
-        name: For people.
+        name: Name in the table.
         began: Seconds since the bench began.
-        seconds: It was meant to take.
-        asked: Its requests.
+        seconds: Planned duration.
+        sent: Requests of the phase.
         memory: (seconds since the bench began, bytes of the service).
-        cores: That this client took, which the service could have had.
+        cores: Cores that this client used.
     """
 
     name: str
     began: float
     seconds: float
-    asked: list[Asked] = field(default_factory=list)
+    sent: list[SentRequest] = field(default_factory=list)
     memory: list[tuple[float, int]] = field(default_factory=list)
     cores: float = 0.0
 
     @property
     def goodput(self) -> float:
-        """Good answers a second."""
+        """Good responses a second."""
         return len(self.latencies(200)) / self.seconds
 
     def latencies(self, *statuses: int) -> list[float]:
         """Return the milliseconds of the requests that ended with a status."""
-        return [1000 * item.seconds for item in self.asked if item.status in statuses]
+        return [1000 * item.seconds for item in self.sent if item.status in statuses]
 
 
 def main() -> None:
     options = parse_options()
     bodies = bodies_of(options.photos)
     with running_resnet(options.photos, *options.ours) as service:
-        in_front()
+        raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             phases = runner.run(go_through(service, bodies, options.seconds))
     show(phases)
@@ -103,44 +103,44 @@ def running_resnet(photos: Path, *flags: str) -> Iterator[RunningService]:
 
 
 def bodies_of(photos: Path) -> list[bytes]:
-    """Return the photographs that are asked about."""
+    """Return the photographs to send."""
     return [photo.read_bytes() for photo in photos_of(photos)[:200]]
 
 
 def predict_url(service: RunningService) -> str:
-    """Return where the model is asked."""
+    """Return the URL of predictions."""
     return f"{service.url}/v1/models/{MODEL}/predict"
 
 
 async def go_through(
     service: RunningService, bodies: Sequence[bytes], seconds: float
 ) -> list[Phase]:
-    """Load the service more and more."""
+    """Load the service in phases of increasing load."""
     url = predict_url(service)
     start = time.monotonic()
     brief = min(seconds, 30.0)
-    await ask_in_turn(url, bodies, connections=CALLERS, seconds=5)
+    await send_in_turn(url, bodies, connections=CALLERS, seconds=5)
 
-    async def phase(name: str, seconds: float, asking: object) -> Phase:
+    async def phase(name: str, seconds: float, sending: object) -> Phase:
         found = Phase(name, time.monotonic() - start, seconds)
         watching = asyncio.create_task(watch(service, found.memory, start))
         before = seconds_of_cores()
-        found.asked = await asking  # type: ignore[misc]
+        found.sent = await sending  # type: ignore[misc]
         found.cores = (seconds_of_cores() - before) / (time.monotonic() - start - found.began)
         watching.cancel()
         print(f"{name}: {found.goodput:.1f}/s", flush=True)
-        await asyncio.sleep(5)  # what waits is answered
+        await asyncio.sleep(5)  # waiting requests are completed
         return found
 
     async def look_for_peak() -> Phase:
-        turns = ask_in_turn(url, bodies, connections=CALLERS, seconds=brief)
+        turns = send_in_turn(url, bodies, connections=CALLERS, seconds=brief)
         return await phase(PEAK, brief, turns)
 
     peak = await look_for_peak()
-    few = ask_at_rate(url, bodies, rate=UNLOADED * peak.goodput, seconds=brief)
+    few = send_at_rate(url, bodies, rate=UNLOADED * peak.goodput, seconds=brief)
     phases = [peak, await phase(f"{UNLOADED:.0%}", brief, few)]
     for times in OVERLOADS:
-        many = ask_at_rate(url, bodies, rate=times * peak.goodput, seconds=seconds)
+        many = send_at_rate(url, bodies, rate=times * peak.goodput, seconds=seconds)
         phases.append(await phase(f"{times} times", seconds, many))
     return [*phases, await look_for_peak()]
 
@@ -160,7 +160,7 @@ def seconds_of_cores() -> float:
 
 def show(phases: Sequence[Phase]) -> None:
     """Print the table."""
-    columns = ["load", "asked/s", "good/s", "of the peak", "p50 ms", "p99 ms", "refused"]
+    columns = ["load", "sent/s", "good/s", "of the peak", "p50 ms", "p99 ms", "refused"]
     columns += [
         "refused p99 ms",
         "otherwise",
@@ -173,11 +173,11 @@ def show(phases: Sequence[Phase]) -> None:
     peak = mean(phase.goodput for phase in phases if phase.name == PEAK)
     for phase in phases:
         good, refused = phase.latencies(200), phase.latencies(429)
-        others = Counter(item.status for item in phase.asked if item.status not in (200, 429))
-        late = percentile([1000 * item.late for item in phase.asked], 99)
+        others = Counter(item.status for item in phase.sent if item.status not in (200, 429))
+        late = percentile([1000 * item.late for item in phase.sent], 99)
         cells = [
             phase.name,
-            f"{len(phase.asked) / phase.seconds:.0f}",
+            f"{len(phase.sent) / phase.seconds:.0f}",
             f"{phase.goodput:.1f}",
             f"{phase.goodput / peak:.2f}",
             percentile(good, 50),
@@ -197,23 +197,23 @@ def percentile(values: Sequence[float], which: float) -> str:
 
 
 def plot(phases: Sequence[Phase], path: Path) -> None:
-    """Draw what was asked, answered and refused, how soon, and the memory, second by second."""
+    """Draw the sent, completed and refused requests, their latency, and the memory by second."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 6), layout="constrained")
         rates, times, memory = figure.subplots(3, 1, sharex=True)
         for number, phase in enumerate(phases):
-            due = np.asarray([item.due for item in phase.asked]).astype(int)
+            due = np.asarray([item.due for item in phase.sent]).astype(int)
             seconds = np.arange(int(phase.seconds))
             at = phase.began + seconds
             first = number == 0
             for status, colour, label in (
                 (429, "#c0392b", "refused"),
-                (200, "#2471a3", "answered"),
+                (200, "#2471a3", "completed"),
             ):
-                chosen = np.asarray([item.status == status for item in phase.asked])
+                chosen = np.asarray([item.status == status for item in phase.sent])
                 counts = np.bincount(due[chosen], minlength=len(seconds))[: len(seconds)]
                 rates.plot(at, counts, color=colour, label=label if first else None)
-                spent = np.asarray([1000 * item.seconds for item in phase.asked])
+                spent = np.asarray([1000 * item.seconds for item in phase.sent])
                 worst = [
                     np.percentile(spent[chosen & (due == second)], 99)
                     if (chosen & (due == second)).any()

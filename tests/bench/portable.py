@@ -1,4 +1,4 @@
-"""Compares predictions between the instruction sets that this CPU can act.
+"""Compares predictions between the instruction sets that this CPU can emulate.
 
     make bench-portable PHOTOS=folder
 
@@ -24,7 +24,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package
 from tests.bench.folders import photos_of
 from tests.bench.peers.weights import write_weights
-from tests.portable import MACHINES, can_act
+from tests.portable import MACHINES, can_emulate
 
 NETWORKS = ("resnet18", "mobilenet_v3_small")
 SPREAD = 3.0
@@ -47,7 +47,7 @@ def main() -> None:
             write_weights(photos_of(options.photos), package, network=network, spread=SPREAD)
             own = _predict_as({}, package, options.photos)
             for name, environment in MACHINES.items():
-                if "ATEN_CPU_CAPABILITY" in environment and can_act(name):
+                if "ATEN_CPU_CAPABILITY" in environment and can_emulate(name):
                     found = _predict_as(environment, package, options.photos)
                     agree = int((found.argmax(1) == own.argmax(1)).sum())
                     largest = float(np.abs(found - own).max())

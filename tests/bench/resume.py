@@ -54,7 +54,7 @@ def main() -> None:
         reached = kill([*job, str(folder / "stopped")], OutputLayout(str(folder / "stopped")))
         resumed = run_job([*job, str(folder / "stopped")])
         print(f"resumed at {reached:.0%}     {resumed:7.1f} s   {resumed / whole:.1%} of the whole")
-        assert answers(folder / "whole") == answers(folder / "stopped")
+        assert read_labels(folder / "whole") == read_labels(folder / "stopped")
         show_cost_of_putting(OutputLayout(str(folder / "whole")), folder / "again")
 
 
@@ -84,7 +84,7 @@ def kill(arguments: list[str], layout: OutputLayout) -> float:
     return stopped.num_done / stopped.num_rows
 
 
-def answers(output: Path) -> list[tuple[int, str]]:
+def read_labels(output: Path) -> list[tuple[int, str]]:
     rows = (table.select(["row", "label"]) for table in read_results(str(output)))
     return [(one["row"], one["label"]) for table in rows for one in table.to_pylist()]
 

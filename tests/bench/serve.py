@@ -3,10 +3,10 @@
     make bench-serve PHOTOS=folder
     python -m tests.bench.serve --photos FOLDER --rounds 3 --seconds 20 --connections 16
 
-Each server runs alone, in turns, on the same cores, with the same weights; wrk asks it about real
-photographs over a number of connections, each of which waits for its answer. Requests a second and
-latencies are medians over rounds. Of ours the mean times of a request's stages are printed too, as
-its own metrics tell them.
+Each server runs alone, in turns, on the same cores, with the same weights; wrk sends real
+photographs over a number of connections, each of which waits for its response. Requests a second
+and latencies are medians over rounds. For ours, the mean times of the stages of a request are
+printed too, from its own metrics.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw.
+    """Measurements of wrk.
 
     Attributes:
-        rate: Answers a second.
-        failed: Requests without a good answer.
+        rate: Predictions a second.
+        failed: Number of requests without a good response.
         p50: Median latency in milliseconds.
-        p99: In milliseconds.
+        p99: 99th percentile of the latency in milliseconds.
     """
 
     rate: float
@@ -89,13 +89,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is measured.
+    """A server to measure.
 
     Attributes:
-        name: For people.
-        command: That starts it, but for the port.
-        path: Where it answers.
-        field: Of a form, in which it takes an image; empty where an image is the whole body.
+        name: Name in the table.
+        command: Command without the port.
+        path: Path of predictions.
+        field: Form field of the image; empty if the image is the whole body.
     """
 
     name: str
@@ -129,12 +129,12 @@ def main() -> None:
                     WRK_SCRIPT.replace("PHOTOS", str(place)).replace("FIELD", server.field)
                 )
                 with running(server, home) as url:
-                    warm = ask_for_a_while(url, script, options.warm_up, options.connections)
+                    warm = run_wrk(url, script, options.warm_up, options.connections)
                     if not warm.rate:
-                        sys.exit(f"{server.name} gave no good answer; {home}/server.log tells why.")
-                    load = ask_for_a_while(url, script, options.seconds, options.connections)
+                        sys.exit(f"{server.name} gave no good response; see {home}/server.log.")
+                    load = run_wrk(url, script, options.seconds, options.connections)
                     if server.name == servers[0].name:
-                        shares = shares_of(url)
+                        shares = stage_milliseconds(url)
                 loads[server.name].append(load)
                 print(f"round {number + 1}, {server.name}: {load}", flush=True)
         show(servers, loads, shares, options)
@@ -146,9 +146,9 @@ def register(home: Path, package: Path) -> None:
 
 
 def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[Server]:
-    """Return ours first, then the peers that are asked for."""
+    """Return ours first, then the selected peers."""
     ours = [sys.executable, "-m", "eagleray.serve.run", MODEL, "--grpc-port", "0", "--json"]
-    # The others refuse nobody, however long it takes.
+    # The others never refuse a request.
     ours += ["--max-wait-s", str(WAIT_FOR_ALL), *options.ours]
     peers = {
         "LitServe": "serve_litserve",
@@ -167,7 +167,7 @@ def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[
 
 @contextlib.contextmanager
 def running(server: Server, home: Path) -> Iterator[str]:
-    """Run a server, and give the address that is asked once it answers."""
+    """Run a server, and yield the URL of predictions once it responds."""
     port = free_port()
     environment = {**os.environ, "EAGLERAY_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     log = (home / "server.log").open("w")
@@ -195,7 +195,7 @@ def running(server: Server, home: Path) -> Iterator[str]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers, whatever it answers, but that nobody is there yet."""
+    """Wait until the server responds with neither 404 nor 503."""
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -209,37 +209,37 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
         except OSError:
             time.sleep(0.2)
-    sys.exit(f"{url} does not answer.")
+    sys.exit(f"{url} does not respond.")
 
 
 def wait_until_compiled(url: str) -> None:
     """Wait until our service has the compiled network, as it will have for most of its life."""
     end = time.monotonic() + 400
     while time.monotonic() < end:
-        with urllib.request.urlopen(f"{url}/v1/models/{MODEL}", timeout=10) as answer:
-            reports = json.load(answer)["in_memory"]
+        with urllib.request.urlopen(f"{url}/v1/models/{MODEL}", timeout=10) as response:
+            reports = json.load(response)["in_memory"]
         if reports and all(report["compiled"] for report in reports):
             return
         time.sleep(1)
     sys.exit("The network was not compiled in time.")
 
 
-def ask_for_a_while(url: str, script: Path, seconds: int, connections: int) -> Load:
-    """Let wrk ask, and return what it saw."""
+def run_wrk(url: str, script: Path, seconds: int, connections: int) -> Load:
+    """Run wrk, and return its measurements."""
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s"]
     command += ["--timeout", "30s", "-s", str(script), url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) ([\d.]+)", said)
-    assert match, said
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) ([\d.]+)", output)
+    assert match, output
     requests, failed, duration, p50, p99 = map(float, match.groups())
     return Load((requests - failed) / duration, int(failed), p50, p99)
 
 
-def shares_of(url: str) -> dict[str, float]:
-    """Return the mean milliseconds of a request in each stage, as our metrics tell them."""
+def stage_milliseconds(url: str) -> dict[str, float]:
+    """Return the mean milliseconds of a request in each stage, from our metrics."""
     root = url.partition("/v1/")[0]
-    with urllib.request.urlopen(root + "/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    with urllib.request.urlopen(root + "/metrics", timeout=10) as response:
+        text = response.read().decode()
 
     def mean(name: str, labels: str) -> float:
         values = {
@@ -265,7 +265,7 @@ def show(
 ) -> None:
     """Print the table."""
     print(f"\n{machine()}\n{options.connections} connections, {options.rounds} rounds\n")
-    columns = ["who", "requests/s", "p50 ms", "p99 ms", "failed", "ours is faster"]
+    columns = ["server", "requests/s", "p50 ms", "p99 ms", "failed", "ours is faster"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     ours = statistics.median(load.rate for load in loads[servers[0].name])
     for server in servers:

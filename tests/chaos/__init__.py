@@ -1,1 +1,1 @@
-"""Kills, races, faults and rot: what the batch system must survive, done to it on purpose."""
+"""Kills, races, storage faults and broken inputs that the product must survive."""

@@ -1,12 +1,12 @@
-"""Attack the batch system in every way, and print what it has lost; nothing is what is wanted.
+"""Attacks the batch system in every way, and prints the lost, doubled and different rows.
 
     python -m tests.chaos
     python -m tests.chaos --only commit,race --storage disk --seed 7 --json chaos.json
     python -m tests.chaos --only commit --quick
 
 Needs Linux. With everything it takes most of an hour on two cores. The exit status is 1 when a row
-was lost, doubled or different, when a reader of `_manifest.json` saw a part of a table, or when a
-job could not go on.
+was lost, doubled or different, when a reader of `_manifest.json` saw a partial table, or when a
+job could not be resumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.arena import Arena, open_arena
+from tests.chaos.broken_inputs import predict_broken_inputs
 from tests.chaos.commit import crash_everywhere
 from tests.chaos.drivers import kill_drivers
 from tests.chaos.faults import fail_calls
@@ -27,11 +27,11 @@ from tests.chaos.places import Place
 from tests.chaos.race import race
 from tests.chaos.ray_checkpoint import attack_ray_data
 from tests.chaos.raylets import kill_raylets
-from tests.chaos.rot import decay
-from tests.chaos.tally import Tally, render
+from tests.chaos.scenario_result import ScenarioResult, render
 from tests.chaos.workers import kill_workers
+from tests.chaos.workspace import Workspace, open_workspace
 
-_Run = Callable[[Arena, Place], Tally]
+_Run = Callable[[Workspace, Place], ScenarioResult]
 
 SCENARIOS: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
     "commit": (
@@ -40,47 +40,47 @@ SCENARIOS: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
     ),
     "race": (("disk", "S3"), (race,)),
     "faults": (("S3",), (fail_calls,)),
-    "rot": (("disk",), (decay,)),
+    "broken-inputs": (("disk",), (predict_broken_inputs,)),
     "workers": (("disk", "S3"), (kill_workers,)),
     "raylets": (("disk",), (kill_raylets,)),
     "drivers": (("disk", "S3"), (kill_drivers,)),
     "ray-checkpoint": (("disk", "S3"), (attack_ray_data,)),
 }
-"""Where each runs, and what it does."""
+"""Storages and functions of each scenario."""
 
 QUICK: dict[str, tuple[tuple[str, ...], tuple[_Run, ...]]] = {
     "commit": (("disk", "S3"), (partial(crash_everywhere, quick=True),)),
     "race": (("disk", "S3"), (partial(race, num_races=5),)),
 }
-"""The same for tests, which have less time."""
+"""A shorter version for tests."""
 
 
 def main() -> None:
     options = _parse()
-    tallies: list[Tally] = []
-    with open_arena(options.seed, options.storage) as arena:
+    results: list[ScenarioResult] = []
+    with open_workspace(options.seed, options.storage) as workspace:
         for scenario in options.only:
             storages, runs = (QUICK if options.quick else SCENARIOS)[scenario]
-            places = [arena.places[name] for name in storages if name in arena.places]
-            tallies += [_run(run, arena, place, scenario) for place in places for run in runs]
-    print(render(tallies))
+            places = [workspace.places[name] for name in storages if name in workspace.places]
+            results += [_run(run, workspace, place, scenario) for place in places for run in runs]
+    print(render(results))
     if options.json is not None:
-        answers = [tally.as_json() for tally in tallies]
-        options.json.write_text(json.dumps(answers, indent=2))
-    sys.exit(0 if all(tally.holds for tally in tallies if tally.ours) else 1)
+        counts = [result.as_json() for result in results]
+        options.json.write_text(json.dumps(counts, indent=2))
+    sys.exit(0 if all(result.holds for result in results if result.ours) else 1)
 
 
-def _run(run: _Run, arena: Arena, place: Place, scenario: str) -> Tally:
-    """Run one scenario; one that cannot be run is a fault, and the others go on."""
+def _run(run: _Run, workspace: Workspace, place: Place, scenario: str) -> ScenarioResult:
+    """Run one scenario; one that cannot be run is a fault, and the others still run."""
     started = time.monotonic()
     try:
-        tally = run(arena, place)
+        result = run(workspace, place)
     except (AssertionError, OSError, RuntimeError) as error:
-        tally = Tally(scenario, place.name, seconds=time.monotonic() - started)
-        tally.faults.append(f"it broke off: {type(error).__name__}: {error}")
-    words = "holds" if tally.holds else "DOES NOT HOLD"
-    print(f"{tally.scenario} on {place.name} {words}, {tally.seconds:.0f} s", flush=True)
-    return tally
+        result = ScenarioResult(scenario, place.name, seconds=time.monotonic() - started)
+        result.faults.append(f"the scenario failed: {type(error).__name__}: {error}")
+    words = "holds" if result.holds else "DOES NOT HOLD"
+    print(f"{result.scenario} on {place.name} {words}, {result.seconds:.0f} s", flush=True)
+    return result
 
 
 def _parse() -> argparse.Namespace:

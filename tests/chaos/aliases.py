@@ -37,7 +37,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class SignallingModels(MlflowModels):
-    """Says where a change is: about to be written down, or written down and not applied."""
+    """Signals the state of a change: about to be written, or written and not applied."""
 
     about_to_write: Any = None
     written: Any = None
@@ -62,7 +62,7 @@ def prepare(settings: Settings) -> None:
 
 
 def change(settings: Settings, seed: int, count: int | None, begun: Any = None) -> None:
-    """Make so many changes, or go on until killed."""
+    """Make a number of changes, or changes until killed."""
     torch.set_num_threads(1)
     choose = random.Random(seed)
     registry = Registry(settings)
@@ -95,10 +95,10 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
 
 
 def race(settings: Settings, num_processes: int, count: int) -> None:
-    racers = [start(change, settings, seed, count) for seed in range(num_processes)]
-    for racer in racers:
-        racer.join()
-        assert racer.exitcode == 0
+    drivers = [start(change, settings, seed, count) for seed in range(num_processes)]
+    for driver in drivers:
+        driver.join()
+        assert driver.exitcode == 0
 
 
 def kill(settings: Settings, num_victims: int, count: int) -> None:
@@ -113,11 +113,11 @@ def kill(settings: Settings, num_victims: int, count: int) -> None:
         victim.join()
     survivor.join()
     assert survivor.exitcode == 0
-    run(change, settings, 99, 1)  # whoever comes next finishes what the last victim left
+    run(change, settings, 99, 1)  # the next change finishes what the last victim left
 
 
 def check(settings: Settings) -> None:
-    """Compare the history with itself and with MLflow, and say what there is."""
+    """Compare the history with itself and with MLflow, and print the changes."""
     registry = Registry(settings)
     changes = registry.history.changes("digits", "live")
     assert [item.number for item in changes] == list(range(1, len(changes) + 1))
@@ -146,7 +146,7 @@ def everything() -> None:
     for kind, *numbers in (("race", 2, 50), ("kill", 20, 40)):
         _in_a_home_of_its_own(kind, numbers, {})
         if programs is None:
-            print("PostgreSQL is not installed, so that is left out")
+            print("PostgreSQL is not installed, so that is skipped")
             continue
         with running_postgres(programs) as postgres:
             url = postgres.url(postgres.new_database())

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.arena import ROOT
+from tests.chaos.workspace import ROOT
 from tests.support.processes import end_orphans, exit_with_parent, family, kill
 
 
@@ -23,19 +23,19 @@ class Finished:
 
     Attributes:
         code: Exit status; minus the signal that killed it.
-        answer: What it printed for scripts; empty when it did not get that far.
+        summary: JSON that it printed; empty if it ended before that.
     """
 
     code: int
-    answer: dict[str, Any]
+    summary: dict[str, Any]
 
 
 class Command:
     """A running command.
 
     Args:
-        words: Of the command line, after `python -m`.
-        environment: More variables.
+        words: Words of the command line after `python -m`.
+        environment: Additional variables.
     """
 
     def __init__(self, words: Sequence[str], environment: dict[str, str] | None = None) -> None:
@@ -59,10 +59,7 @@ class Command:
         return family(self.pid)
 
     def wait(self, seconds: float = 600.0) -> Finished:
-        """Wait for its end; one that takes too long is killed.
-
-        What it leaves behind is ended too.
-        """
+        """Wait for its end; kill it if it takes too long, and end its processes."""
         started = self.family()
         try:
             text, _ = self._process.communicate(timeout=seconds)
@@ -82,7 +79,7 @@ class Command:
         return end_orphans(self.leave(with_family=with_family))
 
     def leave(self, *, with_family: bool) -> list[psutil.Process]:
-        """Kill in the same way without waiting, and return what may live on for a while."""
+        """Kill in the same way without waiting, and return the processes that may outlive it."""
         started = self.family()
         self._process.kill()
         if with_family:

@@ -58,10 +58,10 @@ class Call:
     """One call of a storage function, the same in every run of the same job.
 
     Attributes:
-        name: Of the function.
-        target: What it is about.
-        nth: Of the calls with this name and target, from 1.
-        seconds: It took when it was recorded.
+        name: Name of the function.
+        target: Kind of the location.
+        nth: Number among the calls with this name and target, from 1.
+        seconds: Recorded duration.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Point:
 
 
 def record_calls(output: str, work: Callable[[], Any]) -> tuple[Any, list[Call]]:
-    """Do some work, and return what it returned and every call that it made."""
+    """Do some work, and return its result and every call that it made."""
     calls: list[Call] = []
 
     @contextlib.contextmanager
@@ -97,7 +97,7 @@ def record_calls(output: str, work: Callable[[], Any]) -> tuple[Any, list[Call]]
             seconds = time.perf_counter() - started
             calls.append(Call(call.name, call.target, call.nth, seconds))
 
-    _stand_around_calls(output, note)
+    _wrap_calls(output, note)
     return work(), calls
 
 
@@ -105,9 +105,9 @@ def points_of(place: Place, calls: list[Call], *, during: bool = True) -> list[P
     """Return every moment of the calls, less those of inputs that are read the same way.
 
     Args:
-        place: Of the output.
-        calls: Of an undisturbed run.
-        during: With moments that depend on the clock.
+        place: Storage of the output.
+        calls: Calls of an undisturbed run.
+        during: Whether to include moments that depend on the clock.
     """
     points = []
     for call in calls:
@@ -125,13 +125,13 @@ def points_of(place: Place, calls: list[Call], *, during: bool = True) -> list[P
 
 
 def die_at(point: Point, fraction: float, output: str, work: Callable[[], Any]) -> Any:
-    """Do some work, and kill this process at a moment of it, should that come.
+    """Do some work, and kill this process at a moment of it, if it is reached.
 
     Args:
         point: The moment.
-        fraction: Of the call's usual time, for a point `during` it.
-        output: Of the job.
-        work: To do.
+        fraction: Fraction of the call's usual time, for a point `during` it.
+        output: Output of the job.
+        work: Work to do.
     """
 
     @contextlib.contextmanager
@@ -150,16 +150,16 @@ def die_at(point: Point, fraction: float, output: str, work: Callable[[], Any]) 
             if point.moment == "after":
                 die()
 
-    _stand_around_calls(output, die_there)
+    _wrap_calls(output, die_there)
     return work()
 
 
 def die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("nobody survives this")
+    raise AssertionError("SIGKILL did not end the process")
 
 
-def _stand_around_calls(
+def _wrap_calls(
     output: str, around: Callable[[Call], contextlib.AbstractContextManager[None]]
 ) -> None:
     """Wrap every function of the storage. Changes this process: call it in a child."""
@@ -188,7 +188,7 @@ def _stand_around_calls(
 
 
 def kind_of(location: str, output: str) -> str:
-    """Say what a location is in the layout of a job."""
+    """Return the kind of a location in the layout of a job."""
     if not (location == output or location.startswith(f"{output}/")):
         if "/model" in location:
             return "model"

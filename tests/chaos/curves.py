@@ -12,7 +12,7 @@ import numpy as np
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
 from eagleray.training.checkpoint import CheckpointStore
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.chaos.train import MODEL, RunFolder
 from tests.support.numerics import SAME_LOSS
 from tests.support.processes import in_child
@@ -95,24 +95,26 @@ class LargestDifferences:
         )
 
 
-def compare(tally: Tally, largest: LargestDifferences, found: Curve, undisturbed: Curve) -> None:
+def compare(
+    result: ScenarioResult, largest: LargestDifferences, found: Curve, undisturbed: Curve
+) -> None:
     """Compare a finished run with the undisturbed one, and count the differences."""
-    tally.outputs += 1
-    tally.rows += len(found.losses)
-    tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
-    tally.doubled += max(0, found.versions - 1)
+    result.outputs += 1
+    result.rows += len(found.losses)
+    result.lost += max(0, len(undisturbed.losses) - len(found.losses))
+    result.doubled += max(0, found.versions - 1)
     shared = min(len(found.losses), len(undisturbed.losses))
     difference = np.abs(found.losses[:shared] - undisturbed.losses[:shared])
-    tally.different += int((difference > SAME_LOSS * np.abs(undisturbed.losses[:shared])).sum())
+    result.different += int((difference > SAME_LOSS * np.abs(undisturbed.losses[:shared])).sum())
     largest.loss = max(largest.loss, float(difference.max(initial=0.0)))
     for epoch, expected in zip(found.epochs, undisturbed.epochs, strict=True):
         largest.metric = max(largest.metric, _largest_difference(epoch, expected))
     largest.test = max(largest.test, _largest_difference(found.test, undisturbed.test))
     largest.weight = max(largest.weight, float(np.abs(found.weights - undisturbed.weights).max()))
     if max(largest.metric, largest.test, largest.weight) > SAME_LOSS:
-        tally.faults.append(f"a run differs: {largest}")
+        result.faults.append(f"a run differs: {largest}")
     if set(found.logged) != {1}:
-        tally.faults.append(f"the epochs were logged to MLflow so often: {found.logged}")
+        result.faults.append(f"the epochs were logged to MLflow so often: {found.logged}")
 
 
 def _largest_difference(found: dict[str, float], expected: dict[str, float]) -> float:

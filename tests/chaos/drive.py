@@ -47,26 +47,26 @@ class Ending:
     notes: tuple[str, ...] = ()
 
 
-class _NeverBegun(ShardJournal):
+class _NoJournal(ShardJournal):
     def begin(self, shard: int) -> int:
         return 0
 
 
-class _WorkerHere(ShardWorker):
+class _InProcessWorker(ShardWorker):
     """A worker in the driver's process, which gets the context itself and not a reference."""
 
     def __init__(self, context: JobContext) -> None:
         import ray
 
         ray.get = lambda reference: reference
-        super().__init__(context, _NeverBegun("alone"))
+        super().__init__(context, _NoJournal("alone"))
 
 
-def run_shards_here(
+def run_shards_in_process(
     pending: Sequence[int], context: JobContext, _: WorkerPool
 ) -> Iterator[ShardSummary]:
     """Predict shards in this process."""
-    worker = _WorkerHere(context)
+    worker = _InProcessWorker(context)
     for number in pending:
         done = worker(pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}))
         yield ShardSummary(**done.to_pylist()[0])
@@ -76,7 +76,7 @@ def drive(
     request: PredictSpec,
     *,
     rows_per_file: int | None = ROWS_PER_FILE,
-    run_shards: RunShards = run_shards_here,
+    run_shards: RunShards = run_shards_in_process,
 ) -> Ending:
     """Do what `eagleray.jobs.predict` does. Changes this process: call it in a child.
 
@@ -115,7 +115,7 @@ def keep_shards(request: PredictSpec, folder: Path) -> None:
     def run_and_keep(
         pending: Sequence[int], context: JobContext, worker_pool: WorkerPool
     ) -> Iterator[ShardSummary]:
-        yield from run_shards_here(pending, context, worker_pool)
+        yield from run_shards_in_process(pending, context, worker_pool)
         folder.mkdir()
         for file in storage.list_files(OutputLayout(request.output).shards):
             (folder / storage.name_of(file.uri)).write_bytes(storage.read_bytes(file.uri))

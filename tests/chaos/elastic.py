@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.chaos.arena import Arena, tally_of
 from tests.chaos.curves import Curve, read_curve
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.chaos.train import EPOCHS, WORKERS, Train, new_run_args, run_folders
+from tests.chaos.workspace import Workspace, recording
 from tests.support.numerics import SAME_LOSS
 from tests.support.processes import Child, end_orphans, family, titled
 
@@ -22,20 +22,20 @@ _STOP, _KILL, _KILLED = range(3)
 _NOISE = 0.15  # of an epoch's mean loss: dropout and normalisation depend on the workers
 
 
-def lose_node(arena: Arena, home: Path, data: Path, undisturbed: Curve) -> Tally:
+def lose_node(workspace: Workspace, home: Path, data: Path, undisturbed: Curve) -> ScenarioResult:
     """Train with `--workers 1..2` on two nodes, and kill the one without the driver.
 
     Args:
-        arena: Arena of the test.
+        workspace: Workspace of the test.
         home: Home of the runs.
         data: Folder of images.
         undisturbed: Result of an undisturbed run with two workers.
     """
     flags = np.frombuffer(mmap.mmap(-1, 24), np.int64)
-    address = arena.folder / "address-training"
+    address = workspace.folder / "address-training"
     cluster = Child(lambda: _run_cluster(flags, address))
     known = {run.name for run in run_folders(home)}
-    with tally_of("train-node", arena.places["disk"]) as tally:
+    with recording("train-node", workspace.places["disk"]) as result:
         try:
             _await(address.exists, _SECONDS_TO_START)
             args = [*new_run_args(data, workers="1..2"), "--cluster", address.read_text()]
@@ -44,48 +44,48 @@ def lose_node(arena: Arena, home: Path, data: Path, undisturbed: Curve) -> Tally
             run = _new_runs(home, known)[0]
             quarter = len(undisturbed.losses) // 4
             _await(lambda: run.step() >= quarter or not train.is_running)
-            tally.counts["workers at first"] = _num_workers(cluster)
+            result.counts["workers at first"] = _num_workers(cluster)
             reached, began = run.step(), time.monotonic()
             flags[_KILL] = 1
             _await(lambda: bool(flags[_KILLED]))
-            tally.kills += 1
+            result.kills += 1
             _await(lambda: run.step() > reached + 4 or not train.is_running)
-            tally.notes.append(
+            result.notes.append(
                 f"{time.monotonic() - began:.0f} s from the node's death at step {reached} to a "
                 "later checkpoint"
             )
-            tally.counts["workers afterwards"] = _num_workers(cluster)
+            result.counts["workers afterwards"] = _num_workers(cluster)
             code = train.wait(_SECONDS_TO_FINISH).code
             if code:
-                tally.faults.append(f"the run ended with exit code {code}")
+                result.faults.append(f"the run ended with exit code {code}")
             else:
-                found = read_curve(home, run, arena.folder / "curve")
-                _check(tally, found, undisturbed, reached)
+                found = read_curve(home, run, workspace.folder / "curve")
+                _check(result, found, undisturbed, reached)
         finally:
             started = family(cluster.pid)
             flags[_STOP] = 1
             cluster.wait(30)
             end_orphans(started)
-    return tally
+    return result
 
 
-def _check(tally: Tally, found: Curve, undisturbed: Curve, reached: int) -> None:
-    tally.outputs += 1
-    tally.rows += len(found.losses)
-    tally.lost += max(0, len(undisturbed.losses) - len(found.losses))
-    tally.doubled += max(0, found.versions - 1)
+def _check(result: ScenarioResult, found: Curve, undisturbed: Curve, reached: int) -> None:
+    result.outputs += 1
+    result.rows += len(found.losses)
+    result.lost += max(0, len(undisturbed.losses) - len(found.losses))
+    result.doubled += max(0, found.versions - 1)
     step_differences = np.abs(found.losses[:reached] - undisturbed.losses[:reached])
-    tally.different += int((step_differences > SAME_LOSS * undisturbed.losses[:reached]).sum())
+    result.different += int((step_differences > SAME_LOSS * undisturbed.losses[:reached]).sum())
     means = [curve.losses.reshape(EPOCHS, -1).mean(axis=1) for curve in (found, undisturbed)]
     difference = float(np.abs(means[0] - means[1]).max())
-    tally.notes.append(
+    result.notes.append(
         f"largest difference of an epoch's mean loss {difference:.3f}; they fall from "
         f"{means[1][0]:.3f} to {means[1][-1]:.3f}"
     )
     if difference > _NOISE:
-        tally.faults.append(f"the curve is {difference:.3f} off, and {_NOISE} is noise")
-    if (tally.counts["workers at first"], tally.counts["workers afterwards"]) != (2, 1):
-        tally.faults.append("the number of workers did not fall from two to one")
+        result.faults.append(f"the curve is {difference:.3f} off, and {_NOISE} is noise")
+    if (result.counts["workers at first"], result.counts["workers afterwards"]) != (2, 1):
+        result.faults.append("the number of workers did not fall from two to one")
 
 
 def _new_runs(home: Path, known: set[str]) -> list[Any]:

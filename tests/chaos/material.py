@@ -1,4 +1,4 @@
-"""Images, good and bad, and a small model: what the jobs under attack work on."""
+"""Good and bad images and a small model, the inputs of the jobs under attack."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_PIXELS = 30_000_000
 
 @dataclass(frozen=True)
 class Material:
-    """What a job is given.
+    """The inputs of a job.
 
     Attributes:
-        images: Location of a folder.
-        num_images: In it.
-        model: Folder of a package.
+        images: Location of the folder of images.
+        num_images: Number of images.
+        model: Folder of the model package.
     """
 
     images: str
@@ -49,8 +49,8 @@ def write_model(folder: Path, **limits: Any) -> str:
     """Write a LeNet-5 for small gray images.
 
     Args:
-        folder: Where to.
-        limits: Of its contract, as `max_bytes`.
+        folder: Folder of the package.
+        limits: Fields of its contract, such as `max_bytes`.
     """
     contract = CONTRACT.model_copy(update={"max_pixels": MAX_PIXELS, **limits})
     write_package(small_package(contract=contract), str(folder))

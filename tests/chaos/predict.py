@@ -12,18 +12,18 @@ from tests.chaos.places import Place
 from tests.support.processes import titled
 
 WORKERS = ("ray::MapWorker",)
-OF_RAY = ("ray::",)
+RAY_PROCESSES = ("ray::",)
 
 
 class Predict(Command):
     """A running batch job.
 
     Args:
-        material: What it works on.
-        place: Of the output.
-        output: Location.
-        options: More words of the command line.
-        environment: More variables.
+        material: Inputs of the job.
+        place: Storage of the output.
+        output: Location of the output.
+        options: Additional words of the command line.
+        environment: Additional variables.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Predict(Command):
         super().__init__(words, environment)
 
     def workers(self) -> list[psutil.Process]:
-        """Actors that work on shards."""
+        """Return the actors that work on shards."""
         return titled(self.family(), *WORKERS)
 
-    def processes_of_ray(self) -> list[psutil.Process]:
-        """Every worker process of its Ray, whatever it does."""
-        return titled(self.family(), *OF_RAY)
+    def ray_processes(self) -> list[psutil.Process]:
+        """Return all worker processes of its Ray."""
+        return titled(self.family(), *RAY_PROCESSES)

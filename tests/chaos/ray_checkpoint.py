@@ -26,17 +26,17 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
 
-from tests.chaos.arena import Arena, tally_of
 from tests.chaos.places import Place
 from tests.chaos.readers import Readers, arrow_filesystem, polling
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
+from tests.chaos.workspace import Workspace, recording
 from tests.support.processes import Child, end_orphans, family, in_child, titled
 
 NUM_ROWS, NUM_BLOCKS = 400, 8
 _AT_WORK = ("Write", "ray::Read", "ray::_clean", "ray::convert")
 _MAX_RUNS = 4
 _SECONDS_TO_START = 120.0
-_SECONDS_TO_CALM_DOWN = 30.0
+_SECONDS_UNTIL_IDLE = 30.0
 
 
 class Event(NamedTuple):
@@ -66,39 +66,41 @@ class Attack:
         return f"{whom} killed {self.event.moment} {self.event.call} of {self.event.target}"
 
 
-def attack_ray_data(arena: Arena, place: Place, *, workers_too: bool = True) -> Tally:
+def attack_ray_data(
+    workspace: Workspace, place: Place, *, workers_too: bool = True
+) -> ScenarioResult:
     """Kill jobs that Ray Data checkpoints, and count the rows of their outputs.
 
     Args:
-        arena: Arena of the test.
+        workspace: Workspace of the test.
         place: Storage of inputs, checkpoints and outputs.
         workers_too: Whether single workers are killed as well.
     """
-    address = arena.folder / f"ray-{place.name}"
+    address = workspace.folder / f"ray-{place.name}"
     keeper = Child(lambda: _keep_ray(address))
 
     def output_of(number: int) -> str:
         return place.output("ray-checkpoint", number)
 
-    with tally_of("Ray Data's checkpoints", place) as tally:
-        tally.ours = False
+    with recording("Ray Data's checkpoints", place) as result:
+        result.ours = False
         try:
             _await(address)
-            stage = Stage(arena, place, address.read_text(), keeper.pid)
-            with polling(tally, place, output_of, NUM_ROWS) as readers:
+            environment = Environment(workspace, place, address.read_text(), keeper.pid)
+            with polling(result, place, output_of, NUM_ROWS) as readers:
                 readers.watch(0)
-                events = stage.run(output_of(0), None)[1]
+                events = environment.run(output_of(0), None)[1]
                 for number, attack in enumerate(_attacks(events, workers_too), start=1):
                     readers.watch(number)
-                    _attack(tally, stage, output_of(number), attack, readers)
-                _repeat(tally, stage, output_of(0))
+                    _attack(result, environment, output_of(number), attack, readers)
+                _repeat(result, environment, output_of(0))
         finally:
             started = family(keeper.pid)
             keeper.kill()
             keeper.wait()
             end_orphans(started)
-    tally.reads = tally.partial = 0  # there is no commit that a reader could follow
-    return tally
+    result.reads = result.partial = 0  # there is no commit that a reader could follow
+    return result
 
 
 def _attacks(events: Counter[Event], workers_too: bool) -> list[Attack]:
@@ -113,35 +115,37 @@ def _attacks(events: Counter[Event], workers_too: bool) -> list[Attack]:
     return attacks
 
 
-def _attack(tally: Tally, stage: Stage, output: str, attack: Attack, readers: Readers) -> None:
+def _attack(
+    result: ScenarioResult, environment: Environment, output: str, attack: Attack, readers: Readers
+) -> None:
     """Run a job under one attack and again until it is done; count its rows."""
     for run in range(_MAX_RUNS):
-        tally.resumes += run > 0
-        done, _ = stage.run(output, attack)
-        readers.settle()
+        result.resumes += run > 0
+        done, _ = environment.run(output, attack)
+        readers.wait_for_polls()
         if done:
             break
     else:
-        tally.notes.append(f"{attack}: not done after {_MAX_RUNS} runs")
-    tally.kills += stage.has_struck(output)
-    rows = stage.rows(output)
+        result.notes.append(f"{attack}: not done after {_MAX_RUNS} runs")
+    result.kills += environment.was_killed_there(output)
+    rows = environment.rows(output)
     lost = NUM_ROWS - len(set(rows))
     doubled = len(rows) - len(set(rows))
-    tally.outputs += 1
-    tally.rows += len(rows)
-    tally.lost += lost
-    tally.doubled += doubled
+    result.outputs += 1
+    result.rows += len(rows)
+    result.lost += lost
+    result.doubled += doubled
     if lost or doubled:
-        tally.notes.append(f"{attack}: {lost} rows lost, {doubled} doubled")
+        result.notes.append(f"{attack}: {lost} rows lost, {doubled} doubled")
 
 
-def _repeat(tally: Tally, stage: Stage, output: str) -> None:
-    """Run a finished job once more, as somebody does who gives the same command again."""
-    before = len(stage.rows(output))
-    stage.run(output, None)
-    tally.notes.append(
-        f"a finished, undisturbed job that is run again has {len(stage.rows(output)):,} rows, "
-        f"after {before:,}"
+def _repeat(result: ScenarioResult, environment: Environment, output: str) -> None:
+    """Run a finished job once more, as a user does who repeats the command."""
+    before = len(environment.rows(output))
+    environment.run(output, None)
+    result.notes.append(
+        "a finished, undisturbed job that is run again has "
+        f"{len(environment.rows(output)):,} rows, after {before:,}"
     )
 
 
@@ -149,17 +153,17 @@ def _repeat(tally: Tally, stage: Stage, output: str) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Environment:
     """The environment of all jobs of a place.
 
     Attributes:
-        arena: Arena of the test.
+        workspace: Workspace of the test.
         place: Storage of inputs and outputs.
         address: Address of Ray.
         keeper: Process that all of Ray descends from.
     """
 
-    arena: Arena
+    workspace: Workspace
     place: Place
     address: str
     keeper: int
@@ -170,13 +174,13 @@ class Stage:
         control.mkdir(exist_ok=True)
         (control / "trace").write_text("")
         ended = Child(lambda: self._job(output, control, attack)).wait(300)
-        self._calm_down()
+        self._wait_until_idle()
         lines = (control / "trace").read_text().splitlines()
         events = Counter(Event(*json.loads(line)) for line in lines)
         return not ended.signal and not ended.error, events
 
-    def has_struck(self, output: str) -> bool:
-        return (self._control(output) / "struck").exists()
+    def was_killed_there(self, output: str) -> bool:
+        return (self._control(output) / "killed").exists()
 
     def rows(self, output: str) -> list[int]:
         """Read the row numbers of an output with Arrow; files that are no Parquet hold none."""
@@ -195,7 +199,7 @@ class Stage:
         return rows
 
     def _control(self, output: str) -> Path:
-        return self.arena.folder / f"control-{self.place.name}-{Path(output).name}"
+        return self.workspace.folder / f"control-{self.place.name}-{Path(output).name}"
 
     def _job(self, output: str, control: Path, attack: Attack | None) -> None:
         import ray
@@ -215,9 +219,9 @@ class Stage:
         rows = ray.data.range(NUM_ROWS, override_num_blocks=NUM_BLOCKS)
         rows.map_batches(_with_value, batch_size=None).write_parquet(path, filesystem=watched)
 
-    def _calm_down(self) -> None:
+    def _wait_until_idle(self) -> None:
         """Wait until Ray has ended the tasks of a dead driver."""
-        deadline = time.monotonic() + _SECONDS_TO_CALM_DOWN
+        deadline = time.monotonic() + _SECONDS_UNTIL_IDLE
         while time.monotonic() < deadline:
             if not titled(family(self.keeper), *_AT_WORK):
                 return
@@ -306,10 +310,10 @@ class Watched(pa.fs.FileSystemHandler):  # type: ignore[misc]
         attack = self._attack
         if attack is None or (event, nth) != (attack.event, attack.nth):
             return
-        struck = Path(self._control) / "struck"
-        if struck.exists():
+        killed = Path(self._control) / "killed"
+        if killed.exists():
             return
-        struck.touch()
+        killed.touch()
         if attack.driver_too:
             os.kill(self._driver, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""Readers that poll an output for as long as it is attacked, in processes of their own.
+"""Polls an output while it is attacked, in two reading processes.
 
-The first kind follows `_manifest.json`, checks every part's digest and rows, and must see nothing
-or all. The second takes whatever part files are in the folder, as a tool that knows nothing of us
-does; it may see some of the parts before the commit, but not once `_SUCCESS` is there.
+The first kind follows `_manifest.json`, checks every file's digest and rows, and must see nothing
+or all. The second reads all result files in the folder, as a tool without knowledge of the format
+does; it may see some of the files before the commit, but not once `_SUCCESS` is there.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from eagleray.io import storage
 from eagleray.sharded.commit import read_commit
 from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.support.processes import Child
 
 _SECONDS_BETWEEN_POLLS = {"disk": 0.02, "S3": 0.05}
-_SECONDS_TO_SETTLE = 60.0
+_SECONDS_TO_POLL = 60.0
 
 
 class Seen(IntEnum):
-    """What a poll found."""
+    """Result of a poll."""
 
     NOTHING = 0
     WHOLE = auto()
@@ -56,26 +56,26 @@ class Readers:
     """Two polling processes.
 
     Args:
-        place: Where outputs are.
-        output_of: Gives the location of an output by its number.
-        num_rows: Of every output.
+        place: Storage of the outputs.
+        output_of: Returns the location of an output by its number.
+        num_rows: Number of rows of every output.
     """
 
     def __init__(self, place: Place, output_of: Callable[[int], str], num_rows: int) -> None:
-        shared = mmap.mmap(-1, 8 * (1 + 2 * _SLOTS))
-        board = np.frombuffer(shared, np.int64)
-        self._current, board = board[:1], board[1:]
+        memory = mmap.mmap(-1, 8 * (1 + 2 * _SLOTS))
+        shared = np.frombuffer(memory, np.int64)
+        self._current, shared = shared[:1], shared[1:]
         self._current[0] = -1
-        self._following, self._naive = board[:_SLOTS], board[_SLOTS:]
+        self._following, self._naive = shared[:_SLOTS], shared[_SLOTS:]
         seconds = _SECONDS_BETWEEN_POLLS[place.name]
 
-        def poll(counts: _Counts, look: Callable[[str], Seen]) -> None:
+        def poll(counts: _Counts, read: Callable[[str], Seen]) -> None:
             storage.use_s3(place.s3)
             while True:
                 number = int(self._current[0])
                 counts[_BEGUN] += 1
                 if number >= 0:
-                    _count(counts, look, output_of(number))
+                    _count(counts, read, output_of(number))
                 counts[_ENDED] += 1
                 time.sleep(seconds)
 
@@ -86,63 +86,63 @@ class Readers:
         ]
 
     def watch(self, number: int) -> None:
-        """Look at another output from now on."""
+        """Poll another output from now on."""
         self._current[0] = number
-        self.settle()
+        self.wait_for_polls()
 
-    def settle(self) -> None:
-        """Wait until each has looked at what is there now."""
-        deadline = time.monotonic() + _SECONDS_TO_SETTLE
+    def wait_for_polls(self) -> None:
+        """Wait until each has polled the present state."""
+        deadline = time.monotonic() + _SECONDS_TO_POLL
         for counts in (self._following, self._naive):
             begun = int(counts[_BEGUN])
             while counts[_ENDED] < begun + 1:
                 assert time.monotonic() < deadline, "a reader hangs"
                 time.sleep(0.001)
 
-    def stop(self, tally: Tally) -> None:
-        """End them, and write down what they saw."""
+    def stop(self, result: ScenarioResult) -> None:
+        """End the processes, and add their counts to the result."""
         for child in self._children:
             child.kill()
             child.wait()
         following, naive = self._following, self._naive
         bad = [Seen.PARTIAL, Seen.DOUBLED, Seen.BROKEN, Seen.CHANGED]
-        tally.reads += int(following[: len(Seen)].sum())
-        tally.partial += int(following[bad].sum())
-        tally.naive_reads += int(naive[: len(Seen)].sum())
-        tally.naive_partial += int(naive[bad].sum())
-        tally.naive_marked_partial += int(naive[_MARKED_PARTIAL])
-        tally.counts["reads that saw the whole table"] += int(following[Seen.WHOLE])
-        tally.counts["naive reads that saw the whole table"] += int(naive[Seen.WHOLE])
+        result.reads += int(following[: len(Seen)].sum())
+        result.partial += int(following[bad].sum())
+        result.naive_reads += int(naive[: len(Seen)].sum())
+        result.naive_partial += int(naive[bad].sum())
+        result.naive_marked_partial += int(naive[_MARKED_PARTIAL])
+        result.counts["reads that saw the whole table"] += int(following[Seen.WHOLE])
+        result.counts["naive reads that saw the whole table"] += int(naive[Seen.WHOLE])
         for seen in bad[1:]:
-            tally.counts[f"reads that saw it {seen.name.lower()}"] += int(following[seen])
-            tally.counts[f"naive reads that saw it {seen.name.lower()}"] += int(naive[seen])
-        tally.counts = +tally.counts
+            result.counts[f"reads that saw it {seen.name.lower()}"] += int(following[seen])
+            result.counts[f"naive reads that saw it {seen.name.lower()}"] += int(naive[seen])
+        result.counts = +result.counts
 
 
 @contextlib.contextmanager
 def polling(
-    tally: Tally, place: Place, output_of: Callable[[int], str], num_rows: int
+    result: ScenarioResult, place: Place, output_of: Callable[[int], str], num_rows: int
 ) -> Iterator[Readers]:
-    """Keep readers for as long as the block lasts, and count what they saw."""
+    """Run readers during the block, and count their polls."""
     readers = Readers(place, output_of, num_rows)
     try:
         yield readers
     finally:
-        readers.stop(tally)
+        readers.stop(result)
 
 
-def _count(counts: _Counts, look: Callable[[str], Seen], output: str) -> None:
+def _count(counts: _Counts, read: Callable[[str], Seen], output: str) -> None:
     try:
-        seen = look(output)
-    except Exception:  # noqa: BLE001 - whatever a reader meets, its user meets
+        seen = read(output)
+    except Exception:  # noqa: BLE001 - every error of a reader is counted
         traceback.print_exc()
         sys.stderr.write(f"a reader could not read {output}\n")
         seen = Seen.BROKEN
     counts[seen] += 1
 
 
-def verdict(rows: npt.NDArray[np.int64], num_rows: int) -> Seen:
-    """Judge a table by its row numbers."""
+def classify_rows(rows: npt.NDArray[np.int64], num_rows: int) -> Seen:
+    """Classify a table by its row numbers."""
     if len(rows) == 0:
         return Seen.NOTHING
     if len(np.unique(rows)) < len(rows):
@@ -152,7 +152,7 @@ def verdict(rows: npt.NDArray[np.int64], num_rows: int) -> Seen:
 
 
 class Following:
-    """Reads what is committed, and nothing else."""
+    """Reads committed files only."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
@@ -172,11 +172,11 @@ class Following:
         tables = list(read_results(output, columns=["row"]))
         if [table.num_rows for table in tables] != [file.num_rows for file in committed.files]:
             return Seen.BROKEN
-        return verdict(pa.concat_tables(tables).column("row").to_numpy(), self._num_rows)
+        return classify_rows(pa.concat_tables(tables).column("row").to_numpy(), self._num_rows)
 
 
 class Naive:
-    """Reads all part files with Arrow alone, through Arrow's own S3 client."""
+    """Reads all result files with Arrow alone, through Arrow's own S3 client."""
 
     def __init__(self, place: Place, num_rows: int, counts: _Counts) -> None:
         self._place, self._num_rows, self._counts = place, num_rows, counts
@@ -195,14 +195,14 @@ class Naive:
             )
         except FileNotFoundError:
             rows = pa.array([])
-        seen = verdict(rows.to_numpy(zero_copy_only=False), self._num_rows)
+        seen = classify_rows(rows.to_numpy(zero_copy_only=False), self._num_rows)
         if marked and seen is not Seen.WHOLE:
             self._counts[_MARKED_PARTIAL] += 1
         return seen
 
 
 def arrow_filesystem(place: Place) -> Any:
-    """Open a place with nothing but Arrow."""
+    """Open a place with Arrow alone."""
     import pyarrow.fs
 
     if place.on_disk:

@@ -1,11 +1,11 @@
-"""A service under steady load while its versions change and its replicas die: who notices?
+"""Changes versions and kills replicas of a service under steady load, and counts failed requests.
 
     make chaos-serve
     python -m tests.chaos.serving --switches 50 --rollbacks 10 --broken 10 --kills 10 --redeploys 5
 
-Requests arrive at a fixed rate, whether earlier ones are answered or not. Meanwhile versions are
-promoted and rolled back; versions are promoted that cannot serve (altered files, golden images that
-they do not answer, weights that are not there); replicas are killed, and replaced one by one by
+Requests arrive at a fixed rate, whether earlier ones are complete or not. Meanwhile versions are
+promoted and rolled back; versions are promoted that cannot serve (altered files, golden images with
+other outputs, missing weights); replicas are killed, and replaced one by one by
 those of another configuration. Every response must be right for
 the version that it names, and that version must be one that could serve. Printed are the requests
 that failed, by what was being done, and latencies with and without a change under way.
@@ -47,13 +47,13 @@ SAME_SCORE = max(TOLERANCE.values())
 
 @dataclass
 class Seen:
-    """What came of the requests.
+    """Results of the requests.
 
     Attributes:
-        latencies: Seconds and what was being done, of each that was answered well.
-        failures: What went wrong, and what was being done.
-        wrong: Answers that were not those of the version they name.
-        doing: What is being done now.
+        latencies: Change under way and seconds of each good response.
+        failures: Number of failures by error and change under way.
+        wrong: Responses that differ from those of the version they name.
+        doing: Change under way.
     """
 
     latencies: list[tuple[str, float]] = field(default_factory=list)
@@ -80,12 +80,12 @@ def main() -> None:
             "1",
         ]
         with running_service(home, MODEL, *words, "--compile", "never") as service:
-            seen = asyncio.run(ordeal(options, registry, service, config, expected, broken))
+            seen = asyncio.run(run_changes(options, registry, service, config, expected, broken))
     sys.exit(0 if show(seen) else 1)
 
 
 def write_config(path: Path, *, number: int) -> None:
-    """Write a configuration that differs from others in nothing that a caller would notice."""
+    """Write a configuration that differs from others without an effect on callers."""
     path.write_text(f"max_queued: {256 + number}\n")
 
 
@@ -126,7 +126,7 @@ def folder_of(version: ModelVersion) -> Path:
     return Path(version.source.removeprefix("file://"))
 
 
-async def ordeal(
+async def run_changes(
     options: argparse.Namespace,
     registry: Registry,
     service: RunningService,
@@ -134,9 +134,9 @@ async def ordeal(
     expected: dict[int, tuple[str, float]],
     broken: list[int],
 ) -> Seen:
-    """Do everything to the service, in random order, while it answers requests."""
-    seen, chance, numbers = Seen(), random.Random(options.seed), itertools.count(1)
-    deeds: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+    """Make all changes in random order, while the service handles requests."""
+    seen, rng, numbers = Seen(), random.Random(options.seed), itertools.count(1)
+    changes: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
     async def move(version: int) -> None:
         await asyncio.to_thread(registry.set_alias, MODEL, "production", version)
@@ -144,7 +144,7 @@ async def ordeal(
 
     async def kill() -> None:
         victims = service.replicas()
-        chance.choice(victims).kill()
+        rng.choice(victims).kill()
         await asyncio.sleep(options.pause_after_kill)
 
     async def redeploy() -> None:
@@ -155,40 +155,41 @@ async def ordeal(
             await asyncio.sleep(0.5)
 
     good = list(expected)
-    deeds += [("switch", lambda: move(chance.choice(good))) for _ in range(options.switches)]
-    deeds += [("rollback", lambda: move(good[0])) for _ in range(options.rollbacks)]
-    deeds += [("broken", lambda: move(chance.choice(broken))) for _ in range(options.broken)]
-    deeds += [("kill", kill) for _ in range(options.kills)]
-    deeds += [("redeploy", redeploy) for _ in range(options.redeploys)]
-    chance.shuffle(deeds)
+    changes += [("switch", lambda: move(rng.choice(good))) for _ in range(options.switches)]
+    changes += [("rollback", lambda: move(good[0])) for _ in range(options.rollbacks)]
+    changes += [("broken", lambda: move(rng.choice(broken))) for _ in range(options.broken)]
+    changes += [("kill", kill) for _ in range(options.kills)]
+    changes += [("redeploy", redeploy) for _ in range(options.redeploys)]
+    rng.shuffle(changes)
     stop = asyncio.Event()
-    asking = asyncio.create_task(ask_steadily(service.url, options.rate, expected, seen, stop))
+    sending = asyncio.create_task(send_steadily(service.url, options.rate, expected, seen, stop))
     await asyncio.sleep(options.quiet)
-    for number, (name, deed) in enumerate(deeds):
+    for number, (name, make_change) in enumerate(changes):
         seen.doing = name
-        await deed()
+        await make_change()
         seen.doing = "nothing"
         await asyncio.sleep(options.quiet / 5)
         if number % 10 == 9:
             count = len(seen.latencies)
             print(
-                f"{number + 1} of {len(deeds)}: {count} answered, {dict(seen.failures)}", flush=True
+                f"{number + 1} of {len(changes)}: {count} responses, {dict(seen.failures)}",
+                flush=True,
             )
     stop.set()
-    await asking
+    await sending
     return seen
 
 
-async def ask_steadily(
+async def send_steadily(
     url: str, rate: float, expected: dict[int, tuple[str, float]], seen: Seen, stop: asyncio.Event
 ) -> None:
-    """Send requests at a fixed rate, and note what comes of each."""
+    """Send requests at a fixed rate, and record their results."""
     pending: set[asyncio.Task[None]] = set()
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
         due = time.monotonic()
         while not stop.is_set():
-            task = asyncio.create_task(ask(client, expected, seen))
+            task = asyncio.create_task(send_request(client, expected, seen))
             pending.add(task)
             task.add_done_callback(pending.discard)
             due += 1 / rate
@@ -196,7 +197,7 @@ async def ask_steadily(
         await asyncio.gather(*pending)
 
 
-async def ask(
+async def send_request(
     client: httpx.AsyncClient, expected: dict[int, tuple[str, float]], seen: Seen
 ) -> None:
     doing, began = seen.doing, time.monotonic()
@@ -213,14 +214,14 @@ async def ask(
     label, score = expected.get(body["version"], ("no version that can serve", 0.0))
     result = body["results"][0]
     if result["label"] != label or abs(result["score"] - score) > SAME_SCORE:
-        seen.wrong.append(f"version {body['version']} answered {result['label']}, not {label}")
+        seen.wrong.append(f"version {body['version']} predicted {result['label']}, not {label}")
 
 
 def show(seen: Seen) -> bool:
-    """Print what was seen; return whether nobody noticed anything."""
+    """Print the results; return whether every response was right."""
     total = len(seen.latencies) + sum(seen.failures.values())
     print(f"{total:,} requests, {sum(seen.failures.values())} failed: {dict(seen.failures)}")
-    print(f"{len(seen.wrong)} wrong answers {seen.wrong[:3]}")
+    print(f"{len(seen.wrong)} wrong responses {seen.wrong[:3]}")
     for doing in ("nothing", "switch", "rollback", "broken", "kill", "redeploy"):
         times = [1000 * seconds for name, seconds in seen.latencies if name == doing]
         if times:
@@ -245,7 +246,7 @@ def parse_options() -> argparse.Namespace:
     add("--rate", type=float, default=20, help="Requests a second.")
     add("--pause", type=float, default=3, help="Seconds that a change has.")
     add("--pause-after-kill", type=float, default=30, help="Seconds that a new replica has.")
-    add("--quiet", type=float, default=5, help="Seconds before the first deed.")
+    add("--quiet", type=float, default=5, help="Seconds before the first change.")
     add("--seed", type=int, default=0)
     return parser.parse_args()
 

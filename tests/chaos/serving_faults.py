@@ -1,14 +1,14 @@
-"""Every process of a running service killed, and stopped for a while, under steady load.
+"""Kills and stops every process of a running service under steady load.
 
     make chaos-serve
-    python -m tests.chaos.serving_faults --parts replica,raylet --signals KILL --rate 10
+    python -m tests.chaos.serving_faults --processes replica,raylet --signals KILL --rate 10
 
 The command runs two replicas. Requests arrive at a fixed rate over HTTP and gRPC, and none is sent
 twice. One process at a time is killed (SIGKILL), or stopped and continued (SIGSTOP, SIGCONT); the
-command is also told to end (SIGTERM), while it answers requests that take long. A row is printed
-for each: what callers saw, what the command said and when, and, where the command ended, how. A
-service that goes on must still do its work afterwards: a promoted version is served by both
-replicas, and SIGHUP replaces them. The exit status is 1 when an aim was missed.
+command is also ended (SIGTERM) while it handles long requests. A row is printed for each: the
+results of the requests, the message of the command and its time, and the exit code if it ended. A
+service that continues must still work afterwards: a promoted version is served by both
+replicas, and SIGHUP replaces them. The exit status is 1 if a target was missed.
 
 There is no proxy of Ray Serve and no manager of HAProxy to attack: the command itself listens, and
 keeps HAProxy running.
@@ -34,14 +34,14 @@ import httpx
 import psutil
 
 from eagleray.registry.registry import Registry
-from tests.chaos.serving_load import Load, ask, steady_load
+from tests.chaos.serving_load import Load, request_prediction, steady_load
 from tests.support.models import golden_png
 from tests.support.processes import end_orphans, family
 from tests.support.service import RunningService, running_service
 from tests.support.serving import registry_with
 
 MODEL, IMAGE = "digits", golden_png(7)
-PARTS = {
+PROCESSES = {
     "haproxy": "haproxy",
     "controller": "ray::ServeController",
     "replica": "ray::ServeReplica",
@@ -50,29 +50,29 @@ PARTS = {
     "agent": "ray::RuntimeEnvAgent",
     "command": "",
 }
-"""What is attacked, and how the names of its processes begin."""
+"""The attacked processes, and the beginnings of their names."""
 
 SIGNALS = ("STOP", "KILL", "TERM")  # those that the command survives come first
 _SECONDS_TO_RECOVER = 120.0
-_SECONDS_TO_END = 90.0  # of the command's processes, once it has ended
-_SECONDS_TO_FINISH = 60.0  # of the command, when it is told to end
-_SLOW = 9.0  # seconds that a request takes that is to be answered although the service ends
+_SECONDS_TO_END = 90.0  # of the command's processes, after its end
+_SECONDS_TO_FINISH = 60.0  # of the command, after SIGTERM
+_SLOW = 9.0  # seconds of a request that is completed although the service ends
 _NUM_SLOW = 4
 _QUIET = 2.0  # seconds of load before a fault
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What is to be reached.
+class Target:
+    """Limits on the effects of a fault.
 
     Attributes:
-        failed: Most requests that fail; None for any number.
-        gap: Longest time without a good response, in seconds.
-        slowest: Longest time that a good response takes, in seconds.
+        failed: Maximum number of failed requests; None for any number.
+        gap: Maximum time without a good response, in seconds.
+        slowest: Maximum time of a good response, in seconds.
         ends: Whether the command ends.
-        says: Whether the command says a sentence.
+        says: Whether the command prints a message.
         orderly: Whether its exit code is 0, and not another.
-        gone: Longest time until its processes have ended too, in seconds.
+        gone: Maximum time until its processes have ended too, in seconds.
     """
 
     failed: int | None = 0
@@ -84,43 +84,43 @@ class Aim:
     gone: float = 5.0
 
 
-_GOES_ON = Aim()
-_ENDS = Aim(failed=None, ends=True, says=True)
-AIMS = {
-    # What a process of HAProxy has under way breaks with its connections.
-    ("haproxy", "KILL"): Aim(failed=None, gap=3.0, slowest=3.0, says=True),
-    ("haproxy", "STOP"): Aim(failed=None, gap=3.0, slowest=3.0, says=True),
-    ("replica", "KILL"): Aim(says=True),
+_CONTINUES = Target()
+_ENDS = Target(failed=None, ends=True, says=True)
+TARGETS = {
+    # Requests in progress break with the connections of HAProxy.
+    ("haproxy", "KILL"): Target(failed=None, gap=3.0, slowest=3.0, says=True),
+    ("haproxy", "STOP"): Target(failed=None, gap=3.0, slowest=3.0, says=True),
+    ("replica", "KILL"): Target(says=True),
     ("gcs", "KILL"): _ENDS,
     ("raylet", "KILL"): _ENDS,
     ("agent", "KILL"): _ENDS,  # the raylet ends with it
     # Two of Ray's agents wait a minute for its control store before they end.
-    ("command", "KILL"): Aim(failed=None, ends=True, gone=75.0),
-    # Requests that come later are told to come again, and are not counted.
-    ("command", "TERM"): Aim(ends=True, orderly=True),
+    ("command", "KILL"): Target(failed=None, ends=True, gone=75.0),
+    # Later requests are refused with Retry-After, and are not counted.
+    ("command", "TERM"): Target(ends=True, orderly=True),
 }
 
 
 @dataclass
 class Outcome:
-    """What a fault did.
+    """Effects of a fault.
 
     Attributes:
-        part: That was attacked.
-        signal: That it got.
-        requests: Sent from the fault on, or unanswered then.
-        failed: What went wrong with them, and how often.
+        kind: Kind of the attacked process.
+        signal: Name of the signal.
+        requests: Number of requests sent after the fault, or in progress then.
+        failed: Number of failures by error.
         gap: Longest time without a good response, in seconds.
         slowest: Longest time that a good response took, in seconds.
-        said: The command's first sentence, and the seconds until it.
+        said: Seconds until the command's first message, and the message.
         rotation: Seconds after the fault, and the replicas that HAProxy used from then on.
         ended: The exit code of the command and the seconds until its end; None while it runs.
         gone: Seconds between its end and that of the last of its processes.
         left: Names of the processes that did not end.
-        missed: Aims that were missed.
+        missed: Missed targets.
     """
 
-    part: str
+    kind: str
     signal: str
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -133,36 +133,38 @@ class Outcome:
     left: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
 
-    def judge(self, aim: Aim) -> None:
-        """Compare with what was to be reached."""
+    def compare(self, target: Target) -> None:
+        """Compare the effects with the target."""
         num_failed = self.failed.total()
-        if aim.failed is not None and num_failed > aim.failed:
-            self.missed.append(f"{num_failed} requests failed, of at most {aim.failed}")
-        if aim.says and self.said is None:
-            self.missed.append("the command said nothing")
-        if aim.ends != (self.ended is not None):
-            self.missed.append("the command goes on" if aim.ends else "the command ended")
+        if target.failed is not None and num_failed > target.failed:
+            self.missed.append(f"{num_failed} requests failed, of at most {target.failed}")
+        if target.says and self.said is None:
+            self.missed.append("the command printed no message")
+        if target.ends != (self.ended is not None):
+            self.missed.append("the command continues" if target.ends else "the command ended")
         if self.ended is not None:
-            if aim.orderly != (self.ended[0] == 0):
+            if target.orderly != (self.ended[0] == 0):
                 self.missed.append(f"the command ended with exit code {self.ended[0]}")
-            if self.gone > aim.gone:
-                self.missed.append(f"its processes went on for {self.gone:.1f} s, of {aim.gone:g}")
+            if self.gone > target.gone:
+                self.missed.append(
+                    f"its processes continued for {self.gone:.1f} s, of {target.gone:g}"
+                )
             if self.left:
                 self.missed.append(f"of its processes were left: {', '.join(self.left)}")
             return
-        if self.gap > aim.gap:
-            self.missed.append(f"{self.gap:.2f} s without a good response, of {aim.gap:g}")
-        if self.slowest > aim.slowest:
-            self.missed.append(f"a response took {self.slowest:.2f} s, of {aim.slowest:g}")
+        if self.gap > target.gap:
+            self.missed.append(f"{self.gap:.2f} s without a good response, of {target.gap:g}")
+        if self.slowest > target.slowest:
+            self.missed.append(f"a response took {self.slowest:.2f} s, of {target.slowest:g}")
 
 
 def main() -> None:
     options = parse_options()
     attacks = [
-        (part, name)
+        (kind, name)
         for name in options.signals
-        for part in options.parts
-        if name != "TERM" or part == "command"
+        for kind in options.processes
+        if name != "TERM" or kind == "command"
     ]
     outcomes: list[Outcome] = []
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
@@ -170,21 +172,21 @@ def main() -> None:
         folder = Path(name)
         registry = registry_with(folder, MODEL, versions=2)
         while attacks:
-            with stage(folder, options.replicas) as service:
+            with service_to_attack(folder, options.replicas) as service:
                 while attacks and service.process.poll() is None:
                     outcome = asyncio.run(attack(options, registry, service, *attacks.pop(0)))
-                    outcome.judge(AIMS.get((outcome.part, outcome.signal), _GOES_ON))
+                    outcome.compare(TARGETS.get((outcome.kind, outcome.signal), _CONTINUES))
                     print(row_of(outcome), flush=True)
                     outcomes.append(outcome)
     for outcome in outcomes:
         for missed in outcome.missed:
-            print(f"MISSED: {outcome.part}, {outcome.signal}: {missed}.")
+            print(f"MISSED: {outcome.kind}, {outcome.signal}: {missed}.")
     sys.exit(1 if any(outcome.missed for outcome in outcomes) else 0)
 
 
 @contextlib.contextmanager
-def stage(folder: Path, replicas: int) -> Iterator[RunningService]:
-    """Run a service, whose configuration is read from a file; it may fetch images from here."""
+def service_to_attack(folder: Path, replicas: int) -> Iterator[RunningService]:
+    """Run a service with a configuration file; it may fetch images from this machine."""
     write_config(folder, number=0)
     words = [
         "--config",
@@ -204,7 +206,7 @@ def config_in(folder: Path) -> Path:
 
 
 def write_config(folder: Path, *, number: int) -> None:
-    """Write a configuration that differs from others in nothing that a caller would notice."""
+    """Write a configuration that differs from others without an effect on callers."""
     lines = [
         f"max_queued: {256 + number}",
         'allow_urls: ["127.0.0.1:*"]',
@@ -218,16 +220,16 @@ def write_config(folder: Path, *, number: int) -> None:
 
 
 async def attack(
-    options: argparse.Namespace, registry: Registry, service: RunningService, part: str, name: str
+    options: argparse.Namespace, registry: Registry, service: RunningService, kind: str, name: str
 ) -> Outcome:
-    """Send a signal to a part, and look at what callers see until all is well, or over."""
-    outcome = Outcome(part, name)
+    """Send a signal to a process, and record its effects until the service recovers or ends."""
+    outcome = Outcome(kind, name)
     await until(lambda: in_rotation(service) == options.replicas)
-    victim = find(service, part)
+    victim = find(service, kind)
     members = [psutil.Process(service.process.pid), *family(service.process.pid)]
     load_of = steady_load(service, MODEL, IMAGE, rate=options.rate, grpc_rate=options.grpc_rate)
     async with load_of as load:
-        slow = asyncio.create_task(ask_slowly(service, load)) if name == "TERM" else None
+        slow = asyncio.create_task(send_slowly(service, load)) if name == "TERM" else None
         await asyncio.sleep(_QUIET)
         began = time.monotonic()
         watching = asyncio.create_task(watch(service, outcome, began))
@@ -259,8 +261,8 @@ async def attack(
     return outcome
 
 
-async def ask_slowly(service: RunningService, load: Load) -> None:
-    """Send some requests whose images come slowly, from an address of this process."""
+async def send_slowly(service: RunningService, load: Load) -> None:
+    """Send some requests for images that a server of this process sends slowly."""
 
     async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -274,12 +276,15 @@ async def ask_slowly(service: RunningService, load: Load) -> None:
     host, port = server.sockets[0].getsockname()
     body = {"images": [{"url": f"http://{host}:{port}/a.png"}]}
     async with server, httpx.AsyncClient(base_url=service.url, timeout=60) as client:
-        asking = [load.note(lambda: ask(client, MODEL, json=body)) for _ in range(_NUM_SLOW)]
-        await asyncio.gather(*asking)
+        sending = [
+            load.record(lambda: request_prediction(client, MODEL, json=body))
+            for _ in range(_NUM_SLOW)
+        ]
+        await asyncio.gather(*sending)
 
 
 def await_ends(outcome: Outcome, processes: Sequence[psutil.Process]) -> None:
-    """Note when processes have ended, and end those that have not after a long time."""
+    """Record the end of processes, and end those that remain after a long time."""
     began = time.monotonic()
     _, left = psutil.wait_procs(processes, timeout=_SECONDS_TO_END)
     outcome.gone = time.monotonic() - began
@@ -287,22 +292,24 @@ def await_ends(outcome: Outcome, processes: Sequence[psutil.Process]) -> None:
     end_orphans(left, seconds=0)
 
 
-def find(service: RunningService, part: str) -> psutil.Process:
-    """Return the process of a part; the newest, where there are several."""
+def find(service: RunningService, kind: str) -> psutil.Process:
+    """Return a process by its kind; the newest of several."""
     command = psutil.Process(service.process.pid)
-    if part == "command":
+    if kind == "command":
         return command
     found = []
     for process in command.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             title = (process.cmdline() or [""])[0]
-            if PARTS[part] in (process.name(), title) or title.startswith(PARTS[part] + ":"):
+            if PROCESSES[kind] in (process.name(), title) or title.startswith(
+                PROCESSES[kind] + ":"
+            ):
                 found.append(process)
     return max(found, key=psutil.Process.create_time)
 
 
 async def watch(service: RunningService, outcome: Outcome, began: float) -> None:
-    """Note when the command speaks or ends, and when HAProxy uses other replicas."""
+    """Record the command's message and end, and the number of replicas that HAProxy uses."""
     place = service.log.stat().st_size
     while True:
         seconds = time.monotonic() - began
@@ -336,19 +343,19 @@ async def until(condition: Callable[[], bool], seconds: float = _SECONDS_TO_RECO
             await asyncio.sleep(0.05)
 
 
-# --- what a service that goes on must still do ----------------------------------------------------
+# --- recovery -------------------------------------------------------------------------------------
 
 
 async def recover(
     registry: Registry, service: RunningService, load: Load, replicas: int
 ) -> list[str]:
-    """Have the service do all that it is there for, and return what it does not.
+    """Check that the service still works, and return what fails.
 
     Args:
-        registry: With the model.
-        service: That got over a fault.
-        load: That goes on.
-        replicas: That there are to be.
+        registry: Registry with the model.
+        service: Service after a fault.
+        load: Continuing load.
+        replicas: Expected number of replicas.
     """
 
     async def is_served(version: int) -> None:
@@ -378,15 +385,15 @@ async def recover(
 
 
 def in_rotation(service: RunningService) -> int:
-    """Return how many replicas HAProxy puts requests to; -1 where it does not say."""
+    """Return the number of replicas that HAProxy uses; -1 if unknown."""
     try:
         process = find(service, "haproxy")
         words = process.cmdline()
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(0.2)
-            asking.connect(str(Path(words[words.index("-f") + 1]).with_suffix(".sock")))
-            asking.sendall(b"show stat\n")
-            response = b"".join(iter(lambda: asking.recv(65536), b"")).decode()
+        with socket.socket(socket.AF_UNIX) as sending:
+            sending.settimeout(0.2)
+            sending.connect(str(Path(words[words.index("-f") + 1]).with_suffix(".sock")))
+            sending.sendall(b"show stat\n")
+            response = b"".join(iter(lambda: sending.recv(65536), b"")).decode()
     except (OSError, ValueError, psutil.Error):
         return -1
     rows = csv.DictReader(response.removeprefix("# ").splitlines())
@@ -399,17 +406,17 @@ def in_rotation(service: RunningService) -> int:
 
 
 def is_reached(service: RunningService) -> bool:
-    """Whether somebody listens at the service's address."""
+    """Whether the service's address accepts connections."""
     host, _, port = service.url.removeprefix("http://").rpartition(":")
     with socket.socket() as caller:
         return caller.connect_ex((host, int(port))) == 0
 
 
-# --- what is printed ------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 COLUMNS = (
-    *("part", "signal", "requests", "failed", "longest gap", "slowest answer"),
-    *("replicas in use", "said after", "said", "exit code", "processes left"),
+    *("process", "signal", "requests", "failed", "longest gap", "slowest response"),
+    *("replicas in use", "message after", "message", "exit code", "processes left"),
 )
 
 
@@ -417,7 +424,7 @@ def row_of(outcome: Outcome) -> str:
     """Return a line of the table."""
     after, said = outcome.said or (None, "")
     cells = [
-        outcome.part,
+        outcome.kind,
         outcome.signal,
         str(outcome.requests),
         ", ".join(f"{count} {what}" for what, count in outcome.failed.items()) or "0",
@@ -447,13 +454,18 @@ def parse_options() -> argparse.Namespace:
         return names
 
     add = parser.add_argument
-    add("--parts", type=some_of(list(PARTS)), default=list(PARTS), help=",".join(PARTS))
+    add(
+        "--processes",
+        type=some_of(list(PROCESSES)),
+        default=list(PROCESSES),
+        help=",".join(PROCESSES),
+    )
     add("--signals", type=some_of(SIGNALS), default=list(SIGNALS), help=",".join(SIGNALS))
     add("--replicas", type=int, default=2)
     add("--rate", type=float, default=15, help="HTTP requests a second.")
     add("--grpc-rate", type=float, default=3, help="gRPC calls a second.")
-    add("--stopped", type=float, default=20, help="Seconds until a stopped part goes on.")
-    add("--after", type=float, default=10, help="Seconds of load that are looked at after that.")
+    add("--stopped", type=float, default=20, help="Seconds until a stopped process continues.")
+    add("--after", type=float, default=10, help="Seconds of load recorded after that.")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""Callers that ask a service at a fixed rate, over HTTP and gRPC, and note the responses.
+"""Sends requests to a service at a fixed rate, over HTTP and gRPC, and records the results.
 
-Requests are sent when they are due, whether earlier ones are answered or not. Nothing is sent
+Requests are sent when they are due, whether earlier ones are complete or not. Nothing is sent
 twice: a request that breaks counts as failed, and the next one connects again.
 """
 
@@ -23,9 +23,9 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support.service import RunningService
 
-__all__ = ["Load", "RefusedError", "Sent", "ask", "steady_load"]
+__all__ = ["Load", "RefusedError", "Sent", "request_prediction", "steady_load"]
 
-_PATIENCE = 60.0  # seconds that a caller waits for a response
+_TIMEOUT_SECONDS = 60.0  # seconds that a caller waits for a response
 
 
 class RefusedError(Exception):
@@ -39,7 +39,7 @@ class Sent:
     Attributes:
         at: Second at which it was sent, on the monotonic clock.
         ended: Second at which the response was complete, or the failure was known.
-        version: Version that answered; 0 for a failure.
+        version: Version that predicted; 0 for a failure.
         failure: What went wrong; empty for a good response.
     """
 
@@ -51,15 +51,15 @@ class Sent:
 
 @dataclass
 class Load:
-    """What came of the requests so far, and of those in a part of the time."""
+    """Results of the requests, all or those in an interval."""
 
     sent: list[Sent] = field(default_factory=list)
 
-    async def note(self, ask: Callable[[], Awaitable[int]]) -> None:
-        """Await one request, which returns the version that answered, and note what came of it."""
+    async def record(self, request_prediction: Callable[[], Awaitable[int]]) -> None:
+        """Await one request, which returns the version that predicted, and record its result."""
         began, version, failure = time.monotonic(), 0, ""
         try:
-            version = await ask()
+            version = await request_prediction()
         except RefusedError as error:
             failure = str(error)
         except httpx.HTTPError as error:
@@ -101,30 +101,30 @@ async def steady_load(
     Args:
         service: Service under load.
         model: Name of the model that predicts.
-        image: In every request.
-        rate: HTTP requests a second, over connections that are kept.
+        image: Image of every request.
+        rate: HTTP requests a second, over persistent connections.
         grpc_rate: gRPC calls a second, over one channel.
     """
     load, stop = Load(), asyncio.Event()
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=50)
     async with (
-        httpx.AsyncClient(base_url=service.url, timeout=_PATIENCE, limits=limits) as http,
+        httpx.AsyncClient(base_url=service.url, timeout=_TIMEOUT_SECONDS, limits=limits) as http,
         tritonclient.grpc.aio.InferenceServerClient(service.grpc) as grpc,
     ):
 
-        async def ask_http() -> int:
-            return await ask(http, model, content=image)
+        async def request_http() -> int:
+            return await request_prediction(http, model, content=image)
 
         tensor = tritonclient.grpc.InferInput("image", [1], "BYTES")
         tensor.set_data_from_numpy(np.asarray([image], dtype=object))
 
-        async def ask_grpc() -> int:
-            response = await grpc.infer(model, [tensor], client_timeout=_PATIENCE)
+        async def request_grpc() -> int:
+            response = await grpc.infer(model, [tensor], client_timeout=_TIMEOUT_SECONDS)
             return int(response.get_response().model_version)
 
         sending = [
             asyncio.create_task(_send(way, at, load, stop))
-            for way, at in ((ask_http, rate), (ask_grpc, grpc_rate))
+            for way, at in ((request_http, rate), (request_grpc, grpc_rate))
             if at
         ]
         try:
@@ -134,8 +134,8 @@ async def steady_load(
             await asyncio.gather(*sending)
 
 
-async def ask(client: httpx.AsyncClient, model: str, **body: Any) -> int:
-    """Ask for a prediction over HTTP, and return the version that answered.
+async def request_prediction(client: httpx.AsyncClient, model: str, **body: Any) -> int:
+    """Request a prediction over HTTP, and return the version that predicted.
 
     Raises:
         RefusedError: The response is no prediction.
@@ -144,20 +144,20 @@ async def ask(client: httpx.AsyncClient, model: str, **body: Any) -> int:
     response = await client.post(f"/v1/models/{model}/predict", **body)
     if response.status_code != 200:
         raise RefusedError(f"HTTP {response.status_code}")
-    said = response.json()
-    if failed := [item["reason"] for item in said["results"] if item["status"] != "ok"]:
+    body = response.json()
+    if failed := [item["reason"] for item in body["results"] if item["status"] != "ok"]:
         raise RefusedError(f"HTTP {', '.join(failed)}")
-    return int(said["version"])
+    return int(body["version"])
 
 
 async def _send(
-    ask: Callable[[], Awaitable[int]], rate: float, load: Load, stop: asyncio.Event
+    request_prediction: Callable[[], Awaitable[int]], rate: float, load: Load, stop: asyncio.Event
 ) -> None:
-    """Send requests at a fixed rate until told to stop, and wait for the last of them."""
+    """Send requests at a fixed rate until stopped, and wait for the last of them."""
     pending: set[asyncio.Task[None]] = set()
     due = time.monotonic()
     while not stop.is_set():
-        task = asyncio.create_task(load.note(ask))
+        task = asyncio.create_task(load.record(request_prediction))
         pending.add(task)
         task.add_done_callback(pending.discard)
         due += 1 / rate

@@ -27,10 +27,9 @@ from typing import Any
 
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
-from tests.chaos.arena import Arena, open_arena, tally_of
 from tests.chaos.curves import Curve, LargestDifferences, compare, read_curve
 from tests.chaos.elastic import lose_node
-from tests.chaos.tally import Tally, render
+from tests.chaos.scenario_result import ScenarioResult, render
 from tests.chaos.train import (
     CHECKPOINT_STEPS,
     EPOCHS,
@@ -42,6 +41,7 @@ from tests.chaos.train import (
     write_bands,
 )
 from tests.chaos.watcher import watching
+from tests.chaos.workspace import Workspace, open_workspace, recording
 from tests.support.processes import end_orphans, in_child, kill
 
 _POLL_SECONDS = 0.002
@@ -87,14 +87,14 @@ class Baseline:
         return (self.num_steps // EPOCHS - 1) // CHECKPOINT_STEPS * CHECKPOINT_STEPS
 
 
-def run_undisturbed(arena: Arena, data: Path | None) -> Baseline:
+def run_undisturbed(workspace: Workspace, data: Path | None) -> Baseline:
     """Train once without a kill."""
-    home = arena.folder / "home"
-    folder = data or write_bands(arena.folder / "bands")
+    home = workspace.folder / "home"
+    folder = data or write_bands(workspace.folder / "bands")
     started = time.monotonic()
     assert Train(home, new_run_args(folder)).wait(_SECONDS_TO_FINISH).code == 0
     seconds = time.monotonic() - started
-    curve = read_curve(home, run_folders(home)[-1], arena.folder / "curve")
+    curve = read_curve(home, run_folders(home)[-1], workspace.folder / "curve")
     _log(f"an undisturbed run of {len(curve.losses)} steps takes {seconds:.0f} s")
     return Baseline(home, folder, seconds, curve)
 
@@ -102,139 +102,144 @@ def run_undisturbed(arena: Arena, data: Path | None) -> Baseline:
 # --- workers ------------------------------------------------------------------------------------
 
 
-def kill_workers(arena: Arena, baseline: Baseline, num_kills: int) -> Tally:
+def kill_workers(workspace: Workspace, baseline: Baseline, num_kills: int) -> ScenarioResult:
     """Kill single workers at random moments; the runs have to finish without a resume."""
-    chance, largest = arena.chance("train-workers"), LargestDifferences()
+    rng, largest = workspace.rng("train-workers"), LargestDifferences()
     pauses: list[tuple[float, float]] = []
-    place = arena.places["disk"]
-    with tally_of("train-workers", place) as tally, watching(tally, baseline.home):
-        while tally.kills < num_kills and len(tally.faults) < 3:
+    place = workspace.places["disk"]
+    with recording("train-workers", place) as result, watching(result, baseline.home):
+        while result.kills < num_kills and len(result.faults) < 3:
             known = {run.name for run in run_folders(baseline.home)}
             train = _start(baseline)
             run = _await_run(train, baseline.home, known)
             if run is not None:
-                _kill_workers_of(tally, train, run, chance, num_kills, pauses)
-            _finish(arena, baseline, tally, largest, train, run)
-    tally.notes.append(str(largest))
+                _kill_workers_of(result, train, run, rng, num_kills, pauses)
+            _finish(workspace, baseline, result, largest, train, run)
+    result.notes.append(str(largest))
     if pauses:
         noticed = statistics.median(pause for pause, _ in pauses)
         recovered = [pause for _, pause in pauses]
-        tally.notes.append(
+        result.notes.append(
             f"seconds from a kill to new workers {noticed:.1f}, to a later "
             f"checkpoint {statistics.median(recovered):.1f} (medians), {max(recovered):.1f} at most"
         )
-    return tally
+    return result
 
 
 def _kill_workers_of(
-    tally: Tally,
+    result: ScenarioResult,
     train: Train,
     run: RunFolder,
-    chance: random.Random,
+    rng: random.Random,
     num_kills: int,
     pauses: list[tuple[float, float]],
 ) -> None:
-    while tally.kills < num_kills:
+    while result.kills < num_kills:
         if not _wait(train, lambda: bool(train.workers()), every=0.1):
             return
-        while_writing = chance.random() < 0.3
+        while_writing = rng.random() < 0.3
         if not while_writing:
-            time.sleep(chance.uniform(0, _MAX_SECONDS_BETWEEN_KILLS))
+            time.sleep(rng.uniform(0, _MAX_SECONDS_BETWEEN_KILLS))
         victims = train.workers()
         if while_writing and not _wait(train, run.is_writing):
             return
         reached, began = run.step(), time.monotonic()
-        if victims and kill(chance.choice(victims)):
-            _count_kill(tally, "workers killed" + " while a checkpoint was written" * while_writing)
-            tally.counts["checkpoints broken off"] += run.is_writing()
-            again = chance.random() < _AGAIN_AT_START and tally.kills < num_kills
-            noticed = _await_replacements(tally, train, victims, chance if again else None)
+        if victims and kill(rng.choice(victims)):
+            _count_kill(
+                result, "workers killed" + " while a checkpoint was written" * while_writing
+            )
+            result.counts["checkpoints broken off"] += run.is_writing()
+            again = rng.random() < _AGAIN_AT_START and result.kills < num_kills
+            noticed = _await_replacements(result, train, victims, rng if again else None)
             if _wait(train, partial(run.is_beyond, reached)):
                 pauses.append((noticed - began, time.monotonic() - began))
 
 
 def _await_replacements(
-    tally: Tally, train: Train, victims: list[Any], chance: random.Random | None
+    result: ScenarioResult, train: Train, victims: list[Any], rng: random.Random | None
 ) -> float:
-    """Return when new workers had started; if `chance` is given, one of them is killed as well."""
+    """Return when new workers had started; if `rng` is given, one of them is killed as well."""
     old = {victim.pid for victim in victims}
     _wait(train, lambda: any(worker.pid not in old for worker in train.workers()), every=0.1)
     noticed = time.monotonic()
-    if chance is not None:
-        time.sleep(chance.uniform(0, 3))
-        if (found := train.workers()) and kill(chance.choice(found)):
-            _count_kill(tally, "workers killed that had just been started")
+    if rng is not None:
+        time.sleep(rng.uniform(0, 3))
+        if (found := train.workers()) and kill(rng.choice(found)):
+            _count_kill(result, "workers killed that had just been started")
     return noticed
 
 
 # --- drivers ------------------------------------------------------------------------------------
 
 
-def kill_drivers(arena: Arena, baseline: Baseline, num_kills: int) -> Tally:
+def kill_drivers(workspace: Workspace, baseline: Baseline, num_kills: int) -> ScenarioResult:
     """Kill commands in every phase, and resume their runs.
 
     Half of the kills hit all processes of the command, like a power failure; half hit the driver
     alone, and the next command starts while orphans may still run.
     """
-    chance, largest = arena.chance("train-drivers"), LargestDifferences()
+    rng, largest = workspace.rng("train-drivers"), LargestDifferences()
     began = time.monotonic()
-    with tally_of("train-drivers", arena.places["disk"]) as tally, watching(tally, baseline.home):
-        while tally.kills < num_kills and len(tally.faults) < 3:
-            _kill_through_a_run(arena, baseline, tally, largest, chance, num_kills)
-        lost = (time.monotonic() - began - tally.outputs * baseline.seconds) / max(1, tally.kills)
-    tally.notes += [str(largest), f"a kill and its resume cost {lost:.0f} s on average"]
-    return tally
+    with (
+        recording("train-drivers", workspace.places["disk"]) as result,
+        watching(result, baseline.home),
+    ):
+        while result.kills < num_kills and len(result.faults) < 3:
+            _kill_through_a_run(workspace, baseline, result, largest, rng, num_kills)
+        lost = (time.monotonic() - began - result.outputs * baseline.seconds) / max(1, result.kills)
+    result.notes += [str(largest), f"a kill and its resume cost {lost:.0f} s on average"]
+    return result
 
 
 def _kill_through_a_run(
-    arena: Arena,
+    workspace: Workspace,
     baseline: Baseline,
-    tally: Tally,
+    result: ScenarioResult,
     largest: LargestDifferences,
-    chance: random.Random,
+    rng: random.Random,
     num_kills: int,
 ) -> None:
     known = {run.name for run in run_folders(baseline.home)}
     run: RunFolder | None = None
     left: list[Any] = []
     for phase, max_seconds in _PHASES.items():
-        if tally.kills >= num_kills:
+        if result.kills >= num_kills:
             break
-        train = _resume(baseline, tally, run)
+        train = _resume(baseline, result, run)
         run = run or _await_run(train, baseline.home, known, give_up=phase == "starting")
         if run is None and phase != "starting":
             break
         if not _await_phase(baseline, train, run, phase):
             break
-        time.sleep(chance.uniform(0, max_seconds))
+        time.sleep(rng.uniform(0, max_seconds))
         if not train.is_running:
             break
-        at_once = chance.random() < 0.5
+        at_once = rng.random() < 0.5
         left += train.leave(with_family=at_once)
-        _count_kill(tally, f"drivers killed {phase}")
-        tally.counts["drivers killed with all that they had started"] += at_once
+        _count_kill(result, f"drivers killed {phase}")
+        result.counts["drivers killed with all that they had started"] += at_once
         run = run or _newest(baseline.home, known)
         if run is not None:
-            tally.counts["checkpoints broken off"] += run.is_writing()
+            result.counts["checkpoints broken off"] += run.is_writing()
             if run.record().get("version"):
                 break
     else:
-        train = _resume(baseline, tally, run)
+        train = _resume(baseline, result, run)
     if run is not None and run.record().get("version") and not train.is_running:
         train.wait()
-        _check(arena, baseline, tally, largest, run)
+        _check(workspace, baseline, result, largest, run)
     else:
         if not train.is_running and train.wait().code < 0:
-            train = _resume(baseline, tally, run)
+            train = _resume(baseline, result, run)
         run = run or _await_run(train, baseline.home, known)
-        _finish(arena, baseline, tally, largest, train, run)
-    tally.counts["processes that outlived their driver"] += end_orphans(left)
+        _finish(workspace, baseline, result, largest, train, run)
+    result.counts["processes that outlived their driver"] += end_orphans(left)
 
 
-def _resume(baseline: Baseline, tally: Tally, run: RunFolder | None) -> Train:
+def _resume(baseline: Baseline, result: ScenarioResult, run: RunFolder | None) -> Train:
     if run is None:
         return _start(baseline)
-    tally.resumes += 1
+    result.resumes += 1
     return Train(baseline.home, ["--resume", run.name])
 
 
@@ -299,39 +304,45 @@ def _wait(train: Train, what: Callable[[], bool], *, every: float | None = None)
 
 
 def _finish(
-    arena: Arena,
+    workspace: Workspace,
     baseline: Baseline,
-    tally: Tally,
+    result: ScenarioResult,
     largest: LargestDifferences,
     train: Train,
     run: RunFolder | None,
 ) -> None:
     code = train.wait(_SECONDS_TO_FINISH).code
     if code or run is None:
-        tally.faults.append(f"run {run.name if run else '?'} ended with exit code {code}")
+        result.faults.append(f"run {run.name if run else '?'} ended with exit code {code}")
         return
-    _check(arena, baseline, tally, largest, run)
+    _check(workspace, baseline, result, largest, run)
 
 
 def _check(
-    arena: Arena, baseline: Baseline, tally: Tally, largest: LargestDifferences, run: RunFolder
+    workspace: Workspace,
+    baseline: Baseline,
+    result: ScenarioResult,
+    largest: LargestDifferences,
+    run: RunFolder,
 ) -> None:
-    compare(tally, largest, read_curve(baseline.home, run, arena.folder / "curve"), baseline.curve)
-    _log(f"{tally.scenario}: run {tally.outputs} is finished; {largest}")
+    compare(
+        result, largest, read_curve(baseline.home, run, workspace.folder / "curve"), baseline.curve
+    )
+    _log(f"{result.scenario}: run {result.outputs} is finished; {largest}")
 
 
-def _count_kill(tally: Tally, what: str) -> None:
-    tally.kills += 1
-    tally.counts[what] += 1
-    _log(f"{tally.scenario}: kill {tally.kills}: {what}")
+def _count_kill(result: ScenarioResult, what: str) -> None:
+    result.kills += 1
+    result.counts[what] += 1
+    _log(f"{result.scenario}: kill {result.kills}: {what}")
 
 
-def _check_versions(baseline: Baseline, tallies: list[Tally], others: int) -> None:
+def _check_versions(baseline: Baseline, results: list[ScenarioResult], others: int) -> None:
     """Check that every finished run has one version, and no other run has any."""
     found = in_child(lambda: len(Registry(Settings(home=baseline.home)).versions(MODEL)))
-    expected = others + sum(tally.outputs for tally in tallies)
+    expected = others + sum(result.outputs for result in results)
     if found != expected:
-        tallies[-1].faults.append(f"{found} versions are registered by {expected} finished runs")
+        results[-1].faults.append(f"{found} versions are registered by {expected} finished runs")
 
 
 def _log(text: str) -> None:
@@ -349,21 +360,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for all counts")
     options = parser.parse_args()
-    with open_arena(options.seed, ["disk"]) as arena:
-        baseline = run_undisturbed(arena, options.data)
-        tallies = [
-            scenarios[name](arena, baseline, options.kills)
+    with open_workspace(options.seed, ["disk"]) as workspace:
+        baseline = run_undisturbed(workspace, options.data)
+        results = [
+            scenarios[name](workspace, baseline, options.kills)
             for name in options.only
             if name in scenarios
         ]
-        if tallies:
-            _check_versions(baseline, tallies, others=1)
+        if results:
+            _check_versions(baseline, results, others=1)
         if "node" in options.only:
-            tallies.append(lose_node(arena, baseline.home, baseline.data, baseline.curve))
-    print(render(tallies))
+            results.append(lose_node(workspace, baseline.home, baseline.data, baseline.curve))
+    print(render(results))
     if options.json is not None:
-        options.json.write_text(json.dumps([tally.as_json() for tally in tallies], indent=2))
-    sys.exit(0 if all(tally.holds for tally in tallies) else 1)
+        options.json.write_text(json.dumps([result.as_json() for result in results], indent=2))
+    sys.exit(0 if all(result.holds for result in results) else 1)
 
 
 if __name__ == "__main__":

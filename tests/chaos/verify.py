@@ -1,4 +1,4 @@
-"""An output compared with that of an undisturbed run: which rows, and which values."""
+"""Compares the rows and values of an output with those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 from tests.chaos.places import Place
 from tests.chaos.readers import arrow_filesystem
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.support.processes import in_child
 
-_OF_NO_ACCOUNT = "milliseconds"
+_IGNORED_COLUMN = "milliseconds"
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Difference:
     """How an output differs from the reference.
 
     Attributes:
-        rows: In the output.
-        lost: Row numbers that are missing.
-        doubled: Rows beyond the first of their number.
-        different: Rows of other values, or of numbers that should not be there.
-        faults: What else is not as it should be.
-        example: Of a different row.
+        rows: Number of rows in the output.
+        lost: Number of missing row numbers.
+        doubled: Number of rows beyond the first of their number.
+        different: Number of rows with other values or unexpected numbers.
+        faults: Other faults.
+        example: Example of a different row.
     """
 
     rows: int
@@ -44,39 +44,39 @@ class Difference:
 
 
 def save_reference(place: Place, output: str, file: Path) -> int:
-    """Keep the table of an undisturbed run; gives its number of rows."""
+    """Save the table of an undisturbed run; return its number of rows."""
 
     def save() -> int:
         storage.use_s3(place.s3)
-        table = pa.concat_tables(read_results(output)).drop_columns([_OF_NO_ACCOUNT])
+        table = pa.concat_tables(read_results(output)).drop_columns([_IGNORED_COLUMN])
         pa.parquet.write_table(table, file)
         return int(table.num_rows)
 
     return int(in_child(save))
 
 
-def check(tally: Tally, place: Place, output: str, reference: Path) -> None:
-    """Compare a finished output with the reference, and add what is found to the counts."""
-    count(tally, output, in_child(lambda: compare(place, output, reference)))
+def check(result: ScenarioResult, place: Place, output: str, reference: Path) -> None:
+    """Compare a finished output with the reference, and add the findings to the result."""
+    count(result, output, in_child(lambda: compare(place, output, reference)))
 
 
-def count(tally: Tally, output: str, found: Difference) -> None:
+def count(result: ScenarioResult, output: str, found: Difference) -> None:
     """Add a comparison to the counts."""
-    tally.outputs += 1
-    tally.rows += found.rows
-    tally.lost += found.lost
-    tally.doubled += found.doubled
-    tally.different += found.different
-    tally.faults += [f"{output}: {fault}" for fault in found.faults]
+    result.outputs += 1
+    result.rows += found.rows
+    result.lost += found.lost
+    result.doubled += found.doubled
+    result.different += found.different
+    result.faults += [f"{output}: {fault}" for fault in found.faults]
     if found.example:
-        tally.notes.append(f"{output}: {found.example}")
+        result.notes.append(f"{output}: {found.example}")
 
 
 def compare(place: Place, output: str, reference: Path) -> Difference:
     """Read an output in both ways, and compare."""
     storage.use_s3(place.s3)
     layout = OutputLayout(output)
-    table = pa.concat_tables(read_results(output)).drop_columns([_OF_NO_ACCOUNT])
+    table = pa.concat_tables(read_results(output)).drop_columns([_IGNORED_COLUMN])
     path = output.removeprefix("s3://")
     everything = pa.dataset.dataset(path, filesystem=arrow_filesystem(place), format="parquet")
     faults = []

@@ -14,10 +14,10 @@ import numpy as np
 
 from eagleray.core.errors import InputError
 from eagleray.training.checkpoint import CheckpointStore
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.support.processes import Child
 
-_SECONDS_BETWEEN_LOOKS = 0.02
+_SECONDS_BETWEEN_POLLS = 0.02
 
 
 class Seen(IntEnum):
@@ -29,23 +29,23 @@ class Seen(IntEnum):
 
 
 @contextlib.contextmanager
-def watching(tally: Tally, home: Path) -> Iterator[None]:
+def watching(result: ScenarioResult, home: Path) -> Iterator[None]:
     """Look at the checkpoints of all runs during the block, and count what is seen."""
-    board = np.frombuffer(mmap.mmap(-1, 8 * len(Seen)), np.int64)
-    child = Child(lambda: _watch(home, board))
+    shared = np.frombuffer(mmap.mmap(-1, 8 * len(Seen)), np.int64)
+    child = Child(lambda: _watch(home, shared))
     try:
         yield
     finally:
         child.kill()
         child.wait()
-        tally.reads += int(board.sum())
-        tally.partial += int(board[Seen.TORN])
-        tally.counts["checkpoints read"] += int(board[Seen.WHOLE])
-        tally.counts["checkpoints torn"] += int(board[Seen.TORN])
-        tally.counts["checkpoints deleted while they were read"] += int(board[Seen.DELETED])
+        result.reads += int(shared.sum())
+        result.partial += int(shared[Seen.TORN])
+        result.counts["checkpoints read"] += int(shared[Seen.WHOLE])
+        result.counts["checkpoints torn"] += int(shared[Seen.TORN])
+        result.counts["checkpoints deleted while they were read"] += int(shared[Seen.DELETED])
 
 
-def _watch(home: Path, board: Any) -> None:
+def _watch(home: Path, shared: Any) -> None:
     known: set[tuple[str, int, int]] = set()
     while True:
         for file in home.glob("runs/*/checkpoints/step-*.safetensors"):
@@ -53,15 +53,15 @@ def _watch(home: Path, board: Any) -> None:
                 found = file.stat()
             except FileNotFoundError:
                 continue
-            # One that is written again, by a run that went on, is another file.
+            # One that is written again, by a resumed run, is another file.
             key = (str(file), found.st_ino, found.st_mtime_ns)
             if key not in known:
                 known.add(key)
-                board[_look(file)] += 1
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+                shared[_read(file)] += 1
+        time.sleep(_SECONDS_BETWEEN_POLLS)
 
 
-def _look(file: Path) -> Seen:
+def _read(file: Path) -> Seen:
     try:
         checkpoint = CheckpointStore(str(file.parent)).read(file.name)
     except FileNotFoundError:

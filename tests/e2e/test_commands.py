@@ -76,7 +76,7 @@ def test_the_demo_accounts_for_every_file(demo: Demo) -> None:
     assert sum(answers) / NUM_DIGITS >= 0.97
 
 
-def test_the_service_answers_as_the_batch_job_did(demo: Demo) -> None:
+def test_the_service_predicts_as_the_batch_job_did(demo: Demo) -> None:
     served: dict[str, Any] = demo[1]["serve"]
     assert served["label"] == served["row"]["label"] == "7"
     assert abs(served["score"] - served["row"]["score"]) <= max(TOLERANCE.values())
@@ -176,7 +176,7 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     assert answer.stdout == ""
 
 
-def test_a_complete_output_is_told_and_one_of_another_plan_is_refused(
+def test_a_complete_output_is_reported_and_one_of_another_plan_is_refused(
     demo: Demo, command: Command
 ) -> None:
     home, _ = demo

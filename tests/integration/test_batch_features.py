@@ -69,7 +69,7 @@ def no_cluster() -> Cluster:
     raise AssertionError("there is nothing to work on, so no cluster should be asked for")
 
 
-def test_a_job_that_was_stopped_goes_on_and_what_is_done_is_not_done_again(
+def test_a_stopped_job_resumes_and_repeats_no_finished_work(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     for index in range(20):

@@ -100,7 +100,7 @@ def ended(client: httpx.Client, batch: str) -> dict[str, Any]:
     return found
 
 
-def test_a_batch_answers_what_the_service_answers(place: Place, service: Service) -> None:
+def test_a_batch_predicts_what_the_service_predicts(place: Place, service: Service) -> None:
     with service.of("shop") as shop, service.of("bakery") as bakery:
         asked = place.asked("shop", "first", format="jsonl", top_k=2)
         began = shop.post(PATH, json=asked)

@@ -98,7 +98,7 @@ def test_no_moment_of_a_commit_loses_or_doubles_a_row(tmp_path: Path) -> None:
     assert (tally["partial"], tally["naive_marked_partial"]) == (0, 0)
 
 
-def test_a_killed_worker_is_replaced_and_every_image_answered(
+def test_a_killed_worker_is_replaced_and_every_image_predicted(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     bar = KillsAWorker()
@@ -116,7 +116,7 @@ def test_a_killed_worker_is_replaced_and_every_image_answered(
         assert row["score"] == pytest.approx(outcome.prediction.score, abs=TOLERANCE["float32"])
 
 
-def test_images_that_kill_a_worker_are_named_and_the_others_are_answered(
+def test_images_that_kill_a_worker_are_named_and_the_others_are_predicted(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     killers = {"SEGV": "decoder_crash", "BAD_ALLOC": "out_of_memory", "HANG": "timeout"}

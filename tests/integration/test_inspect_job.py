@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_copies_across_parts_are_found_and_kept_together(
+def test_duplicates_across_splits_are_found_and_kept_together(
     cluster: Cluster, tmp_path: Path, data: Path
 ) -> None:
     page, kept = tmp_path / "report.html", tmp_path / "split.parquet"

@@ -107,7 +107,7 @@ def test_images_and_files_may_live_on_s3(cluster: Cluster, s3: str, images: Path
     assert not filesystem.exists(f"{s3}/pack/again/_eagleray/shards")
 
 
-def test_what_a_worker_cannot_mend_is_one_sentence(
+def test_what_a_worker_cannot_fix_is_one_sentence(
     cluster: Cluster, tmp_path: Path, images: Path
 ) -> None:
     request = PackSpec(inputs=(str(images),), output=str(tmp_path / "out"), file_size="1MB")

@@ -87,7 +87,7 @@ def test_every_image_is_accounted_for(
     assert "40 ok + 4 failed\n= 44 inputs" in page
 
 
-def test_batch_answers_equal_the_predictors_own(
+def test_batch_predictions_equal_the_predictors_own(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     request = PredictSpec(

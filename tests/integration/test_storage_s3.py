@@ -257,7 +257,7 @@ def test_folders_without_a_match_are_passed_over(fake: FaultProxy) -> None:
     assert storage.glob_files("s3://bucket/photos/*.jpg") == []
 
 
-def test_a_folder_of_any_size_is_asked_for_one_key(
+def test_a_folder_of_any_size_is_listed_for_one_key(
     server: s3fs.S3FileSystem, proxy: FaultProxy, place: str
 ) -> None:
     fill(server, place, [f"{number}.png" for number in range(20)])
@@ -354,7 +354,7 @@ def test_each_way_to_read_waits_a_fault_out(
 
 
 @pytest.mark.parametrize("fault", ["reset_after", "hang_after"])
-def test_a_put_whose_answer_is_lost_was_ours(
+def test_a_put_whose_response_is_lost_was_ours(
     server: s3fs.S3FileSystem, proxy: FaultProxy, place: str, fault: str
 ) -> None:
     proxy.inject(fault, "^PUT ")
@@ -417,7 +417,7 @@ def test_faults_that_do_not_pass_say_so(
         (lambda uri: storage.read_range(uri, 3, 4), FileNotFoundError),
     ],
 )
-def test_what_is_not_there_is_asked_for_once(
+def test_a_missing_key_is_requested_once(
     proxy: FaultProxy, place: str, call: Callable[[str], Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""Processes that the harness starts and ends, and never any other. Linux only.
+"""Starts and ends processes of a test harness, and never any other. Linux only.
 
     child = Child(lambda: drive(request))    # a fork: what is imported here is imported there
     ended = child.wait(seconds=60)           # its value, or the signal that killed it
@@ -26,7 +26,7 @@ import psutil
 SECONDS_TO_END = 15.0
 _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
-_MAX_BYTES = 60_000  # of an answer: it must fit into a pipe
+_MAX_BYTES = 60_000  # of a returned value: it must fit into a pipe
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Ended:
     """How a child ended.
 
     Attributes:
-        value: What its work returned; None when it did not get that far.
-        signal: That killed it; 0 for none.
-        error: What its work raised, in a line.
+        value: Value that its work returned; None if it did not return.
+        signal: Signal that killed it; 0 for none.
+        error: Error that its work raised, in a line.
     """
 
     value: Any = None
@@ -64,22 +64,22 @@ class Child:
         self._descriptor = os.pidfd_open(self.pid)
 
     def wait(self, seconds: float = 120.0) -> Ended:
-        """Wait for its end, and bring it about when it takes too long."""
+        """Wait for its end, and kill it if it takes too long."""
         in_time, _, _ = select.select([self._descriptor], [], [], seconds)
         if not in_time:
             self.kill()
         _, status = os.waitpid(self.pid, 0)
         os.set_blocking(self._receive, False)
         with contextlib.suppress(BlockingIOError), os.fdopen(self._receive, "rb") as pipe:
-            answer = pipe.read() or b""
+            returned = pipe.read() or b""
         os.close(self._descriptor)
         if not in_time:
             return Ended(error=f"it was still running after {seconds:g} s")
         if os.WIFSIGNALED(status):
             return Ended(signal=os.WTERMSIG(status))
-        if not answer:
+        if not returned:
             return Ended(error=f"it ended with exit code {os.waitstatus_to_exitcode(status)}")
-        value, error = pickle.loads(answer)
+        value, error = pickle.loads(returned)
         return Ended(value=value, error=error)
 
     def kill(self) -> None:
@@ -88,10 +88,10 @@ class Child:
 
 
 def in_child(work: Callable[[], Any], seconds: float = 300.0) -> Any:
-    """Do a piece of work in a child and return what it returns.
+    """Do some work in a child process and return its value.
 
     Raises:
-        RuntimeError: It ended in any other way.
+        RuntimeError: If the child ended in any other way.
     """
     ended = Child(work).wait(seconds)
     if ended.signal or ended.error:
@@ -103,12 +103,12 @@ def _live(work: Callable[[], Any], send: int, parent: int) -> NoReturn:
     exit_with_parent(parent)
     os.dup2(2, 1)  # standard output is the harness's own
     try:
-        answer: tuple[Any, str] = (work(), "")
-    except BaseException as error:  # noqa: BLE001 - the parent is told of whatever it is
+        returned: tuple[Any, str] = (work(), "")
+    except BaseException as error:  # noqa: BLE001 - the parent gets every error
         traceback.print_exc()
-        answer = (None, f"{type(error).__name__}: {error}")
-    content = pickle.dumps(answer)
-    assert len(content) < _MAX_BYTES, "write what is so large to a file"
+        returned = (None, f"{type(error).__name__}: {error}")
+    content = pickle.dumps(returned)
+    assert len(content) < _MAX_BYTES, "write a value of this size to a file"
     os.write(send, content)
     os._exit(0)
 
@@ -145,7 +145,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def kill(process: psutil.Process) -> bool:
-    """Kill one process by its id, if it is still the one that it was."""
+    """Kill one process by its id, unless its id has been reused."""
     try:
         process.kill()
     except psutil.NoSuchProcess:
@@ -154,7 +154,7 @@ def kill(process: psutil.Process) -> bool:
 
 
 def end_orphans(processes: Iterable[psutil.Process], seconds: float = SECONDS_TO_END) -> int:
-    """Wait until all have ended, kill those that have not, and return how many that were."""
+    """Wait until all have ended, kill the others, and return their number."""
     _, alive = psutil.wait_procs(list(processes), timeout=seconds)
     left = [process for process in alive if kill(process)]
     psutil.wait_procs(left, timeout=seconds)
@@ -166,7 +166,7 @@ def stderr_to(path: str) -> Iterator[None]:
     """Send what this process and its children write to standard error into a file."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(path, "ab") as file:  # noqa: PTH123 - a descriptor is wanted, and nothing else
+    with open(path, "ab") as file:  # noqa: PTH123 - only the descriptor is needed
         os.dup2(file.fileno(), 2)
     try:
         yield

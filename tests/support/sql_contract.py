@@ -306,7 +306,7 @@ class SqlContract:
         with pytest.raises(InputError, match=message):
             SqlSink.parse(url, "results").require_ready(RESULTS.append(pa.field(name, pa.string())))
 
-    def test_looking_leaves_no_table_behind(self, url: str) -> None:
+    def test_checking_creates_no_table(self, url: str) -> None:
         SqlSink.parse(url, "results").require_ready(RESULTS)
         assert sa.inspect(connect(url)).get_table_names() == []
 

@@ -71,7 +71,7 @@ RAY_FREE = ("imaging", "io", "tasks", "models", "inference", "registry", "servin
 
 
 @pytest.mark.parametrize("package", RAY_FREE)
-def test_models_and_the_service_know_no_ray(package: str) -> None:
+def test_models_and_the_service_do_not_import_ray(package: str) -> None:
     for file in python_files(f"lib/eagleray/{package}"):
         assert "ray" not in imported_roots(file), file
 
@@ -100,7 +100,7 @@ def task_checks(file: Path) -> list[int]:
     return lines
 
 
-def test_only_tasks_ask_which_task_it_is() -> None:
+def test_only_tasks_check_which_task_it_is() -> None:
     files = [file for folder in ROOMS for file in python_files(folder)]
     found = {
         str(file.relative_to(ROOT)): lines
@@ -162,7 +162,7 @@ def test_importing_eagleray_starts_nothing_heavy() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-def test_no_integration_test_imports_ray_before_it_is_said_how_it_is_guarded() -> None:
+def test_no_integration_test_imports_ray_before_its_authentication_is_set() -> None:
     """Ray reads that when it is imported, and pytest imports all tests before it runs any."""
     folder = ROOT / "tests/integration"
     names = [f"tests.integration.{file.stem}" for file in sorted(folder.glob("test_*.py"))]

@@ -29,7 +29,7 @@ NEAR_BITS = 10
 """Maximum number of differing hash bits of two pictures that are compared."""
 
 _NUM_BANDS = 12  # of 64 bits; with NEAR_BITS changed, at least two bands are unchanged
-_MAX_AT_ONCE = 4_000_000  # pairs of hashes compared, to bound memory
+_MAX_PAIRS = 4_000_000  # pairs of hashes compared at once, to bound memory
 _PICTURES_AT_ONCE = 16_384  # pictures compared, to bound memory
 
 _REFERENCE = 2048  # pictures drawn at random to estimate the data's own distances
@@ -199,7 +199,7 @@ def _hashes(thumbnails: Thumbnails) -> Hashes:
     return np.concatenate(found)
 
 
-def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
+def pairs_with_near(hashes: Hashes, *, max_pairs: int = _MAX_PAIRS) -> Iterator[tuple[Rows, Rows]]:
     """Yield the indices of all pairs of hashes that differ in at most `NEAR_BITS` bits, each once.
 
     Bits are dealt out to bands, and only hashes that agree in two whole bands are compared: among
@@ -211,7 +211,7 @@ def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
         np.bitwise_or.reduce(np.uint64(1) << bits[band::_NUM_BANDS]) for band in range(_NUM_BANDS)
     ]
     for one, other in itertools.combinations(range(_NUM_BANDS), 2):
-        for left, right in _pairs_with_equal(hashes & (masks[one] | masks[other])):
+        for left, right in _pairs_with_equal(hashes & (masks[one] | masks[other]), max_pairs):
             different = hashes[left] ^ hashes[right]
             near = np.bitwise_count(different) <= NEAR_BITS
             for band in range(other):  # these two must be the first in which they agree
@@ -220,8 +220,8 @@ def pairs_with_near(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
             yield left[near], right[near]
 
 
-def _pairs_with_equal(keys: Hashes) -> Iterator[tuple[Rows, Rows]]:
-    """Yield the indices of all pairs of equal keys, some millions at a time."""
+def _pairs_with_equal(keys: Hashes, max_pairs: int) -> Iterator[tuple[Rows, Rows]]:
+    """Yield the indices of all pairs of equal keys, about `max_pairs` at a time."""
     if not len(keys):
         return
     order = np.argsort(keys, kind="stable")
@@ -233,7 +233,7 @@ def _pairs_with_equal(keys: Hashes) -> Iterator[tuple[Rows, Rows]]:
     first = 0
     while first < len(keys):
         done = bounds[first - 1] if first else 0
-        last = max(int(np.searchsorted(bounds, done + _MAX_AT_ONCE, side="right")), first + 1)
+        last = max(int(np.searchsorted(bounds, done + max_pairs, side="right")), first + 1)
         counts = num_after[first:last]
         left = np.repeat(np.arange(first, last), counts)
         offsets = np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)

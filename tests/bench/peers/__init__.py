@@ -1,4 +1,4 @@
-"""What Eagleray is compared with: the same job as others' documentation shows it.
+"""Programs that Eagleray is compared with: the same job as their documentation shows it.
 
 Each module is a small program with one command line, and writes Parquet files with the columns
 `path`, `label` and `score` (the probability of that label) into a folder:
@@ -20,12 +20,12 @@ STEADY_FILE = "_steady.json"
 
 @dataclass(frozen=True, slots=True)
 class PeerArguments:
-    """What every peer is given.
+    """The arguments of every peer.
 
     Attributes:
         images: Folder of photographs, nothing else in it.
         weights: Safetensors file of torchvision's ResNet-18.
-        output: Folder to be made.
+        output: Folder to create.
     """
 
     images: Path

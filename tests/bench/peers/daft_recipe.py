@@ -4,8 +4,8 @@
 
 After Daft's own image classification benchmark (ResNet-18: decode, a row-wise transform, a batch
 method of a `@daft.cls` class, `write_parquet`), in the words of its current documentation
-(`download`, `decode_image`), on its native runner. It differs where it must: no GPU is asked for,
-and scores are kept so that answers can be compared. Daft is no dependency of the project, so it
+(`download`, `decode_image`), on its native runner. It differs where it must: no GPU is sent for,
+and scores are kept so that predictions can be compared. Daft is no dependency of the project, so it
 runs under an interpreter of its own; `tests.bench.batch` makes it.
 """
 
@@ -22,7 +22,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from tests.bench.peers import PeerArguments, parse_arguments
 
-# Daft reads these when it is imported: it reports its use to its makers unless it is told not to.
+# Daft reads these when it is imported: it reports its use to its makers unless this is disabled.
 os.environ |= {"DO_NOT_TRACK": "1", "DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}
 
 import daft  # type: ignore[import-not-found]
@@ -31,7 +31,9 @@ BATCH_SIZE = 32  # of 32 and 100 the faster one here
 IMAGE_SHAPE = (3, 224, 224)
 WEIGHTS = ResNet18_Weights.DEFAULT
 TRANSFORM = transforms.Compose([transforms.ToTensor(), WEIGHTS.transforms()])
-ANSWER = daft.DataType.struct({"label": daft.DataType.string(), "score": daft.DataType.float32()})
+PREDICTION = daft.DataType.struct(
+    {"label": daft.DataType.string(), "score": daft.DataType.float32()}
+)
 
 
 # One instance, as the benchmark has one for each device: PyTorch's threads use all cores.
@@ -42,7 +44,7 @@ class ResNetModel:
         self.model.load_state_dict(safetensors.torch.load_file(weights_file))
         self.model.eval()
 
-    @daft.method.batch(return_dtype=ANSWER, batch_size=BATCH_SIZE, unnest=True)  # type: ignore[untyped-decorator]
+    @daft.method.batch(return_dtype=PREDICTION, batch_size=BATCH_SIZE, unnest=True)  # type: ignore[untyped-decorator]
     def __call__(self, images: Any) -> list[dict[str, Any]]:
         if len(images) == 0:
             return []

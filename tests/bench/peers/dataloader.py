@@ -4,7 +4,7 @@ Where there is a GPU the network is on it, and every core has a worker.
 
     python -m tests.bench.peers.dataloader --images FOLDER --weights FILE --output FOLDER
 
-Its answers are the reference that everybody's are compared with: Pillow's decode, torchvision's
+Its predictions are the reference of all comparisons: Pillow's decode, torchvision's
 reference transform, float32 throughout.
 """
 

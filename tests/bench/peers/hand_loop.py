@@ -1,10 +1,10 @@
-"""What the machine can do: a loop of one process for each core, with our decode and our forward.
+"""Measures the limit of the machine: one process per core, with our decode and our forward pass.
 
     python -m tests.bench.peers.hand_loop --images FOLDER --weights FILE --output FOLDER
 
-Nobody would run it on ten million images: it knows no retries, no manifest and no bad image. It
-says how much of the machine all of that costs us. Its steady state, images a second once every
-process has its compiled network, is written to `_steady.json` in the output. WEIGHTS is the
+It is no alternative for ten million images, as it has no retries, no manifest and no handling of
+bad images. It shows how much of the machine these cost us. Its steady state, images a second once
+every process has its compiled network, is written to `_steady.json` in the output. WEIGHTS is the
 `model.safetensors` of a package.
 """
 
@@ -29,7 +29,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package
 from tests.bench.peers import STEADY_FILE, PeerArguments, parse_arguments
 
-Answer = tuple[str, str, float]
+LabelledScore = tuple[str, str, float]
 
 
 def main(arguments: PeerArguments) -> None:
@@ -40,11 +40,11 @@ def main(arguments: PeerArguments) -> None:
     shares = [paths[start::num_processes] for start in range(num_processes)]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(num_processes, spawn) as pool:
-        everybody_ready = manager.Barrier(num_processes)
-        calls = [pool.submit(_work, share, package, everybody_ready) for share in shares]
+        all_ready = manager.Barrier(num_processes)
+        calls = [pool.submit(_work, share, package, all_ready) for share in shares]
         results = [call.result() for call in calls]
-    steady = sum(len(answers) / seconds for answers, seconds in results)
-    rows = [answer for answers, _ in results for answer in answers]
+    steady = sum(len(predictions) / seconds for predictions, seconds in results)
+    rows = [prediction for predictions, _ in results for prediction in predictions]
     columns = dict(zip(("path", "label", "score"), zip(*rows, strict=True), strict=True))
     arguments.output.mkdir(parents=True)
     pyarrow.parquet.write_table(pa.table(columns), arguments.output / "part-0.parquet")
@@ -56,19 +56,19 @@ def _predictor(package: Path) -> Predictor:
 
 
 def _work(
-    paths: Sequence[str], package: Path, everybody_ready: Barrier
-) -> tuple[list[Answer], float]:
-    """Classify a share of the photographs; gives the answers and the seconds it took."""
+    paths: Sequence[str], package: Path, all_ready: Barrier
+) -> tuple[list[LabelledScore], float]:
+    """Classify a share of the photographs; return the predictions and the seconds."""
     cv2.setNumThreads(1)
     predictor = _predictor(package)
     list(_classify(predictor, paths[: predictor.plan.batch_size]))  # the first pass allocates
-    everybody_ready.wait()
+    all_ready.wait()
     started = time.perf_counter()
-    answers = list(_classify(predictor, paths))
-    return answers, time.perf_counter() - started
+    predictions = list(_classify(predictor, paths))
+    return predictions, time.perf_counter() - started
 
 
-def _classify(predictor: Predictor, paths: Sequence[str]) -> Iterator[Answer]:
+def _classify(predictor: Predictor, paths: Sequence[str]) -> Iterator[LabelledScore]:
     labels, contract = predictor.task.labels, predictor.package.contract
     size = predictor.plan.batch_size
     for start in range(0, len(paths), size):

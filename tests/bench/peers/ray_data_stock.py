@@ -4,7 +4,7 @@
 
 After "Image Classification Batch Inference with PyTorch" in Ray's documentation: `read_images`, a
 `map` with torchvision's transform, `map_batches` with a class in a pool of actors, `write_parquet`.
-It differs where it must: no GPU is asked for, paths and scores are kept so that answers can be
+It differs where it must: no GPU is requested, paths and scores are kept so that predictions can be
 compared, and in its favour the original pixels, which the recipe carries along to show them, are
 not kept.
 """

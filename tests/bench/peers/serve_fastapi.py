@@ -25,7 +25,7 @@ def main() -> None:
 
     @app.post("/predict")
     def predict(body: bytes = Bytes) -> dict[str, Any]:
-        return network.answer([body])[0]
+        return network.predict([body])[0]
 
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
 

@@ -30,7 +30,7 @@ class ImageClassifier(litserve.LitAPI):  # type: ignore[misc]
         return inputs
 
     def predict(self, x: list[bytes]) -> list[dict[str, Any]]:
-        return self.network.answer(x)
+        return self.network.predict(x)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

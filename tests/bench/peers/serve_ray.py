@@ -20,7 +20,7 @@ class ImageClassifier:
         self.network = Network(weights)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        return self.network.answer([await request.body()])[0]
+        return self.network.predict([await request.body()])[0]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the peers of the service share: the network as everybody writes it, and their arguments."""
+"""The network of the service's peers, as it is commonly written, and their arguments."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Network:
         self.module.eval()
         self.transform = ResNet18_Weights.DEFAULT.transforms()
 
-    def answer(self, images: list[bytes]) -> list[dict[str, Any]]:
-        """Return the number of the likeliest class of each image, and its probability."""
+    def predict(self, images: list[bytes]) -> list[dict[str, Any]]:
+        """Return the number of the most likely class of each image, and its probability."""
         tensors = [self.transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in images]
         with torch.inference_mode():
             best = self.module(torch.stack(tensors)).softmax(1).max(dim=1)

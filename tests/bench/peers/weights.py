@@ -1,11 +1,11 @@
-"""One set of random weights for everybody: a package for us, its weights file for others.
+"""Writes the random weights that all contenders share: a package, and its weights file.
 
     python -m tests.bench.peers.weights PHOTOS FOLDER [CONTRACT]
 
 The package holds the weights as `model.safetensors` under torchvision's own names, so the peers
 load the very file that we do. A random network gives nearly every photograph the same label, and
-agreement on it would say nothing. So the mean of the logits over the photographs is taken off the
-last layer's bias, which leaves what distinguishes one photograph from another.
+agreement on it would be meaningless. So the mean of the logits over the photographs is subtracted
+from the last layer's bias, which leaves what distinguishes one photograph from another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class SharedWeights:
-    """Where the weights are.
+    """The location of the weights.
 
     Attributes:
         package: Folder of the model package.

@@ -22,7 +22,7 @@ from tests.support.result_files import ODD_COLUMNS, every_format
 
 
 @every_format
-def test_results_are_read_part_by_part_with_their_types(
+def test_results_are_read_file_by_file_with_their_types(
     tmp_path: Path, output_format: OutputFormat
 ) -> None:
     user = pa.table({"label": ["007"] * 100, "when": ["2026-01-01"] * 99 + [None]})
@@ -42,7 +42,7 @@ def test_results_are_read_part_by_part_with_their_types(
 
 
 @every_format
-def test_only_the_columns_asked_for_are_read(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_only_the_requested_columns_are_read(tmp_path: Path, output_format: OutputFormat) -> None:
     output(tmp_path, rows=3, output_format=output_format).commit()
     (part,) = read_results(str(tmp_path), columns=["status", "row"])
     assert part.to_pydict() == {"status": ["ok"] * 3, "row": [0, 1, 2]}
@@ -59,7 +59,7 @@ def test_a_users_column_of_any_type_goes_through_a_whole_job(
     assert part.column(name).cast(user.schema.field(0).type).equals(user.column(0))
 
 
-def test_parts_that_were_never_committed_are_not_read(tmp_path: Path) -> None:
+def test_files_that_were_never_committed_are_not_read(tmp_path: Path) -> None:
     output(tmp_path, rows=32, rows_per_file=16).commit()
     stray = (tmp_path / "part-00001.parquet").read_bytes()
     (tmp_path / "part-00002.parquet").write_bytes(stray)
@@ -178,7 +178,7 @@ def test_new_and_changed_inputs_are_left(tmp_path: Path) -> None:
     assert left([now], tmp_path) == ["/new", "/b"]
 
 
-def test_what_several_jobs_know_together_is_left_out(tmp_path: Path) -> None:
+def test_images_known_to_several_jobs_together_are_skipped(tmp_path: Path) -> None:
     output(tmp_path / "1", rows=2, uris=["/a", "/b"]).commit()
     second = list(skip_known([listing(3, uris=["/a", "/b", "/c"])], [str(tmp_path / "1")]))
     output(tmp_path / "2", tables=second).commit()

@@ -65,7 +65,7 @@ def test_beside_gpus_each_has_a_process_and_the_other_cores_decode() -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 8])
-def test_what_is_claimed_leaves_room_for_the_tasks_that_feed(cpus: int) -> None:
+def test_claimed_cores_leave_room_for_the_tasks_that_read(cpus: int) -> None:
     chosen = worker_pool(cpus=cpus)
     assert 0.5 * chosen.num_processes * chosen.per_process <= cpus / 2
 

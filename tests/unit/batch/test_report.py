@@ -132,7 +132,7 @@ def test_values_of_a_regression_are_kept() -> None:
     assert collector.labels == {}
 
 
-def test_a_network_that_answers_no_number_does_not_end_the_job() -> None:
+def test_a_network_with_outputs_that_are_not_finite_does_not_end_the_job() -> None:
     classes = collected(result_rows([classified(score=NAN), classified("one", 0.5)]))
     assert classes.labels == {"zero": 1, "one": 1}
     assert sum(classes.score_counts) == 1

@@ -258,7 +258,7 @@ def test_a_file_reads_back_with_the_types_of_the_table(output_format: OutputForm
 
 
 @every_format
-def test_some_columns_are_read_in_the_order_asked_for(output_format: OutputFormat) -> None:
+def test_some_columns_are_read_in_the_requested_order(output_format: OutputFormat) -> None:
     table = odd_results()
     found = read_columns(encode_table(table, output_format), output_format, ["status", "row"])
     assert found.equals(table.select(["status", "row"]))

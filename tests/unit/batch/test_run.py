@@ -133,7 +133,7 @@ def test_a_run_that_finds_the_commit_of_another_says_so(place: JobFolder) -> Non
     assert late.totals.num_failed == 1
 
 
-def test_a_damaged_shard_is_told_to_whoever_looks(place: JobFolder) -> None:
+def test_a_damaged_shard_is_reported_by_every_reader(place: JobFolder) -> None:
     job = place.worked()
     storage.put_atomic(job.layout.shard(1), b"damaged")
     with pytest.raises(JobFailedError, match="shard 1 was damaged"):
@@ -217,7 +217,7 @@ def test_a_limit_that_the_last_shard_exceeds_still_keeps_a_job_from_its_commit(
     assert place.open(max_failures="0").committed is None
 
 
-def test_a_cancelled_job_goes_on_where_it_was(
+def test_a_cancelled_job_resumes_where_it_was(
     place: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = place.open()

@@ -66,7 +66,7 @@ def work(**fields: Any) -> PredictWork:
     )
 
 
-def test_work_names_places_absolutely_so_that_a_job_goes_on_from_anywhere(
+def test_work_has_absolute_locations_so_that_a_job_resumes_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +93,7 @@ def test_a_specification_comes_back_from_its_json() -> None:
     assert (again.worker_range, again.failure_limit) == ((4, 4), FailureLimit(number=200))
 
 
-def test_what_is_left_out_follows_the_settings() -> None:
+def test_skipped_images_follow_the_settings() -> None:
     settings = Settings(s3_region="north", s3_anonymous=True, url_private_networks="10.0.0.0/8, ")
     filled = request(s3_region="south").with_settings(settings)
     assert (filled.s3.region, filled.s3.anonymous) == ("south", True)

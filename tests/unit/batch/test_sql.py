@@ -141,10 +141,7 @@ def test_a_missing_folder_a_folder_and_another_file_are_refused(tmp_path: Path) 
         SqlSink.parse(f"sqlite:///{tmp_path}/a.db", "results").require_ready(RESULTS)
 
 
-def test_a_file_that_another_program_keeps_locked_is_refused(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eagleray.database.connection._ANSWER_SECONDS", 0)
+def test_a_file_that_another_program_keeps_locked_is_refused(file: Path) -> None:
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     sink = replace(SqlSink.parse(f"sqlite:///{file}", "results"), ready_timeout=0.0)

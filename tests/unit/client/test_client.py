@@ -130,7 +130,7 @@ def test_repetitions_share_the_time_out() -> None:
         assert 2 <= len(server.requests) <= 3
 
 
-def test_it_waits_as_long_as_it_is_told() -> None:
+def test_it_waits_for_the_given_time() -> None:
     busy = response("{}", "retry-after: 1", status=BUSY, kind=PROBLEM)
     with raw_server(busy, GOOD) as server:
         began = time.monotonic()
@@ -156,7 +156,7 @@ def test_it_does_not_wait_where_the_time_out_is_sooner(when: str) -> None:
 @pytest.mark.parametrize(
     "when", ["soon", "-1", "\N{ARABIC-INDIC DIGIT ONE}", "Thu, 99 Jan 2026 00:00:00 GMT"]
 )
-def test_a_retry_after_that_is_none_is_left_out(when: str) -> None:
+def test_an_invalid_retry_after_is_ignored(when: str) -> None:
     busy = response("{}", f"retry-after: {when}".encode().decode("latin-1"), status=BUSY)
     with raw_server(busy, GOOD) as server:
         assert ask(server).label == "7"
@@ -165,7 +165,7 @@ def test_a_retry_after_that_is_none_is_left_out(when: str) -> None:
 @pytest.mark.parametrize(
     ("status", "count"), [(429, 3), (502, 3), (503, 3), (400, 1), (401, 1), (408, 1), (500, 1)]
 )
-def test_which_statuses_are_asked_again(status: int, count: int) -> None:
+def test_which_statuses_are_retried(status: int, count: int) -> None:
     with raw_server(response("{}", status=f"{status} Some", kind=PROBLEM)) as server:
         assert refused(server, attempts=3).status == status
         assert len(server.requests) == count
@@ -212,7 +212,7 @@ STRANGE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_what_is_no_answer_is_one_error_with_a_sentence(kind: str) -> None:
+def test_an_invalid_response_is_one_error_with_a_sentence(kind: str) -> None:
     content, words = STRANGE[kind]
     with raw_server(content) as server, pytest.raises(RequestRefusedError, match=words):
         ask(server, timeout=10.0)
@@ -228,7 +228,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_breaks_is_one_error_and_is_asked_again(kind: str) -> None:
+def test_a_broken_connection_is_one_error_and_is_retried(kind: str) -> None:
     def reply(_: RawServer, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             connection.sendall(BROKEN[kind])
@@ -242,7 +242,7 @@ def test_what_breaks_is_one_error_and_is_asked_again(kind: str) -> None:
         assert ask(server).label == "7"
 
 
-def test_answers_without_end_are_not_read_to_it() -> None:
+def test_endless_responses_are_not_read_to_the_end() -> None:
     sent = 0
 
     def flood(server: RawServer, connection: socket.socket) -> None:
@@ -422,7 +422,7 @@ def test_the_key_goes_nowhere_else(status: str, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.8.9.1", "[::1]", "0.0.0.0"]
 )
-def test_no_proxy_is_asked_for_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used_for_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
@@ -557,7 +557,7 @@ def test_a_closed_client_says_so() -> None:
         assert "eagleray-client" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_client_that_nobody_holds_leaves_no_thread() -> None:
+def test_an_unreferenced_client_leaves_no_thread() -> None:
     with raw_server(GOOD) as server:
         client = Client(server.url)
         client.predict("digits", IMAGE)

@@ -221,7 +221,7 @@ def test_a_folder_that_another_user_has_put_there_is_not_rays(
         ("*", "*"),
     ],
 )
-def test_no_proxy_is_asked_for_this_machine(
+def test_no_proxy_is_used_for_this_machine(
     given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
@@ -242,7 +242,7 @@ class NoBatches(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_client_asks_a_service_of_this_machine_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_calls_a_service_of_this_machine_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, DEAD_PROXY)
     for name in ("no_proxy", "NO_PROXY"):

@@ -110,7 +110,7 @@ def digits() -> list[Image.Image]:
     ]
 
 
-def test_digits_that_look_alike_are_no_near_duplicates_and_copies_of_them_are(
+def test_similar_digits_are_no_near_duplicates_and_copies_of_them_are(
     digits: list[Image.Image],
 ) -> None:
     originals = [encode(digit, "png") for digit in digits]
@@ -155,10 +155,10 @@ def by_comparing_all(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
     return set(zip(left.tolist(), right.tolist(), strict=True))
 
 
-def by_bands(hashes: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
+def by_bands(hashes: npt.NDArray[np.uint64], **options: int) -> set[tuple[int, int]]:
     found = [
         (min(pair), max(pair))
-        for left, right in pairs_with_near(hashes)
+        for left, right in pairs_with_near(hashes, **options)
         for pair in zip(left.tolist(), right.tolist(), strict=True)
     ]
     assert len(found) == len(set(found))
@@ -175,11 +175,10 @@ def test_near_hashes_are_found_as_by_comparing_all(data: st.DataObject) -> None:
     assert by_bands(hashes) == by_comparing_all(hashes)
 
 
-def test_many_equal_bands_are_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eagleray.data.near_duplicates._MAX_AT_ONCE", 100)
+def test_many_equal_bands_are_compared_in_pieces() -> None:
     generator = np.random.default_rng(0)
     hashes = np.unique(generator.integers(0, 2**12, 300, dtype=np.uint64))
-    assert by_bands(hashes) == by_comparing_all(hashes)
+    assert by_bands(hashes, max_pairs=100) == by_comparing_all(hashes)
 
 
 # --- inspections ------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def test_a_table_has_locations_labels_and_attributes(tmp_path: Path, kind: str) 
     assert images.versions[1] == ""  # not there, which shows when it is read
 
 
-def test_types_of_parquet_become_text_and_bytes_are_left_out(tmp_path: Path) -> None:
+def test_types_of_parquet_become_text_and_bytes_are_skipped(tmp_path: Path) -> None:
     table = pa.table(
         {
             "uri": pa.array(["a", None, "c"]),

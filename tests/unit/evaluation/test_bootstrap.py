@@ -123,7 +123,7 @@ def test_every_image_is_in_one_slice(values: list[str]) -> None:
     assert len({part.value for part in parts}) == len(parts) <= 5
 
 
-def test_columns_with_few_values_are_chosen_and_others_when_asked_for() -> None:
+def test_columns_with_few_values_are_chosen_and_others_on_request() -> None:
     outputs, targets = answers_of(CLASSES, 40)
     attributes = {
         "camera": ["a", "b"] * 20,

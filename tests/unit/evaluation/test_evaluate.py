@@ -94,7 +94,7 @@ def test_outputs_are_what_the_predictor_gives_for_each_image(
     assert found.metrics == task.measure(found.outputs, found.targets)
 
 
-def test_bad_images_are_named_and_left_out(tmp_path: Path) -> None:
+def test_bad_images_are_named_and_skipped(tmp_path: Path) -> None:
     uris = list(write_images(tmp_path, 4))
     Path(uris[1]).write_bytes(golden_png(1)[:60])
     uris.insert(0, str(tmp_path / "gone.png"))
@@ -124,7 +124,7 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
         evaluate(predictor, labelled(uris[:1], ("zero",)))
 
 
-def test_a_model_that_answers_no_number_is_refused(tmp_path: Path) -> None:
+def test_a_model_whose_outputs_are_not_finite_is_refused(tmp_path: Path) -> None:
     uris = write_images(tmp_path, 2)
     module = copy.deepcopy(lenet_module(3))
     with torch.no_grad():
@@ -284,7 +284,9 @@ def test_the_page_goes_into_the_home_folder_unless_told(digits: Path) -> None:
     assert "12 images (0 failed)" in result.stdout
 
 
-def test_one_part_of_a_divided_folder_is_measured_and_what_is_skipped_said(digits: Path) -> None:
+def test_one_split_is_measured_and_skipped_images_are_reported(
+    digits: Path,
+) -> None:
     (digits / "data").mkdir()
     (digits / "tree").rename(digits / "data/Test")
     (digits / "data/train/zero").mkdir(parents=True)

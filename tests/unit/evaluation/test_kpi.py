@@ -77,7 +77,7 @@ def test_verdicts_say_what_was_reached() -> None:
     assert kpi_results[2].limit == pytest.approx(0.91)
 
 
-def test_where_nobody_holds_the_alias_there_is_nothing_to_fall_behind() -> None:
+def test_an_unset_alias_has_nothing_to_fall_behind() -> None:
     (result,) = check_kpis(parse_kpis("f1 >= current", where="here"), {"f1": 0.1})
     assert result.passed
     assert result.limit is None

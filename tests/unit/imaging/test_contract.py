@@ -214,7 +214,7 @@ def test_the_side_before_the_crop_is_256_224ths_unless_given(
         ("qqq", []),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: list[str]) -> None:
+def test_an_unknown_name_gets_the_nearest(name: str, nearest: list[str]) -> None:
     with pytest.raises(UnknownNameError) as caught:
         named_contract(name)
     assert caught.value.nearest == nearest

@@ -185,7 +185,7 @@ def test_threads_share_a_sandbox() -> None:
 # --- the child's life ---
 
 
-def test_one_child_serves_image_after_image_whatever_their_own_faults() -> None:
+def test_one_child_serves_image_after_image_despite_their_faults() -> None:
     with sandbox() as box:
         assert sandbox_processes() == []  # it starts with the first image
         box.decode(encode(photo()))
@@ -226,7 +226,7 @@ def test_the_child_leaves_an_interrupt_to_its_parent() -> None:
 
 
 @needs_linux
-def test_an_interrupt_leaves_no_answer_behind_for_the_next_image(
+def test_an_interrupt_leaves_no_response_behind_for_the_next_image(
     killers: None, request: pytest.FixtureRequest
 ) -> None:
     # Tests that run in the background may ignore interrupts.

@@ -169,7 +169,7 @@ def test_a_cameras_raw_file_is_not_read_as_its_preview(kind: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["png", "tiff"])
-def test_a_contract_may_ask_for_a_range_of_16_bit_values(file_format: str) -> None:
+def test_a_contract_may_require_a_range_of_16_bit_values(file_format: str) -> None:
     values = np.linspace(0, 4095, WIDTH)[None].repeat(HEIGHT, 0).round().astype(np.uint16)
     data = encode(values, file_format)
     assert pixels_of(data, color="gray").max() == 15

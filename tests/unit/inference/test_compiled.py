@@ -41,7 +41,7 @@ def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("compile_mode", ["never", "always"])
-def test_threads_that_share_a_predictor_get_the_answers_of_one(
+def test_threads_that_share_a_predictor_get_the_predictions_of_one(
     small: ModelPackage, compiled_cache: Path, compile_mode: str
 ) -> None:
     options: dict[str, object] = {"batch_size": 4, "cache_folder": compiled_cache}
@@ -106,7 +106,7 @@ def test_the_cache_knows_weights_precision_and_shape_apart(pets: ModelPackage) -
     assert len(paths) == 8
 
 
-def test_compiling_is_left_out_when_it_cannot_pay(pets: ModelPackage, tmp_path: Path) -> None:
+def test_compiling_is_skipped_when_it_cannot_pay(pets: ModelPackage, tmp_path: Path) -> None:
     predictor = eager(pets, compile_mode="auto", expected_images=50, cache_folder=tmp_path)
     assert not predictor.compiled
     assert not list(tmp_path.iterdir())

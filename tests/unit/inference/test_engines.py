@@ -53,7 +53,7 @@ def package_of(name: str) -> ModelPackage:
     ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "googlenet", "resnet20"],
 )
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
-def test_a_network_that_runs_answers_as_the_one_that_was_built(
+def test_a_network_that_runs_predicts_as_the_one_that_was_built(
     name: str, precision: str, tolerance: float
 ) -> None:
     package = package_of(name)

@@ -208,7 +208,7 @@ def test_another_label_is_the_same_only_where_two_are_within_the_tolerance(
             assert_same_prediction(other, one)
 
 
-def test_running_out_of_memory_halves_the_batch_and_goes_on(
+def test_running_out_of_memory_halves_the_batch_and_continues(
     pets: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = eager(pets, batch_size=16)

@@ -232,7 +232,7 @@ def test_an_image_belongs_to_the_row_that_named_it() -> None:
 
 
 @pytest.mark.parametrize("max_inline_pixels", [0, 10**9])
-def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(max_inline_pixels: int) -> None:
+def test_a_bad_image_is_an_outcome_and_its_neighbours_are_predicted(max_inline_pixels: int) -> None:
     answers = {
         "/images/1": b"not an image",
         "/images/2": BadImageError(Reason.MISSING, "there is no file"),
@@ -250,7 +250,7 @@ def test_a_bad_image_is_an_outcome_and_its_neighbours_go_on(max_inline_pixels: i
     assert isinstance(items[4], DecodedImage)
 
 
-def test_a_slow_image_holds_up_nobody() -> None:
+def test_a_slow_image_delays_no_other() -> None:
     others_are_out = threading.Event()
 
     def slow() -> bytes:
@@ -288,7 +288,7 @@ def test_a_feed_that_is_left_leaves_no_thread_behind_and_gives_back_what_it_held
     assert threading.active_count() == threads_before
 
 
-def test_no_more_is_read_than_is_asked_for_ahead() -> None:
+def test_no_more_is_read_ahead_than_the_limit() -> None:
     with prefetcher(ahead=6) as reading:
         items = reading.prefetch(sources(100))
         taken = [next(items) for _ in range(10)]
@@ -349,7 +349,7 @@ def test_a_huge_image_among_thumbnails_is_decoded_alone() -> None:
     assert gauge.most > 1
 
 
-def test_whoever_takes_an_image_decodes_it_unless_it_is_large() -> None:
+def test_the_consumer_decodes_an_image_unless_it_is_large() -> None:
     decoded_by: dict[str, threading.Thread] = {}
 
     @contextlib.contextmanager
@@ -442,7 +442,7 @@ def test_no_mixture_of_images_gets_stuck(
     assert good == [kind in ("small", "huge") for kind in pictures]
 
 
-def test_carefully_is_in_order_and_names_the_same_faults() -> None:
+def test_sandboxed_images_keep_their_order_and_name_the_same_faults() -> None:
     answers = {
         "/images/1": b"not an image",
         "/images/2": BadImageError(Reason.UNREADABLE, "the storage answers: no"),

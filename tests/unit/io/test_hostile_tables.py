@@ -115,7 +115,7 @@ REMOTE = [
 
 
 @pytest.mark.parametrize("row", REMOTE)
-def test_a_row_that_is_elsewhere_is_refused_before_anything_is_asked(
+def test_a_row_that_is_elsewhere_is_refused_before_any_request(
     place: JobFolder, canary: Site, row: str
 ) -> None:
     row = row.format(port=canary.port)
@@ -294,7 +294,7 @@ SOURCES: list[Callable[[str], ImageSource]] = [
 
 
 @pytest.mark.parametrize("make", SOURCES)
-def test_a_reader_refuses_what_is_elsewhere_whatever_a_manifest_says(
+def test_a_reader_refuses_what_is_elsewhere_despite_a_manifest(
     place: JobFolder, make: Callable[[str], ImageSource]
 ) -> None:
     reader = ImageReader(2**20, path_policy=PathPolicy((str(place.folder / "images"),)))

@@ -322,7 +322,7 @@ def test_parquet_columns_keep_their_types_and_order(tmp_path: Path) -> None:
     assert read(path, ["d", "a.b"]) == table.select(["d", "a.b"])
 
 
-def test_columns_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+def test_columns_that_are_not_requested_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"a": [1, 2], "image": [b"x" * 99, b"y" * 99]}), path, compression=None)
     content = path.read_bytes()

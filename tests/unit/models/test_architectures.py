@@ -79,7 +79,7 @@ def num_parameters(architecture: Architecture) -> int:
 
 @pytest.mark.parametrize("in_channels", [1, 3, 5])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_answers_at_its_own_size_with_any_channels(
+def test_every_family_predicts_at_its_own_size_with_any_channels(
     name: str, in_channels: int
 ) -> None:
     contract = default_contract(name)
@@ -304,7 +304,7 @@ def test_damaged_weights_are_an_input_error(hub: Path) -> None:
         ("zfnet", "DEFAULT", InputError, "no published weights for 'zfnet'"),
     ],
 )
-def test_weights_that_nobody_published_are_refused(
+def test_weights_that_were_never_published_are_refused(
     hub: Path, name: str, weights: str, error: type[Exception], expected: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -331,7 +331,7 @@ def test_published_weights_arrive_and_a_new_head_is_new(hub: Path) -> None:
     torch.testing.assert_close(gray.state_dict()["conv1.weight"], expected)
 
 
-def test_many_channels_repeat_the_mean_so_that_equal_channels_answer_alike(hub: Path) -> None:
+def test_many_channels_repeat_the_mean_so_that_equal_channels_predict_alike(hub: Path) -> None:
     publish(hub, "squeezenet1_1")
     gray, five = (
         build_pretrained("squeezenet1_1", in_channels=count)[0].eval() for count in (1, 5)

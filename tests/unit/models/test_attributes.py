@@ -256,7 +256,7 @@ def test_a_manifest_has_as_many_attributes_as_its_network() -> None:
 
 
 @pytest.mark.parametrize("decode_threads", [1, 3])
-def test_each_image_is_answered_with_its_own_attributes(decode_threads: int) -> None:
+def test_each_image_is_predicted_with_its_own_attributes(decode_threads: int) -> None:
     predictor = Predictor(
         package_with_attributes(),
         compile_mode="never",
@@ -439,7 +439,7 @@ def test_an_evaluation_wants_the_columns(tmp_path: Path) -> None:
         evaluate(predictor, read_labelled(str(table)))
 
 
-def test_a_run_does_not_go_on_with_other_attributes(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_other_attributes(tmp_path: Path) -> None:
     table, settings = write_sites(tmp_path / "sites", 40), Settings(home=tmp_path / "home")
     job = open_job(small_spec(table, attributes="site"), settings, alias="candidate")
     run, _ = open_run(job)

@@ -231,7 +231,7 @@ def test_every_check_of_a_good_package_passes(folder: Path) -> None:
     assert run_verify(str(folder)).exit_code == 0
 
 
-def test_every_fault_is_told_not_only_the_first(folder: Path) -> None:
+def test_every_fault_is_reported_not_only_the_first(folder: Path) -> None:
     (folder / "golden/00.png").write_bytes(b"other")
     (folder / "golden/01.png").unlink()
     (folder / "notes.txt").touch()
@@ -267,7 +267,7 @@ def test_outputs_that_differ_are_a_fault(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("hostile", [pytest.param(one, id=one.name) for one in HOSTILE[:20]])
-def test_hostile_packages_are_told_by_verify(folder: Path, hostile: Hostile) -> None:
+def test_hostile_packages_are_reported_by_verify(folder: Path, hostile: Hostile) -> None:
     hostile.make(folder)
     assert not verify_package(str(folder)).passed
 

@@ -469,7 +469,7 @@ def test_golden_images_that_cannot_be_checked_are_refused(tmp_path: Path, golden
         check_golden(read_package(folder), tmp_path)
 
 
-def test_golden_images_that_are_answered_otherwise_are_unhealthy(tmp_path: Path) -> None:
+def test_golden_images_with_other_predictions_are_unhealthy(tmp_path: Path) -> None:
     folder = stored(tmp_path, files={"golden.json": golden_json("golden/00.png", 1.0, 0.0, 0.0)})
     check = check_golden(read_package(folder), tmp_path)
     assert not check.healthy

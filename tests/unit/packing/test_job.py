@@ -53,7 +53,7 @@ def test_what_was_skipped_is_in_plan_and_commit(tmp_path: Path) -> None:
 
 
 @FORMATS
-def test_files_have_the_size_that_was_asked_for(tmp_path: Path, file_format: str) -> None:
+def test_files_have_the_requested_size(tmp_path: Path, file_format: str) -> None:
     folder = write_files(tmp_path / "in", numbered(20))
     pack(folder, tmp_path / "out", format=file_format, file_size="7000")
     manifest = manifest_of(tmp_path / "out")
@@ -139,7 +139,7 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(
 
 @pytest.mark.parametrize("after", [False, True])
 @FORMATS
-def test_a_killed_run_goes_on_and_ends_with_the_same_files(
+def test_a_killed_run_resumes_and_ends_with_the_same_files(
     tmp_path: Path, file_format: str, after: bool
 ) -> None:
     folder = write_files(tmp_path / "in", numbered(12))

@@ -31,7 +31,7 @@ from tests.support.packing import (
 
 
 @FORMATS
-def test_a_file_is_never_larger_whatever_was_expected(tmp_path: Path, file_format: str) -> None:
+def test_a_file_never_exceeds_its_size_at_any_estimate(tmp_path: Path, file_format: str) -> None:
     files = numbered(10, size=300_000)  # 128 KiB is what is expected of each
     table = in_memory(tmp_path / "large.csv", files)
     pack(table, tmp_path / "out", format=file_format, file_size="1MiB")

@@ -170,7 +170,7 @@ def test_altered_files_stop_both_ways(registry: Registry, name: str) -> None:
     assert registry.get(name, alias="production").version == 1
 
 
-def test_a_model_that_answers_otherwise_is_not_promoted(registry: Registry, name: str) -> None:
+def test_a_model_with_other_predictions_is_not_promoted(registry: Registry, name: str) -> None:
     """Its golden outputs are of other weights, as after a change of a library."""
     sound = small_package(name=name, golden_images=[golden_png(0)])
     other = small_package(name=name, golden_images=[golden_png(0)], module=lenet_module(3, seed=5))

@@ -114,7 +114,7 @@ def test_loading_random_weights_leaves_the_callers_generator_alone(settings: Set
         ),
     ],
 )
-def test_a_name_that_leads_nowhere_says_what_to_write(
+def test_an_unknown_name_says_what_to_write(
     settings: Settings, reference: str, error: type[UserError], expected: str
 ) -> None:
     with pytest.raises(error, match=r"^[^\n]+$") as caught:

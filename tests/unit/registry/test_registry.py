@@ -294,7 +294,7 @@ def test_a_registration_that_fails_ends_its_run(
         ),
     ],
 )
-def test_a_registry_that_does_not_answer_is_one_sentence_within_seconds(
+def test_a_registry_that_does_not_respond_is_one_sentence_within_seconds(
     tmp_path: Path, uri: str, expected: str
 ) -> None:
     (tmp_path / "a-file").write_text("")
@@ -353,7 +353,7 @@ class Page(list[int]):
         self.token = token
 
 
-def test_every_page_is_asked_for_once_and_with_the_same_query() -> None:
+def test_every_page_is_requested_once_and_with_the_same_query() -> None:
     pages = {None: Page([1, 2], "two"), "two": Page([], "three"), "three": Page([3], "")}
     asked: list[tuple[str | None, str]] = []
 

@@ -138,7 +138,7 @@ def test_a_batch_is_a_command_of_the_version_that_was_meant(
     with_service(registry, test, **allowed(tmp_path))
 
 
-def test_the_same_words_go_on_with_the_same_batch(tmp_path: Path, registry: Registry) -> None:
+def test_the_same_request_continues_the_same_batch(tmp_path: Path, registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         async def post(**fields: Any) -> Any:
             return await running.client.post(PATH, json=body(tmp_path, **fields))
@@ -254,9 +254,7 @@ def test_full_is_full(
     with_service(registry, test, **allowed(tmp_path), **fields)
 
 
-def test_of_one_output_there_is_one_batch_however_many_ask(
-    tmp_path: Path, registry: Registry
-) -> None:
+def test_one_output_has_one_batch_for_many_requests(tmp_path: Path, registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         posts = [running.client.post(PATH, json=body(tmp_path)) for _ in range(4)]
         answers = await asyncio.gather(*posts)

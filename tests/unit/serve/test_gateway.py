@@ -89,7 +89,7 @@ def test_a_request_whose_replica_dies_is_served_by_another(tmp_path: Path) -> No
     run(tmp_path, test, "one", "other")
 
 
-def test_a_replica_that_stalls_is_left_out_and_its_requests_are_put_to_another(
+def test_requests_of_a_stalled_replica_are_sent_to_another(
     tmp_path: Path,
 ) -> None:
     async def test(running: Running, one: Replica, other: Replica) -> None:
@@ -151,7 +151,7 @@ def test_malformed_requests_are_refused(tmp_path: Path, sent: bytes) -> None:
     run(tmp_path, test)
 
 
-def test_whoever_holds_all_connections_of_an_address_leaves_the_others_alone(
+def test_a_caller_with_all_connections_of_an_address_affects_no_other(
     tmp_path: Path,
 ) -> None:
     async def test(running: Running, replica: Replica) -> None:

@@ -109,7 +109,7 @@ def test_damaged_messages_are_predicted_or_refused(registry: Registry) -> None:
     assert codes["INTERNAL"] == 0
 
 
-def test_every_method_but_liveness_asks_for_a_key(tmp_path: Path) -> None:
+def test_every_method_but_liveness_requires_a_key(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
     key = Applications(registry.history.database, who="tester").create("shop").key
 

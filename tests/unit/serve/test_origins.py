@@ -206,7 +206,7 @@ def test_cross_site_requests_of_a_browser_are_refused(site: str) -> None:
         require_own_pages("GET", path, headers(host="localhost", sec_fetch_site=site, **opened))
 
 
-def test_programs_ask_as_they_always_did(registry: Registry) -> None:
+def test_programs_need_no_origin(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         ways: list[dict[str, Any]] = [
             {"content": golden_png(1)},
@@ -268,7 +268,7 @@ def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured
     with_service(registry, one_name, allow_hosts=("vision.example.com",))
 
 
-def test_only_browsers_are_asked_for_a_password(registry: Registry) -> None:
+def test_only_browsers_are_prompted_for_a_password(registry: Registry) -> None:
     key = Applications(registry.history.database, who="tester").create("shop").key
 
     async def test(running: RunningApp) -> None:

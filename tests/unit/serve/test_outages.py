@@ -377,7 +377,7 @@ def test_a_locked_database_holds_up_only_requests_that_need_it(
     with_service(registry, test, address=NEIGHBOUR)
 
 
-def test_a_locked_registry_is_503_in_time_and_at_once_when_many_ask(
+def test_a_locked_registry_is_503_in_time_and_immediately_under_load(
     registry: Registry, store: Path
 ) -> None:
     async def test(running: RunningApp) -> None:
@@ -477,7 +477,7 @@ def test_a_failed_batch_names_only_the_locations_of_its_caller(
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_a_postgresql_that_does_not_answer_is_reported_in_seconds(
+def test_a_postgresql_that_does_not_respond_is_reported_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
 ) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")

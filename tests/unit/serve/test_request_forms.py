@@ -249,7 +249,7 @@ def responses(registry: Registry) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*READ, "in pieces"])
-def test_an_image_is_read_in_whatever_form_it_comes(responses: dict[str, Any], name: str) -> None:
+def test_an_image_is_read_in_every_form(responses: dict[str, Any], name: str) -> None:
     expected = responses["image/jpg"].json()["results"][0]
     assert responses[name].status_code == 200, responses[name].text
     body = responses[name].json()

@@ -185,7 +185,7 @@ def test_more_than_a_seconds_worth_is_paid_for_by_waiting() -> None:
     assert full.value.retry_after == pytest.approx(2.1)
 
 
-def test_access_is_settled_once_for_all_replicas(
+def test_access_is_determined_once_for_all_replicas(
     applications: Applications, database: OpenDatabase
 ) -> None:
     keyless = determine_access(database, host_is_loopback=True)

@@ -101,7 +101,7 @@ def test_a_job_is_refused_before_it_begins(
     assert sentence in str(refused.value)
 
 
-def test_a_shard_is_answered_with_the_users_own_columns(tmp_path: Path) -> None:
+def test_a_shard_is_predicted_with_the_users_own_columns(tmp_path: Path) -> None:
     rows: list[list[object]] = [["image.png", one["age"], one["site"], "x"] for one in KNOWN]
     rows.insert(1, ["gone.png", 1, "north", "x"])
     listed = write_list(tmp_path / "in", ["path", "age", "site", "note"], rows)

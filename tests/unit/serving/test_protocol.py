@@ -49,7 +49,7 @@ def test_strings_come_back_from_their_raw_bytes(elements: list[bytes]) -> None:
 
 
 @given(st.binary(max_size=300), st.one_of(st.none(), st.integers(0, 400)))
-def test_whatever_comes_is_read_or_refused(body: bytes, length: int | None) -> None:
+def test_any_content_is_read_or_refused(body: bytes, length: int | None) -> None:
     with pytest.raises(InputError):
         protocol.read_images(protocol.parse_rest_request(body, length), CONTRACT)
 
@@ -71,7 +71,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values)
-def test_whatever_json_comes_is_read_or_refused(inputs: Any, outputs: Any) -> None:
+def test_any_json_is_read_or_refused(inputs: Any, outputs: Any) -> None:
     body = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     with pytest.raises(InputError):
         protocol.read_images(protocol.parse_rest_request(body, None), CONTRACT)

@@ -77,7 +77,7 @@ def test_a_running_job_is_shown_as_its_output_shows_it(tmp_path: Path) -> None:
     assert job.plan.describe() == made.plan.describe()
 
 
-def test_a_committed_job_is_done_whatever_its_last_sign_of_life_was(tmp_path: Path) -> None:
+def test_a_committed_job_is_done_at_any_last_heartbeat(tmp_path: Path) -> None:
     made, settings = recorded(tmp_path, failed={1, 2, 3})
     show_life(made)
     made.commit()
@@ -236,7 +236,7 @@ def test_an_unknown_name_is_one_sentence_with_near_ones(tmp_path: Path) -> None:
 # --- cancel -----------------------------------------------------------------------------------
 
 
-def test_a_running_job_is_asked_to_stop(tmp_path: Path) -> None:
+def test_a_running_job_is_told_to_stop(tmp_path: Path) -> None:
     made, settings = recorded(tmp_path)
     show_life(made)
     cancel_job(only(settings))

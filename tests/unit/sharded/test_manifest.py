@@ -128,7 +128,7 @@ def test_a_column_that_no_file_holds_is_said_before_any_work(
         write(tmp_path, listing(1, user=user), user_schema=user.schema)
 
 
-def test_progress_is_told_while_rows_come_in(tmp_path: Path) -> None:
+def test_progress_is_reported_while_rows_arrive(tmp_path: Path) -> None:
     told: list[int] = []
     tables = [listing(300), listing(0), listing(500)]
     write_manifest(tables, NO_COLUMNS, str(tmp_path), on_rows=told.append)

@@ -115,7 +115,7 @@ def test_a_plan_of_another_version_is_one_sentence(
     assert field in str(caught.value)
 
 
-def test_a_plan_in_words_leaves_out_what_is_empty() -> None:
+def test_a_described_plan_omits_empty_fields() -> None:
     words = plan(work=work(inputs=("/a", "/b"))).describe()
     assert words["inputs"] == "/a, /b"
     assert words["num_rows"] == 3

@@ -428,7 +428,7 @@ def test_a_choice_that_many_tables_share_is_reported_once(tmp_path: Path) -> Non
     assert remark.startswith(f"{tmp_path}/0.parquet and 2 more: the images are those in column")
 
 
-def test_which_of_several_columns_of_bytes_is_asked_for(tmp_path: Path) -> None:
+def test_one_of_several_columns_of_bytes_must_be_named(tmp_path: Path) -> None:
     location = write_parquet(tmp_path / "t.parquet", {"left": [b"l"], "right": [b"r"], "n": [1]})
     for place in (location, str(tmp_path)):
         with pytest.raises(InputError, match="has several columns of bytes: left, right; name the"):
@@ -906,7 +906,7 @@ def test_columns_that_come_too_late_are_not_lost_without_a_word(tmp_path: Path) 
         listed(tmp_path)
 
 
-def test_a_bucket_that_does_not_answer_is_one_sentence() -> None:
+def test_a_bucket_that_does_not_respond_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"^nonsense://bucket/a is not opened: [^\n]+$"):
         open_inputs(InputSpec(("nonsense://bucket/a",)))
 

@@ -126,7 +126,7 @@ def test_multilabel_activates_each_logit_and_means_the_loss_over_labels() -> Non
         ((0.1, 0.4, 0.8), None, 0.8, ()),
     ],
 )
-def test_multilabel_judges_each_label_by_its_own_threshold(
+def test_multilabel_compares_each_label_with_its_own_threshold(
     values: tuple[float, ...], label: str | None, score: float, labels: tuple[str, ...]
 ) -> None:
     prediction = MULTILABEL.postprocess(outputs(*values), FRAME)
@@ -165,14 +165,14 @@ def test_a_regression_target_comes_back_as_it_was(value: float, mean: float, std
 # --- two versions -----------------------------------------------------------------------------
 
 
-def test_values_are_the_same_answer_within_what_a_precision_may_change() -> None:
+def test_values_are_the_same_prediction_within_what_a_precision_may_change() -> None:
     first, near, far = (REGRESSION.postprocess(outputs(value), FRAME) for value in (9, 9.1, 9.2))
     assert REGRESSION.same_answer(first, near)
     assert not REGRESSION.same_answer(first, far)  # 0.03 of a spread of 4 is the limit
     assert REGRESSION.describe(far) == "9.2"
 
 
-def test_another_task_never_gives_the_same_answer_as_a_regression() -> None:
+def test_another_task_never_gives_the_same_prediction_as_a_regression() -> None:
     value = REGRESSION.postprocess(outputs(9), FRAME)
     cat = MULTICLASS.postprocess(outputs(0.8, 0.1, 0.1), FRAME)
     assert not REGRESSION.same_answer(value, cat)
@@ -184,7 +184,7 @@ def test_another_task_never_gives_the_same_answer_as_a_regression() -> None:
     ("first", "second", "same"),
     [((0.3, 0.6, 0.8), (0.4, 0.9, 0.1), True), ((0.3, 0.6, 0.8), (0.3, 0.6, 0.9), False)],
 )
-def test_labels_are_the_same_answer_whatever_their_scores(
+def test_labels_are_the_same_prediction_at_any_scores(
     first: tuple[float, ...], second: tuple[float, ...], same: bool
 ) -> None:
     one, other = (MULTILABEL.postprocess(outputs(*values), FRAME) for values in (first, second))

@@ -48,7 +48,7 @@ def test_a_known_temperature_is_found_again(task: Classification, temperature: f
 
 
 @BY_NAME
-def test_the_temperature_mends_the_calibration_and_not_the_order(task: Classification) -> None:
+def test_the_temperature_improves_the_calibration_and_not_the_order(task: Classification) -> None:
     logits, targets = truthful(task, 4000)
     outputs = task.activate(logits * 3)
     temperature = task.fitted_temperature(outputs, targets)
@@ -65,7 +65,7 @@ def test_the_temperature_mends_the_calibration_and_not_the_order(task: Classific
 
 
 @BY_NAME
-def test_no_temperature_near_it_makes_the_answers_likelier(task: Classification) -> None:
+def test_no_temperature_near_it_makes_the_targets_likelier(task: Classification) -> None:
     logits, targets = logits_of(task, 3000, skill=0.7)
     best = task.fitted_temperature(task.activate(logits), targets)
     losses = [task.loss(logits / (best * factor), targets) for factor in (0.9, 1.0, 1.1)]
@@ -75,7 +75,7 @@ def test_no_temperature_near_it_makes_the_answers_likelier(task: Classification)
 @BY_NAME
 @settings(max_examples=20)
 @given(temperature=st.floats(0.3, 5.0), other=st.floats(0.3, 5.0), seed=st.integers(0, 99))
-def test_outputs_at_another_temperature_are_what_the_task_would_answer(
+def test_outputs_at_another_temperature_are_what_the_task_would_predict(
     task: Classification, temperature: float, other: float, seed: int
 ) -> None:
     logits, _ = logits_of(task, 20, seed=seed)
@@ -141,7 +141,7 @@ def test_packages_made_before_there_were_temperatures_keep_their_digest() -> Non
     assert warm.digest != plain.digest
 
 
-def test_a_package_keeps_its_temperature_and_answers_by_it(tmp_path: object) -> None:
+def test_a_package_keeps_its_temperature_and_predicts_by_it(tmp_path: object) -> None:
     packages: list[ModelPackage] = []
     for temperature in (1.0, 4.0):
         task = DIGITS.model_copy(update={"temperature": temperature})

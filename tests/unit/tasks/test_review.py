@@ -26,7 +26,7 @@ def test_the_surest_mistake_comes_first() -> None:
     assert [one.position for one in CLASSES.worst_mistakes(outputs, targets, 1)] == [2]
 
 
-def test_of_a_multilabel_image_each_label_is_an_answer() -> None:
+def test_each_label_of_a_multilabel_image_is_a_prediction() -> None:
     outputs = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.45, 0.1]])  # thresholds 0.3, 0.5, 0.7
     targets = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     found = TAGS.worst_mistakes(outputs, targets, 24)
@@ -58,7 +58,7 @@ def test_confident_learning_by_hand() -> None:
     assert found.margin == pytest.approx(0.6)
 
 
-def test_an_answer_below_its_labels_usual_confidence_suspects_nothing() -> None:
+def test_a_prediction_below_its_labels_usual_confidence_suspects_nothing() -> None:
     task = Binary(labels=("fine", "defect"))
     positive = torch.tensor([0.95, 0.97, 0.6, 0.1])  # 0.6 for defect, where 0.96 is usual
     outputs = torch.stack([1 - positive, positive], dim=1)

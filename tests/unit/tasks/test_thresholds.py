@@ -30,7 +30,7 @@ def binary(scores: list[float], truth: list[int]) -> tuple[torch.Tensor, torch.T
         ("precision>=0.7", 0.35),
     ],
 )
-def test_a_threshold_lies_between_the_images_that_it_parts(goal: str, threshold: float) -> None:
+def test_a_threshold_lies_between_the_images_that_it_separates(goal: str, threshold: float) -> None:
     outputs, targets = binary([0.9, 0.8, 0.7, 0.4, 0.3, 0.1], [1, 1, 0, 1, 0, 0])
     task = DEFECTS.choose_thresholds(outputs, targets, goal=goal)
     assert isinstance(task, Binary)

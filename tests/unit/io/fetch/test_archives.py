@@ -281,7 +281,7 @@ def test_what_is_no_zip_is_one_sentence(tmp_path: Path, content: bytes) -> None:
 
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(at=st.integers(0, 10_000), values=st.binary(min_size=1, max_size=8), data=st.data())
-def test_whatever_is_damaged_nothing_but_a_reason_comes_out(
+def test_any_damage_gives_a_reason_and_nothing_else(
     tmp_path: Path, at: int, values: bytes, data: st.DataObject
 ) -> None:
     packing: Packing = data.draw(st.sampled_from(["tar", "zip"]))

@@ -74,7 +74,7 @@ def test_a_name_that_changes_its_address_gains_nothing() -> None:
         assert secret.num_connections == 0
 
 
-def test_the_next_address_is_tried_when_one_does_not_answer(site: Site) -> None:
+def test_the_next_address_is_tried_when_one_does_not_respond(site: Site) -> None:
     dns = FakeDns(["127.0.0.9", "127.0.0.1"])
     assert fetch(site.url(host="images.test"), policy(), dns) == b"image"
     assert site.headers[0]["Host"] == f"images.test:{site.port}"

@@ -195,7 +195,7 @@ def test_other_content_encodings_are_bytes_as_they_are(site: Site, encoding: str
         (599, OSError, 4),
     ],
 )
-def test_what_the_server_answers(
+def test_responses_of_the_server(
     site: Site, code: int, error: type[OSError], num_asked: int
 ) -> None:
     site.serves("/a", status(code, b"" if code in (204, 304) else b"sorry"))
@@ -246,7 +246,7 @@ def test_a_redirect_is_walked_again_from_its_start(site: Site) -> None:
     assert site.asked == {"/from": 2, "/to": 2}
 
 
-def test_a_server_that_asks_to_wait_is_given_the_time(site: Site) -> None:
+def test_retry_after_is_respected(site: Site) -> None:
     site.serves("/a", in_turn(status(429, Retry_After="1"), status(200, b"image")))
     start = time.monotonic()
     assert fetch(site.url("/a"), policy()) == b"image"
@@ -289,7 +289,7 @@ def test_no_wait_goes_beyond_the_time_of_the_fetch(site: Site) -> None:
         ("Fri, 99 Dec 99999999999 23:59:59 GMT", 0),
     ],
 )
-def test_how_long_a_server_may_ask_to_wait(header: str | None, seconds: float) -> None:
+def test_retry_after_is_limited(header: str | None, seconds: float) -> None:
     assert parse_retry_after(header) == seconds
 
 
@@ -537,7 +537,7 @@ lines = st.lists(
 @settings(max_examples=300)
 @given(content=lines, limit=st.integers(0, 6))
 @example(content=b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage", limit=5)
-def test_whatever_a_server_sends_is_bytes_or_an_error(
+def test_any_response_is_bytes_or_an_error(
     open_and_secret: tuple[Site, Site], content: bytes, limit: int
 ) -> None:
     site = open_and_secret[0]

@@ -79,7 +79,7 @@ def test_only_transient_errors_are_retried(error: BaseException, expected: bool)
     assert is_transient(error) is expected
 
 
-def test_a_truncated_response_is_transient_whatever_its_cause() -> None:
+def test_a_truncated_response_is_transient_for_every_cause() -> None:
     error = aiohttp.ClientPayloadError("cut short")
     error.__cause__ = aiohttp.http_exceptions.ContentLengthError("10 of 20")  # has a code: 400
     assert is_transient(error)

@@ -135,5 +135,5 @@ def test_a_prefix_is_a_folder_or_a_uri(prefix: str) -> None:
     storage.require_prefix(prefix)
 
 
-def test_nothing_is_within_no_prefixes() -> None:
+def test_no_location_is_below_an_empty_list_of_prefixes() -> None:
     assert not storage.is_within("/tmp/a.png", [])

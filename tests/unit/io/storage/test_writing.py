@@ -96,7 +96,7 @@ def test_of_many_who_put_at_once_one_wins(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 20
 
 
-def test_a_link_whose_answer_was_lost_was_ours(
+def test_a_link_whose_response_was_lost_was_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link

@@ -1,4 +1,4 @@
-"""What all scenarios share: a working folder, the places for outputs, chance, and a clock."""
+"""The workspace of all scenarios: a folder, the storages of outputs, and random generators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eagleray.io import storage
 from tests.chaos.material import Material, write_large, write_small
 from tests.chaos.places import Place
 from tests.chaos.s3_server import BUCKET, s3_server
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
 from tests.support.processes import in_child, stderr_to
 
 ROOT = Path(__file__).parents[2]
@@ -31,34 +31,34 @@ _IMPORTED_ON_THE_WAY = (
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Where a run of the harness takes place.
+class Workspace:
+    """The workspace of a run of the harness.
 
     Attributes:
-        folder: Of its own, on disk.
-        places: By name.
-        seed: Of all chance.
+        folder: Temporary folder on disk.
+        places: Storages by name.
+        seed: Seed of all random generators.
     """
 
     folder: Path
     places: dict[str, Place]
     seed: int
 
-    def chance(self, *names: str) -> random.Random:
-        """Random numbers of one scenario, the same for the same seed."""
+    def rng(self, *names: str) -> random.Random:
+        """Return the random generator of a scenario, the same for the same seed."""
         return random.Random(f"{self.seed} {' '.join(names)}")
 
     @property
     def log(self) -> Path:
-        """What processes under attack have to say."""
+        """File of the standard error of processes under attack."""
         return self.folder / "log.txt"
 
     def small(self, place: Place, num_images: int = 60) -> Material:
-        """Small images in a place; written once."""
+        """Return small images in a place, written once."""
         return _small(self, place.name, num_images)
 
     def large(self, num_images: int) -> Material:
-        """Large images on disk; written once."""
+        """Return large images on disk, written once."""
         return _large(self, num_images)
 
     def __hash__(self) -> int:
@@ -66,7 +66,7 @@ class Arena:
 
 
 def preload() -> None:
-    """Import what a job imports on its way, so that its forks need not; starts no thread."""
+    """Import the modules of a job, so that its forks need not; start no thread."""
     for name in _IMPORTED_ON_THE_WAY:
         importlib.import_module(name)
     _remember_service_models()
@@ -89,9 +89,9 @@ def _remember_service_models() -> None:
 
 
 @cache
-def _small(arena: Arena, name: str, num_images: int) -> Material:
-    place = arena.places[name]
-    folder = arena.folder / f"small-{name}-{num_images}"
+def _small(workspace: Workspace, name: str, num_images: int) -> Material:
+    place = workspace.places[name]
+    folder = workspace.folder / f"small-{name}-{num_images}"
 
     def write() -> Material:
         storage.use_s3(place.s3)
@@ -102,18 +102,18 @@ def _small(arena: Arena, name: str, num_images: int) -> Material:
 
 
 @cache
-def _large(arena: Arena, num_images: int) -> Material:
-    folder = arena.folder / f"large-{num_images}"
+def _large(workspace: Workspace, num_images: int) -> Material:
+    folder = workspace.folder / f"large-{num_images}"
     folder.mkdir()
     material: Material = in_child(lambda: write_large(folder, num_images=num_images))
     return material
 
 
 @contextlib.contextmanager
-def open_arena(seed: int, storages: Sequence[str]) -> Iterator[Arena]:
+def open_workspace(seed: int, storages: Sequence[str]) -> Iterator[Workspace]:
     """Make a working folder, start an S3 server if one is wanted, and remove both at the end.
 
-    The folder stays when the block raises, and says where it is.
+    If the block raises, the folder stays and its path is printed.
     """
     folder = Path(tempfile.mkdtemp(prefix="eagleray-chaos-"))
     os.environ["EAGLERAY_HOME"] = str(folder / "home")
@@ -125,9 +125,9 @@ def open_arena(seed: int, storages: Sequence[str]) -> Iterator[Arena]:
                 options = storage.S3Options(endpoint=stack.enter_context(s3_server()))
                 places["S3"] = Place("S3", f"s3://{BUCKET}/chaos", options)
             wanted = {name: places[name] for name in storages}
-            arena = Arena(folder, wanted, seed)
-            with stderr_to(str(arena.log)):
-                yield arena
+            workspace = Workspace(folder, wanted, seed)
+            with stderr_to(str(workspace.log)):
+                yield workspace
     except BaseException:
         sys.stderr.write(f"the working folder is kept: {folder}\n")
         raise
@@ -135,9 +135,9 @@ def open_arena(seed: int, storages: Sequence[str]) -> Iterator[Arena]:
 
 
 @contextlib.contextmanager
-def tally_of(scenario: str, place: Place) -> Iterator[Tally]:
-    """Start the counts of a scenario, and its clock."""
-    tally = Tally(scenario, place.name)
+def recording(scenario: str, place: Place) -> Iterator[ScenarioResult]:
+    """Yield the result of a scenario, and measure its duration."""
+    result = ScenarioResult(scenario, place.name)
     started = time.monotonic()
-    yield tally
-    tally.seconds = time.monotonic() - started
+    yield result
+    result.seconds = time.monotonic() - started

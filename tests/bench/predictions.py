@@ -1,4 +1,4 @@
-"""What a run answered: its table, how it agrees with the reference, and its steady speed."""
+"""Reads the predictions and the steady speed of a run, and compares them with the reference."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import pyarrow.parquet
 
 from tests.bench.peers import STEADY_FILE
 
-__all__ = ["Agreement", "Answers", "agreement", "our_steady_state", "read_answers", "steady_state"]
+__all__ = [
+    "Agreement",
+    "Predictions",
+    "agreement",
+    "our_steady_state",
+    "read_predictions",
+    "steady_state",
+]
 
 _TIMELINE = "_eagleray/timeline.parquet"
 
-Answers = dict[str, tuple[str, float]]
+Predictions = dict[str, tuple[str, float]]
 """File name -> label and its probability."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How one set of answers compares with another.
+    """How one set of predictions compares with another.
 
     Attributes:
         same_label: Share of the images with the same label.
@@ -36,37 +43,37 @@ class Agreement:
     largest_moved: float
 
 
-def read_answers(output: Path, *, num_images: int) -> Answers:
+def read_predictions(output: Path, *, num_images: int) -> Predictions:
     """Read the Parquet files of a run, ours or a peer's.
 
     Raises:
-        RuntimeError: Not every image was answered, once.
+        RuntimeError: If not every image has exactly one prediction.
     """
     table = pyarrow.parquet.read_table(output)
     location = "uri" if "uri" in table.column_names else "path"
     columns = [table.column(name).to_pylist() for name in (location, "label", "score")]
-    answers = {
+    predictions = {
         str(uri).rsplit("/", 1)[-1]: (label, score)
         for uri, label, score in zip(*columns, strict=True)
         if label is not None
     }
-    if not len(answers) == table.num_rows == num_images:
+    if not len(predictions) == table.num_rows == num_images:
         raise RuntimeError(
             f"{output}: {num_images} images went in, {table.num_rows} rows came out, and "
-            f"{len(answers)} of the images have an answer."
+            f"{len(predictions)} of the images have a prediction."
         )
-    return answers
+    return predictions
 
 
-def agreement(answers: Answers, reference: Answers) -> Agreement:
-    """Compare answers to the same images."""
-    same = [name for name, (label, _) in answers.items() if label == reference[name][0]]
-    moved = [abs(answers[name][1] / reference[name][1] - 1) for name in same] or [float("nan")]
+def agreement(predictions: Predictions, reference: Predictions) -> Agreement:
+    """Compare predictions to the same images."""
+    same = [name for name, (label, _) in predictions.items() if label == reference[name][0]]
+    moved = [abs(predictions[name][1] / reference[name][1] - 1) for name in same] or [float("nan")]
     return Agreement(len(same) / len(reference), float(np.mean(moved)), max(moved))
 
 
 def steady_state(output: Path) -> float | None:
-    """Images a second once a run is under way, where it can be known.
+    """Images a second once a run is under way, if known.
 
     That is the hand-written loop's own count, and for ours what the timeline says.
     """

@@ -1,4 +1,4 @@
-"""Ten thousand inputs, three in a hundred of them broken in every way that the reasons know.
+"""Ten thousand inputs, three in a hundred of them broken in every way that has a reason code.
 
 Among them are images at which the decoder dies, hangs, or takes all memory: a hook that every
 worker process loads at its start does that to images with a mark.
@@ -22,12 +22,12 @@ from eagleray.batch.earlier import read_results
 from eagleray.data.digits import BROKEN_FILES, write_digits
 from eagleray.inference.predictor import Predictor
 from eagleray.models.package import read_package
-from tests.chaos.arena import Arena, tally_of
 from tests.chaos.material import Material, write_model
 from tests.chaos.places import Place
 from tests.chaos.predict import Predict
 from tests.chaos.readers import polling
-from tests.chaos.tally import Tally
+from tests.chaos.scenario_result import ScenarioResult
+from tests.chaos.workspace import Workspace, recording
 from tests.support.images import bombs, encode, photo
 from tests.support.killers import killer_environment, killer_jpeg
 from tests.support.processes import in_child
@@ -46,24 +46,26 @@ MARKED = {
     "GIL": ("timeout", 1),
     "CHATTER": ("ok", 2),
 }
-"""What the marked images must be recorded as, and how many of them there are."""
+"""Expected reason and number of the marked images."""
 
-_TOLERANCE = 1e-5  # a probability's, between batches of another company
+_TOLERANCE = 1e-5  # of a probability, between different batches
 _GOOD_NAMES = ("plain.png", "é ü 漢字.png", "100%25 and %20.png", "two\nlines.png", " spaces .png")
 
 
-def decay(arena: Arena, place: Place, *, num_inputs: int = 10_000) -> Tally:
-    """Run one job on rotten inputs, and compare every row with what it must be.
+def predict_broken_inputs(
+    workspace: Workspace, place: Place, *, num_inputs: int = 10_000
+) -> ScenarioResult:
+    """Run one job on broken inputs, and compare every row with the expected one.
 
     Args:
-        arena: Where.
-        place: Of the inputs and the output, on disk.
-        num_inputs: In all.
+        workspace: Workspace of the run.
+        place: Storage of the inputs and the output, on disk.
+        num_inputs: Number of inputs.
     """
-    material: Material = in_child(lambda: write_rotten(arena, num_inputs))
-    output = place.output("rot", 1)
-    with tally_of("rot", place) as tally:
-        with polling(tally, place, lambda _: output, num_inputs) as readers:
+    material: Material = in_child(lambda: write_inputs(workspace, num_inputs))
+    output = place.output("broken-inputs", 1)
+    with recording("broken-inputs", place) as result:
+        with polling(result, place, lambda _: output, num_inputs) as readers:
             readers.watch(1)
             predict = Predict(
                 material,
@@ -73,39 +75,39 @@ def decay(arena: Arena, place: Place, *, num_inputs: int = 10_000) -> Tally:
                 environment=killer_environment(),
             )
             finished = predict.wait(1800)
-            readers.settle()
+            readers.wait_for_polls()
         if finished.code:
-            tally.faults.append(f"the job ended with exit code {finished.code}")
-            return tally
-        _reconcile(tally, finished.answer, num_inputs)
-        judgement = arena.folder / "rot.json"
-        in_child(lambda: judge(output, material, judgement), seconds=900)
-        _add(tally, json.loads(judgement.read_text()))
-    return tally
+            result.faults.append(f"the job ended with exit code {finished.code}")
+            return result
+        _check_sums(result, finished.summary, num_inputs)
+        findings = workspace.folder / "broken-inputs.json"
+        in_child(lambda: check_rows(output, material, findings), seconds=900)
+        _add(result, json.loads(findings.read_text()))
+    return result
 
 
-def _reconcile(tally: Tally, answer: dict[str, Any], num_inputs: int) -> None:
-    if not num_inputs == answer["images"] == answer["ok"] + answer["failed"]:
-        tally.faults.append(f"inputs are not ok + failed: {answer}")
-    if answer["failed"] != sum(answer["reasons"].values()):
-        tally.faults.append(f"failures are not the sum of their reasons: {answer}")
-    tally.counts.update({f"failed: {reason}": n for reason, n in answer["reasons"].items()})
-    tally.counts["ok"] = answer["ok"]
+def _check_sums(result: ScenarioResult, summary: dict[str, Any], num_inputs: int) -> None:
+    if not num_inputs == summary["images"] == summary["ok"] + summary["failed"]:
+        result.faults.append(f"inputs are not ok + failed: {summary}")
+    if summary["failed"] != sum(summary["reasons"].values()):
+        result.faults.append(f"failures are not the sum of their reasons: {summary}")
+    result.counts.update({f"failed: {reason}": n for reason, n in summary["reasons"].items()})
+    result.counts["ok"] = summary["ok"]
 
 
-def _add(tally: Tally, found: dict[str, Any]) -> None:
-    tally.outputs += 1
+def _add(result: ScenarioResult, found: dict[str, Any]) -> None:
+    result.outputs += 1
     for name in ("rows", "lost", "doubled", "different"):
-        setattr(tally, name, found[name])
-    tally.faults += found["faults"]
+        setattr(result, name, found[name])
+    result.faults += found["faults"]
 
 
-# --- what goes in -----------------------------------------------------------------------------
+# --- inputs -----------------------------------------------------------------------------------
 
 
-def write_rotten(arena: Arena, num_inputs: int) -> Material:
-    """Write images, good and bad, and the table that lists them with what each must become."""
-    folder = arena.folder / "rotten"
+def write_inputs(workspace: Workspace, num_inputs: int) -> Material:
+    """Write good and bad images, and the table that lists them with their expected reasons."""
+    folder = workspace.folder / "broken"
     write_digits(folder)
     good = sorted((folder / "images").glob("digit-*.png"))
     num_broken = round(SHARE_BROKEN * num_inputs)
@@ -116,7 +118,7 @@ def write_rotten(arena: Arena, num_inputs: int) -> Material:
         link.parent.mkdir(exist_ok=True)
         link.hardlink_to(good[number % len(good)])
         rows.append((str(link), "ok", ""))
-    arena.chance("rot").shuffle(rows)
+    workspace.rng("broken-inputs").shuffle(rows)
     table = folder / "inputs.parquet"
     columns = zip(*rows, strict=True)
     names = ("uri", "expected", "how")
@@ -204,17 +206,19 @@ def _places() -> dict[str, tuple[str, _Maker]]:
     }
 
 
-# --- what comes out ---------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------
 
 
-def judge(output: str, material: Material, judgement: Path) -> None:
-    """Compare every row with what it must be, and write down what was found."""
+def check_rows(output: str, material: Material, findings: Path) -> None:
+    """Compare every row with the expected one, and write the findings to a file."""
     rows = pa.concat_tables(read_results(output)).to_pylist()
     times = Counter(row["row"] for row in rows)
     wrong = [row for row in rows if (row["reason"] or "ok") != row["expected"]]
-    answers = _answers(material.model, [row["uri"] for row in rows if row["expected"] == "ok"])
+    expected = _expected_predictions(
+        material.model, [row["uri"] for row in rows if row["expected"] == "ok"]
+    )
     differing = [
-        row for row in rows if row["status"] == "ok" and not _agrees(row, answers[row["uri"]])
+        row for row in rows if row["status"] == "ok" and not _agrees(row, expected[row["uri"]])
     ]
     faults = [
         f"{row['how']}: {row['reason']} instead of {row['expected']} ({row['message']})"
@@ -227,11 +231,11 @@ def judge(output: str, material: Material, judgement: Path) -> None:
         "different": len(wrong) + len(differing),
         "faults": faults[:50],
     }
-    judgement.write_text(json.dumps(found))
+    findings.write_text(json.dumps(found))
 
 
-def _answers(model: str, uris: list[str]) -> dict[str, tuple[str, float]]:
-    """Predict good images without any of the machinery; hard links of one file only once."""
+def _expected_predictions(model: str, uris: list[str]) -> dict[str, tuple[str, float]]:
+    """Predict good images with a predictor alone; hard links of one file only once."""
     predictor = Predictor(read_package(model), precision="float32", compile_mode="never")
     first_of = {uri: os.stat(uri).st_ino for uri in uris}  # noqa: PTH116 - ten thousand of them
     files = {inode: Path(uri) for uri, inode in first_of.items()}
@@ -244,5 +248,5 @@ def _answers(model: str, uris: list[str]) -> dict[str, tuple[str, float]]:
     return {uri: by_inode[inode] for uri, inode in first_of.items()}
 
 
-def _agrees(row: dict[str, Any], answer: tuple[str, float]) -> bool:
-    return bool(row["label"] == answer[0] and abs(row["score"] - answer[1]) < _TOLERANCE)
+def _agrees(row: dict[str, Any], expected: tuple[str, float]) -> bool:
+    return bool(row["label"] == expected[0] and abs(row["score"] - expected[1]) < _TOLERANCE)

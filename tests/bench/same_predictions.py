@@ -1,9 +1,9 @@
-"""The same photographs through every way in: are the answers the same?
+"""Compares the predictions of the same photographs over every interface.
 
-    make same-answers PHOTOS=folder
-    python -m tests.bench.same_answers --photos FOLDER --images 500
+    make same-predictions PHOTOS=folder
+    python -m tests.bench.same_predictions --photos FOLDER --images 500
 
-One version answers photographs, and images of other formats made of them, in every way: a batch
+One version predicts photographs, and images of other formats made of them, in every way: a batch
 job, REST (multipart, base64, raw), the Open Inference Protocol over REST and gRPC by Triton's
 client, and our own client. Printed are, for each way, the labels that differ from the batch job's,
 the largest difference of a score, and the contract's digest.
@@ -37,7 +37,7 @@ from tests.support.service import running_service
 
 MODEL = "resnet18"
 SAME_SCORE = max(TOLERANCE.values())
-Answers = list[tuple[str, float]]
+Predictions = list[tuple[str, float]]
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--images", type=int, default=500)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="same-answers-") as name:
+    with tempfile.TemporaryDirectory(prefix="same-predictions-") as name:
         folder = Path(name)
         photos = vary_photos(folder / "photos", photos_of(options.photos), options.images)
         home = folder / "home"
@@ -56,43 +56,47 @@ def main() -> None:
         contents = [photo.read_bytes() for photo in photos]
         good = True
         with running_service(home, MODEL, "--compile", "never") as service:
-            for way, ask in ways(service.url, service.grpc).items():
-                answers, digest = ask(contents)
-                good = show(way, answers, digest, batch) and digest in digests and good
+            for way, request in ways(service.url, service.grpc).items():
+                predictions, digest = request(contents)
+                good = show(way, predictions, digest, batch) and digest in digests and good
     sys.exit(0 if good else 1)
 
 
-def by_batch(photos: Path, output: Path, home: Path) -> tuple[Answers, set[str]]:
-    """Return what a batch job answers, in the order of names, and the digests that it notes."""
+def by_batch(photos: Path, output: Path, home: Path) -> tuple[Predictions, set[str]]:
+    """Return the predictions of a batch job, in the order of names, and its contract digests."""
     command = [sys.executable, "-m", "eagleray.jobs.predict", str(photos), "--model", f"{MODEL}/1"]
     command += ["--output", str(output), "--compile", "never"]
     subprocess.run(command, env={**os.environ, "EAGLERAY_HOME": str(home)}, check=True)
     table = pq.read_table(output).sort_by("uri")
-    answers = list(zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True))
-    return answers, set(table["contract_digest"].to_pylist())
+    predictions = list(zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True))
+    return predictions, set(table["contract_digest"].to_pylist())
 
 
-def ways(url: str, grpc: str) -> dict[str, Callable[[Sequence[bytes]], tuple[Answers, str]]]:
-    """Return every way to ask."""
+def ways(url: str, grpc: str) -> dict[str, Callable[[Sequence[bytes]], tuple[Predictions, str]]]:
+    """Return every way to request predictions."""
     path = f"{url}/v1/models/{MODEL}/predict"
 
-    def posts(body: Callable[[bytes], dict[str, object]]) -> Callable[..., tuple[Answers, str]]:
-        def ask(images: Sequence[bytes]) -> tuple[Answers, str]:
+    def posts(body: Callable[[bytes], dict[str, object]]) -> Callable[..., tuple[Predictions, str]]:
+        def request(images: Sequence[bytes]) -> tuple[Predictions, str]:
             with httpx.Client(timeout=60) as client:
-                told = [client.post(path, **body(image)).json() for image in images]  # type: ignore[arg-type]
-            results = [item["results"][0] for item in told]
-            return [(item["label"], item["score"]) for item in results], told[0]["contract_digest"]
+                documents = [client.post(path, **body(image)).json() for image in images]  # type: ignore[arg-type]
+            results = [item["results"][0] for item in documents]
+            return [(item["label"], item["score"]) for item in results], documents[0][
+                "contract_digest"
+            ]
 
-        return ask
+        return request
 
-    def by_client(images: Sequence[bytes]) -> tuple[Answers, str]:
+    def by_client(images: Sequence[bytes]) -> tuple[Predictions, str]:
         with Client(url, timeout=120) as client:
-            told = [
+            responses = [
                 client.predict_response(MODEL, images[at : at + 20])
                 for at in range(0, len(images), 20)
             ]
-        results = [item for answer in told for item in answer.results]
-        return [(item.label or "", item.score or 0.0) for item in results], told[0].contract_digest
+        results = [item for response in responses for item in response.results]
+        return [(item.label or "", item.score or 0.0) for item in results], responses[
+            0
+        ].contract_digest
 
     return {
         "multipart": posts(lambda image: {"files": {"image": ("a.jpg", image)}}),
@@ -108,44 +112,44 @@ def as_text(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
-def by_rest(url: str, images: Sequence[bytes]) -> tuple[Answers, str]:
+def by_rest(url: str, images: Sequence[bytes]) -> tuple[Predictions, str]:
     module = tritonclient.http
-    answers: Answers = []
+    predictions: Predictions = []
     with module.InferenceServerClient(url.removeprefix("http://")) as client:
         for image in images:
             tensor = module.InferInput("image", [1], "BYTES")
             tensor.set_data_from_numpy(np.asarray([image], dtype=object))
-            answer = client.infer(MODEL, [tensor])
-            answers.append((as_label(answer), float(answer.as_numpy("score")[0])))
-        digest = answer.get_response()["parameters"]["contract_digest"]
-    return answers, digest
+            response = client.infer(MODEL, [tensor])
+            predictions.append((as_label(response), float(response.as_numpy("score")[0])))
+        digest = response.get_response()["parameters"]["contract_digest"]
+    return predictions, digest
 
 
-def by_grpc(address: str, images: Sequence[bytes]) -> tuple[Answers, str]:
+def by_grpc(address: str, images: Sequence[bytes]) -> tuple[Predictions, str]:
     module = tritonclient.grpc
-    answers: Answers = []
+    predictions: Predictions = []
     with module.InferenceServerClient(address) as client:
         for image in images:
             tensor = module.InferInput("image", [1], "BYTES")
             tensor.set_data_from_numpy(np.asarray([image], dtype=object))
-            answer = client.infer(MODEL, [tensor])
-            answers.append((as_label(answer), float(answer.as_numpy("score")[0])))
-        digest = answer.get_response().parameters["contract_digest"].string_param
-    return answers, digest
+            response = client.infer(MODEL, [tensor])
+            predictions.append((as_label(response), float(response.as_numpy("score")[0])))
+        digest = response.get_response().parameters["contract_digest"].string_param
+    return predictions, digest
 
 
-def as_label(answer: object) -> str:
-    label = answer.as_numpy("label")[0]  # type: ignore[attr-defined]
+def as_label(response: object) -> str:
+    label = response.as_numpy("label")[0]  # type: ignore[attr-defined]
     return label.decode() if isinstance(label, bytes) else str(label)
 
 
-def show(way: str, answers: Answers, digest: str, batch: Answers) -> bool:
-    """Print how a way's answers differ from the batch job's; return whether they are the same."""
-    pairs = list(zip(answers, batch, strict=True))
+def show(way: str, predictions: Predictions, digest: str, batch: Predictions) -> bool:
+    """Print the differences from the batch job's predictions; return whether there are none."""
+    pairs = list(zip(predictions, batch, strict=True))
     other = sum(ours[0] != theirs[0] for ours, theirs in pairs)
     largest = max(abs(ours[1] - theirs[1]) for ours, theirs in pairs)
-    told = f"{other} other labels, scores differ by up to {largest:.2g}"
-    print(f"{way}: {told}, contract {digest[:12]}", flush=True)
+    text = f"{other} other labels, scores differ by up to {largest:.2g}"
+    print(f"{way}: {text}, contract {digest[:12]}", flush=True)
     return other == 0 and largest <= SAME_SCORE
 
 

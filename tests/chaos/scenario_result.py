@@ -1,4 +1,4 @@
-"""What a scenario has done and found, and the table of all of them."""
+"""Collects the counts of scenarios, and renders them as a table."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ COLUMNS = (
 
 
 @dataclass
-class Tally:
+class ScenarioResult:
     """The counts of one scenario on one storage.
 
     Attributes:
-        scenario: Its name.
+        scenario: Name of the scenario.
         storage: `disk` or `S3`.
-        kills: Signals sent that ended what they were sent to.
-        resumes: Runs of a job that had been begun before.
-        outputs: Finished ones that were compared with an undisturbed run's.
-        rows: In them.
-        lost: Rows that should be there and are not.
-        doubled: Rows that are there more often than once.
-        different: Rows with other values than an undisturbed run's, milliseconds aside.
-        reads: Polls by the reader that follows `_manifest.json`.
-        partial: Of these, the ones that saw a table that was not whole, or not the same again.
-        naive_reads: Polls by the reader that takes every part file.
-        naive_partial: Of these, the ones that saw a table that was not whole.
-        naive_marked_partial: Of these, the ones that had seen `_SUCCESS` before.
-        seconds: Taken.
-        faults: Whatever else went wrong, in sentences.
-        notes: Facts worth a line below the table.
-        counts: More of them, by name.
-        ours: Whether it is our batch system that was attacked, and not another.
+        kills: Number of killed processes.
+        resumes: Number of resumed runs.
+        outputs: Number of finished outputs, compared with an undisturbed run's.
+        rows: Number of rows in the outputs.
+        lost: Number of missing rows.
+        doubled: Number of rows beyond the first of their number.
+        different: Number of rows that differ from an undisturbed run's, milliseconds aside.
+        reads: Number of polls by the reader that follows `_manifest.json`.
+        partial: Number of these that saw an incomplete or changed table.
+        naive_reads: Number of polls by the reader of all result files.
+        naive_partial: Number of these that saw an incomplete table.
+        naive_marked_partial: Number of these after `_SUCCESS`.
+        seconds: Duration of the scenario.
+        faults: Other faults, in sentences.
+        notes: Facts to print below the table.
+        counts: Other counts by name.
+        ours: Whether our batch system was attacked, not another one.
     """
 
     scenario: str
@@ -61,12 +61,12 @@ class Tally:
 
     @property
     def holds(self) -> bool:
-        """Whether all that is promised was kept."""
+        """Whether all guarantees held."""
         broken = (self.lost, self.doubled, self.different, self.partial, self.naive_marked_partial)
         return not any(broken) and not self.faults
 
-    def tell(self, progress: str) -> None:
-        """Print how far it is; whoever watches should not have to wait for the table."""
+    def print_progress(self, progress: str) -> None:
+        """Print the progress of the scenario."""
         words = f"{self.scenario} on {self.storage}: {progress}, {self.kills:,} kills"
         print(f"{words}, {'nothing wrong' if self.holds else 'NOT HOLDING'}", flush=True)
 
@@ -84,20 +84,20 @@ class Tally:
         return {**asdict(plain), "counts": dict(self.counts), "holds": self.holds}
 
 
-def render(tallies: Sequence[Tally]) -> str:
-    """Return a Markdown table, its sums, and what is to be said below it."""
-    rows = [list(COLUMNS), *(tally.cells() for tally in tallies)]
+def render(results: Sequence[ScenarioResult]) -> str:
+    """Return a Markdown table, its sums, and the notes."""
+    rows = [list(COLUMNS), *(result.cells() for result in results)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += ["", _sums(tallies), ""]
-    for tally in tallies:
-        name = f"{tally.scenario} on {tally.storage}"
-        lines += [f"{name}: {note}" for note in tally.notes]
-        if tally.counts:
-            counts = ", ".join(f"{what} {count:,}" for what, count in sorted(tally.counts.items()))
+    lines += ["", _sums(results), ""]
+    for result in results:
+        name = f"{result.scenario} on {result.storage}"
+        lines += [f"{name}: {note}" for note in result.notes]
+        if result.counts:
+            counts = ", ".join(f"{what} {count:,}" for what, count in sorted(result.counts.items()))
             lines.append(f"{name}: {counts}")
-        lines += [f"{name}: WRONG: {fault}" for fault in tally.faults]
+        lines += [f"{name}: FAULT: {fault}" for fault in result.faults]
     return "\n".join(lines)
 
 
@@ -109,9 +109,11 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(padded) + " |"
 
 
-def _sums(tallies: Sequence[Tally]) -> str:
+def _sums(results: Sequence[ScenarioResult]) -> str:
     names = ("kills", "resumes", "outputs", "rows", "lost", "doubled", "different", "partial")
-    sums = {name: sum(getattr(one, name) for one in tallies if one.ours) for name in names}
+    sums = {name: sum(getattr(one, name) for one in results if one.ours) for name in names}
     return (
-        "In all, of ours: " + ", ".join(f"{value:,} {name}" for name, value in sums.items()) + "."
+        "Total of our system: "
+        + ", ".join(f"{value:,} {name}" for name, value in sums.items())
+        + "."
     )
