@@ -203,7 +203,7 @@ class TrainSpec(Spec):
         return self
 
     def _check_data(self) -> None:
-        if self.split is None:
+        if self.split_file is None:
             if self.validation_fraction == 0:
                 raise ValueError(
                     "validation_fraction must be above 0: validation selects the best epoch"
