@@ -11,7 +11,7 @@ import typer
 from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
-from eagleray.core.ray_session import Cluster, ray_session
+from eagleray.core.ray_session import Cluster, ray_session, require_cluster_address
 from eagleray.core.settings import Settings, read_settings
 
 __all__ = [
@@ -60,12 +60,16 @@ def job_settings(*, cluster: str | None = None) -> Settings:
         cluster: Ray cluster that the command line names; None for a Ray of the command's own.
 
     Raises:
-        UserError: If the home folder, or the temporary folder of Ray, cannot be used.
+        UserError: If the home folder, the temporary folder of Ray, or the address of the cluster
+            cannot be used.
     """
     settings = read_settings()
     settings.make_home()
-    if cluster is None and settings.ray_address is None:
+    address = cluster or settings.ray_address
+    if address is None:
         ray_temporary_folder()
+    else:
+        require_cluster_address(address)
     return settings
 
 

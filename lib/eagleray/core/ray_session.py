@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
-from eagleray.core.errors import JobFailedError, UserError
+from eagleray.core.errors import InputError, JobFailedError, UserError
 from eagleray.core.ray_errors import first_line
 from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
@@ -27,7 +27,7 @@ from eagleray.core.ray_private import (
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 
-__all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
+__all__ = ["BATCH_SLOT", "Cluster", "ray_session", "require_cluster_address"]
 
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
@@ -58,6 +58,19 @@ class Cluster:
         return max(1, self.num_cpus // max(1, self.num_nodes))
 
 
+def require_cluster_address(address: str) -> None:
+    """Refuse the address of a Ray Client server or of a Jobs API, over which no job can run.
+
+    Raises:
+        InputError: If it is a URL.
+    """
+    if "://" in address:
+        raise InputError(
+            f"The address of the cluster, {address}, is a URL; Ray Client does not carry Ray Data. "
+            "Give HOST:PORT of the cluster's head, or run the command there with --cluster auto."
+        )
+
+
 @contextlib.contextmanager
 def ray_session(
     settings: Settings,
@@ -77,7 +90,8 @@ def ray_session(
             token; 0 for none.
 
     Raises:
-        UserError: If the named cluster does not answer, or Ray cannot use the temporary folder.
+        UserError: If the named cluster does not answer or its address is a URL, or Ray cannot use
+            the temporary folder.
         JobFailedError: If Ray does not start on this machine.
     """
     address = address or settings.ray_address

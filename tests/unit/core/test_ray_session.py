@@ -37,6 +37,23 @@ def test_a_ray_that_cannot_start_ends_a_job_in_one_sentence(tmp_path: Path) -> N
     assert not (tmp_path / "packed" / "COMPLETE").exists()
 
 
+def test_an_address_of_ray_client_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(encode(photo()))
+    command = ["pack", "image.jpg", "--output", "packed", "--cluster", "ray://head:10001"]
+    run = subprocess.run(
+        [Path(sys.executable).with_name("eagleray"), *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert run.returncode == ExitCode.USER, run.stderr
+    assert "ray://head:10001, is a URL; Ray Client does not carry Ray Data" in " ".join(
+        run.stderr.split()
+    )
+    assert not (tmp_path / "packed").exists()
+
+
 SESSION = """
 import json
 import subprocess
