@@ -1,4 +1,4 @@
-"""See the main job work on real input, from nothing, in minutes.
+"""Run the whole pipeline on real images: train, register, predict, serve.
 
     python -m eagleray.jobs.demo
     eagleray demo --folder /tmp/digits

@@ -1,4 +1,4 @@
-"""Measure a model on labelled images: metrics with intervals, KPIs, and a page to look at.
+"""Measure a model on labelled images: metrics with intervals, KPIs, and a page.
 
     python -m eagleray.jobs.evaluate flowers@candidate flowers-test/
     eagleray evaluate flowers@candidate flowers-test/ --kpi kpi.txt

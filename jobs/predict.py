@@ -1,4 +1,4 @@
-"""Classify images in batch; every image comes back with an answer or a reason.
+"""Predict images in batch: one row for each image, with a prediction or a reason code.
 
     python -m eagleray.jobs.predict photos/ --model digits@production --output results/
     eagleray predict 's3://bucket/2026/**/*.jpg' --model digits/3 --output results/ --format csv

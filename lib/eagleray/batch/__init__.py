@@ -1,1 +1,1 @@
-"""A list of images in, a table in which every image is accounted for out."""
+"""Prediction jobs: images in, a table with one row for each image out."""

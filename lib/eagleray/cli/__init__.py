@@ -1,1 +1,1 @@
-"""The command line: what people type, and how it answers."""
+"""The command line: commands, options generated from specifications, the terminal."""

@@ -1,4 +1,4 @@
-"""The batch jobs of a service, as its clients see them: `client.batches`.
+"""Starts and follows batch jobs of a service: `client.batches`.
 
     batch = client.batches.start("s3://photos/2026/", "s3://results/2026/", "digits")
     client.batches.wait(batch.id)

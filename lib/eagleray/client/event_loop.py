@@ -1,4 +1,4 @@
-"""The event loop of a synchronous client, in a thread of its own.
+"""Runs the event loop of a synchronous client in a thread.
 
 Only an event loop can end a whole call at its deadline, during name resolution, connecting or a
 slow response; timeouts of single reads would start again with each byte.

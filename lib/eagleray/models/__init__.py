@@ -1,1 +1,1 @@
-"""Networks, what they answer, and how they are stored, versioned and found."""
+"""Networks and model packages."""

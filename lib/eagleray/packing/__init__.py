@@ -1,1 +1,1 @@
-"""Many small files into few large ones, with a list of what failed and a manifest."""
+"""Packing jobs: many small image files become a few large ones."""

@@ -1,1 +1,1 @@
-"""From labelled images to the weights of a model, on many workers."""
+"""Training and tuning on many workers: from labelled images to a registered model."""

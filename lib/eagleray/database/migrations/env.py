@@ -1,4 +1,4 @@
-"""What alembic runs for every upgrade, on the connection that it is handed."""
+"""The environment of alembic: runs the migrations on the connection that it is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 2: applications, their keys and pins, the routes of models, and what served last."""
+"""Step 2: applications, their keys and pins, routes of models, and the versions that served last."""
 
 from __future__ import annotations
 

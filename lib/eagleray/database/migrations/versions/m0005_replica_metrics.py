@@ -1,4 +1,4 @@
-"""Step 5: what each replica of the service has counted, for whichever is asked for metrics."""
+"""Step 5: the metrics of each replica of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 6: what tells a database from every other one, so that a new one is not taken for it."""
+"""Step 6: the identity of the database, by which a replaced one is recognised."""
 
 from __future__ import annotations
 
