@@ -126,9 +126,11 @@ def test_batch_and_service_predict_with_it(
     row = rows[0]
     image = Path(row["uri"].removeprefix("file://")).read_bytes()
     home = folder / "home"
+    command("models", "alias", "levels", "production", "1")
     with running_service(home, "levels", "--compile", "never", PYTHONPATH=path) as service:
-        answer = httpx.post(f"{service.url}/v1/models/levels/predict", content=image).json()
-        result = answer["results"][0]
+        response = httpx.post(f"{service.url}/v1/models/levels/predict", content=image)
+        assert response.status_code == 200, response.text
+        result = response.json()["results"][0]
         assert result["label"] == row["label"]
         assert result["expected_level"] == pytest.approx(row["expected_level"], abs=0.03)
         model = httpx.get(f"{service.url}/v2/models/levels").json()

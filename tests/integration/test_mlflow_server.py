@@ -141,7 +141,7 @@ def test_versions_live_in_production(production: Settings, tmp_path: Path) -> No
     ]
     assert not (production.home_folder / "eagleray.db").exists()
 
-    rows = {"uri": ["s3://pictures/1.png"], "version": [""], "label": ["one"], "part": ["train"]}
+    rows = {"uri": ["s3://pictures/1.png"], "version": [""], "label": ["one"], "split": ["train"]}
     pq.write_table(pa.table(rows), tmp_path / "split.parquet")
     registry.client.log_artifact(versions[1].run_id, tmp_path / "split.parquet")
     found = find_image_uses(registry, "s3://pictures/1.png")

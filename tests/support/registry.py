@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eagleray.data.split_file import SPLIT_SCHEMA
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.registry.registry import ModelVersion, Registry
@@ -56,6 +57,6 @@ def evaluated(
 
 def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[str, ...]]) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)]
-    table = pa.table(columns, names=["uri", "version", "label", "part"])
+    table = pa.table(columns, names=SPLIT_SCHEMA.names)
     path = Path(version.source).parent / "split.parquet"
     pq.write_table(table, path, row_group_size=2)

@@ -173,7 +173,7 @@ def show_trained_on(
     file: Annotated[str, typer.Argument(help="Path or URI of an image.")],
     json_output: JsonOption = False,
 ) -> None:
-    """Show which versions an image was given to, and in which part: train, validation or test."""
+    """Show which versions an image was given to, and in which split: train, validation or test."""
     from eagleray.registry.lineage import find_image_uses
     from eagleray.registry.registry import Registry
 

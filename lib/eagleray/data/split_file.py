@@ -20,7 +20,14 @@ from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.io import storage
 from eagleray.io.parquet_table import open_parquet
 
-__all__ = ["SPLIT_SCHEMA", "read_named_split", "read_split", "take_named_split", "write_split"]
+__all__ = [
+    "SPLIT_SCHEMA",
+    "is_split_file",
+    "read_named_split",
+    "read_split",
+    "take_named_split",
+    "write_split",
+]
 
 SPLIT_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "version", "label", "split")]
@@ -28,7 +35,7 @@ SPLIT_SCHEMA = pa.schema(
 """Columns of a split file. Its key-value metadata hold the format, the seed and the digests."""
 
 _FORMAT = "eagleray-split/2"
-_EARLIER_FORMAT = "eagleray-split/1"
+_SPLIT_COLUMNS = {"eagleray-split/1": "part", _FORMAT: "split"}
 
 
 def write_split(
@@ -136,19 +143,30 @@ def take_named_split(images: LabelledImages, name: str, where: str) -> LabelledI
     return replace(images.take(rows), notes=images.notes)
 
 
+def is_split_file(location: str) -> bool:
+    """Whether a file was written by `write_split`."""
+    try:
+        with open_parquet(location) as file:
+            return _split_column(file.schema_arrow) is not None
+    except (InputError, OSError, pa.ArrowException):
+        return False
+
+
+def _split_column(schema: pa.Schema) -> str | None:
+    """Return the column that names the split of a row; None if it is not a split file."""
+    metadata = schema.metadata or {}
+    return _SPLIT_COLUMNS.get(metadata.get(b"format", b"").decode(errors="replace"))
+
+
 def _read_split_table(location: str) -> dict[str, list[str]]:
     try:
         with open_parquet(location) as file:
-            metadata = file.schema_arrow.metadata or {}
-            written = metadata.get(b"format", b"").decode(errors="replace")
-            if written == _EARLIER_FORMAT:
-                raise InputError(
-                    f"{location} was written by an earlier version of Eagleray, which this one "
-                    "does not read; write the split again."
-                )
-            if written != _FORMAT:
-                raise InputError(f"{location} is no split file of Eagleray ({_FORMAT}).")
-            table: dict[str, list[str]] = file.read(SPLIT_SCHEMA.names).to_pydict()
+            column = _split_column(file.schema_arrow)
+            if column is None:
+                raise InputError(f"{location} is not a split file of Eagleray ({_FORMAT}).")
+            names = [*SPLIT_SCHEMA.names[:-1], column]
+            columns = file.read(names).to_pydict().values()
+            table: dict[str, list[str]] = dict(zip(SPLIT_SCHEMA.names, columns, strict=True))
     except FileNotFoundError:
         raise InputError(f"There is no split file {location}; check the path.") from None
     except OSError as error:

@@ -17,7 +17,7 @@ from eagleray.core.settings import Settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
 from eagleray.data.split import require_no_splits
-from eagleray.data.split_file import read_named_split, take_named_split
+from eagleray.data.split_file import is_split_file, read_named_split, take_named_split
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
@@ -163,7 +163,7 @@ def open_evaluation(
 
 
 def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
-    if spec.split is not None and not storage.is_folder(spec.data):
+    if spec.split is not None and is_split_file(spec.data):
         return read_named_split(spec.data, spec.split)
     images = read_labelled(
         spec.data,

@@ -26,8 +26,8 @@ class EvaluateSpec(S3Fields, LabelledFields):
     split: str | None = spec_field(
         None,
         DATA,
-        "Split to evaluate on, train, validation or test: of a run's split.parquet, or of a folder "
-        "that is divided.",
+        "Split to evaluate on, train, validation or test: of a run's split.parquet, or of data "
+        "that have splits of their own.",
     )
     slice: Texts = spec_field(
         (), REPORT, "Column to slice the metrics by; default: all columns with few values."

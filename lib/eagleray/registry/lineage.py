@@ -18,7 +18,7 @@ from eagleray.registry.versions import DIGEST_TAG
 __all__ = ["ImageUse", "ImageUses", "VersionLineage", "find_image_uses", "trace_lineage"]
 
 SPLIT_ARTIFACT = "split.parquet"
-"""A training run's table of images: columns uri, version, label, part."""
+"""A training run's table of images: columns uri, version, label, split (`part` in earlier ones)."""
 
 SPECIFICATION_ARTIFACT = "spec.yaml"
 """A training run's specification, as `eagleray train` reads it."""
@@ -150,7 +150,7 @@ def find_image_uses(registry: Registry, location: str) -> ImageUses:
         uses += [
             ImageUse(
                 version.reference,
-                row["part"],
+                row["split"],
                 row["label"],
                 row["version"] != now if row["version"] and now else None,
             )
@@ -168,15 +168,19 @@ def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[s
     with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as table:
         try:
             with storage.open_seekable(table) as file:
-                columns = ["version", "label", "part"]
+                split = next(
+                    name for name in ("split", "part") if name in pq.read_schema(file).names
+                )
                 # Row groups that cannot hold the image are not read.
-                found = pq.read_table(file, columns=columns, filters=pc.field("uri") == uri)
+                found = pq.read_table(
+                    file, columns=["version", "label", split], filters=pc.field("uri") == uri
+                )
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"The table of images of {version.reference} cannot be read: "
                 f"{str(error).splitlines()[0].rstrip('.')}."
             ) from error
-    rows: list[dict[str, Any]] = found.to_pylist()
+    rows: list[dict[str, Any]] = found.rename_columns(["version", "label", "split"]).to_pylist()
     return rows
 
 

@@ -65,18 +65,18 @@ class ImageUrlReader:
         if url.uri.partition("://")[0].lower() in ("http", "https"):
             if not self._urls.hosts:
                 raise ForbiddenError(
-                    "This service fetches no URLs; send the image itself, or have the operator "
-                    "allow its host with --allow-urls."
+                    "This service fetches no URLs; send the image itself, or ask the operator to "
+                    "allow its host."
                 )
             if not self._urls.allows(url.uri):
                 raise ForbiddenError(
                     "This service does not fetch images from that address; send the image itself, "
-                    "or have the operator allow its host with --allow-urls."
+                    "or ask the operator to allow its host."
                 )
         elif not self._paths.allows(url.uri):
             raise ForbiddenError(
                 "This service does not read images from that location; send the image itself, or "
-                "have the operator allow the location with --allow-storage."
+                "ask the operator to allow the location."
             )
         return ImageReader(max_bytes, self._urls, self._paths).read(ImageSource(url.uri))
 

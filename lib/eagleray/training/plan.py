@@ -116,7 +116,7 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
     if spec.architecture is not None:
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
-    split = _split(spec, images, split_file or spec.split)
+    split = _split(spec, images, split_file or spec.split_file)
     task = make_task(spec.task, images.labels, images.uris)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)

@@ -70,7 +70,9 @@ class TrainSpec(Spec):
         (), DATA, "Columns that the network takes beside the image: numbers, or categories."
     )
     test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
-    split: str | None = spec_field(None, DATA, "Existing split file to use instead of a new split.")
+    split_file: str | None = spec_field(
+        None, DATA, "Existing split file to use instead of a new split."
+    )
     validation_fraction: SplitFraction = spec_field(
         0.1, DATA, "Fraction of the data for validation, which selects the best epoch."
     )
@@ -201,7 +203,7 @@ class TrainSpec(Spec):
         return self
 
     def _check_data(self) -> None:
-        if self.split is None:
+        if self.split_file is None:
             if self.validation_fraction == 0:
                 raise ValueError(
                     "validation_fraction must be above 0: validation selects the best epoch"

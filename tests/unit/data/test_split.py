@@ -24,7 +24,7 @@ from eagleray.data.split import (
     require_complete_split,
     split_images,
 )
-from eagleray.data.split_file import SPLIT_SCHEMA, read_split, write_split
+from eagleray.data.split_file import SPLIT_SCHEMA, read_named_split, read_split, write_split
 from tests.support.labelled import labelled
 
 
@@ -285,7 +285,7 @@ def test_what_is_no_split_file_is_one_sentence(tmp_path: Path, kept: str) -> Non
     with pytest.raises(InputError, match="There is no split file"):
         read_split(str(tmp_path / "none.parquet"), labelled(a=3))
     pq.write_table(pa.table({"uri": ["a"], "split": ["train"]}), tmp_path / "other.parquet")
-    with pytest.raises(InputError, match="is no split file of Eagleray"):
+    with pytest.raises(InputError, match="is not a split file of Eagleray"):
         read_split(str(tmp_path / "other.parquet"), labelled(a=3))
     (tmp_path / "half.parquet").write_bytes(Path(kept).read_bytes()[:-20])
     with pytest.raises(InputError, match="is not a whole Parquet file"):
@@ -298,9 +298,12 @@ def test_what_is_no_split_file_is_one_sentence(tmp_path: Path, kept: str) -> Non
         read_split(str(tmp_path / "doubled.parquet"), labelled(a=10, b=10))
 
 
-def test_a_split_file_of_an_earlier_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    table = pa.table({"uri": ["a"], "part": ["train"]})
-    earlier = str(tmp_path / "earlier.parquet")
+def test_a_split_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    images = labelled(a=10, b=10)
+    split = divide(images)
+    kept, earlier = str(tmp_path / "kept.parquet"), str(tmp_path / "earlier.parquet")
+    write_split(split, kept)
+    table = pq.read_table(kept).rename_columns(["uri", "version", "label", "part"])
     pq.write_table(table.replace_schema_metadata({"format": "eagleray-split/1"}), earlier)
-    with pytest.raises(InputError, match="written by an earlier version of Eagleray, which this"):
-        read_split(earlier, labelled(a=3))
+    assert read_split(earlier, images) == split
+    assert read_named_split(earlier, "test").uris == split.test.uris

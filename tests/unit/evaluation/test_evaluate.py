@@ -384,3 +384,16 @@ def test_a_page_that_cannot_be_written_is_one_sentence(digits: Path) -> None:
     (digits / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         evaluation_job._write(str(digits / "file" / "page.html"), b"")
+
+
+def test_a_split_that_a_column_of_the_table_names_is_evaluated(tmp_path: Path) -> None:
+    uris = write_images(tmp_path / "images", 4)
+    rows = zip(uris, DIGIT_TEXTS, ("train", "test", "test", "train"), strict=True)
+    lines = ["path,label,split", *(",".join(row) for row in rows)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    write_package(small_package(), str(tmp_path / "model"))
+    words = (str(tmp_path / "model"), str(tmp_path / "table.csv"), "--json")
+    assert "--split" in run(*words).output
+    result = run(*words, "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["images"] == 2

@@ -78,7 +78,7 @@ def test_the_same_seed_starts_from_the_same_weights_and_split(
 def test_a_split_is_used_again(stripes: Path, tmp_path: Path) -> None:
     first = plan(stripes, tmp_path, seed=5)
     write_split(first.split, str(tmp_path / "split.parquet"))
-    again = plan(stripes, tmp_path, seed=6, split=str(tmp_path / "split.parquet"))
+    again = plan(stripes, tmp_path, seed=6, split_file=str(tmp_path / "split.parquet"))
     assert again.split.digest == first.split.digest
 
 
@@ -113,7 +113,7 @@ def test_folders_named_as_splits_are_the_splits_of_the_plan(tmp_path: Path) -> N
     [
         ({"architecture": "resnet20", "parent": "PARENT"}, "the parent PARENT is a lenet5"),
         ({"group_column": "camera"}, "No column to group by is named 'camera'"),
-        ({"split": "nowhere.parquet"}, "There is no split file nowhere.parquet"),
+        ({"split_file": "nowhere.parquet"}, "There is no split file nowhere.parquet"),
         ({"parent": "nobody@production"}, "No registered model is named 'nobody'"),
         ({"parent": "PARENT", "freeze": 9}, "freeze 9: the network has 3 stages before its head"),
         ({"task": "regression"}, "is not a number"),
