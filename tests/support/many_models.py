@@ -308,7 +308,7 @@ class Inspector:
         """Return the number of events of a kind."""
         text = self._client.get("/metrics").text
         pattern = (
-            rf'^eagleray_version_events_total\{{model="({model or ".*"})",event="{event}"\}} (\S+)$'
+            rf'^eagleray_version_events_total\{{event="{event}",model="({model or ".*"})"\}} (\S+)$'
         )
         return int(sum(float(value) for _, value in re.findall(pattern, text, re.MULTILINE)))
 
