@@ -89,7 +89,7 @@ def main(
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Classify images in batch: a table in which every image is accounted for, and a page."""
+    """Predict images in batch: a table with one row for each image, and a page."""
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)

@@ -58,7 +58,7 @@ _SUMMARIES = {
     "train": "Train a model on several workers and register it.",
     "tune": "Try many specifications, stop the poor ones early, register the best.",
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
-    "predict": "Classify images in batch: a table and a page.",
+    "predict": "Predict images in batch: a table and a page.",
     "pack": "Pack many small files into few large ones, with a manifest.",
     "demo": "See it work: digits, good and broken, from training to the service.",
     "serve": "Answer requests for registered models: HTTP, gRPC and a page.",
