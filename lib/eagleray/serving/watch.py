@@ -186,7 +186,7 @@ class Watcher:
                 self._record(error)
                 continue
             if self.fault is not None:
-                log.warning("the %s answers again", self._name)
+                log.warning("the %s responds again", self._name)
             self.fault, self._read_at = None, began
             self._logged.clear()
 

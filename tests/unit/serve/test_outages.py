@@ -295,7 +295,7 @@ def test_no_error_ends_the_watching(
         assert metric(running.service.telemetry.text(), "eagleray_watch_faults_total") > 1
         assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         change(store, statement, "1")
-        await running.until(lambda: "answers again" in caplog.text)
+        await running.until(lambda: "responds again" in caplog.text)
         registry.set_alias("digits", "candidate", 1)
         await running.until(lambda: "candidate" in running.service.snapshot.aliases["digits"])
 
@@ -320,13 +320,13 @@ def test_an_empty_registry_in_the_place_of_another_takes_no_model_away(
 
     async def test(running: RunningApp) -> None:
         kept = store.rename(store.with_name("kept.db"))
-        await running.until(lambda: "no MLflow database" in caplog.text)
+        await running.until(lambda: "no longer exists" in caplog.text)
         assert not store.exists()  # reading makes none
         empty.rename(store)
         await running.until(lambda: "replaced by an empty one" in caplog.text)
         assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         kept.replace(store)
-        await running.until(lambda: "answers again" in caplog.text)
+        await running.until(lambda: "responds again" in caplog.text)
 
     with_service(registry, test, address=NEIGHBOUR)
 
