@@ -88,7 +88,7 @@ def change(settings: Settings, seed: int, count: int | None, begun: Any = None) 
                     reason="race",
                 )
         except InputError as error:  # it is there already, or nothing was before it
-            if "already" not in str(error) and "Nothing held" not in str(error):
+            if "already" not in str(error) and "has no version before" not in str(error):
                 raise
         else:
             done += 1

@@ -130,13 +130,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["predict", "IMAGES", "--model", "no@production"], "No registered model is named 'no'"),
     (["predict", "IMAGES", "--model", "random:resnet81"], "Nearest: resnet18"),
     (["predict", "IMAGES", "--model", "EMPTY"], "is not a model package"),
-    (["evaluate", "random:resnet18", "nowhere"], "There is no folder nowhere"),
+    (["evaluate", "random:resnet18", "nowhere"], "There is no folder or file nowhere"),
     (["evaluate", "random:resnet18", "TREE"], "'common' is not a label of this model"),
-    (["train", "nowhere", "--name", "x"], "There is no folder nowhere"),
+    (["train", "nowhere", "--name", "x"], "There is no folder or file nowhere"),
     (["train", "TABLE", "--name", "x"], "has no column named label"),
     (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
     (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
-    (["train", "TREE", "--name", "x", "--epochs", "0"], "epochs: "),
+    (["train", "TREE", "--name", "x", "--epochs", "0"], "--epochs must be"),
 ]
 
 
