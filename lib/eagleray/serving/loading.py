@@ -132,7 +132,7 @@ class Loader:
         is_compiler: bool = False,
     ) -> None:
         self._registry, self._config, self._decoding = registry, config, decoding
-        self._lane_threads, self._device = threads_per_worker, device
+        self._threads_per_worker, self._device = threads_per_worker, device
         self._is_compiler = is_compiler
 
     def load(self, model: str, version: int) -> LoadedVersion:
@@ -154,7 +154,7 @@ class Loader:
             compile_mode=self._compile_mode,
             batch_size=self._config.max_batch_images,
             smaller_batches=_halves(self._config.max_batch_images),
-            num_threads=self._lane_threads if self._device == "cpu" else None,
+            num_threads=self._threads_per_worker if self._device == "cpu" else None,
         )
         predictor.require_healthy()
         length = num_features(package.attributes)
@@ -188,7 +188,7 @@ class Loader:
         """Compile a version in a separate process; return whether that succeeded."""
         words = ["--model", model, "--version", str(version)]
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
-        words += ["--threads-per-worker", str(self._lane_threads)]
+        words += ["--threads-per-worker", str(self._threads_per_worker)]
         command = [sys.executable, "-P", "-m", "eagleray.serving.loading", *words]
         done = subprocess.run(
             command,

@@ -33,9 +33,7 @@ __all__ = [
 
 LISTING_SCHEMA = pa.schema(
     [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("version", pa.string(), nullable=False),
+        *storage.LISTING_SCHEMA,
         pa.field("packing", pa.string()),
         pa.field("container", pa.string()),
         pa.field("offset", pa.int64()),

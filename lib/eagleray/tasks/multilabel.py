@@ -69,7 +69,7 @@ class Multilabel(Classification):
 
     metric_names: ClassVar[tuple[str, ...]] = ("f1_macro", "accuracy")
     losses: ClassVar[tuple[str, ...]] = ("bce", "focal")
-    # Chance may put all images of a rare label into one part.
+    # Chance may put all images of a rare label into one split.
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "train"
     has_many_labels: ClassVar[bool] = True
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature", "thresholds"})

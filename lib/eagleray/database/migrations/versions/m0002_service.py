@@ -1,4 +1,4 @@
-"""Step 2: applications, their keys and pins, routes of models, and the versions that served last."""
+"""Step 2: applications, their keys and pins, routes of models, and which version served last."""
 
 from __future__ import annotations
 
