@@ -20,9 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, JobFailedError, Reason
 from eagleray.core.ray_errors import WorkerFailure, read_failure
 from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import Settings
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage, ImageContract, decode, probe
 from eagleray.imaging.sandbox import DecodeSandbox
@@ -40,6 +42,7 @@ __all__ = [
     "gray_thumbnail",
     "inspect_images",
     "require_readable",
+    "scan_images",
 ]
 
 THUMBNAIL_SIDE = 16
@@ -158,6 +161,31 @@ class _Context:
     s3: storage.S3Options
     workers_on_node: int
     seconds_per_image: float
+
+
+def scan_images(
+    images: LabelledImages,
+    contract: ImageContract,
+    cluster: Cluster,
+    reporter: ProgressReporter,
+    *,
+    settings: Settings,
+    s3: storage.S3Options,
+) -> Inspection:
+    """Inspect images as a job does: with a progress bar, and the cache of the home folder.
+
+    Raises:
+        JobFailedError: If the workers stopped.
+    """
+    with reporter.progress("Scanning images", len(images)) as bar:
+        return inspect_images(
+            images,
+            contract,
+            cluster=cluster,
+            cache_folder=settings.cache_folder,
+            s3=s3,
+            progress=lambda count, failed: bar.advance(count, failed=failed),
+        )
 
 
 def inspect_images(

@@ -17,7 +17,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.data.analysis import make_report
 from eagleray.data.groups import merge_groups
-from eagleray.data.inspection import Inspection, inspect_images
+from eagleray.data.inspection import Inspection, scan_images
 from eagleray.data.labelled import (
     LabelledImages,
     encode_labels,
@@ -174,15 +174,9 @@ def _split(job: InspectJob, groups: Sequence[str] | None) -> Split:
 def run_inspection(job: InspectJob, cluster: Cluster, reporter: ProgressReporter) -> InspectSummary:
     """Decode every image, divide the data, and write the report and the split file."""
     spec, images = job.spec, job.all_images
-    with reporter.progress("Scanning images", len(images)) as bar:
-        inspection = inspect_images(
-            images,
-            job.contract,
-            cluster=cluster,
-            cache_folder=job.settings.cache_folder,
-            s3=spec.s3,
-            progress=lambda count, failed: bar.advance(count, failed=failed),
-        )
+    inspection = scan_images(
+        images, job.contract, cluster, reporter, settings=job.settings, s3=spec.s3
+    )
     with reporter.status("Searching for duplicates"):
         split = _split(job, _groups_with_duplicates(job, inspection))
         report = make_report(split, inspection, spec.task, notes=job.notes)

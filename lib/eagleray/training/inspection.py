@@ -7,7 +7,7 @@ import dataclasses
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.data.analysis import make_report
-from eagleray.data.inspection import inspect_images, require_readable
+from eagleray.data.inspection import require_readable, scan_images
 from eagleray.data.labelled import join_images
 from eagleray.data.report import DataReport
 from eagleray.data.split import Split, require_complete_split
@@ -37,15 +37,9 @@ def inspect_data(
     plan = job.plan
     splits = plan.split.by_name
     images = join_images(*splits.values())
-    with reporter.progress("Scanning images", len(images)) as bar:
-        inspection = inspect_images(
-            images,
-            plan.contract,
-            cluster=cluster,
-            cache_folder=job.settings.cache_folder,
-            s3=job.s3,
-            progress=lambda count, failed: bar.advance(count, failed=failed),
-        )
+    inspection = scan_images(
+        images, plan.contract, cluster, reporter, settings=job.settings, s3=job.s3
+    )
     require_readable(inspection, job.spec.max_unreadable)
     report = make_report(plan.split, inspection, job.spec.task, notes=plan.notes)
     for warning in report.warnings:
