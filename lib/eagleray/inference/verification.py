@@ -1,4 +1,4 @@
-"""Verifies a model package check by check, and goes on after a failed check.
+"""Verifies a model package check by check, and continues after a failed check.
 
     for check in verify_package("packages/digits").checks:
         print(check.name, check.passed, check.detail)

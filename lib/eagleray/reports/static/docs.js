@@ -1,4 +1,4 @@
-// Shows the service's own OpenAPI document, and asks nobody else about it.
+// Shows the OpenAPI document of this service; no other server is contacted.
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
