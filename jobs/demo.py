@@ -44,8 +44,8 @@ from eagleray.training.spec import TrainSpec
 WORKERS = 2
 EPOCHS = 30
 BATCH_SIZE = 32
-SHIFT = 0.0625
-ASKED = "digit-0007-is-7.png"
+RANDOM_TRANSLATION = 0.0625
+SERVED_IMAGE = "digit-0007-is-7.png"
 
 SAME_SCORE = max(TOLERANCE.values())
 """Largest difference of a score between batch and service, whose passes have other sizes."""
@@ -70,7 +70,7 @@ def main(
             console.note(
                 f"$ eagleray train {labels} --name digits --architecture lenet5 "
                 f"--workers {workers} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
-                f"--random-translation {SHIFT}"
+                f"--random-translation {RANDOM_TRANSLATION}"
             )
             spec = TrainSpec(
                 data=str(labels),
@@ -79,7 +79,7 @@ def main(
                 workers=workers,
                 epochs=EPOCHS,
                 batch_size=BATCH_SIZE,
-                random_translation=SHIFT,
+                random_translation=RANDOM_TRANSLATION,
             )
             job = open_train_job(spec, settings, alias="candidate")
             trained = run_train_job(job, session, console)
@@ -99,13 +99,13 @@ def main(
             predicted = run_job(batch_job, lambda: session, console)
         if not json_output:
             predict.show(predicted, console)
-        served = ask_service(trained.version, place, settings, console)
+        served = query_service(trained.version, place, settings, console)
         if json_output:
             batch = predicted.as_json()
             console.emit({"train": trained.as_json(), "predict": batch, "serve": served})
 
 
-def ask_service(
+def query_service(
     version: ModelVersion, place: Path, settings: Settings, console: Console
 ) -> dict[str, object]:
     """Put a version into production, start the service, and compare one answer with its row.
@@ -116,18 +116,18 @@ def ask_service(
     name = version.name
     console.note(f"$ eagleray models alias {name} production {version.version}")
     Registry(settings).set_alias(name, "production", version.version, reason="the demo")
-    image = place / "images" / ASKED
+    image = place / "images" / SERVED_IMAGE
     with running_service(name, console) as url:
         console.note(f"$ curl {url}/v1/models/{name}/predict --data-binary @{image}")
         with Client(url) as client:
             answer = client.predict_response(name, [image])
     (result,) = answer.results
     rows = pq.read_table(place / "results", columns=["uri", "label", "score"])
-    row = rows.filter(pc.match_substring(rows["uri"], ASKED)).to_pylist()[0]
+    row = rows.filter(pc.match_substring(rows["uri"], SERVED_IMAGE)).to_pylist()[0]
     same = result.label == row["label"] and abs((result.score or 0) - row["score"]) <= SAME_SCORE
     if not console.for_scripts:
         console.say(
-            f"{ASKED}: the service says {result.label!r} ({result.score:.4f}) by version "
+            f"{SERVED_IMAGE}: the service says {result.label!r} ({result.score:.4f}) by version "
             f"{answer.version}, the batch row {row['label']!r} ({row['score']:.4f})."
         )
     if not same:

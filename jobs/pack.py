@@ -6,7 +6,7 @@
     eagleray pack packed/_failures.parquet --output again/
 
 The file reads from top to bottom: parse, build, run, report. Images are copied byte by byte; files
-that are no images are packed as well, and inputs that cannot be read are listed in
+that are not images are packed as well, and inputs that cannot be read are listed in
 `_failures.parquet`. A run that was stopped is resumed by the same command. The output is an input
 of `eagleray predict` and of `eagleray pack`.
 """

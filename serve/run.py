@@ -155,7 +155,7 @@ def report(
     address: ListenAddress, settings: Settings, database: OpenDatabase, console: Console
 ) -> None:
     """Print where the service is reached, and who may use it."""
-    names = Applications(database, who=settings.actor).names()
+    names = Applications(database, actor=settings.actor).names()
     if console.for_scripts:
         console.emit_line(
             {"url": address.url, "grpc_port": address.grpc_port, "applications": names}

@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for number in range(NUM_IMAGES):
         (folder / "photos" / f"{number:03d}.png").write_bytes(golden_png(number))
     (folder / "photos" / "bad.png").write_bytes(b"no image")
-    applications = Applications(registry.history.database, who="tester")
+    applications = Applications(registry.history.database, actor="tester")
     return Place(folder, {name: applications.create(name).key for name in ("shop", "bakery")})
 
 

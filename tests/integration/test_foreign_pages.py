@@ -200,7 +200,7 @@ def test_a_name_that_changes_its_address_reads_and_does_nothing(
 def test_a_saved_password_gives_foreign_pages_no_access(
     registry: Registry, tmp_path: Path, hostile: int, at: str
 ) -> None:
-    key = Applications(registry.history.database, who="tester").create("shop").key
+    key = Applications(registry.history.database, actor="tester").create("shop").key
     witness = Witness()
     with service(registry, tmp_path, witness) as served, browser() as running:
         batch = begin(served, tmp_path, authorization=f"Bearer {key}")

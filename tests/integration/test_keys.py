@@ -43,7 +43,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     words = ["digits", "--compile", "never", "--poll-interval-s", "0.2"]
     with running_service(folder / "home", *words) as running:
         assert httpx.get(running.url + "/v1/models").status_code == 200
-        applications = Applications(open_database(settings), who=settings.actor)
+        applications = Applications(open_database(settings), actor=settings.actor)
         applications.create("first")
         until(lambda: httpx.get(running.url + "/v1/models").status_code == 401)
         applications.delete("first")

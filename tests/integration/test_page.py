@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     registry = registry_with(tmp_path, "digits")
     if getattr(request, "param", False):
-        Applications(registry.history.database, who="tester").create("shop")
+        Applications(registry.history.database, actor="tester").create("shop")
     config = ServiceConfig(compile="never")
     service = ImageService(registry, config, device="cpu", num_cores=1)
     with socket.socket() as listening:

@@ -216,7 +216,7 @@ def exposed(setup: Setup) -> Iterator[Exposed]:
         registry = registry_with(folder, "digits", versions=1)
         key = ""
         if setup.keyed:
-            key = Applications(registry.history.database, who="tester").create("shop").key
+            key = Applications(registry.history.database, actor="tester").create("shop").key
         words = ["digits", "--compile", "never", "--host", setup.host]
         words += ["--replicas", str(setup.replicas)]
         if setup.batches:

@@ -168,7 +168,7 @@ def build(setup: Setup, home: Path) -> tuple[Registry, Setup]:
         for alias, version in aliases.items():
             registry.set_alias(model, alias, version)
     database = registry.history.database
-    applications, routes = Applications(database, who="bench"), Routes(database, who="bench")
+    applications, routes = Applications(database, actor="bench"), Routes(database, actor="bench")
     for model, route in setup.routes.items():
         changes = {"default": route.default, "canary": route.canary}
         routes.set(model, **changes, canary_share=route.canary_share)

@@ -103,7 +103,7 @@ def read_columns(
         task: Name of the model's task, for columns of its own.
 
     Raises:
-        ValueError: If the file is damaged or is no result file; `OSError` and `KeyError` may say
+        ValueError: If the file is damaged or is not a result file; `OSError` and `KeyError` may say
             so as well.
     """
     kind = None if task is None else task_class(task)

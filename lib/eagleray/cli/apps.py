@@ -34,7 +34,7 @@ def _open(settings: Settings | None = None) -> Applications:
     from eagleray.serving.applications import Applications
 
     settings = settings or read_settings()
-    return Applications(open_database(settings), who=settings.actor)
+    return Applications(open_database(settings), actor=settings.actor)
 
 
 def _open_usage() -> UsageStore:
@@ -176,7 +176,7 @@ def list_applications(json_output: JsonOption = False) -> None:
                 entry["name"],
                 "any" if entry["images_per_second"] is None else f"{entry['images_per_second']:g}",
                 ", ".join(f"{model} {target}" for model, target in entry["pins"].items()),
-                str(sum(key["holds"] for key in entry["keys"])),
+                str(sum(key["valid"] for key in entry["keys"])),
                 f"{sum(item['last_7_days'] for item in entry['usage']):,}",
                 max((item["last"] for item in entry["usage"]), default=""),
                 "disabled" if entry["disabled"] else "",
@@ -215,7 +215,9 @@ def show_application(name: Name, json_output: JsonOption = False) -> None:
             console.table("Requests", ["version", "today", "7 days", "last"], requests)
         else:
             console.say("There was no request in the last 7 days.")
-        console.table("Changes", ["when", "who", "what"], [change.as_row() for change in changes])
+        console.table(
+            "Changes", ["time", "actor", "change"], [change.as_row() for change in changes]
+        )
 
 
 def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) 
                 "created": f"{key.created:%Y-%m-%d %H:%M}",
                 "expires": None if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}",
                 "revoked": key.revoked is not None,
-                "holds": key.is_valid(now),
+                "valid": key.is_valid(now),
             }
             for key in applications.keys(name)
         ],
@@ -243,5 +245,5 @@ def _state(key: dict[str, Any]) -> str:
     if key["revoked"]:
         return "revoked"
     if key["expires"] is not None:
-        return f"expires {key['expires']}" if key["holds"] else "expired"
+        return f"expires {key['expires']}" if key["valid"] else "expired"
     return "valid"

@@ -1,4 +1,4 @@
-"""Runs a program of Eagleray; an interrupt while the program is being imported is no traceback.
+"""Runs a program of Eagleray; an interrupt during its imports prints no traceback.
 
     python -P -m eagleray.cli.launch eagleray.serve.run digits
 

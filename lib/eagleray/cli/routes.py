@@ -26,7 +26,7 @@ Target = Annotated[str | None, typer.Argument(help="Version number, or an alias.
 def _open(registry: Registry) -> Routes:
     from eagleray.serving.routes import Routes
 
-    return Routes(registry.history.database, who=registry.settings.actor)
+    return Routes(registry.history.database, actor=registry.settings.actor)
 
 
 def _require_target(registry: Registry, name: str, target: str) -> None:
@@ -119,7 +119,7 @@ def show_traffic(
         _show_requests(console, which, seen)
         if changes:
             rows = [change.as_row() for change in changes]
-            console.table(f"Changes of the route of {name}", ["when", "who", "what"], rows)
+            console.table(f"Changes of the route of {name}", ["time", "actor", "change"], rows)
 
 
 def _model_and_version(text: str, version: int | None) -> tuple[str, int | None]:

@@ -19,7 +19,7 @@ _MAX_SHOWN = 500  # characters of a name, and of a message
 def first_validation_error(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
     """Return the first fault of a validation in one line, as in `top_k must be …`.
 
-    The values may be a stranger's, so none is repeated unless a validator of ours does so; names
+    The values may come from anybody, so none is repeated unless a validator of ours does so; names
     are escaped, and long ones are cut.
 
     Args:

@@ -57,7 +57,7 @@ class _Files:
     Attributes:
         rows: Numbers of the rows that may be images.
         paths: Path of each of these below the root, as its parts.
-        others: Paths of the files that are no images by their names.
+        others: Paths of the files that are not images by their names.
     """
 
     rows: list[int] = field(default_factory=list)

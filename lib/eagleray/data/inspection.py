@@ -262,7 +262,7 @@ def _inspect_on(
             except ray.exceptions.RayError as error:
                 failure = read_failure(error)
                 if was_sandboxed or not failure.killed:
-                    raise _as_ours(failure) from error
+                    raise _as_error(failure) from error
                 running[sandboxed.remote(shared, chunks[index], sandboxed=True)] = (index, True)
                 continue
             start(islice(waiting, 1))
@@ -272,7 +272,7 @@ def _inspect_on(
             ray.cancel(left)
 
 
-def _as_ours(failure: WorkerFailure) -> EaglerayError:
+def _as_error(failure: WorkerFailure) -> EaglerayError:
     return failure.error or JobFailedError(
         f"The workers that inspect images stopped ({failure.message}); run the command again, with "
         "--verbose for the workers' output."

@@ -99,7 +99,9 @@ class LabelColumns:
         splits = tuple(SPLIT_WORDS.get(text.casefold(), "") for text in texts)
         if "" in splits or "train" not in splits:
             unknown = dict(zip(splits, texts, strict=True)).get("")
-            fault = "never says train" if unknown is None else f"has {unknown!r}, which is no split"
+            fault = (
+                "never says train" if unknown is None else f"has {unknown!r}, which is not a split"
+            )
             self._notes.append(
                 f"Column {name!r} of {self._location} {fault}, so it does not divide the data."
             )

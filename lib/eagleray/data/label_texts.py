@@ -68,7 +68,7 @@ def labels_of_list(values: Sequence[Any]) -> list[str]:
     """Return the labels of a list's values, each of them once.
 
     Raises:
-        ValueError: If a value is missing, or the list is no list of labels.
+        ValueError: If a value is missing, or the list is not a list of labels.
     """
     texts = []
     for value in values:

@@ -134,7 +134,7 @@ def read_labelled(
     listing = open_inputs(InputSpec((location,), uri_column, unpack=False))
     if listing.root is not None and (uri_column or label_column or label_columns or separator):
         raise InputError(
-            f"{location} is no table: the names of its folders are the labels; columns and "
+            f"{location} is not a table: the names of its folders are the labels; columns and "
             "separators are for tables."
         )
     rows = pa.concat_tables(listing.tables)

@@ -93,7 +93,7 @@ def read_split(location: str, images: LabelledImages) -> Split:
         images: All rows, in any order.
 
     Raises:
-        InputError: If it is no such file, or is of other rows; the message says what differs.
+        InputError: If it is not a split file, or is of other rows; the message says what differs.
     """
     table = _read_split_table(location)
     _require_same_rows(location, table, images)
@@ -112,7 +112,7 @@ def read_named_split(location: str, name: str) -> LabelledImages:
         name: `train`, `validation` or `test`.
 
     Raises:
-        InputError: If it is no such file, or the split has no images.
+        InputError: If it is not a split file, or the split has no images.
         UnknownNameError: If there is no such split.
     """
     if name not in SPLIT_NAMES:

@@ -143,8 +143,8 @@ class ServingChangeRow(Base):
         sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True
     )
     subject: Mapped[str] = mapped_column(sa.String(320), index=True)
-    what: Mapped[str] = mapped_column(sa.Text())
-    who: Mapped[str] = mapped_column(sa.Text())
+    change: Mapped[str] = mapped_column("what", sa.Text())
+    actor: Mapped[str] = mapped_column("who", sa.Text())
     time: Mapped[datetime] = mapped_column(UtcTime())
 
 

@@ -89,7 +89,7 @@ def read_kpis(location: str) -> tuple[Kpi, ...]:
     """Read a KPI file.
 
     Raises:
-        InputError: If the file is missing, or a line is no comparison.
+        InputError: If the file is missing, or a line is not a comparison.
     """
     try:
         text = storage.read_bytes(location).decode()
@@ -116,8 +116,8 @@ def parse_kpis(text: str, *, where: str) -> tuple[Kpi, ...]:
         found = _LINE.fullmatch(content)
         if found is None:
             raise InputError(
-                f"{where}, line {number}: {content!r} is no KPI; write a metric, >=, <=, > or <, "
-                "and a number or `current`, as in `recall[defect] >= 0.99`."
+                f"{where}, line {number}: {content!r} is not a KPI; write a metric, >=, <=, > or "
+                "<, and a number or `current`, as in `recall[defect] >= 0.99`."
             )
         if found["current"]:
             limit = float((found["sign"] or "") + (found["margin"] or "0"))

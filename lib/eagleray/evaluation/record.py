@@ -21,7 +21,7 @@ def _require_numbers(metrics: object) -> object:
     if isinstance(metrics, dict):
         for name, value in metrics.items():
             if not isinstance(value, (int, float)):
-                raise ValueError(f"{str(name)[:100]!r} is no number")
+                raise ValueError(f"{str(name)[:100]!r} is not a number")
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Names files in unsupported formats: images of other formats, and files that are no images."""
+"""Names files in unsupported formats: images of other formats, and files that are not images."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _read_json(content: bytes, schema: pa.Schema) -> Iterator[pa.ChunkedArray]:
     for line in io.BytesIO(content):
         record = json.loads(line)
         if not isinstance(record, dict):
-            raise ValueError("a line is no JSON object")
+            raise ValueError("a line is not a JSON object")
         for name, column in zip(schema.names, values, strict=True):
             column.append(record[name])
     for field, column in zip(schema, values, strict=True):

@@ -84,7 +84,7 @@ class JsonLinesTable:
         else:
             if isinstance(record, dict):
                 return record
-            fault = "it is no object in braces"
+            fault = "it is not an object in braces"
         raise InputError(f"Line {number} of {self.location} is not JSON ({fault}).") from None
 
 

@@ -23,7 +23,7 @@ def open_parquet(location: str) -> pq.ParquetFile:
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If the storage cannot read it.
-        InputError: If it is no Parquet file, or is damaged.
+        InputError: If it is not a Parquet file, or is damaged.
     """
     file = storage.open_seekable(location)
     try:

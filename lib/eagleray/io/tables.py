@@ -48,7 +48,8 @@ def open_table(location: str, *, may_be_empty: bool = False) -> TableFile:
         may_be_empty: Whether a table without rows is allowed.
 
     Raises:
-        InputError: If it is not there, is no such table, has two columns of one name, or no rows.
+        InputError: If it is not there, is not a table of a known format, has two columns of one
+            name, or no rows.
     """
     lower = location.lower().removesuffix(GZIP)
     kinds = (extension for extension in _KINDS if lower.endswith(extension))

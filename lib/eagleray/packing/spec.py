@@ -25,7 +25,7 @@ INPUT, RESULTS = "Input", "Results"
 
 
 def parse_size(text: str) -> int:
-    """Read `256MB`, `1 GiB` or `500000` as a number of bytes; 0 where the text is no size."""
+    """Read `256MB`, `1 GiB` or `500000` as a number of bytes; 0 if the text is not a size."""
     match = _SIZE.fullmatch(text.strip())
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
 

@@ -75,7 +75,7 @@ def determine_access(database: OpenDatabase, *, host_is_loopback: bool) -> Acces
         OutageError: If the database does not answer.
     """
     identity = database.read_identity()
-    callers = Applications(database, who="").read()
+    callers = Applications(database, actor="").read()
     if not callers.applications and not host_is_loopback:
         raise InputError(
             "Other machines would reach the service, but no application exists that could "

@@ -70,11 +70,11 @@ class Applications:
 
     Args:
         database: The organisation's database.
-        who: User who is recorded with each change.
+        actor: User who is recorded with each change.
     """
 
-    def __init__(self, database: OpenDatabase, *, who: str) -> None:
-        self._database, self._who = database, who
+    def __init__(self, database: OpenDatabase, *, actor: str) -> None:
+        self._database, self._actor = database, actor
 
     # --- applications ---
 
@@ -296,7 +296,7 @@ class Applications:
         return NewKey(name, key)
 
     def _record(self, session: Session, name: str, what: str) -> None:
-        record_change(session, subject=_subject(name), what=what, who=self._who)
+        record_change(session, subject=_subject(name), change=what, actor=self._actor)
 
 
 def _subject(name: str) -> str:

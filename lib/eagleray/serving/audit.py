@@ -1,4 +1,4 @@
-"""Records and reads the changes to applications and routes: who changed what, and when."""
+"""Records and reads the changes to applications and routes: the actor, the time and the change."""
 
 from __future__ import annotations
 
@@ -20,30 +20,36 @@ class Change:
 
     Attributes:
         time: Time of the change, in UTC.
-        who: User who made the change.
-        what: Description of the change.
+        actor: User who made the change.
+        description: Description of the change.
     """
 
     time: datetime
-    who: str
-    what: str
+    actor: str
+    description: str
 
     def as_json(self) -> dict[str, str]:
         """Return the members of the JSON object."""
-        return {"when": f"{self.time:%FT%TZ}", "who": self.who, "what": self.what}
+        return {
+            "time": f"{self.time:%FT%TZ}",
+            "actor": self.actor,
+            "change": self.description,
+        }
 
     def as_row(self) -> list[str]:
         """Return the cells of a table row."""
-        return [f"{self.time:%Y-%m-%d %H:%M}", self.who, self.what]
+        return [f"{self.time:%Y-%m-%d %H:%M}", self.actor, self.description]
 
 
-def record_change(session: Session, *, subject: str, what: str, who: str) -> None:
+def record_change(session: Session, *, subject: str, change: str, actor: str) -> None:
     """Record a change to an application or a route."""
-    session.add(ServingChangeRow(subject=subject, what=what, who=who, time=datetime.now(UTC)))
+    session.add(
+        ServingChangeRow(subject=subject, change=change, actor=actor, time=datetime.now(UTC))
+    )
 
 
 def read_changes(session: Session, subject: str) -> Sequence[Change]:
     """Return the changes to one subject, oldest first."""
     query = sa.select(ServingChangeRow).where(ServingChangeRow.subject == subject)
     rows = session.scalars(query.order_by(ServingChangeRow.number))
-    return [Change(row.time, row.who, row.what) for row in rows]
+    return [Change(row.time, row.actor, row.change) for row in rows]

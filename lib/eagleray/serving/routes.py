@@ -23,11 +23,11 @@ class Routes:
 
     Args:
         database: The organisation's database.
-        who: User who is recorded with each change.
+        actor: User who is recorded with each change.
     """
 
-    def __init__(self, database: OpenDatabase, *, who: str) -> None:
-        self._database, self._who = database, who
+    def __init__(self, database: OpenDatabase, *, actor: str) -> None:
+        self._database, self._actor = database, actor
 
     def get(self, model: str) -> Route:
         """Return the route of a model; the default route if it has none of its own."""
@@ -57,7 +57,7 @@ class Routes:
             route = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
             session.merge(ModelRouteRow(model=model, **dataclasses.asdict(route)))
             words = ", ".join(f"{name} {value}" for name, value in changes.items())
-            record_change(session, subject=_subject(model), what=words, who=self._who)
+            record_change(session, subject=_subject(model), change=words, actor=self._actor)
         return route
 
     def read(self) -> dict[str, Route]:

@@ -204,7 +204,7 @@ class ImageService:
             seconds=self.config.poll_interval_s,
         )
         first = await asyncio.to_thread(watch.read)
-        self._routes = Routes(database, who=settings.actor)
+        self._routes = Routes(database, actor=settings.actor)
         self.usage = UsageStore(database)
         self._usage_counter = UsageCounter(self.usage.add)
         if self.config.replicas > 1:

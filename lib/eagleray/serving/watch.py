@@ -68,7 +68,7 @@ class DatabaseReader:
             OutageError: If the database does not answer.
             DatabaseReplacedError: If it is another database, or an earlier state of this one.
         """
-        callers = Applications(self._database, who="").read()
+        callers = Applications(self._database, actor="").read()
         if callers.last_change < self._last_change:
             place = self._database.database.place
             raise DatabaseReplacedError(
@@ -77,7 +77,7 @@ class DatabaseReader:
             )
         self._last_change = callers.last_change
         return {
-            "routes": Routes(self._database, who="").read(),
+            "routes": Routes(self._database, actor="").read(),
             "applications": callers.applications,
             "keys": callers.keys,
             "last_change": callers.last_change,

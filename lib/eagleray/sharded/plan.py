@@ -104,7 +104,7 @@ def read_plan(layout: OutputLayout, kind: type[P]) -> P | None:
         return None
     except OSError as error:
         raise InputError(
-            f"Cannot look at output {layout.location} ({error.strerror or error}); check its name, "
+            f"Cannot access output {layout.location} ({error.strerror or error}); check its name, "
             "the credentials and the endpoint."
         ) from error
     try:

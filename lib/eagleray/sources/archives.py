@@ -51,7 +51,7 @@ def archive_tables(
         container: Absolute location of the archive.
         version: Version of the archive; empty if it is not known.
         packing: Format of the archive.
-        skipped: Counts the members that are no inputs.
+        skipped: Counts the members that are not inputs.
 
     Raises:
         InputError: If the archive is not there, cannot be read, or is damaged.
@@ -83,13 +83,13 @@ def input_members(members: Iterable[Member], skipped: SkippedFiles) -> list[Memb
     """Return the members that are inputs: not hidden, and no annotations of an image.
 
     In a WebDataset the files of one sample share their name up to the first dot of the last part:
-    `7.cls` and `7.json` belong to `7.jpg` and are no inputs, and neither is `7.json` beside a
+    `7.cls` and `7.json` belong to `7.jpg` and are not inputs, and neither is `7.json` beside a
     `7.bin`, whose format was not known when it was packed. Members without a sample stay, so that
     none is lost silently.
 
     Args:
         members: Members of the archive.
-        skipped: Counts those that are no inputs.
+        skipped: Counts those that are not inputs.
     """
     visible = []
     for member in members:

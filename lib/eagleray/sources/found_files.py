@@ -49,7 +49,7 @@ def open_files(
         root: Text that the URIs of all files begin with.
         files: Tables of `uri`, `size` and `version`, as storage lists them.
         spec: The request.
-        skipped: Counts the members of archives that are no inputs.
+        skipped: Counts the members of archives that are not inputs.
         nothing: Sentence for a location without files.
 
     Raises:
@@ -159,7 +159,7 @@ class _FoundFiles:
     Attributes:
         opened: Parquet files that are open already, by location; None for those without images.
         spec: The request.
-        skipped: Counts the members of archives that are no inputs.
+        skipped: Counts the members of archives that are not inputs.
     """
 
     opened: Mapping[str, OpenedSource | None]

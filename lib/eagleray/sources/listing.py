@@ -77,7 +77,7 @@ class Listing:
             own. Columns of both may have the same name, so they are told apart by position. The
             iterator can be read once, and raises `InputError` for what shows only while listing.
         notes: Sentences on what was decided for the user.
-        skipped: Files that are no inputs; complete when the tables were read.
+        skipped: Files that are not inputs; complete when the tables were read.
         root: As in `OpenedSource`; None for several locations.
         byte_columns: Columns of tables that hold bytes and are not among the user's.
     """

@@ -100,6 +100,6 @@ def _may_stay(source: ImageSource, policy: PathPolicy) -> bool:
 def _outside(what: str, location: str, policy: PathPolicy) -> InputError:
     shown = location if len(location) <= _MAX_SHOWN else f"{location[:_MAX_SHOWN]}…"
     return InputError(
-        f"{what} is {shown}, which is not where this job may read: "
+        f"{what} is {shown}, which is outside the locations that this job may read: "
         f"{', '.join(policy.prefixes or ())}."
     )

@@ -26,7 +26,7 @@ class Source:
     Attributes:
         name: Name of the kind.
         matches: Says whether a location is of this kind.
-        open: Opens a location of this kind. It counts the files that are no inputs, and raises an
+        open: Opens a location of this kind. It counts the files that are not inputs, and raises an
             `InputError` if the location is not there or cannot be read.
     """
 

@@ -48,7 +48,7 @@ def open_rows(
         may_be_empty: Whether it may have no rows, as one of several may.
 
     Raises:
-        InputError: If it is no table, the column holds neither, or several columns may.
+        InputError: If it is not a table, the column holds neither, or several columns may.
         UnknownNameError: If it has no such column.
     """
     table = open_table(location, may_be_empty=may_be_empty)

@@ -100,7 +100,7 @@ def _fault_of_name(name: str) -> str | None:
 
 
 def refuse_unread_content(location: str) -> None:
-    """Raise the sentence for a file that is no image by its name nor by its first bytes.
+    """Raise the sentence for a file that is not an image by its name nor by its first bytes.
 
     Args:
         location: Location of an existing file that is no table and no archive by its name.

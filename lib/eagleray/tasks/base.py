@@ -150,7 +150,7 @@ class Task(BaseModel):
         """Return the target of a label as written in a table.
 
         Raises:
-            InputError: If the text is no label of this task.
+            InputError: If the text is not a label of this task.
         """
 
     def in_order_of(self, parent: Task) -> Task:

@@ -64,12 +64,12 @@ class Regression(Task):
         with np.errstate(over="ignore"):
             mean, spread = values.mean(), values.std()
         if not np.isfinite(mean + spread):
-            raise InputError("The labels are too far apart: their spread is no finite number.")
+            raise InputError("The labels are too far apart: their spread is not a finite number.")
         return cls(mean=float(mean), std=float(spread))
 
     @classmethod
     def labels_in(cls, text: str) -> tuple[str, ...]:
-        """Return nothing: a number is no label."""
+        """Return nothing: a number is not a label."""
         return ()
 
     @property

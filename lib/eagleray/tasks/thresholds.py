@@ -42,7 +42,7 @@ def _parse(goal: str) -> tuple[str, float]:
     if goal.strip() == "f1":
         return "f1", 0.0
     if found is None or float(found[2]) > 1:
-        raise InputError(f"{goal!r} is no goal; write f1, recall>=0.99 or precision>=0.9.")
+        raise InputError(f"{goal!r} is not a goal; write f1, recall>=0.99 or precision>=0.9.")
     return found[1], float(found[2])
 
 

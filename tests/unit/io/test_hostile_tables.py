@@ -73,7 +73,7 @@ def refusal_of_row(place: JobFolder, row: str, *, site: Site | None = None) -> s
     return refusal(place, str(table), site=site)
 
 
-OUTSIDE = "which is not where this job may read"
+OUTSIDE = "which is outside the locations that this job may read"
 
 REMOTE = [
     "zip://a.jpg::webhdfs://127.0.0.1:{port}/x.zip",

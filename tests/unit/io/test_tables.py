@@ -288,7 +288,7 @@ def test_json_lines_may_lack_names_and_end_in_any_way(tmp_path: Path) -> None:
             b'{"a": }',
             "Line 20001 of {path} is not JSON (Expecting value: line 1 column 7",
         ),
-        (b"[1]", "Line 20001 of {path} is not JSON (it is no object in braces)."),
+        (b"[1]", "Line 20001 of {path} is not JSON (it is not an object in braces)."),
         (b'{"a": "\xff"}', "Line 20001 of {path} is not UTF-8 but perhaps Windows-1252"),
         (b"[" * 100_000, "Line 20001 of {path} is not JSON ("),
     ],

@@ -35,7 +35,7 @@ def allowed(folder: Path) -> dict[str, Any]:
 
 
 def body(folder: Path, **fields: Any) -> dict[str, Any]:
-    given = {"inputs": f"{folder}/open", "output": f"{folder}/out/nobody/x", "model": "digits"}
+    given = {"inputs": f"{folder}/open", "output": f"{folder}/out/anonymous/x", "model": "digits"}
     return {**{name: value.replace("~", str(folder)) for name, value in given.items()}, **fields}
 
 
@@ -68,14 +68,14 @@ def test_no_batch_is_started_unless_a_setting_says_where(
         ({"inputs": "zip://a.png::{}/open/a.zip::{}/closed/a.zip"}, 403, "--batch-inputs"),
         ({"inputs": "parquet://image/0::{}/open/link/a.parquet"}, 403, "--batch-inputs"),
         ({"since": "zip://a::s3://bucket/secret/a.zip"}, 403, "--batch-inputs"),
-        ({"output": "zip://a::{}/out/nobody/x"}, 403, "--batch-outputs"),
+        ({"output": "zip://a::{}/out/anonymous/x"}, 403, "--batch-outputs"),
         ({"output": "webhdfs://127.0.0.1:1/x"}, 403, "--batch-outputs"),
         ({"inputs": "http://169.254.169.254/a.png"}, 403, "not among the hosts"),
         ({"inputs": "/etc"}, 403, "--batch-inputs"),
         ({"since": "{}/closed"}, 403, "--batch-inputs"),
         ({"inputs": (), "failed_only": "{}/closed"}, 403, "--batch-inputs"),
         ({"output": "{}/out/other/x"}, 403, "--batch-outputs"),
-        ({"output": "{}/out/nobody/../other/x"}, 403, "--batch-outputs"),
+        ({"output": "{}/out/anonymous/../other/x"}, 403, "--batch-outputs"),
         ({"output": "{}/open/x"}, 403, "--batch-outputs"),
         ({"output": "s3://bucket/photos/x"}, 403, "--batch-outputs"),
         ({"inputs": "{}/open/none.png"}, 400, "no folder or file"),
@@ -191,7 +191,7 @@ def test_how_a_batch_is_follows_from_its_run(
 
 
 def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) -> None:
-    applications = Applications(registry.history.database, who="tester")
+    applications = Applications(registry.history.database, actor="tester")
     keys = {name: applications.create(name).key for name in ("shop", "bakery")}
 
     async def test(running: RunningApp) -> None:
@@ -245,7 +245,7 @@ def test_full_is_full(
         await running.client.post(PATH, json=body(tmp_path))
         running.launcher.has = room
         answer = await running.client.post(
-            PATH, json=body(tmp_path, output=f"{tmp_path}/out/nobody/y")
+            PATH, json=body(tmp_path, output=f"{tmp_path}/out/anonymous/y")
         )
         assert answer.status_code == status, answer.text
         assert words in answer.json().get("detail", "")

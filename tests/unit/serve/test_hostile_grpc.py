@@ -111,7 +111,7 @@ def test_damaged_messages_are_predicted_or_refused(registry: Registry) -> None:
 
 def test_every_method_but_liveness_requires_a_key(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
-    key = Applications(registry.history.database, who="tester").create("shop").key
+    key = Applications(registry.history.database, actor="tester").create("shop").key
 
     async def test(running: RunningApp) -> None:
         for method in METHODS:

@@ -75,7 +75,7 @@ seen: Counter[int] = Counter()
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
     """A service with one application, and the application's key."""
     registry = registry_with(tmp_path_factory.mktemp("openapi"), "digits", versions=2)
-    key = Applications(registry.history.database, who="tester").create("fuzz").key
+    key = Applications(registry.history.database, actor="tester").create("fuzz").key
     with http_service(registry, max_images=4, max_body_mb=1) as running:
         yield running, key
 

@@ -253,7 +253,7 @@ def test_a_batch_is_started_and_ended_by_no_simple_body(
 def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured(
     registry: Registry,
 ) -> None:
-    key = Applications(registry.history.database, who="tester").create("shop").key
+    key = Applications(registry.history.database, actor="tester").create("shop").key
     given = {"authorization": f"Bearer {key}", "host": "vision.example.com"}
 
     async def any_name(running: RunningApp) -> None:
@@ -269,7 +269,7 @@ def test_a_service_with_keys_accepts_every_host_name_unless_names_are_configured
 
 
 def test_only_browsers_are_prompted_for_a_password(registry: Registry) -> None:
-    key = Applications(registry.history.database, who="tester").create("shop").key
+    key = Applications(registry.history.database, actor="tester").create("shop").key
 
     async def test(running: RunningApp) -> None:
         html = {"accept": "text/html"}

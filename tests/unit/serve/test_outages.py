@@ -48,7 +48,7 @@ def store(registry: Registry) -> Path:
 
 def applications_of(registry: Registry) -> Applications:
     """Open the applications as a command does, which makes a database that is missing."""
-    return Applications(open_database(registry.settings), who="tester")
+    return Applications(open_database(registry.settings), actor="tester")
 
 
 def new_database(folder: Path) -> tuple[Path, str]:
@@ -57,7 +57,7 @@ def new_database(folder: Path) -> tuple[Path, str]:
     It is made elsewhere: a SQLite file that is made under the name of one that is still in use
     shares the other's journal.
     """
-    applications = Applications(open_database(Settings(home=folder)), who="tester")
+    applications = Applications(open_database(Settings(home=folder)), actor="tester")
     return folder / "eagleray.db", applications.create("thief").key
 
 

@@ -202,10 +202,10 @@ def test_a_promotion_and_a_rollback_reach_the_service_without_restart(
 def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> None:
     add_versions(own_registry, "digits", 2)
     database = own_registry.history.database
-    applications = Applications(database, who="tester")
+    applications = Applications(database, actor="tester")
     shop, web = applications.create("shop").key, applications.create("web").key
     applications.pin("shop", "digits", "2")
-    Routes(database, who="tester").set(
+    Routes(database, actor="tester").set(
         "digits", canary="3", canary_share=0.5, shadow="2", shadow_share=1.0
     )
 
@@ -231,7 +231,7 @@ def test_pins_canaries_and_shadows_reach_the_service(own_registry: Registry) -> 
 
 
 def test_everything_but_liveness_requires_a_key(own_registry: Registry) -> None:
-    made = Applications(own_registry.history.database, who="tester").create("shop")
+    made = Applications(own_registry.history.database, actor="tester").create("shop")
 
     async def test(running: RunningApp) -> None:
         paths = running.client._transport.app.openapi()["paths"]  # type: ignore[attr-defined]
@@ -264,7 +264,7 @@ def test_without_keys_other_machines_are_refused(registry: Registry) -> None:
 
 
 def test_a_quota_that_is_used_up_is_429_with_a_time_to_come_again(own_registry: Registry) -> None:
-    made = Applications(own_registry.history.database, who="tester").create(
+    made = Applications(own_registry.history.database, actor="tester").create(
         "shop", images_per_second=0.5
     )
 
@@ -494,7 +494,7 @@ def test_slashes_too_many_change_nothing(registry: Registry) -> None:
 
 
 def test_slashes_too_many_lead_nowhere_without_a_key(own_registry: Registry) -> None:
-    Applications(own_registry.history.database, who="tester").create("shop")
+    Applications(own_registry.history.database, actor="tester").create("shop")
 
     async def test(running: RunningApp) -> None:
         for path in ("/live/v1/models", "/v1/models/", "//v1//models", "/live//../v1/models"):

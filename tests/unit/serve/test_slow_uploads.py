@@ -79,7 +79,7 @@ class Dripping:
 @pytest.fixture
 def keys(tmp_path: Path) -> dict[str, str]:
     registry = registry_with(tmp_path, "digits")
-    applications = Applications(registry.history.database, who="tester")
+    applications = Applications(registry.history.database, actor="tester")
     return {name: applications.create(name).key for name in ("slow", "shop")}
 
 

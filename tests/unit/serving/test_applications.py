@@ -37,7 +37,7 @@ def database(tmp_path: Path) -> OpenDatabase:
 
 @pytest.fixture
 def applications(database: OpenDatabase) -> Applications:
-    return Applications(database, who="tester")
+    return Applications(database, actor="tester")
 
 
 def snapshot(applications: Applications) -> Snapshot:
@@ -107,7 +107,7 @@ def test_a_revoked_key_and_a_disabled_application_are_refused(applications: Appl
     applications.revoke("shop", applications.keys("shop")[0].prefix)
     with pytest.raises(NotAllowedError):
         authenticate(KEYED, snapshot(applications), made.key, None)
-    assert [change.what for change in applications.changes("shop")][:3] == [
+    assert [change.description for change in applications.changes("shop")][:3] == [
         "created",
         "disabled",
         "enabled",
@@ -124,7 +124,7 @@ def test_pins_come_and_go(applications: Applications) -> None:
     applications.pin("shop", "digits", "3")
     applications.delete("shop")
     assert applications.read() == Callers({}, {}, last_change=6)
-    assert applications.changes("shop")[-1].what == "deleted"
+    assert applications.changes("shop")[-1].description == "deleted"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_mistakes_are_one_sentence(applications: Applications, call: object, wor
 
 
 def test_routes_are_changed_field_by_field(database: OpenDatabase) -> None:
-    routes = Routes(database, who="tester")
+    routes = Routes(database, actor="tester")
     assert routes.get("digits") == Route()
     routes.set("digits", canary="5", canary_share=0.1)
     routes.set("digits", warm=True)

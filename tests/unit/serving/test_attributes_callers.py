@@ -256,7 +256,7 @@ def test_versions_with_and_without_attributes_predict_the_same_requests(tmp_path
     """So that a version which takes them can follow one that does not, or be its shadow."""
     registry = registry_with(tmp_path, "digits")
     registry.register(package_with_attributes())
-    routes = Routes(registry.history.database, who="tester")
+    routes = Routes(registry.history.database, actor="tester")
     routes.set("digits", shadow="2", shadow_share=1.0)
 
     async def test(running: RunningApp) -> None:

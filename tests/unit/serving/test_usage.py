@@ -54,7 +54,7 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = registry_with(tmp_path, "digits", versions=2)
-    applications = Applications(registry.history.database, who="tester")
+    applications = Applications(registry.history.database, actor="tester")
     keys = {name: applications.create(name).key for name in ("shop", "web")}
     applications.pin("web", "digits", "2")
 
@@ -99,7 +99,7 @@ def test_the_service_counts_each_request_and_shows_callers_their_own_alone(
     CliRunner().invoke(app, ["models", "canary", "digits", "2", "--share", "0.1"])
     response = CliRunner().invoke(app, ["models", "traffic", "digits", "--json"])
     (change,) = json.loads(response.output)["changes"]
-    assert (change["who"], change["what"]) == (
+    assert (change["actor"], change["change"]) == (
         registry.settings.actor,
         "canary 2, canary_share 0.1",
     )

@@ -68,5 +68,5 @@ def test_what_is_wrong_is_said_as_of_other_sources(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="catalog://none is empty"):
         list(open_inputs(InputSpec(("catalog://none",))).tables)
-    with pytest.raises(InputError, match="which is not where this job may read"):
+    with pytest.raises(InputError, match="which is outside the locations that this job may read"):
         open_inputs(InputSpec(("catalog://none",), policy=PathPolicy((str(tmp_path),))))

@@ -16,7 +16,7 @@ __all__ = ["BatchPathPolicy"]
 
 _FETCHED = ("http://", "https://")
 _CALLER = "{application}"
-_ANONYMOUS = "nobody"  # stands for the caller if no application is configured
+_ANONYMOUS = "anonymous"  # stands for the caller if no application is configured
 
 
 class BatchPathPolicy:

@@ -83,7 +83,7 @@ def fits(needed: TypeEngine[Any], present: TypeEngine[Any], dialect: sa.Dialect)
 def plain_column(array: pa.Array) -> pa.Array:
     """Turn values into what any database takes: text, numbers, booleans, bytes and nulls.
 
-    Text that is no UTF-8 and NUL characters, which PostgreSQL refuses, become U+FFFD. Lists and
+    Text that is not UTF-8 and NUL characters, which PostgreSQL refuses, become U+FFFD. Lists and
     structs become JSON, times text in ISO 8601 to the microsecond, time stamps with a zone UTC.
 
     Args:

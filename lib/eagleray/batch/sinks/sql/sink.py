@@ -65,7 +65,7 @@ class SqlSink:
         schema, dot, name = table.rpartition(".")
         parts = [schema, name] if dot else [name]
         if not all(parts) or "." in schema or "\0" in table:
-            raise InputError(f"{table!r} is no name of a table; write name or schema.name.")
+            raise InputError(f"{table!r} is not the name of a table; write name or schema.name.")
         if dot and not database.is_postgresql:
             raise InputError(f"SQLite has no schemas; name a table without a dot, not {table!r}.")
         longest = max(len(part.encode()) for part in parts)
