@@ -369,7 +369,7 @@ def test_a_column_named_split_that_names_none_is_reported(tmp_path: Path) -> Non
     write(tmp_path / "t.csv", "path,label,split\na,x,train\nb,y,banana\n")
     images = read_labelled(str(tmp_path / "t.csv"))
     assert images.splits == ()
-    assert "has 'banana', which is no split, so it does not divide the data" in images.notes[0]
+    assert "has 'banana', which is not a split, so it does not divide the data" in images.notes[0]
 
 
 NESTED = pa.list_(pa.string())

@@ -357,7 +357,7 @@ def test_the_figures_of_a_registered_version_are_kept_with_it(digits: Path) -> N
         (["MODEL", "tree"], "recall[tow] > 0", "Nearest: recall[two]"),
         (["MODEL", "part"], "recall[two] > 0", "'recall[two]'"),
         (["MODEL", "tree"], "accuracy >= current", "say which model is current by --current"),
-        (["MODEL", "tree"], "accuracy is good", "'accuracy is good' is no KPI"),
+        (["MODEL", "tree"], "accuracy is good", "'accuracy is good' is not a KPI"),
     ],
 )
 def test_mistakes_are_one_sentence_before_an_image_is_read(

@@ -465,7 +465,7 @@ def test_a_path_in_a_cell_is_bounded_like_any_other_location(tmp_path: Path) -> 
     cells = [{"bytes": None, "path": "/etc/hostname"}]
     location = write_parquet(tmp_path / "t.parquet", {"image": cells})
     listing = restrict_listing(open_inputs(InputSpec((location,))), PathPolicy((str(tmp_path),)))
-    with pytest.raises(InputError, match="Input 0 is /etc/hostname, which is not where this job"):
+    with pytest.raises(InputError, match="Input 0 is /etc/hostname, which is outside the loc"):
         list(listing.tables)
 
 

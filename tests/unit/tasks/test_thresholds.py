@@ -76,8 +76,8 @@ def test_each_label_gets_its_own_threshold_or_keeps_it() -> None:
     [
         (CLASSES, "f1", "A multiclass task has no thresholds"),
         (WEIGHT, "f1", "A regression task has no thresholds"),
-        (DEFECTS, "f2", "'f2' is no goal"),
-        (DEFECTS, "recall>=1.5", "'recall>=1.5' is no goal"),
+        (DEFECTS, "f2", "'f2' is not a goal"),
+        (DEFECTS, "recall>=1.5", "'recall>=1.5' is not a goal"),
     ],
 )
 def test_an_invalid_choice_is_refused_in_a_sentence(task: Task, goal: str, sentence: str) -> None:
