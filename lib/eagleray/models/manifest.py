@@ -175,6 +175,13 @@ class ModelManifest(FrozenModel):
     lineage: Lineage
     files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
 
+    @property
+    def input_text(self) -> str:
+        """The input for people, as in `1 x 28 x 28 (gray), and the attributes age, site`."""
+        shape = " x ".join(str(side) for side in self.contract.shape)
+        names = ", ".join(attribute.name for attribute in self.attributes)
+        return f"{shape} ({self.contract.color})" + (f", and the attributes {names}" * bool(names))
+
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are empty."""

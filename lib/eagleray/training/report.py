@@ -48,14 +48,18 @@ def overfit_warning(epochs: Sequence[dict[str, float]]) -> str | None:
     )
 
 
-def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> bytes:
+def render_training_page(
+    spec: TrainSpec, run: str, result: TrainResult, warnings: Sequence[str] = ()
+) -> bytes:
     """Make the page of a finished run.
 
     Args:
         spec: Specification of the run.
         run: Name of the run.
         result: Result of the run.
+        warnings: Sentences for the top of the page, such as why the run did not learn.
     """
+    overfit = overfit_warning(result.epochs)
     numbers = list(range(1, len(result.epochs) + 1))
     scores = sorted(
         name
@@ -97,7 +101,7 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> byte
         title=f"Training run {run}",
         facts=_facts(spec, result),
         plots=plots,
-        warning=overfit_warning(result.epochs),
+        warnings=[*warnings, *([overfit] if overfit else [])],
         epochs=[
             {"epoch": number, **epoch} for number, epoch in zip(numbers, result.epochs, strict=True)
         ],
