@@ -177,10 +177,11 @@ class ModelManifest(FrozenModel):
 
     @property
     def input_text(self) -> str:
-        """The input for people, as in `1 x 28 x 28 (gray), and the attributes age, site`."""
-        shape = " x ".join(str(side) for side in self.contract.shape)
+        """The input for people, as in `28 x 28 pixels, gray, and the attributes age, site`."""
+        height, width = self.contract.size
         names = ", ".join(attribute.name for attribute in self.attributes)
-        return f"{shape} ({self.contract.color})" + (f", and the attributes {names}" * bool(names))
+        image = f"{height} x {width} pixels, {self.contract.color}"
+        return f"{image}, and the attributes {names}" if names else image
 
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def describe_differences(before: ModelInterface, after: ModelInterface) -> tuple
         found.append(f"task {other.name} instead of {task.name}")
     elif task.labels != other.labels:
         found.append(_describe_labels(task.labels, other.labels))
-    shapes = [" x ".join(map(str, one.contract.shape)) for one in (before, after)]
-    if shapes[0] != shapes[1]:
-        found.append(f"input {shapes[1]} instead of {shapes[0]}")
+    inputs = [_describe_input(one.contract) for one in (before, after)]
+    if inputs[0] != inputs[1]:
+        found.append(f"input {inputs[1]} instead of {inputs[0]}")
     names = [", ".join(one.name for one in side.attributes) for side in (before, after)]
     if names[0] != names[1]:
         found.append(f"attributes {names[1] or 'none'} instead of {names[0] or 'none'}")
@@ -65,6 +65,11 @@ def _describe_labels(before: Sequence[str], after: Sequence[str]) -> str:
         removed
     )
     return f"labels {' and '.join(parts)}"
+
+
+def _describe_input(contract: ImageContract) -> str:
+    height, width = contract.size
+    return f"{height} x {width} {contract.color}"
 
 
 def _shorten(labels: Sequence[str]) -> str:
