@@ -16,6 +16,7 @@ from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import EpochCallback, fit
 from eagleray.training.inspection import inspect_data
+from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
 from eagleray.training.registration import RegisteredModel, register_model
@@ -33,6 +34,7 @@ class TrainSummary:
     run: Run
     registered: RegisteredModel
     result: TrainResult
+    monitor: Monitor
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -53,6 +55,8 @@ class TrainSummary:
             **self.registered.as_json(),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
+            "monitor": self.monitor.metric,
+            "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
             "skipped": [
                 {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
@@ -78,19 +82,19 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
         with reporter.status("Testing and registering"):
             registered = register_model(job, plan, tracked, run, result)
-        page = render_training_page(job.spec, run.name, result, registered.warnings)
+        page = render_training_page(job.spec, run.name, result, plan.monitor, registered.warnings)
         storage.put_atomic(run.page("training"), page)
         version = registered.version.reference
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id, "version": version}))
     if registered.alias.moved:
         reporter.note(registered.alias.reason)
-    overfit = overfit_warning(result.epochs)
+    overfit = overfit_warning(result.epochs, plan.monitor)
     own = (*registered.warnings, *((overfit,) if overfit else ()))
     for warning in own:
         reporter.warn(warning)
     faults = (*report.unreadable, *skipped)
     warnings = (*report.warnings, *own)
-    return TrainSummary(run, registered, result, faults, warnings, report.notes)
+    return TrainSummary(run, registered, result, plan.monitor, faults, warnings, report.notes)
 
 
 def start_run(

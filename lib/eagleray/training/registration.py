@@ -21,7 +21,7 @@ from eagleray.registry.leakage import find_leakage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.aliases import AliasDecision, move_alias
-from eagleray.training.monitor import Monitor, monitor_of
+from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -102,7 +102,7 @@ def register_model(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
         step=job.spec.epochs,
     )
-    monitor = monitor_of(plan.spec, plan.task)
+    monitor = plan.monitor
     judge = comparison_monitor(monitor, tested.evaluation.task, tested.evaluation.metrics)
     reasons = _reasons(job, plan, tested, result, leakage, monitor, judge)
     version = registry.record_verdict(version, reasons)

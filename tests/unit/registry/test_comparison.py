@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_images_that_no_version_learned_from_are_preferred(registry: Registry, n
     sentence = "9 of these 100 images taught it."
     for version, leaked in zip(versions, (0, 9), strict=True):
         evaluated(registry, version, 0.9)
-        marked = {"num_leaked": leaked, "leakage": sentence * bool(leaked)}
+        marked: dict[str, Any] = {"num_leaked": leaked, "leakage": sentence * bool(leaked)}
         later = "2026-05-05T00:00:00+00:00"
         evaluated(registry, version, 0.99, digest=HARD, data="hard", created=later, **marked)
     assert compared(registry, versions).measured_on == "parts/test"

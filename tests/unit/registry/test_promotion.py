@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -90,11 +91,9 @@ def test_without_common_images_it_is_said_what_to_run(
 
 def test_images_that_a_version_learned_from_are_no_evidence(registry: Registry, name: str) -> None:
     first, second = register(registry, name, 2)
-    leaked = {"num_leaked": 70, "leakage": "70 of these 100 images taught it."}
+    leaked: dict[str, Any] = {"num_leaked": 70, "leakage": "70 of these 100 images taught it."}
     evaluated(registry, first, 0.99, data="all", **leaked)
-    with pytest.raises(
-        InputError, match=r"images that it learned from do not count: all\)"
-    ):
+    with pytest.raises(InputError, match=r"images that it learned from do not count: all\)"):
         promote(registry, name, 1, alias="production", kpis=KPIS)
     words = ("a b.csv", "--split", "test")
     evaluated(registry, first, 0.95, digest=HARD, data="rest", arguments=words)
