@@ -89,7 +89,7 @@ def compare_with_version(
     count = len(own.rows)
     if count == 0 or (len(leaked) and count < MIN_COMPARED):
         raise NotComparableError(
-            f"{count:,} test images are left that taught neither of them, and {MIN_COMPARED} are "
+            f"{count:,} test images were used to train neither of them, and {MIN_COMPARED} are "
             "needed"
         )
     values = [

@@ -402,7 +402,7 @@ def test_a_split_that_a_column_of_the_table_names_is_evaluated(tmp_path: Path) -
     assert json.loads(result.stdout)["images"] == 2
 
 
-# --- images that taught the model, and splits of a run ------------------------------------------
+# --- data leakage, and splits of a run ------------------------------------------
 
 
 def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
@@ -417,14 +417,16 @@ def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
     return version
 
 
-def test_images_that_taught_the_model_are_said_marked_and_pass_no_kpi(digits: Path) -> None:
+def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(digits: Path) -> None:
     version = registered(digits, ("train",) * 7 + ("validation",) + ("test",) * 4)
     (digits / "kpi.txt").write_text("accuracy >= 0\n")
     page = digits / "page.html"
     words = ("digits@candidate", str(digits / "table.csv"), "--output", str(page), "--json")
     result = run(*words, "--kpi", str(digits / "kpi.txt"))
     assert result.exit_code == ExitCode.KPI_FAILED
-    sentence = "8 of these 12 images taught digits/1 (7 to the train split of digits/1 and 1"
+    sentence = (
+        "8 of these 12 images were used to train digits/1 (7 in the train split of digits/1, 1"
+    )
     assert "The KPIs do not count: " in result.stderr
     assert result.stderr.replace("\n", " ").count(sentence) == 2  # before the work, and at its end
     said = json.loads(result.stdout)
