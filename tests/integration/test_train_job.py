@@ -74,6 +74,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert summary.tested.evaluation.metrics["accuracy"] >= 0.95
     assert summary.version.reference == "stripes/1"
     assert summary.version.aliases == ("candidate",)
+    assert summary.registered.did_not_learn == ()
     bad = [fault.uri for fault in summary.skipped]
     failed = summary.tested.evaluation.num_failed
     assert len(bad) + failed == 1  # the broken one is said, whichever part it fell into

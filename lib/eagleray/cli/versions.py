@@ -305,7 +305,7 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
         for name, values in comparison.hyperparameters.items()
     ]
     if fields:
-        console.table("Training specifications, where they differ", ["", *names], fields)
+        console.table("Specifications", ["", *names], fields)
     facts = [
         [name, *(_short(value) for value in values), "" if len(set(values)) == 1 else "differs"]
         for name, values in _facts_by_name(comparison).items()

@@ -161,7 +161,7 @@ def compare(registry: Registry, versions: Sequence[ComparedVersion]) -> Comparis
     if records is None:
         tests = [side.manifest.lineage.test_digest for side in versions]
         same = None if None in tests else len(set(tests)) == 1
-        rows = _rows([side.manifest.metrics for side in versions])
+        rows = _rows(versions, [side.manifest.metrics for side in versions])
         return Comparison(tuple(versions), same, None, rows)
     predictions = [
         registry.predictions(side.version, record.data_digest)
@@ -171,7 +171,7 @@ def compare(registry: Registry, versions: Sequence[ComparedVersion]) -> Comparis
         _paired(versions[0], predictions[0], side, own)
         for side, own in zip(versions[1:], predictions[1:], strict=True)
     ]
-    rows = _rows([record.metrics for record in records], paired)
+    rows = _rows(versions, [record.metrics for record in records], paired)
     leakage = tuple(record.leakage for record in records if record.leakage)
     return Comparison(tuple(versions), True, records[0].data, rows, leakage)
 
@@ -214,10 +214,19 @@ def _paired(
 
 
 def _rows(
-    metrics: Sequence[Mapping[str, float]], paired: Sequence[Mapping[str, Difference]] = ()
+    versions: Sequence[ComparedVersion],
+    metrics: Sequence[Mapping[str, float]],
+    paired: Sequence[Mapping[str, Difference]] = (),
 ) -> tuple[MetricRow, ...]:
+    """Return a row for each metric: the headline metrics first, the others by name."""
+    headline = list(versions[0].manifest.task.headline_names)
+
+    def place_of(name: str) -> tuple[int, str]:
+        plain = name.removeprefix("test_")
+        return headline.index(plain) if plain in headline else len(headline), name
+
     rows = []
-    for name in sorted({name for one in metrics for name in one}):
+    for name in sorted({name for one in metrics for name in one}, key=place_of):
         values = tuple(one.get(name) for one in metrics)
         base = values[0]
         differences = tuple(

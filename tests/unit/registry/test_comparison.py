@@ -63,6 +63,7 @@ def test_kept_predictions_give_intervals_and_p_values_of_the_differences(
     assert slight.p_value is not None
     assert slight.p_value > 0.3
     assert rows["f1_macro"].differences[0] is not None
+    assert list(rows)[:2] == ["accuracy", "f1_macro"]
 
 
 def test_images_that_no_version_learned_from_are_preferred(registry: Registry, name: str) -> None:
