@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import resumable
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
@@ -22,7 +23,7 @@ from eagleray.training.inspection import inspect_data
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
-from eagleray.training.report import overfit_warning, render_training_page
+from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
 
@@ -83,23 +84,27 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     """Inspect the data, train, test once and register a version."""
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
-    with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
+    with (
+        resumable(f"eagleray train --resume {run.name}"),
+        job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked,
+    ):
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         tracked.log_parameters(job.spec.model_dump())
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
         result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
-        page = render_training_page(job.spec, run.name, result)
+        page = render_training_page(job.spec, run.name, result, plan.extensions)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
             tested, version = register_model(job, plan, tracked, run)
         run.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
-    warning = overfit_warning(result.epochs)
-    if warning is not None:
+    found = (overfit_warning(result.epochs), extension_warning(result, plan.extensions))
+    warnings = tuple(warning for warning in found if warning is not None)
+    for warning in warnings:
         reporter.warn(warning)
-    warnings = (*report.warnings, *((warning,) if warning else ()))
+    warnings = (*report.warnings, *warnings)
     faults = (*report.unreadable, *skipped)
     return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
 
@@ -119,13 +124,28 @@ def start_run(
 def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     """Return the run to resume, or create one with the specification and the split."""
     if job.run is not None:
-        return job.run, job.run.read()
+        return job.run, _extend(job, job.run)
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
     write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
     record = RunRecord(run=run.name, data_digest=digest, alias=job.alias)
     run.write(record)
     return run, record
+
+
+def _extend(job: TrainJob, run: Run) -> RunRecord:
+    """Return the record of a resumed run, after it has recorded a new extension of the run.
+
+    The extended run has a version and an MLflow run of its own: those of the run before stay.
+    """
+    record = run.read()
+    if record.extensions == job.plan.extensions:
+        return record
+    update = {"extensions": job.plan.extensions, "version": None, "mlflow_run": None}
+    record = record.model_copy(update=update)
+    run.write(record)  # first: the specification is for people, and follows the record
+    run.write_spec(job.spec)
+    return record
 
 
 def _log_epochs_once(tracked: TrackedRun) -> EpochCallback:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from eagleray.reports import render_page, series
+from eagleray.training.extension import Extension
 from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["overfit_warning", "render_training_page"]
+__all__ = ["extension_warning", "overfit_warning", "render_training_page"]
 
 _NUM_WORSE_EPOCHS = 3  # last epochs that must be worse than the best one
 _MIN_LOSS_OF_GAIN = 0.1  # fraction of the improvement that must be lost again
@@ -48,13 +49,25 @@ def overfit_warning(epochs: Sequence[dict[str, float]]) -> str | None:
     )
 
 
-def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> bytes:
+def extension_warning(result: TrainResult, extensions: Sequence[Extension]) -> str | None:
+    """Return a warning if no epoch since the last extension of a run is better than one before."""
+    if not extensions or result.best.epoch > extensions[-1].epoch:
+        return None
+    last = extensions[-1]
+    same = f", so the new version has the weights of {last.version}" if last.version else ""
+    return f"No epoch after the extension is better than epoch {result.best.epoch}{same}."
+
+
+def render_training_page(
+    spec: TrainSpec, run: str, result: TrainResult, extensions: Sequence[Extension] = ()
+) -> bytes:
     """Make the page of a finished run.
 
     Args:
         spec: Specification of the run.
         run: Name of the run.
         result: Result of the run.
+        extensions: Extensions of the run, in order.
     """
     numbers = list(range(1, len(result.epochs) + 1))
     scores = sorted(
@@ -64,7 +77,7 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> byte
     )
     steps = _downsample(result.losses)
     num_steps = len(result.losses) * spec.epochs // len(result.epochs)
-    rates = [learning_rate(spec, step - 1, num_steps) for step, _ in steps]
+    rates = [learning_rate(spec, step - 1, num_steps, extensions) for step, _ in steps]
     plots = [
         series(
             numbers,

@@ -21,7 +21,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
-from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
+from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
+from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
 
@@ -50,7 +51,7 @@ class UnfreezeStep:
     stages: int | None
 
 
-class TrainSpec(Spec):
+class TrainSpec(S3Fields):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
@@ -298,7 +299,11 @@ class TrainSpec(Spec):
         lines: list[str] = []
         values = self.model_dump(mode="json")
         panel = ""
-        for name, field in type(self).model_fields.items():
+        fields = type(self).model_fields.items()
+        # Those of the base class, about S3, come last.
+        for name, field in sorted(
+            fields, key=lambda item: panel_of(item[1].json_schema_extra) == S3_PANEL
+        ):
             if panel_of(field.json_schema_extra) != panel:
                 panel = panel_of(field.json_schema_extra)
                 lines += ["", f"# {panel}"]

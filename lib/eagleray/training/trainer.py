@@ -31,6 +31,7 @@ from eagleray.training.events import (
     TrainEvent,
     TrainingStarted,
 )
+from eagleray.training.extension import reopened
 from eagleray.training.fsdp import full_tensor
 from eagleray.training.model_state import ModelState
 from eagleray.training.optimizer import learning_rate, set_learning_rate
@@ -151,6 +152,8 @@ class Trainer:
             return
         checkpoint = self._store.read(name)
         self.progress = checkpoint.progress
+        if self.progress.ended and reopened(self.progress, self.input.extensions):
+            self.progress = dataclasses.replace(self.progress, ended=False)
         self.model.restore(checkpoint)
         self._best = checkpoint.with_prefix("best")
         losses = checkpoint.tensors["losses"]
@@ -166,7 +169,12 @@ class Trainer:
         network = self.model.start_epoch(epoch)
         for step, batch in enumerate(self.prefetcher.epoch(epoch, first), start=first):
             timer.waited += batch.waited
-            rate = learning_rate(self.spec, self.progress.total_steps, self.sampler.num_steps)
+            rate = learning_rate(
+                self.spec,
+                self.progress.total_steps,
+                self.sampler.num_steps,
+                self.input.extensions,
+            )
             self._losses.append(self.step(network, epoch, step, batch, rate))
             self.progress = dataclasses.replace(
                 self.progress,
@@ -258,7 +266,9 @@ class Trainer:
             best = BestEpoch(epoch + 1, metrics)
             self._best = {key: value.clone() for key, value in self.model.weights().items()}
         is_last = epoch + 1 == self.spec.epochs
-        ended = is_last or 0 < self.spec.patience <= epoch + 1 - best.epoch
+        # An extension gives a run that had stopped early its patience anew.
+        waited = epoch + 1 - max(best.epoch, *(one.epoch for one in self.input.extensions), 0)
+        ended = is_last or 0 < self.spec.patience <= waited
         self.progress = dataclasses.replace(
             self.progress,
             epoch=epoch + 1,

@@ -13,6 +13,7 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
+from eagleray.training.extension import Extension
 from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
 
@@ -41,6 +42,7 @@ class WorkerInput:
         run: Name of the run.
         s3: Options of S3 access.
         attributes: Attributes that the network takes beside images.
+        extensions: Extensions of the run, in order.
     """
 
     spec: TrainSpec
@@ -55,6 +57,7 @@ class WorkerInput:
     run: str
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
+    extensions: tuple[Extension, ...] = ()
 
 
 def make_worker_input(
@@ -83,4 +86,5 @@ def make_worker_input(
         run=run,
         s3=s3,
         attributes=plan.attributes,
+        extensions=plan.extensions,
     )
