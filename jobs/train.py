@@ -55,6 +55,7 @@ def describe(plan: TrainPlan) -> Iterator[str]:
             f"train {len(split.train):,}, validation {len(split.validation):,}, test "
             f"{len(split.test):,} images; {model}"
         )
+    yield f"best epoch: that of the {plan.monitor.best_title}"
     for attribute in plan.attributes:
         yield f"attribute {attribute.describe}"
     if plan.extensions:
@@ -73,6 +74,8 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
+    best = summary.result.metrics[summary.monitor.metric]
+    facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")

@@ -1,6 +1,6 @@
 """Extends a training run beyond the epochs that it was planned for.
 
-A run trains on from its newest checkpoint, with more epochs. The learning rate of every step stays a
+A run trains on from its newest checkpoint, with more epochs. The learning rate of a step stays a
 function of its position: `optimizer.learning_rate` reads the extensions of the run beside it.
 """
 

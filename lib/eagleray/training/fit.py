@@ -18,11 +18,12 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.launch import run_training
+from eagleray.training.monitor import Monitor, metric_title
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
-from eagleray.training.worker_input import WorkerInput, make_worker_input, primary_metric
+from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 __all__ = ["EpochCallback", "FitProgress", "fit", "job_worker_input"]
 
@@ -66,7 +67,7 @@ def fit(
     worker_input = job_worker_input(job, plan, run)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
-        progress = FitProgress(plan.spec.epochs, primary_metric(plan.task), bar, num_images)
+        progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
@@ -91,7 +92,7 @@ class FitProgress:
 
     Args:
         epochs: Number of epochs of the run.
-        metric: Name of the metric that selects the best epoch.
+        monitor: Metric that selects the best epoch.
         bar: Bar of images.
         num_images: Number of images of all epochs.
         clock: Returns the time in seconds.
@@ -100,13 +101,13 @@ class FitProgress:
     def __init__(
         self,
         epochs: int,
-        metric: str,
+        monitor: Monitor,
         bar: ProgressBar,
         num_images: int,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._epochs, self._metric, self._clock = epochs, metric, clock
+        self._epochs, self._monitor, self._clock = epochs, monitor, clock
         self._bar, self._num_images = bar, num_images
         self._num_advanced, self._num_steps, self._score = 0, epochs, ""
         self._last_epoch = epochs  # no epoch of an earlier process is shown
@@ -126,11 +127,11 @@ class FitProgress:
         if epoch <= self._last_epoch:
             return
         self._last_epoch = epoch
-        name = self._metric.removeprefix("validation_")
-        self._score = f"  epoch {epoch}: {name} {metrics[self._metric]:.4f}"
+        metric = self._monitor.metric
+        self._score = f"  epoch {epoch}: {self._monitor.title} {metrics[metric]:.4f}"
         self._bar.advance(0, note=f"loss {metrics['train_loss']:.3f}{self._score}")
-        names = dict.fromkeys(("train_loss", "validation_loss", self._metric))
-        figures = [f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names]
+        names = dict.fromkeys(("train_loss", "validation_loss", metric))
+        figures = [f"{metric_title(name)} {metrics[name]:.4f}" for name in names]
         figures.append(f"{metrics['images_per_second']:,.0f} images/s")
         if epoch < self._epochs:
             seconds = (self._clock() - self._started) / (epoch - self._first_epoch)

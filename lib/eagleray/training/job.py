@@ -20,6 +20,7 @@ from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import EpochCallback, fit
 from eagleray.training.inspection import inspect_data
+from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -45,6 +46,7 @@ class TrainSummary:
     version: ModelVersion
     tested: FinishedModel
     result: TrainResult
+    monitor: Monitor
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -55,6 +57,8 @@ class TrainSummary:
             **model_summary(self.version, self.tested),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
+            "monitor": self.monitor.metric,
+            "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
             "skipped": [
                 {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
@@ -93,20 +97,23 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
         result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
-        page = render_training_page(job.spec, run.name, result, plan.extensions)
+        page = render_training_page(job.spec, run.name, result, plan.monitor, plan.extensions)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
             tested, version = register_model(job, plan, tracked, run)
         run.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
-    found = (overfit_warning(result.epochs), extension_warning(result, plan.extensions))
+    found = (
+        overfit_warning(result.epochs, plan.monitor),
+        extension_warning(result, plan.extensions),
+    )
     warnings = tuple(warning for warning in found if warning is not None)
     for warning in warnings:
         reporter.warn(warning)
     warnings = (*report.warnings, *warnings)
     faults = (*report.unreadable, *skipped)
-    return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+    return TrainSummary(run, version, tested, result, plan.monitor, faults, warnings, report.notes)
 
 
 def start_run(

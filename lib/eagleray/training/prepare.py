@@ -79,6 +79,7 @@ def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None
     run = find_run(settings, name)
     record = run.read()
     spec = run.read_spec()
+    progress = CheckpointStore(run.checkpoints).progress()  # refuses that of another version
     extensions = record.extensions
     if extensions:
         spec = spec.model_copy(update={"epochs": extensions[-1].epochs})
@@ -86,7 +87,7 @@ def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None
         wanted = TrainSpec.make({**spec.model_dump(), "epochs": epochs}, name="--{}".format)
         extension = make_extension(
             name,
-            CheckpointStore(run.checkpoints).progress(),
+            progress,
             planned=spec.epochs,
             epochs=wanted.epochs,
             version=record.version,

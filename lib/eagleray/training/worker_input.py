@@ -14,15 +14,11 @@ from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
 from eagleray.training.extension import Extension
+from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["WorkerInput", "make_worker_input", "primary_metric"]
-
-
-def primary_metric(task: Task) -> str:
-    """Return the name of the validation metric that selects the best epoch."""
-    return f"validation_{task.metric_names[0]}"
+__all__ = ["WorkerInput", "make_worker_input"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,11 @@ class WorkerInput:
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
     extensions: tuple[Extension, ...] = ()
+
+    @property
+    def monitor(self) -> Monitor:
+        """Metric that selects the best epoch."""
+        return monitor_of(self.spec, self.task)
 
 
 def make_worker_input(
