@@ -80,6 +80,7 @@ def job_session(
     address: str | None = None,
     verbose: bool = False,
     max_concurrent_batches: int = 0,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Cluster]:
     """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
@@ -94,6 +95,7 @@ def job_session(
             address=address,
             verbose=verbose,
             max_concurrent_batches=max_concurrent_batches,
+            meanwhile=meanwhile,
         ) as cluster,
     ):
         yield cluster

@@ -6,7 +6,10 @@ interface, so a new version of Ray is to be tested against these functions.
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,18 +20,23 @@ __all__ = [
     "close_replica_port",
     "delete_keys",
     "disable_progress_bars",
+    "interruptible_torch_trainer",
     "iterate_blocks",
     "job_config_without_working_folder",
     "lean_torch_trainer",
     "map_blocks",
+    "post_message",
     "put_key_if_absent",
     "set_job_agent_port",
+    "take_messages",
     "use_whole_blocks",
 ]
 
 LOOPBACK_OPTIONS = {"_node_ip_address": "127.0.0.1"}
 """Arguments of `ray.init` for a Ray on loopback; the public ones take no node address."""
 
+_MESSAGES = b"eagleray_messages"
+_STOP_SECONDS = 5.0  # for Ray Train's controller to notice that it is stopped
 _IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -51,6 +59,27 @@ def delete_keys(prefix: str, namespace: bytes) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
     _internal_kv_del(prefix, del_by_prefix=True, namespace=namespace)
+
+
+def post_message(channel: str, content: bytes) -> None:
+    """Put a message into the key-value store of Ray's head, where the driver takes it from.
+
+    Ray's own queue is an actor: another process, which takes seconds to start.
+    """
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(f"{channel}/{time.time_ns():020d}", content, namespace=_MESSAGES)
+
+
+def take_messages(channel: str) -> list[bytes]:
+    """Remove the messages of a channel from the key-value store, and return them in order."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
+
+    contents = []
+    for key in sorted(_internal_kv_list(f"{channel}/", namespace=_MESSAGES)):
+        contents.append(_internal_kv_get(key, namespace=_MESSAGES))
+        _internal_kv_del(key, namespace=_MESSAGES)
+    return contents
 
 
 def job_config_without_working_folder() -> Any:
@@ -118,20 +147,76 @@ def iterate_blocks(dataset: Any) -> Iterator[pa.Table]:
 
 
 def lean_torch_trainer() -> Any:
-    """Return Ray's `TorchTrainer` without helpers that have nothing to do in an embedded Ray.
+    """Return Ray's `TorchTrainer` for an embedded Ray: without processes that it can do without.
 
-    One helper cleans up after a driver that died, which ends an embedded Ray too, and waits ten
-    seconds for a dashboard at the end of every training. The other distributes Ray Data's datasets,
-    of which there are none. Each is a process that takes seconds to start; no option omits them.
+    Each takes seconds to start, and no option omits them. One helper cleans up after a driver that
+    died, which ends an embedded Ray too, and waits ten seconds for a dashboard at the end of every
+    training. Another distributes Ray Data's datasets, of which there are none. The controller runs
+    in this process: in one of its own it would outlive a driver on a cluster, which no embedded Ray
+    does. Workers inherit the driver's environment from their Ray, so idle ones can be reused.
     """
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+    class LeanWorkerGroup(WorkerGroup):  # type: ignore[misc]
+        @staticmethod
+        def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+            return dict(custom_runtime_env)
+
+    class LeanController(TrainController):  # type: ignore[misc]
+        worker_group_cls = LeanWorkerGroup
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()
             return [one for one in callbacks if type(one).__name__ not in _IDLE_CALLBACKS]
 
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            controller = LeanController(**arguments)
+            _run_controller(controller)
+            return controller.get_result()
+
     return LeanTrainer
+
+
+def interruptible_torch_trainer() -> Any:
+    """Return Ray's `TorchTrainer` for a named cluster, where Ctrl-C interrupts this process.
+
+    Ray's own handler of the signal ends the process with exit code 1, before anything is recorded.
+    The controller ends with its driver.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    return InterruptibleTrainer
+
+
+def _run_controller(controller: Any) -> None:
+    """Run a controller of Ray Train to its end in a thread; an interrupt stops its workers.
+
+    A thread, as a notebook has a running event loop in its main thread.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(controller.run())
+    ended = threading.Event()
+
+    def run() -> None:
+        loop.run_until_complete(asyncio.wait([task]))
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        ended.wait()
+    except BaseException:
+        loop.call_soon_threadsafe(task.cancel)
+        if ended.wait(_STOP_SECONDS) and controller.get_worker_group() is not None:
+            controller.get_worker_group().abort()
+        raise
+    task.result()
 
 
 # --- Ray Serve --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
-from eagleray.core.errors import ExitCode, InputError, JobFailedError
+from eagleray.core.errors import ExitCode, InputError, JobFailedError, resumable
 from eagleray.registry.registry import Registry
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import small_package
@@ -90,6 +90,31 @@ def test_errors_are_one_sentence_and_an_exit_code(
     shown = capsys.readouterr().err
     assert (str(error) or "interrupted") in shown
     assert "Traceback" not in shown
+
+
+def test_an_interrupted_job_names_the_command_that_resumes_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.raises(SystemExit) as caught,
+        command_errors(),
+        resumable("eagleray train --resume a"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.code == ExitCode.INTERRUPTED
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["interrupted", "resume with: eagleray train --resume a"]
+
+
+def test_lines_of_a_job_stay_and_take_the_place_of_tenths(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console()
+    with console.progress("Images", 100) as bar:
+        for number in range(1, 11):
+            bar.line(f"epoch {number}")
+            bar.advance(10)
+    assert capsys.readouterr().err.splitlines() == [f"epoch {number}" for number in range(1, 11)]
 
 
 def test_progress_outside_a_terminal_says_the_failures(capsys: pytest.CaptureFixture[str]) -> None:
