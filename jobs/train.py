@@ -14,6 +14,7 @@ The file reads from top to bottom: report, then parse, build and run.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from eagleray.training.lr_finder import LearningRateSuggestion
     from eagleray.training.plan import TrainPlan
     from eagleray.training.prepare import TrainJob
+
+_WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray.train.torch")
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -162,7 +165,11 @@ def main(
             console.note(note)
         # These take seconds to import, and a mistake above is reported sooner.
         with job_session(
-            settings, address=cluster, verbose=verbose, meanwhile=partial(_prepare, job)
+            settings,
+            address=cluster,
+            verbose=verbose,
+            meanwhile=partial(_prepare, job),
+            preload=_WORKER_MODULES if os.environ.get("PRELOAD") else (),
         ) as session:
             if find_learning_rate:
                 from eagleray.training.lr_finder import run_lr_finder
@@ -196,7 +203,7 @@ def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str 
     Raises:
         InputError: If there is one; the message names them.
     """
-    others = [flag(name) for name in fields if name != "epochs"]
+    others = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
     others += [option for option, value in sources.items() if value is not None]
     if others:
         raise InputError(

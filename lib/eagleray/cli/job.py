@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import typer
 
@@ -81,6 +81,7 @@ def job_session(
     verbose: bool = False,
     max_concurrent_batches: int = 0,
     meanwhile: Callable[[], object] = lambda: None,
+    preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
@@ -96,6 +97,7 @@ def job_session(
             verbose=verbose,
             max_concurrent_batches=max_concurrent_batches,
             meanwhile=meanwhile,
+            preload=preload,
         ) as cluster,
     ):
         yield cluster

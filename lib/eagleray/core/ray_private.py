@@ -20,11 +20,11 @@ __all__ = [
     "close_replica_port",
     "delete_keys",
     "disable_progress_bars",
-    "interruptible_torch_trainer",
     "iterate_blocks",
     "job_config_without_working_folder",
     "lean_torch_trainer",
     "map_blocks",
+    "omit_idle_daemons",
     "post_message",
     "put_key_if_absent",
     "set_job_agent_port",
@@ -109,6 +109,25 @@ def set_job_agent_port(port: int) -> None:
     )
 
 
+def omit_idle_daemons(*, log_monitor: bool) -> None:
+    """Have `ray.init` start no process of which an embedded Ray makes no use.
+
+    These are the dashboard, which it starts with `include_dashboard=False` too, the autoscaler and
+    the monitor that sends the workers' output to the driver. They take two seconds of a core, and
+    no option omits them.
+
+    Args:
+        log_monitor: Whether the driver shows the workers' output.
+    """
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    RayParams.__init__ = functools.partialmethod(
+        RayParams.__init__, no_monitor=True, include_log_monitor=log_monitor
+    )
+    Node.start_api_server = lambda *_, **__: None
+
+
 # --- Ray Data ---------------------------------------------------------------------------------
 
 
@@ -146,26 +165,61 @@ def iterate_blocks(dataset: Any) -> Iterator[pa.Table]:
 # --- Ray Train --------------------------------------------------------------------------------
 
 
-def lean_torch_trainer() -> Any:
-    """Return Ray's `TorchTrainer` for an embedded Ray: without processes that it can do without.
+def lean_torch_trainer(*, embedded: bool) -> Any:
+    """Return Ray's `TorchTrainer` without processes that it can do without.
 
-    Each takes seconds to start, and no option omits them. One helper cleans up after a driver that
-    died, which ends an embedded Ray too, and waits ten seconds for a dashboard at the end of every
-    training. Another distributes Ray Data's datasets, of which there are none. The controller runs
-    in this process: in one of its own it would outlive a driver on a cluster, which no embedded Ray
-    does. Workers inherit the driver's environment from their Ray, so idle ones can be reused.
+    Each takes seconds to start, and no option omits them. The controller runs in this process,
+    which Ray's own would not outlive, and Ctrl-C interrupts this process; Ray's own handler ends it
+    with exit code 1, before anything is recorded. One helper cleans up after a driver that died,
+    which Ray does itself, and waits ten seconds for a dashboard at the end of every training.
+    Another distributes Ray Data's datasets, of which there are none. In an embedded Ray no
+    autoscaler is asked for resources, and workers inherit the driver's environment from their Ray,
+    so that idle ones can be reused.
+
+    Args:
+        embedded: Whether this process has started the Ray.
     """
+    import ray
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
     class LeanWorkerGroup(WorkerGroup):  # type: ignore[misc]
         @staticmethod
         def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
-            return dict(custom_runtime_env)
+            if embedded:
+                return dict(custom_runtime_env)
+            return WorkerGroup._get_worker_runtime_env(custom_runtime_env)
+
+        def _init_train_context_on_workers(
+            self, workers: Any, sync_actor: Any, train_context_args: Any
+        ) -> None:
+            # As Ray's own, but for the handle of the controller's actor, which there is none of.
+            calls = [
+                worker.actor.init_train_context.remote(
+                    train_run_context=self._train_run_context,
+                    distributed_context=worker.distributed_context,
+                    synchronization_actor=sync_actor,
+                    storage_context=self._storage_context,
+                    worker_callbacks=self._worker_callbacks_to_propagate,
+                    controller_actor=None,
+                    **{name: values[rank] for name, values in train_context_args.items()},
+                )
+                for rank, worker in enumerate(workers)
+            ]
+            ray.get(calls)
+            self._decorate_worker_log_file_paths(workers)
 
     class LeanController(TrainController):  # type: ignore[misc]
         worker_group_cls = LeanWorkerGroup
+
+    class LeanPolicy(FixedScalingPolicy):  # type: ignore[misc]
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
@@ -173,26 +227,13 @@ def lean_torch_trainer() -> Any:
             return [one for one in callbacks if type(one).__name__ not in _IDLE_CALLBACKS]
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            if embedded and type(arguments["scaling_policy"]) is FixedScalingPolicy:
+                arguments["scaling_policy"] = LeanPolicy(self.scaling_config)
             controller = LeanController(**arguments)
             _run_controller(controller)
             return controller.get_result()
 
     return LeanTrainer
-
-
-def interruptible_torch_trainer() -> Any:
-    """Return Ray's `TorchTrainer` for a named cluster, where Ctrl-C interrupts this process.
-
-    Ray's own handler of the signal ends the process with exit code 1, before anything is recorded.
-    The controller ends with its driver.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
-        def _register_sigint_handler(self, controller: Any) -> None:
-            pass
-
-    return InterruptibleTrainer
 
 
 def _run_controller(controller: Any) -> None:

@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
     disable_progress_bars,
     job_config_without_working_folder,
+    omit_idle_daemons,
     set_job_agent_port,
 )
 from eagleray.core.settings import Settings
@@ -85,6 +86,7 @@ def ray_session(
     verbose: bool = False,
     max_concurrent_batches: int = 0,
     meanwhile: Callable[[], object] = lambda: None,
+    preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Connect to a named cluster, or start an embedded Ray for the time of the block.
 
@@ -96,6 +98,7 @@ def ray_session(
             on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
             token; 0 for none.
         meanwhile: Called in a thread while Ray starts, such as to import modules.
+        preload: Modules that the workers of an embedded Ray import as soon as they start.
 
     Raises:
         UserError: If the named cluster does not answer or its address is a URL, or Ray cannot use
@@ -105,6 +108,8 @@ def ray_session(
     address = address or settings.ray_address
     set_user_variables(settings.home_folder)
     _prepare_environment(embedded=address is None, verbose=verbose)
+    if address is None and preload:
+        os.environ["RAY_preload_python_modules"] = ",".join(preload)  # noqa: SIM112
     import ray
 
     was_initialized = ray.is_initialized()
@@ -157,6 +162,8 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output cannot be turned off
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay valid
+    # Ray Train's controller runs in this process, whose logging is not Ray's.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     # Seconds between health checks of training workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Seconds that a worker group waits for its resources. A node that has just died may be chosen,
@@ -176,8 +183,6 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         os.environ.setdefault("RAY_event_stats", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-        # Ray Train's controller runs in this process, whose logging is not Ray's.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
         # The watcher is for nodes that a cloud preempts.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Binds every server to loopback, which the node address 127.0.0.1 alone does not. Ray has
@@ -204,6 +209,8 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
             # A job waits for its slot as long as need be; Ray's default is 15 minutes.
             os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_YEAR_SECONDS))
             set_job_agent_port(free_port())
+        else:
+            omit_idle_daemons(log_monitor=verbose)
         try:
             ray.init(
                 address="local",

@@ -10,12 +10,7 @@ from typing import Any
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
-from eagleray.core.ray_private import (
-    interruptible_torch_trainer,
-    lean_torch_trainer,
-    post_message,
-    take_messages,
-)
+from eagleray.core.ray_private import lean_torch_trainer, post_message, take_messages
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.training.checkpoint import CheckpointStore
@@ -110,8 +105,7 @@ def run_workers(
     if storage.is_folder(ray_folder):
         storage.remove_tree(ray_folder)  # Ray would resume from the state of dead workers
     channel = secrets.token_hex(8)
-    trainer_class = lean_torch_trainer() if cluster.embedded else interruptible_torch_trainer()
-    trainer = trainer_class(
+    trainer = lean_torch_trainer(embedded=cluster.embedded)(
         _run_worker,
         train_loop_config={"work": work, "input": ray.put(worker_input), "channel": channel},
         scaling_config=ScalingConfig(
