@@ -12,7 +12,7 @@ from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["overfit_warning", "render_training_page"]
+__all__ = ["downsample", "overfit_warning", "render_training_page"]
 
 _NUM_WORSE_EPOCHS = 3  # last epochs that must be worse than the best one
 _MIN_LOSS_OF_GAIN = 0.1  # fraction of the improvement that must be lost again
@@ -62,7 +62,7 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> byte
         for name in result.epochs[0]
         if name.startswith("validation_") and name != "validation_loss"
     )
-    steps = _downsample(result.losses)
+    steps = downsample(result.losses)
     num_steps = len(result.losses) * spec.epochs // len(result.epochs)
     rates = [learning_rate(spec, step - 1, num_steps) for step, _ in steps]
     plots = [
@@ -119,8 +119,8 @@ def _facts(spec: TrainSpec, result: TrainResult) -> dict[str, str]:
     }
 
 
-def _downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
-    """Return (step, mean loss) of at most `_MAX_POINTS` consecutive windows."""
+def downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """Return (step, mean loss) of at most 1,000 consecutive windows; steps count from 1."""
     size = -(-len(losses) // _MAX_POINTS)
     windows = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [

@@ -225,11 +225,14 @@ def test_the_first_alias_is_given_once(registry: Registry) -> None:
     assert [(item.action, item.version) for item in changes] == [("register", 1), ("register", 2)]
 
 
-def test_the_steps_of_a_figure_are_known(registry: Registry) -> None:
+def test_an_epoch_is_recorded_once(registry: Registry) -> None:
     with registry.start_run("train told") as run:
-        run.log_metrics({"train_loss": 0.5}, step=2)
-        assert run.steps_of("train_loss") == {2}
-        assert run.steps_of("accuracy") == set()
+        run.log_epoch(1, {"train_loss": 0.5})
+    with registry.start_run("train told", run_id=run.run_id) as resumed:
+        for epoch in (1, 2):
+            resumed.log_epoch(epoch, {"train_loss": 0.25})
+    history = registry.client.get_metric_history(run.run_id, "train_loss")
+    assert [(item.step, item.value) for item in history] == [(1, 0.5), (2, 0.25)]
 
 
 # --- behind the registry's back ---------------------------------------------------------------
