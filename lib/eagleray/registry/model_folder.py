@@ -18,7 +18,6 @@ from eagleray.models.architectures import TIMM_PREFIX
 from eagleray.models.attributes import NumberAttribute
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry import pyfunc
-from eagleray.registry.pyfunc import IMAGE_COLUMN, PACKAGE_FOLDER, result_columns
 
 __all__ = ["write_model_folder"]
 
@@ -39,12 +38,13 @@ def write_model_folder(package: ModelPackage, folder: str) -> None:
         mlflow.pyfunc.save_model(
             folder,
             loader_module=pyfunc.__name__,
+            model_config=dict(pyfunc.MODEL_CONFIG),
             signature=_signature(package),
             input_example=_input_example(package),
             pip_requirements=_requirements(package),
             metadata={"package_digest": package.digest, "task": package.task.name},
         )
-    write_package(package, str(Path(folder) / PACKAGE_FOLDER))
+    write_package(package, str(Path(folder) / pyfunc.PACKAGE_FOLDER))
 
 
 def _signature(package: ModelPackage) -> Any:
@@ -66,11 +66,11 @@ def _signature(package: ModelPackage) -> Any:
         for one in package.attributes
     ]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN), *attributes]),
+        inputs=Schema([ColSpec(DataType.binary, pyfunc.IMAGE_COLUMN), *attributes]),
         outputs=Schema(
             [
                 ColSpec(outputs.get(name, AnyType()), name, required=name == "status")
-                for name in result_columns(package)
+                for name in pyfunc.result_columns(package)
             ]
         ),
     )
@@ -83,7 +83,9 @@ def _input_example(package: ModelPackage) -> Any:
     golden = min(package.golden.images, key=lambda one: len(package.files[one.file]), default=None)
     if golden is None:
         return None
-    return pd.DataFrame([{IMAGE_COLUMN: package.files[golden.file], **(golden.attributes or {})}])
+    return pd.DataFrame(
+        [{pyfunc.IMAGE_COLUMN: package.files[golden.file], **(golden.attributes or {})}]
+    )
 
 
 def _requirements(package: ModelPackage) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eagleray.core.errors import BadImageError, InputError, Reason
+from eagleray.core.errors import BadImageError, Reason, UnknownNameError
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.probe import detect_format
 from eagleray.io.fetch import fetch_image
@@ -27,7 +27,7 @@ from eagleray.tasks import Outcome, Task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["IMAGE_COLUMN", "PACKAGE_FOLDER", "PyfuncModel", "result_columns"]
+__all__ = ["IMAGE_COLUMN", "MODEL_CONFIG", "PACKAGE_FOLDER", "PyfuncModel", "result_columns"]
 
 IMAGE_COLUMN = "image"
 """The column with the images; the others are attributes."""
@@ -35,30 +35,28 @@ IMAGE_COLUMN = "image"
 PACKAGE_FOLDER = "package"
 """The folder of the package beside `MLmodel`."""
 
-_OPTIONS = ("device", "precision", "batch_size")
+MODEL_CONFIG = {"column": None, "device": "auto", "precision": "auto", "batch_size": None}
+"""The keys of `model_config` that MLflow passes on, with their defaults."""
+
 _SERVER_VARIABLE = "__pyfunc_model_path__"  # set in the processes of MLflow's model servers
 _FAILURE = ("status", "reason", "message")
 
 
-def _load_pyfunc(folder: str, model_config: Mapping[str, Any] | None = None) -> PyfuncModel:
+def _load_pyfunc(folder: str, model_config: Mapping[str, Any]) -> PyfuncModel:
     """Load the model; MLflow calls this function.
 
     Args:
         folder: The folder with `MLmodel`.
-        model_config: `device`, `precision` and `batch_size` of the predictor.
+        model_config: `device`, `precision` and `batch_size` of the predictor, and `column` for the
+            only column of the results, which MLflow's evaluation of classifiers needs.
 
     Raises:
         PackageError: If the package is refused.
-        InputError: If the configuration has another key.
+        UnknownNameError: If the results have no such column.
+        InputError: If the machine does not have the device.
     """
-    options = dict(model_config or {})
-    unknown = sorted(options.keys() - set(_OPTIONS))
-    if unknown:
-        raise InputError(
-            f"The model configuration has {unknown[0]!r}; it may have {', '.join(_OPTIONS)}."
-        )
     package = read_package(str(Path(folder) / PACKAGE_FOLDER))
-    return PyfuncModel(package, reads_paths=_SERVER_VARIABLE not in os.environ, **options)
+    return PyfuncModel(package, reads_paths=_SERVER_VARIABLE not in os.environ, **model_config)
 
 
 class PyfuncModel:
@@ -68,17 +66,28 @@ class PyfuncModel:
         package: The model package.
         reads_paths: Whether text may be the location of an image. Model servers take images
             themselves only, so that a request cannot read the server's files.
+        column: The only column of the results; None for all of them.
         options: `device`, `precision` and `batch_size` of the predictor.
     """
 
-    def __init__(self, package: ModelPackage, *, reads_paths: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        *,
+        reads_paths: bool = True,
+        column: str | None = None,
+        **options: Any,
+    ) -> None:
         from eagleray.inference.predictor import Predictor  # imports PyTorch
 
         self._predictor = Predictor(package, **options)
         self._reads_paths = reads_paths
         self._columns = result_columns(package)
+        if column is not None and column not in self._columns:
+            raise UnknownNameError("column of the results", column, self._columns)
+        self._column = column
 
-    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame | pd.Series[Any]:
         """Predict one image for each row.
 
         Args:
@@ -86,8 +95,9 @@ class PyfuncModel:
                 attribute that the model takes.
 
         Returns:
-            A row for each row, with the same index and the columns of `result_columns`. A row
-            whose image cannot be used has the status `failed` with a reason and a message.
+            A row for each row, with the same index and the columns of `result_columns`, or the
+            only column. A row whose image cannot be used has the status `failed` with a reason
+            and a message.
 
         Raises:
             AttributeValueError: If an attribute is missing or not valid.
@@ -113,7 +123,7 @@ class PyfuncModel:
         for name in ("score", "value"):
             if name in frame and frame[name].notna().all():
                 frame[name] = frame[name].astype(float)
-        return frame
+        return frame if self._column is None else frame[self._column]
 
     def _decode(self, cell: object) -> DecodedImage | Outcome:
         try:

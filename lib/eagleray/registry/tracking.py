@@ -41,7 +41,7 @@ PARENT_TAG = "mlflow.parentRunId"
 
 _MAX_PARAMETER = 6000  # characters; this and the limits of a request are MLflow's
 _MAX_PARAMETERS, _MAX_METRICS = 100, 1000
-_MAX_DIGEST = 36
+_SHOWN_DIGEST = 12  # characters, as on our pages; MLflow shows them beside the name
 _EPOCH_METRIC = "train_loss"  # a metric of every epoch
 _PUBLIC = "The registry of models does not answer now; try again later."
 _ANSWER_SECONDS = "10"
@@ -191,7 +191,7 @@ class TrackedDataset:
     Attributes:
         name: Name for display.
         context: Use of the data: `train`, `validation` or `test`.
-        digest: Digest of the data, of which MLflow keeps the first 36 characters.
+        digest: SHA-256 of the data.
         source: Location of the data.
         columns: Columns of the table.
         profile: Figures about the data.
@@ -212,11 +212,11 @@ class TrackedDataset:
         columns = [{"type": "string", "name": name} for name in self.columns]
         return Dataset(
             name=self.name,
-            digest=self.digest[:_MAX_DIGEST],
+            digest=self.digest[:_SHOWN_DIGEST],
             source_type=scheme if is_uri else "local",
             source=json.dumps({"uri": self.source}),
             schema=json.dumps({"mlflow_colspec": columns}),
-            profile=json.dumps(self.profile),
+            profile=json.dumps({**self.profile, "sha256": self.digest}),
         )
 
 

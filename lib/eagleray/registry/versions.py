@@ -10,6 +10,7 @@ from eagleray.models.package import ModelPackage
 
 __all__ = [
     "DIGEST_TAG",
+    "FOLDER_TAG",
     "MODEL_ARTIFACT",
     "PACKAGE_ARTIFACT",
     "ModelVersion",
@@ -25,6 +26,8 @@ PACKAGE_ARTIFACT = "package"
 """The folder of a package in that folder; of earlier versions, in the run's artifacts."""
 
 FOLDER_TAG = "eagleray.package_folder"
+"""The tag of versions in MLflow's model format; those of earlier releases lack it."""
+
 DIGEST_TAG = "eagleray.package_digest"
 CONTRACT_TAG = "eagleray.contract_digest"
 TASK_TAG = "eagleray.task"

@@ -58,7 +58,12 @@ def track_run(
         run_id: MLflow run to resume; None starts a new one.
         parent: MLflow run that this one is part of.
     """
-    tags = {"eagleray.kind": kind, **spec.tag_values}
+    command = "tune" if kind in ("tune", "trial") else "train"
+    tags = {
+        "eagleray.kind": kind,
+        "mlflow.source.name": f"eagleray {command}",
+        **spec.tag_values,
+    }
     if run is not None:
         tags |= {
             "eagleray.run": run.name,
