@@ -100,6 +100,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert [metric.step for metric in history] == list(range(1, 11))
     best = max(metric.value for metric in history)
     assert best == pytest.approx(summary.result.metrics["validation_accuracy"])
+    assert summary.version.run_id is not None
     run = registry.client.get_run(summary.version.run_id)
     assert run.info.run_name == summary.run.name
     assert run.data.metrics["best_validation_accuracy"] == pytest.approx(best)

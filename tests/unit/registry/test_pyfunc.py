@@ -153,7 +153,7 @@ def test_attributes_are_columns_beside_the_image(tmp_path: Path) -> None:
     package = package_with_attributes()
     write_model_folder(package, str(tmp_path / "model"))
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
-    rows = [{"age": 41, "site": "north"}, {"age": None, "site": "south"}]
+    rows: list[dict[str, object]] = [{"age": 41, "site": "north"}, {"age": None, "site": "south"}]
     result = model.predict(pd.DataFrame([{"image": golden_png(0), **row} for row in rows]))
     outcomes = Predictor(package, compile_mode="never").predict([golden_png(0)] * 2, rows)
     assert list(result["score"]) == [
