@@ -99,7 +99,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        storage.use_s3(S3Fields().with_settings(settings).s3)
+        storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = open_tune_job(
             searched,

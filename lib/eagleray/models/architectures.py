@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ __all__ = [
 
 TIMM_PREFIX = "timm/"
 _MAX_NAME = 200
+_SMALL_PIXELS = 64 * 64
 
 
 class Architecture(BaseModel):
@@ -354,13 +356,17 @@ def _pretrained_timm(
 
 
 def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
-    """Run a builder that downloads weights; turn a failure into one sentence."""
+    """Run a builder that downloads weights; turn a failure into one sentence.
+
+    Standard output is for a command's results, and torch's hub reports its downloads there.
+    """
     import http.client
 
     import torch
 
     try:
-        module: nn.Module = build_with_weights()
+        with contextlib.redirect_stdout(sys.stderr):
+            module: nn.Module = build_with_weights()
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise InputError(
             f"The published weights of {name!r} cannot be fetched from {source} "
@@ -606,18 +612,26 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
     """Try a forward pass on the meta device, to refuse sizes that a network cannot take.
 
+    Small images are tried on the CPU: on the meta device a few operations have PyTorch import its
+    compiler, which takes seconds.
+
     Raises:
         InputError: If the network fails on (2, in_channels, height, width).
     """
     import torch
 
-    inputs = [torch.empty(2, architecture.in_channels, height, width, device="meta")]
+    is_small = height * width <= _SMALL_PIXELS
+    device = "cpu" if is_small else "meta"
+    inputs = [torch.zeros(2, architecture.in_channels, height, width, device=device)]
     if architecture.num_attributes:
-        inputs.append(torch.empty(2, architecture.num_attributes, device="meta"))
+        inputs.append(torch.zeros(2, architecture.num_attributes, device=device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = build_on_meta(architecture)
+            if is_small:
+                module = build(architecture, initialize=False).eval()
+            else:
+                module = build_on_meta(architecture)
             with torch.no_grad():
                 module(*inputs)
         except (RuntimeError, ValueError, AssertionError) as error:

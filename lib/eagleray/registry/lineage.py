@@ -22,6 +22,7 @@ __all__ = [
     "find_image_uses",
     "read_specification",
     "read_split_artifact",
+    "reference_of",
     "trace_lineage",
 ]
 
@@ -114,7 +115,7 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
     """
     lineage = registry.manifest(version).lineage
     kept = registry.artifacts.names(version.run_id) if version.run_id else []
-    folder = _run_folder(version)
+    folder = version.run_folder
 
     def location(name: str) -> str | None:
         return f"{folder}/{name}" if folder and name in kept else None
@@ -124,7 +125,7 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
         data_digest=lineage.data_digest,
         split_digest=lineage.split_digest,
         test_digest=lineage.test_digest,
-        parent=_reference_of(registry, lineage.parent),
+        parent=reference_of(registry, lineage.parent),
         parent_digest=lineage.parent,
         specification=location(SPECIFICATION_ARTIFACT),
         split=location(SPLIT_ARTIFACT),
@@ -193,7 +194,7 @@ def read_split_artifact(
     Raises:
         InputError: If the table cannot be read.
     """
-    folder = _run_folder(version)
+    folder = version.run_folder
     if folder is None or version.run_id is None:
         return None
     if SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
@@ -219,7 +220,7 @@ def read_specification(registry: Registry, version: ModelVersion) -> dict[str, A
     Raises:
         InputError: If the specification cannot be read.
     """
-    folder = _run_folder(version)
+    folder = version.run_folder
     if folder is None or version.run_id is None:
         return {}
     kept = registry.artifacts.names(version.run_id)
@@ -231,13 +232,7 @@ def read_specification(registry: Registry, version: ModelVersion) -> dict[str, A
     return {}
 
 
-def _run_folder(version: ModelVersion) -> str | None:
-    """Return the artifact folder of a version's run, if its package is there."""
-    folder, _, name = version.source.rpartition("/")
-    return folder if name == "package" and version.run_id else None
-
-
-def _reference_of(registry: Registry, digest: str | None) -> str | None:
+def reference_of(registry: Registry, digest: str | None) -> str | None:
     """Return the reference of the version with this package, or the digest if there is none."""
     if digest is None:
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import resumable
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
@@ -13,16 +14,16 @@ from eagleray.data.report import DataReport
 from eagleray.data.split_file import write_split
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
-from eagleray.registry.tracking import TrackedRun
-from eagleray.training.fit import EpochCallback, fit
+from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data
 from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
 from eagleray.training.registration import RegisteredModel, register_model
-from eagleray.training.report import overfit_warning, render_training_page
+from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
+from eagleray.training.tracking import log_description, log_pages, log_result, track_run
 
 __all__ = ["TrainSummary", "open_run", "run_job", "start_run"]
 
@@ -74,22 +75,36 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     """Inspect the data, train, test once and register a version."""
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
-    with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
+    with (
+        resumable(f"eagleray train --resume {run.name}"),
+        track_run(
+            job.registry, job.spec, run.name, kind="train", run=run, run_id=record.mlflow_run
+        ) as tracked,
+    ):
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
-        tracked.log_parameters(job.spec.model_dump())
+        log_description(tracked, job, plan, cluster)
+        log_pages(tracked, run, "data")
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
-        result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
+        result, skipped = fit(job, plan, run, cluster, reporter, tracked.log_epoch)
+        log_result(tracked, job.spec, result, plan.extensions)
         with reporter.status("Testing and registering"):
             registered = register_model(job, plan, tracked, run, result)
-        page = render_training_page(job.spec, run.name, result, plan.monitor, registered.warnings)
+        page = render_training_page(
+            job.spec, run.name, result, plan.monitor, plan.extensions, registered.warnings
+        )
         storage.put_atomic(run.page("training"), page)
+        log_pages(tracked, run, "training")
         version = registered.version.reference
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id, "version": version}))
     if registered.alias.moved:
         reporter.note(registered.alias.reason)
-    overfit = overfit_warning(result.epochs, plan.monitor)
-    own = (*registered.warnings, *((overfit,) if overfit else ()))
+    found = (
+        *registered.warnings,
+        overfit_warning(result.epochs, plan.monitor),
+        extension_warning(result, plan.extensions),
+    )
+    own = tuple(warning for warning in found if warning is not None)
     for warning in own:
         reporter.warn(warning)
     faults = (*report.unreadable, *skipped)
@@ -112,7 +127,7 @@ def start_run(
 def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     """Return the run to resume, or create one with the specification and the split."""
     if job.run is not None:
-        return job.run, job.run.read()
+        return job.run, _extend(job, job.run)
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
     write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
@@ -121,13 +136,16 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     return run, record
 
 
-def _log_epochs_once(tracked: TrackedRun) -> EpochCallback:
-    """Return a callback that logs each epoch once, also if an earlier process logged it."""
-    logged = tracked.steps_of("train_loss")
+def _extend(job: TrainJob, run: Run) -> RunRecord:
+    """Return the record of a resumed run, after it has recorded a new extension of the run.
 
-    def log(epoch: int, metrics: dict[str, float]) -> None:
-        if epoch not in logged:
-            tracked.log_metrics(metrics, step=epoch)
-            logged.add(epoch)
-
-    return log
+    The extended run has a version and an MLflow run of its own: those of the run before stay.
+    """
+    record = run.read()
+    if record.extensions == job.plan.extensions:
+        return record
+    update = {"extensions": job.plan.extensions, "version": None, "mlflow_run": None}
+    record = record.model_copy(update=update)
+    run.write(record)  # first: the specification is for people, and follows the record
+    run.write_spec(job.spec)
+    return record

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
-from eagleray.core.ray_private import lean_torch_trainer
+from eagleray.core.ray_private import lean_torch_trainer, post_message, take_messages
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import DistributedContext, join_process_group
 from eagleray.training.events import LossNotFinite, TrainEvent
+from eagleray.training.extension import reopened
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trainer import train
 from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["describe_stop", "run_training", "run_workers"]
 
 _MAX_RESTARTS_WITHOUT_PROGRESS = 2
+_POLL_SECONDS = 0.2
 
 OnEvent = Callable[[TrainEvent], None]
 Work = Callable[[WorkerInput, DistributedContext, OnEvent], None]
@@ -43,12 +46,12 @@ def run_training(
     """
     store = CheckpointStore(worker_input.checkpoint_folder)
     progress = store.progress()
-    if progress is not None and progress.ended:
+    if progress is not None and progress.ended and not reopened(progress, worker_input.extensions):
         return  # the run was killed during its test
     while True:
         newest = store.names()[:1]
         failure = run_workers(
-            train, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
+            _train, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
         )
         if failure is None:
             return
@@ -59,6 +62,13 @@ def run_training(
                 f"Training stopped: {failure} Run again with --verbose for the workers' output, "
                 f"or resume with `eagleray train --resume {worker_input.run}`."
             )
+
+
+def _train(worker_input: WorkerInput, context: DistributedContext, report: OnEvent) -> None:
+    """Train as one of several workers; the driver need not import the training loop."""
+    from eagleray.training.trainer import train
+
+    train(worker_input, context, report)
 
 
 def describe_stop(stop: LossNotFinite, worker_input: WorkerInput) -> str:
@@ -90,20 +100,14 @@ def run_workers(
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     spec = worker_input.spec
     if storage.is_folder(ray_folder):
         storage.remove_tree(ray_folder)  # Ray would resume from the state of dead workers
-    # The queue stays on the driver's node: on another one it could die with a worker.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
-    trainer = trainer_class(
+    channel = secrets.token_hex(8)
+    trainer = lean_torch_trainer(embedded=cluster.embedded)(
         _run_worker,
-        train_loop_config={"work": work, "input": ray.put(worker_input), "queue": queue},
+        train_loop_config={"work": work, "input": ray.put(worker_input), "channel": channel},
         scaling_config=ScalingConfig(
             num_workers=_num_workers(spec),
             use_gpu=uses_gpu(spec, cluster),
@@ -115,7 +119,7 @@ def run_workers(
             failure_config=FailureConfig(max_failures=_MAX_RESTARTS_WITHOUT_PROGRESS),
         ),
     )
-    with _EventReceiver(queue, on_event) as receiver:
+    with _EventReceiver(channel, on_event) as receiver:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -127,11 +131,14 @@ def _run_worker(config: dict[str, Any]) -> None:
     """Run the function of a worker; started by Ray Train.
 
     Args:
-        config: `work`: the function; `input`: reference of its input; `queue`: queue of events.
+        config: `work`: the function; `input`: reference of its input; `channel`: channel of events.
     """
     import ray
 
-    config["work"](ray.get(config["input"]), join_process_group(), config["queue"].put)
+    def post(event: TrainEvent) -> None:
+        post_message(config["channel"], pickle.dumps(event))
+
+    config["work"](ray.get(config["input"]), join_process_group(), post)
 
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
@@ -142,14 +149,14 @@ def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
 
 
 class _EventReceiver:
-    """Passes events from a queue to a callback, in a thread, while the driver waits.
+    """Passes the events of a channel to a callback, in a thread, while the driver waits.
 
     Attributes:
         stop: The event of a loss that is not finite, if there was one.
     """
 
-    def __init__(self, queue: Any, on_event: OnEvent) -> None:
-        self._queue, self._on_event = queue, on_event
+    def __init__(self, channel: str, on_event: OnEvent) -> None:
+        self._channel, self._on_event = channel, on_event
         self._closed = threading.Event()
         self.stop: LossNotFinite | None = None
         self._thread = threading.Thread(target=self._receive, daemon=True)
@@ -161,18 +168,13 @@ class _EventReceiver:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._thread.join()
-        self._queue.shutdown()
 
     def _receive(self) -> None:
-        from ray.util.queue import Empty
-
-        while True:
-            try:
-                event: TrainEvent = self._queue.get(timeout=0.5)
-            except Empty:
-                if self._closed.is_set():
-                    return
-            else:
+        is_closed = False
+        while not is_closed:
+            is_closed = self._closed.wait(_POLL_SECONDS)  # before the last events are taken
+            for content in take_messages(self._channel):
+                event: TrainEvent = pickle.loads(content)  # noqa: S301 - from our own worker
                 if isinstance(event, LossNotFinite):
                     self.stop = event
                 self._on_event(event)

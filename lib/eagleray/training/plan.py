@@ -52,6 +52,7 @@ from eagleray.models.attributes import (
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks import Task, make_task, task_class
+from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
@@ -75,6 +76,7 @@ class TrainPlan:
         module: Network with the initial weights.
         parent: Digest of the parent's package, if there is one.
         attributes: Attributes that the network takes beside images.
+        extensions: Extensions of the run beyond its first number of epochs, in order.
     """
 
     spec: TrainSpec
@@ -86,6 +88,7 @@ class TrainPlan:
     module: nn.Module
     parent: str | None
     attributes: tuple[Attribute, ...] = ()
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def monitor(self) -> Monitor:

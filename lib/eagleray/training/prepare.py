@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import Registry
 from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.extension import make_extension
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.runs import Run, find_run
 from eagleray.training.spec import TrainSpec
@@ -28,7 +32,6 @@ class TrainJob:
 
     Attributes:
         plan: Plan of the training.
-        registry: Registry of the model.
         settings: Settings of the process.
         alias: Alias that will point to the new version; None for `candidate`, if the version is
             better than the present one.
@@ -38,12 +41,16 @@ class TrainJob:
     """
 
     plan: TrainPlan
-    registry: Registry
     settings: Settings
     alias: str | None
     s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
     force: bool = False
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        """Registry of the model, which is connected to when it is first used."""
+        return Registry(self.settings)
 
     @property
     def spec(self) -> TrainSpec:
@@ -52,12 +59,7 @@ class TrainJob:
 
 
 def open_job(
-    spec: TrainSpec,
-    settings: Settings,
-    *,
-    alias: str | None = None,
-    s3: storage.S3Options = _DEFAULT_S3,
-    force: bool = False,
+    spec: TrainSpec, settings: Settings, *, alias: str | None = None, force: bool = False
 ) -> TrainJob:
     """Open a new job.
 
@@ -66,7 +68,6 @@ def open_job(
         settings: Settings of the process.
         alias: Alias that will point to the new version; None for `candidate`, if the version is
             better than the present one.
-        s3: Options of S3 access.
         force: Move the alias from a model of another task, labels or input too.
 
     Raises:
@@ -75,28 +76,64 @@ def open_job(
     """
     if alias is not None:
         require_alias(alias)
-    plan, registry = make_plan(spec, settings), Registry(settings)
+    s3 = _use_s3(spec, settings)
+    job = TrainJob(make_plan(spec, settings), settings, alias, s3, force=force)
     if alias is not None and not force:
-        registry.require_compatible(spec.name, plan, alias)
-    return TrainJob(plan, registry, settings, alias, s3, force=force)
+        job.registry.require_compatible(spec.name, job.plan, alias)
+    return job
 
 
-def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _DEFAULT_S3) -> TrainJob:
-    """Open an earlier run to resume it.
+def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None) -> TrainJob:
+    """Open an earlier run to resume it, or to extend it.
+
+    Args:
+        name: Name of the run.
+        settings: Settings of the process.
+        epochs: Number of epochs that the run is extended to, also if it is complete; None resumes
+            an incomplete one.
 
     Raises:
-        UserError: If it does not exist, is complete, was begun by another version of Eagleray, or
-            its data have changed.
+        UserError: If it does not exist, is complete, was begun by another version of Eagleray, has
+            more epochs already, or its data have changed.
     """
+    _use_s3(S3Fields(), settings)  # the run may be there
     run = find_run(settings, name)
     record = run.read()
-    if record.version is not None:
-        raise InputError(f"Run {name} is complete: it registered {record.version}.")
-    CheckpointStore(run.checkpoints).progress()  # refuses that of another version
-    plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
+    spec = run.read_spec()
+    progress = CheckpointStore(run.checkpoints).progress()  # refuses that of another version
+    extensions = record.extensions
+    if extensions:
+        spec = spec.model_copy(update={"epochs": extensions[-1].epochs})
+    if epochs is not None:
+        wanted = TrainSpec.make({**spec.model_dump(), "epochs": epochs}, name="--{}".format)
+        extension = make_extension(
+            name,
+            progress,
+            planned=spec.epochs,
+            epochs=wanted.epochs,
+            version=record.version,
+            mlflow_run=record.mlflow_run,
+            earlier=extensions,
+        )
+        spec, extensions = wanted, (*extensions, *([extension] if extension else ()))
+    elif record.version is not None:
+        raise InputError(
+            f"Run {name} is complete: it registered {record.version} after {spec.epochs} epochs; "
+            "name more with --epochs to extend it."
+        )
+    s3 = _use_s3(spec, settings)
+    plan = make_plan(spec, settings, split_file=run.split_file)
     if plan.data_digest != record.data_digest:
         raise InputError(
             f"The data of run {name} have changed since it began ({plan.spec.data}); restore them, "
             f"or begin a new run with `eagleray train --from {name}`."
         )
-    return TrainJob(plan, Registry(settings), settings, record.alias, s3, run, record.force)
+    plan = dataclasses.replace(plan, extensions=extensions)
+    return TrainJob(plan, settings, record.alias, s3, run, record.force)
+
+
+def _use_s3(fields: S3Fields, settings: Settings) -> storage.S3Options:
+    """Have this process reach S3 as a specification and the settings say."""
+    s3 = fields.with_settings(settings).s3
+    storage.use_s3(s3)
+    return s3

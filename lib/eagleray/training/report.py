@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from eagleray.reports import render_page, series
+from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, metric_title
 from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["overfit_warning", "render_training_page"]
+__all__ = ["downsample", "extension_warning", "overfit_warning", "render_training_page"]
 
 _NUM_WORSE_EPOCHS = 3  # last epochs that must be worse than the best one
 _MIN_LOSS_OF_GAIN = 0.1  # fraction of the improvement that must be lost again
@@ -54,11 +55,21 @@ def overfit_warning(epochs: Sequence[dict[str, float]], monitor: Monitor) -> str
     )
 
 
+def extension_warning(result: TrainResult, extensions: Sequence[Extension]) -> str | None:
+    """Return a warning if no epoch since the last extension of a run is better than one before."""
+    if not extensions or result.best.epoch > extensions[-1].epoch:
+        return None
+    last = extensions[-1]
+    same = f", so the new version has the weights of {last.version}" if last.version else ""
+    return f"No epoch after the extension is better than epoch {result.best.epoch}{same}."
+
+
 def render_training_page(
     spec: TrainSpec,
     run: str,
     result: TrainResult,
     monitor: Monitor,
+    extensions: Sequence[Extension] = (),
     warnings: Sequence[str] = (),
 ) -> bytes:
     """Make the page of a finished run.
@@ -68,6 +79,7 @@ def render_training_page(
         run: Name of the run.
         result: Result of the run.
         monitor: Metric that selected the best epoch.
+        extensions: Extensions of the run, in order.
         warnings: Sentences for the top of the page, such as why the run did not learn.
     """
     overfit = overfit_warning(result.epochs, monitor)
@@ -79,9 +91,9 @@ def render_training_page(
     )
     training = [f"train_{name}" for name in dict.fromkeys(("loss", monitor.name))]
     training = [name for name in training if name in result.epochs[0]]
-    steps = _downsample(result.losses)
+    steps = downsample(result.losses)
     num_steps = len(result.losses) * spec.epochs // len(result.epochs)
-    rates = [learning_rate(spec, step - 1, num_steps) for step, _ in steps]
+    rates = [learning_rate(spec, step - 1, num_steps, extensions) for step, _ in steps]
     plots = [
         *(
             _epochs_plot(result.epochs, name.removeprefix("train_"), best=result.best.epoch)
@@ -152,8 +164,8 @@ def _facts(spec: TrainSpec, result: TrainResult, monitor: Monitor) -> dict[str, 
     return facts
 
 
-def _downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
-    """Return (step, mean loss) of at most `_MAX_POINTS` consecutive windows."""
+def downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """Return (step, mean loss) of at most 1,000 consecutive windows; steps count from 1."""
     size = -(-len(losses) // _MAX_POINTS)
     windows = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [

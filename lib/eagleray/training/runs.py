@@ -19,9 +19,10 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.yaml_fields import read_fields
+from eagleray.training.extension import Extension
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Run", "RunRecord", "create_run", "find_run"]
+__all__ = ["Run", "RunRecord", "create_run", "find_run", "new_run_name"]
 
 
 class RunRecord(BaseModel):
@@ -36,6 +37,7 @@ class RunRecord(BaseModel):
         force: Move the alias from a model of another task, labels or input too.
         mlflow_run: Identifier of the MLflow run.
         version: Registered version, once there is one.
+        extensions: Extensions beyond the first number of epochs, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,6 +49,7 @@ class RunRecord(BaseModel):
     force: bool = False
     mlflow_run: str | None = None
     version: str | None = None
+    extensions: tuple[Extension, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,31 @@ class Run:
             )
         return TrainSpec.make(fields, where=self.spec_file)
 
+    def write_spec(self, spec: TrainSpec) -> None:
+        """Write the specification."""
+        storage.put_atomic(self.spec_file, spec.to_yaml().encode())
+
     @property
     def _record_file(self) -> str:
         return storage.join(self.folder, "run.json")
 
 
-def create_run(settings: Settings, spec: TrainSpec) -> Run:
-    """Create the folder of a new run, with its specification."""
-    name = f"{spec.name}-{secrets.token_hex(4)}"
+def new_run_name(spec: TrainSpec) -> str:
+    """Return the name of a new run."""
+    return f"{spec.name}-{secrets.token_hex(4)}"
+
+
+def create_run(settings: Settings, spec: TrainSpec, name: str | None = None) -> Run:
+    """Create the folder of a new run, with its specification.
+
+    Args:
+        settings: Settings that name the folder of runs.
+        spec: Specification of the run.
+        name: Name of the run; None makes a new one.
+    """
+    name = name or new_run_name(spec)
     run = Run(name, storage.join(settings.runs, name))
-    storage.put_atomic(run.spec_file, spec.to_yaml().encode())
+    run.write_spec(spec)
     return run
 
 

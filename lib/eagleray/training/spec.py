@@ -21,7 +21,8 @@ import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
-from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
+from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
+from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
 
@@ -32,6 +33,8 @@ SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
+_TAG_KEY = re.compile(r"[\w.: -][\w./: -]{0,249}")
+_RESERVED_TAGS = ("mlflow.", "eagleray.")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
@@ -83,7 +86,7 @@ class UnfreezeStep:
     stages: int | None
 
 
-class TrainSpec(Spec):
+class TrainSpec(S3Fields):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
@@ -233,6 +236,13 @@ class TrainSpec(Spec):
     )
     keep_checkpoints: int = spec_field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
     seed: int = spec_field(0, RUN, "Random seed.", ge=0)
+    experiment: str | None = spec_field(
+        None, RUN, "MLflow experiment of the run; default: eagleray.", min_length=1, max_length=500
+    )
+    tags: Texts = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE.")
+    notes: str | None = spec_field(
+        None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
+    )
 
     @field_validator("monitor")
     @classmethod
@@ -250,6 +260,7 @@ class TrainSpec(Spec):
         self._check_data()
         self._check_model()
         self._check_optimisation()
+        self._check_tags()
         smallest = self.max_workers * self.gradient_accumulation_steps
         if self.batch_size < smallest:
             raise ValueError(
@@ -317,6 +328,25 @@ class TrainSpec(Spec):
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
+    def _check_tags(self) -> None:
+        keys = [tag.partition("=")[0] for tag in self.tags]
+        for tag, key in zip(self.tags, keys, strict=True):
+            if "=" not in tag or not _TAG_KEY.fullmatch(key):
+                raise ValueError(
+                    f"tags must be KEY=VALUE, where the key has up to 250 letters, digits, spaces "
+                    f"and _ - . : / in it; {tag!r} is not"
+                )
+            if key.startswith(_RESERVED_TAGS):
+                raise ValueError(f"tags must not begin with mlflow. or eagleray.; {tag!r} does")
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"tags must name each key once, and name {twice[0]!r} twice")
+
+    @property
+    def tag_values(self) -> dict[str, str]:
+        """The values of `tags` by key."""
+        return {key: value for key, _, value in (tag.partition("=") for tag in self.tags)}
+
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
         """The steps of `unfreeze`.
@@ -383,7 +413,11 @@ class TrainSpec(Spec):
         lines: list[str] = []
         values = self.model_dump(mode="json")
         panel = ""
-        for name, field in type(self).model_fields.items():
+        fields = type(self).model_fields.items()
+        # Those of the base class, about S3, come last.
+        for name, field in sorted(
+            fields, key=lambda item: panel_of(item[1].json_schema_extra) == S3_PANEL
+        ):
             if panel_of(field.json_schema_extra) != panel:
                 panel = panel_of(field.json_schema_extra)
                 lines += ["", f"# {panel}"]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages
@@ -31,6 +30,7 @@ from eagleray.training.events import (
     TrainEvent,
     TrainingStarted,
 )
+from eagleray.training.extension import reopened
 from eagleray.training.fsdp import full_tensor
 from eagleray.training.metrics import TaskMetrics
 from eagleray.training.model_state import ModelState
@@ -119,7 +119,7 @@ class Trainer:
             self.spec.loss_options, self.input.train.labels
         )
         self._train_metrics = (  # a mixed image has no label to compare a prediction with
-            None if self.spec.mixes_images else TaskMetrics(self.input.task).to(self.context.device)
+            None if self.spec.mixes_images else TaskMetrics(self.input.task, context=self.context)
         )
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
@@ -155,6 +155,8 @@ class Trainer:
             return
         checkpoint = self._store.read(name)
         self.progress = checkpoint.progress
+        if self.progress.ended and reopened(self.progress, self.input.extensions):
+            self.progress = dataclasses.replace(self.progress, ended=False)
         self.model.restore(checkpoint)
         self._best = checkpoint.with_prefix("best")
         losses = checkpoint.tensors["losses"]
@@ -162,7 +164,7 @@ class Trainer:
         self._losses = list(losses[len(self._past_losses) :].to(self.context.device).unbind())
         seen = checkpoint.with_prefix("seen")
         if seen and self._train_metrics is not None and self.context.is_main_process:
-            self._train_metrics.restore(seen)
+            self._train_metrics.restore(seen, self.context.device)
 
     # --- an epoch ---
 
@@ -173,7 +175,12 @@ class Trainer:
         network = self.model.start_epoch(epoch)
         for step, batch in enumerate(self.prefetcher.epoch(epoch, first), start=first):
             timer.waited += batch.waited
-            rate = learning_rate(self.spec, self.progress.total_steps, self.sampler.num_steps)
+            rate = learning_rate(
+                self.spec,
+                self.progress.total_steps,
+                self.sampler.num_steps,
+                self.input.extensions,
+            )
             self._losses.append(self.step(network, epoch, step, batch, rate))
             self.progress = dataclasses.replace(
                 self.progress,
@@ -280,7 +287,9 @@ class Trainer:
         epochs = (*self.progress.epochs, metrics)
         stale = monitor.epochs_without_improvement([one[name] for one in epochs])
         is_last = epoch + 1 == self.spec.epochs
-        ended = is_last or 0 < self.spec.patience <= stale
+        # An extension gives a run that had stopped early its patience anew.
+        extended_at = max((one.epoch for one in self.input.extensions), default=0)
+        ended = is_last or 0 < self.spec.patience <= min(stale, epoch + 1 - extended_at)
         self.progress = dataclasses.replace(
             self.progress,
             epoch=epoch + 1,
@@ -337,8 +346,8 @@ def _mix_seed(*values: int) -> int:
 
 def _gradient_sync(network: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
     """Reduce gradients over the workers after a backward pass, or accumulate them locally."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(enabled)
+    if hasattr(network, "set_requires_gradient_sync"):  # FSDP
+        network.set_requires_gradient_sync(enabled)  # type: ignore[operator]
     elif not enabled and isinstance(network, nn.parallel.DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()

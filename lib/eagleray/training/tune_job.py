@@ -25,6 +25,8 @@ from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import TrainSpec
+from eagleray.training.tracking import log_description, log_pages, log_result, track_run
+from eagleray.training.trial_runs import TrialRuns
 from eagleray.training.trials import Trial, TuneResult
 from eagleray.training.tune_report import render_tune_page
 from eagleray.training.tuning import run_trials
@@ -145,17 +147,24 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     run, record = start_run(default, report, reporter)
     space_file = storage.join(run.folder, "space.yaml")
     storage.put_atomic(space_file, job.space.to_yaml().encode())
-    with default.registry.start_run(f"tune {default.spec.name}") as tracked:
-        tuned = _run_trials(job, plan, run, cluster, reporter)
+    with track_run(default.registry, default.spec, run.name, kind="tune", run=run) as tracked:
+        log_pages(tracked, run, "data")
+        tuned = _run_trials(job, plan, run, tracked, cluster, reporter)
         spec = job.space.spec(tuned.best.values)
         storage.put_atomic(best_file(run), spec.to_yaml().encode())
-        _track(tuned, spec, tracked, files=[space_file, run.split_file, best_file(run)])
+        _track(tuned, tracked, files=[space_file, run.split_file, best_file(run)])
         best, result = _load_best_checkpoint(job, plan, spec, tuned)
+        log_description(tracked, default, best, cluster)
+        log_result(tracked, spec, result)
         storage.put_atomic(run.page("tune"), render_tune_page(tuned, spec, run.name))
+        log_pages(tracked, run, "tune")
         with reporter.status("Testing and registering"):
             registered = register_model(default, best, tracked, run, result)
-        page = render_training_page(spec, run.name, result, tuned.monitor, registered.warnings)
+        page = render_training_page(
+            spec, run.name, result, tuned.monitor, warnings=registered.warnings
+        )
         storage.put_atomic(run.page("training"), page)
+        log_pages(tracked, run, "training")
         ended = {"mlflow_run": tracked.run_id, "version": registered.version.reference}
         run.write(record.model_copy(update=ended))
     if registered.alias.moved:
@@ -167,12 +176,27 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
 
 
 def _run_trials(
-    job: TuneJob, plan: TrainPlan, run: Run, cluster: Cluster, reporter: ProgressReporter
+    job: TuneJob,
+    plan: TrainPlan,
+    run: Run,
+    tracked: TrackedRun,
+    cluster: Cluster,
+    reporter: ProgressReporter,
 ) -> TuneResult:
-    """Run the trials and report their progress."""
+    """Run the trials, report their progress and record each as a run of MLflow."""
     num_epochs = job.budget.num_trials * plan.spec.epochs
-    with reporter.progress("Epochs", num_epochs) as bar:
-        return run_trials(
+    registry = job.default.registry
+    with (
+        reporter.progress("Epochs", num_epochs) as bar,
+        TrialRuns(registry, plan.spec, tracked, run.name) as runs,
+    ):
+        progress = _TrialProgress(bar, plan.spec.epochs)
+
+        def on_trial(trial: Trial) -> None:
+            progress.update(trial)
+            runs.update(trial)
+
+        tuned = run_trials(
             plan,
             job.space,
             job.budget,
@@ -180,8 +204,11 @@ def _run_trials(
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,
-            on_trial=_TrialProgress(bar, plan.spec.epochs).update,
+            on_trial=on_trial,
         )
+        for trial in tuned.trials:
+            runs.update(trial)  # the reason of a failure is known last
+        return tuned
 
 
 class _TrialProgress:
@@ -214,8 +241,8 @@ def _load_best_checkpoint(
     return best, dataclasses.replace(result, ended_early=ended_early)
 
 
-def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:
-    tracked.log_parameters(spec.model_dump())
+def _track(tuned: TuneResult, tracked: TrackedRun, *, files: list[str]) -> None:
+    tracked.set_tags({"eagleray.best_trial": f"{tuned.best.number}"})
     for file in files:
         tracked.log_file(file)
     for trial in tuned.ranking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 
@@ -13,9 +14,12 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
+from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of
-from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from eagleray.training.plan import TrainPlan
 
 __all__ = ["WorkerInput", "make_worker_input"]
 
@@ -37,6 +41,7 @@ class WorkerInput:
         run: Name of the run.
         s3: Options of S3 access.
         attributes: Attributes that the network takes beside images.
+        extensions: Extensions of the run, in order.
     """
 
     spec: TrainSpec
@@ -51,6 +56,7 @@ class WorkerInput:
     run: str
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def monitor(self) -> Monitor:
@@ -84,4 +90,5 @@ def make_worker_input(
         run=run,
         s3=s3,
         attributes=plan.attributes,
+        extensions=plan.extensions,
     )
