@@ -413,7 +413,7 @@ def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
         images.take([row for row, name in enumerate(split) if name == wanted])
         for wanted in SPLIT_NAMES
     ]
-    write_split(Split(*parts), str(Path(version.source).parent / "split.parquet"))
+    write_split(Split(*parts), str(Path(str(version.run_folder)) / "split.parquet"))
     return version
 
 
@@ -438,7 +438,7 @@ def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(di
 
 def test_the_command_of_a_record_evaluates_the_same_images(digits: Path) -> None:
     version = registered(digits, ("train",) * 8 + ("test",) * 4)
-    split = Path(version.source).parent / "split.parquet"
+    split = Path(str(version.run_folder)) / "split.parquet"
     options = ("--split-file", str(split), "--split", "test")
     result = run("digits/1", str(digits / "table.csv"), *options, "--json")
     assert result.exit_code == 0, result.output
