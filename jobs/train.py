@@ -49,6 +49,8 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
+    best = summary.result.metrics[summary.monitor.metric]
+    facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")
@@ -138,6 +140,7 @@ def main(
             f"train {len(split.train):,}, validation {len(split.validation):,}, test "
             f"{len(split.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
         )
+        console.note(f"best epoch: that of the {job.plan.monitor.best_title}")
         for attribute in job.plan.attributes:
             console.note(f"attribute {attribute.describe}")
         # These take seconds to import, and a mistake above is reported sooner.

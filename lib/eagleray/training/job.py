@@ -19,6 +19,7 @@ from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import EpochCallback, fit
 from eagleray.training.inspection import inspect_data
+from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -44,6 +45,7 @@ class TrainSummary:
     version: ModelVersion
     tested: FinishedModel
     result: TrainResult
+    monitor: Monitor
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -54,6 +56,8 @@ class TrainSummary:
             **model_summary(self.version, self.tested),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
+            "monitor": self.monitor.metric,
+            "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
             "skipped": [
                 {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
@@ -89,19 +93,19 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
         result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
-        page = render_training_page(job.spec, run.name, result)
+        page = render_training_page(job.spec, run.name, result, plan.monitor)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
             tested, version = register_model(job, plan, tracked, run)
         run.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
-    warning = overfit_warning(result.epochs)
+    warning = overfit_warning(result.epochs, plan.monitor)
     if warning is not None:
         reporter.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
     faults = (*report.unreadable, *skipped)
-    return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+    return TrainSummary(run, version, tested, result, plan.monitor, faults, warnings, report.notes)
 
 
 def start_run(

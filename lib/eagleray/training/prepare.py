@@ -12,6 +12,7 @@ from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.registry.registry import Registry
+from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.runs import Run, find_run
 from eagleray.training.spec import TrainSpec
@@ -70,6 +71,7 @@ def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _DEFAUL
     record = run.read()
     if record.version is not None:
         raise InputError(f"Run {name} is complete: it registered {record.version}.")
+    CheckpointStore(run.checkpoints).progress()  # refuses that of another version
     plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
     if plan.data_digest != record.data_digest:
         raise InputError(
