@@ -14,7 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
@@ -55,7 +61,7 @@ def show(summary: TuneSummary, console: Console) -> None:
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["best specification"] = best_file(summary.run)
     facts["page"] = summary.run.page("tune")
     console.facts(f"Model {summary.version.name}", facts)
@@ -83,9 +89,8 @@ def main(
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -97,7 +102,11 @@ def main(
         storage.use_s3(S3Fields().with_settings(settings).s3)
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = open_tune_job(
-            searched, Budget(num_trials, max_concurrent, grace_epochs), settings, alias=alias
+            searched,
+            Budget(num_trials, max_concurrent, grace_epochs),
+            settings,
+            alias=alias,
+            force=force,
         )
         for note in job.default.plan.notes:
             console.note(note)

@@ -309,8 +309,27 @@ class Task(BaseModel):
         """
         raise InputError(f"A {self.name} task has no thresholds to choose.")
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Return the best prediction that looks at no image: the baseline of a trained model.
+
+        Args:
+            targets: Encoded targets (N, …) of the training split.
+
+        Returns:
+            What is predicted, in words, and the activated outputs of one image, float32; None if
+            the task has no such prediction.
+        """
+        return None
+
+    def settings(self) -> dict[str, str]:
+        """Return what turns this model's outputs into predictions, by name, as text for people.
+
+        Such are the order of the labels, the positive label, thresholds and the temperature.
+        """
+        return {}
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return facts for the page of an evaluation, such as the temperature."""
+        """Return facts for the page of an evaluation, beside those of `settings`."""
         return {}
 
     @abstractmethod

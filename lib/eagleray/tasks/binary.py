@@ -142,6 +142,19 @@ class Binary(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict what the frequency of the positive label gives at the threshold."""
+        import torch
+
+        share = float(targets.float().mean())
+        label = self.labels[int(share >= self.threshold)]
+        return f"always predicting {label!r}", torch.tensor([1 - share, share])
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the positive one, its threshold and the temperature."""
+        positive = {"positive label": self.labels[1], "threshold": f"{self.threshold:.4g}"}
+        return {**super().settings(), **positive}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """Accuracy, the metrics of the positive label, and calibration."""

@@ -58,6 +58,7 @@ Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 
 _MAX_CLASSES_DRAWN = 50
 _MAX_CLASSES_CURVED = 200
+_MAX_LABELS_LISTED = 50
 
 
 class Classification(Task):
@@ -166,10 +167,20 @@ class Classification(Task):
             task = task.choose_thresholds(outputs, targets)
         return task
 
+    def settings(self) -> dict[str, str]:
+        """Return the labels in the order of the outputs, and the temperature."""
+        shown = ", ".join(self.labels[:_MAX_LABELS_LISTED])
+        more = len(self.labels) - _MAX_LABELS_LISTED
+        return {
+            "labels in order": f"{len(self.labels):,}: {shown}"
+            + f", and {more:,} more" * (more > 0),
+            "temperature": f"{self.temperature:.3g}",
+        }
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return the temperature, and the one that fits these images."""
+        """Return the temperature that fits these images."""
         best = self.fitted_temperature(outputs, targets)
-        return {"temperature": f"{self.temperature:.3g} ({best:.3g} fits these images best)"}
+        return {"temperature that fits these images": f"{best:.3g}"}
 
     # --- metrics ---
 

@@ -149,6 +149,14 @@ class Multiclass(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the most frequent label, with the frequencies as probabilities."""
+        import torch
+
+        counts = torch.bincount(targets.cpu(), minlength=len(self.labels)).float()
+        label = self.labels[int(counts.argmax())]
+        return f"always predicting the most frequent label {label!r}", counts / counts.sum()
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """Accuracy, F1 and calibration; top-5 accuracy where there are more than 5 labels."""

@@ -166,6 +166,20 @@ class Multilabel(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the frequency of each label as its probability."""
+        return "predicting each label's frequency", targets.float().mean(dim=0).cpu()
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the threshold of each, and the temperature."""
+        thresholds = [
+            f"{label} {limit:.4g}"
+            for label, limit in zip(self.labels, self.thresholds, strict=True)
+        ]
+        if len(set(self.thresholds)) == 1:
+            thresholds = [f"{self.thresholds[0]:.4g} for all labels"]
+        return {**super().settings(), "thresholds": ", ".join(thresholds)}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """F1, the share of images with all labels right, average precision and calibration."""
