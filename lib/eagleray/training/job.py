@@ -18,7 +18,7 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import EpochCallback, fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -73,6 +73,7 @@ def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any
         "model": version.reference,
         "aliases": list(version.aliases),
         "package_digest": version.digest,
+        "positive": tested.package.task.positive,
         "test": tested.evaluation.metrics,
         "test_images": tested.evaluation.num_images,
         "test_images_failed": tested.evaluation.num_failed,
@@ -81,6 +82,7 @@ def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any
 
 def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
     with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
@@ -99,7 +101,10 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     warning = overfit_warning(result.epochs)
     if warning is not None:
         reporter.warn(warning)
-    warnings = (*report.warnings, *((warning,) if warning else ()))
+    fit_warnings = tested.package.task.fit_warnings
+    for text in fit_warnings:
+        reporter.warn(text)
+    warnings = (*report.warnings, *((warning,) if warning else ()), *fit_warnings)
     faults = (*report.unreadable, *skipped)
     return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
 
@@ -111,6 +116,8 @@ def start_run(
     run, record = open_run(job)
     reporter.note(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
+    if job.plan.task.positive is not None:
+        about["positive label"] = job.plan.task.positive
     page = render_data_report(report, about, title=f"Data of {run.name}")
     storage.put_atomic(run.page("data"), page)
     return run, record
@@ -122,7 +129,13 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
         return job.run, job.run.read()
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
-    write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
+    write_split(
+        job.plan.split,
+        run.split_file,
+        data_digest=digest,
+        seed=job.spec.seed,
+        attributes=job.spec.attributes,
+    )
     record = RunRecord(run=run.name, data_digest=digest, alias=job.alias)
     run.write(record)
     return run, record
@@ -175,6 +188,7 @@ def _evaluation_page(tested: FinishedModel, version: ModelVersion, run: Run) -> 
             "data": tested.record.data,
             "data digest": tested.record.data_digest,
             "run": run.name,
+            **evaluation.task.facts(evaluation.outputs, evaluation.targets),
         },
         model_name=version.reference,
         intervals=bootstrap(evaluation.task, evaluation.outputs, evaluation.targets),

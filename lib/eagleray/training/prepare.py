@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
+from eagleray.data.inspection import Inspection
 from eagleray.io import storage
 from eagleray.registry.registry import Registry
 from eagleray.training.plan import TrainPlan, make_plan
@@ -32,6 +33,7 @@ class TrainJob:
         alias: Alias that will point to the new version.
         s3: Options of S3 access.
         run: Run to resume; None for a new one.
+        inspection: Inspection of all images; None before they are scanned.
     """
 
     plan: TrainPlan
@@ -40,6 +42,7 @@ class TrainJob:
     alias: str
     s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
+    inspection: Inspection | None = None
 
     @property
     def spec(self) -> TrainSpec:

@@ -13,7 +13,7 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.job import model_summary, register_model, start_run
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
@@ -105,7 +105,7 @@ def open_tune_job(space: SearchSpace, budget: Budget, settings: Settings, *, ali
 
 def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> TuneSummary:
     """Inspect the data, run the trials, then test and register the best one."""
-    default = job.default
+    default = keep_duplicates_together(job.default, cluster, reporter)
     plan, report = inspect_data(default, cluster, reporter)
     run, record = start_run(default, report, reporter)
     space_file = storage.join(run.folder, "space.yaml")
