@@ -228,7 +228,7 @@ class Multiclass(Classification):
                 self.labels[true],
                 self.labels[predicted],
                 int(counts[true, predicted]),
-                f"{100 * counts[true, predicted] / totals[true]:.1f} %",
+                float(counts[true, predicted] / totals[true]),
             )
             for true, predicted in (divmod(cell, len(self.labels)) for cell in order)
             if counts[true, predicted]
