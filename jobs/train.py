@@ -33,6 +33,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
+from eagleray.training.plan import describe_plan
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -141,11 +142,8 @@ def main(
             job = open_job(request, settings, alias=alias, s3=s3, force=force)
         for note in job.plan.notes:
             console.note(note)
-        split = job.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
-        )
+        for note in describe_plan(job.plan):
+            console.note(note)
         console.note(f"best epoch: that of the {job.plan.monitor.best_title}")
         for attribute in job.plan.attributes:
             console.note(f"attribute {attribute.describe}")

@@ -15,7 +15,7 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import EpochCallback, fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
@@ -72,6 +72,7 @@ class TrainSummary:
 
 def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
     with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
@@ -89,7 +90,8 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
     if registered.alias.moved:
         reporter.note(registered.alias.reason)
     overfit = overfit_warning(result.epochs, plan.monitor)
-    own = (*registered.warnings, *((overfit,) if overfit else ()))
+    fit_warnings = registered.tested.package.task.fit_warnings
+    own = (*registered.warnings, *((overfit,) if overfit else ()), *fit_warnings)
     for warning in own:
         reporter.warn(warning)
     faults = (*report.unreadable, *skipped)
@@ -104,6 +106,8 @@ def start_run(
     run, record = open_run(job)
     reporter.note(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
+    if job.plan.task.positive is not None:
+        about["positive label"] = job.plan.task.positive
     page = render_data_report(report, about, title=f"Data of {run.name}")
     storage.put_atomic(run.page("data"), page)
     return run, record
@@ -115,7 +119,13 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
         return job.run, job.run.read()
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
-    write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
+    write_split(
+        job.plan.split,
+        run.split_file,
+        data_digest=digest,
+        seed=job.spec.seed,
+        attributes=job.spec.attributes,
+    )
     record = RunRecord(run=run.name, data_digest=digest, alias=job.alias, force=job.force)
     run.write(record)
     return run, record
