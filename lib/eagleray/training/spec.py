@@ -310,6 +310,11 @@ class TrainSpec(Spec):
         return worker_range(self.workers)[1]
 
     @property
+    def balances_classes(self) -> bool:
+        """Whether classes are weighted."""
+        return self.class_weights != "none"
+
+    @property
     def loss_options(self) -> LossOptions:
         """Options of the task's loss."""
         return LossOptions(
