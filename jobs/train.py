@@ -54,6 +54,8 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts: dict[str, object] = {
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
+    if evaluation.task.positive is not None:
+        facts["positive label"] = evaluation.task.positive
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"

@@ -207,6 +207,12 @@ def _about(job: InspectJob, split: Split) -> dict[str, object]:
     about: dict[str, object] = {"data": spec.data, "task": spec.task, "contract": spec.contract}
     if spec.test_data is not None:
         about["test data"] = spec.test_data
+    positive = make_task(spec.task, job.images.labels).positive
+    if positive is not None:
+        about["positive label"] = (
+            f"{positive}, the second in alphabetical order; `eagleray train --positive` may name "
+            "the other"
+        )
     about["split seed"] = spec.seed
     if spec.group_column is not None:
         about["group column"] = spec.group_column

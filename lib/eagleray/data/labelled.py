@@ -227,8 +227,9 @@ def require_enough(images: LabelledImages, task: str, where: str) -> None:
                 other = look_alike(label, sorted(counts))
                 meant = "" if other is None else f" It may be {other!r}, written otherwise."
                 first = images.place(images.labels.index(label))
+                place = first if count == 1 else f"the first is {first}"
                 raise InputError(
-                    f"Class {label!r} of {where} has {count} {plural}, the first {first}; at least "
+                    f"Class {label!r} of {where} has {count} {plural} ({place}); at least "
                     f"{_MIN_PER_CLASS} are needed, one each for training, validation and test. "
                     f"Add images or remove the class.{meant}"
                 )

@@ -96,7 +96,7 @@ def _remedies(plan: TrainPlan) -> Remedies:
     spec = plan.spec
     is_given = spec.keep_duplicates_together or spec.split_file is not None or plan.images.splits
     made = () if is_given else ("validation",) if spec.test_data else ("validation", "test")
-    return Remedies(can_weight=spec.class_weights == "none", divided=made)
+    return Remedies(can_weight=not spec.balances_classes, divided=made)
 
 
 def _warn_of_lost_color(plan: TrainPlan, failed: Collection[str]) -> Iterator[str]:

@@ -486,7 +486,7 @@ def test_a_label_error_names_the_row_of_the_table(tmp_path: Path) -> None:
     both = join_images(images.take([3]), images.take([0]))
     with pytest.raises(InputError, match="The label of row 4, "):
         encode_labels(task, both)
-    with pytest.raises(InputError, match="has 1 image, the first row 1, "):
+    with pytest.raises(InputError, match=rf"has 1 image \(row 1, {here}/0.png\); at"):
         require_enough(images.take([0, 1, 3]), "multiclass", "t.jsonl")
 
 
@@ -619,7 +619,7 @@ def test_a_label_that_is_no_number_is_named_with_its_image() -> None:
 
 
 def test_a_class_with_too_few_images_is_named() -> None:
-    few = "Class 'rare' of data has 2 images, the first /images/10.png; at least 3"
+    few = r"Class 'rare' of data has 2 images \(the first is /images/10.png\); at least 3"
     with pytest.raises(InputError, match=few):
         require_enough(labelled(common=10, rare=2), "multiclass", "data")
     require_enough(labelled(common=10, fine=3), "multiclass", "data")

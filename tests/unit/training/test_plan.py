@@ -146,8 +146,7 @@ def test_a_child_has_the_positive_label_of_its_parent_or_the_one_that_is_named(
 
 
 def head_of(module: torch.nn.Module) -> torch.Tensor:
-    weight: torch.Tensor = module.state_dict()["classifier.4.weight"]
-    return weight
+    return module.get_parameter("classifier.4.weight")
 
 
 def test_duplicates_that_are_found_later_divide_the_data_again(
