@@ -243,7 +243,7 @@ def _version_facts(version: Any) -> dict[str, object]:
 
 def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]:
     found = [f"{name} {record.metrics[name]:.4f}" for name in names if name in record.metrics]
-    mark = f"does not count: {record.num_leaked:,} images taught the model"
+    mark = f"does not count: {record.num_leaked:,} images were used to train it"
     return [
         record.data,
         f"{record.num_images:,}",

@@ -1,4 +1,4 @@
-"""The images of an evaluation that the evaluated model learned from."""
+"""Data leakage: the images of an evaluation that the evaluated model was trained on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ __all__ = ["NO_LEAKAGE", "Leakage"]
 
 @dataclass(frozen=True)
 class Leakage:
-    """The images of an evaluation that the model, or one that it descends from, learned from.
+    """The images of an evaluation that the model, or one that it descends from, was trained on.
+
+    Images of the validation split count too, as they select the epoch and the thresholds.
 
     Attributes:
         model: Reference of the evaluated model.
         num_images: Number of images of the evaluation.
-        rows: Rows of the images that taught it, ascending, int64 (M,).
-        uses: Number of images by the version that learned from them and its split, as in
+        rows: Rows of these images, ascending, int64 (M,).
+        uses: Number of images by the version that was trained on them and its split, as in
             `{("flowers/3", "train"): 12}`.
     """
 
@@ -36,14 +38,15 @@ class Leakage:
         """What was found, in one sentence; empty if there is nothing."""
         if not self:
             return ""
-        uses = " and ".join(
-            f"{count:,} to the {split} split of {version}"
+        uses = ", ".join(
+            f"{count:,} in the {split} split of {version}"
             + ("" if version == self.model else ", from which it descends")
             for (version, split), count in self.uses.items()
         )
         return (
-            f"{len(self.rows):,} of these {self.num_images:,} images taught {self.model} ({uses}); "
-            "the metrics are too good, and do not count for KPIs and promotions."
+            f"{len(self.rows):,} of these {self.num_images:,} images were used to train "
+            f"{self.model} ({uses}): the metrics are optimistic, and do not count for KPIs and "
+            "promotions."
         )
 
 

@@ -1,4 +1,4 @@
-"""Finds the images of an evaluation that the evaluated version, or an ancestor, learned from."""
+"""Finds the images of an evaluation that the evaluated version, or an ancestor, was trained on."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def find_leakage(registry: Registry, version: ModelVersion, images: LabelledImag
     Raises:
         InputError: If a run's table of images cannot be read.
     """
-    taught = np.zeros(len(images), bool)
+    leaked = np.zeros(len(images), bool)
     uses: dict[tuple[str, str], int] = {}
     for one in _line_of(registry, version):
         for split, rows in _rows_learned(registry, one, images).items():
             uses[one.reference, split] = len(rows)
-            taught[rows] = True
-    return Leakage(version.reference, len(images), np.flatnonzero(taught), uses)
+            leaked[rows] = True
+    return Leakage(version.reference, len(images), np.flatnonzero(leaked), uses)
 
 
 def _rows_learned(

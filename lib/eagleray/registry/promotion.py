@@ -252,4 +252,4 @@ def _say_leaked(registry: Registry, version: ModelVersion) -> str:
     names = [record.data for record in registry.evaluations(version) if not record.counts]
     if not names:
         return ""
-    return f" (those on images that it learned from do not count: {', '.join(names)})"
+    return f" (those on images that it was trained on do not count: {', '.join(names)})"

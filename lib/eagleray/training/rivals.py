@@ -11,12 +11,11 @@ from eagleray.evaluation.evaluate import evaluate
 from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.predictions import ImagePredictions, take_common
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.inference.predictor import Predictor
 from eagleray.registry.leakage import find_leakage
 from eagleray.registry.registry import ModelVersion
 from eagleray.tasks import Task
 from eagleray.training.monitor import Monitor
-from eagleray.training.packaging import FinishedModel
+from eagleray.training.packaging import FinishedModel, split_predictor
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.verdict import ComparedMetric
@@ -90,7 +89,7 @@ def compare_with_version(
     count = len(own.rows)
     if count == 0 or (len(leaked) and count < MIN_COMPARED):
         raise NotComparableError(
-            f"{count:,} test images are left that taught neither of them, and {MIN_COMPARED} are "
+            f"{count:,} test images were used to train neither of them, and {MIN_COMPARED} are "
             "needed"
         )
     values = [
@@ -114,7 +113,7 @@ def _evaluate(
         kept = registry.predictions(version, images.digest)
         if kept is None:
             package = registry.load(version)
-            predictor = Predictor(package, expected_images=len(images), compile_mode="never")
+            predictor = split_predictor(package, images, job.settings.cache_folder)
             found = evaluate(predictor, images)
             kept = ImagePredictions.of(found)
             record = EvaluationRecord(

@@ -143,7 +143,7 @@ def test_a_version_is_shown_with_its_settings_and_what_its_evaluations_are_worth
         "threshold │ 0.25",
         "temperature │ 1.5",
         "32 x 32 pixels, gray",
-        "does not count: 70 images taught the model",
+        "does not count: 70 images were used to train it",
     ):
         assert text in told
     shown = json.loads(run("show", f"{name}/1", "--json"))

@@ -36,9 +36,9 @@ def test_train_and_validation_images_are_found_and_test_images_are_not(
     found = find_leakage(registry, version, IMAGES)
     assert found.rows.tolist() == [0, 1]  # the file of row 3 has changed since
     assert found.sentence == (
-        f"2 of these 6 images taught {name}/1 (1 to the train split of {name}/1 and 1 to the "
-        f"validation split of {name}/1); the metrics are too good, and do not count for KPIs and "
-        "promotions."
+        f"2 of these 6 images were used to train {name}/1 (1 in the train split of {name}/1, 1 in "
+        f"the validation split of {name}/1): the metrics are optimistic, and do not count for KPIs "
+        "and promotions."
     )
 
 
@@ -48,7 +48,9 @@ def test_an_image_whose_version_is_not_known_counts(registry: Registry, name: st
     assert find_leakage(registry, version, IMAGES).rows.tolist() == [0]
 
 
-def test_what_taught_the_parent_and_its_parent_is_found(registry: Registry, name: str) -> None:
+def test_what_the_parent_and_its_parent_were_trained_on_is_found(
+    registry: Registry, name: str
+) -> None:
     (first,) = register(registry, name)
     versions = [first]
     for _ in range(2):
@@ -59,5 +61,5 @@ def test_what_taught_the_parent_and_its_parent_is_found(registry: Registry, name
     found = find_leakage(registry, versions[2], IMAGES)
     assert found.rows.tolist() == [0, 1]
     assert found.uses == {(f"{name}/3", "train"): 1, (f"{name}/1", "train"): 1}
-    assert f"1 to the train split of {name}/1, from which it descends" in found.sentence
+    assert f"1 in the train split of {name}/1, from which it descends" in found.sentence
     assert find_leakage(registry, versions[1], IMAGES).rows.tolist() == [0]

@@ -93,7 +93,7 @@ def test_images_that_a_version_learned_from_are_no_evidence(registry: Registry, 
     first, second = register(registry, name, 2)
     leaked: dict[str, Any] = {"num_leaked": 70, "leakage": "70 of these 100 images taught it."}
     evaluated(registry, first, 0.99, data="all", **leaked)
-    with pytest.raises(InputError, match=r"images that it learned from do not count: all\)"):
+    with pytest.raises(InputError, match=r"images that it was trained on do not count: all\)"):
         promote(registry, name, 1, alias="production", kpis=KPIS)
     words = ("a b.csv", "--split", "test")
     evaluated(registry, first, 0.95, digest=HARD, data="rest", arguments=words)

@@ -122,7 +122,7 @@ def test_a_resumed_registration_makes_one_version_and_moves_the_alias_once(
     assert len(trained.job.registry.evaluations(again.version)) == 1
 
 
-def test_the_old_candidate_is_measured_on_new_test_images_that_did_not_teach_it(
+def test_the_old_candidate_is_measured_on_new_test_images_that_it_was_not_trained_on(
     stripes: Path, home: Path
 ) -> None:
     """The second run divides the data by another seed."""
@@ -148,10 +148,10 @@ def test_the_old_candidate_is_measured_on_new_test_images_that_did_not_teach_it(
 
     few = register(good_spec(stripes, name="seeds", test_fraction=0.2, seed=9), home)
     assert few.alias.moved is False
-    assert "test images are left that taught neither of them, and 30 are needed" in few.alias.reason
+    assert "test images were used to train neither of them, and 30 are needed" in few.alias.reason
 
 
-def test_test_images_that_taught_the_parent_are_said_and_do_not_count(
+def test_test_images_that_the_parent_was_trained_on_are_said_and_do_not_count(
     stripes: Path, home: Path
 ) -> None:
     register(good_spec(stripes, name="parent"), home)
