@@ -37,6 +37,7 @@ from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.extension import describe_extension
+from eagleray.training.plan import describe_plan
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -56,22 +57,12 @@ _WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray
 
 def describe(plan: TrainPlan) -> Iterator[str]:
     """Describe what is trained on which images, a sentence each."""
-    spec, split = plan.spec, plan.split
-    model = f"{spec.task}, {plan.architecture.name}"
-    if spec.folds:
-        num_images = len(split.train) + len(split.validation)
-        unused = f"; the {len(split.test):,} images of the test split are not used"
-        yield f"{spec.folds} folds of {num_images:,} images{unused}; {model}"
-    else:
-        yield (
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {model}"
-        )
+    yield from describe_plan(plan)
     yield f"best epoch: that of the {plan.monitor.best_title}"
     for attribute in plan.attributes:
         yield f"attribute {attribute.describe}"
     if plan.extensions:
-        yield describe_extension(spec, plan.extensions[-1])
+        yield describe_extension(plan.spec, plan.extensions[-1])
 
 
 def show(summary: TrainSummary, console: Console) -> None:
@@ -83,6 +74,8 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts: dict[str, object] = {
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
+    if evaluation.task.positive is not None:
+        facts["positive label"] = evaluation.task.positive
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"

@@ -27,6 +27,7 @@ from eagleray.cli.options import with_spec_options
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.budget import Budget
+from eagleray.training.plan import describe_plan
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
@@ -110,11 +111,9 @@ def main(
         )
         for note in job.default.plan.notes:
             console.note(note)
-        split = job.default.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
-        )
+        for note in describe_plan(job.default.plan):
+            console.note(note)
+        console.note(f"{num_trials} trials on {', '.join(searched.searched)}")
         console.note(f"ranking: by the {job.default.plan.monitor.best_title} of a trial")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run_tune_job(job, session, console)

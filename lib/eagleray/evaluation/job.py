@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from eagleray.core.callbacks import ProgressReporter
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
@@ -20,7 +20,6 @@ from eagleray.data.split import require_no_splits
 from eagleray.data.split_file import (
     is_split_file,
     read_named_split,
-    read_split,
     take_named_split,
 )
 from eagleray.evaluation.bootstrap import Interval, bootstrap
@@ -186,7 +185,7 @@ def open_evaluation(
 
 
 def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
-    if spec.split is not None and spec.split_file is None and is_split_file(spec.data):
+    if spec.split is not None and is_split_file(spec.data):
         return read_named_split(spec.data, spec.split)
     images = read_labelled(
         spec.data,
@@ -196,11 +195,6 @@ def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
         separator=spec.separator,
         task=task,
     )
-    if spec.split_file is not None:
-        splits = read_split(spec.split_file, images).by_name
-        if spec.split not in splits:
-            raise UnknownNameError("split", str(spec.split), splits)
-        return splits[spec.split]
     if spec.split is not None:
         images = take_named_split(images, spec.split, spec.data)
     require_no_splits(images, spec.data)

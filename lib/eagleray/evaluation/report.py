@@ -52,7 +52,7 @@ def render_evaluation(
     task, outputs, targets = evaluation.task, evaluation.outputs, evaluation.targets
     section = task.section(outputs, targets, evaluation.metrics)
     mistakes = task.worst_mistakes(outputs, targets, _NUM_PICTURES)
-    suspects = task.suspected_labels(outputs, targets)
+    review = task.review_labels(outputs, targets)
     return render_page(
         "evaluation.html.j2",
         title=f"Evaluation of {model_name}",
@@ -69,8 +69,9 @@ def render_evaluation(
         tables=section.tables,
         slices=_by_column(slices),
         mistakes=_with_pictures(evaluation, mistakes),
-        suspects=_with_pictures(evaluation, suspects[:_NUM_PICTURES]),
-        num_suspects=len(suspects),
+        suspects=_with_pictures(evaluation, review.suspects[:_NUM_PICTURES]),
+        num_suspects=len(review.suspects),
+        withheld=review.withheld,
         failures=evaluation.failures[:_MAX_FAILURES],
         metrics={name: value for name, value in evaluation.metrics.items() if "[" not in name},
         facts=facts,

@@ -19,6 +19,7 @@ from eagleray.tasks.calibration import (
     NUM_BINS,
     Reliability,
     fit_temperature,
+    temperature_warnings,
 )
 from eagleray.tasks.curves import Curve, precision_recall_curves, roc_curves
 from eagleray.tasks.label_metrics import (
@@ -30,7 +31,7 @@ from eagleray.tasks.label_metrics import (
 )
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import ConfusionMatrix, Curves, Line, Plot, Section, Table
-from eagleray.tasks.review import Mistake, SuspectedLabel, contradicted_labels
+from eagleray.tasks.review import LabelReview, Mistake, contradicted_labels
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor, text_tensor
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ class Classification(Task):
             "temperature": f"{self.temperature:.3g}",
         }
 
+    @property
+    def fit_warnings(self) -> tuple[str, ...]:
+        """A sentence on a temperature that lies at a limit of the fit."""
+        return temperature_warnings(self.temperature)
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
         """Return the temperature that fits these images."""
         best = self.fitted_temperature(outputs, targets)
@@ -215,10 +221,9 @@ class Classification(Task):
             for at in wrong[np.argsort(-confidence, kind="stable")[:count]]
         ]
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Return the labels that confident predictions contradict, the clearest first."""
-        found = contradicted_labels(outputs.cpu().numpy(), self.truth(targets), self.labels)
-        return sorted(found, key=lambda one: -one.margin)
+        return contradicted_labels(outputs.cpu().numpy(), self.truth(targets), self.labels)
 
     # --- the page ---
 

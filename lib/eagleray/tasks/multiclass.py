@@ -243,7 +243,7 @@ class Multiclass(Classification):
                 self.labels[true],
                 self.labels[predicted],
                 int(counts[true, predicted]),
-                f"{counts[true, predicted] / totals[true]:.4f}",
+                float(counts[true, predicted] / totals[true]),
             )
             for true, predicted in (divmod(cell, len(self.labels)) for cell in order)
             if counts[true, predicted]

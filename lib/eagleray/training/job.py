@@ -15,7 +15,7 @@ from eagleray.data.split_file import write_split
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.training.fit import fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
@@ -73,6 +73,7 @@ class TrainSummary:
 
 def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
     with (
@@ -103,6 +104,7 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         *registered.warnings,
         overfit_warning(result.epochs, plan.monitor),
         extension_warning(result, plan.extensions),
+        *registered.tested.package.task.fit_warnings,
     )
     own = tuple(warning for warning in found if warning is not None)
     for warning in own:
@@ -119,6 +121,8 @@ def start_run(
     run, record = open_run(job)
     reporter.note(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
+    if job.plan.task.positive is not None:
+        about["positive label"] = job.plan.task.positive
     page = render_data_report(report, about, title=f"Data of {run.name}")
     storage.put_atomic(run.page("data"), page)
     return run, record
@@ -130,7 +134,13 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
         return job.run, _extend(job, job.run)
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
-    write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
+    write_split(
+        job.plan.split,
+        run.split_file,
+        data_digest=digest,
+        seed=job.spec.seed,
+        attributes=job.spec.attributes,
+    )
     record = RunRecord(run=run.name, data_digest=digest, alias=job.alias, force=job.force)
     run.write(record)
     return run, record

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
+from eagleray.data.inspection import Inspection
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import Registry
@@ -38,6 +39,7 @@ class TrainJob:
         s3: Options of S3 access.
         run: Run to resume; None for a new one.
         force: Move the alias from a model of another task, labels or input too.
+        inspection: Inspection of all images; None before they are scanned.
     """
 
     plan: TrainPlan
@@ -46,6 +48,7 @@ class TrainJob:
     s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
     force: bool = False
+    inspection: Inspection | None = None
 
     @functools.cached_property
     def registry(self) -> Registry:

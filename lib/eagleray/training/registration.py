@@ -15,7 +15,6 @@ from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
-from eagleray.evaluation.spec import data_arguments
 from eagleray.io import storage
 from eagleray.registry.leakage import find_leakage
 from eagleray.registry.registry import ModelVersion
@@ -71,6 +70,7 @@ class RegisteredModel:
             "alias": self.alias.as_json(),
             "did_not_learn": list(self.did_not_learn),
             "package_digest": self.version.digest,
+            "positive": self.tested.package.task.positive,
             "test": self.tested.evaluation.metrics,
             "test_images": self.tested.evaluation.num_images,
             "test_images_failed": self.tested.evaluation.num_failed,
@@ -100,7 +100,7 @@ def register_model(
     else:
         tested = finish_again(plan, registry.load(version), cache_folder=cache)
     leakage = find_leakage(registry, version, plan.split.test)
-    tested = _with_evidence(tested, plan, run, leakage)
+    tested = _with_evidence(tested, run, leakage)
     registry.record_evaluation(version, tested.record, ImagePredictions.of(tested.evaluation))
     tracked.log_metrics(
         {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
@@ -117,20 +117,10 @@ def register_model(
     return registered
 
 
-def _with_evidence(
-    tested: FinishedModel, plan: TrainPlan, run: Run, leakage: Leakage
-) -> FinishedModel:
+def _with_evidence(tested: FinishedModel, run: Run, leakage: Leakage) -> FinishedModel:
     """Complete the record of the evaluation: how to repeat it, and what it is worth."""
-    spec, split_file = plan.spec, run.split_file
-    arguments: tuple[str, ...]
-    if not plan.attributes:
-        arguments = (storage.absolute(split_file), "--split", "test")
-    elif spec.test_data is not None:
-        arguments = data_arguments(spec, spec.test_data)
-    else:  # a split file has no attributes
-        arguments = data_arguments(spec, spec.data, split="test", split_file=split_file)
     changes = {
-        "arguments": arguments,
+        "arguments": (storage.absolute(run.split_file), "--split", "test"),
         "num_leaked": len(leakage.rows),
         "leakage": leakage.sentence,
     }

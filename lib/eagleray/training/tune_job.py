@@ -13,7 +13,7 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.job import start_run
 from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.packaging import FinishedModel
@@ -142,7 +142,7 @@ def _monitor_of_all(space: SearchSpace, job: TrainJob) -> Monitor:
 
 def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> TuneSummary:
     """Inspect the data, run the trials, then test and register the best one."""
-    default = job.default
+    default = keep_duplicates_together(job.default, cluster, reporter)
     plan, report = inspect_data(default, cluster, reporter)
     run, record = start_run(default, report, reporter)
     space_file = storage.join(run.folder, "space.yaml")

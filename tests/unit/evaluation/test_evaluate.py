@@ -34,6 +34,7 @@ from eagleray.jobs import evaluate as job
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from tests.support.attributes import package_with_attributes
 from tests.support.evaluation import (
     CLASSES,
     DEFECTS,
@@ -191,7 +192,7 @@ def test_with_many_classes_the_most_confused_are_listed_and_not_drawn() -> None:
     assert "Confusion matrix" not in page
     pairs = re.findall(r"<tr><td>(class \d+)</td><td>(class \d+)</td><td class=\"number\">1<", page)
     assert pairs == [("class 0", "class 1"), ("class 1", "class 2")]
-    assert "<td>0.5000</td>" in page
+    assert '<td class="number">0.5000</td>' in page
 
 
 def test_labels_stand_worst_first() -> None:
@@ -233,7 +234,14 @@ def test_the_page_shows_pictures_of_mistakes_and_suspected_labels(tmp_path: Path
     assert page.count("data:image/jpeg;base64,") == 2  # one mistake, suspected as well
     assert "→ dog · 0.90" in page
     assert "→ dog? · 0.90" in page
-    assert "1 labels are contradicted" in page
+    assert "A confident prediction contradicts 1 of the labels" in page
+
+
+def test_the_page_says_why_a_weak_model_contradicts_no_label() -> None:
+    outputs, targets = answers_of(CLASSES, 180, skill=0.3)
+    page = page_of(evaluation_of(CLASSES, outputs, targets))
+    assert "labels are contradicted by a confident prediction, and not listed" in page
+    assert "?" not in page.partition("Labels that may be wrong")[2].partition("<h2>")[0]
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -306,6 +314,26 @@ def test_one_split_is_measured_and_skipped_images_are_reported(
     assert "Test is test (12)" in divided
     assert "(LICENSE)" in skipped
     assert skipped in page.read_text()
+
+
+def test_a_model_with_attributes_is_measured_on_a_split_file(tmp_path: Path) -> None:
+    package = package_with_attributes()
+    write_package(package, str(tmp_path / "model"))
+    rows = ["path,label,age,site"]
+    for index in range(12):
+        (tmp_path / f"{index}.png").write_bytes(golden_png(index))
+        rows.append(f"{index}.png,{package.task.labels[index % 3]},{20 + index},north")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    images = read_labelled(str(tmp_path / "table.csv"))
+    split = Split(*(images.take(range(start, 12, 3)) for start in range(3)))
+    write_split(split, str(tmp_path / "split.parquet"), attributes=["age", "site"])
+    words = ("--split", "test", "--output", str(tmp_path / "page.html"), "--slice", "age")
+    said = json.loads(
+        run(str(tmp_path / "model"), str(tmp_path / "split.parquet"), *words, "--json").stdout
+    )
+    expected = evaluate(predictor_of(package), split.test)
+    assert (said["images"], said["data_digest"]) == (4, split.test.digest)
+    assert said["metrics"]["log_loss"] == pytest.approx(expected.metrics["log_loss"], abs=0.05)
 
 
 def test_a_missed_kpi_ends_with_its_own_code_after_the_page_is_there(digits: Path) -> None:
@@ -439,8 +467,7 @@ def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(di
 def test_the_command_of_a_record_evaluates_the_same_images(digits: Path) -> None:
     version = registered(digits, ("train",) * 8 + ("test",) * 4)
     split = Path(str(version.run_folder)) / "split.parquet"
-    options = ("--split-file", str(split), "--split", "test")
-    result = run("digits/1", str(digits / "table.csv"), *options, "--json")
+    result = run("digits/1", str(split), "--split", "test", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["leaked_images"] == 0
     (record,) = Registry().evaluations(version)
@@ -450,8 +477,6 @@ def test_the_command_of_a_record_evaluates_the_same_images(digits: Path) -> None
     kept = Registry().predictions(version, record.data_digest)
     assert kept is not None
     assert len(kept.rows) == 4
-    refused = run("digits/1", str(digits / "table.csv"), "--split-file", str(split))
-    assert "split_file needs split" in refused.stderr.replace("--split-file", "split_file")
 
 
 def test_the_page_names_the_version_and_not_the_alias(digits: Path) -> None:
