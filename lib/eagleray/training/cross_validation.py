@@ -7,7 +7,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data.labelled import join_images
 from eagleray.data.split import Split, fold_images, split_images
 from eagleray.training.fit import fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import groups_of, is_stratified, plan_network
 from eagleray.training.prepare import TrainJob
@@ -24,6 +24,7 @@ def cross_validate(
     The test split is not used, and no model is registered.
     """
     spec = job.spec
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, _ = inspect_data(job, cluster, reporter)
     images = join_images(plan.split.train, plan.split.validation)
     folds = fold_images(
@@ -31,7 +32,7 @@ def cross_validate(
         spec.folds,
         stratify=is_stratified(spec),
         seed=spec.seed,
-        groups=groups_of(spec, images),
+        groups=groups_of(spec, images, plan.duplicates),
     )
     results = []
     for number, (train, held_out) in enumerate(folds, start=1):
@@ -43,7 +44,7 @@ def cross_validate(
             validation_fraction=spec.validation_fraction,
             test_fraction=0.0,
             seed=spec.seed,
-            groups=groups_of(spec, train),
+            groups=groups_of(spec, train, plan.duplicates),
         )
         split = Split(inner.train, inner.validation, held_out)
         fold = plan_network(spec, job.settings, plan.images, split, plan.task)

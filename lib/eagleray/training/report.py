@@ -54,7 +54,13 @@ def overfit_warning(epochs: Sequence[dict[str, float]], monitor: Monitor) -> str
     )
 
 
-def render_training_page(spec: TrainSpec, run: str, result: TrainResult, monitor: Monitor) -> bytes:
+def render_training_page(
+    spec: TrainSpec,
+    run: str,
+    result: TrainResult,
+    monitor: Monitor,
+    warnings: Sequence[str] = (),
+) -> bytes:
     """Make the page of a finished run.
 
     Args:
@@ -62,7 +68,9 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult, monitor
         run: Name of the run.
         result: Result of the run.
         monitor: Metric that selected the best epoch.
+        warnings: Sentences for the top of the page, such as why the run did not learn.
     """
+    overfit = overfit_warning(result.epochs, monitor)
     numbers = list(range(1, len(result.epochs) + 1))
     scores = sorted(
         name
@@ -101,7 +109,7 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult, monitor
         title=f"Training run {run}",
         facts=_facts(spec, result, monitor),
         plots=plots,
-        warning=overfit_warning(result.epochs, monitor),
+        warnings=[*warnings, *([overfit] if overfit else [])],
         epochs=[
             {"epoch": number, **{name: _format(name, value) for name, value in epoch.items()}}
             for number, epoch in zip(numbers, result.epochs, strict=True)
