@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    SpecFileOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
@@ -52,8 +59,10 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
+    best = summary.result.metrics[summary.monitor.metric]
+    facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["pages"] = summary.run.page("*")
     console.facts(f"Model {summary.version.name}", facts)
     for fault in summary.skipped[:10]:
@@ -112,9 +121,8 @@ def main(
             "--find-learning-rate", help="Run a learning-rate range test instead of training."
         ),
     ] = False,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -133,11 +141,12 @@ def main(
             job = reopen_job(resume, settings, s3=s3)
         else:
             request = _read_request(fields, spec, from_run, settings)
-            job = open_job(request, settings, alias=alias, s3=s3)
+            job = open_job(request, settings, alias=alias, s3=s3, force=force)
         for note in job.plan.notes:
             console.note(note)
         for note in describe_plan(job.plan):
             console.note(note)
+        console.note(f"best epoch: that of the {job.plan.monitor.best_title}")
         for attribute in job.plan.attributes:
             console.note(f"attribute {attribute.describe}")
         # These take seconds to import, and a mistake above is reported sooner.

@@ -33,6 +33,7 @@ def render_evaluation(
     intervals: Mapping[str, Interval],
     kpi_results: Sequence[KpiResult] = (),
     slices: Sequence[Slice] = (),
+    warnings: Sequence[str] = (),
 ) -> bytes:
     """Render the page.
 
@@ -43,6 +44,7 @@ def render_evaluation(
         intervals: Confidence intervals of the headline metrics.
         kpi_results: Results of the KPIs.
         slices: Metrics of slices of the data.
+        warnings: Sentences for the top of the page: why its metrics are no evidence, and more.
 
     Returns:
         A self-contained HTML file.
@@ -62,6 +64,7 @@ def render_evaluation(
             for name, value in evaluation.headline.items()
         ],
         kpi_results=kpi_results,
+        warnings=warnings,
         plots=[_DRAW[type(plot)](**vars(plot)) for plot in section.plots],
         tables=section.tables,
         slices=_by_column(slices),

@@ -54,6 +54,7 @@ from eagleray.models.attributes import (
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks import Task, make_task, task_class
+from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
 
@@ -99,6 +100,11 @@ class TrainPlan:
     duplicates: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def monitor(self) -> Monitor:
+        """Metric that selects the best epoch."""
+        return monitor_of(self.spec, self.task)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes on how the data were read, and what was skipped."""
         lacking = describe_missing_splits(self.images, has_own_test=self.spec.test_data is not None)
@@ -135,6 +141,10 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         task = task.with_positive(spec.positive)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
+    require_monitor(spec, task, encode_targets(task, split.validation))
+    for label in spec.label_weights:
+        if label not in task.labels:
+            raise UnknownNameError("label", label, task.labels, hint="--class-weights names it.")
     return plan_network(spec, settings, images, split, task)
 
 

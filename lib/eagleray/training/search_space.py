@@ -38,7 +38,8 @@ __all__ = ["SearchSpace", "default_space", "read_space"]
 Scalar = bool | int | float | str | None
 Distribution: TypeAlias = CategoricalDistribution | FloatDistribution | IntDistribution
 
-_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds")  # beside the panels Data and Run
+# Beside the panels Data and Run.
+_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds", "monitor", "mode")
 _KINDS = ("choice", "uniform", "log_uniform", "int")
 _INSIDE = 0.382  # fraction of a range: a place that is not a whole number
 

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from eagleray.core.errors import ExitCode, InputError, PackageError, Reason, Use
 from eagleray.core.settings import read_settings
 from eagleray.data.encoding import encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
-from eagleray.data.split import Split
+from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.data.split_file import write_split
 from eagleray.evaluation import job as evaluation_job
 from eagleray.evaluation.bootstrap import bootstrap
@@ -32,7 +33,7 @@ from eagleray.evaluation.slices import slice_metrics
 from eagleray.inference.predictor import Predictor
 from eagleray.jobs import evaluate as job
 from eagleray.models.package import ModelPackage, write_package
-from eagleray.registry.registry import Registry
+from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
 from tests.support.attributes import package_with_attributes
 from tests.support.evaluation import (
@@ -192,7 +193,7 @@ def test_with_many_classes_the_most_confused_are_listed_and_not_drawn() -> None:
     assert "Confusion matrix" not in page
     pairs = re.findall(r"<tr><td>(class \d+)</td><td>(class \d+)</td><td class=\"number\">1<", page)
     assert pairs == [("class 0", "class 1"), ("class 1", "class 2")]
-    assert '<td class="number">0.500</td>' in page
+    assert '<td class="number">0.5000</td>' in page
 
 
 def test_labels_stand_worst_first() -> None:
@@ -438,3 +439,63 @@ def test_the_command_and_the_page_name_the_positive_label(digits: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "positive label: one" in result.stdout
     assert "<th>positive label</th><td><code>one</code></td>" in page.read_text()
+
+
+# --- data leakage, and splits of a run ------------------------------------------
+
+
+def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
+    """Register the model with the split of its images: one name for each of the twelve."""
+    version = Registry().register(small_package(), alias="candidate")
+    images = read_labelled(str(digits / "table.csv"))
+    parts = [
+        images.take([row for row, name in enumerate(split) if name == wanted])
+        for wanted in SPLIT_NAMES
+    ]
+    write_split(Split(*parts), str(Path(version.source).parent / "split.parquet"))
+    return version
+
+
+def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(digits: Path) -> None:
+    version = registered(digits, ("train",) * 7 + ("validation",) + ("test",) * 4)
+    (digits / "kpi.txt").write_text("accuracy >= 0\n")
+    page = digits / "page.html"
+    words = ("digits@candidate", str(digits / "table.csv"), "--output", str(page), "--json")
+    result = run(*words, "--kpi", str(digits / "kpi.txt"))
+    assert result.exit_code == ExitCode.KPI_FAILED
+    sentence = (
+        "8 of these 12 images were used to train digits/1 (7 in the train split of digits/1, 1"
+    )
+    assert "The KPIs do not count: " in result.stderr
+    assert result.stderr.replace("\n", " ").count(sentence) == 2  # before the work, and at its end
+    said = json.loads(result.stdout)
+    assert (said["passed"], said["leaked_images"]) == (False, 8)
+    assert sentence in page.read_text()
+    (record,) = Registry().evaluations(version)
+    assert (record.counts, record.num_leaked) == (False, 8)
+
+
+def test_the_command_of_a_record_evaluates_the_same_images(digits: Path) -> None:
+    version = registered(digits, ("train",) * 8 + ("test",) * 4)
+    split = Path(version.source).parent / "split.parquet"
+    result = run("digits/1", str(split), "--split", "test", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["leaked_images"] == 0
+    (record,) = Registry().evaluations(version)
+    program, command, *again = shlex.split(record.command("digits/1"))
+    assert (program, command) == ("eagleray", "evaluate")
+    assert json.loads(run(*again, "--json").stdout)["data_digest"] == record.data_digest
+    kept = Registry().predictions(version, record.data_digest)
+    assert kept is not None
+    assert len(kept.rows) == 4
+
+
+def test_the_page_names_the_version_and_not_the_alias(digits: Path) -> None:
+    registered(digits, ("test",) * 12)
+    page = digits / "page.html"
+    run("digits@candidate", str(digits / "tree"), "--output", str(page))
+    text = page.read_text()
+    assert "<h1>Evaluation of digits/1</h1>" in text
+    assert "named as digits@candidate" in text
+    assert "<th>labels in order</th><td><code>3: zero, one, two</code></td>" in text
+    assert "32 x 32 pixels, gray" in text

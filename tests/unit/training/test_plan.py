@@ -198,6 +198,8 @@ def test_folds_are_described_as_folds_and_not_as_a_split(stripes: Path, tmp_path
         ({"parent": "nobody@production"}, "No registered model is named 'nobody'"),
         ({"parent": "PARENT", "freeze": 9}, "freeze 9: the network has 3 stages before its head"),
         ({"task": "regression"}, "is not a number"),
+        ({"monitor": "acuracy"}, "'acuracy' is not a metric of multiclass; take loss, accuracy,"),
+        ({"class_weights": ["vertica=2"]}, "No label is named 'vertica'. Nearest: vertical."),
         ({"task": "binary", "test_data": "DIGITS"}, "'zero' is not a label of this model"),
     ],
 )
