@@ -104,7 +104,6 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         *registered.warnings,
         overfit_warning(result.epochs, plan.monitor),
         extension_warning(result, plan.extensions),
-        *registered.tested.package.task.fit_warnings,
     )
     own = tuple(warning for warning in found if warning is not None)
     for warning in own:

@@ -60,7 +60,8 @@ class RegisteredModel:
         not_learned = ("The run did not learn.", *self.did_not_learn) if self.did_not_learn else ()
         leakage = (self.leakage.sentence,) if self.leakage else ()
         stays = () if self.alias.moved else (self.alias.reason,)
-        return (" ".join(not_learned),) * bool(not_learned) + leakage + stays
+        fit = self.tested.package.task.fit_warnings
+        return (" ".join(not_learned),) * bool(not_learned) + leakage + fit + stays
 
     def as_json(self) -> dict[str, Any]:
         """Return the version and its test metrics as JSON values."""
