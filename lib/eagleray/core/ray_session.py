@@ -10,8 +10,10 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -43,7 +45,7 @@ class Cluster:
     Attributes:
         num_cpus: Number of CPU cores that Ray schedules.
         num_gpus: Number of GPUs that Ray schedules.
-        embedded: Whether the command has started this Ray itself.
+        embedded: Whether this process has started this Ray itself.
         num_nodes: Number of machines.
     """
 
@@ -96,19 +98,24 @@ def ray_session(
     """
     address = address or settings.ray_address
     set_user_variables(settings.home_folder)
-    _prepare_environment(embedded=address is None, verbose=verbose)
+    was_initialized = _is_initialized()
+    _prepare_environment(embedded=address is None and not was_initialized, verbose=verbose)
     import ray
 
-    was_initialized = ray.is_initialized()
     if not was_initialized:
-        _start(address, verbose=verbose, max_concurrent_batches=max_concurrent_batches)
+        _start(
+            address,
+            verbose=verbose,
+            max_concurrent_batches=max_concurrent_batches,
+            extensions=settings.extensions,
+        )
     _quiet_ray_libraries(verbose=verbose)
     try:
         resources = ray.cluster_resources()
         yield Cluster(
             num_cpus=max(1, int(resources.get("CPU", 1))),
             num_gpus=int(resources.get("GPU", 0)),
-            embedded=address is None,
+            embedded=address is None and any(_own_raylets()),
             num_nodes=sum(node["Alive"] for node in ray.nodes()),
         )
     finally:
@@ -116,6 +123,12 @@ def ray_session(
             workers = _raylet_descendants() if address is None else []
             ray.shutdown()
             _kill_remaining(workers)
+
+
+def _is_initialized() -> bool:
+    """Whether this process is connected to a Ray; it need not be imported for that."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
@@ -157,11 +170,13 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -> None:
+def _start(
+    address: str | None, *, verbose: bool, max_concurrent_batches: int, extensions: str
+) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
-    common = {
+    common: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": verbose,
@@ -190,6 +205,8 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
                 f"in {os.environ['RAY_TMPDIR']}/ray/session_latest/logs."
             ) from error
         return
+    if extensions:  # workers of an embedded Ray inherit it
+        common["runtime_env"] = {"env_vars": {"EAGLERAY_EXTENSIONS": extensions}}
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -202,11 +219,18 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
 def _raylet_descendants() -> list[psutil.Process]:
     """Return the workers of an embedded Ray, and their own child processes."""
     found = []
+    for raylet in _own_raylets():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += raylet.children(recursive=True)
+    return found
+
+
+def _own_raylets() -> Iterator[psutil.Process]:
+    """Yield the schedulers of a Ray that this process has started."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.name() == "raylet":
-                found += child.children(recursive=True)
-    return found
+                yield child
 
 
 def _kill_remaining(processes: list[psutil.Process]) -> None:

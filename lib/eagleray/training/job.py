@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
+from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import EpochCallback, fit
 from eagleray.training.inspection import inspect_data
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
@@ -47,6 +49,11 @@ class TrainSummary:
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the test split, such as `accuracy`."""
+        return self.tested.evaluation.metrics
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
@@ -79,16 +86,25 @@ def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any
     }
 
 
-def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
+def run_job(
+    job: TrainJob,
+    cluster: Cluster,
+    reporter: ProgressReporter,
+    callbacks: Sequence[TrainCallback] = (),
+) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    called = CallbackList(callbacks)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
+    called.start(run)
     with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         tracked.log_parameters(job.spec.model_dump())
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
-        result, skipped = fit(job, plan, run, cluster, reporter, _log_epochs_once(tracked))
+        result, skipped = fit(
+            job, plan, run, cluster, reporter, _log_epochs_once(tracked), callbacks=called
+        )
         page = render_training_page(job.spec, run.name, result)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
@@ -101,7 +117,9 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         reporter.warn(warning)
     warnings = (*report.warnings, *((warning,) if warning else ()))
     faults = (*report.unreadable, *skipped)
-    return TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+    summary = TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+    called.end(summary)
+    return summary
 
 
 def start_run(

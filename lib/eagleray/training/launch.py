@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
 from eagleray.core.ray_private import lean_torch_trainer
 from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import read_settings
 from eagleray.io import storage
+from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import DistributedContext, join_process_group
-from eagleray.training.events import LossNotFinite, TrainEvent
+from eagleray.training.events import DecisionRequested, LossNotFinite, TrainEvent
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trainer import train
@@ -24,11 +28,17 @@ __all__ = ["describe_stop", "run_training", "run_workers"]
 _MAX_RESTARTS_WITHOUT_PROGRESS = 2
 
 OnEvent = Callable[[TrainEvent], None]
+Decide = Callable[[Sequence[dict[str, float]]], Decision]
 Work = Callable[[WorkerInput, DistributedContext, OnEvent], None]
 
 
 def run_training(
-    worker_input: WorkerInput, *, ray_folder: str, cluster: Cluster, on_event: OnEvent
+    worker_input: WorkerInput,
+    *,
+    ray_folder: str,
+    cluster: Cluster,
+    on_event: OnEvent,
+    decide: Decide | None = None,
 ) -> None:
     """Train to the end of the run; workers that die are restarted from the last checkpoint.
 
@@ -37,6 +47,7 @@ def run_training(
         ray_folder: Folder of Ray Train's own state.
         cluster: Cluster to run on.
         on_event: Receives every event, in a thread.
+        decide: Decides what follows an epoch, in the same thread; None to train to the end.
 
     Raises:
         JobFailedError: If a loss is not finite, or workers die repeatedly without progress.
@@ -45,10 +56,15 @@ def run_training(
     progress = store.progress()
     if progress is not None and progress.ended:
         return  # the run was killed during its test
+    work: Work = train
+    if decide is not None:
+        answers = _open_queue()
+        work = functools.partial(train, await_decision=_DecisionReader(answers))
+        on_event = _answering(on_event, decide, answers)
     while True:
         newest = store.names()[:1]
         failure = run_workers(
-            train, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
+            work, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
         )
         if failure is None:
             return
@@ -91,19 +107,20 @@ def run_workers(
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     spec = worker_input.spec
     if storage.is_folder(ray_folder):
         storage.remove_tree(ray_folder)  # Ray would resume from the state of dead workers
-    # The queue stays on the driver's node: on another one it could die with a worker.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    queue = _open_queue()
     trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
     trainer = trainer_class(
         _run_worker,
-        train_loop_config={"work": work, "input": ray.put(worker_input), "queue": queue},
+        train_loop_config={
+            "work": work,
+            "input": ray.put(worker_input),
+            "queue": queue,
+            "extensions": read_settings().extensions,
+        },
         scaling_config=ScalingConfig(
             num_workers=_num_workers(spec),
             use_gpu=uses_gpu(spec, cluster),
@@ -123,13 +140,53 @@ def run_workers(
     return receiver.stop
 
 
+def _open_queue() -> Any:
+    """Return a queue on the driver's node: on another one it could die with a worker."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _answering(on_event: OnEvent, decide: Decide, answers: Any) -> OnEvent:
+    """Return a receiver of events that also puts decisions into a queue."""
+
+    def receive(event: TrainEvent) -> None:
+        on_event(event)
+        if isinstance(event, DecisionRequested):
+            answers.put((len(event.epochs), decide(event.epochs)))
+
+    return receive
+
+
+class _DecisionReader:
+    """Reads the driver's decisions on a worker.
+
+    The answers for a worker that has died may still be in the queue.
+    """
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+
+    def __call__(self, epoch: int) -> Decision:
+        while True:
+            answered: tuple[int, Decision] = self._answers.get()
+            if answered[0] == epoch:
+                return answered[1]
+
+
 def _run_worker(config: dict[str, Any]) -> None:
     """Run the function of a worker; started by Ray Train.
 
     Args:
-        config: `work`: the function; `input`: reference of its input; `queue`: queue of events.
+        config: `work`: the function; `input`: reference of its input; `queue`: queue of events;
+            `extensions`: the driver's setting, which a Ray that was started before may lack.
     """
     import ray
+
+    os.environ["EAGLERAY_EXTENSIONS"] = config["extensions"]
 
     config["work"](ray.get(config["input"]), join_process_group(), config["queue"].put)
 

@@ -109,7 +109,8 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> byte
 
 def _facts(spec: TrainSpec, result: TrainResult) -> dict[str, str]:
     last = result.epochs[-1]
-    early = f", early stopping (patience {spec.patience})" if result.ended_early else ""
+    reason = f"early stopping (patience {spec.patience})" if spec.patience else "by a callback"
+    early = f", stopped: {reason}" if result.ended_early else ""
     return {
         "best epoch": f"{result.best.epoch} of {len(result.epochs)}{early}",
         "steps": f"{len(result.losses):,}",

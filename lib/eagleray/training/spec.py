@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
 from eagleray.io.yaml_fields import read_fields
@@ -86,7 +87,10 @@ class TrainSpec(Spec):
 
     name: ModelName = spec_field(..., MODEL, "Name of the registered model.")
     architecture: str | None = spec_field(
-        None, MODEL, "See `eagleray models architectures`; default: resnet18, or the parent's."
+        None,
+        MODEL,
+        "See `eagleray models architectures`, or an import path; default: resnet18, or the "
+        "parent's.",
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
     parent: str | None = spec_field(
@@ -129,7 +133,8 @@ class TrainSpec(Spec):
     loss: str = spec_field(
         "auto",
         OPTIMISATION,
-        "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
+        "Loss function: cross_entropy, bce, focal, mse, …, or an import path; auto: the task's "
+        "default.",
     )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
@@ -166,6 +171,9 @@ class TrainSpec(Spec):
         0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30
     )
     random_erasing: Fraction = spec_field(0.0, AUGMENTATION, "Probability of random erasing.")
+    transform: str | None = spec_field(
+        None, AUGMENTATION, "Import path of a transform of your own, such as my_transforms:augment."
+    )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
 
@@ -239,7 +247,8 @@ class TrainSpec(Spec):
 
     def _check_optimisation(self) -> None:
         kind = task_class(self.task)
-        if self.loss not in ("auto", *kind.losses):
+        is_own = is_import_path(self.loss)
+        if not is_own and self.loss not in ("auto", *kind.losses):
             raise ValueError(
                 f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
             )
@@ -251,6 +260,12 @@ class TrainSpec(Spec):
         for name, is_used in used.items():
             if is_used and name not in kind.training_options:
                 raise ValueError(f"{name} is not for {self.task}; leave it out")
+            if is_used and is_own and name != "cutmix":
+                raise ValueError(f"{name} is not for a loss of your own; leave it out")
+        if self.transform is not None and not is_import_path(self.transform):
+            raise ValueError(
+                f"transform {self.transform} must be an import path such as my_transforms:augment"
+            )
 
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
