@@ -6,6 +6,7 @@
     eagleray train cifar10/train --test-data cifar10/test --name cifar10 --architecture resnet20
     eagleray train --spec flowers.yaml --epochs 30
     eagleray train --resume flowers-1f3a9c02
+    eagleray train --resume flowers-1f3a9c02 --epochs 40
     eagleray train flowers/ --name flowers --find-learning-rate
 
 The file reads from top to bottom: report, then parse, build and run.
@@ -21,20 +22,44 @@ import typer
 from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.cli.options import flag, read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
+from eagleray.training.extension import describe_extension
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from eagleray.training.job import TrainSummary
     from eagleray.training.lr_finder import LearningRateSuggestion
+    from eagleray.training.plan import TrainPlan
 
 # --- report -----------------------------------------------------------------------------------
+
+
+def describe(plan: TrainPlan) -> Iterator[str]:
+    """Describe what is trained on which images, a sentence each."""
+    spec, split = plan.spec, plan.split
+    model = f"{spec.task}, {plan.architecture.name}"
+    if spec.folds:
+        num_images = len(split.train) + len(split.validation)
+        unused = f"; the {len(split.test):,} images of the test split are not used"
+        yield f"{spec.folds} folds of {num_images:,} images{unused}; {model}"
+    else:
+        yield (
+            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
+            f"{len(split.test):,} images; {model}"
+        )
+    yield f"best epoch: that of the {plan.monitor.best_title}"
+    for attribute in plan.attributes:
+        yield f"attribute {attribute.describe}"
+    if plan.extensions:
+        yield describe_extension(spec, plan.extensions[-1])
 
 
 def show(summary: TrainSummary, console: Console) -> None:
@@ -49,6 +74,8 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
+    best = summary.result.metrics[summary.monitor.metric]
+    facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
     facts["aliases"] = ", ".join(summary.version.aliases)
     facts["pages"] = summary.run.page("*")
@@ -98,7 +125,9 @@ def show_folds(folds: list[dict[str, float]], console: Console) -> None:
 def main(
     fields: dict[str, Any],
     spec: SpecFileOption = None,
-    resume: Annotated[str | None, typer.Option(help="Run to resume.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Run to resume, or to extend to more --epochs.")
+    ] = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from", help="Run whose specification is used; options override it."),
@@ -120,26 +149,15 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        s3 = S3Fields().with_settings(settings).s3
-        storage.use_s3(s3)
+        storage.use_s3(S3Fields().with_settings(settings).s3)  # specification or run may be there
         if resume is not None:
-            if fields or spec or from_run:
-                raise InputError(
-                    "--resume continues a run with its own specification; leave the rest out."
-                )
-            job = reopen_job(resume, settings, s3=s3)
+            _require_resumable(resume, fields, {"--spec": spec, "--from": from_run})
+            job = reopen_job(resume, settings, epochs=fields.get("epochs"))
         else:
             request = _read_request(fields, spec, from_run, settings)
-            job = open_job(request, settings, alias=alias, s3=s3)
-        for note in job.plan.notes:
+            job = open_job(request, settings, alias=alias)
+        for note in (*job.plan.notes, *describe(job.plan)):
             console.note(note)
-        split = job.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
-        )
-        for attribute in job.plan.attributes:
-            console.note(f"attribute {attribute.describe}")
         # These take seconds to import, and a mistake above is reported sooner.
         from eagleray.training.cross_validation import cross_validate
         from eagleray.training.job import run_job
@@ -158,6 +176,21 @@ def main(
             show_folds(folds, console)
         else:
             show(summary, console)
+
+
+def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str | None]) -> None:
+    """Refuse options that a resumed run cannot follow.
+
+    Raises:
+        InputError: If there is one; the message names them.
+    """
+    others = [flag(name) for name in fields if name != "epochs"]
+    others += [option for option, value in sources.items() if value is not None]
+    if others:
+        raise InputError(
+            f"--resume continues run {run} with its own specification, of which --epochs alone may "
+            f"change; leave out {', '.join(others)}, or begin a new run with --from {run}."
+        )
 
 
 def _read_request(

@@ -24,7 +24,7 @@ from eagleray.training.budget import Budget
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
-from eagleray.training.tune_report import Row, metric_name, ranking_rows, summarize
+from eagleray.training.tune_report import Row, ranking_rows, summarize
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
@@ -41,7 +41,8 @@ def show(summary: TuneSummary, console: Console) -> None:
         for row in ranking_rows(tuned)
     ]
     columns = ["rank", "trial", "metric", "epochs", "state", "settings"]
-    console.table(f"Trials of {summary.run.name} by {metric_name(tuned)}", columns, rows[:_SHOWN])
+    title = f"Trials of {summary.run.name} by the {tuned.monitor.best_title}"
+    console.table(title, columns, rows[:_SHOWN])
     if len(rows) > _SHOWN:
         console.say(f"{len(rows) - _SHOWN} more trials are on the page.")
     for trial in tuned.trials:
@@ -93,7 +94,7 @@ def main(
     with command_errors():
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
-        storage.use_s3(S3Fields().with_settings(settings).s3)
+        storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = open_tune_job(
             searched, Budget(num_trials, max_concurrent, grace_epochs), settings, alias=alias
@@ -105,6 +106,7 @@ def main(
             f"train {len(split.train):,}, validation {len(split.validation):,}, test "
             f"{len(split.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
         )
+        console.note(f"ranking: by the {job.default.plan.monitor.best_title} of a trial")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run_tune_job(job, session, console)
         show(summary, console)

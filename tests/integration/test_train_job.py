@@ -80,6 +80,8 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
 
     alone, _ = train_in_process(spec(stripes), stripes.parent / "single_process")
     assert summary.result.losses[:20] == pytest.approx(alone.losses[:20], rel=1e-2)
+    first, other = summary.result.epochs[0], alone.epochs[0]
+    assert first["train_accuracy"] == pytest.approx(other["train_accuracy"], abs=0.05)
 
     loaded = load_model("stripes@candidate")
     manifest = loaded.package.manifest

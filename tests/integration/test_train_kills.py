@@ -38,7 +38,7 @@ def rich_spec(data: Path, **changes: object) -> TrainSpec:
     random = {
         "random_translation": 0.1,
         "horizontal_flip": True,
-        "mixup": 0.2,
+        "sampler": "balanced",
         "dropout": 0.2,
         "ema_decay": 0.9,
     }
@@ -67,7 +67,7 @@ def undisturbed(
 def assert_alike(found: TrainSummary, expected: TrainSummary) -> None:
     assert found.result.losses == pytest.approx(expected.result.losses, rel=SAME_LOSS)
     for one, other in zip(found.result.epochs, expected.result.epochs, strict=True):
-        names = [name for name in one if name.startswith("validation_")]
+        names = [name for name in one if name.startswith(("train_", "validation_"))]
         assert [one[name] for name in names] == pytest.approx(
             [other[name] for name in names], rel=SAME_LOSS
         )

@@ -12,11 +12,13 @@ class RecordingReporter:
     Attributes:
         notes: Every note and warning, in order.
         advanced: Every step of a progress bar: its units, and how many of them failed.
+        lines: Every line that stays.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.advanced: list[tuple[int, int]] = []
+        self.lines: list[str] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -34,3 +36,6 @@ class RecordingReporter:
 
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
         self.advanced.append((count, failed))
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)

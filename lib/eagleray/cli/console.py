@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eagleray.core.display import escape_json, escape_text
-from eagleray.core.errors import EaglerayError, ExitCode
+from eagleray.core.errors import EaglerayError, ExitCode, ResumableInterrupt
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
 
@@ -50,6 +51,7 @@ Cell = str | Sequence[str]
 
 _MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
 _PIPE_WIDTH = 400  # for programs that read what is printed: a cell stays on its line
+_QUIET_SECONDS = 30.0  # after a line of the job's own, in which no tenth is printed
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,6 +74,10 @@ class ProgressBar:
         if note is None:
             note = f"{self._num_failed:,} failed" if self._num_failed else ""
         self._progress.update(self._task, advance=count, note=escape_text(note))
+
+    def line(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        self._progress.console.print(Text(escape_text(text)), soft_wrap=True)
 
 
 class Console:
@@ -230,6 +236,7 @@ class _LineBar(ProgressBar):
         self._done = self._num_failed = 0
         self._lock = threading.Lock()
         self._next_tenth = 1
+        self._quiet_until = 0.0
 
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
         with self._lock:
@@ -237,9 +244,15 @@ class _LineBar(ProgressBar):
             self._num_failed += failed
             if self._done * 10 < self._next_tenth * self._total:
                 return
+            if time.monotonic() < self._quiet_until:
+                return
             self._next_tenth = self._done * 10 // self._total + 1
         extra = note if note is not None else f"{self._num_failed:,} failed"
         self._console.note(f"{self._description} {self._done:,}/{self._total:,}  {extra}")
+
+    def line(self, text: str) -> None:
+        self._quiet_until = time.monotonic() + _QUIET_SECONDS
+        self._console.note(text)
 
 
 @contextlib.contextmanager
@@ -270,8 +283,10 @@ def command_errors() -> Iterator[None]:
             "another output or EAGLERAY_HOME, and run the command again."
         )
         raise SystemExit(ExitCode.JOB_FAILED) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         sys.stderr.write("interrupted\n")
+        if isinstance(interrupt, ResumableInterrupt):
+            sys.stderr.write(f"resume with: {escape_text(interrupt.command)}\n")
         raise SystemExit(ExitCode.INTERRUPTED) from None
 
 

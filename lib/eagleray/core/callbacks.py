@@ -14,6 +14,9 @@ class ProgressBar(Protocol):
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
         """Move by so many units, some of them failures, and show a note beside the bar."""
 
+    def line(self, text: str) -> None:
+        """Print a line that stays, such as the result of an epoch."""
+
 
 class ProgressReporter(Protocol):
     """Receives what a job reports while it runs."""

@@ -21,8 +21,9 @@ Failures of single images never leave the predictor as exceptions: they become a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import ClassVar
 
@@ -39,10 +40,12 @@ __all__ = [
     "OutputExistsError",
     "PackageError",
     "Reason",
+    "ResumableInterrupt",
     "UnknownNameError",
     "UnknownVersionError",
     "UserError",
     "nearest_names",
+    "resumable",
 ]
 
 
@@ -177,6 +180,31 @@ class KpiFailedError(EaglerayError):
 
     http_status = 409
     exit_code = ExitCode.KPI_FAILED
+
+
+class ResumableInterrupt(KeyboardInterrupt):
+    """The user interrupted a job that can be resumed.
+
+    Attributes:
+        command: Command that resumes it.
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+
+@contextlib.contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Name the command that resumes the block's work if the user interrupts it.
+
+    Raises:
+        ResumableInterrupt: If the user interrupts the block.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise ResumableInterrupt(command) from interrupt
 
 
 class BadImageError(EaglerayError):

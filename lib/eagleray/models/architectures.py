@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -369,13 +370,17 @@ def _pretrained_timm(
 
 
 def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
-    """Run a builder that downloads weights; turn a failure into one sentence."""
+    """Run a builder that downloads weights; turn a failure into one sentence.
+
+    Standard output is for a command's results, and torch's hub reports its downloads there.
+    """
     import http.client
 
     import torch
 
     try:
-        module: nn.Module = build_with_weights()
+        with contextlib.redirect_stdout(sys.stderr):
+            module: nn.Module = build_with_weights()
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise InputError(
             f"The published weights of {name!r} cannot be fetched from {source} "

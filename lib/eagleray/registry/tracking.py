@@ -213,7 +213,9 @@ class TrackedRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else "FAILED")
+        # An interrupt is not an `Exception`.
+        failed = "FAILED" if kind is not None and issubclass(kind, Exception) else "KILLED"
+        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else failed)
 
 
 def _experiment(settings: Settings, client: Any) -> str:

@@ -68,14 +68,17 @@ class LossOptions:
 
     Attributes:
         name: One of the task's `losses`; None for the first of them.
-        class_weights: `balanced` gives every class the same weight in all.
+        class_weights: `balanced` gives every class the same weight in all; weights by label are
+            factors of the losses of its images, and 1 for other labels.
         focal_gamma: Exponent of the focal loss, for losses named `focal`.
+        huber_delta: Error from which the loss named `huber` grows linearly.
         label_smoothing: Share of the target that goes to all classes alike.
     """
 
     name: str | None = None
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced"] | Mapping[str, float] = "none"
     focal_gamma: float = 2.0
+    huber_delta: float = 1.0
     label_smoothing: float = 0.0
 
 
@@ -83,9 +86,10 @@ class Task(BaseModel):
     """What a model predicts.
 
     Attributes:
-        metric_names: Metrics that training follows; the first one chooses the best epoch.
+        metric_names: Metrics of an epoch; the first one selects the best epoch by default.
         losses: Names of the losses, the default first.
-        training_options: Of `label_smoothing`, `class_weights` and `cutmix` those that apply.
+        training_options: Of `label_smoothing`, `class_weights`, `sampler` and `cutmix` those that
+            apply. A balanced sampler needs one label for each image.
         target_dtype: Type of the encoded targets.
         label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
             A split is stratified for `all`.
@@ -164,6 +168,15 @@ class Task(BaseModel):
         return (self.name, self.labels) == (parent.name, parent.labels)
 
     # --- training ---
+
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return the metric that selects the best epoch unless another one is named.
+
+        Args:
+            is_balanced: Whether classes are weighted or sampled in balance.
+            chooses_thresholds: Whether thresholds are chosen after training.
+        """
+        return self.metric_names[0]
 
     @abstractmethod
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:

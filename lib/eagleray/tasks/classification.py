@@ -42,6 +42,7 @@ __all__ = [
     "Label",
     "Probability",
     "Temperature",
+    "explicit_weights",
     "focal_exponent",
     "label_index",
     "positive_weights",
@@ -360,6 +361,13 @@ def positive_weights(labels: Sequence[str], held: Iterable[str], num_images: int
     counts = Counter(held)
     present = [max(1, counts[label]) for label in labels]
     return torch.tensor([(num_images - count) / count for count in present])
+
+
+def explicit_weights(options: LossOptions, labels: Sequence[str]) -> list[float] | None:
+    """Return the weight of each label if the options name weights; 1 for labels without one."""
+    if isinstance(options.class_weights, str):
+        return None
+    return [options.class_weights.get(label, 1.0) for label in labels]
 
 
 def focal_exponent(options: LossOptions) -> float:

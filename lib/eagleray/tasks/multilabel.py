@@ -28,6 +28,7 @@ from eagleray.tasks.classification import (
     Label,
     Probability,
     Temperature,
+    explicit_weights,
     focal_exponent,
     label_index,
     positive_weights,
@@ -112,9 +113,19 @@ class Multilabel(Classification):
 
     # --- training ---
 
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return macro F1, or average precision, which has no threshold."""
+        return "average_precision_macro" if chooses_thresholds else self.metric_names[0]
+
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the binary cross-entropy, the mean over labels, or the focal loss."""
-        weights = None
+        """Return the binary cross-entropy, the mean over labels, or the focal loss.
+
+        Weights, balanced or explicit, are those of a label's positives.
+        """
+        import torch
+
+        explicit = explicit_weights(options, self.labels)
+        weights = None if explicit is None else torch.tensor(explicit)
         if options.class_weights == "balanced":
             held = (label for text in texts for label in split_labels(text))
             weights = positive_weights(self.labels, held, len(texts))

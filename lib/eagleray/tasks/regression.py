@@ -49,7 +49,7 @@ class Regression(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
-    losses: ClassVar[tuple[str, ...]] = ("mse",)
+    losses: ClassVar[tuple[str, ...]] = ("mse", "huber", "l1")
 
     name: Literal["regression"] = "regression"
     mean: FiniteFloat = 0.0
@@ -96,7 +96,19 @@ class Regression(Task):
     # --- training ---
 
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the squared error, in units of the spread."""
+        """Return the squared error, the Huber loss or the absolute error, in units of the spread.
+
+        The Huber loss (Huber 1964) is half the squared error up to `huber_delta`.
+        """
+        from torch.nn import functional
+
+        if options.name == "huber":
+            delta = options.huber_delta
+            return lambda outputs, targets: functional.huber_loss(
+                outputs.squeeze(1), targets, reduction="none", delta=delta
+            )
+        if options.name == "l1":
+            return lambda outputs, targets: (outputs.squeeze(1) - targets).abs()
         return lambda outputs, targets: (outputs.squeeze(1) - targets).square()
 
     def decide(self, outputs: Tensor) -> Tensor:

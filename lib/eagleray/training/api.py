@@ -17,8 +17,6 @@ from eagleray.core.environment import bypass_proxy_for_loopback
 from eagleray.core.errors import InputError
 from eagleray.core.ray_session import ray_session
 from eagleray.core.settings import Settings, read_settings
-from eagleray.io import storage
-from eagleray.io.spec_fields import S3Fields
 from eagleray.training.callback import TrainCallback
 from eagleray.training.job import TrainSummary, run_job
 from eagleray.training.prepare import open_job, reopen_job
@@ -69,13 +67,11 @@ def train(
     bypass_proxy_for_loopback()
     settings = settings or read_settings()
     settings.make_home()
-    s3 = S3Fields().with_settings(settings).s3
-    storage.use_s3(s3)
     if spec is not None:
-        job = open_job(spec, settings, alias=alias, s3=s3)
+        job = open_job(spec, settings, alias=alias)
     else:
         assert resume is not None
-        job = reopen_job(resume, settings, s3=s3)
+        job = reopen_job(resume, settings)
     reporter = reporter or _LogReporter()
     for note in job.plan.notes:
         reporter.note(note)
@@ -104,7 +100,10 @@ class _LogReporter:
 
 
 class _NoBar:
-    """Shows nothing."""
+    """Logs the lines that stay, such as that of an epoch."""
 
     def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
         pass
+
+    def line(self, text: str) -> None:
+        _LOG.info("%s", text)

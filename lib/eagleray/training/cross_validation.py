@@ -35,7 +35,6 @@ def cross_validate(
     )
     results = []
     for number, (train, held_out) in enumerate(folds, start=1):
-        reporter.note(f"fold {number} of {len(folds)}: {len(held_out):,} images are held out")
         # The best epoch is selected on a validation split of its own, not on the held-out fold.
         inner = split_images(
             train,
@@ -46,6 +45,10 @@ def cross_validate(
             groups=groups_of(spec, train),
         )
         split = Split(inner.train, inner.validation, held_out)
+        reporter.note(
+            f"fold {number} of {len(folds)}: train {len(inner.train):,}, validation "
+            f"{len(inner.validation):,}, held out {len(held_out):,} images"
+        )
         fold = plan_network(spec, job.settings, plan.images, split, plan.task)
         run = create_run(job.settings, spec)
         reporter.note(f"run {run.name}, in {run.folder}")

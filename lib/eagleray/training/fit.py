@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
@@ -17,13 +19,14 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.launch import run_training
+from eagleray.training.monitor import Monitor, metric_title
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
-from eagleray.training.worker_input import WorkerInput, make_worker_input, primary_metric
+from eagleray.training.worker_input import WorkerInput, make_worker_input
 
-__all__ = ["EpochCallback", "fit", "job_worker_input"]
+__all__ = ["EpochCallback", "FitProgress", "fit", "job_worker_input"]
 
 EpochCallback = Callable[[int, dict[str, float]], None]
 """Receives the number of an epoch, from 1, and its metrics."""
@@ -69,7 +72,7 @@ def fit(
     worker_input = job_worker_input(job, plan, run)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
-        progress = _FitProgress(plan, bar, num_images)
+        progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
@@ -92,33 +95,79 @@ def fit(
     callbacks.raise_failure()
     result = load_best_checkpoint(run.checkpoints, plan.module, epochs=plan.spec.epochs)
     for epoch, metrics in enumerate(result.epochs, start=1):
-        on_epoch(epoch, metrics)  # the event of an epoch is lost if its worker dies with it
+        # The event of an epoch is lost if its worker dies with it.
+        progress.show_epoch(epoch, metrics)
+        on_epoch(epoch, metrics)
     callbacks.epochs(result.epochs)
     callbacks.raise_failure()
     return result, skipped
 
 
-class _FitProgress:
-    """Shows the events of training on a bar of images."""
+class FitProgress:
+    """Shows the events of training: a bar of images, and a line for each epoch.
 
-    def __init__(self, plan: TrainPlan, bar: ProgressBar, num_images: int) -> None:
+    Args:
+        epochs: Number of epochs of the run.
+        monitor: Metric that selects the best epoch.
+        bar: Bar of images.
+        num_images: Number of images of all epochs.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        monitor: Monitor,
+        bar: ProgressBar,
+        num_images: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._epochs, self._monitor, self._clock = epochs, monitor, clock
         self._bar, self._num_images = bar, num_images
-        self._metric = primary_metric(plan.task)
-        self._shown, self._num_steps, self._score = 0, 1, ""
+        self._num_advanced, self._num_steps, self._score = 0, epochs, ""
+        self._last_epoch = epochs  # no epoch of an earlier process is shown
+        self._first_epoch, self._started = epochs, clock()
 
     def show(self, event: TrainEvent) -> None:
         """Show an event."""
         if isinstance(event, TrainingStarted):
-            self._num_steps = event.num_steps
-            self._advance(event.total_steps, f"{event.num_workers} workers")
+            self._start(event)
         elif isinstance(event, StepsCompleted):
             self._advance(event.total_steps, f"loss {event.loss:.3f}{self._score}")
         elif isinstance(event, EpochCompleted):
-            name = self._metric.removeprefix("validation_")
-            self._score = f"  epoch {event.epoch}: {name} {event.metrics[self._metric]:.4f}"
-            self._bar.advance(0, note=f"loss {event.metrics['train_loss']:.3f}{self._score}")
+            self.show_epoch(event.epoch, event.metrics)
+
+    def show_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Print the line of an epoch, once."""
+        if epoch <= self._last_epoch:
+            return
+        self._last_epoch = epoch
+        metric = self._monitor.metric
+        self._score = f"  epoch {epoch}: {self._monitor.title} {metrics[metric]:.4f}"
+        self._bar.advance(0, note=f"loss {metrics['train_loss']:.3f}{self._score}")
+        names = dict.fromkeys(("train_loss", "validation_loss", metric))
+        figures = [f"{metric_title(name)} {metrics[name]:.4f}" for name in names]
+        figures.append(f"{metrics['images_per_second']:,.0f} images/s")
+        if epoch < self._epochs:
+            seconds = (self._clock() - self._started) / (epoch - self._first_epoch)
+            left = timedelta(seconds=round(seconds * (self._epochs - epoch)))
+            figures.append(f"ETA {left}")
+        self._bar.line(f"epoch {epoch}/{self._epochs}: {', '.join(figures)}")
+
+    def _start(self, event: TrainingStarted) -> None:
+        self._num_steps = event.num_steps
+        steps_per_epoch = event.num_steps // self._epochs
+        self._first_epoch = self._last_epoch = event.total_steps // steps_per_epoch
+        self._started = self._clock()
+        workers = "1 worker" if event.num_workers == 1 else f"{event.num_workers} workers"
+        place = f", from step {event.total_steps + 1:,} on" if event.total_steps else ""
+        self._bar.line(
+            f"training on {workers}: {self._epochs} epochs of {steps_per_epoch:,} steps{place}"
+        )
+        self._advance(event.total_steps, workers)
 
     def _advance(self, total_steps: int, note: str) -> None:
         done = self._num_images * total_steps // self._num_steps
-        self._bar.advance(max(0, done - self._shown), note=note)
-        self._shown = max(self._shown, done)
+        self._bar.advance(max(0, done - self._num_advanced), note=note)
+        self._num_advanced = max(self._num_advanced, done)

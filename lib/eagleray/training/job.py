@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import resumable
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
@@ -21,10 +22,11 @@ from eagleray.registry.tracking import TrackedRun
 from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import EpochCallback, fit
 from eagleray.training.inspection import inspect_data
+from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
-from eagleray.training.report import overfit_warning, render_training_page
+from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
 
@@ -46,6 +48,7 @@ class TrainSummary:
     version: ModelVersion
     tested: FinishedModel
     result: TrainResult
+    monitor: Monitor
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -61,6 +64,8 @@ class TrainSummary:
             **model_summary(self.version, self.tested),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
+            "monitor": self.monitor.metric,
+            "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
             "skipped": [
                 {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
@@ -97,7 +102,10 @@ def run_job(
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
     called.start(run)
-    with job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked:
+    with (
+        resumable(f"eagleray train --resume {run.name}"),
+        job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked,
+    ):
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         tracked.log_parameters(job.spec.model_dump())
         for file in (run.spec_file, run.split_file):
@@ -105,19 +113,25 @@ def run_job(
         result, skipped = fit(
             job, plan, run, cluster, reporter, _log_epochs_once(tracked), callbacks=called
         )
-        page = render_training_page(job.spec, run.name, result)
+        page = render_training_page(job.spec, run.name, result, plan.monitor, plan.extensions)
         storage.put_atomic(run.page("training"), page)
         with reporter.status("Testing and registering"):
             tested, version = register_model(job, plan, tracked, run)
         run.write(
             record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
         )
-    warning = overfit_warning(result.epochs)
-    if warning is not None:
+    found = (
+        overfit_warning(result.epochs, plan.monitor),
+        extension_warning(result, plan.extensions),
+    )
+    warnings = tuple(warning for warning in found if warning is not None)
+    for warning in warnings:
         reporter.warn(warning)
-    warnings = (*report.warnings, *((warning,) if warning else ()))
+    warnings = (*report.warnings, *warnings)
     faults = (*report.unreadable, *skipped)
-    summary = TrainSummary(run, version, tested, result, faults, warnings, report.notes)
+    summary = TrainSummary(
+        run, version, tested, result, plan.monitor, faults, warnings, report.notes
+    )
     called.end(summary)
     return summary
 
@@ -137,13 +151,28 @@ def start_run(
 def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
     """Return the run to resume, or create one with the specification and the split."""
     if job.run is not None:
-        return job.run, job.run.read()
+        return job.run, _extend(job, job.run)
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
     write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
     record = RunRecord(run=run.name, data_digest=digest, alias=job.alias)
     run.write(record)
     return run, record
+
+
+def _extend(job: TrainJob, run: Run) -> RunRecord:
+    """Return the record of a resumed run, after it has recorded a new extension of the run.
+
+    The extended run has a version and an MLflow run of its own: those of the run before stay.
+    """
+    record = run.read()
+    if record.extensions == job.plan.extensions:
+        return record
+    update = {"extensions": job.plan.extensions, "version": None, "mlflow_run": None}
+    record = record.model_copy(update=update)
+    run.write(record)  # first: the specification is for people, and follows the record
+    run.write_spec(job.spec)
+    return record
 
 
 def _log_epochs_once(tracked: TrackedRun) -> EpochCallback:

@@ -18,6 +18,7 @@ from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import DistributedContext, join_process_group
 from eagleray.training.events import DecisionRequested, LossNotFinite, TrainEvent
+from eagleray.training.extension import reopened
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trainer import train
@@ -54,7 +55,7 @@ def run_training(
     """
     store = CheckpointStore(worker_input.checkpoint_folder)
     progress = store.progress()
-    if progress is not None and progress.ended:
+    if progress is not None and progress.ended and not reopened(progress, worker_input.extensions):
         return  # the run was killed during its test
     work: Work = train
     if decide is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from eagleray.training.extension import Extension
 from eagleray.training.fsdp import placed_like
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import Stage
@@ -84,24 +85,42 @@ def restore_optimizer(
     optimizer.load_state_dict(state_dict)
 
 
-def learning_rate(spec: TrainSpec, step: int, num_steps: int) -> float:
+def learning_rate(
+    spec: TrainSpec, step: int, num_steps: int, extensions: Sequence[Extension] = ()
+) -> float:
     """Return the learning rate of a step: a function of its position, so no state is kept.
+
+    A step before an extension keeps the rate that it had. From there on, `constant` and `step`
+    have the rate with which the run would have ended, `linear` and `cosine` that of a run of the
+    new length, and `one_cycle` begins a cycle over the remaining steps.
 
     Args:
         spec: Specification with the schedule, the peak rate and the warmup ratio.
         step: Number of the step, from 0.
         num_steps: Number of steps of the run.
+        extensions: Extensions of the run, in order.
     """
+    return spec.learning_rate * _rate(spec, step, num_steps, extensions)
+
+
+def _rate(spec: TrainSpec, step: int, num_steps: int, extensions: Sequence[Extension]) -> float:
+    """Return the learning rate of a step as a fraction of the peak rate."""
+    first, start = 0, _ONE_CYCLE_START
+    if extensions:
+        *earlier, last = extensions
+        before = num_steps * last.planned // last.epochs
+        if step < last.step or spec.lr_schedule in ("constant", "step"):
+            return _rate(spec, step, before, earlier)
+        if spec.lr_schedule == "one_cycle" and last.step:
+            first, start = last.step, _rate(spec, last.step - 1, before, earlier)
+    step, num_steps = step - first, num_steps - first
     warmup_steps = round(spec.warmup_ratio * num_steps)
     if step < warmup_steps:
         rising = (step + 1) / warmup_steps
         if spec.lr_schedule == "one_cycle":
-            rising = (
-                _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * rising)) / 2
-            )
-        return spec.learning_rate * rising
-    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return spec.learning_rate * _decay(spec, done)
+            rising = start + (1 - start) * (1 - math.cos(math.pi * rising)) / 2
+        return rising
+    return _decay(spec, (step - warmup_steps) / max(1, num_steps - warmup_steps))
 
 
 def _decay(spec: TrainSpec, done: float) -> float:

@@ -53,6 +53,8 @@ from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.custom import require_custom_objects
+from eagleray.training.extension import Extension
+from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
 
@@ -75,6 +77,7 @@ class TrainPlan:
         module: Network with the initial weights.
         parent: Digest of the parent's package, if there is one.
         attributes: Attributes that the network takes beside images.
+        extensions: Extensions of the run beyond its first number of epochs, in order.
     """
 
     spec: TrainSpec
@@ -86,6 +89,12 @@ class TrainPlan:
     module: nn.Module
     parent: str | None
     attributes: tuple[Attribute, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+
+    @property
+    def monitor(self) -> Monitor:
+        """Metric that selects the best epoch."""
+        return monitor_of(self.spec, self.task)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,6 +130,10 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
     task = make_task(spec.task, images.labels, images.uris)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
+    require_monitor(spec, task, encode_targets(task, split.validation))
+    for label in spec.label_weights:
+        if label not in task.labels:
+            raise UnknownNameError("label", label, task.labels, hint="--class-weights names it.")
     return plan_network(spec, settings, images, split, task)
 
 

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import Registry
+from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.extension import make_extension
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.runs import Run, find_run
 from eagleray.training.spec import TrainSpec
@@ -47,33 +51,67 @@ class TrainJob:
         return self.plan.spec
 
 
-def open_job(
-    spec: TrainSpec, settings: Settings, *, alias: str, s3: storage.S3Options = _DEFAULT_S3
-) -> TrainJob:
+def open_job(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     """Open a new job.
 
     Raises:
         UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     require_alias(alias)
+    s3 = _use_s3(spec, settings)
     return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias, s3)
 
 
-def reopen_job(name: str, settings: Settings, *, s3: storage.S3Options = _DEFAULT_S3) -> TrainJob:
-    """Open an earlier run to resume it.
+def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None) -> TrainJob:
+    """Open an earlier run to resume it, or to extend it.
+
+    Args:
+        name: Name of the run.
+        settings: Settings of the process.
+        epochs: Number of epochs that the run is extended to, also if it is complete; None resumes
+            an incomplete one.
 
     Raises:
-        UserError: If it does not exist, is complete, was begun by another version of Eagleray, or
-            its data have changed.
+        UserError: If it does not exist, is complete, was begun by another version of Eagleray, has
+            more epochs already, or its data have changed.
     """
+    _use_s3(S3Fields(), settings)  # the run may be there
     run = find_run(settings, name)
     record = run.read()
-    if record.version is not None:
-        raise InputError(f"Run {name} is complete: it registered {record.version}.")
-    plan = make_plan(run.read_spec(), settings, split_file=run.split_file)
+    spec = run.read_spec()
+    progress = CheckpointStore(run.checkpoints).progress()  # refuses that of another version
+    extensions = record.extensions
+    if extensions:
+        spec = spec.model_copy(update={"epochs": extensions[-1].epochs})
+    if epochs is not None:
+        wanted = TrainSpec.make({**spec.model_dump(), "epochs": epochs}, name="--{}".format)
+        extension = make_extension(
+            name,
+            progress,
+            planned=spec.epochs,
+            epochs=wanted.epochs,
+            version=record.version,
+            mlflow_run=record.mlflow_run,
+        )
+        spec, extensions = wanted, (*extensions, *([extension] if extension else ()))
+    elif record.version is not None:
+        raise InputError(
+            f"Run {name} is complete: it registered {record.version} after {spec.epochs} epochs; "
+            "name more with --epochs to extend it."
+        )
+    s3 = _use_s3(spec, settings)
+    plan = make_plan(spec, settings, split_file=run.split_file)
     if plan.data_digest != record.data_digest:
         raise InputError(
             f"The data of run {name} have changed since it began ({plan.spec.data}); restore them, "
             f"or begin a new run with `eagleray train --from {name}`."
         )
+    plan = dataclasses.replace(plan, extensions=extensions)
     return TrainJob(plan, Registry(settings), settings, record.alias, s3, run)
+
+
+def _use_s3(fields: S3Fields, settings: Settings) -> storage.S3Options:
+    """Have this process reach S3 as a specification and the settings say."""
+    s3 = fields.with_settings(settings).s3
+    storage.use_s3(s3)
+    return s3

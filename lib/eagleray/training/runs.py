@@ -19,6 +19,7 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.yaml_fields import read_fields
+from eagleray.training.extension import Extension
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["Run", "RunRecord", "create_run", "find_run"]
@@ -34,6 +35,7 @@ class RunRecord(BaseModel):
         alias: Alias that will point to the registered version.
         mlflow_run: Identifier of the MLflow run.
         version: Registered version, once there is one.
+        extensions: Extensions beyond the first number of epochs, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,6 +46,7 @@ class RunRecord(BaseModel):
     alias: str
     mlflow_run: str | None = None
     version: str | None = None
+    extensions: tuple[Extension, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ class Run:
             )
         return TrainSpec.make(fields, where=self.spec_file)
 
+    def write_spec(self, spec: TrainSpec) -> None:
+        """Write the specification."""
+        storage.put_atomic(self.spec_file, spec.to_yaml().encode())
+
     @property
     def _record_file(self) -> str:
         return storage.join(self.folder, "run.json")
@@ -122,7 +129,7 @@ def create_run(settings: Settings, spec: TrainSpec) -> Run:
     """Create the folder of a new run, with its specification."""
     name = f"{spec.name}-{secrets.token_hex(4)}"
     run = Run(name, storage.join(settings.runs, name))
-    storage.put_atomic(run.spec_file, spec.to_yaml().encode())
+    run.write_spec(spec)
     return run
 
 

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.spec import panel_of
+from eagleray.io.spec_fields import S3_PANEL
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import task_class
 from eagleray.training.spec import DATA, RUN, TrainSpec
@@ -38,7 +39,8 @@ __all__ = ["SearchSpace", "default_space", "read_space"]
 Scalar = bool | int | float | str | None
 Distribution: TypeAlias = CategoricalDistribution | FloatDistribution | IntDistribution
 
-_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds")  # beside the panels Data and Run
+# Beside some panels.
+_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds", "monitor", "mode")
 _KINDS = ("choice", "uniform", "log_uniform", "int")
 _INSIDE = 0.382  # fraction of a range: a place that is not a whole number
 
@@ -195,7 +197,7 @@ def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
         raise UnknownNameError("field of a specification", str(name), list(fields))
-    if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN):
+    if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN, S3_PANEL):
         raise InputError(
             f"{location}: search.{name}: all trials have the same {name}; put it under "
             "`fixed`, or give it as an option."

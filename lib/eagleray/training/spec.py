@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
-from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
+from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
+from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
 
@@ -38,6 +39,39 @@ DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
 
 
+def _read_class_weights(value: Any) -> str | tuple[str, ...]:
+    """Return `none`, `balanced` or texts such as `cat=2`.
+
+    One text stands for a list of one, and a mapping of a YAML file for its items.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        texts = [f"{label}={weight}" for label, weight in value.items()]
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("take none, balanced, or weights such as [cat=2, dog=1]")
+    if len(texts) == 1 and texts[0] in ("none", "balanced"):
+        return str(texts[0])
+    labels = [label for label, _ in map(_class_weight, texts)]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"label {twice!r} has two weights; give it one")
+    return tuple(texts) or "none"
+
+
+def _class_weight(text: str) -> tuple[str, float]:
+    label, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not label or not 0 < weight < math.inf:
+        raise ValueError(f"{text!r} is not LABEL=WEIGHT with a weight above 0, as in cat=2")
+    return label, weight
+
+
+ClassWeights = Annotated[tuple[str, ...] | str, BeforeValidator(_read_class_weights)]
+
+
 @dataclass(frozen=True)
 class UnfreezeStep:
     """One step of gradual unfreezing.
@@ -51,7 +85,7 @@ class UnfreezeStep:
     stages: int | None
 
 
-class TrainSpec(Spec):
+class TrainSpec(S3Fields):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
@@ -133,17 +167,36 @@ class TrainSpec(Spec):
     loss: str = spec_field(
         "auto",
         OPTIMISATION,
-        "Loss function: cross_entropy, bce, focal, mse, …, or an import path; auto: the task's "
-        "default.",
+        "Loss function: cross_entropy, bce, focal, mse, huber, l1, or an import path; auto: the "
+        "task's default.",
     )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
+    huber_delta: float = spec_field(
+        1.0,
+        OPTIMISATION,
+        "Error from which the Huber loss is linear, in standard deviations of the labels.",
+        gt=0,
+    )
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = spec_field(
-        "none", OPTIMISATION, "Class weights; balanced: inversely proportional to frequency."
+    class_weights: ClassWeights = spec_field(
+        "none",
+        OPTIMISATION,
+        "Class weights: none, balanced (inversely proportional to frequency), or LABEL=WEIGHT.",
+    )
+    sampler: Literal["shuffle", "balanced"] = spec_field(
+        "shuffle", OPTIMISATION, "Sampling; balanced: as many images of each class in an epoch."
     )
     max_grad_norm: float = spec_field(0.0, OPTIMISATION, "Max gradient norm; 0: no clipping.", ge=0)
     ema_decay: float = spec_field(
         0.0, OPTIMISATION, "Decay of the moving average of weights (EMA); 0: none.", ge=0, lt=1
+    )
+    monitor: str = spec_field(
+        "auto",
+        OPTIMISATION,
+        "Validation metric that selects the best epoch, or loss; auto: the task's choice.",
+    )
+    mode: Literal["auto", "min", "max"] = spec_field(
+        "auto", OPTIMISATION, "Whether low or high values of the monitored metric are good."
     )
     patience: int = spec_field(
         0, OPTIMISATION, "Epochs without improvement before early stopping; 0: never.", ge=0
@@ -189,6 +242,11 @@ class TrainSpec(Spec):
     )
     keep_checkpoints: int = spec_field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
     seed: int = spec_field(0, RUN, "Random seed.", ge=0)
+
+    @field_validator("monitor")
+    @classmethod
+    def _read_monitor(cls, value: str) -> str:
+        return value.removeprefix("validation_")  # as the epochs of `--json` and MLflow name it
 
     @field_validator("workers")
     @classmethod
@@ -255,17 +313,25 @@ class TrainSpec(Spec):
         used = {
             "label_smoothing": self.label_smoothing > 0,
             "class_weights": self.class_weights != "none",
+            "sampler": self.sampler != "shuffle",
             "cutmix": self.cutmix > 0,
         }
         for name, is_used in used.items():
             if is_used and name not in kind.training_options:
                 raise ValueError(f"{name} is not for {self.task}; leave it out")
-            if is_used and is_own and name != "cutmix":
+            if is_used and is_own and name in ("label_smoothing", "class_weights"):
                 raise ValueError(f"{name} is not for a loss of your own; leave it out")
         if self.transform is not None and not is_import_path(self.transform):
             raise ValueError(
                 f"transform {self.transform} must be an import path such as my_transforms:augment"
             )
+        if self.sampler == "balanced" and self.class_weights == "balanced":
+            raise ValueError(
+                "sampler balanced and class_weights balanced exclude each other: each of them "
+                "alone gives every class the same weight"
+            )
+        if self.mode != "auto" and self.monitor == "auto":
+            raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:
@@ -299,12 +365,32 @@ class TrainSpec(Spec):
         return worker_range(self.workers)[1]
 
     @property
+    def label_weights(self) -> dict[str, float]:
+        """Weights of `class_weights` by label; empty if it names none."""
+        texts = () if isinstance(self.class_weights, str) else self.class_weights
+        return dict(map(_class_weight, texts))
+
+    @property
+    def balances_classes(self) -> bool:
+        """Whether classes are weighted, or sampled in balance."""
+        return self.class_weights != "none" or self.sampler == "balanced"
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images are mixed with others, so that they have no label of their own."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
     def loss_options(self) -> LossOptions:
         """Options of the task's loss."""
+        plain: Literal["none", "balanced"] = (
+            "balanced" if self.class_weights == "balanced" else "none"
+        )
         return LossOptions(
             name=None if self.loss == "auto" else self.loss,
-            class_weights=self.class_weights,
+            class_weights=self.label_weights or plain,
             focal_gamma=self.focal_gamma,
+            huber_delta=self.huber_delta,
             label_smoothing=self.label_smoothing,
         )
 
@@ -313,7 +399,11 @@ class TrainSpec(Spec):
         lines: list[str] = []
         values = self.model_dump(mode="json")
         panel = ""
-        for name, field in type(self).model_fields.items():
+        fields = type(self).model_fields.items()
+        # Those of the base class, about S3, come last.
+        for name, field in sorted(
+            fields, key=lambda item: panel_of(item[1].json_schema_extra) == S3_PANEL
+        ):
             if panel_of(field.json_schema_extra) != panel:
                 panel = panel_of(field.json_schema_extra)
                 lines += ["", f"# {panel}"]

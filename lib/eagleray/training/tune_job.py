@@ -15,6 +15,7 @@ from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
 from eagleray.training.inspection import inspect_data
 from eagleray.training.job import model_summary, register_model, start_run
+from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job
@@ -61,7 +62,8 @@ class TuneSummary:
         """Return the summary as JSON values."""
         return {
             **model_summary(self.version, self.tested),
-            "metric": self.tuned.metric,
+            "metric": self.tuned.monitor.metric,
+            "mode": self.tuned.monitor.mode,
             "best": self.tuned.best.number,
             "default": self.tuned.default.number,
             "gain": self.tuned.gain,
@@ -100,7 +102,23 @@ def open_tune_job(space: SearchSpace, budget: Budget, settings: Settings, *, ali
     """
     spec = space.spec(space.default())
     require_budget(budget, spec)
-    return TuneJob(open_job(spec, settings, alias=alias), space, budget)
+    job = open_job(spec, settings, alias=alias)
+    monitor = _monitor_of_all(space, job)
+    chosen = {"monitor": monitor.name, "mode": monitor.mode}
+    space = dataclasses.replace(space, fixed={**space.fixed, **chosen})
+    plan = dataclasses.replace(job.plan, spec=space.spec(space.default()))
+    return TuneJob(dataclasses.replace(job, plan=plan), space, budget)
+
+
+def _monitor_of_all(space: SearchSpace, job: TrainJob) -> Monitor:
+    """Return the metric that all trials are ranked by, and the best specification monitors.
+
+    A balanced one is chosen if only some of the trials weight or balance the classes.
+    """
+    spec = job.spec
+    if {"class_weights", "sampler"} & space.searched.keys():
+        spec = spec.model_copy(update={"sampler": "balanced"})
+    return monitor_of(spec, job.plan.task)
 
 
 def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> TuneSummary:
@@ -118,7 +136,7 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
         best, result = _load_best_checkpoint(job, plan, spec, tuned)
         for name, page in (
             ("tune", render_tune_page(tuned, spec, run.name)),
-            ("training", render_training_page(spec, run.name, result)),
+            ("training", render_training_page(spec, run.name, result, tuned.monitor)),
         ):
             storage.put_atomic(run.page(name), page)
         with reporter.status("Testing and registering"):
@@ -152,14 +170,14 @@ class _TrialProgress:
     def __init__(self, bar: ProgressBar, epochs: int) -> None:
         self._bar, self._epochs = bar, epochs
         self._shown: dict[str, int] = {}
-        self._best = -float("inf")
+        self._best: float | None = None
 
     def update(self, trial: Trial) -> None:
         """Show the state of a trial; the epochs that it skips count as done."""
         done = len(trial.epochs) if trial.state == "running" else self._epochs
-        if trial.score is not None:
-            self._best = max(self._best, trial.score)
-        note = f"best {self._best:.4f}" if self._best > -float("inf") else ""
+        scores = [score for score in (self._best, trial.score) if score is not None]
+        self._best = trial.monitor.best(scores)
+        note = "" if self._best is None else f"best {trial.monitor.title} {self._best:.4f}"
         self._bar.advance(done - self._shown.get(trial.key, 0), note=note)
         self._shown[trial.key] = done
 
@@ -182,6 +200,6 @@ def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: li
         tracked.log_file(file)
     for trial in tuned.ranking:
         assert trial.score is not None
-        tracked.log_metrics({f"trial_{tuned.metric}": trial.score}, step=trial.number)
+        tracked.log_metrics({f"trial_{tuned.monitor.metric}": trial.score}, step=trial.number)
     for epoch, metrics in enumerate(tuned.best.epochs, start=1):
         tracked.log_metrics(metrics, step=epoch)

@@ -13,15 +13,12 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
+from eagleray.training.extension import Extension
+from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["WorkerInput", "make_worker_input", "primary_metric"]
-
-
-def primary_metric(task: Task) -> str:
-    """Return the name of the validation metric that selects the best epoch."""
-    return f"validation_{task.metric_names[0]}"
+__all__ = ["WorkerInput", "make_worker_input"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class WorkerInput:
         run: Name of the run.
         s3: Options of S3 access.
         attributes: Attributes that the network takes beside images.
+        extensions: Extensions of the run, in order.
     """
 
     spec: TrainSpec
@@ -55,6 +53,12 @@ class WorkerInput:
     run: str
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+
+    @property
+    def monitor(self) -> Monitor:
+        """Metric that selects the best epoch."""
+        return monitor_of(self.spec, self.task)
 
 
 def make_worker_input(
@@ -83,4 +87,5 @@ def make_worker_input(
         run=run,
         s3=s3,
         attributes=plan.attributes,
+        extensions=plan.extensions,
     )
