@@ -24,6 +24,7 @@ from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
     disable_progress_bars,
     job_config_without_working_folder,
+    read_environment_again,
     set_job_agent_port,
 )
 from eagleray.core.settings import Settings
@@ -103,6 +104,7 @@ def ray_session(
     import ray
 
     if not was_initialized:
+        read_environment_again()
         _start(
             address,
             verbose=verbose,
