@@ -74,10 +74,11 @@ def read_environment_again() -> None:
     Ray reads them when it is imported, which a notebook may have done before. The scheduler that it
     starts reads them then, and refuses a process that has others.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    compiled: Any = _raylet  # a module without types
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def set_job_agent_port(port: int) -> None:
