@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
@@ -57,11 +58,23 @@ def run_training(
     progress = store.progress()
     if progress is not None and progress.ended and not reopened(progress, worker_input.extensions):
         return  # the run was killed during its test
-    work: Work = train
-    if decide is not None:
-        answers = _open_queue()
-        work = functools.partial(train, await_decision=_DecisionReader(answers))
-        on_event = _answering(on_event, decide, answers)
+    with _deciding(decide, on_event) as (work, receive):
+        _run_to_end(work, store, worker_input, ray_folder, cluster, receive)
+
+
+def _run_to_end(
+    work: Work,
+    store: CheckpointStore,
+    worker_input: WorkerInput,
+    ray_folder: str,
+    cluster: Cluster,
+    on_event: OnEvent,
+) -> None:
+    """Run the workers until training is complete, or they make no progress.
+
+    Raises:
+        JobFailedError: If a loss is not finite, or workers die repeatedly without progress.
+    """
     while True:
         newest = store.names()[:1]
         failure = run_workers(
@@ -104,6 +117,9 @@ def run_workers(
         ray_folder: Folder of Ray Train's own state.
         cluster: Cluster to run on.
         on_event: Receives every event, in a thread.
+
+    Raises:
+        Exception: The first one of `on_event`, when the workers have ended.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -138,6 +154,8 @@ def run_workers(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             return read_failure(error).sentence
+    if receiver.error is not None:
+        raise receiver.error
     return receiver.stop
 
 
@@ -151,15 +169,24 @@ def _open_queue() -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def _answering(on_event: OnEvent, decide: Decide, answers: Any) -> OnEvent:
-    """Return a receiver of events that also puts decisions into a queue."""
+@contextlib.contextmanager
+def _deciding(decide: Decide | None, on_event: OnEvent) -> Iterator[tuple[Work, OnEvent]]:
+    """Provide the work of a worker and a receiver of events that decides what follows an epoch."""
+    if decide is None:
+        yield train, on_event
+        return
+    answers = _open_queue()
 
     def receive(event: TrainEvent) -> None:
-        on_event(event)
         if isinstance(event, DecisionRequested):
             answers.put((len(event.epochs), decide(event.epochs)))
+        else:
+            on_event(event)
 
-    return receive
+    try:
+        yield functools.partial(train, await_decision=_DecisionReader(answers)), receive
+    finally:
+        answers.shutdown()
 
 
 class _DecisionReader:
@@ -204,12 +231,15 @@ class _EventReceiver:
 
     Attributes:
         stop: The event of a loss that is not finite, if there was one.
+        error: First exception of the callback; the events that follow are still passed on, as
+            workers may wait for what one of them brings about.
     """
 
     def __init__(self, queue: Any, on_event: OnEvent) -> None:
         self._queue, self._on_event = queue, on_event
         self._closed = threading.Event()
         self.stop: LossNotFinite | None = None
+        self.error: Exception | None = None
         self._thread = threading.Thread(target=self._receive, daemon=True)
 
     def __enter__(self) -> _EventReceiver:
@@ -233,4 +263,7 @@ class _EventReceiver:
             else:
                 if isinstance(event, LossNotFinite):
                     self.stop = event
-                self._on_event(event)
+                try:
+                    self._on_event(event)
+                except Exception as error:  # noqa: BLE001 - raised when the workers have ended
+                    self.error = self.error or error
