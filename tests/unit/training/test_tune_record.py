@@ -57,7 +57,12 @@ def test_trials_are_kept_as_they_were(run: Run, tmp_path: Path) -> None:
 def test_a_damaged_record_is_one_sentence(run: Run) -> None:
     write_tuning(run, BUDGET, ())
     content = json.loads(Path(run.tuning_file).read_text())
-    for damage in ({**content, "trials": [{"number": 1}]}, {**content, "num_trials": 0}, []):
+    damages: list[object] = [
+        {**content, "trials": [{"number": 1}]},
+        {**content, "num_trials": 0},
+        [],
+    ]
+    for damage in damages:
         Path(run.tuning_file).write_text(json.dumps(damage))
         with pytest.raises(InputError, match=r"tuning.json is damaged; begin a new tuning\.$"):
             read_tuning(run, ACCURACY)
