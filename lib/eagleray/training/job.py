@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
+from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data
 from eagleray.training.monitor import Monitor
@@ -52,6 +54,11 @@ class TrainSummary:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the test split, such as `accuracy`."""
+        return self.tested.evaluation.metrics
+
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
@@ -85,10 +92,17 @@ def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any
     }
 
 
-def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
+def run_job(
+    job: TrainJob,
+    cluster: Cluster,
+    reporter: ProgressReporter,
+    callbacks: Sequence[TrainCallback] = (),
+) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    called = CallbackList(callbacks)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
+    called.start(run)
     with (
         resumable(f"eagleray train --resume {run.name}"),
         track_run(
@@ -100,7 +114,9 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         log_pages(tracked, run, "data")
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
-        result, skipped = fit(job, plan, run, cluster, reporter, tracked.log_epoch)
+        result, skipped = fit(
+            job, plan, run, cluster, reporter, tracked.log_epoch, callbacks=called
+        )
         page = render_training_page(job.spec, run.name, result, plan.monitor, plan.extensions)
         storage.put_atomic(run.page("training"), page)
         log_result(tracked, job.spec, result, plan.extensions)
@@ -119,7 +135,11 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         reporter.warn(warning)
     warnings = (*report.warnings, *warnings)
     faults = (*report.unreadable, *skipped)
-    return TrainSummary(run, version, tested, result, plan.monitor, faults, warnings, report.notes)
+    summary = TrainSummary(
+        run, version, tested, result, plan.monitor, faults, warnings, report.notes
+    )
+    called.end(summary)
+    return summary
 
 
 def start_run(
