@@ -10,6 +10,7 @@ from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
+from eagleray.training.callback import CallbackList
 from eagleray.training.events import (
     EpochCompleted,
     ImagesSkipped,
@@ -49,6 +50,8 @@ def fit(
     cluster: Cluster,
     reporter: ProgressReporter,
     on_epoch: EpochCallback = lambda *_: None,
+    *,
+    callbacks: CallbackList | None = None,
 ) -> tuple[TrainResult, list[Fault]]:
     """Train to the end, and load the best weights into the plan's network.
 
@@ -59,11 +62,13 @@ def fit(
         cluster: Cluster to run on.
         reporter: Shows the progress.
         on_epoch: Receives each epoch at least once, also those of the run before a resume.
+        callbacks: The user's callbacks, which may stop training.
 
     Returns:
         The result, and the images that the workers could not decode.
     """
     skipped: list[Fault] = []
+    callbacks = callbacks or CallbackList()
     worker_input = job_worker_input(job, plan, run)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
@@ -71,6 +76,8 @@ def fit(
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
+            if isinstance(event, StepsCompleted):
+                callbacks.step(event.total_steps, event.loss)
             if isinstance(event, EpochCompleted):
                 on_epoch(event.epoch, event.metrics)
             if isinstance(event, ImagesSkipped):
@@ -78,12 +85,21 @@ def fit(
                     Fault(uri, Reason(reason), message) for uri, reason, message in event.images
                 )
 
-        run_training(worker_input, ray_folder=run.ray_folder, cluster=cluster, on_event=on_event)
+        run_training(
+            worker_input,
+            ray_folder=run.ray_folder,
+            cluster=cluster,
+            on_event=on_event,
+            decide=callbacks.epochs if callbacks else None,
+        )
+    callbacks.raise_failure()
     result = load_best_checkpoint(run.checkpoints, plan.module, epochs=plan.spec.epochs)
     for epoch, metrics in enumerate(result.epochs, start=1):
         # The event of an epoch is lost if its worker dies with it.
         progress.show_epoch(epoch, metrics)
         on_epoch(epoch, metrics)
+    callbacks.epochs(result.epochs)
+    callbacks.raise_failure()
     return result, skipped
 
 
