@@ -144,8 +144,8 @@ def reopen_tune_job(name: str, settings: Settings) -> TuneJob:
     """Open an earlier tuning to resume it, with its own search space and budget.
 
     Raises:
-        UserError: If it does not exist, is complete, is not a tuning, was begun by another version of
-            Eagleray, or its data have changed.
+        UserError: If it does not exist, is complete, is not a tuning, was begun by another version
+            of Eagleray, or its data have changed.
     """
     default = reopen_job(name, settings, is_tuning=True)
     assert default.run is not None
