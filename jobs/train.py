@@ -14,7 +14,6 @@ The file reads from top to bottom: report, then parse, build and run.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +26,7 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import flag, read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
+from eagleray.core.system import num_usable_cores
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.extension import describe_extension
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from eagleray.training.prepare import TrainJob
 
 _WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray.train.torch")
+_MAX_PRELOADING = 8  # workers, of which Ray starts one for each core, and each takes 0.4 GB then
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ def main(
             address=cluster,
             verbose=verbose,
             meanwhile=partial(_prepare, job),
-            preload=_WORKER_MODULES if os.environ.get("PRELOAD") else (),
+            preload=_WORKER_MODULES if num_usable_cores() <= _MAX_PRELOADING else (),
         ) as session:
             if find_learning_rate:
                 from eagleray.training.lr_finder import run_lr_finder
