@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from eagleray.training.plan import TrainPlan
     from eagleray.training.prepare import TrainJob
 
-_WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray.train.torch")
-_MAX_PRELOADING = 8  # workers, of which Ray starts one for each core, and each takes 0.4 GB then
+_WORKER_MODULES = ("eagleray.training.trainer", "ray.train.torch")
+_MAX_PRELOADING = 8  # workers, each of which takes 0.4 GB then
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ def main(
             address=cluster,
             verbose=verbose,
             meanwhile=partial(_prepare, job),
-            preload=_WORKER_MODULES if num_usable_cores() <= _MAX_PRELOADING else (),
+            preload=_worker_modules(job),
         ) as session:
             if find_learning_rate:
                 from eagleray.training.lr_finder import run_lr_finder
@@ -196,6 +196,18 @@ def _prepare(job: TrainJob) -> None:
     """Connect to the registry, and import what takes seconds, while Ray starts."""
     _ = job.registry
     import eagleray.training.job  # noqa: F401
+
+
+def _worker_modules(job: TrainJob) -> tuple[str, ...]:
+    """Return the modules that all workers of Ray import as soon as they start.
+
+    Ray starts one for each core. Those that inspect images train no network, as Ray uses no worker
+    for a task and for an actor.
+    """
+    from eagleray.training.inspection import is_inspection_cached
+
+    few = num_usable_cores() <= _MAX_PRELOADING
+    return _WORKER_MODULES if few and is_inspection_cached(job) else ()
 
 
 def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str | None]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.ray_session import Cluster
 from eagleray.data.analysis import make_report
-from eagleray.data.inspection import require_readable, scan_images
+from eagleray.data.inspection import is_inspected, require_readable, scan_images
 from eagleray.data.labelled import join_images
 from eagleray.data.report import DataReport
 from eagleray.data.split import Split, require_complete_split
@@ -16,7 +16,13 @@ from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.resources import require_resources
 
-__all__ = ["inspect_data"]
+__all__ = ["inspect_data", "is_inspection_cached"]
+
+
+def is_inspection_cached(job: TrainJob) -> bool:
+    """Whether `inspect_data` will find its images inspected, and starts no worker."""
+    images = join_images(*job.plan.split.by_name.values())
+    return is_inspected(images, job.plan.contract, job.settings.cache_folder)
 
 
 def inspect_data(
