@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from eagleray.core.background import import_ahead
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
 from eagleray.core.ray_session import Cluster
@@ -27,6 +28,10 @@ from eagleray.training.runs import Run
 from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 __all__ = ["EpochCallback", "FitProgress", "fit", "job_worker_input"]
+
+# They take five seconds, in which the workers start. PyTorch's optimizers, of which one fits the
+# temperature, import its compiler.
+_NEEDED_AFTERWARDS = ("sklearn.metrics", "torch._dynamo", "matplotlib.figure", "mlflow.pyfunc")
 
 EpochCallback = Callable[[int, dict[str, float]], None]
 """Receives the number of an epoch, from 1, and its metrics."""
@@ -70,6 +75,7 @@ def fit(
     skipped: list[Fault] = []
     callbacks = callbacks or CallbackList()
     worker_input = job_worker_input(job, plan, run)
+    import_ahead(*_NEEDED_AFTERWARDS)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
         progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
