@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    SpecFileOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
@@ -26,6 +33,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
+from eagleray.training.plan import describe_plan
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -46,11 +54,15 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts: dict[str, object] = {
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
+    if evaluation.task.positive is not None:
+        facts["positive label"] = evaluation.task.positive
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
+    best = summary.result.metrics[summary.monitor.metric]
+    facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["pages"] = summary.run.page("*")
     console.facts(f"Model {summary.version.name}", facts)
     for fault in summary.skipped[:10]:
@@ -109,9 +121,8 @@ def main(
             "--find-learning-rate", help="Run a learning-rate range test instead of training."
         ),
     ] = False,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -130,14 +141,12 @@ def main(
             job = reopen_job(resume, settings, s3=s3)
         else:
             request = _read_request(fields, spec, from_run, settings)
-            job = open_job(request, settings, alias=alias, s3=s3)
+            job = open_job(request, settings, alias=alias, s3=s3, force=force)
         for note in job.plan.notes:
             console.note(note)
-        split = job.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {job.spec.task}, {job.plan.architecture.name}"
-        )
+        for note in describe_plan(job.plan):
+            console.note(note)
+        console.note(f"best epoch: that of the {job.plan.monitor.best_title}")
         for attribute in job.plan.attributes:
             console.note(f"attribute {attribute.describe}")
         # These take seconds to import, and a mistake above is reported sooner.

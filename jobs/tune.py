@@ -14,17 +14,24 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.budget import Budget
+from eagleray.training.plan import describe_plan
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
-from eagleray.training.tune_report import Row, metric_name, ranking_rows, summarize
+from eagleray.training.tune_report import Row, ranking_rows, summarize
 
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
@@ -41,7 +48,8 @@ def show(summary: TuneSummary, console: Console) -> None:
         for row in ranking_rows(tuned)
     ]
     columns = ["rank", "trial", "metric", "epochs", "state", "settings"]
-    console.table(f"Trials of {summary.run.name} by {metric_name(tuned)}", columns, rows[:_SHOWN])
+    title = f"Trials of {summary.run.name} by the {tuned.monitor.best_title}"
+    console.table(title, columns, rows[:_SHOWN])
     if len(rows) > _SHOWN:
         console.say(f"{len(rows) - _SHOWN} more trials are on the page.")
     for trial in tuned.trials:
@@ -54,7 +62,7 @@ def show(summary: TuneSummary, console: Console) -> None:
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["best specification"] = best_file(summary.run)
     facts["page"] = summary.run.page("tune")
     console.facts(f"Model {summary.version.name}", facts)
@@ -82,9 +90,8 @@ def main(
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -96,15 +103,18 @@ def main(
         storage.use_s3(S3Fields().with_settings(settings).s3)
         searched = default_space(fields) if space is None else read_space(space, fields)
         job = open_tune_job(
-            searched, Budget(num_trials, max_concurrent, grace_epochs), settings, alias=alias
+            searched,
+            Budget(num_trials, max_concurrent, grace_epochs),
+            settings,
+            alias=alias,
+            force=force,
         )
         for note in job.default.plan.notes:
             console.note(note)
-        split = job.default.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {num_trials} trials on {', '.join(searched.searched)}"
-        )
+        for note in describe_plan(job.default.plan):
+            console.note(note)
+        console.note(f"{num_trials} trials on {', '.join(searched.searched)}")
+        console.note(f"ranking: by the {job.default.plan.monitor.best_title} of a trial")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run_tune_job(job, session, console)
         show(summary, console)

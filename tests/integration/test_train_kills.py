@@ -38,7 +38,7 @@ def rich_spec(data: Path, **changes: object) -> TrainSpec:
     random = {
         "random_translation": 0.1,
         "horizontal_flip": True,
-        "mixup": 0.2,
+        "sampler": "balanced",
         "dropout": 0.2,
         "ema_decay": 0.9,
     }
@@ -67,7 +67,7 @@ def undisturbed(
 def assert_alike(found: TrainSummary, expected: TrainSummary) -> None:
     assert found.result.losses == pytest.approx(expected.result.losses, rel=SAME_LOSS)
     for one, other in zip(found.result.epochs, expected.result.epochs, strict=True):
-        names = [name for name in one if name.startswith("validation_")]
+        names = [name for name in one if name.startswith(("train_", "validation_"))]
         assert [one[name] for name in names] == pytest.approx(
             [other[name] for name in names], rel=SAME_LOSS
         )
@@ -140,6 +140,7 @@ def test_a_run_of_a_killed_driver_is_resumed(
     file.write_text(rich_spec(stripes).to_yaml())
     address = ray.get_runtime_context().gcs_address
     words = ["eagleray.jobs.train", "--spec", str(file), "--cluster", address]
+    words += ["--alias", "candidate"]  # also if it should not have learned
     driver = subprocess.Popen([sys.executable, "-m", *words])
     wait_for(lambda: newest_step(home) >= 6)
     driver.kill()

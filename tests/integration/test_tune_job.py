@@ -15,12 +15,13 @@ from eagleray.core.settings import Settings
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
 from eagleray.training.budget import Budget
+from eagleray.training.monitor import Monitor
 from eagleray.training.ray_tune import make_scheduler
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import read_spec
 from eagleray.training.trials import TrialTracker
 from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
-from tests.support.training import small_spec, write_stripes
+from tests.support.training import ACCURACY, small_spec, write_stripes
 
 STANDS_STILL, LEARNS, EXPLODES, CRAWLS = 1e-9, 5e-3, 1e30, 1e-8
 NUM_EPOCHS = 6
@@ -69,13 +70,13 @@ def test_the_default_finishes_and_the_best_trial_beats_it(summary: TuneSummary) 
 
 
 def test_poor_trials_are_stopped_except_the_default() -> None:
-    scheduler = make_scheduler("score", Budget(3, 2, 1), 3)
+    scheduler = make_scheduler(Monitor("score", "max"), Budget(3, 2, 1), 3)
     trials = {name: SimpleNamespace(trial_id=name) for name in ("default", "good", "poor")}
     for trial in trials.values():
         scheduler.on_trial_add(None, trial)
 
     def told(name: str, epoch: int, score: float) -> str:
-        result = {"epoch": epoch, "score": score}
+        result = {"epoch": epoch, "validation_score": score}
         return str(scheduler.on_trial_result(None, trials[name], result))
 
     assert told("good", 1, 0.9) == "CONTINUE"
@@ -90,7 +91,7 @@ def test_a_trial_of_impossible_values_is_invalid_not_failed(cluster: Cluster) ->
     def plan() -> None:
         raise InputError("lenet5 cannot take images of 1 x 1 pixels.")
 
-    tracker = TrialTracker("validation_accuracy", "nowhere")
+    tracker = TrialTracker(ACCURACY, "nowhere")
     tracker.start("a", 1, {})
     with pytest.raises(InputError) as caught:
         ray.get(ray.remote(plan).remote())

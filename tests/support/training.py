@@ -12,6 +12,7 @@ from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.training.distributed import single_process
 from eagleray.training.events import TrainEvent
+from eagleray.training.monitor import Monitor
 from eagleray.training.pixel_cache import MAX_DISK_FRACTION
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.result import TrainResult, load_best_checkpoint
@@ -78,22 +79,24 @@ def train_in_process(
     return result, events
 
 
-METRIC = "validation_accuracy"
+ACCURACY = Monitor("accuracy", "max")
 
 
-def epoch_metrics(accuracy: float) -> dict[str, float]:
+def epoch_metrics(value: float, monitor: Monitor = ACCURACY) -> dict[str, float]:
     """Return the metrics of an epoch."""
-    return {METRIC: accuracy, "train_loss": 1.0}
+    return {monitor.metric: value, "train_loss": 1.0}
 
 
-def tracker_with(folder: Path, *trials: tuple[str, list[float]]) -> TrialTracker:
-    """Track ended trials of at most three epochs, given their keys and accuracies."""
-    tracker = TrialTracker(METRIC, str(folder))
+def tracker_with(
+    folder: Path, *trials: tuple[str, list[float]], monitor: Monitor = ACCURACY
+) -> TrialTracker:
+    """Track ended trials of at most three epochs, given their keys and their metric's values."""
+    tracker = TrialTracker(monitor, str(folder))
     for number, (key, scores) in enumerate(trials, start=1):
         tracker.start(key, number, {"learning_rate": 10.0**-number, "horizontal_flip": True})
         (folder / key).mkdir(parents=True)
         (folder / key / "step-000000001.safetensors").touch()
         for place, score in enumerate(scores, start=1):
-            tracker.add_epoch(key, epoch_metrics(score), last=place == 3)
+            tracker.add_epoch(key, epoch_metrics(score, monitor), last=place == 3)
         tracker.end(key)
     return tracker

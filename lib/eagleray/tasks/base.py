@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Section
-from eagleray.tasks.review import Mistake, SuspectedLabel
+from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
@@ -68,14 +68,17 @@ class LossOptions:
 
     Attributes:
         name: One of the task's `losses`; None for the first of them.
-        class_weights: `balanced` gives every class the same weight in all.
+        class_weights: `balanced` gives every class the same weight in all; weights by label are
+            factors of the losses of its images, and 1 for other labels.
         focal_gamma: Exponent of the focal loss, for losses named `focal`.
+        huber_delta: Error from which the loss named `huber` grows linearly.
         label_smoothing: Share of the target that goes to all classes alike.
     """
 
     name: str | None = None
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced"] | Mapping[str, float] = "none"
     focal_gamma: float = 2.0
+    huber_delta: float = 1.0
     label_smoothing: float = 0.0
 
 
@@ -83,14 +86,16 @@ class Task(BaseModel):
     """What a model predicts.
 
     Attributes:
-        metric_names: Metrics that training follows; the first one chooses the best epoch.
+        metric_names: Metrics of an epoch; the first one selects the best epoch by default.
         losses: Names of the losses, the default first.
-        training_options: Of `label_smoothing`, `class_weights` and `cutmix` those that apply.
+        training_options: Of `label_smoothing`, `class_weights`, `sampler` and `cutmix` those that
+            apply. A balanced sampler needs one label for each image.
         target_dtype: Type of the encoded targets.
         label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
             A split is stratified for `all`.
         has_many_labels: Whether several labels of an image can hold.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
+        has_positive: Whether one label is the positive, which `with_positive` chooses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -102,6 +107,7 @@ class Task(BaseModel):
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
     has_many_labels: ClassVar[bool] = False
     fitted: ClassVar[frozenset[str]] = frozenset()
+    has_positive: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
         name: str
@@ -153,6 +159,19 @@ class Task(BaseModel):
             InputError: If the text is not a label of this task.
         """
 
+    @property
+    def positive(self) -> str | None:
+        """The label that precision, recall and the threshold are of; None without such a label."""
+        return None
+
+    def with_positive(self, label: str) -> Task:
+        """Return the task with another positive label.
+
+        Raises:
+            InputError: If the task has none, or the label is not one of its labels.
+        """
+        raise InputError(f"A {self.name} task has no positive label; leave it out.")
+
     def in_order_of(self, parent: Task) -> Task:
         """Return the task with its labels in the order of a parent with the same ones."""
         if self.name == parent.name and self.labels and set(self.labels) == set(parent.labels):
@@ -164,6 +183,15 @@ class Task(BaseModel):
         return (self.name, self.labels) == (parent.name, parent.labels)
 
     # --- training ---
+
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return the metric that selects the best epoch unless another one is named.
+
+        Args:
+            is_balanced: Whether classes are weighted or sampled in balance.
+            chooses_thresholds: Whether thresholds are chosen after training.
+        """
+        return self.metric_names[0]
 
     @abstractmethod
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
@@ -296,8 +324,32 @@ class Task(BaseModel):
         """
         raise InputError(f"A {self.name} task has no thresholds to choose.")
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Return the best prediction that looks at no image: the baseline of a trained model.
+
+        Args:
+            targets: Encoded targets (N, …) of the training split.
+
+        Returns:
+            What is predicted, in words, and the activated outputs of one image, float32; None if
+            the task has no such prediction.
+        """
+        return None
+
+    def settings(self) -> dict[str, str]:
+        """Return what turns this model's outputs into predictions, by name, as text for people.
+
+        Such are the order of the labels, the positive label, thresholds and the temperature.
+        """
+        return {}
+
+    @property
+    def fit_warnings(self) -> tuple[str, ...]:
+        """Sentences on what `fit` could not determine well."""
+        return ()
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return facts for the page of an evaluation, such as the temperature."""
+        """Return facts for the page of an evaluation, beside those of `settings`."""
         return {}
 
     @abstractmethod
@@ -308,9 +360,9 @@ class Task(BaseModel):
     def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
         """Return the wrong predictions of the highest confidence, or the largest errors."""
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Return the labels that confident predictions contradict, the clearest first."""
-        return []
+        return LabelReview()
 
     # --- results ---
 

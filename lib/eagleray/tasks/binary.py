@@ -24,6 +24,7 @@ from eagleray.tasks.classification import (
     Label,
     Probability,
     Temperature,
+    explicit_weights,
     focal_exponent,
     label_index,
     positive_weights,
@@ -55,9 +56,11 @@ __all__ = ["Binary"]
 class Binary(Classification):
     """One of two labels holds; the second one is the positive."""
 
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "balanced_accuracy")
     losses: ClassVar[tuple[str, ...]] = ("bce", "focal")
+    training_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "cutmix", "sampler"})
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature", "thresholds"})
+    has_positive: ClassVar[bool] = True
 
     name: Literal["binary"] = "binary"
     labels: tuple[Label, Label]
@@ -76,6 +79,25 @@ class Binary(Classification):
         return cls(labels=(labels[0], labels[1]))
 
     @property
+    def positive(self) -> str:
+        """The second label."""
+        return self.labels[1]
+
+    def with_positive(self, label: str) -> Self:
+        """Return the task with the labels in the order that makes one of them the positive.
+
+        Raises:
+            InputError: If it is not one of the labels.
+        """
+        if label not in self.labels:
+            raise InputError(
+                f"The positive label {label!r} is not one of the data, which have "
+                f"{self.labels[0]!r} and {self.labels[1]!r}; name one of these."
+            )
+        negative = self.labels[1 - self.labels.index(label)]
+        return self.model_copy(update={"labels": (negative, label)})
+
+    @property
     def num_outputs(self) -> int:
         """One logit, of the positive label."""
         return 1
@@ -86,23 +108,40 @@ class Binary(Classification):
 
     # --- training ---
 
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return accuracy, the balanced one, or average precision, which has no threshold."""
+        if chooses_thresholds:
+            return "average_precision"
+        return "balanced_accuracy" if is_balanced else self.metric_names[0]
+
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
         """Return the binary cross-entropy of the logit, or the focal loss."""
+        import torch
+
+        gamma = focal_exponent(options)
+        explicit = explicit_weights(options, self.labels)
+        if explicit is not None:
+            negative, positive = explicit
+            losses = binary_cross_entropies(
+                weights=torch.tensor([positive / negative]), gamma=gamma
+            )
+            return lambda outputs, targets: negative * losses(outputs, targets)
         weights = None
         if options.class_weights == "balanced":
             weights = positive_weights(self.labels[1:], texts, len(texts))
-        return binary_cross_entropies(weights=weights, gamma=focal_exponent(options))
+        return binary_cross_entropies(weights=weights, gamma=gamma)
 
     def decide(self, outputs: Tensor) -> Tensor:
         """Return whether the positive label reaches its threshold, as 0 and 1 (N,)."""
         return (outputs[:, 1] >= self.threshold).long()
 
     def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return accuracy, and precision, recall and F1 of the positive label."""
+        """Return accuracy, also balanced, and precision, recall and F1 of the positive label."""
         from sklearn.metrics import accuracy_score
 
         predicted, truth = decisions.cpu().numpy(), self.truth(targets)
-        found = count_metrics(predicted, truth, self.labels, ())
+        found = count_metrics(predicted, truth, self.labels, ("macro",))
+        found["balanced_accuracy"] = found["recall_macro"]
         found |= {name: found[f"{name}[{self.labels[1]}]"] for name in COUNTED}
         return {"accuracy": float(accuracy_score(truth, predicted)), **found}
 
@@ -123,6 +162,19 @@ class Binary(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict what the frequency of the positive label gives at the threshold."""
+        import torch
+
+        share = float(targets.float().mean())
+        label = self.labels[int(share >= self.threshold)]
+        return f"always predicting {label!r}", torch.tensor([1 - share, share])
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the positive one, its threshold and the temperature."""
+        positive = {"positive label": self.labels[1], "threshold": f"{self.threshold:.4g}"}
+        return {**super().settings(), **positive}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """Accuracy, the metrics of the positive label, and calibration."""
@@ -133,6 +185,7 @@ class Binary(Classification):
         seen, ranked = self._measurable(targets)
         own = [*COUNTED] if self.labels[1] in seen else []
         own += ["specificity"] if self.labels[0] in seen else []
+        own += ["balanced_accuracy"] if len(seen) == 2 else []
         own += RANKED if ranked else ()
         of_labels = [f"{name}[{label}]" for name in COUNTED for label in seen]
         return ("accuracy", *own, "log_loss", "ece", *of_labels)
@@ -168,6 +221,11 @@ class Binary(Classification):
             }
 
         return metrics
+
+    def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
+        """Return the positive label, its threshold and the temperature."""
+        own = {"positive label": self.positive, "threshold": f"{self.threshold:.4g}"}
+        return {**own, **super().facts(outputs, targets)}
 
     def columns(self, outputs: Tensor, targets: Tensor) -> list[LabelColumn]:
         """Return the positive label against the other."""

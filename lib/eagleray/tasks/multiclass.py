@@ -31,6 +31,7 @@ from eagleray.tasks.classification import (
     Classification,
     Label,
     Temperature,
+    explicit_weights,
     focal_exponent,
     label_index,
     require_class_names,
@@ -66,10 +67,10 @@ _MAX_PAIRS = 15
 class Multiclass(Classification):
     """Exactly one of several labels holds."""
 
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro", "recall_macro")
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "focal")
     training_options: ClassVar[frozenset[str]] = frozenset(
-        {"class_weights", "cutmix", "label_smoothing"}
+        {"class_weights", "cutmix", "label_smoothing", "sampler"}
     )
     target_dtype: ClassVar[Literal["float32", "int64"]] = "int64"
     only_macro_curves: ClassVar[bool] = True
@@ -94,6 +95,10 @@ class Multiclass(Classification):
 
     # --- training ---
 
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return accuracy, or the balanced one: recall averaged over the labels."""
+        return "recall_macro" if is_balanced else self.metric_names[0]
+
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
         """Return the cross-entropy, or the focal loss.
 
@@ -101,13 +106,15 @@ class Multiclass(Classification):
         """
         import torch
 
-        weights = None
+        weights = explicit_weights(options, self.labels)
         if options.class_weights == "balanced":
             counts = Counter(texts)
             present = [max(1, counts[label]) for label in self.labels]
-            weights = torch.tensor([len(texts) / (len(present) * count) for count in present])
+            weights = [len(texts) / (len(present) * count) for count in present]
         return cross_entropies(
-            weights=weights, gamma=focal_exponent(options), smoothing=options.label_smoothing
+            weights=None if weights is None else torch.tensor(weights),
+            gamma=focal_exponent(options),
+            smoothing=options.label_smoothing,
         )
 
     def soft_targets(self, targets: Tensor) -> Tensor:
@@ -121,7 +128,7 @@ class Multiclass(Classification):
         return outputs.argmax(dim=1)
 
     def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return accuracy, and F1 averaged over the labels that an image has."""
+        """Return accuracy, and F1 and recall averaged over the labels that an image has."""
         from sklearn.metrics import accuracy_score
 
         predicted, truth = decisions.cpu().numpy(), self.truth(targets)
@@ -141,6 +148,14 @@ class Multiclass(Classification):
         return Prediction(label, float(outputs[best]), (label,), None, outputs)
 
     # --- evaluation ---
+
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the most frequent label, with the frequencies as probabilities."""
+        import torch
+
+        counts = torch.bincount(targets.cpu(), minlength=len(self.labels)).float()
+        label = self.labels[int(counts.argmax())]
+        return f"always predicting the most frequent label {label!r}", counts / counts.sum()
 
     @property
     def headline_names(self) -> tuple[str, ...]:
@@ -228,7 +243,7 @@ class Multiclass(Classification):
                 self.labels[true],
                 self.labels[predicted],
                 int(counts[true, predicted]),
-                f"{100 * counts[true, predicted] / totals[true]:.1f} %",
+                float(counts[true, predicted] / totals[true]),
             )
             for true, predicted in (divmod(cell, len(self.labels)) for cell in order)
             if counts[true, predicted]

@@ -28,6 +28,7 @@ from eagleray.tasks.classification import (
     Label,
     Probability,
     Temperature,
+    explicit_weights,
     focal_exponent,
     label_index,
     positive_weights,
@@ -47,7 +48,7 @@ from eagleray.tasks.losses import binary_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Plot
 from eagleray.tasks.registration import register_task
-from eagleray.tasks.review import Mistake, SuspectedLabel, contradicted_labels
+from eagleray.tasks.review import LabelReview, Mistake, SuspectedLabel, contradicted_labels
 from eagleray.tasks.thresholds import best_thresholds
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ MAX_LABEL_COLUMNS = 1000
 """Largest number of labels that have a column each in a result table, instead of `top_k`."""
 
 _AVERAGES = ("macro", "micro")
+_MAX_WITHHELD = 5  # labels of which the page says why none of their images is suspected
 
 
 @register_task
@@ -112,9 +114,19 @@ class Multilabel(Classification):
 
     # --- training ---
 
+    def default_monitor(self, *, is_balanced: bool, chooses_thresholds: bool) -> str:
+        """Return macro F1, or average precision, which has no threshold."""
+        return "average_precision_macro" if chooses_thresholds else self.metric_names[0]
+
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the binary cross-entropy, the mean over labels, or the focal loss."""
-        weights = None
+        """Return the binary cross-entropy, the mean over labels, or the focal loss.
+
+        Weights, balanced or explicit, are those of a label's positives.
+        """
+        import torch
+
+        explicit = explicit_weights(options, self.labels)
+        weights = None if explicit is None else torch.tensor(explicit)
         if options.class_weights == "balanced":
             held = (label for text in texts for label in split_labels(text))
             weights = positive_weights(self.labels, held, len(texts))
@@ -154,6 +166,20 @@ class Multilabel(Classification):
         )
 
     # --- evaluation ---
+
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the frequency of each label as its probability."""
+        return "predicting each label's frequency", targets.float().mean(dim=0).cpu()
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the threshold of each, and the temperature."""
+        thresholds = [
+            f"{label} {limit:.4g}"
+            for label, limit in zip(self.labels, self.thresholds, strict=True)
+        ]
+        if len(set(self.thresholds)) == 1:
+            thresholds = [f"{self.thresholds[0]:.4g} for all labels"]
+        return {**super().settings(), "thresholds": ", ".join(thresholds)}
 
     @property
     def headline_names(self) -> tuple[str, ...]:
@@ -239,14 +265,19 @@ class Multilabel(Classification):
             for index in np.argsort(-confidence, kind="stable")[:count]
         ]
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Treat every label as a task of its own: whether it holds."""
         found: list[SuspectedLabel] = []
+        withheld: list[str] = []
         for index, column in enumerate(self.columns(outputs, targets)):
             names = (self._one_name(index, 0), self._one_name(index, 1))
             both = np.stack([1 - column.scores, column.scores], axis=1)
-            found += contradicted_labels(both, column.holds.astype(np.int64), names)
-        return sorted(found, key=lambda one: (-one.margin, one.position))
+            review = contradicted_labels(both, column.holds.astype(np.int64), names)
+            found += review.suspects
+            if review.withheld:
+                withheld.append(f"{self.labels[index]}: {review.withheld}")
+        found.sort(key=lambda one: (-one.margin, one.position))
+        return LabelReview(tuple(found), " ".join(withheld[:_MAX_WITHHELD]))
 
     def _one_name(self, index: int, holds: int) -> str:
         return self.labels[index] if holds else f"not {self.labels[index]}"

@@ -49,7 +49,7 @@ class Regression(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
-    losses: ClassVar[tuple[str, ...]] = ("mse",)
+    losses: ClassVar[tuple[str, ...]] = ("mse", "huber", "l1")
 
     name: Literal["regression"] = "regression"
     mean: FiniteFloat = 0.0
@@ -96,7 +96,19 @@ class Regression(Task):
     # --- training ---
 
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the squared error, in units of the spread."""
+        """Return the squared error, the Huber loss or the absolute error, in units of the spread.
+
+        The Huber loss (Huber 1964) is half the squared error up to `huber_delta`.
+        """
+        from torch.nn import functional
+
+        if options.name == "huber":
+            delta = options.huber_delta
+            return lambda outputs, targets: functional.huber_loss(
+                outputs.squeeze(1), targets, reduction="none", delta=delta
+            )
+        if options.name == "l1":
+            return lambda outputs, targets: (outputs.squeeze(1) - targets).abs()
         return lambda outputs, targets: (outputs.squeeze(1) - targets).square()
 
     def decide(self, outputs: Tensor) -> Tensor:
@@ -151,6 +163,17 @@ class Regression(Task):
         return f"{prediction.value:.6g}"
 
     # --- evaluation ---
+
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the mean."""
+        import torch
+
+        mean = float(targets.double().mean()) * self.std + self.mean
+        return f"always predicting the mean {mean:.6g}", torch.tensor([mean])
+
+    def settings(self) -> dict[str, str]:
+        """Return the mean and the spread by which the network's output is scaled."""
+        return {"mean of the training targets": f"{self.mean:.6g}", "spread": f"{self.std:.6g}"}
 
     @property
     def headline_names(self) -> tuple[str, ...]:

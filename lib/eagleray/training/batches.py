@@ -7,7 +7,7 @@ workers together, and each worker takes its share of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,11 +55,16 @@ class BatchSampler:
 
     Args:
         rows: Rows of the training split.
-        spec: Specification with the batch size, the number of epochs and the seed.
+        spec: Specification with the sampler, the batch size, the number of epochs and the seed.
+        labels: Labels of the training split, by row; a balanced sampler needs them.
     """
 
-    def __init__(self, rows: Rows, spec: TrainSpec) -> None:
+    def __init__(self, rows: Rows, spec: TrainSpec, labels: Sequence[str]) -> None:
         self._rows, self._spec = rows, spec
+        self._classes: list[Rows] = []
+        if spec.sampler == "balanced":
+            own = np.asarray([labels[row] for row in rows])
+            self._classes = [rows[own == label] for label in np.unique(own)]
         # Full batches only; the remaining images have a new place in the next epoch's order.
         self.steps_per_epoch = max(1, len(rows) // spec.batch_size)
         self.num_steps = self.steps_per_epoch * spec.epochs
@@ -71,7 +76,36 @@ class BatchSampler:
         return self._order(epoch)[step * size : (step + 1) * size]
 
     def _shuffle(self, epoch: int) -> Rows:
-        return np.random.default_rng((self._spec.seed, epoch)).permutation(self._rows)
+        rows = self._rows
+        if self._classes:
+            rows = np.concatenate(
+                [self._rows_of(index, epoch) for index in range(len(self._classes))]
+            )
+        return np.random.default_rng((self._spec.seed, epoch)).permutation(rows)
+
+    def _rows_of(self, index: int, epoch: int) -> Rows:
+        """Return the rows of a class in an epoch.
+
+        A class goes through its rows again and again, each time in another order, and each epoch
+        continues where the one before it ended: a rare image is repeated, and no common one is
+        left out for long.
+        """
+        rows, num_classes = self._classes[index], len(self._classes)
+        # Over the classes, the shares of an epoch add up to its images (Hermite's identity).
+        start, stop = (
+            (number * len(self._rows) + index) // num_classes for number in (epoch, epoch + 1)
+        )
+        (first, skipped), (last, taken) = divmod(start, len(rows)), divmod(stop, len(rows))
+        if first == last:
+            return self._order_of(index, first)[skipped:taken]
+        whole = np.tile(rows, last - first - 1)  # their order is of no account: all are shuffled
+        begun, ended = self._order_of(index, first), self._order_of(index, last)
+        return np.concatenate([begun[skipped:], whole, ended[:taken]])
+
+    def _order_of(self, index: int, turn: int) -> Rows:
+        """Return the rows of a class in the order of one of its turns."""
+        rng = np.random.default_rng((self._spec.seed, index, turn, 3))
+        return rng.permutation(self._classes[index])
 
 
 @dataclass(frozen=True)

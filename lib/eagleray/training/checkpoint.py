@@ -5,6 +5,7 @@
                                                those of the best epoch
         optimizer/PARAMETER/KEY                state of the optimizer
         losses                                 loss of every step so far
+        seen/values, seen/targets              predictions of this epoch's steps, if it is not over
         metadata                               `Progress` as JSON
 
 A file is written atomically and contains tensors only: no pickle. The learning rate and everything
@@ -34,7 +35,7 @@ _NAME = re.compile(r"step-(\d{9})\.safetensors")
 _INCOMPLETE = re.compile(
     r"\.step-\d{9}\.safetensors\.[0-9a-f]+\.tmp"
 )  # as `storage.put_atomic` names it
-_FORMAT = "1"
+_FORMAT = "2"
 _MAX_HEADER_BYTES = 32 * 2**20
 _HEADER_JSON = JsonLimits(
     max_values=2_000_000, max_strings=1_000_000, max_entries=200_000, max_containers=500_000
@@ -159,15 +160,22 @@ class CheckpointStore:
         return self.read(names[0]) if names else None
 
     def progress(self) -> Progress | None:
-        """Read the position of the newest checkpoint without its tensors; None if there is none."""
+        """Read the position of the newest checkpoint without its tensors; None if there is none.
+
+        Raises:
+            InputError: If it is damaged, or has the format of another version.
+        """
         names = self.names()
         if not names:
             return None
         try:
             with self._open(names[0]) as file:
-                return Progress.from_json(_read_metadata(file)["progress"])
+                metadata = _read_metadata(file)
+                if metadata["format"] == _FORMAT:
+                    return Progress.from_json(metadata["progress"])
         except _DAMAGED:
-            return self.read(names[0]).progress  # which raises an error that explains the damage
+            pass
+        return self.read(names[0]).progress  # which raises an error that explains the fault
 
     def read(self, name: str) -> Checkpoint:
         """Read a checkpoint.
@@ -188,7 +196,10 @@ class CheckpointStore:
                 "before."
             ) from None
         if progress is None:
-            raise InputError(f"Checkpoint {location} was written by another version of Eagleray.")
+            raise InputError(
+                f"Checkpoint {location} was written by another version of Eagleray; begin a new "
+                "run with the same specification, by `eagleray train --from RUN`."
+            )
         return Checkpoint(progress, tensors)
 
     @contextlib.contextmanager

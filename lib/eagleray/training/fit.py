@@ -20,7 +20,7 @@ from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
-from eagleray.training.worker_input import WorkerInput, make_worker_input, primary_metric
+from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 __all__ = ["EpochCallback", "fit", "job_worker_input"]
 
@@ -87,7 +87,7 @@ class _FitProgress:
 
     def __init__(self, plan: TrainPlan, bar: ProgressBar, num_images: int) -> None:
         self._bar, self._num_images = bar, num_images
-        self._metric = primary_metric(plan.task)
+        self._monitor = plan.monitor
         self._shown, self._num_steps, self._score = 0, 1, ""
 
     def show(self, event: TrainEvent) -> None:
@@ -98,8 +98,8 @@ class _FitProgress:
         elif isinstance(event, StepsCompleted):
             self._advance(event.total_steps, f"loss {event.loss:.3f}{self._score}")
         elif isinstance(event, EpochCompleted):
-            name = self._metric.removeprefix("validation_")
-            self._score = f"  epoch {event.epoch}: {name} {event.metrics[self._metric]:.4f}"
+            title, value = self._monitor.title, event.metrics[self._monitor.metric]
+            self._score = f"  epoch {event.epoch}: {title} {value:.4f}"
             self._bar.advance(0, note=f"loss {event.metrics['train_loss']:.3f}{self._score}")
 
     def _advance(self, total_steps: int, note: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eagleray.training.budget import Budget
+from eagleray.training.monitor import Monitor
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.trials import TrialTracker
 
@@ -14,7 +15,7 @@ _REDUCTION_FACTOR = 3  # ASHA continues a third of the trials at each rung
 _MAX_STARTUP_TRIALS = 10  # random trials before TPE
 
 
-def make_searcher(space: SearchSpace, metric: str, budget: Budget) -> Any:
+def make_searcher(space: SearchSpace, monitor: Monitor, budget: Budget) -> Any:
     """Return Optuna's TPE search; its first suggestion is the default."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -35,14 +36,14 @@ def make_searcher(space: SearchSpace, metric: str, budget: Budget) -> Any:
     )
     return Searcher(
         dict(space.searched),
-        metric=metric,
-        mode="max",
+        metric=monitor.metric,
+        mode=monitor.mode,
         points_to_evaluate=[default],
         sampler=sampler,
     )
 
 
-def make_scheduler(metric: str, budget: Budget, epochs: int) -> Any:
+def make_scheduler(monitor: Monitor, budget: Budget, epochs: int) -> Any:
     """Return ASHA (Li et al. 2020), with the default exempt from early stopping."""
     from ray.tune.schedulers import ASHAScheduler
 
@@ -60,8 +61,8 @@ def make_scheduler(metric: str, budget: Budget, epochs: int) -> Any:
     first: dict[str, str] = {}
     return Scheduler(
         time_attr="epoch",
-        metric=metric,
-        mode="max",
+        metric=monitor.metric,
+        mode=monitor.mode,
         max_t=epochs,
         grace_period=budget.grace_period(epochs),
         reduction_factor=_REDUCTION_FACTOR,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eagleray.reports import render_page, series
+from eagleray.training.monitor import Monitor, metric_title
 from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
@@ -21,59 +22,70 @@ _MAX_POINTS = 1000  # of a curve
 _THROUGHPUT = ("images_per_second", "waiting_for_data", "waiting_for_checkpoints")
 
 
-def overfit_warning(epochs: Sequence[dict[str, float]]) -> str | None:
-    """Return a warning if the validation loss rose at the end while the training loss fell.
+def overfit_warning(epochs: Sequence[dict[str, float]], monitor: Monitor) -> str | None:
+    """Return a warning if the monitored metric got worse at the end while the training loss fell.
 
-    The last epochs must all be above the best one by more than the noise of an epoch, and by more
-    than a tenth of the improvement from the first epoch to the best one: where the loss was 2 at
-    first, a rise from 0.012 to 0.015 is not overfitting.
+    The last epochs must all be worse than the best one by more than the noise of an epoch, and by
+    more than a tenth of the improvement from the first epoch to the best one: where the loss was 2
+    at first, a rise from 0.012 to 0.015 is not overfitting.
     """
     if len(epochs) <= _NUM_WORSE_EPOCHS:
         return None
-    validation = np.array([epoch["validation_loss"] for epoch in epochs])
+    values = np.array([epoch[monitor.metric] for epoch in epochs])
+    if not np.isfinite(values).all():
+        return None
     training = [epoch["train_loss"] for epoch in epochs]
-    best = int(validation.argmin())
-    rise = validation[-_NUM_WORSE_EPOCHS:].min() - validation[best]
-    gain = max(validation[0], training[0]) - validation[best]
+    costs = values if monitor.mode == "min" else -values
+    best = int(costs.argmin())
+    rise = costs[-_NUM_WORSE_EPOCHS:].min() - costs[best]
+    # The first epoch has learned something when it is validated; its steps show from where on.
+    first = epochs[0].get(f"train_{monitor.name}", values[0])
+    gain = max(costs[0], first if monitor.mode == "min" else -first) - costs[best]
     # Second differences leave out the trend; those of plain noise have six times its variance.
-    noise = np.median(np.abs(np.diff(validation, 2))) / (0.6745 * math.sqrt(6))
+    noise = np.median(np.abs(np.diff(costs, 2))) / (0.6745 * math.sqrt(6))
     threshold = max(_MIN_LOSS_OF_GAIN * gain, _MIN_NOISE_RATIO * noise)
     if rise <= threshold or training[-1] >= training[best]:
         return None
     return (
-        f"The model overfits: since epoch {best + 1} the validation loss rose from "
-        f"{validation[best]:.4f} to {validation[-1]:.4f} while the training loss fell from "
-        f"{training[best]:.4f} to {training[-1]:.4f}; increase augmentation, weight decay or "
-        "dropout, or set --patience."
+        f"The model overfits: since epoch {best + 1} {monitor.title} "
+        f"{'rose' if monitor.mode == 'min' else 'fell'} from {values[best]:.4f} to "
+        f"{values[-1]:.4f} while the training loss fell from {training[best]:.4f} to "
+        f"{training[-1]:.4f}; increase augmentation, weight decay or dropout, or set --patience."
     )
 
 
-def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> bytes:
+def render_training_page(
+    spec: TrainSpec,
+    run: str,
+    result: TrainResult,
+    monitor: Monitor,
+    warnings: Sequence[str] = (),
+) -> bytes:
     """Make the page of a finished run.
 
     Args:
         spec: Specification of the run.
         run: Name of the run.
         result: Result of the run.
+        monitor: Metric that selected the best epoch.
+        warnings: Sentences for the top of the page, such as why the run did not learn.
     """
+    overfit = overfit_warning(result.epochs, monitor)
     numbers = list(range(1, len(result.epochs) + 1))
     scores = sorted(
         name
         for name in result.epochs[0]
         if name.startswith("validation_") and name != "validation_loss"
     )
+    training = [f"train_{name}" for name in dict.fromkeys(("loss", monitor.name))]
+    training = [name for name in training if name in result.epochs[0]]
     steps = downsample(result.losses)
     num_steps = len(result.losses) * spec.epochs // len(result.epochs)
     rates = [learning_rate(spec, step - 1, num_steps) for step, _ in steps]
     plots = [
-        series(
-            numbers,
-            {
-                name: [epoch[f"{key}_loss"] for epoch in result.epochs]
-                for name, key in (("training", "train"), ("validation", "validation"))
-            },
-            title="Loss",
-            x_label="epoch",
+        *(
+            _epochs_plot(result.epochs, name.removeprefix("train_"), best=result.best.epoch)
+            for name in training
         ),
         series(
             numbers,
@@ -95,28 +107,49 @@ def render_training_page(spec: TrainSpec, run: str, result: TrainResult) -> byte
     return render_page(
         "training.html.j2",
         title=f"Training run {run}",
-        facts=_facts(spec, result),
+        facts=_facts(spec, result, monitor),
         plots=plots,
-        warning=overfit_warning(result.epochs),
+        warnings=[*warnings, *([overfit] if overfit else [])],
         epochs=[
-            {"epoch": number, **epoch} for number, epoch in zip(numbers, result.epochs, strict=True)
+            {"epoch": number, **{name: _format(name, value) for name, value in epoch.items()}}
+            for number, epoch in zip(numbers, result.epochs, strict=True)
         ],
-        columns=["train_loss", "validation_loss", *scores, *_THROUGHPUT],
+        columns=[*training, "validation_loss", *scores, *_THROUGHPUT],
         best=result.best.epoch,
         specification=spec.to_yaml(),
     )
 
 
-def _facts(spec: TrainSpec, result: TrainResult) -> dict[str, str]:
+def _epochs_plot(epochs: Sequence[dict[str, float]], name: str, *, best: int) -> str:
+    """Plot a metric over the epochs, on the training and on the validation split."""
+    lines = {"training": f"train_{name}", "validation": f"validation_{name}"}
+    return series(
+        list(range(1, len(epochs) + 1)),
+        {split: [epoch[key] for epoch in epochs] for split, key in lines.items()},
+        title=metric_title(name).capitalize(),
+        x_label="epoch",
+        mark=best,
+    )
+
+
+def _format(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name == "images_per_second" else f"{value:.4f}"
+
+
+def _facts(spec: TrainSpec, result: TrainResult, monitor: Monitor) -> dict[str, str]:
     last = result.epochs[-1]
     early = f", early stopping (patience {spec.patience})" if result.ended_early else ""
-    return {
+    facts = {
         "best epoch": f"{result.best.epoch} of {len(result.epochs)}{early}",
+        monitor.best_title: f"{result.metrics[monitor.metric]:.4f}",
         "steps": f"{len(result.losses):,}",
         "images per second": f"{last['images_per_second']:,.0f} in the last epoch",
-        "waiting for data": f"{last['waiting_for_data']:.1%} of its time",
-        "waiting for checkpoints": f"{last['waiting_for_checkpoints']:.1%}",
+        "waiting for data": f"{last['waiting_for_data']:.4f} of its time",
+        "waiting for checkpoints": f"{last['waiting_for_checkpoints']:.4f}",
     }
+    if spec.mixes_images:
+        facts["training metrics"] = "none but the loss: mixed images have no label"
+    return facts
 
 
 def downsample(losses: Sequence[float]) -> list[tuple[int, float]]:

@@ -38,7 +38,8 @@ __all__ = ["SearchSpace", "default_space", "read_space"]
 Scalar = bool | int | float | str | None
 Distribution: TypeAlias = CategoricalDistribution | FloatDistribution | IntDistribution
 
-_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds")  # beside the panels Data and Run
+# Beside the panels Data and Run.
+_NOT_SEARCHED = ("name", "epochs", "calibrate", "thresholds", "monitor", "mode")
 _KINDS = ("choice", "uniform", "log_uniform", "int")
 _INSIDE = 0.382  # fraction of a range: a place that is not a whole number
 
@@ -194,7 +195,7 @@ def _read_choice(values: list[Any], place: str) -> CategoricalDistribution:
 def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
-        raise UnknownNameError("field of a specification", str(name), list(fields))
+        raise UnknownNameError("field of a specification", str(name), list(fields), where=location)
     if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN):
         raise InputError(
             f"{location}: search.{name}: all trials have the same {name}; put it under "
@@ -218,7 +219,7 @@ def _make_space(
     if not checked:
         raise InputError(f"{prefix}nothing is left to search: every field of the space is given.")
     space = SearchSpace(fixed, checked)
-    space.spec(space.default())
+    TrainSpec.make({**fixed, **space.default()}, where=prefix.removesuffix(": "))
     return space
 
 

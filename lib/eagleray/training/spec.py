@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Spec, Texts, panel_of, spec_field, worker_range
@@ -37,6 +37,39 @@ _RESERVED_TAGS = ("mlflow.", "eagleray.")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
+
+
+def _read_class_weights(value: Any) -> str | tuple[str, ...]:
+    """Return `none`, `balanced` or texts such as `cat=2`.
+
+    One text stands for a list of one, and a mapping of a YAML file for its items.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        texts = [f"{label}={weight}" for label, weight in value.items()]
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("take none, balanced, or weights such as [cat=2, dog=1]")
+    if len(texts) == 1 and texts[0] in ("none", "balanced"):
+        return str(texts[0])
+    labels = [label for label, _ in map(_class_weight, texts)]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"label {twice!r} has two weights; give it one")
+    return tuple(texts) or "none"
+
+
+def _class_weight(text: str) -> tuple[str, float]:
+    label, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not label or not 0 < weight < math.inf:
+        raise ValueError(f"{text!r} is not LABEL=WEIGHT with a weight above 0, as in cat=2")
+    return label, weight
+
+
+ClassWeights = Annotated[tuple[str, ...] | str, BeforeValidator(_read_class_weights)]
 
 
 @dataclass(frozen=True)
@@ -61,6 +94,9 @@ class TrainSpec(Spec):
         DATA,
         "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
     )
+    positive: str | None = spec_field(
+        None, DATA, "Positive label of a binary task; default: the second in alphabetical order."
+    )
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
     label_columns: Texts = spec_field((), DATA, "Columns of 0 and 1, one per label.")
@@ -70,6 +106,9 @@ class TrainSpec(Spec):
     )
     attributes: Texts = spec_field(
         (), DATA, "Columns that the network takes beside the image: numbers, or categories."
+    )
+    keep_duplicates_together: bool = spec_field(
+        False, DATA, "Keep duplicates, exact or near, in one split."
     )
     test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
     split_file: str | None = spec_field(
@@ -131,16 +170,35 @@ class TrainSpec(Spec):
     loss: str = spec_field(
         "auto",
         OPTIMISATION,
-        "Loss function: cross_entropy, bce, focal, mse, …; auto: the task's default.",
+        "Loss function: cross_entropy, bce, focal, mse, huber, l1; auto: the task's default.",
     )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
+    huber_delta: float = spec_field(
+        1.0,
+        OPTIMISATION,
+        "Error from which the Huber loss is linear, in standard deviations of the labels.",
+        gt=0,
+    )
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = spec_field(
-        "none", OPTIMISATION, "Class weights; balanced: inversely proportional to frequency."
+    class_weights: ClassWeights = spec_field(
+        "none",
+        OPTIMISATION,
+        "Class weights: none, balanced (inversely proportional to frequency), or LABEL=WEIGHT.",
+    )
+    sampler: Literal["shuffle", "balanced"] = spec_field(
+        "shuffle", OPTIMISATION, "Sampling; balanced: as many images of each class in an epoch."
     )
     max_grad_norm: float = spec_field(0.0, OPTIMISATION, "Max gradient norm; 0: no clipping.", ge=0)
     ema_decay: float = spec_field(
         0.0, OPTIMISATION, "Decay of the moving average of weights (EMA); 0: none.", ge=0, lt=1
+    )
+    monitor: str = spec_field(
+        "auto",
+        OPTIMISATION,
+        "Validation metric that selects the best epoch, or loss; auto: the task's choice.",
+    )
+    mode: Literal["auto", "min", "max"] = spec_field(
+        "auto", OPTIMISATION, "Whether low or high values of the monitored metric are good."
     )
     patience: int = spec_field(
         0, OPTIMISATION, "Epochs without improvement before early stopping; 0: never.", ge=0
@@ -191,6 +249,11 @@ class TrainSpec(Spec):
         None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
     )
 
+    @field_validator("monitor")
+    @classmethod
+    def _read_monitor(cls, value: str) -> str:
+        return value.removeprefix("validation_")  # as the epochs of `--json` and MLflow name it
+
     @field_validator("workers")
     @classmethod
     def _check_workers(cls, value: int | str) -> int | str:
@@ -199,10 +262,24 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._check_data()
-        self._check_model()
-        self._check_optimisation()
-        self._check_tags()
+        faults = []
+        checks = (
+            self._check_data,
+            self._check_model,
+            self._check_optimisation,
+            self._check_batch_size,
+            self._check_tags,
+        )
+        for check in checks:
+            try:
+                check()
+            except ValueError as fault:
+                faults.append(str(fault))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _check_batch_size(self) -> None:
         smallest = self.max_workers * self.gradient_accumulation_steps
         if self.batch_size < smallest:
             raise ValueError(
@@ -210,7 +287,6 @@ class TrainSpec(Spec):
                 f"{self.gradient_accumulation_steps} micro-batches, so it must be at least "
                 f"{smallest}"
             )
-        return self
 
     def _check_data(self) -> None:
         if self.split_file is None:
@@ -225,6 +301,13 @@ class TrainSpec(Spec):
         twice = [name for name in self.attributes if self.attributes.count(name) > 1]
         if twice:
             raise ValueError(f"attributes must name each column once, and names {twice[0]} twice")
+        if self.positive is not None and not task_class(self.task).has_positive:
+            raise ValueError(f"positive is not for {self.task}; leave it out, or set task: binary")
+        if self.keep_duplicates_together and self.split_file is not None:
+            raise ValueError(
+                "keep_duplicates_together divides the data anew, and split_file names a split; "
+                "leave one of them out"
+            )
         if self.folds == 1:
             raise ValueError("folds must be 2 or more, or 0 for none")
 
@@ -256,11 +339,19 @@ class TrainSpec(Spec):
         used = {
             "label_smoothing": self.label_smoothing > 0,
             "class_weights": self.class_weights != "none",
+            "sampler": self.sampler != "shuffle",
             "cutmix": self.cutmix > 0,
         }
         for name, is_used in used.items():
             if is_used and name not in kind.training_options:
                 raise ValueError(f"{name} is not for {self.task}; leave it out")
+        if self.sampler == "balanced" and self.class_weights == "balanced":
+            raise ValueError(
+                "sampler balanced and class_weights balanced exclude each other: each of them "
+                "alone gives every class the same weight"
+            )
+        if self.mode != "auto" and self.monitor == "auto":
+            raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
     def _check_tags(self) -> None:
         keys = [tag.partition("=")[0] for tag in self.tags]
@@ -313,12 +404,32 @@ class TrainSpec(Spec):
         return worker_range(self.workers)[1]
 
     @property
+    def label_weights(self) -> dict[str, float]:
+        """Weights of `class_weights` by label; empty if it names none."""
+        texts = () if isinstance(self.class_weights, str) else self.class_weights
+        return dict(map(_class_weight, texts))
+
+    @property
+    def balances_classes(self) -> bool:
+        """Whether classes are weighted, or sampled in balance."""
+        return self.class_weights != "none" or self.sampler == "balanced"
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether images are mixed with others, so that they have no label of their own."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
     def loss_options(self) -> LossOptions:
         """Options of the task's loss."""
+        plain: Literal["none", "balanced"] = (
+            "balanced" if self.class_weights == "balanced" else "none"
+        )
         return LossOptions(
             name=None if self.loss == "auto" else self.loss,
-            class_weights=self.class_weights,
+            class_weights=self.label_weights or plain,
             focal_gamma=self.focal_gamma,
+            huber_delta=self.huber_delta,
             label_smoothing=self.label_smoothing,
         )
 

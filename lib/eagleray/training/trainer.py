@@ -32,11 +32,12 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.fsdp import full_tensor
+from eagleray.training.metrics import TaskMetrics
 from eagleray.training.model_state import ModelState
 from eagleray.training.optimizer import learning_rate, set_learning_rate
 from eagleray.training.pixel_cache import MAX_DISK_FRACTION, open_pixels, with_margin
 from eagleray.training.validation import validate
-from eagleray.training.worker_input import WorkerInput, primary_metric
+from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["Trainer", "train"]
 
@@ -109,13 +110,16 @@ class Trainer:
         skipped = (*self.train.decoded.bad, *self.validation.decoded.bad)
         if skipped:
             self.report(ImagesSkipped(skipped))
-        self.sampler = BatchSampler(self.train.decoded.good, self.spec)
+        self.sampler = BatchSampler(self.train.decoded.good, self.spec, self.input.train.labels)
         self.prefetcher = BatchPrefetcher(
             self.train, self.sampler, self.spec, contract.size, self.context, task=self.input.task
         )
         self.model = ModelState(self.input, self.context)
         self._losses_of = self.input.task.image_losses(
             self.spec.loss_options, self.input.train.labels
+        )
+        self._train_metrics = (  # a mixed image has no label to compare a prediction with
+            None if self.spec.mixes_images else TaskMetrics(self.input.task).to(self.context.device)
         )
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
@@ -156,6 +160,9 @@ class Trainer:
         losses = checkpoint.tensors["losses"]
         self._past_losses = losses[: len(losses) - self.progress.step]
         self._losses = list(losses[len(self._past_losses) :].to(self.context.device).unbind())
+        seen = checkpoint.with_prefix("seen")
+        if seen and self._train_metrics is not None and self.context.is_main_process:
+            self._train_metrics.restore(seen)
 
     # --- an epoch ---
 
@@ -179,7 +186,8 @@ class Trainer:
             if self._is_checkpoint_due(step + 1):
                 self._checkpoint()
         num_images = (self.sampler.steps_per_epoch - first) * self.spec.batch_size
-        self.finish_epoch(epoch, {**timer.metrics(num_images), **self.validate()})
+        metrics = {**self._measure_training(), **self.validate()}
+        self.finish_epoch(epoch, {**timer.metrics(num_images), **metrics})
         return True
 
     def step(self, network: nn.Module, epoch: int, step: int, batch: Batch, rate: float) -> Tensor:
@@ -194,10 +202,14 @@ class Trainer:
         targets = batch.targets.chunk(count)
         for number, (tensors, wanted) in enumerate(zip(inputs, targets, strict=True), start=1):
             with _gradient_sync(network, enabled=number == len(inputs)):
-                loss = self._losses_of(network(*tensors), wanted).sum() / batch.num_images
+                outputs = network(*tensors)
+                loss = self._losses_of(outputs, wanted).sum() / batch.num_images
                 # Gradients are averaged over the workers, and the loss is a sum over them.
                 (loss * self.context.world_size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            if self._train_metrics is not None:
+                with torch.no_grad():
+                    self._train_metrics.update(self.input.task.activate(outputs), wanted)
         if self.spec.max_grad_norm:
             nn.utils.clip_grad_norm_(module.parameters(), self.spec.max_grad_norm)
         optimizer.step()
@@ -242,6 +254,14 @@ class Trainer:
 
     # --- between epochs ---
 
+    def _measure_training(self) -> dict[str, float]:
+        """Return the task's metrics over the outputs of the epoch's steps, and forget these."""
+        if self._train_metrics is None:
+            return {}
+        found = self._train_metrics.compute()
+        self._train_metrics.reset()
+        return {f"train_{name}": value for name, value in found.items()}
+
     def validate(self) -> dict[str, float]:
         """Compute loss and metrics over the validation split."""
         return validate(self.model, self.validation, self.input, self.context)
@@ -251,19 +271,21 @@ class Trainer:
         losses = torch.stack(self._losses).cpu()
         self._past_losses, self._losses = torch.cat([self._past_losses, losses]), []
         metrics = {"train_loss": float(losses.mean()), **metrics}
-        name = primary_metric(self.input.task)
-        best = self.progress.best
+        monitor, best = self.input.monitor, self.progress.best
+        name = monitor.metric
         # On small validation splits epochs often tie; the later one has seen more images.
-        if best is None or not metrics[name] < best.metrics[name]:
+        if best is None or not monitor.is_better(best.metrics[name], metrics[name]):
             best = BestEpoch(epoch + 1, metrics)
             self._best = {key: value.clone() for key, value in self.model.weights().items()}
+        epochs = (*self.progress.epochs, metrics)
+        stale = monitor.epochs_without_improvement([one[name] for one in epochs])
         is_last = epoch + 1 == self.spec.epochs
-        ended = is_last or 0 < self.spec.patience <= epoch + 1 - best.epoch
+        ended = is_last or 0 < self.spec.patience <= stale
         self.progress = dataclasses.replace(
             self.progress,
             epoch=epoch + 1,
             step=0,
-            epochs=(*self.progress.epochs, metrics),
+            epochs=epochs,
             best=best,
             ended=ended,
         )
@@ -273,12 +295,16 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Save the state of the run; every worker then has the state that a resumed one would."""
         self.context.average_buffers(self.model.module)
+        seen: dict[str, Tensor] = {}
+        if self._train_metrics is not None and self.progress.step > 0:
+            seen = self._train_metrics.gather()
         if not (self.context.is_main_process or self.model.is_sharded):
             return
         losses = [self._past_losses, *(loss.cpu().view(1) for loss in self._losses)]
         tensors = {
             **self.model.tensors(),
             **with_prefix("best", self._best),
+            **with_prefix("seen", seen),
             "losses": torch.cat(losses),
         }
         tensors = {name: full_tensor(tensor) for name, tensor in tensors.items()}

@@ -68,5 +68,5 @@ class TrialRuns:
         tracked = self._runs[trial.key]
         tracked.set_tags({"eagleray.state": trial.state})
         if trial.score is not None:
-            tracked.log_metrics({f"best_{trial.metric}": trial.score})
+            tracked.log_metrics({f"best_{trial.monitor.metric}": trial.score})
         tracked.end("FAILED" if trial.state in ("failed", "invalid") else "FINISHED")

@@ -21,7 +21,7 @@ from eagleray.training.launch import describe_stop
 from eagleray.training.plan import plan_network
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.trainer import Trainer
-from eagleray.training.worker_input import make_worker_input, primary_metric
+from eagleray.training.worker_input import make_worker_input
 
 __all__ = ["TrialInput", "run_trial"]
 
@@ -100,7 +100,7 @@ def _report(trainer: Trainer, event: TrainEvent) -> None:
         raise JobFailedError(describe_stop(event, trainer.input))
     if isinstance(event, EpochCompleted):
         trainer.wait_for_checkpoint()
-        metric = primary_metric(trainer.input.task)
+        metric = trainer.input.monitor.metric
         ray.tune.report(
             {
                 "epoch": event.epoch,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from eagleray.core.errors import UserError
 from eagleray.core.ray_errors import read_failure
 from eagleray.io import storage
+from eagleray.training.monitor import Monitor
 from eagleray.training.search_space import SearchSpace
 
 __all__ = ["OnTrial", "Trial", "TrialState", "TrialTracker", "TuneResult", "rank"]
@@ -27,7 +27,7 @@ class Trial:
         number: Number of the trial, from 1; the first one is the default.
         key: Name of the trial, and of its folder of checkpoints.
         values: Values of the searched fields.
-        metric: Name of the metric that trials are ranked by; higher is better.
+        monitor: Metric that trials are ranked by.
         state: `running`, `finished`, `stopped` early, `failed`, or `invalid` if its values do not
             go together.
         epochs: Metrics of every epoch.
@@ -37,7 +37,7 @@ class Trial:
     number: int
     key: str
     values: Mapping[str, Any]
-    metric: str
+    monitor: Monitor
     state: TrialState = "running"
     epochs: tuple[dict[str, float], ...] = ()
     reason: str | None = None
@@ -45,12 +45,12 @@ class Trial:
     @property
     def scores(self) -> list[float]:
         """The metric of every epoch."""
-        return [epoch[self.metric] for epoch in self.epochs]
+        return [epoch[self.monitor.metric] for epoch in self.epochs]
 
     @property
     def score(self) -> float | None:
         """The metric of the best epoch; None if no epoch has one."""
-        return max((score for score in self.scores if not math.isnan(score)), default=None)
+        return self.monitor.best(self.scores)
 
     @property
     def is_ranked(self) -> bool:
@@ -58,12 +58,12 @@ class Trial:
         return self.score is not None and self.state not in ("failed", "invalid")
 
 
-def rank(trials: Mapping[str, Trial]) -> list[Trial]:
+def rank(trials: Mapping[str, Trial], monitor: Monitor) -> list[Trial]:
     """Return the ranked trials, best first; of equal ones the first that was suggested."""
 
     def place(trial: Trial) -> tuple[float, int]:
         assert trial.score is not None
-        return -trial.score, trial.number
+        return -trial.score if monitor.mode == "max" else trial.score, trial.number
 
     return sorted((trial for trial in trials.values() if trial.is_ranked), key=place)
 
@@ -76,14 +76,14 @@ class TuneResult:
         trials: All trials, in the order of their suggestions.
         ranking: Ranked trials, best first.
         space: Search space.
-        metric: Name of the metric that trials are ranked by; higher is better.
+        monitor: Metric that trials are ranked by.
         folder: Folder of the best trial's checkpoints.
     """
 
     trials: tuple[Trial, ...]
     ranking: tuple[Trial, ...]
     space: SearchSpace
-    metric: str
+    monitor: Monitor
     folder: str
 
     @property
@@ -98,12 +98,13 @@ class TuneResult:
 
     @property
     def gain(self) -> float | None:
-        """Difference between the best trial's metric and the default's; None if that failed."""
+        """How much better the best trial is than the default; None if that failed."""
         if not self.default.is_ranked:
             return None
         assert self.best.score is not None
         assert self.default.score is not None
-        return self.best.score - self.default.score
+        difference = self.best.score - self.default.score
+        return difference if self.monitor.mode == "max" else -difference
 
 
 @dataclass
@@ -111,20 +112,20 @@ class TrialTracker:
     """Tracks the state of trials, and deletes checkpoints that cannot become the best.
 
     Attributes:
-        metric: Name of the metric that trials are ranked by.
+        monitor: Metric that trials are ranked by.
         folder: Folder of the checkpoints, with a folder for each trial.
         on_trial: Receives every change.
         trials: Trials by key.
     """
 
-    metric: str
+    monitor: Monitor
     folder: str
     on_trial: OnTrial = lambda _: None
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def start(self, key: str, number: int, values: Mapping[str, Any]) -> None:
         """Record that a trial has started; a second call changes nothing."""
-        self.trials.setdefault(key, Trial(number, key, dict(values), self.metric))
+        self.trials.setdefault(key, Trial(number, key, dict(values), self.monitor))
 
     def add_epoch(self, key: str, metrics: Mapping[str, float], *, last: bool) -> None:
         """Record an epoch of a trial.
@@ -166,7 +167,7 @@ class TrialTracker:
 
     def _delete_checkpoints(self) -> None:
         """Delete the checkpoints of ended trials but the best one's."""
-        best = rank(self.trials)[:1]
+        best = rank(self.trials, self.monitor)[:1]
         for trial in self.trials.values():
             folder = storage.join(self.folder, trial.key)
             if trial.state != "running" and trial not in best and storage.is_folder(folder):

@@ -11,7 +11,7 @@ from eagleray.reports import dot_plot, learning_curves, render_page
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import Trial, TuneResult
 
-__all__ = ["Row", "metric_name", "ranking_rows", "render_tune_page", "summarize"]
+__all__ = ["Row", "ranking_rows", "render_tune_page", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,6 @@ class Row:
     state: str
     reason: str
     gray: bool
-
-
-def metric_name(result: TuneResult) -> str:
-    """Return the name of the metric for people."""
-    return result.metric.replace("_", " ")
 
 
 def ranking_rows(result: TuneResult) -> list[Row]:
@@ -70,13 +65,14 @@ def _format_value(value: Any) -> str:
 
 def summarize(result: TuneResult) -> str:
     """Return one sentence on the gain of the search on the validation split."""
-    best, default, metric = result.best, result.default, metric_name(result)
+    best, default, metric = result.best, result.default, result.monitor.title
     winner = f"Trial {best.number} is the best with {metric} {best.score:.4f}"
     if result.gain is None:
         return f"{winner}; the default failed."
     if result.gain <= 0:
         return f"No trial is better than the default with {metric} {default.score:.4f}."
-    return f"{winner}; the default has {default.score:.4f}, which is {result.gain:.4f} less."
+    than = "less" if result.monitor.mode == "max" else "more"
+    return f"{winner}; the default has {default.score:.4f}, which is {result.gain:.4f} {than}."
 
 
 def render_tune_page(result: TuneResult, spec: TrainSpec, run: str) -> bytes:
@@ -94,14 +90,14 @@ def render_tune_page(result: TuneResult, spec: TrainSpec, run: str) -> bytes:
         "stopped early": f"{states.count('stopped')}",
         "failed or invalid": f"{states.count('failed') + states.count('invalid')}",
         "epochs run": f"{num_epochs} of {len(result.trials) * spec.epochs}",
-        f"best {metric_name(result)}": f"{result.best.score:.4f}",
+        result.monitor.best_title: f"{result.best.score:.4f}",
     }
     return render_page(
         "tune.html.j2",
         title=f"Tuning {run}",
         facts=facts,
         summary=summarize(result),
-        metric=metric_name(result),
+        metric=result.monitor.title,
         fields=list(result.space.searched),
         rows=ranking_rows(result),
         plots=[_epochs_plot(result), *_field_plots(result)],
@@ -122,7 +118,7 @@ def _epochs_plot(result: TuneResult) -> str:
         [(trial.scores, names.get(trial.key), trial.state != "finished") for trial in trials],
         title="Validation metric by epoch",
         x_label="epoch",
-        y_label=metric_name(result),
+        y_label=result.monitor.title,
     )
 
 
@@ -143,7 +139,7 @@ def _field_plots(result: TuneResult) -> list[str]:
                 points,
                 title=name.replace("_", " "),
                 x_label=name,
-                y_label=metric_name(result),
+                y_label=result.monitor.title,
                 logarithmic=isinstance(distribution, FloatDistribution) and distribution.log,
             )
         )

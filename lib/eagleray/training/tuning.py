@@ -19,7 +19,6 @@ from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.trial_worker import TrialInput, run_trial
 from eagleray.training.trials import OnTrial, TrialTracker, TuneResult, rank
-from eagleray.training.worker_input import primary_metric
 
 __all__ = ["run_trials"]
 
@@ -63,8 +62,7 @@ def run_trials(
         num_threads=int(resources["cpu"]),
         s3=s3,
     )
-    metric = primary_metric(plan.task)
-    tracker = TrialTracker(metric, folder, on_trial)
+    tracker = TrialTracker(plan.monitor, folder, on_trial)
     _run_tuner(
         trial_input,
         budget,
@@ -74,14 +72,14 @@ def run_trials(
         ray_folder=storage.absolute(run.ray_folder),
     )
     trials = tuple(sorted(tracker.trials.values(), key=lambda trial: trial.number))
-    ranking = tuple(rank(tracker.trials))
+    ranking = tuple(rank(tracker.trials, plan.monitor))
     if not ranking:
         reasons = [trial.reason for trial in trials if trial.reason is not None]
         raise JobFailedError(
             f"None of the {len(trials)} trials finished an epoch; the reason of the first failure: "
             f"{reasons[0] if reasons else 'unknown'}"
         )
-    return TuneResult(trials, ranking, space, metric, folder)
+    return TuneResult(trials, ranking, space, plan.monitor, folder)
 
 
 def _run_tuner(
@@ -101,8 +99,8 @@ def _run_tuner(
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
-            search_alg=make_searcher(space, tracker.metric, budget),
-            scheduler=make_scheduler(tracker.metric, budget, space.spec(space.default()).epochs),
+            search_alg=make_searcher(space, tracker.monitor, budget),
+            scheduler=make_scheduler(tracker.monitor, budget, space.spec(space.default()).epochs),
             num_samples=budget.num_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,  # a process takes seconds to start

@@ -9,6 +9,7 @@ from eagleray.training.batches import ImageDataset
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.metrics import TaskMetrics
 from eagleray.training.model_state import ModelState
+from eagleray.training.monitor import LOSS
 from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["validate"]
@@ -18,7 +19,10 @@ __all__ = ["validate"]
 def validate(
     model: ModelState, dataset: ImageDataset, worker_input: WorkerInput, context: DistributedContext
 ) -> dict[str, float]:
-    """Return `validation_loss` and the task's metrics over the validation split.
+    """Return `validation_loss`, the task's metrics and the monitored one over the split.
+
+    The loss is the task's default without weights and label smoothing, whatever a run minimises,
+    so that runs can be compared by it.
 
     Args:
         model: Network to validate.
@@ -34,7 +38,12 @@ def validate(
     if len(rows) >= context.world_size:  # with fewer images each worker computes all of them
         num_passes = -(-len(rows) // (context.world_size * count))
         rows = rows[context.rank :: context.world_size]
-    metrics = TaskMetrics(task).to(context.device)
+    name = worker_input.monitor.name
+    metrics = TaskMetrics(
+        task,
+        extra=None if name == LOSS else name,
+        choose_thresholds=spec.thresholds == "f1" and "thresholds" in task.fitted,
+    ).to(context.device)
     mean_loss = MeanMetric().to(context.device)
     for number in range(num_passes):
         batch = rows[number * count : (number + 1) * count]

@@ -13,15 +13,11 @@ from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
+from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["WorkerInput", "make_worker_input", "primary_metric"]
-
-
-def primary_metric(task: Task) -> str:
-    """Return the name of the validation metric that selects the best epoch."""
-    return f"validation_{task.metric_names[0]}"
+__all__ = ["WorkerInput", "make_worker_input"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,11 @@ class WorkerInput:
     run: str
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def monitor(self) -> Monitor:
+        """Metric that selects the best epoch."""
+        return monitor_of(self.spec, self.task)
 
 
 def make_worker_input(

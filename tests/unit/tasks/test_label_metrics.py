@@ -106,6 +106,7 @@ def test_binary_equals_scikit_learn_and_torchmetrics(ties: bool) -> None:
         "recall": reference.recall_score(truth, answers),
         "f1": reference.f1_score(truth, answers),
         "specificity": reference.recall_score(truth, answers, pos_label=0),
+        "balanced_accuracy": reference.balanced_accuracy_score(truth, answers),
         "precision[defect]": reference.precision_score(truth, answers),
         "recall[defect]": reference.recall_score(truth, answers),
         "f1[defect]": reference.f1_score(truth, answers),
@@ -259,6 +260,32 @@ def test_what_training_follows_is_what_is_measured_in_the_end(task: Task) -> Non
     assert tuple(found) == task.metric_names
     for name, value in found.items():
         assert value == pytest.approx(figures[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_training_can_follow_whatever_is_measured(task: Task) -> None:
+    outputs, targets = answers_of(task, 300)
+    figures = task.measure(outputs, targets)
+    for name in figures:
+        metrics = TaskMetrics(task, name)
+        for part in (slice(0, 100), slice(100, None)):
+            metrics.update(outputs[part], targets[part])
+        assert metrics.compute()[name] == pytest.approx(figures[name], rel=1e-4)
+    broken = TaskMetrics(task, name)
+    broken.update(torch.full_like(outputs, math.nan), targets)
+    assert math.isnan(broken.compute()[name])
+
+
+def test_where_thresholds_are_to_be_chosen_decisions_are_by_the_best_ones() -> None:
+    task = Multilabel(labels=("a", "b"), thresholds=(0.5, 0.5))
+    outputs = torch.tensor([[0.1, 0.9], [0.2, 0.9], [0.3, 0.6], [0.4, 0.7]])
+    targets = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    found = []
+    for chosen in (False, True):
+        metrics = TaskMetrics(task, choose_thresholds=chosen)
+        metrics.update(outputs, targets)
+        found.append(metrics.compute()["f1_macro"])
+    assert found == pytest.approx([(0 + 2 / 3) / 2, 1.0])
 
 
 # --- reliability ------------------------------------------------------------------------------

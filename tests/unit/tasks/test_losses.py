@@ -101,6 +101,33 @@ def test_balanced_positives_weigh_as_much_as_negatives(
     assert torch.allclose(found, expected, rtol=1e-5)
 
 
+def test_explicit_weights_are_factors_of_the_losses_of_a_label() -> None:
+    texts, weights = ["a", "b", "c", "b"], ["b=3", "c=0.5"]
+    logits = logits_of(4, 3)
+    plain = losses(KINDS, texts, logits)
+    found = losses(KINDS, texts, logits, class_weights=weights)
+    assert torch.allclose(found, plain * torch.tensor([1.0, 3.0, 0.5, 3.0]))
+    both = logits_of(3, 1)
+    plain = losses(BOTH, ["bad", "good", "bad"], both)
+    found = losses(BOTH, ["bad", "good", "bad"], both, class_weights=["bad=4", "good=0.5"])
+    assert torch.allclose(found, plain * torch.tensor([4.0, 0.5, 4.0]))
+    tags = logits_of(3, 2)
+    targets = torch.tensor([[1.0, 0], [0, 0], [1, 1]])
+    expected = functional.binary_cross_entropy_with_logits(
+        tags, targets, pos_weight=torch.tensor([1.0, 5.0]), reduction="none"
+    ).mean(dim=1)
+    assert torch.allclose(losses(TAGS, ["x", "", "x|y"], tags, class_weights="y=5"), expected)
+
+
+def test_huber_and_l1_are_torchs_in_units_of_the_spread() -> None:
+    task, logits = Regression(mean=2.0, std=4.0), torch.tensor([[0.0], [0.0], [3.0]])
+    texts = ["2", "4", "-14"]  # 0, 0.5 and -4 spreads
+    assert losses(task, texts, logits, loss="l1").tolist() == pytest.approx([0.0, 0.5, 7.0])
+    assert losses(task, texts, logits, loss="huber").tolist() == pytest.approx([0.0, 0.125, 6.5])
+    wide = losses(task, texts, logits, loss="huber", huber_delta=2.0)
+    assert wide.tolist() == pytest.approx([0.0, 0.125, 2 * (7 - 1)])
+
+
 def test_mixed_targets_cost_what_their_parts_cost() -> None:
     logits = logits_of(2, 3)
     hard = torch.tensor([0, 2])

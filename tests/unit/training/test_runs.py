@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
+from eagleray.io import storage
+from eagleray.training.checkpoint import Progress
 from eagleray.training.prepare import reopen_job
 from eagleray.training.runs import RunRecord, create_run, find_run
 from tests.support.training import small_spec
@@ -34,6 +38,19 @@ def test_a_run_of_another_version_is_refused_with_its_fields(tmp_path: Path) -> 
     file.write_text(f"{text}\nsharding: replicated\n")
     sentence = r"^Run \S+ cannot be resumed: .* \(clip_norm, sharding\); begin a new run\.$"
     with pytest.raises(InputError, match=sentence):
+        reopen_job(run.name, settings)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    run = create_run(settings, small_spec("data"))
+    run.write(RunRecord(run=run.name, data_digest="0" * 64, alias="candidate"))
+    metadata = {"format": "1", "progress": Progress(epoch=1).to_json()}
+    content = safetensors.torch.save({"losses": torch.ones(2)}, metadata)
+    storage.put_atomic(storage.join(run.checkpoints, "step-000000002.safetensors"), content)
+    with pytest.raises(
+        InputError, match=r"^\S+ \S+ was written by another version .*--from RUN`\.$"
+    ):
         reopen_job(run.name, settings)
 
 

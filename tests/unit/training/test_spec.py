@@ -41,6 +41,11 @@ LEAST = {"data": "d", "name": "n"}
         ({"tags": "mlflow.user=me"}, "tags must not begin with mlflow. or eagleray."),
         ({"tags": ["a=1", "a=2"]}, "tags must name each key once, and name 'a' twice"),
         ({"experiment": ""}, "experiment"),
+        ({"positive": "a"}, "positive is not for multiclass; leave it out, or set task: binary"),
+        (
+            {"keep_duplicates_together": True, "split_file": "s.parquet"},
+            "keep_duplicates_together divides the data anew, and split_file names a split",
+        ),
         ({"parent": "p", "pretrained": True}, "parent and pretrained exclude each other"),
         ({"freeze": "half"}, "freeze must be a number of stages"),
         ({"freeze": 2}, "freeze would keep random weights"),
@@ -49,19 +54,41 @@ LEAST = {"data": "d", "name": "n"}
         ({"parent": "p", "freeze": 2, "unfreeze": ["5:1", "3:1"]}, "in rising order"),
         ({"parent": "p", "freeze": 2, "unfreeze": "20:1"}, "training ends after 20"),
         ({"loss": "mse"}, "loss mse is not for multiclass; take cross_entropy or focal"),
-        ({"task": "regression", "loss": "bce"}, "loss bce is not for regression; take mse"),
+        ({"task": "regression", "loss": "bce"}, "not for regression; take mse or huber or l1"),
         ({"task": "binary", "label_smoothing": 0.1}, "label_smoothing is not for binary"),
         (
             {"task": "regression", "class_weights": "balanced"},
             "class_weights is not for regression",
         ),
         ({"task": "regression", "cutmix": 1}, "cutmix is not for regression"),
+        ({"task": "multilabel", "sampler": "balanced"}, "sampler is not for multilabel"),
+        ({"class_weights": "heavy"}, "class_weights: 'heavy' is not LABEL=WEIGHT with a weight"),
+        ({"class_weights": ["balanced", "a=2"]}, "'balanced' is not LABEL=WEIGHT"),
+        ({"class_weights": ["a=2", "b=0"]}, "'b=0' is not LABEL=WEIGHT with a weight above 0"),
+        ({"class_weights": ["a=2", "a=3"]}, "class_weights: label 'a' has two weights"),
+        ({"class_weights": 3}, "class_weights: take none, balanced, or weights such as"),
+        ({"class_weights": "balanced", "sampler": "balanced"}, "exclude each other: each of them"),
+        ({"mode": "min"}, "mode is that of a named metric: set monitor"),
     ],
 )
 def test_an_invalid_field_is_named_in_one_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         TrainSpec.make({**LEAST, **fields})
     assert sentence in str(caught.value)
+
+
+def test_class_weights_are_none_balanced_or_by_label() -> None:
+    def read(value: Any) -> TrainSpec:
+        return TrainSpec.make({**LEAST, "class_weights": value})
+
+    for word in ("none", "balanced"):
+        assert read(word) == read([word])  # options are lists
+        assert read(word).loss_options.class_weights == word
+    spec = read(["a=b=0.5", "c=2"])
+    assert spec.loss_options.class_weights == {"a=b": 0.5, "c": 2.0}
+    assert spec.balances_classes
+    assert read("c=2").label_weights == read({"c": 2}).label_weights == {"c": 2.0}
+    assert not read([]).balances_classes
 
 
 def test_a_missing_field_is_named() -> None:
@@ -79,6 +106,7 @@ def test_a_missing_field_is_named() -> None:
             "label_columns": st.lists(st.text(min_size=1), max_size=3).map(tuple),
             "separator": st.none() | st.sampled_from(["|", "#", ": ", "'", '"', "\\", "\n", "no"]),
             "workers": st.sampled_from([1, 7, "2..8"]),
+            "class_weights": st.sampled_from(["none", "balanced", ("no=2",), ("a: b=1e-3", "#=4")]),
             "group_column": st.none() | st.text(),
         }
     )
@@ -103,7 +131,19 @@ def test_a_specification_is_read_back_from_its_file(fields: dict[str, Any]) -> N
         ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must be a valid integer"),
         (
             "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",
-            "spec.yaml: A specification has no fields named shift, clip_norm.",
+            "spec.yaml: shift is not a field of a specification; clip_norm is not a field of a "
+            "specification.",
+        ),
+        (
+            "data: d\nname: n\nepochz: 3\nbatch_size: none\nlearning_rate: 0\n",
+            "spec.yaml: epochz is not a field of a specification, but epochs is; batch_size must "
+            "be a valid integer, unable to parse string as an integer; learning_rate must be "
+            "greater than 0.",
+        ),
+        (
+            "data: d\nname: n\nfolds: 1\nfreeze: half\nloss: mse\n",
+            "spec.yaml: folds must be 2 or more, or 0 for none; freeze must be a number of stages "
+            "from 0 on, or backbone; loss mse is not for multiclass",
         ),
     ],
 )

@@ -27,9 +27,10 @@ from eagleray.training.tracking import (
 from eagleray.training.trial_runs import TrialRuns
 from eagleray.training.trials import Trial
 from tests.support.models import registry_in, small_package
-from tests.support.training import METRIC, epoch_metrics, plan_for, small_spec, write_stripes
+from tests.support.training import ACCURACY, epoch_metrics, plan_for, small_spec, write_stripes
 
 CLUSTER = Cluster(num_cpus=2, num_gpus=0, embedded=True)
+METRIC = ACCURACY.metric
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def test_open_fields_are_parameters_with_their_values(registry: Registry, stripe
     assert (found["contract"], found["image_size"]) == ("whole-image", 32)
     assert (found["num_classes"], found["labels"]) == (2, "horizontal, vertical")
     assert found["device"] == "cpu"
+    assert (found["monitor"], found["mode"]) == ("accuracy", "max")
     assert (found["train_images"], found["validation_images"], found["test_images"]) == (14, 2, 4)
     assert "parent" not in found
     assert not {"notes", "tags", "experiment"} & found.keys()
@@ -124,7 +126,7 @@ def test_the_summary_is_the_best_epoch_s(registry: Registry, stripes: Path) -> N
 
 
 def trial(number: int, *scores: float, **changes: object) -> Trial:
-    made = Trial(number, f"key-{number}", {"learning_rate": 0.1 * number}, METRIC)
+    made = Trial(number, f"key-{number}", {"learning_rate": 0.1 * number}, ACCURACY)
     epochs = tuple(epoch_metrics(score) for score in scores)
     return dataclasses.replace(made, epochs=epochs, **changes)  # type: ignore[arg-type]
 

@@ -55,12 +55,13 @@ class DyingTrainer(Trainer):
 
 
 class ScoredTrainer(Trainer):
-    """Has worker_input validation accuracies instead of its own."""
+    """Has given values of a validation metric instead of its own."""
 
     scores: Iterator[float]
+    metric = "validation_accuracy"
 
     def validate(self) -> dict[str, float]:
-        return {**super().validate(), "validation_accuracy": next(self.scores)}
+        return {**super().validate(), self.metric: next(self.scores)}
 
 
 def train_until(spec: Any, home: Path, step: int) -> None:
@@ -98,6 +99,51 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     assert [epoch["validation_loss"] for epoch in again.epochs] == pytest.approx(
         [epoch["validation_loss"] for epoch in whole.epochs], rel=SAME_LOSS
     )
+
+
+@pytest.mark.parametrize("step", [3, 5, 6])
+def test_a_resumed_run_has_the_training_metrics_of_an_undisturbed_one(
+    stripes: Path, tmp_path: Path, step: int
+) -> None:
+    changes = {**RICH, "mixup": 0.0, "sampler": "balanced", "checkpoint_steps": 1}
+    spec = small_spec(stripes, **changes)
+    whole, _ = train_in_process(spec, tmp_path / "whole")
+    train_until(spec, tmp_path / "stopped", step)
+    again, events = train_in_process(spec, tmp_path / "stopped")
+    started = next(event for event in events if isinstance(event, TrainingStarted))
+    assert started.total_steps == step
+    assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
+    names = [name for name in whole.epochs[0] if name.startswith(("train_", "validation_"))]
+    assert {"train_accuracy", "train_f1_macro", "validation_recall_macro"} <= set(names)
+    for one, other in zip(again.epochs, whole.epochs, strict=True):
+        assert [one[name] for name in names] == pytest.approx(
+            [other[name] for name in names], rel=SAME_LOSS
+        )
+
+
+def test_the_training_accuracy_is_that_of_the_steps_outputs(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=2, batch_size=4, gradient_accumulation_steps=2)
+    _, worker_input = plan_for(spec, tmp_path)
+    right: list[torch.Tensor] = []
+
+    class WatchedTrainer(Trainer):
+        def step(self, network: Any, *arguments: Any) -> torch.Tensor:
+            batch = arguments[2]
+            with torch.no_grad():  # of LeNet-5, which has neither dropout nor statistics
+                right.append(network(*batch.inputs).argmax(dim=1) == batch.targets)
+            return super().step(network, *arguments)
+
+    trainer = WatchedTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.run()
+    for number, epoch in enumerate(trainer.progress.epochs):
+        size = trainer.sampler.steps_per_epoch
+        own = torch.cat(right[number * size : (number + 1) * size])
+        assert epoch["train_accuracy"] == pytest.approx(float(own.float().mean()))
+
+
+def test_mixed_images_have_no_training_accuracy(stripes: Path, tmp_path: Path) -> None:
+    trained, _ = train_in_process(small_spec(stripes, epochs=1, cutmix=1.0), tmp_path)
+    assert [name for name in trained.epochs[0] if name.startswith("train_")] == ["train_loss"]
 
 
 def test_gradient_accumulation_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:
@@ -144,6 +190,57 @@ def test_the_best_epoch_is_loaded_not_the_last(stripes: Path, tmp_path: Path) ->
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
     for name, tensor in plan.module.state_dict().items():
         assert torch.equal(tensor, kept[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "best"),
+    [
+        ({"monitor": "loss"}, "validation_loss", 2),
+        ({"monitor": "loss", "mode": "max"}, "validation_loss", 1),
+        ({"monitor": "ece"}, "validation_ece", 2),
+        ({"sampler": "balanced"}, "validation_recall_macro", 1),
+    ],
+)
+def test_the_monitored_metric_selects_the_epoch_whose_weights_are_kept(
+    stripes: Path, tmp_path: Path, changes: dict[str, Any], metric: str, best: int
+) -> None:
+    spec = small_spec(stripes, learning_rate=1e-2, **changes)
+    plan, worker_input = plan_for(spec, tmp_path)
+    kept: list[dict[str, torch.Tensor]] = []
+
+    class WatchedTrainer(ScoredTrainer):
+        def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+            kept.append({key: value.clone() for key, value in self.model.weights().items()})
+            super().finish_epoch(epoch, metrics)
+
+    trainer = WatchedTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.metric, trainer.scores = metric, iter([0.9, 0.4, 0.6])
+    trainer.run()
+    trained = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=3)
+    assert trained.best.epoch == best
+    for name, tensor in plan.module.state_dict().items():
+        assert torch.equal(tensor, kept[best - 1][name])
+
+
+def test_an_epoch_without_a_value_is_not_the_best(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=2)
+    plan, worker_input = plan_for(spec, tmp_path)
+    trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.scores = iter([0.5, math.nan])
+    trainer.run()
+    trained = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=2)
+    assert trained.best.epoch == 1
+
+
+def test_patience_does_not_wait_for_what_stays_the_same(stripes: Path, tmp_path: Path) -> None:
+    spec = small_spec(stripes, epochs=9, patience=2, monitor="loss")
+    _, worker_input = plan_for(spec, tmp_path)
+    trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.metric, trainer.scores = "validation_loss", iter([0.5, 0.4, 0.4, 0.4, 0.3])
+    trainer.run()
+    assert [epoch["validation_loss"] for epoch in trainer.progress.epochs] == [0.5, 0.4, 0.4, 0.4]
+    assert trainer.progress.best is not None
+    assert trainer.progress.best.epoch == 4  # of equal epochs the last one
 
 
 def test_patience_ends_a_run_without_improvement(stripes: Path, tmp_path: Path) -> None:

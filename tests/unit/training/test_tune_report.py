@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from eagleray.training.monitor import Monitor
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trials import TuneResult, rank
 from eagleray.training.tune_report import ranking_rows, render_tune_page, summarize
-from tests.support.training import METRIC, tracker_with
+from tests.support.training import ACCURACY, tracker_with
 
 GIVEN = {"data": "flowers/", "name": "flowers"}
 SPACE = SearchSpace(
@@ -23,9 +24,12 @@ SPACE = SearchSpace(
 )
 
 
-def tuned_with(folder: Path, *runs: tuple[str, list[float]]) -> TuneResult:
-    trials = tracker_with(folder, *runs).trials
-    return TuneResult(tuple(trials.values()), tuple(rank(trials)), SPACE, METRIC, str(folder))
+def tuned_with(
+    folder: Path, *runs: tuple[str, list[float]], monitor: Monitor = ACCURACY
+) -> TuneResult:
+    trials = tracker_with(folder, *runs, monitor=monitor).trials
+    ranking = tuple(rank(trials, monitor))
+    return TuneResult(tuple(trials.values()), ranking, SPACE, monitor, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,18 @@ def test_the_summary_compares_with_the_default(
     tmp_path: Path, runs: list[tuple[str, list[float]]], sentence: str
 ) -> None:
     assert sentence in summarize(tuned_with(tmp_path, *runs))
+
+
+def test_the_summary_of_a_loss_says_how_much_lower_it_is(tmp_path: Path) -> None:
+    loss = Monitor("log_loss", "min")
+    tuned = tuned_with(tmp_path, ("a", [0.5, 0.6, 0.6]), ("b", [0.4, 0.3, 0.8]), monitor=loss)
+    assert tuned.gain == pytest.approx(0.2)
+    assert summarize(tuned) == (
+        "Trial 2 is the best with validation log loss 0.3000; the default has 0.5000, which is "
+        "0.2000 more."
+    )
+    page = render_tune_page(tuned, TrainSpec.make(GIVEN), "flowers-1").decode()
+    assert "lowest validation log loss" in page
 
 
 def test_the_page_has_every_trial(tmp_path: Path) -> None:
