@@ -193,14 +193,13 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
         log_description(tracked, default, best, cluster)
         log_result(tracked, spec, result)
         storage.put_atomic(run.page("tune"), render_tune_page(tuned, spec, run.name))
-        log_pages(tracked, run, "tune")
         with reporter.status("Testing and registering"):
             registered = register_model(default, best, tracked, run, result)
         page = render_training_page(
             spec, run.name, result, tuned.monitor, warnings=registered.warnings
         )
         storage.put_atomic(run.page("training"), page)
-        log_pages(tracked, run, "training")
+        log_pages(tracked, run, "tune", "training", "evaluation")
         ended = {"mlflow_run": tracked.run_id, "version": registered.version.reference}
         run.write(record.model_copy(update=ended))
     if registered.alias.moved:
