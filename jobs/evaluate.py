@@ -52,7 +52,7 @@ def show(summary: EvaluationSummary, console: Console) -> None:
     rows = []
     for name, value in summary.evaluation.headline.items():
         found = summary.intervals.get(name)
-        between = f"{found.low:.4g} to {found.high:.4g}" if found else ""
+        between = f"{found.low:.4f} to {found.high:.4f}" if found else ""
         rows.append([name, f"{value:.4f}", between])
     num_failed = summary.record.num_failed
     title = f"{summary.record.num_images:,} images ({num_failed:,} failed)"

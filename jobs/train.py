@@ -14,6 +14,8 @@ The file reads from top to bottom: report, then parse, build and run.
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from eagleray.training.job import TrainSummary
     from eagleray.training.lr_finder import LearningRateSuggestion
     from eagleray.training.plan import TrainPlan
+    from eagleray.training.prepare import TrainJob
+
+_WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray.train.torch")
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -159,16 +164,24 @@ def main(
         for note in (*job.plan.notes, *describe(job.plan)):
             console.note(note)
         # These take seconds to import, and a mistake above is reported sooner.
-        from eagleray.training.cross_validation import cross_validate
-        from eagleray.training.job import run_job
-        from eagleray.training.lr_finder import run_lr_finder
-
-        with job_session(settings, address=cluster, verbose=verbose) as session:
+        with job_session(
+            settings,
+            address=cluster,
+            verbose=verbose,
+            meanwhile=partial(_prepare, job),
+            preload=_WORKER_MODULES if os.environ.get("PRELOAD") else (),
+        ) as session:
             if find_learning_rate:
+                from eagleray.training.lr_finder import run_lr_finder
+
                 suggestion, page = run_lr_finder(job, session, console)
             elif job.spec.folds:
+                from eagleray.training.cross_validation import cross_validate
+
                 folds = cross_validate(job, session, console)
             else:
+                from eagleray.training.job import run_job
+
                 summary = run_job(job, session, console)
         if find_learning_rate:
             show_rate(suggestion, page, console)
@@ -178,13 +191,19 @@ def main(
             show(summary, console)
 
 
+def _prepare(job: TrainJob) -> None:
+    """Connect to the registry, and import what takes seconds, while Ray starts."""
+    _ = job.registry
+    import eagleray.training.job  # noqa: F401
+
+
 def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str | None]) -> None:
     """Refuse options that a resumed run cannot follow.
 
     Raises:
         InputError: If there is one; the message names them.
     """
-    others = [flag(name) for name in fields if name != "epochs"]
+    others = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
     others += [option for option, value in sources.items() if value is not None]
     if others:
         raise InputError(

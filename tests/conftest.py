@@ -31,6 +31,7 @@ def _home_of_its_own(
     for name in ("TRACKING_URI", "ARTIFACT_ROOT", "DATABASE_URL", "USER", "RAY_ADDRESS"):
         monkeypatch.delenv(f"EAGLERAY_{name}", raising=False)
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 
 
 @pytest.fixture(autouse=True)

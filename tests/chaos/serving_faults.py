@@ -238,7 +238,8 @@ async def attack(
             await let_pass(service, options.stopped)
             with contextlib.suppress(psutil.NoSuchProcess):  # it may have been replaced
                 victim.send_signal(signal.SIGCONT)
-        await let_pass(service, _SECONDS_TO_FINISH if slow else options.after)
+        waits_for_end = slow is not None or TARGETS.get((kind, name), _CONTINUES).ends
+        await let_pass(service, _SECONDS_TO_FINISH if waits_for_end else options.after)
         end = time.monotonic()
         if service.process.poll() is None:
             watching.cancel()

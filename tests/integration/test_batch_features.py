@@ -206,6 +206,9 @@ def test_a_running_job_is_cancelled_from_elsewhere(
         def progress(self, description: str, total: int) -> Iterator[CancelsAtTheFirstResult]:  # type: ignore[override]
             yield self
 
+        def line(self, text: str) -> None:
+            pass
+
         def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
             if count and not cancelled.is_set():
                 cancelled.set()

@@ -103,9 +103,16 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     registry = Registry()
     history = registry.client.get_metric_history(summary.version.run_id, "validation_accuracy")
     assert [metric.step for metric in history] == list(range(1, 11))
-    assert max(metric.value for metric in history) == pytest.approx(
-        summary.result.metrics["validation_accuracy"]
-    )
+    best = max(metric.value for metric in history)
+    assert best == pytest.approx(summary.result.metrics["validation_accuracy"])
+    assert summary.version.run_id is not None
+    run = registry.client.get_run(summary.version.run_id)
+    assert run.info.run_name == summary.run.name
+    assert run.data.metrics["best_validation_accuracy"] == pytest.approx(best)
+    assert run.data.params["contract"] == "whole-image"
+    assert len(run.inputs.dataset_inputs) == 3
+    pages = registry.artifacts.names(summary.version.run_id, "pages")
+    assert pages == [f"pages/{name}.html" for name in ("data", "evaluation", "training")]
 
 
 class StopAfterTwo(TrainCallback):

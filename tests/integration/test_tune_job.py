@@ -135,6 +135,15 @@ def test_the_best_trial_s_weights_are_registered(summary: TuneSummary) -> None:
     )
     assert {metric.step for metric in history} == {trial.number for trial in summary.tuned.ranking}
     assert summary.run.read().version == "stripes/1"
+    run = registry.client.get_run(summary.version.run_id)
+    assert run.data.params["learning_rate"] == str(LEARNS)
+    children = registry.client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    )
+    assert {child.data.tags["eagleray.state"] for child in children} == {
+        trial.state for trial in summary.tuned.trials
+    }
+    assert len(children) == len(summary.tuned.trials)
 
 
 def test_the_run_keeps_its_files_and_only_the_best_checkpoints(summary: TuneSummary) -> None:

@@ -58,5 +58,6 @@ def evaluated(
 def keep_split(registry: Registry, version: ModelVersion, rows: Sequence[tuple[str, ...]]) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)]
     table = pa.table(columns, names=SPLIT_SCHEMA.names)
-    path = Path(version.source).parent / "split.parquet"
+    assert version.run_folder is not None
+    path = Path(version.run_folder) / "split.parquet"
     pq.write_table(table, path, row_group_size=2)

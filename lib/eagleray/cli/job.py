@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import typer
 
@@ -80,6 +80,8 @@ def job_session(
     address: str | None = None,
     verbose: bool = False,
     max_concurrent_batches: int = 0,
+    meanwhile: Callable[[], object] = lambda: None,
+    preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Provide the Ray of a job as `ray_session` does, without Ray's output on the terminal.
 
@@ -94,6 +96,8 @@ def job_session(
             address=address,
             verbose=verbose,
             max_concurrent_batches=max_concurrent_batches,
+            meanwhile=meanwhile,
+            preload=preload,
         ) as cluster,
     ):
         yield cluster

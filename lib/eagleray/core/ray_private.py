@@ -6,7 +6,10 @@ interface, so a new version of Ray is to be tested against these functions.
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,15 +24,20 @@ __all__ = [
     "job_config_without_working_folder",
     "lean_torch_trainer",
     "map_blocks",
+    "omit_idle_daemons",
+    "post_message",
     "put_key_if_absent",
     "read_environment_again",
     "set_job_agent_port",
+    "take_messages",
     "use_whole_blocks",
 ]
 
 LOOPBACK_OPTIONS = {"_node_ip_address": "127.0.0.1"}
 """Arguments of `ray.init` for a Ray on loopback; the public ones take no node address."""
 
+_MESSAGES = b"eagleray_messages"
+_STOP_SECONDS = 5.0  # for Ray Train's controller to notice that it is stopped
 _IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -52,6 +60,27 @@ def delete_keys(prefix: str, namespace: bytes) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
     _internal_kv_del(prefix, del_by_prefix=True, namespace=namespace)
+
+
+def post_message(channel: str, content: bytes) -> None:
+    """Put a message into the key-value store of Ray's head, where the driver takes it from.
+
+    Ray's own queue is an actor: another process, which takes seconds to start.
+    """
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(f"{channel}/{time.time_ns():020d}", content, namespace=_MESSAGES)
+
+
+def take_messages(channel: str) -> list[bytes]:
+    """Remove the messages of a channel from the key-value store, and return them in order."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list
+
+    contents = []
+    for key in sorted(_internal_kv_list(f"{channel}/", namespace=_MESSAGES)):
+        contents.append(_internal_kv_get(key, namespace=_MESSAGES))
+        _internal_kv_del(key, namespace=_MESSAGES)
+    return contents
 
 
 def job_config_without_working_folder() -> Any:
@@ -94,6 +123,25 @@ def set_job_agent_port(port: int) -> None:
     )
 
 
+def omit_idle_daemons(*, log_monitor: bool) -> None:
+    """Have `ray.init` start no process of which an embedded Ray makes no use.
+
+    These are the dashboard, which it starts with `include_dashboard=False` too, the autoscaler and
+    the monitor that sends the workers' output to the driver. They take two seconds of a core, and
+    no option omits them.
+
+    Args:
+        log_monitor: Whether the driver shows the workers' output.
+    """
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    RayParams.__init__ = functools.partialmethod(
+        RayParams.__init__, no_monitor=True, include_log_monitor=log_monitor
+    )
+    Node.start_api_server = lambda *_, **__: None
+
+
 # --- Ray Data ---------------------------------------------------------------------------------
 
 
@@ -131,21 +179,99 @@ def iterate_blocks(dataset: Any) -> Iterator[pa.Table]:
 # --- Ray Train --------------------------------------------------------------------------------
 
 
-def lean_torch_trainer() -> Any:
-    """Return Ray's `TorchTrainer` without helpers that have nothing to do in an embedded Ray.
+def lean_torch_trainer(*, embedded: bool) -> Any:
+    """Return Ray's `TorchTrainer` without processes that it can do without.
 
-    One helper cleans up after a driver that died, which ends an embedded Ray too, and waits ten
-    seconds for a dashboard at the end of every training. The other distributes Ray Data's datasets,
-    of which there are none. Each is a process that takes seconds to start; no option omits them.
+    Each takes seconds to start, and no option omits them. The controller runs in this process,
+    which Ray's own would not outlive, and Ctrl-C interrupts this process; Ray's own handler ends it
+    with exit code 1, before anything is recorded. One helper cleans up after a driver that died,
+    which Ray does itself, and waits ten seconds for a dashboard at the end of every training.
+    Another distributes Ray Data's datasets, of which there are none. In an embedded Ray no
+    autoscaler is asked for resources, and workers inherit the driver's environment from their Ray,
+    so that idle ones can be reused.
+
+    Args:
+        embedded: Whether this process has started the Ray.
     """
+    import ray
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+    class LeanWorkerGroup(WorkerGroup):  # type: ignore[misc]
+        @staticmethod
+        def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+            if embedded:
+                return dict(custom_runtime_env)
+            return WorkerGroup._get_worker_runtime_env(custom_runtime_env)
+
+        def _init_train_context_on_workers(
+            self, workers: Any, sync_actor: Any, train_context_args: Any
+        ) -> None:
+            # As Ray's own, but for the handle of the controller's actor, which there is none of.
+            calls = [
+                worker.actor.init_train_context.remote(
+                    train_run_context=self._train_run_context,
+                    distributed_context=worker.distributed_context,
+                    synchronization_actor=sync_actor,
+                    storage_context=self._storage_context,
+                    worker_callbacks=self._worker_callbacks_to_propagate,
+                    controller_actor=None,
+                    **{name: values[rank] for name, values in train_context_args.items()},
+                )
+                for rank, worker in enumerate(workers)
+            ]
+            ray.get(calls)
+            self._decorate_worker_log_file_paths(workers)
+
+    class LeanController(TrainController):  # type: ignore[misc]
+        worker_group_cls = LeanWorkerGroup
+
+    class LeanPolicy(FixedScalingPolicy):  # type: ignore[misc]
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
 
     class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()
             return [one for one in callbacks if type(one).__name__ not in _IDLE_CALLBACKS]
 
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            if embedded and type(arguments["scaling_policy"]) is FixedScalingPolicy:
+                arguments["scaling_policy"] = LeanPolicy(self.scaling_config)
+            controller = LeanController(**arguments)
+            _run_controller(controller)
+            return controller.get_result()
+
     return LeanTrainer
+
+
+def _run_controller(controller: Any) -> None:
+    """Run a controller of Ray Train to its end in a thread; an interrupt stops its workers.
+
+    A thread, as a notebook has a running event loop in its main thread.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(controller.run())
+    ended = threading.Event()
+
+    def run() -> None:
+        loop.run_until_complete(asyncio.wait([task]))
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        ended.wait()
+    except BaseException:
+        loop.call_soon_threadsafe(task.cancel)
+        if ended.wait(_STOP_SECONDS) and controller.get_worker_group() is not None:
+            controller.get_worker_group().abort()
+        raise
+    task.result()
 
 
 # --- Ray Serve --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Connects a command to a Ray cluster, or starts an embedded Ray on this machine for its duration.
 
 An embedded Ray is bound to loopback, guarded by a random token, silent unless asked to be verbose,
-and stopped when the command ends.
+and stopped when the command ends, also if it is killed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import contextlib
 import logging
 import os
 import secrets
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
+from eagleray.core import orphans
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import InputError, JobFailedError, UserError
 from eagleray.core.ray_errors import first_line
@@ -24,6 +27,7 @@ from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
     disable_progress_bars,
     job_config_without_working_folder,
+    omit_idle_daemons,
     read_environment_again,
     set_job_agent_port,
 )
@@ -36,6 +40,8 @@ BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
 
 _WORKER_EXIT_SECONDS = 3.0  # for workers to exit after their Ray has stopped
+# Environment variable by which the processes of an embedded Ray are known.
+_OWNER = "EAGLERAY_RAY_OWNER"
 _YEAR_SECONDS = 365 * 24 * 3600
 
 
@@ -81,6 +87,8 @@ def ray_session(
     address: str | None = None,
     verbose: bool = False,
     max_concurrent_batches: int = 0,
+    meanwhile: Callable[[], object] = lambda: None,
+    preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Connect to a named cluster, or start an embedded Ray for the time of the block.
 
@@ -91,6 +99,8 @@ def ray_session(
         max_concurrent_batches: Number of jobs claiming a `BATCH_SLOT` that run at the same time
             on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
             token; 0 for none.
+        meanwhile: Called in a thread while Ray starts, such as to import modules.
+        preload: Modules that the workers of an embedded Ray import as soon as they start.
 
     Raises:
         UserError: If the named cluster does not answer or its address is a URL, or Ray cannot use
@@ -100,31 +110,54 @@ def ray_session(
     address = address or settings.ray_address
     set_user_variables(settings.home_folder)
     was_initialized = _is_initialized()
-    _prepare_environment(embedded=address is None and not was_initialized, verbose=verbose)
+    starts_own = address is None and not was_initialized
+    _prepare_environment(embedded=starts_own, verbose=verbose)
+    if starts_own and preload:
+        os.environ["RAY_preload_python_modules"] = ",".join(preload)  # noqa: SIM112
     import ray
 
-    if not was_initialized:
-        read_environment_again()
-        _start(
-            address,
-            verbose=verbose,
-            max_concurrent_batches=max_concurrent_batches,
-            extensions=settings.extensions,
-        )
-    _quiet_ray_libraries(verbose=verbose)
-    try:
-        resources = ray.cluster_resources()
-        yield Cluster(
-            num_cpus=max(1, int(resources.get("CPU", 1))),
-            num_gpus=int(resources.get("GPU", 0)),
-            embedded=address is None and any(_own_raylets()),
-            num_nodes=sum(node["Alive"] for node in ray.nodes()),
-        )
-    finally:
+    with (
+        _end_orphans() if starts_own else contextlib.nullcontext(),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        doing = thread.submit(meanwhile)
         if not was_initialized:
-            workers = _raylet_descendants() if address is None else []
-            ray.shutdown()
-            _kill_remaining(workers)
+            read_environment_again()
+            _start(
+                address,
+                verbose=verbose,
+                max_concurrent_batches=max_concurrent_batches,
+                extensions=settings.extensions,
+            )
+        os.environ.pop(_OWNER, None)  # what else this process starts is not of its Ray
+        try:
+            doing.result()
+            _quiet_ray_libraries(verbose=verbose)
+            resources = ray.cluster_resources()
+            yield Cluster(
+                num_cpus=max(1, int(resources.get("CPU", 1))),
+                num_gpus=int(resources.get("GPU", 0)),
+                embedded=address is None and any(_own_raylets()),
+                num_nodes=sum(node["Alive"] for node in ray.nodes()),
+            )
+        finally:
+            if not was_initialized:
+                workers = _raylet_descendants() if address is None else []
+                ray.shutdown()
+                _kill_remaining(workers)
+
+
+@contextlib.contextmanager
+def _end_orphans() -> Iterator[None]:
+    """Have a process end an embedded Ray that is started in the block if this process is killed."""
+    os.environ[_OWNER] = secrets.token_hex(8)
+    command = [sys.executable, "-I", "-S", orphans.__file__, _OWNER, os.environ[_OWNER]]
+    # Its own session: an interrupt at the terminal is for this process.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        try:
+            yield
+        finally:
+            os.environ.pop(_OWNER, None)
 
 
 def _is_initialized() -> bool:
@@ -143,6 +176,8 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output cannot be turned off
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths stay valid
+    # Ray Train's controller runs in this process, whose logging is not Ray's.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     # Seconds between health checks of training workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Seconds that a worker group waits for its resources. A node that has just died may be chosen,
@@ -161,6 +196,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         os.environ.setdefault("RAY_event_stats", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         # The watcher is for nodes that a cloud preempts.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Binds every server to loopback, which the node address 127.0.0.1 alone does not. Ray has
@@ -189,6 +225,8 @@ def _start(
             # A job waits for its slot as long as need be; Ray's default is 15 minutes.
             os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_YEAR_SECONDS))
             set_job_agent_port(free_port())
+        else:
+            omit_idle_daemons(log_monitor=verbose)
         try:
             ray.init(
                 address="local",

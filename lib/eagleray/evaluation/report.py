@@ -54,7 +54,7 @@ def render_evaluation(
     return render_page(
         "evaluation.html.j2",
         title=f"Evaluation of {model_name}",
-        subtitle=f"{facts.get('data', '')} · {facts.get('measured', '')}",
+        subtitle=" · ".join(str(facts[name]) for name in ("data", "measured") if name in facts),
         num_images=evaluation.num_images,
         num_failed=evaluation.num_failed,
         headline=[

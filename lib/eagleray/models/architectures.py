@@ -58,6 +58,7 @@ __all__ = [
 
 TIMM_PREFIX = "timm/"
 _MAX_NAME = 200
+_SMALL_PIXELS = 64 * 64
 
 
 class Architecture(BaseModel):
@@ -634,19 +635,27 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
     """Try a forward pass on the meta device, to refuse sizes that a network cannot take.
 
+    Small images are tried on the CPU: on the meta device a few operations have PyTorch import its
+    compiler, which takes seconds.
+
     Raises:
         InputError: If the network fails on (2, in_channels, height, width), or has outputs of
             another shape than (2, num_outputs).
     """
     import torch
 
-    inputs = [torch.empty(2, architecture.in_channels, height, width, device="meta")]
+    is_small = height * width <= _SMALL_PIXELS
+    device = "cpu" if is_small else "meta"
+    inputs = [torch.zeros(2, architecture.in_channels, height, width, device=device)]
     if architecture.num_attributes:
-        inputs.append(torch.empty(2, architecture.num_attributes, device="meta"))
+        inputs.append(torch.zeros(2, architecture.num_attributes, device=device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = build_on_meta(architecture)
+            if is_small:
+                module = build(architecture, initialize=False).eval()
+            else:
+                module = build_on_meta(architecture)
             with torch.no_grad():
                 outputs = module(*inputs)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:

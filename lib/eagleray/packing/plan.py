@@ -1,4 +1,4 @@
-"""What decides the files of a packing job, and its plan."""
+"""The plan of a packing job: everything that determines its files."""
 
 from __future__ import annotations
 

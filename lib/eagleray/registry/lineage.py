@@ -15,7 +15,14 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.registry.versions import DIGEST_TAG
 
-__all__ = ["ImageUse", "ImageUses", "VersionLineage", "find_image_uses", "trace_lineage"]
+__all__ = [
+    "ImageUse",
+    "ImageUses",
+    "VersionLineage",
+    "find_image_uses",
+    "reference_of",
+    "trace_lineage",
+]
 
 SPLIT_ARTIFACT = "split.parquet"
 """A training run's table of images: columns uri, version, label, split (`part` in earlier ones)."""
@@ -102,7 +109,7 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
     """
     lineage = registry.manifest(version).lineage
     kept = registry.artifacts.names(version.run_id) if version.run_id else []
-    folder = _run_folder(version)
+    folder = version.run_folder
 
     def location(name: str) -> str | None:
         return f"{folder}/{name}" if folder and name in kept else None
@@ -112,7 +119,7 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
         data_digest=lineage.data_digest,
         split_digest=lineage.split_digest,
         test_digest=lineage.test_digest,
-        parent=_reference_of(registry, lineage.parent),
+        parent=reference_of(registry, lineage.parent),
         parent_digest=lineage.parent,
         specification=location(SPECIFICATION_ARTIFACT),
         split=location(SPLIT_ARTIFACT),
@@ -162,7 +169,7 @@ def find_image_uses(registry: Registry, location: str) -> ImageUses:
 def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[str, Any]] | None:
     """Return an image's rows in the table of a version's run; None if there is no table."""
     assert version.run_id is not None
-    folder = _run_folder(version)
+    folder = version.run_folder
     if folder is None or SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
         return None
     with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as table:
@@ -184,13 +191,7 @@ def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[s
     return rows
 
 
-def _run_folder(version: ModelVersion) -> str | None:
-    """Return the artifact folder of a version's run, if its package is there."""
-    folder, _, name = version.source.rpartition("/")
-    return folder if name == "package" and version.run_id else None
-
-
-def _reference_of(registry: Registry, digest: str | None) -> str | None:
+def reference_of(registry: Registry, digest: str | None) -> str | None:
     """Return the reference of the version with this package, or the digest if there is none."""
     if digest is None:
         return None

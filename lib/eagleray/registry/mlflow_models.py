@@ -8,12 +8,9 @@ from eagleray.core.errors import UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.registry.artifacts import RunArtifacts
 from eagleray.registry.tracking import registry_errors
-from eagleray.registry.versions import alias_numbers
+from eagleray.registry.versions import MODEL_ARTIFACT, PACKAGE_ARTIFACT, alias_numbers
 
-__all__ = ["PACKAGE_ARTIFACT", "MlflowModels", "all_pages"]
-
-PACKAGE_ARTIFACT = "package"
-"""The folder of a run's artifacts that holds the package."""
+__all__ = ["MlflowModels", "all_pages"]
 
 _MAX_VERSION = 2**31 - 1  # the largest number that every database accepts
 _MAX_MODELS_PER_PAGE = 1000  # MLflow's limit
@@ -82,7 +79,8 @@ class MlflowModels:
             with registry_errors(self._settings):
                 self._client.delete_model_version(name, str(version))
         if files is not None:
-            self._artifacts.remove(files, PACKAGE_ARTIFACT)
+            for artifact in (MODEL_ARTIFACT, PACKAGE_ARTIFACT):
+                self._artifacts.remove(files, artifact)
 
     def _find(self, get: Any, *key: str) -> Any | None:
         from mlflow.exceptions import MlflowException

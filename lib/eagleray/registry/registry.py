@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from eagleray.core.errors import InputError, UnknownNameError, UnknownVersionError
@@ -25,15 +26,27 @@ from eagleray.models.package import (
     ModelPackage,
     read_manifest,
     read_package,
-    write_package,
 )
 from eagleray.models.package_files import require_sizes
 from eagleray.registry.alias_history import Action, AliasChange, VersionHistory
 from eagleray.registry.artifacts import RunArtifacts
 from eagleray.registry.evaluations import read_evaluations, write_evaluation
-from eagleray.registry.mlflow_models import PACKAGE_ARTIFACT, MlflowModels
-from eagleray.registry.tracking import TrackedRun, connect, registry_errors
-from eagleray.registry.versions import ModelVersion, alias_numbers, make_version, package_tags
+from eagleray.registry.mlflow_models import MlflowModels, all_pages
+from eagleray.registry.model_folder import write_model_folder
+from eagleray.registry.tracking import (
+    EXPERIMENT,
+    PARENT_TAG,
+    TrackedRun,
+    connect,
+    registry_errors,
+)
+from eagleray.registry.versions import (
+    MODEL_ARTIFACT,
+    ModelVersion,
+    alias_numbers,
+    make_version,
+    package_tags,
+)
 
 __all__ = ["ModelVersion", "Registry"]
 
@@ -68,9 +81,47 @@ class Registry:
 
     # --- registration ---
 
-    def start_run(self, name: str, *, run_id: str | None = None) -> TrackedRun:
-        """Start an MLflow run, or resume one."""
-        return TrackedRun(self.settings, self.client, name, run_id=run_id)
+    def start_run(
+        self,
+        name: str,
+        *,
+        run_id: str | None = None,
+        experiment: str | None = None,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        samples_system: bool = False,
+    ) -> TrackedRun:
+        """Start an MLflow run, or resume one.
+
+        Args:
+            name: Name of a new run.
+            run_id: ID of a run to resume; None starts a new run.
+            experiment: Experiment of a new run; None takes the default.
+            tags: Tags of a new run.
+            samples_system: Whether MLflow samples the use of this machine while the run lasts.
+
+        Raises:
+            InputError: If the experiment is deleted.
+        """
+        return TrackedRun(
+            self.settings,
+            self.client,
+            name,
+            run_id=run_id,
+            experiment=experiment or EXPERIMENT,
+            tags=tags,
+            samples_system=samples_system,
+        )
+
+    def child_runs(self, run: TrackedRun) -> dict[str, str]:
+        """Return the IDs of a run's children by their names."""
+        with registry_errors(self.settings):
+            experiment = self.client.get_run(run.run_id).info.experiment_id
+            found = all_pages(
+                self.client.search_runs,
+                experiment_ids=[experiment],
+                filter_string=f"tags.`{PARENT_TAG}` = '{run.run_id}'",
+            )
+        return {child.info.run_name: child.info.run_id for child in found}
 
     def register(
         self,
@@ -95,13 +146,13 @@ class Registry:
         name = package.manifest.name
         with registry_errors(self.settings):
             with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-                write_package(package, folder)
-                self.client.log_artifacts(run.run_id, folder, PACKAGE_ARTIFACT)
+                write_model_folder(package, f"{folder}/model")
+                self.client.log_artifacts(run.run_id, f"{folder}/model", MODEL_ARTIFACT)
             if name not in self.models.names():
                 self.client.create_registered_model(name)
             created = self.client.create_model_version(
                 name,
-                source=f"{run.artifact_uri}/{PACKAGE_ARTIFACT}",
+                source=f"{run.artifact_uri}/{MODEL_ARTIFACT}",
                 run_id=run.run_id,
                 tags=package_tags(package),
             )
@@ -328,9 +379,9 @@ class Registry:
         """Return the run's folder with a version's package, if no other version uses it."""
         if version.run_id is None or not version.digest:
             return None
-        folder, _, name = version.source.rpartition("/")
-        run_folder = self.artifacts.folder(version.run_id)
+        folder = version.run_folder
+        if folder != self.artifacts.folder(version.run_id):
+            return None
         versions = self.models.search_versions(f"run_id = '{version.run_id}'")
-        users = [item for item in versions if item.source == version.source]
-        is_own = folder == run_folder and name == PACKAGE_ARTIFACT and len(users) == 1
-        return folder if is_own else None
+        users = [item for item in versions if make_version(item, {}).source == version.source]
+        return folder if len(users) == 1 else None

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 from eagleray.core.environment import bypass_proxy_for_loopback, set_user_variables
-from eagleray.core.errors import OutageError
+from eagleray.core.errors import InputError, OutageError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 
-__all__ = ["TrackedRun", "connect", "registry_errors", "sqlite_file"]
+__all__ = [
+    "EXPERIMENT",
+    "PARENT_TAG",
+    "TrackedDataset",
+    "TrackedRun",
+    "connect",
+    "registry_errors",
+    "sqlite_file",
+]
+
+log = logging.getLogger(__name__)
 
 EXPERIMENT = "eagleray"
+"""The experiment of runs that name no other."""
+
+PARENT_TAG = "mlflow.parentRunId"
+"""The tag with the ID of a run's parent, by which MLflow nests runs."""
+
+_MAX_PARAMETER = 6000  # characters; this and the limits of a request are MLflow's
+_MAX_PARAMETERS, _MAX_METRICS = 100, 1000
+_SHOWN_DIGEST = 12  # characters, as on our pages; MLflow shows them beside the name
+_EPOCH_METRIC = "train_loss"  # a metric of every epoch
 _PUBLIC = "The registry of models does not answer now; try again later."
 _ANSWER_SECONDS = "10"
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
@@ -41,6 +63,8 @@ def connect(settings: Settings) -> Any:
     os.environ.setdefault(
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"
     )  # the terminal shows our own
+    # The environment of a model is written from its own requirements, not from the working folder.
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
     # A missing server is reported within seconds, not after MLflow's minutes of retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -160,6 +184,42 @@ def registry_errors(settings: Settings, *, makes_store: bool = False) -> Iterato
         raise OutageError(_PASSWORD.sub(r"\1***@", sentence), public=_PUBLIC) from error
 
 
+@dataclass(frozen=True)
+class TrackedDataset:
+    """A data set that a run uses.
+
+    Attributes:
+        name: Name for display.
+        context: Use of the data: `train`, `validation` or `test`.
+        digest: SHA-256 of the data.
+        source: Location of the data.
+        columns: Columns of the table.
+        profile: Figures about the data.
+    """
+
+    name: str
+    context: str
+    digest: str
+    source: str
+    columns: tuple[str, ...]
+    profile: Mapping[str, object]
+
+    def as_entity(self) -> Any:
+        """Return the data set as MLflow's entity."""
+        from mlflow.entities import Dataset
+
+        scheme, is_uri, _ = self.source.partition("://")
+        columns = [{"type": "string", "name": name} for name in self.columns]
+        return Dataset(
+            name=self.name,
+            digest=self.digest[:_SHOWN_DIGEST],
+            source_type=scheme if is_uri else "local",
+            source=json.dumps({"uri": self.source}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({**self.profile, "sha256": self.digest}),
+        )
+
+
 class TrackedRun:
     """An MLflow run as a context manager, whose end records whether the work succeeded.
 
@@ -168,60 +228,181 @@ class TrackedRun:
         client: A client that is connected to it.
         name: Name of a new run.
         run_id: ID of a run to resume; None starts a new run.
+        experiment: Experiment of a new run, which is created if it does not exist.
+        tags: Tags of a new run, beside those of the user and the Git commit.
+        samples_system: Whether MLflow samples the use of this machine while the run lasts, unless
+            MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false.
+
+    Raises:
+        InputError: If the experiment is deleted.
+        OutageError: If MLflow fails or does not answer.
     """
 
     def __init__(
-        self, settings: Settings, client: Any, name: str, *, run_id: str | None = None
+        self,
+        settings: Settings,
+        client: Any,
+        name: str,
+        *,
+        run_id: str | None = None,
+        experiment: str = EXPERIMENT,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        samples_system: bool = False,
     ) -> None:
-        self._client = client
+        self._settings, self._client = settings, client
         with registry_errors(settings):
             if run_id is None:
-                run = client.create_run(_experiment(settings, client), run_name=name)
+                number = _experiment(settings, client, experiment)
+                every = {**_context_tags(settings), **tags}
+                run = client.create_run(number, run_name=name, tags=every)
             else:
                 client.update_run(run_id, status="RUNNING")
                 run = client.get_run(run_id)
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
+        self._parameters: dict[str, str] = dict(run.data.params)
+        self._epochs: set[int] | None = None
+        self._monitor = _start_monitor(settings, self.run_id) if samples_system else None
 
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
-        """Record the parameters of the run."""
+        """Record the parameters of the run.
+
+        MLflow's parameters are final. One that differs in a resumed run becomes a tag,
+        `eagleray.resumed.NAME`.
+        """
         from mlflow.entities import Param
 
-        entities = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
-        self._client.log_batch(self.run_id, params=entities)
+        texts = {key: str(value)[:_MAX_PARAMETER] for key, value in parameters.items()}
+        new = [Param(key, text) for key, text in texts.items() if key not in self._parameters]
+        for first in range(0, len(new), _MAX_PARAMETERS):
+            self._client.log_batch(self.run_id, params=new[first : first + _MAX_PARAMETERS])
+        changed = {
+            f"eagleray.resumed.{key}": text
+            for key, text in texts.items()
+            if self._parameters.get(key, text) != text
+        }
+        self.set_tags(changed)
+        self._parameters = {**texts, **self._parameters}
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        from mlflow.entities import RunTag
+
+        if tags:
+            entities = [RunTag(key, value) for key, value in tags.items()]
+            self._client.log_batch(self.run_id, tags=entities)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Record metrics at a step."""
+        self.log_curves({name: [(step, value)] for name, value in metrics.items()})
+
+    def log_curves(self, curves: Mapping[str, Iterable[tuple[int, float]]]) -> None:
+        """Record metrics at many steps, in few requests.
+
+        Args:
+            curves: Steps and values by name of the metric.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
-        self._client.log_batch(self.run_id, metrics=entities)
+        entities = [
+            Metric(name, value, now, step)
+            for name, points in curves.items()
+            for step, value in points
+        ]
+        for first in range(0, len(entities), _MAX_METRICS):
+            self._client.log_batch(self.run_id, metrics=entities[first : first + _MAX_METRICS])
 
-    def steps_of(self, metric: str) -> set[int]:
-        """Return the steps at which a metric is recorded."""
-        return {item.step for item in self._client.get_metric_history(self.run_id, metric)}
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of an epoch once, also if an earlier process has recorded them."""
+        if self._epochs is None:
+            history = self._client.get_metric_history(self.run_id, _EPOCH_METRIC)
+            self._epochs = {item.step for item in history}
+        if epoch not in self._epochs:
+            self.log_metrics(metrics, step=epoch)
+            self._epochs.add(epoch)
 
-    def log_file(self, location: str) -> None:
-        """Keep a copy of a file as an artifact of the run."""
-        with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-            local = Path(folder) / storage.name_of(location)
+    def log_datasets(self, datasets: Sequence[TrackedDataset]) -> None:
+        """Record the data sets that the run uses; repeating it changes nothing."""
+        from mlflow.entities import DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(item.as_entity(), [InputTag("mlflow.data.context", item.context)])
+                for item in datasets
+            ],
+        )
+
+    def log_file(self, location: str, folder: str | None = None) -> None:
+        """Keep a copy of a file as an artifact of the run, in a folder if one is named."""
+        with tempfile.TemporaryDirectory(prefix="eagleray-") as place:
+            local = Path(place) / storage.name_of(location)
             local.write_bytes(storage.read_bytes(location))
-            self._client.log_artifact(self.run_id, str(local))
+            self._client.log_artifact(self.run_id, str(local), folder)
+
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """End the run."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._client.set_terminated(self.run_id, status)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # An interrupt is not an `Exception`.
-        failed = "FAILED" if kind is not None and issubclass(kind, Exception) else "KILLED"
-        self._client.set_terminated(self.run_id, "FINISHED" if kind is None else failed)
+        if kind is None:
+            self.end("FINISHED")
+        else:
+            self.end("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
 
-def _experiment(settings: Settings, client: Any) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+def _context_tags(settings: Settings) -> dict[str, str]:
+    """Return the tags in which MLflow shows who started a run, with what, and at which commit."""
+    from mlflow.utils import mlflow_tags
+    from mlflow.utils.git_utils import get_git_commit
+
+    commit = get_git_commit(".")
+    return {
+        mlflow_tags.MLFLOW_USER: settings.actor,
+        mlflow_tags.MLFLOW_SOURCE_NAME: "eagleray",
+        mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+        **({} if commit is None else {mlflow_tags.MLFLOW_GIT_COMMIT: commit}),
+    }
+
+
+def _start_monitor(settings: Settings, run_id: str) -> Any:
+    """Start MLflow's sampler of system metrics; None if it is switched off or cannot start."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as SWITCH
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if SWITCH.is_set() and not SWITCH.get():
+        return None
+    try:
+        monitor = SystemMetricsMonitor(
+            run_id, resume_logging=True, tracking_uri=settings.mlflow_uri
+        )
+    except Exception as error:  # noqa: BLE001 - sensors raise anything, and no run needs them
+        log.info("system metrics are not sampled: %s", error)
+        return None
+    monitor.start()
+    return monitor
+
+
+def _experiment(settings: Settings, client: Any, name: str) -> str:
+    """Return the ID of an experiment, which is created if it does not exist.
+
+    Raises:
+        InputError: If it is deleted.
+    """
+    found = client.get_experiment_by_name(name)
     if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"The experiment {name!r} is deleted in MLflow; name another one, or restore it "
+                f"with `mlflow experiments restore --experiment-id {found.experiment_id}`."
+            )
         return str(found.experiment_id)
     # A server chooses where its artifacts go; for a database the settings do.
     location = None if settings.mlflow_uri.startswith("http") else settings.artifacts
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location))

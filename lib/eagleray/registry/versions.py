@@ -8,7 +8,25 @@ from typing import Any
 
 from eagleray.models.package import ModelPackage
 
-__all__ = ["DIGEST_TAG", "ModelVersion", "alias_numbers", "make_version", "package_tags"]
+__all__ = [
+    "DIGEST_TAG",
+    "FOLDER_TAG",
+    "MODEL_ARTIFACT",
+    "PACKAGE_ARTIFACT",
+    "ModelVersion",
+    "alias_numbers",
+    "make_version",
+    "package_tags",
+]
+
+MODEL_ARTIFACT = "model"
+"""The folder of a run's artifacts in MLflow's model format, which contains the package."""
+
+PACKAGE_ARTIFACT = "package"
+"""The folder of a package in that folder; of earlier versions, in the run's artifacts."""
+
+FOLDER_TAG = "eagleray.package_folder"
+"""The tag of versions in MLflow's model format; those of earlier releases lack it."""
 
 DIGEST_TAG = "eagleray.package_digest"
 CONTRACT_TAG = "eagleray.contract_digest"
@@ -50,12 +68,21 @@ class ModelVersion:
         """The reference that loads exactly this version."""
         return f"{self.name}/{self.version}"
 
+    @property
+    def run_folder(self) -> str | None:
+        """Location of the artifacts of the version's run, if the package is among them."""
+        folder, _, name = self.source.rpartition("/")
+        if self.run_id is None or name != PACKAGE_ARTIFACT:
+            return None
+        return folder.removesuffix(f"/{MODEL_ARTIFACT}")
+
 
 def package_tags(package: ModelPackage) -> dict[str, str]:
     """Return the tags of a package's version in MLflow."""
     manifest = package.manifest
     metrics = {METRIC_TAG_PREFIX + key: repr(value) for key, value in manifest.metrics.items()}
     return {
+        FOLDER_TAG: PACKAGE_ARTIFACT,
         DIGEST_TAG: package.digest,
         CONTRACT_TAG: manifest.contract_digest,
         TASK_TAG: manifest.task.name,
@@ -72,13 +99,14 @@ def alias_numbers(model: Any) -> dict[str, int]:
 def make_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
     """Make a version from MLflow's, which often lacks the aliases."""
     tags = dict(found.tags or {})
+    inside = f"/{PACKAGE_ARTIFACT}" if FOLDER_TAG in tags else ""
     number = int(found.version)
     return ModelVersion(
         name=found.name,
         version=number,
         aliases=tuple(sorted(name for name, target in aliases.items() if target == number)),
         created=int(found.creation_timestamp),
-        source=found.source,
+        source=found.source + inside,
         run_id=found.run_id or None,
         digest=tags.get(DIGEST_TAG, ""),
         task=tags.get(TASK_TAG, ""),

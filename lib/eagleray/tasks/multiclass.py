@@ -235,7 +235,7 @@ class Multiclass(Classification):
                 self.labels[true],
                 self.labels[predicted],
                 int(counts[true, predicted]),
-                f"{100 * counts[true, predicted] / totals[true]:.1f} %",
+                f"{counts[true, predicted] / totals[true]:.4f}",
             )
             for true, predicted in (divmod(cell, len(self.labels)) for cell in order)
             if counts[true, predicted]

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, functional
 
 from eagleray.training.custom import transform_image
 from eagleray.training.pixel_cache import centre
@@ -124,6 +123,8 @@ def _random_resized_crop(
     pixels: Pixels, unit: npt.NDArray[np.float64], min_area: float, size: tuple[int, int]
 ) -> Pixels:
     """Crop a random area and aspect ratio, and resize it to `size` (Szegedy et al. 2015)."""
+    from torchvision.transforms.v2 import functional
+
     height, width = pixels.shape[:2]
     area = height * width * (min_area + (1 - min_area) * unit[0])
     low, high = (math.log(ratio) for ratio in _CROP_ASPECT)
@@ -132,9 +133,7 @@ def _random_resized_crop(
     tall = min(height, max(1, round(math.sqrt(area / aspect))))
     top, left = int(unit[2] * (height - tall + 1)), int(unit[3] * (width - wide + 1))
     image = _as_tensor(pixels[top : top + tall, left : left + wide])
-    return _as_pixels(
-        functional.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
-    )
+    return _as_pixels(functional.resize(image, list(size), antialias=True))  # bilinear
 
 
 def _translate(pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float) -> Pixels:
@@ -179,6 +178,8 @@ def _erase(pixels: Pixels, unit: npt.NDArray[np.float64]) -> Pixels:
 
 
 def _color_jitter(pixels: Pixels, unit: npt.NDArray[np.float64], strength: float) -> Pixels:
+    from torchvision.transforms.v2 import functional
+
     brightness, contrast, saturation = 1 + strength * (2 * unit - 1)
     image = functional.adjust_brightness(_as_tensor(pixels), float(brightness))
     image = functional.adjust_contrast(image, float(contrast))
@@ -188,12 +189,16 @@ def _color_jitter(pixels: Pixels, unit: npt.NDArray[np.float64], strength: float
 
 
 def _affine(**changes: Any) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms.v2 import functional
+
     arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **changes}
     return lambda image: functional.affine(image, **arguments)
 
 
 def _operation(name: str, level: float, sign: int, size: tuple[int, int]) -> Any:
     """Return an operation of RandAugment at a level from 0 to 1 (Cubuk et al. 2020)."""
+    from torchvision.transforms.v2 import functional
+
     height, width = size
     factor = 1 + sign * 0.9 * level
     angle = math.degrees(math.atan(0.3 * level)) * sign

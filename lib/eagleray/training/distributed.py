@@ -65,6 +65,14 @@ class DistributedContext:
         torch.distributed.broadcast_object_list(objects, src=0)
         return objects[0]
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all workers, joined along the first axis in the order of ranks."""
+        if self.world_size == 1:
+            return tensor
+        parts: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(parts, tensor.cpu())  # their lengths may differ
+        return torch.cat(parts).to(tensor.device)
+
     def average_buffers(self, module: nn.Module) -> None:
         """Average the statistics of normalisation, which differ between workers."""
         if self.world_size == 1:

@@ -53,6 +53,7 @@ def make_extension(
     epochs: int,
     version: str | None,
     mlflow_run: str | None,
+    earlier: tuple[Extension, ...] = (),
 ) -> Extension | None:
     """Return the extension of a run to more epochs; None if it is planned for them already.
 
@@ -63,16 +64,18 @@ def make_extension(
         epochs: Number of epochs that it will have.
         version: Version that the run has registered, if any.
         mlflow_run: Identifier of its MLflow run.
+        earlier: Earlier extensions of the run.
 
     Raises:
         InputError: If the run has as many epochs already.
     """
     progress = progress or Progress()
-    if version is None and not progress.ended and epochs == planned:
+    ended = progress.ended and not reopened(progress, earlier)
+    if version is None and not ended and epochs == planned:
         return None  # it was extended before, and interrupted
-    least = progress.epoch if progress.ended else planned
+    least = progress.epoch if ended else planned
     if epochs <= least:
-        state = "has finished" if progress.ended else "is planned for"
+        state = "has finished" if ended else "is planned for"
         raise InputError(
             f"--epochs {epochs}: run {run} {state} {least} epochs; name a larger number to extend "
             "it."

@@ -1,7 +1,8 @@
 """Fully sharded data parallelism (FSDP): each worker holds a shard of every tensor.
 
 Checkpoints contain full tensors either way, so a run can be resumed under any strategy and on any
-number of workers.
+number of workers. PyTorch's own modules for it take a second to import, which only a run that
+shards its network waits for.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.stages import Stage
@@ -32,6 +30,9 @@ def shard(
         stages: Stages of the module; each is gathered as one.
         context: Distributed context whose workers share the network.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(context.device.type, (context.world_size,))
     for stage in stages:
         fully_shard([module.get_submodule(name) for name in stage.modules], mesh=mesh)
@@ -40,14 +41,23 @@ def shard(
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor; every worker has to call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    full: Tensor = tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return full
 
 
 def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
     """Shard a full tensor as another one of its shape is sharded."""
-    if isinstance(other, DTensor) and tensor.shape == other.shape:
-        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
-    return tensor
+    if not _is_sharded(other) or tensor.shape != other.shape:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a `DTensor`."""
+    return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()

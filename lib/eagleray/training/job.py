@@ -20,7 +20,7 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.callback import CallbackList, TrainCallback
-from eagleray.training.fit import EpochCallback, fit
+from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data
 from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
@@ -29,6 +29,7 @@ from eagleray.training.prepare import TrainJob
 from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
+from eagleray.training.tracking import log_description, log_pages, log_result, track_run
 
 __all__ = [
     "TrainSummary",
@@ -104,17 +105,22 @@ def run_job(
     called.start(run)
     with (
         resumable(f"eagleray train --resume {run.name}"),
-        job.registry.start_run(f"train {job.spec.name}", run_id=record.mlflow_run) as tracked,
+        track_run(
+            job.registry, job.spec, run.name, kind="train", run=run, run_id=record.mlflow_run
+        ) as tracked,
     ):
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
-        tracked.log_parameters(job.spec.model_dump())
+        log_description(tracked, job, plan, cluster)
+        log_pages(tracked, run, "data")
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
         result, skipped = fit(
-            job, plan, run, cluster, reporter, _log_epochs_once(tracked), callbacks=called
+            job, plan, run, cluster, reporter, tracked.log_epoch, callbacks=called
         )
         page = render_training_page(job.spec, run.name, result, plan.monitor, plan.extensions)
         storage.put_atomic(run.page("training"), page)
+        log_result(tracked, job.spec, result, plan.extensions)
+        log_pages(tracked, run, "training")
         with reporter.status("Testing and registering"):
             tested, version = register_model(job, plan, tracked, run)
         run.write(
@@ -175,18 +181,6 @@ def _extend(job: TrainJob, run: Run) -> RunRecord:
     return record
 
 
-def _log_epochs_once(tracked: TrackedRun) -> EpochCallback:
-    """Return a callback that logs each epoch once, also if an earlier process logged it."""
-    logged = tracked.steps_of("train_loss")
-
-    def log(epoch: int, metrics: dict[str, float]) -> None:
-        if epoch not in logged:
-            tracked.log_metrics(metrics, step=epoch)
-            logged.add(epoch)
-
-    return log
-
-
 def register_model(
     job: TrainJob, plan: TrainPlan, tracked: TrackedRun, run: Run
 ) -> tuple[FinishedModel, ModelVersion]:
@@ -208,6 +202,7 @@ def register_model(
         step=job.spec.epochs,
     )
     storage.put_atomic(run.page("evaluation"), _evaluation_page(tested, version, run))
+    log_pages(tracked, run, "evaluation")
     return tested, version
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
+import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
-from eagleray.core.ray_private import lean_torch_trainer
+from eagleray.core.ray_private import lean_torch_trainer, post_message, take_messages
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import read_settings
 from eagleray.io import storage
@@ -22,12 +25,12 @@ from eagleray.training.events import DecisionRequested, LossNotFinite, TrainEven
 from eagleray.training.extension import reopened
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trainer import train
 from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["describe_stop", "run_training", "run_workers"]
 
 _MAX_RESTARTS_WITHOUT_PROGRESS = 2
+_POLL_SECONDS = 0.1
 
 OnEvent = Callable[[TrainEvent], None]
 Decide = Callable[[Sequence[dict[str, float]]], Decision]
@@ -91,6 +94,18 @@ def _run_to_end(
             )
 
 
+def _train(
+    worker_input: WorkerInput,
+    context: DistributedContext,
+    report: OnEvent,
+    await_decision: Callable[[int], Decision] | None = None,
+) -> None:
+    """Train as one of several workers; the driver need not import the training loop."""
+    from eagleray.training.trainer import train
+
+    train(worker_input, context, report, await_decision)
+
+
 def describe_stop(stop: LossNotFinite, worker_input: WorkerInput) -> str:
     """Describe where the loss was not finite, and what to do."""
     shown = ", ".join(stop.images[:4]) + (", …" if len(stop.images) > 4 else "")
@@ -123,19 +138,17 @@ def run_workers(
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     spec = worker_input.spec
     if storage.is_folder(ray_folder):
         storage.remove_tree(ray_folder)  # Ray would resume from the state of dead workers
-    queue = _open_queue()
-    trainer_class = lean_torch_trainer() if cluster.embedded else TorchTrainer
-    trainer = trainer_class(
+    channel = secrets.token_hex(8)
+    trainer = lean_torch_trainer(embedded=cluster.embedded)(
         _run_worker,
         train_loop_config={
             "work": work,
             "input": ray.put(worker_input),
-            "queue": queue,
+            "channel": channel,
             "extensions": read_settings().extensions,
         },
         scaling_config=ScalingConfig(
@@ -149,7 +162,7 @@ def run_workers(
             failure_config=FailureConfig(max_failures=_MAX_RESTARTS_WITHOUT_PROGRESS),
         ),
     )
-    with _EventReceiver(queue, on_event) as receiver:
+    with _EventReceiver(channel, on_event) as receiver:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -159,64 +172,56 @@ def run_workers(
     return receiver.stop
 
 
-def _open_queue() -> Any:
-    """Return a queue on the driver's node: on another one it could die with a worker."""
-    import ray
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-
-
 @contextlib.contextmanager
 def _deciding(decide: Decide | None, on_event: OnEvent) -> Iterator[tuple[Work, OnEvent]]:
     """Provide the work of a worker and a receiver of events that decides what follows an epoch."""
     if decide is None:
-        yield train, on_event
+        yield _train, on_event
         return
-    answers = _open_queue()
+    answers = secrets.token_hex(8)
 
     def receive(event: TrainEvent) -> None:
         if isinstance(event, DecisionRequested):
-            answers.put((len(event.epochs), decide(event.epochs)))
+            post_message(answers, pickle.dumps((len(event.epochs), decide(event.epochs))))
         else:
             on_event(event)
 
-    try:
-        yield functools.partial(train, await_decision=_DecisionReader(answers)), receive
-    finally:
-        answers.shutdown()
+    yield functools.partial(_train, await_decision=_DecisionReader(answers)), receive
 
 
 class _DecisionReader:
     """Reads the driver's decisions on a worker.
 
-    The answers for a worker that has died may still be in the queue.
+    The answers for a worker that has died may still be in the channel.
     """
 
-    def __init__(self, answers: Any) -> None:
-        self._answers = answers
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
 
     def __call__(self, epoch: int) -> Decision:
         while True:
-            answered: tuple[int, Decision] = self._answers.get()
-            if answered[0] == epoch:
-                return answered[1]
+            for content in take_messages(self._channel):
+                answered: tuple[int, Decision] = pickle.loads(content)  # noqa: S301 - the driver's
+                if answered[0] == epoch:
+                    return answered[1]
+            time.sleep(_POLL_SECONDS)
 
 
 def _run_worker(config: dict[str, Any]) -> None:
     """Run the function of a worker; started by Ray Train.
 
     Args:
-        config: `work`: the function; `input`: reference of its input; `queue`: queue of events;
+        config: `work`: the function; `input`: reference of its input; `channel`: channel of events;
             `extensions`: the driver's setting, which a Ray that was started before may lack.
     """
     import ray
 
     os.environ["EAGLERAY_EXTENSIONS"] = config["extensions"]
 
-    config["work"](ray.get(config["input"]), join_process_group(), config["queue"].put)
+    def post(event: TrainEvent) -> None:
+        post_message(config["channel"], pickle.dumps(event))
+
+    config["work"](ray.get(config["input"]), join_process_group(), post)
 
 
 def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
@@ -227,7 +232,7 @@ def _num_workers(spec: TrainSpec) -> int | tuple[int, int]:
 
 
 class _EventReceiver:
-    """Passes events from a queue to a callback, in a thread, while the driver waits.
+    """Passes the events of a channel to a callback, in a thread, while the driver waits.
 
     Attributes:
         stop: The event of a loss that is not finite, if there was one.
@@ -235,8 +240,8 @@ class _EventReceiver:
             workers may wait for what one of them brings about.
     """
 
-    def __init__(self, queue: Any, on_event: OnEvent) -> None:
-        self._queue, self._on_event = queue, on_event
+    def __init__(self, channel: str, on_event: OnEvent) -> None:
+        self._channel, self._on_event = channel, on_event
         self._closed = threading.Event()
         self.stop: LossNotFinite | None = None
         self.error: Exception | None = None
@@ -249,18 +254,13 @@ class _EventReceiver:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._thread.join()
-        self._queue.shutdown()
 
     def _receive(self) -> None:
-        from ray.util.queue import Empty
-
-        while True:
-            try:
-                event: TrainEvent = self._queue.get(timeout=0.5)
-            except Empty:
-                if self._closed.is_set():
-                    return
-            else:
+        is_closed = False
+        while not is_closed:
+            is_closed = self._closed.wait(_POLL_SECONDS)  # before the last events are taken
+            for content in take_messages(self._channel):
+                event: TrainEvent = pickle.loads(content)  # noqa: S301 - from our own worker
                 if isinstance(event, LossNotFinite):
                     self.stop = event
                 try:

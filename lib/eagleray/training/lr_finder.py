@@ -15,6 +15,7 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
+from eagleray.registry.tracking import TrackedRun
 from eagleray.reports import render_page, series
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.events import (
@@ -26,8 +27,10 @@ from eagleray.training.events import (
 from eagleray.training.fit import job_worker_input
 from eagleray.training.inspection import inspect_data
 from eagleray.training.launch import run_workers
+from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
-from eagleray.training.runs import create_run
+from eagleray.training.runs import Run, create_run
+from eagleray.training.tracking import log_description, log_pages, track_run
 from eagleray.training.trainer import Trainer
 from eagleray.training.worker_input import WorkerInput
 
@@ -65,6 +68,44 @@ def run_lr_finder(
     plan, _ = inspect_data(job, cluster, reporter)
     run = create_run(job.settings, job.spec)
     reporter.note(f"run {run.name}, in {run.folder}")
+    with track_run(
+        job.registry, job.spec, run.name, kind="learning-rate-search", run=run
+    ) as tracked:
+        log_description(tracked, job, plan, cluster)
+        steps = _test_range(job, plan, run, cluster, reporter)
+        suggestion = suggest_learning_rate(steps)
+        page = run.page("learning-rate")
+        storage.put_atomic(page, _render_page(suggestion, f"Learning rates of {run.name}"))
+        _log_curves(tracked, steps, suggestion)
+        log_pages(tracked, run, "learning-rate")
+    return suggestion, page
+
+
+def _log_curves(
+    tracked: TrackedRun,
+    steps: tuple[tuple[float, float], ...],
+    suggestion: LearningRateSuggestion,
+) -> None:
+    """Record the rate and the loss of each step, and the suggestion."""
+    tracked.log_curves(
+        {
+            "learning_rate": list(enumerate(suggestion.rates, start=1)),
+            "train_loss_step": list(enumerate((loss for _, loss in steps), start=1)),
+            "smoothed_loss": list(enumerate(suggestion.losses, start=1)),
+        }
+    )
+    if suggestion.learning_rate is not None:
+        tracked.log_metrics({"suggested_learning_rate": suggestion.learning_rate})
+
+
+def _test_range(
+    job: TrainJob, plan: TrainPlan, run: Run, cluster: Cluster, reporter: ProgressReporter
+) -> tuple[tuple[float, float], ...]:
+    """Run the range test on all workers; return the learning rate and the loss of each step.
+
+    Raises:
+        JobFailedError: If the workers died.
+    """
     completed: list[RangeTestCompleted] = []
     with reporter.progress("Learning rates", _NUM_STEPS) as bar:
         shown = 0
@@ -86,10 +127,7 @@ def run_lr_finder(
         )
     if not completed:
         raise JobFailedError(f"The learning-rate range test stopped: {failure}")
-    suggestion = suggest_learning_rate(completed[-1].steps)
-    page = run.page("learning-rate")
-    storage.put_atomic(page, _render_page(suggestion, f"Learning rates of {run.name}"))
-    return suggestion, page
+    return completed[-1].steps
 
 
 def run_range_test(

@@ -6,14 +6,14 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from eagleray.tasks import Task
+from eagleray.training.distributed import DistributedContext
 
 __all__ = ["TaskMetrics"]
 
 
-class TaskMetrics(Metric):
+class TaskMetrics:
     """Metrics that training follows; in a distributed run `compute` gathers from all workers.
 
     Args:
@@ -21,34 +21,40 @@ class TaskMetrics(Metric):
         extra: A metric beside `metric_names` of the task, of those that it measures.
         choose_thresholds: Whether to decide by the best thresholds for these images, as a model
             does whose thresholds are chosen after training.
+        context: Distributed context of the worker; None for a single process.
     """
 
-    values: list[Tensor]
-    targets: list[Tensor]
-
     def __init__(
-        self, task: Task, extra: str | None = None, *, choose_thresholds: bool = False
+        self,
+        task: Task,
+        extra: str | None = None,
+        *,
+        choose_thresholds: bool = False,
+        context: DistributedContext | None = None,
     ) -> None:
-        super().__init__()
-        self._task, self._chooses_thresholds = task, choose_thresholds
+        self._task, self._chooses_thresholds, self._context = task, choose_thresholds, context
         is_new = extra is not None and extra not in task.metric_names
         self._extra: tuple[str, ...] = (extra,) if extra is not None and is_new else ()
         # Decisions are smaller than outputs: one number for an image, not one for each label.
         self._keeps_outputs = choose_thresholds or bool(self._extra)
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-        self.add_state("targets", default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._values: list[Tensor] = []
+        self._targets: list[Tensor] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add activated outputs (N, …) and encoded targets (N, …)."""
-        self.values.append(outputs if self._keeps_outputs else self._task.decide(outputs))
-        self.targets.append(targets)
+        self._values.append(outputs if self._keeps_outputs else self._task.decide(outputs))
+        self._targets.append(targets)
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by name; NaN where the network's outputs are not finite.
 
         A metric that is not defined for these images is NaN, too.
         """
-        values, targets = (_joined(state) for state in (self.values, self.targets))
+        values, targets = self.gather().values()
         names = (*self._task.metric_names, *self._extra)
         if not values.isfinite().all():
             return dict.fromkeys(names, math.nan)
@@ -68,15 +74,12 @@ class TaskMetrics(Metric):
 
         Every worker calls this together.
         """
-        with self.sync_context():
-            return {"values": _joined(self.values), "targets": _joined(self.targets)}
+        joined = {"values": torch.cat(self._values), "targets": torch.cat(self._targets)}
+        if self._context is None:
+            return joined
+        return {name: self._context.gather(tensor) for name, tensor in joined.items()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: dict[str, Tensor], device: torch.device) -> None:
         """Add images that `gather` has returned; one worker does so for all."""
-        for name in ("values", "targets"):
-            getattr(self, name).append(tensors[name].to(self.device))
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """Return a state as one tensor, which it is already after a synchronisation."""
-    return torch.cat(state) if isinstance(state, list) else state
+        self._values.append(tensors["values"].to(device))
+        self._targets.append(tensors["targets"].to(device))

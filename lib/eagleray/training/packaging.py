@@ -49,7 +49,7 @@ def finish_model(
 ) -> FinishedModel:
     """Calibrate on the validation split, measure on the test split, and make the package.
 
-    Both splits go through the predictor that batch jobs and services use.
+    Both splits go through the predictor that batch jobs and services use, in float32.
 
     Args:
         plan: The plan of the run.
@@ -118,8 +118,13 @@ def _fitted_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task
 
 
 def _predictor(package: ModelPackage, images: LabelledImages, cache_folder: Path) -> Predictor:
+    """Return a predictor in float32: a measured choice may differ when a killed run is resumed."""
     return Predictor(
-        package, expected_images=len(images), compile_mode="never", cache_folder=cache_folder
+        package,
+        precision="float32",
+        expected_images=len(images),
+        compile_mode="never",
+        cache_folder=cache_folder,
     )
 
 

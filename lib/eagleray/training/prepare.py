@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 from eagleray.core.errors import InputError
@@ -31,7 +32,6 @@ class TrainJob:
 
     Attributes:
         plan: Plan of the training.
-        registry: Registry of the model.
         settings: Settings of the process.
         alias: Alias that will point to the new version.
         s3: Options of S3 access.
@@ -39,11 +39,15 @@ class TrainJob:
     """
 
     plan: TrainPlan
-    registry: Registry
     settings: Settings
     alias: str
     s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        """Registry of the model, which is connected to when it is first used."""
+        return Registry(self.settings)
 
     @property
     def spec(self) -> TrainSpec:
@@ -59,7 +63,7 @@ def open_job(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
     """
     require_alias(alias)
     s3 = _use_s3(spec, settings)
-    return TrainJob(make_plan(spec, settings), Registry(settings), settings, alias, s3)
+    return TrainJob(make_plan(spec, settings), settings, alias, s3)
 
 
 def reopen_job(
@@ -100,6 +104,7 @@ def reopen_job(
             epochs=wanted.epochs,
             version=record.version,
             mlflow_run=record.mlflow_run,
+            earlier=extensions,
         )
         spec, extensions = wanted, (*extensions, *([extension] if extension else ()))
     elif record.version is not None:
@@ -115,7 +120,7 @@ def reopen_job(
             f"or begin a new run with `eagleray train --from {name}`."
         )
     plan = dataclasses.replace(plan, extensions=extensions)
-    return TrainJob(plan, Registry(settings), settings, record.alias, s3, run)
+    return TrainJob(plan, settings, record.alias, s3, run)
 
 
 def _use_s3(fields: S3Fields, settings: Settings) -> storage.S3Options:

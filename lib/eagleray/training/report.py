@@ -14,7 +14,7 @@ from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["extension_warning", "overfit_warning", "render_training_page"]
+__all__ = ["downsample", "extension_warning", "overfit_warning", "render_training_page"]
 
 _NUM_WORSE_EPOCHS = 3  # last epochs that must be worse than the best one
 _MIN_LOSS_OF_GAIN = 0.1  # fraction of the improvement that must be lost again
@@ -88,7 +88,7 @@ def render_training_page(
     )
     training = [f"train_{name}" for name in dict.fromkeys(("loss", monitor.name))]
     training = [name for name in training if name in result.epochs[0]]
-    steps = _downsample(result.losses)
+    steps = downsample(result.losses)
     num_steps = len(result.losses) * spec.epochs // len(result.epochs)
     rates = [learning_rate(spec, step - 1, num_steps, extensions) for step, _ in steps]
     plots = [
@@ -162,8 +162,8 @@ def _facts(spec: TrainSpec, result: TrainResult, monitor: Monitor) -> dict[str, 
     return facts
 
 
-def _downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
-    """Return (step, mean loss) of at most `_MAX_POINTS` consecutive windows."""
+def downsample(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """Return (step, mean loss) of at most 1,000 consecutive windows; steps count from 1."""
     size = -(-len(losses) // _MAX_POINTS)
     windows = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [

@@ -23,7 +23,7 @@ from eagleray.io.yaml_fields import read_fields
 from eagleray.training.extension import Extension
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["Run", "RunRecord", "create_run", "find_run"]
+__all__ = ["Run", "RunRecord", "create_run", "find_run", "new_run_name"]
 
 
 class RunRecord(BaseModel):
@@ -136,9 +136,20 @@ class Run:
         return storage.join(self.folder, "run.json")
 
 
-def create_run(settings: Settings, spec: TrainSpec) -> Run:
-    """Create the folder of a new run, with its specification."""
-    name = f"{spec.name}-{secrets.token_hex(4)}"
+def new_run_name(spec: TrainSpec) -> str:
+    """Return the name of a new run."""
+    return f"{spec.name}-{secrets.token_hex(4)}"
+
+
+def create_run(settings: Settings, spec: TrainSpec, name: str | None = None) -> Run:
+    """Create the folder of a new run, with its specification.
+
+    Args:
+        settings: Settings that name the folder of runs.
+        spec: Specification of the run.
+        name: Name of the run; None makes a new one.
+    """
+    name = name or new_run_name(spec)
     run = Run(name, storage.join(settings.runs, name))
     run.write_spec(spec)
     return run

@@ -34,6 +34,8 @@ SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
+_TAG_KEY = re.compile(r"[\w.: -][\w./: -]{0,249}")
+_RESERVED_TAGS = ("mlflow.", "eagleray.")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
@@ -242,6 +244,13 @@ class TrainSpec(S3Fields):
     )
     keep_checkpoints: int = spec_field(2, RUN, "Number of newest checkpoints to keep.", ge=1)
     seed: int = spec_field(0, RUN, "Random seed.", ge=0)
+    experiment: str | None = spec_field(
+        None, RUN, "MLflow experiment of the run; default: eagleray.", min_length=1, max_length=500
+    )
+    tags: Texts = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE.")
+    notes: str | None = spec_field(
+        None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
+    )
 
     @field_validator("monitor")
     @classmethod
@@ -259,6 +268,7 @@ class TrainSpec(S3Fields):
         self._check_data()
         self._check_model()
         self._check_optimisation()
+        self._check_tags()
         smallest = self.max_workers * self.gradient_accumulation_steps
         if self.batch_size < smallest:
             raise ValueError(
@@ -332,6 +342,25 @@ class TrainSpec(S3Fields):
             )
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
+
+    def _check_tags(self) -> None:
+        keys = [tag.partition("=")[0] for tag in self.tags]
+        for tag, key in zip(self.tags, keys, strict=True):
+            if "=" not in tag or not _TAG_KEY.fullmatch(key):
+                raise ValueError(
+                    f"tags must be KEY=VALUE, where the key has up to 250 letters, digits, spaces "
+                    f"and _ - . : / in it; {tag!r} is not"
+                )
+            if key.startswith(_RESERVED_TAGS):
+                raise ValueError(f"tags must not begin with mlflow. or eagleray.; {tag!r} does")
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"tags must name each key once, and name {twice[0]!r} twice")
+
+    @property
+    def tag_values(self) -> dict[str, str]:
+        """The values of `tags` by key."""
+        return {key: value for key, _, value in (tag.partition("=") for tag in self.tags)}
 
     @property
     def unfreeze_steps(self) -> tuple[UnfreezeStep, ...]:

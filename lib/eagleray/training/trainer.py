@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages
@@ -132,7 +131,7 @@ class Trainer:
             self.spec, self.input.task, self.input.train.labels, self.context.device
         )
         self._train_metrics = (  # a mixed image has no label to compare a prediction with
-            None if self.spec.mixes_images else TaskMetrics(self.input.task).to(self.context.device)
+            None if self.spec.mixes_images else TaskMetrics(self.input.task, context=self.context)
         )
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
@@ -177,7 +176,7 @@ class Trainer:
         self._losses = list(losses[len(self._past_losses) :].to(self.context.device).unbind())
         seen = checkpoint.with_prefix("seen")
         if seen and self._train_metrics is not None and self.context.is_main_process:
-            self._train_metrics.restore(seen)
+            self._train_metrics.restore(seen, self.context.device)
 
     def _continues(self) -> bool:
         """Return whether another epoch follows, on every worker alike."""
@@ -378,8 +377,8 @@ def _mix_seed(*values: int) -> int:
 
 def _gradient_sync(network: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
     """Reduce gradients over the workers after a backward pass, or accumulate them locally."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(enabled)
+    if hasattr(network, "set_requires_gradient_sync"):  # FSDP
+        network.set_requires_gradient_sync(enabled)  # type: ignore[operator]
     elif not enabled and isinstance(network, nn.parallel.DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()

@@ -25,6 +25,8 @@ from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace, read_space
 from eagleray.training.spec import TrainSpec
+from eagleray.training.tracking import log_description, log_pages, log_result, track_run
+from eagleray.training.trial_runs import TrialRuns
 from eagleray.training.trials import Trial, TuneResult
 from eagleray.training.tune_record import read_tuning, write_tuning
 from eagleray.training.tune_report import render_tune_page
@@ -155,21 +157,30 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     write_tuning(run, job.budget, job.trials)
     with (
         resumable(f"eagleray tune --resume {run.name}"),
-        default.registry.start_run(
-            f"tune {default.spec.name}", run_id=record.mlflow_run
+        track_run(
+            default.registry,
+            default.spec,
+            run.name,
+            kind="tune",
+            run=run,
+            run_id=record.mlflow_run,
         ) as tracked,
     ):
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
-        tuned = _run_trials(job, plan, run, cluster, reporter)
+        log_pages(tracked, run, "data")
+        tuned = _run_trials(job, plan, run, tracked, cluster, reporter)
         spec = job.space.spec(tuned.best.values)
         storage.put_atomic(best_file(run), spec.to_yaml().encode())
-        _track(tuned, spec, tracked, files=[run.space_file, run.split_file, best_file(run)])
+        _track(tuned, tracked, files=[run.space_file, run.split_file, best_file(run)])
         best, result = _load_best_checkpoint(job, plan, spec, tuned)
+        log_description(tracked, default, best, cluster)
+        log_result(tracked, spec, result)
         for name, page in (
             ("tune", render_tune_page(tuned, spec, run.name)),
             ("training", render_training_page(spec, run.name, result, tuned.monitor)),
         ):
             storage.put_atomic(run.page(name), page)
+            log_pages(tracked, run, name)
         with reporter.status("Testing and registering"):
             tested, version = register_model(default, best, tracked, run)
         ended = {"mlflow_run": tracked.run_id, "version": version.reference}
@@ -178,12 +189,27 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
 
 
 def _run_trials(
-    job: TuneJob, plan: TrainPlan, run: Run, cluster: Cluster, reporter: ProgressReporter
+    job: TuneJob,
+    plan: TrainPlan,
+    run: Run,
+    tracked: TrackedRun,
+    cluster: Cluster,
+    reporter: ProgressReporter,
 ) -> TuneResult:
-    """Run the trials and report their progress."""
+    """Run the trials, report their progress and record each as a run of MLflow."""
     num_epochs = job.budget.num_trials * plan.spec.epochs
-    with reporter.progress("Epochs", num_epochs) as bar:
-        return run_trials(
+    registry = job.default.registry
+    with (
+        reporter.progress("Epochs", num_epochs) as bar,
+        TrialRuns(registry, plan.spec, tracked, run.name) as runs,
+    ):
+        progress = _TrialProgress(bar, plan.spec.epochs)
+
+        def on_trial(trial: Trial) -> None:
+            progress.update(trial)
+            runs.update(trial)
+
+        tuned = run_trials(
             plan,
             job.space,
             job.budget,
@@ -192,8 +218,11 @@ def _run_trials(
             s3=job.default.s3,
             cluster=cluster,
             earlier=job.trials,
-            on_trial=_TrialProgress(bar, plan.spec.epochs).update,
+            on_trial=on_trial,
         )
+        for trial in tuned.trials:
+            runs.update(trial)  # the reason of a failure is known last
+        return tuned
 
 
 class _TrialProgress:
@@ -226,8 +255,8 @@ def _load_best_checkpoint(
     return best, dataclasses.replace(result, ended_early=ended_early)
 
 
-def _track(tuned: TuneResult, spec: TrainSpec, tracked: TrackedRun, *, files: list[str]) -> None:
-    tracked.log_parameters(spec.model_dump())
+def _track(tuned: TuneResult, tracked: TrackedRun, *, files: list[str]) -> None:
+    tracked.set_tags({"eagleray.best_trial": f"{tuned.best.number}"})
     for file in files:
         tracked.log_file(file)
     for trial in tuned.ranking:

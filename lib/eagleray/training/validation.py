@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torchmetrics import MeanMetric
 
 from eagleray.training.batches import ImageDataset
 from eagleray.training.distributed import DistributedContext
@@ -43,8 +42,9 @@ def validate(
         task,
         extra=None if name == LOSS else name,
         choose_thresholds=spec.thresholds == "f1" and "thresholds" in task.fitted,
-    ).to(context.device)
-    mean_loss = MeanMetric().to(context.device)
+        context=context,
+    )
+    loss = torch.zeros(2, device=context.device)  # its sum over the images, and their number
     for number in range(num_passes):
         batch = rows[number * count : (number + 1) * count]
         if not len(batch):  # sharded weights are gathered by all workers in every pass
@@ -52,7 +52,10 @@ def validate(
             continue
         targets = dataset.targets[batch].to(context.device)
         logits = network(*dataset.inputs(batch, size, context.device))
-        mean_loss.update(task.loss(logits, targets), len(targets))
+        loss += torch.stack(
+            [task.loss(logits, targets) * len(targets), loss.new_tensor(len(targets))]
+        )
         metrics.update(task.activate(logits), targets)
     values = {f"validation_{name}": value for name, value in metrics.compute().items()}
-    return {"validation_loss": float(mean_loss.compute()), **values}
+    total, num_images = context.all_reduce(loss).tolist()
+    return {"validation_loss": total / num_images, **values}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 
@@ -15,8 +16,10 @@ from eagleray.models.attributes import Attribute
 from eagleray.tasks import Task
 from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of
-from eagleray.training.plan import TrainPlan
 from eagleray.training.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from eagleray.training.plan import TrainPlan
 
 __all__ = ["WorkerInput", "make_worker_input"]
 

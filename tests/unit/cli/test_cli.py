@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
-from eagleray.core.errors import ExitCode, InputError, JobFailedError
+from eagleray.core.errors import ExitCode, InputError, JobFailedError, resumable
+from eagleray.jobs import train
 from eagleray.registry.registry import Registry
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import small_package
@@ -90,6 +91,56 @@ def test_errors_are_one_sentence_and_an_exit_code(
     shown = capsys.readouterr().err
     assert (str(error) or "interrupted") in shown
     assert "Traceback" not in shown
+
+
+def test_an_interrupted_job_names_the_command_that_resumes_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.raises(SystemExit) as caught,
+        command_errors(),
+        resumable("eagleray train --resume a"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.code == ExitCode.INTERRUPTED
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["interrupted", "resume with: eagleray train --resume a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--learning-rate", "0.1", "--epochs", "9"], "leave out --learning-rate, or begin"),
+        (["--spec", "a.yaml"], "leave out --spec, or begin"),
+        (["data/", "--s3-region", "x"], "leave out --s3-region, DATA, or begin"),
+    ],
+)
+def test_a_resumed_run_takes_no_options_but_its_epochs(
+    words: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["train", "--resume", "digits-1234", *words])
+    with pytest.raises(SystemExit) as caught:
+        run_command(train.main, module_docstring=train.__doc__)
+    assert caught.value.code == ExitCode.USER
+    told = capsys.readouterr().err
+    assert "--resume continues run digits-1234 with its own specification, of which" in told
+    assert f"{named} a new run with --from digits-1234." in told
+
+
+def test_lines_of_a_job_stay_and_take_the_place_of_tenths(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console()
+    with console.progress("Images", 100) as bar:
+        for number in range(1, 11):
+            bar.line(f"epoch {number}")
+            bar.advance(10)
+    assert capsys.readouterr().err.splitlines() == [f"epoch {number}" for number in range(1, 11)]
 
 
 def test_progress_outside_a_terminal_says_the_failures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -278,13 +278,18 @@ def same(
     return all(torch.equal(one[key], other[key]) for key in one if not key.startswith(but))
 
 
-def test_weights_that_cannot_be_fetched_are_one_sentence(hub: Path) -> None:
+def test_weights_that_cannot_be_fetched_are_one_sentence(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         build_pretrained("resnet18")
     sentence = str(caught.value)
     assert "'resnet18' cannot be fetched from https://download.pytorch.org/models/res" in sentence
     assert "no network" in sentence
     assert f"{hub}/checkpoints by hand" in sentence
+    shown = capsys.readouterr()
+    assert shown.out == ""  # standard output is for results, such as JSON
+    assert "Downloading" in shown.err
 
 
 def test_damaged_weights_are_an_input_error(hub: Path) -> None:

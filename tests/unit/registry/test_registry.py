@@ -14,6 +14,7 @@ from eagleray.core.settings import Settings, read_settings
 from eagleray.models.package import write_package
 from eagleray.registry.mlflow_models import all_pages
 from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.registry.versions import FOLDER_TAG, package_tags
 from tests.support.models import lenet_module, registry_in, settings_in, small_package
 from tests.support.registry import register
 
@@ -225,11 +226,38 @@ def test_the_first_alias_is_given_once(registry: Registry) -> None:
     assert [(item.action, item.version) for item in changes] == [("register", 1), ("register", 2)]
 
 
-def test_the_steps_of_a_figure_are_known(registry: Registry) -> None:
+def test_an_epoch_is_recorded_once(registry: Registry) -> None:
     with registry.start_run("train told") as run:
-        run.log_metrics({"train_loss": 0.5}, step=2)
-        assert run.steps_of("train_loss") == {2}
-        assert run.steps_of("accuracy") == set()
+        run.log_epoch(1, {"train_loss": 0.5})
+    with registry.start_run("train told", run_id=run.run_id) as resumed:
+        for epoch in (1, 2):
+            resumed.log_epoch(epoch, {"train_loss": 0.25})
+    history = registry.client.get_metric_history(run.run_id, "train_loss")
+    assert [(item.step, item.value) for item in history] == [(1, 0.5), (2, 0.25)]
+
+
+# --- versions of earlier releases ------------------------------------------------------------
+
+
+def test_a_version_with_its_package_beside_the_run_s_files_works_as_before(
+    registry: Registry, tmp_path: Path
+) -> None:
+    package = small_package(name="earlier")
+    write_package(package, str(tmp_path / "package"))
+    with registry.start_run("train earlier") as run:
+        registry.client.log_artifacts(run.run_id, str(tmp_path / "package"), "package")
+    registry.client.create_registered_model("earlier")
+    tags = {key: value for key, value in package_tags(package).items() if key != FOLDER_TAG}
+    source = f"{run.artifact_uri}/package"
+    registry.client.create_model_version("earlier", source, run.run_id, tags=tags)
+    version = registry.get("earlier", version=1)
+    assert version.source == source
+    assert version.run_folder == run.artifact_uri
+    assert registry.load(version).digest == package.digest
+    registry.register(small_package(name="earlier"))
+    registry.delete("earlier", 1)
+    assert not Path(source).exists()
+    assert registry.load(registry.get("earlier", version=2)).digest == package.digest
 
 
 # --- behind the registry's back ---------------------------------------------------------------

@@ -58,6 +58,21 @@ def finish(table: Path, home: Path, task: str, **changes: Any) -> FinishedModel:
     )
 
 
+def test_a_model_is_tested_in_float32_wherever_bfloat16_is_faster(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Predictor] = []
+
+    class Recorded(Predictor):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            built.append(self)
+
+    monkeypatch.setattr("eagleray.training.packaging.Predictor", Recorded)
+    finish(table, tmp_path, "multiclass", epochs=1)
+    assert [predictor.plan.precision for predictor in built] == ["float32", "float32"]
+
+
 @pytest.mark.parametrize(
     ("task", "kind", "metric", "least"),
     [

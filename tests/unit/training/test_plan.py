@@ -117,6 +117,8 @@ def test_folders_named_as_splits_are_the_splits_of_the_plan(tmp_path: Path) -> N
         ({"parent": "nobody@production"}, "No registered model is named 'nobody'"),
         ({"parent": "PARENT", "freeze": 9}, "freeze 9: the network has 3 stages before its head"),
         ({"task": "regression"}, "is not a number"),
+        ({"monitor": "acuracy"}, "'acuracy' is not a metric of multiclass; take loss, accuracy,"),
+        ({"class_weights": ["vertica=2"]}, "No label is named 'vertica'. Nearest: vertical."),
         ({"task": "binary", "test_data": "DIGITS"}, "'zero' is not a label of this model"),
     ],
 )

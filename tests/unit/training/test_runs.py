@@ -12,9 +12,10 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.training.checkpoint import Progress
-from eagleray.training.prepare import reopen_job
+from eagleray.training.job import open_run
+from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import RunRecord, create_run, find_run
-from tests.support.training import small_spec
+from tests.support.training import small_spec, write_stripes
 
 
 def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
@@ -58,3 +59,14 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
     run = create_run(Settings(home=tmp_path), small_spec("data"))
     with pytest.raises(InputError, match="is damaged; begin a new run"):
         run.read()
+
+
+def test_a_run_keeps_how_s3_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_S3_ENDPOINT", "http://minio:9000")
+    settings = Settings(home=tmp_path / "home")
+    spec = small_spec(write_stripes(tmp_path / "stripes"), s3_region="eu-north-1")
+    job = open_job(spec, settings, alias="candidate")
+    run, _ = open_run(job)
+    for found in (job.s3, reopen_job(run.name, settings).s3):
+        assert (found.endpoint, found.region) == ("http://minio:9000", "eu-north-1")
+    assert "s3_region: eu-north-1  # Region of the buckets." in Path(run.spec_file).read_text()

@@ -1,0 +1,115 @@
+"""Runs in MLflow: experiment, tags, final parameters, curves, data sets, and how they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from eagleray.core.errors import InputError
+from eagleray.registry.registry import Registry
+from eagleray.registry.tracking import PARENT_TAG, TrackedDataset
+
+
+def test_a_run_has_its_name_tags_user_and_experiment(registry: Registry, name: str) -> None:
+    with registry.start_run(f"{name}-1", experiment="flowers", tags={"team": "vision"}) as run:
+        pass
+    found = registry.client.get_run(run.run_id)
+    assert found.info.run_name == f"{name}-1"
+    assert found.data.tags["team"] == "vision"
+    assert found.data.tags["mlflow.user"] == registry.settings.actor
+    experiment = registry.client.get_experiment(found.info.experiment_id)
+    assert experiment.name == "flowers"
+    assert experiment.artifact_location == registry.settings.artifacts
+
+
+def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(
+    registry: Registry,
+) -> None:
+    number = registry.client.create_experiment("gone")
+    registry.client.delete_experiment(number)
+    with pytest.raises(InputError, match=f"restore --experiment-id {number}"):
+        registry.start_run("late", experiment="gone")
+
+
+def test_a_resumed_run_keeps_its_parameters_and_tags_what_changed(registry: Registry) -> None:
+    with registry.start_run("extended") as run:
+        run.log_parameters({"epochs": 3, **{f"field_{number}": number for number in range(150)}})
+    with registry.start_run("extended", run_id=run.run_id) as resumed:
+        resumed.log_parameters({"epochs": 5, "field_1": 1, "device": "gpu"})
+    found = registry.client.get_run(run.run_id).data
+    assert (found.params["epochs"], found.params["device"]) == ("3", "gpu")
+    assert len(found.params) == 152
+    resumed_tags = {key: value for key, value in found.tags.items() if "resumed" in key}
+    assert resumed_tags == {"eagleray.resumed.epochs": "5"}
+
+
+def test_curves_of_more_points_than_a_request_takes_are_kept(registry: Registry) -> None:
+    with registry.start_run("curve") as run:
+        run.log_curves({"loss": [(step, 1.0 / step) for step in range(1, 1301)]})
+    history = registry.client.get_metric_history(run.run_id, "loss")
+    assert [item.step for item in history] == list(range(1, 1301))
+
+
+def test_data_sets_are_inputs_of_the_run(registry: Registry) -> None:
+    dataset = TrackedDataset(
+        "flowers", "train", "a" * 64, "s3://data/flowers", ("uri", "label"), {"images": 3}
+    )
+    with registry.start_run("inputs") as run:
+        run.log_datasets([dataset])
+        run.log_datasets([dataset])
+    (found,) = registry.client.get_run(run.run_id).inputs.dataset_inputs
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "train")]
+    assert (found.dataset.name, found.dataset.digest) == ("flowers", "a" * 12)
+    assert (found.dataset.source_type, found.dataset.source) == (
+        "s3",
+        '{"uri": "s3://data/flowers"}',
+    )
+
+
+def test_children_are_found_by_name(registry: Registry) -> None:
+    with registry.start_run("parent") as parent:
+        tags = {PARENT_TAG: parent.run_id}
+        with registry.start_run("child", tags=tags) as child, registry.start_run("other"):
+            pass
+        assert registry.child_runs(parent) == {"child": child.run_id}
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _fail() -> None:
+    raise OSError
+
+
+@pytest.mark.parametrize(
+    ("work", "status"), [(list, "FINISHED"), (_fail, "FAILED"), (_interrupt, "KILLED")]
+)
+def test_the_end_of_a_run_is_its_status(
+    registry: Registry, work: Callable[[], object], status: str
+) -> None:
+    try:
+        with registry.start_run("ends") as run:
+            work()
+    except (OSError, KeyboardInterrupt):
+        pass
+    assert registry.client.get_run(run.run_id).info.status == status
+
+
+def test_the_machine_is_sampled_unless_that_is_switched_off(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+
+    def sampled() -> set[str]:
+        with registry.start_run("sampled", samples_system=True) as run:
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline:
+                time.sleep(0.1)
+        return set(registry.client.get_run(run.run_id).data.metrics)
+
+    assert sampled() == set()
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")
+    assert "system/cpu_utilization_percentage" in sampled()

@@ -1,0 +1,44 @@
+"""The opening of a tuning: the metric that all of its trials are ranked by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from eagleray.core.settings import Settings
+from eagleray.training.budget import Budget
+from eagleray.training.monitor import Monitor
+from eagleray.training.search_space import SearchSpace
+from eagleray.training.tune_job import open_tune_job
+from tests.support.training import small_spec, write_stripes
+
+SEARCHED = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
+WEIGHTS = {"class_weights": CategoricalDistribution(("none", "balanced"))}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "searched", "name", "mode"),
+    [
+        ({}, SEARCHED, "accuracy", "max"),
+        ({"sampler": "balanced"}, SEARCHED, "recall_macro", "max"),
+        ({}, WEIGHTS, "recall_macro", "max"),  # of the trials with weights and of those without
+        ({"monitor": "loss"}, WEIGHTS, "loss", "min"),
+        ({"monitor": "recall[vertical]", "mode": "min"}, SEARCHED, "recall[vertical]", "min"),
+    ],
+)
+def test_all_trials_and_the_best_specification_have_one_metric(
+    tmp_path: Path, fixed: dict[str, Any], searched: dict[str, Any], name: str, mode: str
+) -> None:
+    data = write_stripes(tmp_path / "stripes")
+    fields = small_spec(data, **fixed).model_dump(exclude=set(searched))
+    space = SearchSpace(fields, searched)
+    job = open_tune_job(space, Budget(3, 1, 1), Settings(home=tmp_path), alias="candidate")
+    assert job.default.plan.monitor == Monitor(name, mode)  # type: ignore[arg-type]
+    for one in searched.values():
+        choices = getattr(one, "choices", (1e-3,))
+        specs = [job.space.spec({next(iter(searched)): value}) for value in choices]
+        assert {(spec.monitor, spec.mode) for spec in specs} == {(name, mode)}
+    assert f"monitor: {name}" in job.space.to_yaml()
