@@ -81,7 +81,7 @@ def main(
                 batch_size=BATCH_SIZE,
                 random_translation=RANDOM_TRANSLATION,
             )
-            job = open_train_job(spec, settings, alias="candidate")
+            job = open_train_job(spec, settings)
             trained = run_train_job(job, session, console)
             if not json_output:
                 train.show(trained, console)

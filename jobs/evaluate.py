@@ -5,6 +5,7 @@
     eagleray evaluate flowers/3 test.csv --label-column kind --slice camera --output page.html
     eagleray evaluate flowers/3 test.csv --kpi kpi.txt --current flowers@production --json
     eagleray evaluate flowers/3 flowers/ --split test
+    eagleray evaluate flowers/3 flowers/ --split-file split.parquet --split test
 
 The file reads from top to bottom: parse, build, run, report. It needs no Ray: one process computes
 the predictions, on a GPU where there is one.
@@ -21,15 +22,26 @@ from eagleray.cli.job import run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import KpiFailedError
 from eagleray.core.settings import Settings, read_settings
+from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.job import (
     EvaluatedModel,
     EvaluationSummary,
     open_evaluation,
     run_evaluation,
 )
+from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.evaluation.spec import EvaluateSpec
+from eagleray.registry.leakage import find_leakage
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
+
+
+def leakage_of(model: EvaluatedModel | None, images: LabelledImages, settings: Settings) -> Leakage:
+    """Find the images that a registered version learned from."""
+    if model is None or not model.version:
+        return NO_LEAKAGE
+    registry = Registry(settings)
+    return find_leakage(registry, registry.get(model.name, version=int(model.version)), images)
 
 
 def record(
@@ -40,7 +52,7 @@ def record(
         return summary
     registry = Registry(settings)
     version = registry.get(model.name, version=int(model.version))
-    registry.record_evaluation(version, summary.record)
+    registry.record_evaluation(version, summary.record, summary.predictions)
     return dataclasses.replace(summary, recorded_as=version.reference)
 
 
@@ -67,11 +79,14 @@ def show(summary: EvaluationSummary, console: Console) -> None:
 
 
 def require_reached(summary: EvaluationSummary) -> None:
-    """End the command with exit code 4 when a KPI fails.
+    """End the command with exit code 4 when a KPI fails, or the images are no evidence.
 
     Raises:
-        KpiFailedError: If a KPI fails; the message names all that are.
+        KpiFailedError: If a KPI fails, or a model learned from some of the images; the message
+            names all that fail.
     """
+    if summary.kpi_results and summary.warnings:
+        raise KpiFailedError(f"The KPIs do not count: {' '.join(summary.warnings)}")
     failed = [result for result in summary.kpi_results if not result.passed]
     if failed:
         raise KpiFailedError(
@@ -93,7 +108,14 @@ def main(
         job = open_evaluation(request, settings, lambda name: load_model(name, settings))
         for note in job.images.notes:
             console.note(note)
-        summary = record(run_evaluation(job, console), job.model, settings)
+        found = leakage_of(job.model, job.images, settings)
+        compares = any(kpi.from_current for kpi in job.kpis)
+        current = leakage_of(job.current if compares else None, job.images, settings)
+        for one in (found, current):
+            if one:
+                console.warn(one.sentence)
+        done = run_evaluation(job, console, leakage=found, current_leakage=current)
+        summary = record(done, job.model, settings)
         show(summary, console)
         require_reached(summary)
 

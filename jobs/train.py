@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    SpecFileOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import flag, read_spec, with_spec_options
@@ -30,6 +37,7 @@ from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.extension import describe_extension
+from eagleray.training.plan import describe_plan
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import find_run
 from eagleray.training.spec import TrainSpec
@@ -49,22 +57,12 @@ _WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray
 
 def describe(plan: TrainPlan) -> Iterator[str]:
     """Describe what is trained on which images, a sentence each."""
-    spec, split = plan.spec, plan.split
-    model = f"{spec.task}, {plan.architecture.name}"
-    if spec.folds:
-        num_images = len(split.train) + len(split.validation)
-        unused = f"; the {len(split.test):,} images of the test split are not used"
-        yield f"{spec.folds} folds of {num_images:,} images{unused}; {model}"
-    else:
-        yield (
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {model}"
-        )
+    yield from describe_plan(plan)
     yield f"best epoch: that of the {plan.monitor.best_title}"
     for attribute in plan.attributes:
         yield f"attribute {attribute.describe}"
     if plan.extensions:
-        yield describe_extension(spec, plan.extensions[-1])
+        yield describe_extension(plan.spec, plan.extensions[-1])
 
 
 def show(summary: TrainSummary, console: Console) -> None:
@@ -76,13 +74,15 @@ def show(summary: TrainSummary, console: Console) -> None:
     facts: dict[str, object] = {
         f"test {name}": f"{value:.4f}" for name, value in evaluation.headline.items()
     }
+    if evaluation.task.positive is not None:
+        facts["positive label"] = evaluation.task.positive
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["skipped"] = f"{len(summary.skipped):,} unreadable images"
     facts["best epoch"] = f"{summary.result.best.epoch} of {len(summary.result.epochs)}"
     best = summary.result.metrics[summary.monitor.metric]
     facts[summary.monitor.best_title] = f"{best:.4f}"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["pages"] = summary.run.page("*")
     console.facts(f"Model {summary.version.name}", facts)
     for fault in summary.skipped[:10]:
@@ -143,9 +143,8 @@ def main(
             "--find-learning-rate", help="Run a learning-rate range test instead of training."
         ),
     ] = False,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -160,7 +159,7 @@ def main(
             job = reopen_job(resume, settings, epochs=fields.get("epochs"))
         else:
             request = _read_request(fields, spec, from_run, settings)
-            job = open_job(request, settings, alias=alias)
+            job = open_job(request, settings, alias=alias, force=force)
         for note in (*job.plan.notes, *describe(job.plan)):
             console.note(note)
         # These take seconds to import, and a mistake above is reported sooner.

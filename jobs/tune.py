@@ -15,7 +15,13 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.cli.common import ClusterOption, JsonOption, VerboseOption
+from eagleray.cli.common import (
+    ClusterOption,
+    ForceOption,
+    JsonOption,
+    NewAliasOption,
+    VerboseOption,
+)
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
@@ -23,6 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.budget import Budget
+from eagleray.training.plan import describe_plan
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tune_job import (
@@ -64,7 +71,7 @@ def show(summary: TuneSummary, console: Console) -> None:
     }
     facts["test images"] = f"{evaluation.num_images:,} ({evaluation.num_failed} unreadable)"
     facts["registered as"] = summary.version.reference
-    facts["aliases"] = ", ".join(summary.version.aliases)
+    facts["aliases"] = ", ".join(summary.version.aliases) or "none"
     facts["best specification"] = best_file(summary.run)
     facts["page"] = summary.run.page("tune")
     console.facts(f"Model {summary.version.name}", facts)
@@ -95,9 +102,8 @@ def main(
         int | None,
         typer.Option(help="Epochs before a trial may be stopped; default: a quarter.", min=1),
     ] = None,
-    alias: Annotated[
-        str, typer.Option(help="Alias that will point to the new version.")
-    ] = "candidate",
+    alias: NewAliasOption = None,
+    force: ForceOption = False,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -108,7 +114,7 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
         if resume is not None:
-            if fields or space or num_trials or max_concurrent or grace_epochs:
+            if fields or space or num_trials or max_concurrent or grace_epochs or alias or force:
                 raise InputError(
                     f"--resume continues tuning {resume} with its own options; leave the rest out, "
                     "or begin a new one."
@@ -117,15 +123,10 @@ def main(
         else:
             searched = default_space(fields) if space is None else read_space(space, fields)
             budget = Budget(num_trials or _NUM_TRIALS, max_concurrent, grace_epochs)
-            job = open_tune_job(searched, budget, settings, alias=alias)
-        for note in job.default.plan.notes:
+            job = open_tune_job(searched, budget, settings, alias=alias, force=force)
+        for note in (*job.default.plan.notes, *describe_plan(job.default.plan)):
             console.note(note)
-        split = job.default.plan.split
-        console.note(
-            f"train {len(split.train):,}, validation {len(split.validation):,}, test "
-            f"{len(split.test):,} images; {job.budget.num_trials} trials on "
-            f"{', '.join(job.space.searched)}"
-        )
+        console.note(f"{job.budget.num_trials} trials on {', '.join(job.space.searched)}")
         if job.trials:
             ended = sum(trial.state != "running" for trial in job.trials)
             console.note(f"resumed: {ended} of {job.budget.num_trials} trials have ended before")

@@ -71,6 +71,7 @@ def model_routes(service: ImageService) -> APIRouter:
             {
                 **body,
                 "labels": list(manifest.task.labels),
+                "positive": manifest.task.positive,
                 "hierarchy": manifest.hierarchy,
                 "attributes": [one.model_dump(mode="json") for one in manifest.attributes],
                 "contract_digest": manifest.contract_digest,

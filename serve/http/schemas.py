@@ -81,6 +81,7 @@ class LabelsResponse(_Document):
     version: int
     task: str
     labels: list[str] = Field(description="In the order of the probabilities.")
+    positive: str | None = Field(description="The positive label of a binary task.")
     attributes: list[dict[str, Any]] = Field(description="Attributes that each image needs.")
     hierarchy: dict[str, Any] | None
     contract_digest: str

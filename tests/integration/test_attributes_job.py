@@ -14,6 +14,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
 from eagleray.data.labelled import read_labelled
+from eagleray.data.split_file import read_named_split
 from eagleray.evaluation.evaluate import evaluate
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.references import load_model
@@ -46,6 +47,9 @@ def test_two_workers_learn_what_only_both_can_tell(
     assert summary.tested.evaluation.metrics["accuracy"] >= 0.95
 
     model = load_model(summary.version.reference)
+    test = read_named_split(summary.run.split_file, "test")
+    again = evaluate(Predictor(model.package, precision="float32"), test)
+    assert again.metrics["accuracy"] == summary.tested.evaluation.metrics["accuracy"]
     measured = evaluate(Predictor(model.package, precision="float32"), read_labelled(str(table)))
     request = PredictSpec(
         inputs=(str(table),),

@@ -88,19 +88,20 @@ def test_it_is_trained_and_registered(trained: dict[str, Any]) -> None:
     assert trained["model"] == "levels/1"
     assert trained["test"]["accuracy"] >= 0.9
     assert trained["test"]["mean_level_error"] <= 0.1
+    assert (trained["aliases"], trained["did_not_learn"]) == (["candidate"], [])
 
 
-@pytest.mark.usefixtures("trained")
 def test_it_is_evaluated_with_a_metric_and_a_fact_of_its_own(
-    command: Command, catalog: str, folder: Path
+    command: Command, trained: dict[str, Any], catalog: str, folder: Path
 ) -> None:
     page = folder / "page.html"
     (folder / "kpi.txt").write_text("mean_level_error < 0.1\naccuracy > 0.9\n")
     said = command(
         *("evaluate", "levels/1", catalog, "--output", str(page)),
+        *("--split-file", f"{trained['folder']}/split.parquet", "--split", "test"),
         *("--kpi", str(folder / "kpi.txt")),
     )
-    assert said["images"] == 90
+    assert said["images"] == 18
     assert said["passed"] is True
     assert set(said["intervals"]["mean_level_error"]) == {"low", "high"}
     text = page.read_text()

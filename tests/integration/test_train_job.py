@@ -16,10 +16,12 @@ from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, UserError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
+from eagleray.data.split_file import read_split
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
-from eagleray.training.job import TrainSummary, run_job
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
+from eagleray.training.job import TrainSummary, open_run, run_job
 from eagleray.training.prepare import open_job
 from eagleray.training.runs import Run
 from eagleray.training.spec import TrainSpec
@@ -179,6 +181,40 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
     ).result
     assert two.losses == pytest.approx(one.losses, rel=1e-3)
     assert two.losses[-1] < two.losses[0]
+
+
+def test_duplicates_are_kept_in_one_split_and_what_remains_is_warned_of(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for label, draw in (("horizontal", horizontal), ("vertical", vertical)):
+        write_class(data / label, draw, 12, seed=len(label))
+        for file in sorted((data / label).iterdir()):
+            pixels = np.asarray(Image.open(file))
+            colors = np.stack([pixels, pixels // 2, 255 - pixels], axis=2)
+            for copy in range(3):
+                Image.fromarray(colors).save(file.with_stem(f"{file.stem}-{copy}"))
+            file.unlink()
+    console = Console()
+    apart = open_job(spec(data, workers=1), Settings(), alias="candidate")
+    _, report = inspect_data(apart, cluster, console)
+    leaks = [warning for warning in report.warnings if "the same bytes" in warning]
+    assert leaks
+    assert all("or keep them in one with --keep-duplicates-together" in leak for leak in leaks)
+    colors_lost = [warning for warning in report.warnings if "takes gray images" in warning]
+    assert "lenet5 takes gray images here, and 32 of 32 sampled training images" in colors_lost[0]
+
+    wanted = spec(data, workers=1, keep_duplicates_together=True, class_weights="balanced")
+    asked = open_job(wanted, Settings(), alias="candidate")
+    job = keep_duplicates_together(asked, cluster, console)
+    assert "72 images have some; train" in capsys.readouterr().err
+    plan, report = inspect_data(job, cluster, console)
+    assert report.leaked == {"validation": (0, 0), "test": (0, 0)}
+    assert report.warnings == tuple(colors_lost)
+    assert plan.split.digest == job.plan.split.digest != asked.plan.split.digest
+    run, _ = open_run(job)
+    assert read_split(run.split_file, job.plan.images).digest == plan.split.digest
+    assert keep_duplicates_together(replace(job, run=run), cluster, console).run is run
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(cluster: Cluster, stripes: Path) -> None:

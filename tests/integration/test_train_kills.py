@@ -140,6 +140,7 @@ def test_a_run_of_a_killed_driver_is_resumed(
     file.write_text(rich_spec(stripes).to_yaml())
     address = ray.get_runtime_context().gcs_address
     words = ["eagleray.jobs.train", "--spec", str(file), "--cluster", address]
+    words += ["--alias", "candidate"]  # also if it should not have learned
     driver = subprocess.Popen([sys.executable, "-m", *words])
     wait_for(lambda: newest_step(home) >= 6)
     driver.kill()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from eagleray.data.split_file import SPLIT_SCHEMA
 from eagleray.evaluation.kpi import parse_kpis
+from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.registry.registry import ModelVersion, Registry
 from tests.support.models import golden_png, small_package
@@ -41,6 +42,8 @@ def evaluated(
     data: str = "parts/test",
     digest: str = EASY,
     created: str = "2026-01-01T00:00:00+00:00",
+    predictions: ImagePredictions | None = None,
+    **changes: Any,
 ) -> EvaluationRecord:
     record = EvaluationRecord(
         data=data,
@@ -50,8 +53,9 @@ def evaluated(
         num_failed=0,
         metrics={"accuracy": accuracy, "f1_macro": f1},
         created=created,
+        **changes,
     )
-    registry.record_evaluation(version, record)
+    registry.record_evaluation(version, record, predictions)
     return record
 
 

@@ -9,9 +9,11 @@ import typer
 __all__ = [
     "AliasOption",
     "ClusterOption",
+    "ForceOption",
     "JsonOption",
     "ModelName",
     "ModelReference",
+    "NewAliasOption",
     "OffOption",
     "ReasonOption",
     "SpecFileOption",
@@ -23,7 +25,21 @@ ClusterOption = Annotated[
     str | None,
     typer.Option("--cluster", help="Ray cluster to run on; default: a Ray of its own."),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Move the alias from a model of another task, labels or input too."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+NewAliasOption = Annotated[
+    str | None,
+    typer.Option(
+        "--alias",
+        help="Alias that will point to the new version; default: candidate, if the version is "
+        "better than the present one.",
+    ),
+]
 OffOption = Annotated[bool, typer.Option("--off", help="Switch it off.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="A sentence for the history.")]
 SpecFileOption = Annotated[

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eagleray.cli.common import JsonOption, ModelReference
+from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
+
+if TYPE_CHECKING:  # these take seconds to import
+    from eagleray.evaluation.record import EvaluationRecord
+    from eagleray.registry.registry import ModelVersion
 
 __all__ = ["models_app"]
 
@@ -58,44 +62,57 @@ def list_models(
             [
                 version.reference,
                 ", ".join(version.aliases),
-                version.architecture,
+                _headline_metric(version) + ", did not learn" * bool(version.did_not_learn),
                 version.task,
-                _metric_lines(version.metrics),
+                version.architecture,
                 _date(version.created).split()[0],
             ]
             for version in shown
         ]
         title = f"Versions of {name}" if name else "Newest version of each model"
-        columns = ["model", "aliases", "architecture", "task", "metrics", "created"]
+        columns = ["model", "aliases", "test metric", "task", "architecture", "created"]
         console.table(title, columns, rows)
 
 
 @models_app.command("show")
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
-    """Describe a model: task, labels, contract, metrics, lineage."""
+    """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
     from eagleray.registry.references import load_model
+    from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         loaded = load_model(model)
+        registry = Registry() if loaded.version else None
+        version = registry.get(loaded.name, version=int(loaded.version)) if registry else None
+        evaluations = registry.evaluations(version) if registry and version else []
         manifest = loaded.package.manifest
+        did_not_learn = version.did_not_learn if version else ()
         if json_output:
             console.emit(
                 {
                     "reference": model,
                     "version": loaded.version,
+                    "aliases": list(version.aliases) if version else [],
                     "digest": loaded.package.digest,
+                    "settings": manifest.task.settings(),
+                    "did_not_learn": list(did_not_learn),
+                    "evaluations": [
+                        {**record.model_dump(mode="json"), "counts": record.counts}
+                        for record in evaluations
+                    ],
                     **manifest.model_dump(mode="json"),
                 }
             )
             return
-        labels = manifest.task.labels
+        for reason in did_not_learn:
+            console.warn(f"did not learn: {reason}")
         facts: dict[str, object] = {
+            **({"aliases": ", ".join(version.aliases) or "none"} if version else {}),
             "task": manifest.task.name,
+            **manifest.task.settings(),
             "architecture": manifest.architecture.name,
-            "labels": f"{len(labels):,}: {', '.join(labels[:12])}"
-            + (", …" if len(labels) > 12 else ""),
-            "input": " x ".join(str(side) for side in manifest.contract.shape),
+            "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
             "weights": f"{len(loaded.package.files['model.safetensors']):,} bytes",
@@ -110,6 +127,9 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             if value not in (None, "")
         }
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
+        if evaluations:
+            rows = [_evaluation_row(record, manifest.task.metric_names) for record in evaluations]
+            console.table("Evaluations", ["data", "images", "metrics", "", "measured"], rows)
 
 
 @models_app.command("verify")
@@ -142,6 +162,7 @@ def verify_model(model: ModelReference, json_output: JsonOption = False) -> None
 def register_model(
     model: ModelReference,
     alias: Annotated[str | None, typer.Option(help="Alias that points to the new version.")] = None,
+    force: ForceOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Register a package as the next version of the model that it names."""
@@ -152,7 +173,7 @@ def register_model(
         console = Console(json_output=json_output)
         loaded = load_model(model)
         loaded.package.require_weights()  # a version without weights could not be loaded
-        version = Registry().register(loaded.package, alias=alias)
+        version = Registry().register(loaded.package, alias=alias, force=force)
         if json_output:
             console.emit(_version_facts(version))
             return
@@ -214,14 +235,32 @@ def _version_facts(version: Any) -> dict[str, object]:
         "task": version.task,
         "architecture": version.architecture,
         "metrics": dict(version.metrics),
+        "did_not_learn": list(version.did_not_learn),
         "run": version.run_id,
         "source": version.source,
     }
 
 
-def _metric_lines(metrics: Mapping[str, float]) -> list[str]:
-    """Return a line for each metric, short enough for a column."""
-    return [f"{name.removeprefix('test_')} {value:.4f}" for name, value in sorted(metrics.items())]
+def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]:
+    found = [f"{name} {record.metrics[name]:.4f}" for name in names if name in record.metrics]
+    mark = f"does not count: {record.num_leaked:,} images were used to train it"
+    return [
+        record.data,
+        f"{record.num_images:,}",
+        ", ".join(found),
+        "" if record.counts else mark,
+        record.created,
+    ]
+
+
+def _headline_metric(version: ModelVersion) -> str:
+    """Return the first of the task's metrics that the version was registered with."""
+    from eagleray.tasks import task_class, task_names
+
+    names = task_class(version.task).metric_names if version.task in task_names() else ()
+    keys = [f"test_{name}" for name in names] + sorted(version.metrics)
+    key = next((key for key in keys if key in version.metrics), None)
+    return "" if key is None else f"{key.removeprefix('test_')} {version.metrics[key]:.4f}"
 
 
 def _date(milliseconds: int) -> str:

@@ -79,6 +79,8 @@ def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = No
     in_file = {} if file is None else read_fields(file)
 
     def name(field: str) -> str:
+        if not field:
+            return file or ""
         if field in in_file and field not in fields:
             return f"{file}: {field}"
         return flag(field)

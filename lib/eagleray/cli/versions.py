@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eagleray.cli.common import AliasOption, JsonOption, ModelName, ReasonOption
+from eagleray.cli.common import AliasOption, ForceOption, JsonOption, ModelName, ReasonOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
+    from eagleray.evaluation.bootstrap import Difference
     from eagleray.registry.alias_history import AliasChange
-    from eagleray.registry.comparison import Comparison, MetricPair
+    from eagleray.registry.comparison import Comparison, MetricRow
     from eagleray.registry.lineage import ImageUse
     from eagleray.registry.registry import ModelVersion, Registry
 
@@ -36,7 +37,12 @@ def promote_version(
     ] = None,
     reason: ReasonOption = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Promote whatever the metrics are; needs --reason.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Promote whatever the metrics are, and a model of another task, labels or input "
+            "too; needs --reason.",
+        ),
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -85,6 +91,7 @@ def set_alias(
     alias: Annotated[str, typer.Argument(help="Alias, such as staging.")],
     version: Number,
     reason: ReasonOption = "",
+    force: ForceOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Point an alias to a version without checking KPIs; the history records it too."""
@@ -92,7 +99,7 @@ def set_alias(
 
     with command_errors():
         console = Console(json_output=json_output)
-        change = Registry().set_alias(name, alias, version, reason=reason)
+        change = Registry().set_alias(name, alias, version, reason=reason, force=force)
         if json_output:
             console.emit(change.as_json())
             return
@@ -131,16 +138,22 @@ def show_history(
 
 
 @versions_app.command("compare")
-def compare_versions(first: Version, second: Version, json_output: JsonOption = False) -> None:
-    """Compare two versions: their metrics, and whether both were measured on the same images."""
+def compare_versions(
+    first: Version,
+    others: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Versions to compare with the first.")
+    ],
+    json_output: JsonOption = False,
+) -> None:
+    """Compare versions with the first: metrics with intervals of the difference, settings, data."""
     from eagleray.registry.comparison import ComparedVersion, compare
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        sides = [ComparedVersion.read(registry, _find(registry, name)) for name in (first, second)]
-        comparison = compare(*sides)
+        versions = [_find(registry, name) for name in (first, *others)]
+        comparison = compare(registry, [ComparedVersion.read(registry, one) for one in versions])
         if json_output:
             console.emit(comparison.as_json())
             return
@@ -266,23 +279,43 @@ def _use_row(use: ImageUse) -> list[str]:
 
 
 def _show_comparison(comparison: Comparison, console: Console) -> None:
-    first, second = comparison.first, comparison.second
-    names = [first.version.reference, second.version.reference]
-    rows = [_metric_row(pair) for pair in comparison.metrics]
-    console.table(_title(comparison), ["metric", *names, "difference"], rows)
+    names = comparison.references
+    against = [f"{name} - {names[0]}" for name in names[1:]] if len(names) > 2 else ["difference"]
+    rows = [_metric_row(row) for row in comparison.metrics]
+    console.table(_title(comparison), ["metric", *names, *against], rows)
+    has_intervals = any(
+        one and one.interval for row in comparison.metrics for one in row.differences
+    )
+    if has_intervals:
+        console.say(
+            "In brackets: the 95 % interval of the difference, and the p-value of there being none "
+            "(paired bootstrap, 1,000 resamples of the images)."
+        )
+    for sentence in comparison.leakage:
+        console.warn(sentence)
     if not comparison.same_images:
         console.warn(
             "The metrics are not comparable: they were measured on different images."
             if comparison.same_images is False
             else "It is unknown whether these metrics were measured on the same images; evaluate "
-            "both on the same images."
+            "all on the same images."
         )
-    others = second.facts
+    fields = [
+        [name, *(str(value) if value is not None else "-" for value in values)]
+        for name, values in comparison.hyperparameters.items()
+    ]
+    if fields:
+        console.table("Training specifications, where they differ", ["", *names], fields)
     facts = [
-        [name, _short(value), _short(others[name]), "" if value == others[name] else "differs"]
-        for name, value in first.facts.items()
+        [name, *(_short(value) for value in values), "" if len(set(values)) == 1 else "differs"]
+        for name, values in _facts_by_name(comparison).items()
     ]
     console.table("Facts", ["", *names, ""], facts)
+
+
+def _facts_by_name(comparison: Comparison) -> dict[str, list[str | None]]:
+    facts = [side.facts for side in comparison.versions]
+    return {name: [one[name] for one in facts] for name in facts[0]}
 
 
 def _title(comparison: Comparison) -> str:
@@ -291,9 +324,16 @@ def _title(comparison: Comparison) -> str:
     return "Measured on the same test set" if comparison.same_images else "As registered"
 
 
-def _metric_row(pair: MetricPair) -> list[str]:
-    difference = "" if pair.difference is None else f"{pair.difference:+.4f}"
-    return [pair.metric, _figure(pair.first), _figure(pair.second), difference]
+def _metric_row(row: MetricRow) -> list[str]:
+    differences = ["" if one is None else _difference(one) for one in row.differences]
+    return [row.metric, *(_figure(value) for value in row.values), *differences]
+
+
+def _difference(found: Difference) -> str:
+    if found.interval is None or found.p_value is None:
+        return f"{found.value:+.4f}"
+    low, high = found.interval.low, found.interval.high
+    return f"{found.value:+.4f} [{low:+.4f} to {high:+.4f}, p {found.p_value:.3f}]"
 
 
 def _figure(value: float | None) -> str:

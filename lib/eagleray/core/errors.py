@@ -109,11 +109,14 @@ class UnknownNameError(UserError):
 
     http_status = 404
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, hint: str = "", where: str = ""
+    ) -> None:
         self.name = name
         self.nearest = nearest_names(name, known)
         near = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
-        super().__init__(f"No {kind} is named {name!r}.{near}{' ' + hint if hint else ''}")
+        place = f"{where}: " if where else ""
+        super().__init__(f"{place}No {kind} is named {name!r}.{near}{' ' + hint if hint else ''}")
 
 
 class UnknownVersionError(InputError):

@@ -34,6 +34,8 @@ def read_settings() -> Settings:
 
 
 def _variable(field: str) -> str:
+    if not field:
+        return ""
     name = field.upper()
     return name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
 

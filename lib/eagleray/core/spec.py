@@ -8,15 +8,20 @@ and the panel of the help that it belongs to; the options of a command, the HTTP
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.validation import first_validation_error
+from eagleray.core.display import escape_text
+from eagleray.core.errors import InputError, UnknownNameError, nearest_names
+from eagleray.core.validation import validation_errors
 
 __all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
+
+
+_MAX_FAULTS = 12  # named in one message
+_MAX_SHOWN = 500  # characters of a name
 
 
 def _as_list(value: Any) -> Any:
@@ -63,22 +68,42 @@ class Spec(BaseModel):
         Args:
             fields: Values by field name; text is accepted for numbers and switches.
             where: File that the fields come from, for messages.
-            name: Maps a field to the name that the user knows it by, such as its option.
+            name: Maps a field to the name that the user knows it by, such as its option; "" stands
+                for the fields together.
 
         Raises:
-            InputError: A field is invalid or missing; the message names it.
-            UnknownNameError: A field does not exist; the message names the nearest ones.
+            InputError: A field is invalid or missing; the message names all such fields.
+            UnknownNameError: A field does not exist, and nothing else is wrong; the message names
+                the nearest ones.
         """
         prefix = f"{where}: " if where else ""
-        unknown = [str(field) for field in fields if field not in cls.model_fields]
-        if len(unknown) > 1:
-            raise InputError(f"{prefix}A specification has no fields named {', '.join(unknown)}.")
-        if unknown:
-            raise UnknownNameError("field of a specification", unknown[0], cls.model_fields)
+        known = {field: value for field, value in fields.items() if field in cls.model_fields}
+        unknown = [str(field) for field in fields if field not in known]
+        spec, faults = None, []
         try:
-            return cls.model_validate(dict(fields))
+            spec = cls.model_validate(known)
         except ValidationError as error:
-            raise InputError(f"{prefix}{first_validation_error(error, name=name)}.") from None
+            faults = validation_errors(error, name=name)
+        if spec is not None and len(unknown) == 1:
+            place = where or name(unknown[0]).removesuffix(unknown[0]).removesuffix(": ")
+            raise UnknownNameError(
+                "field of a specification", unknown[0], cls.model_fields, where=place
+            )
+        faults = [*(_describe_unknown(field, cls.model_fields, name) for field in unknown), *faults]
+        if spec is None or faults:
+            raise InputError(f"{prefix}{_join_faults(faults)}.")
+        return spec
+
+
+def _describe_unknown(field: str, known: Iterable[str], name: Callable[[str], str]) -> str:
+    near = nearest_names(field, known, count=1)
+    shown = escape_text(name(field)[:_MAX_SHOWN])
+    return f"{shown} is not a field of a specification{f', but {near[0]} is' if near else ''}"
+
+
+def _join_faults(faults: Sequence[str]) -> str:
+    more = len(faults) - _MAX_FAULTS
+    return "; ".join([*faults[:_MAX_FAULTS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def worker_range(text: int | str) -> tuple[int, int]:

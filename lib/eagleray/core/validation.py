@@ -1,4 +1,4 @@
-"""Describes a failed validation in one sentence that names the field to change.
+"""Describes a failed validation by the fields to change.
 
 It is used for every specification, YAML file, request body, contract, package and setting.
 """
@@ -8,27 +8,38 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from eagleray.core.display import escape_text
 
-__all__ = ["first_validation_error"]
+__all__ = ["first_validation_error", "validation_errors"]
 
 _MAX_SHOWN = 500  # characters of a name, and of a message
 
 
 def first_validation_error(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
-    """Return the first fault of a validation in one line, as in `top_k must be …`.
+    """Return the first fault of a validation, as `validation_errors` describes it."""
+    return validation_errors(error, name=name)[0]
+
+
+def validation_errors(error: ValidationError, *, name: Callable[[str], str] = str) -> list[str]:
+    """Return each fault of a validation in one line, as in `top_k must be …`.
 
     The values may come from anybody, so none is repeated unless a validator of ours does so; names
     are escaped, and long ones are cut.
 
     Args:
         error: Raised by pydantic.
-        name: Maps the field at fault to the name that the reader knows it by.
+        name: Maps the field at fault to the name that the reader knows it by; "" stands for the
+            fields together.
     """
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return [_describe(fault, name) for fault in faults]
+
+
+def _describe(fault: ErrorDetails, name: Callable[[str], str]) -> str:
     field, *inner = [str(part) for part in fault["loc"]] or [""]
-    place = escape_text(".".join([name(field) if field else "", *inner])[:_MAX_SHOWN])
+    place = escape_text(".".join([name(field), *inner])[:_MAX_SHOWN])
     message = escape_text(fault["msg"][:_MAX_SHOWN]).removesuffix(".")
     if fault["type"] == "missing":
         return f"{place} is required"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.data.data_warnings import warnings_of
+from eagleray.data.data_warnings import Remedies, warnings_of
 from eagleray.data.inspection import Inspection
 from eagleray.data.near_duplicates import find_near_duplicates
 from eagleray.data.report import DataReport, Duplicates, ImageRow, Range
@@ -66,7 +66,11 @@ class _Rows:
 
 
 def make_report(
-    split: Split, inspection: Inspection, task: str, notes: Sequence[str] = ()
+    split: Split,
+    inspection: Inspection,
+    task: str,
+    notes: Sequence[str] = (),
+    remedies: Remedies | None = None,
 ) -> DataReport:
     """Count what is in each split, and find what is in more than one.
 
@@ -75,6 +79,7 @@ def make_report(
         inspection: Inspection of all their images.
         task: Task that the data are for.
         notes: Sentences on how the data were read.
+        remedies: What the reader of a warning can still do; None for everything.
     """
     rows = _Rows(split, inspection)
     classes = _count_classes(split, task)
@@ -94,7 +99,7 @@ def make_report(
         leaked=leaked,
         notes=tuple(notes),
     )
-    return replace(report, warnings=warnings_of(report))
+    return replace(report, warnings=warnings_of(report, remedies or Remedies()))
 
 
 def _count_classes(split: Split, task: str) -> dict[str, dict[str, int]]:

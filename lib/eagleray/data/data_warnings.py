@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from eagleray.data.inspection import Fault
 from eagleray.data.label_texts import MISSING_VALUES, alike
 from eagleray.data.report import DataReport, Duplicates
 from eagleray.data.split import SPLIT_NAMES
 
-__all__ = ["warnings_of"]
+__all__ = ["Remedies", "warnings_of"]
 
 _IMBALANCE = 10.0  # ratio of class sizes from which the smallest class is likely to be neglected
 _MAX_NAMED = 5
 
 
-def warnings_of(report: DataReport) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    """What the reader of a warning can still do about it.
+
+    Attributes:
+        can_weight: Whether training does not weight the classes yet.
+        divided: Splits that are made anew, so that duplicates can be kept out of them.
+    """
+
+    can_weight: bool = True
+    divided: Collection[str] = SPLIT_NAMES
+
+
+def warnings_of(report: DataReport, remedies: Remedies) -> tuple[str, ...]:
     """Return sentences on what should be checked before training, each with what to do."""
     return (
-        *_warn_of_classes(report.classes, report.imbalance),
+        *_warn_of_classes(report.classes, report.imbalance, remedies),
         *_warn_of_labels(report.classes),
         *_warn_of_unreadable(report.unreadable, report.num_images),
-        *_warn_of_leaks(report),
+        *_warn_of_leaks(report, remedies),
         *_warn_of_contradictions(report.exact),
     )
 
 
 def _warn_of_classes(
-    classes: Mapping[str, Mapping[str, int]], ratio: float | None
+    classes: Mapping[str, Mapping[str, int]], ratio: float | None, remedies: Remedies
 ) -> Iterator[str]:
     if ratio is not None and ratio >= _IMBALANCE:
         labels = list(classes)
+        weight = "train with --class-weights balanced, " if remedies.can_weight else ""
         largest, smallest = sum(classes[labels[0]].values()), sum(classes[labels[-1]].values())
         yield (
             f"Class {labels[0]!r} has {_images(largest)} and class {labels[-1]!r} {smallest:,}, "
-            f"{ratio:,.0f} times fewer: look at the metrics of each class, weight the classes or "
-            "add images."
+            f"{ratio:,.0f} times fewer: look at the metrics of each class, "
+            f"{weight}or add images."
         )
     for split in SPLIT_NAMES:
         if any(counts[split] for counts in classes.values()):
@@ -70,8 +85,11 @@ def _warn_of_unreadable(faults: Sequence[Fault], num_images: int) -> Iterator[st
         )
 
 
-def _warn_of_leaks(report: DataReport) -> Iterator[str]:
+def _warn_of_leaks(report: DataReport, remedies: Remedies) -> Iterator[str]:
     for split, (num_exact, num_near) in report.leaked.items():
+        advice = "remove them from one of the splits"
+        if split in remedies.divided:
+            advice += ", or keep them in one with --keep-duplicates-together"
         for number, what, found in (
             (num_exact, "the same bytes as images", report.exact),
             (num_near, "near-duplicates", report.near),
@@ -82,8 +100,7 @@ def _warn_of_leaks(report: DataReport) -> Iterator[str]:
                 yield (
                     f"{_images(number)} of the {split} split {'has' if number == 1 else 'have'} "
                     f"{what} in other splits, so that its metrics are too optimistic; the first "
-                    f"is {late.uri}, as {early.uri} of the {early.split} split: keep duplicates "
-                    "together when you split, or remove them."
+                    f"is {late.uri}, as {early.uri} of the {early.split} split: {advice}."
                 )
 
 

@@ -137,9 +137,9 @@ def require_readable(inspection: Inspection, max_share: float) -> None:
     if len(faults) > max_share * len(inspection):
         share = len(faults) / len(inspection)
         raise InputError(
-            f"{len(faults):,} of {len(inspection):,} images ({share:.2%}) cannot be read, and the "
-            f"limit is {max_share:.2%}; the first is {faults[0]}. Fix them or remove them from the "
-            "data, or allow more."
+            f"{len(faults):,} of {len(inspection):,} images cannot be read, a fraction of "
+            f"{share:.3g}, and the limit is {max_share:g}; the first is {faults[0]}. Fix them or "
+            "remove them from the data, or allow more with --max-unreadable."
         )
 
 

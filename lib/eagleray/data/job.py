@@ -16,6 +16,7 @@ from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.data.analysis import make_report
+from eagleray.data.data_warnings import Remedies
 from eagleray.data.groups import merge_groups
 from eagleray.data.inspection import Inspection, scan_images
 from eagleray.data.labelled import (
@@ -30,6 +31,7 @@ from eagleray.data.page import render_data_report
 from eagleray.data.report import DataReport
 from eagleray.data.spec import InspectSpec
 from eagleray.data.split import (
+    SPLIT_NAMES,
     Split,
     describe_missing_splits,
     require_no_splits,
@@ -119,7 +121,7 @@ def open_inspection(spec: InspectSpec, settings: Settings) -> InspectJob:
             "own; leave it out, or put all images together."
         )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
-    task = make_task(spec.task, images.labels, images.uris)
+    task = make_task(spec.task, images.labels, images.places)
     if own_test is not None:
         encode_labels(task, own_test)
     _split(job, job.groups)  # it may be impossible
@@ -179,12 +181,18 @@ def run_inspection(job: InspectJob, cluster: Cluster, reporter: ProgressReporter
     )
     with reporter.status("Searching for duplicates"):
         split = _split(job, _groups_with_duplicates(job, inspection))
-        report = make_report(split, inspection, spec.task, notes=job.notes)
+        report = make_report(split, inspection, spec.task, notes=job.notes, remedies=_remedies(job))
         page = render_data_report(report, _about(job, split), title=f"Data report of {spec.data}")
     _write_page(spec.output, page)
     if spec.split_file is not None:
         write_split(split, spec.split_file, data_digest=images.digest, seed=spec.seed)
     return InspectSummary(report, split, images.digest, spec.output, spec.split_file)
+
+
+def _remedies(job: InspectJob) -> Remedies:
+    if job.spec.keep_duplicates_together or job.images.splits:
+        return Remedies(divided=())
+    return Remedies(divided=("validation",) if job.own_test is not None else SPLIT_NAMES)
 
 
 def _groups_with_duplicates(job: InspectJob, inspection: Inspection) -> tuple[str, ...] | None:
@@ -199,6 +207,12 @@ def _about(job: InspectJob, split: Split) -> dict[str, object]:
     about: dict[str, object] = {"data": spec.data, "task": spec.task, "contract": spec.contract}
     if spec.test_data is not None:
         about["test data"] = spec.test_data
+    positive = make_task(spec.task, job.images.labels).positive
+    if positive is not None:
+        about["positive label"] = (
+            f"{positive}, the second in alphabetical order; `eagleray train --positive` may name "
+            "the other"
+        )
     about["split seed"] = spec.seed
     if spec.group_column is not None:
         about["group column"] = spec.group_column

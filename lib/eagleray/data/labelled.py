@@ -50,6 +50,8 @@ class LabelledImages:
         attributes: The table's other columns by name, as text; empty for a missing value.
         splits: `train`, `validation` or `test` for each image; empty if the data do not say.
         notes: Sentences on how they were read, and what was skipped.
+        rows: Row of each image in its table, counted from 1 without the header; empty if the images
+            are not of a table.
     """
 
     uris: tuple[str, ...]
@@ -58,9 +60,20 @@ class LabelledImages:
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     splits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.uris)
+
+    def place(self, index: int) -> str:
+        """Return where an image comes from, for messages: its row if it has one, and location."""
+        uri = self.uris[index] or "no location"
+        return f"row {self.rows[index]:,}, {uri}" if self.rows else uri
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where each image comes from, as `place` says."""
+        return tuple(map(self.place, range(len(self))))
 
     @property
     def digest(self) -> str:
@@ -77,6 +90,7 @@ class LabelledImages:
                 name: tuple(values[index] for index in indices)
                 for name, values in self.attributes.items()
             },
+            rows=tuple(self.rows[index] for index in indices) if self.rows else (),
         )
 
 
@@ -96,6 +110,9 @@ def join_images(*sets: LabelledImages) -> LabelledImages:
             for name in names
         },
         notes=tuple(dict.fromkeys(joined(some.notes for some in sets))),
+        rows=tuple(itertools.chain.from_iterable(some.rows for some in sets))
+        if all(some.rows for some in sets)
+        else (),
     )
 
 
@@ -153,6 +170,7 @@ def read_labelled(
         attributes=found.attributes,
         splits=found.splits,
         notes=(*found.notes, *listing.all_notes()),
+        rows=() if listing.root is not None else tuple(row + 1 for row in found.rows),
     )
 
 
@@ -182,13 +200,15 @@ def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list
         InputError: If a label is not one of the task's; the message names a similar one.
     """
     encoded = []
-    for uri, text in zip(images.uris, images.labels, strict=True):
+    for index, text in enumerate(images.labels):
         try:
             encoded.append(task.encode(text))
         except InputError as error:
             known = look_alike(text, task.labels)
             meant = "" if known is None else f" It has {known!r}: write the label as that."
-            raise InputError(f"The label of {uri} does not fit the model: {error}{meant}") from None
+            raise InputError(
+                f"The label of {images.place(index)} does not fit the model: {error}{meant}"
+            ) from None
     return encoded
 
 
@@ -206,10 +226,12 @@ def require_enough(images: LabelledImages, task: str, where: str) -> None:
                 plural = "image" if count == 1 else "images"
                 other = look_alike(label, sorted(counts))
                 meant = "" if other is None else f" It may be {other!r}, written otherwise."
+                first = images.place(images.labels.index(label))
+                place = first if count == 1 else f"the first is {first}"
                 raise InputError(
-                    f"Class {label!r} of {where} has {count} {plural}; at least {_MIN_PER_CLASS} "
-                    "are needed, one each for training, validation and test. Add images or remove "
-                    f"the class.{meant}"
+                    f"Class {label!r} of {where} has {count} {plural} ({place}); at least "
+                    f"{_MIN_PER_CLASS} are needed, one each for training, validation and test. "
+                    f"Add images or remove the class.{meant}"
                 )
     elif len(images) < _MIN_PER_CLASS:
         raise InputError(f"{where} has {len(images)} images; at least {_MIN_PER_CLASS} are needed.")
@@ -218,9 +240,9 @@ def require_enough(images: LabelledImages, task: str, where: str) -> None:
 def _require_classes(images: LabelledImages, where: str) -> None:
     """Refuse an empty label, and a folder whose only folder holds the class folders."""
     if "" in images.labels:
-        uri = images.uris[images.labels.index("")]
+        place = images.place(images.labels.index(""))
         raise InputError(
-            f"A row of {where} ({uri}) has an empty label; name its class, or leave the row out."
+            f"A row of {where} ({place}) has an empty label; name its class, or leave the row out."
         )
     if len(set(images.labels)) > 1 or not storage.is_folder(where):
         return

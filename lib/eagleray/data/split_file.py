@@ -1,7 +1,8 @@
 """Keeps a split in a Parquet file, and divides data again as the file says.
 
-write_split(split, "split.parquet", data_digest=images.digest, seed=0)
+write_split(split, "split.parquet", data_digest=images.digest, seed=0, attributes=["age"])
 split = read_split("split.parquet", images)
+test = read_named_split("split.parquet", "test")
 """
 
 from __future__ import annotations
@@ -32,14 +33,21 @@ __all__ = [
 SPLIT_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("uri", "version", "label", "split")]
 )
-"""Columns of a split file. Its key-value metadata hold the format, the seed and the digests."""
+"""Columns of a split file, beside a text column `attribute_NAME` for each attribute that it keeps.
+Its key-value metadata hold the format, the seed and the digests."""
 
+_ATTRIBUTE_PREFIX = "attribute_"
 _FORMAT = "eagleray-split/2"
 _SPLIT_COLUMNS = {"eagleray-split/1": "part", _FORMAT: "split"}
 
 
 def write_split(
-    split: Split, location: str, *, data_digest: str | None = None, seed: int | None = None
+    split: Split,
+    location: str,
+    *,
+    data_digest: str | None = None,
+    seed: int | None = None,
+    attributes: Sequence[str] = (),
 ) -> None:
     """Write which image is in which split as one new Parquet file.
 
@@ -48,6 +56,7 @@ def write_split(
         location: Location of the file.
         data_digest: Digest of the rows before they were divided.
         seed: Seed that the split was made with, if there was one.
+        attributes: Names of the attributes to keep beside the labels, which the data must have.
 
     Raises:
         OutputExistsError: If there is a file already.
@@ -68,6 +77,9 @@ def write_split(
         **{name: value for name, value in known.items() if value is not None},
     }
     table = pa.table(columns, schema=SPLIT_SCHEMA).replace_schema_metadata(metadata)
+    for name in attributes:
+        values = [value for images in splits.values() for value in images.attributes[name]]
+        table = table.append_column(_ATTRIBUTE_PREFIX + name, pa.array(values, pa.string()))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     try:
@@ -105,7 +117,7 @@ def read_split(location: str, images: LabelledImages) -> Split:
 
 
 def read_named_split(location: str, name: str) -> LabelledImages:
-    """Read one split of a split file, as it was when the file was written.
+    """Read one split of a split file, as it was when the file was written, with its attributes.
 
     Args:
         location: Location of a file that `write_split` made.
@@ -121,10 +133,13 @@ def read_named_split(location: str, name: str) -> LabelledImages:
     rows = [row for row, split in enumerate(table["split"]) if split == name]
     if not rows:
         raise InputError(f"The {name} split of {location} has no images.")
-    uris, labels, versions = (
-        tuple(table[column][row] for row in rows) for column in ("uri", "label", "version")
-    )
-    return LabelledImages(uris, labels, versions)
+    columns = {column: tuple(values[row] for row in rows) for column, values in table.items()}
+    attributes = {
+        column.removeprefix(_ATTRIBUTE_PREFIX): values
+        for column, values in columns.items()
+        if column.startswith(_ATTRIBUTE_PREFIX)
+    }
+    return LabelledImages(columns["uri"], columns["label"], columns["version"], attributes)
 
 
 def take_named_split(images: LabelledImages, name: str, where: str) -> LabelledImages:
@@ -164,9 +179,11 @@ def _read_split_table(location: str) -> dict[str, list[str]]:
             column = _split_column(file.schema_arrow)
             if column is None:
                 raise InputError(f"{location} is not a split file of Eagleray ({_FORMAT}).")
-            names = [*SPLIT_SCHEMA.names[:-1], column]
+            kept = [name for name in file.schema_arrow.names if name.startswith(_ATTRIBUTE_PREFIX)]
+            names = [*SPLIT_SCHEMA.names[:-1], column, *kept]
             columns = file.read(names).to_pydict().values()
-            table: dict[str, list[str]] = dict(zip(SPLIT_SCHEMA.names, columns, strict=True))
+            keys = [*SPLIT_SCHEMA.names, *kept]
+            table: dict[str, list[str]] = dict(zip(keys, columns, strict=True))
     except FileNotFoundError:
         raise InputError(f"There is no split file {location}; check the path.") from None
     except OSError as error:

@@ -17,10 +17,16 @@ from eagleray.core.settings import Settings
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
 from eagleray.data.split import require_no_splits
-from eagleray.data.split_file import is_split_file, read_named_split, take_named_split
+from eagleray.data.split_file import (
+    is_split_file,
+    read_named_split,
+    take_named_split,
+)
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
+from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
+from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
 from eagleray.evaluation.slices import choose_columns, slice_metrics
@@ -33,8 +39,10 @@ __all__ = [
     "EvaluatedModel",
     "EvaluationJob",
     "EvaluationSummary",
+    "model_facts",
     "open_evaluation",
     "run_evaluation",
+    "version_reference",
 ]
 
 
@@ -92,7 +100,19 @@ class EvaluationSummary:
     intervals: dict[str, Interval]
     kpi_results: tuple[KpiResult, ...]
     page: str
+    warnings: tuple[str, ...] = ()
     recorded_as: str = ""
+
+    @property
+    def predictions(self) -> ImagePredictions:
+        """The predictions, image by image."""
+        return ImagePredictions.of(self.evaluation)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every KPI passed, on images that are evidence."""
+        passed = all(result.passed for result in self.kpi_results)
+        return passed and not (self.kpi_results and self.warnings)
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary for scripts."""
@@ -103,7 +123,9 @@ class EvaluationSummary:
             "metrics": self.record.metrics,
             "intervals": {name: asdict(found) for name, found in self.intervals.items()},
             "kpis": [result.as_json() for result in self.kpi_results],
-            "passed": all(result.passed for result in self.kpi_results),
+            "passed": self.passed,
+            "leaked_images": self.record.num_leaked,
+            "warnings": list(self.warnings),
             "data": self.record.data,
             "data_digest": self.record.data_digest,
             "package_digest": self.record.package_digest,
@@ -179,8 +201,21 @@ def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
     return images
 
 
-def run_evaluation(job: EvaluationJob, reporter: ProgressReporter) -> EvaluationSummary:
-    """Predict every image, compute metrics, check the KPIs, and write the report."""
+def run_evaluation(
+    job: EvaluationJob,
+    reporter: ProgressReporter,
+    *,
+    leakage: Leakage = NO_LEAKAGE,
+    current_leakage: Leakage = NO_LEAKAGE,
+) -> EvaluationSummary:
+    """Predict every image, compute metrics, check the KPIs, and write the report.
+
+    Args:
+        job: The evaluation.
+        reporter: Shows the progress.
+        leakage: The images that the model learned from.
+        current_leakage: The images that the model which KPIs compare with learned from.
+    """
     evaluation, engine = _evaluate(job, job.model, reporter)
     current = None if job.current is None else _evaluate(job, job.current, reporter)[0].metrics
     with reporter.status("Computing and drawing"):
@@ -193,17 +228,27 @@ def run_evaluation(job: EvaluationJob, reporter: ProgressReporter) -> Evaluation
             num_images=evaluation.num_images,
             num_failed=evaluation.num_failed,
             metrics=evaluation.metrics,
+            arguments=job.spec.arguments,
+            num_leaked=len(leakage.rows),
+            leakage=leakage.sentence,
         )
+        warnings = tuple(found.sentence for found in (leakage, current_leakage) if found)
         page = render_evaluation(
             evaluation,
             {**_facts(job, evaluation, record), "engine": engine},
-            model_name=job.model.reference,
+            model_name=version_reference(job.model),
             intervals=intervals,
             kpi_results=kpi_results,
             slices=slice_metrics(evaluation, job.columns),
+            warnings=warnings,
         )
         _write(job.output, page)
-    return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output)
+    return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output, warnings)
+
+
+def version_reference(model: EvaluatedModel) -> str:
+    """Return NAME/VERSION, which an alias that moves later does not change; else the reference."""
+    return f"{model.name}/{model.version}" if model.version else model.reference
 
 
 def _evaluate(
@@ -227,11 +272,11 @@ def _facts(
     job: EvaluationJob, evaluation: Evaluation, record: EvaluationRecord
 ) -> dict[str, object]:
     package, task = job.model.package, evaluation.task
+    reference = version_reference(job.model)
+    named = "" if reference == job.model.reference else f", named as {job.model.reference}"
     facts: dict[str, object] = {
-        "model": f"{job.model.reference} (package {record.package_digest[:12]})",
-        "task": task.name,
-        "architecture": package.manifest.architecture.name,
-        "contract": package.manifest.contract_digest[:12],
+        "model": f"{reference} (package {record.package_digest[:12]}{named})",
+        **model_facts(package),
         "data": job.spec.data,
         "data digest": record.data_digest,
         "measured": record.created,
@@ -242,6 +287,18 @@ def _facts(
     if job.current is not None:
         facts["current"] = f"{job.current.reference} ({job.current.package.digest[:12]})"
     return facts
+
+
+def model_facts(package: ModelPackage) -> dict[str, object]:
+    """Return what a model is, for the last table of its page."""
+    manifest = package.manifest
+    return {
+        "task": manifest.task.name,
+        **manifest.task.settings(),
+        "architecture": manifest.architecture.name,
+        "input": manifest.input_text,
+        "contract": manifest.contract_digest[:12],
+    }
 
 
 def _write(location: str, page: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -36,6 +37,9 @@ class EvaluationRecord(BaseModel):
         num_failed: Number of images that could not be decoded, and are not in the metrics.
         metrics: Metrics by name; a metric of one label is named `recall[defect]`.
         created: UTC time in ISO 8601.
+        arguments: What follows `eagleray evaluate MODEL` to evaluate another model on these images.
+        num_leaked: Number of images that the model, or one that it descends from, learned from.
+        leakage: These images in one sentence; empty without any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -47,3 +51,16 @@ class EvaluationRecord(BaseModel):
     num_failed: int
     metrics: Annotated[dict[str, FiniteFloat], BeforeValidator(_require_numbers)]
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    arguments: tuple[str, ...] = ()
+    num_leaked: int = 0
+    leakage: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the evaluation is evidence: the model has learned from none of its images."""
+        return self.num_leaked == 0
+
+    def command(self, model: str) -> str:
+        """Return the command that evaluates a model on these images."""
+        words = self.arguments or (self.data,)
+        return shlex.join(["eagleray", "evaluate", model, *words])

@@ -33,6 +33,7 @@ def render_evaluation(
     intervals: Mapping[str, Interval],
     kpi_results: Sequence[KpiResult] = (),
     slices: Sequence[Slice] = (),
+    warnings: Sequence[str] = (),
 ) -> bytes:
     """Render the page.
 
@@ -43,6 +44,7 @@ def render_evaluation(
         intervals: Confidence intervals of the headline metrics.
         kpi_results: Results of the KPIs.
         slices: Metrics of slices of the data.
+        warnings: Sentences for the top of the page: why its metrics are no evidence, and more.
 
     Returns:
         A self-contained HTML file.
@@ -50,7 +52,7 @@ def render_evaluation(
     task, outputs, targets = evaluation.task, evaluation.outputs, evaluation.targets
     section = task.section(outputs, targets, evaluation.metrics)
     mistakes = task.worst_mistakes(outputs, targets, _NUM_PICTURES)
-    suspects = task.suspected_labels(outputs, targets)
+    review = task.review_labels(outputs, targets)
     return render_page(
         "evaluation.html.j2",
         title=f"Evaluation of {model_name}",
@@ -62,12 +64,14 @@ def render_evaluation(
             for name, value in evaluation.headline.items()
         ],
         kpi_results=kpi_results,
+        warnings=warnings,
         plots=[_DRAW[type(plot)](**vars(plot)) for plot in section.plots],
         tables=section.tables,
         slices=_by_column(slices),
         mistakes=_with_pictures(evaluation, mistakes),
-        suspects=_with_pictures(evaluation, suspects[:_NUM_PICTURES]),
-        num_suspects=len(suspects),
+        suspects=_with_pictures(evaluation, review.suspects[:_NUM_PICTURES]),
+        num_suspects=len(review.suspects),
+        withheld=review.withheld,
         failures=evaluation.failures[:_MAX_FAILURES],
         metrics={name: value for name, value in evaluation.metrics.items() if "[" not in name},
         facts=facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eagleray.core.spec import Texts, spec_field
 from eagleray.data.spec import DATA, LabelledFields
+from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 
 __all__ = ["EvaluateSpec"]
@@ -35,3 +36,14 @@ class EvaluateSpec(S3Fields, LabelledFields):
     output: str | None = spec_field(
         None, REPORT, "HTML file of the report; default: in the home folder's evaluations."
     )
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments that name the same images, in any working folder."""
+        words = [storage.absolute(self.data)]
+        for name in (*LabelledFields.model_fields, "split"):
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if text is not None and name != "data":
+                    words += [f"--{name.replace('_', '-')}", text]
+        return tuple(words)

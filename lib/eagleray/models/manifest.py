@@ -175,6 +175,14 @@ class ModelManifest(FrozenModel):
     lineage: Lineage
     files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
 
+    @property
+    def input_text(self) -> str:
+        """The input for people, as in `28 x 28 pixels, gray, and the attributes age, site`."""
+        height, width = self.contract.size
+        names = ", ".join(attribute.name for attribute in self.attributes)
+        image = f"{height} x {width} pixels, {self.contract.color}"
+        return f"{image}, and the attributes {names}" if names else image
+
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are empty."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from eagleray.core.errors import InputError
@@ -43,6 +44,13 @@ class RunArtifacts:
         """Write a text as an artifact of a run, replacing one with the same path."""
         with registry_errors(self._settings):
             self._client.log_text(run_id, text, path)
+
+    def write_file(self, run_id: str, folder: str, name: str, content: bytes) -> None:
+        """Write a file into a folder of a run, replacing one with the same name."""
+        with tempfile.TemporaryDirectory(prefix="eagleray-") as local:
+            (Path(local) / name).write_bytes(content)
+            with registry_errors(self._settings):
+                self._client.log_artifact(run_id, str(Path(local) / name), folder)
 
     def folder(self, run_id: str) -> str:
         """Return the URI of a run's artifacts."""

@@ -1,31 +1,38 @@
-"""Compares the metrics and facts of two versions."""
+"""Compares versions: their metrics on the same images, hyperparameters and origins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from eagleray.evaluation.bootstrap import Difference, Measured, paired_bootstrap
+from eagleray.evaluation.predictions import ImagePredictions, take_common
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import ModelManifest
+from eagleray.registry.lineage import read_specification
 from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["ComparedVersion", "Comparison", "MetricPair", "compare"]
+__all__ = ["ComparedVersion", "Comparison", "MetricRow", "compare"]
 
 
 @dataclass(frozen=True)
 class ComparedVersion:
-    """One of the two versions, with all that is compared.
+    """One of the versions, with all that is compared.
 
     Attributes:
         version: The registered version.
         manifest: The manifest of its package.
         evaluations: Its evaluations, newest first.
+        specification: The fields of its training specification; empty if it is not known.
     """
 
     version: ModelVersion
     manifest: ModelManifest
     evaluations: tuple[EvaluationRecord, ...]
+    specification: Mapping[str, Any]
 
     @classmethod
     def read(cls, registry: Registry, version: ModelVersion) -> ComparedVersion:
@@ -35,11 +42,12 @@ class ComparedVersion:
             PackageError: If the package is not the one that was registered.
         """
         evaluations = tuple(registry.evaluations(version))
-        return cls(version, registry.manifest(version), evaluations)
+        specification = read_specification(registry, version)
+        return cls(version, registry.manifest(version), evaluations, specification)
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """What the version was made from, by name."""
+        """What the version is and was made from, by name."""
         manifest, lineage = self.manifest, self.manifest.lineage
         return {
             "task": manifest.task.name,
@@ -55,84 +63,174 @@ class ComparedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricPair:
-    """One metric of both versions; None if a version does not have it."""
+class MetricRow:
+    """One metric of all versions.
+
+    Attributes:
+        metric: Name of the metric.
+        values: Its value for each version; None if a version does not have it.
+        differences: The difference of each version but the first to the first one; None if one of
+            the two does not have the metric.
+    """
 
     metric: str
-    first: float | None
-    second: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """The second value minus the first."""
-        if self.first is None or self.second is None:
-            return None
-        return self.second - self.first
+    values: tuple[float | None, ...]
+    differences: tuple[Difference | None, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two versions side by side.
+    """Versions side by side; the first one is what the others are compared with.
 
     Attributes:
-        first: The first version.
-        second: The second version.
+        versions: The versions.
         same_images: Whether the metrics were measured on the same images; None if not known.
         measured_on: Location of these images, if an evaluation names it.
         metrics: The metrics, by name.
+        leakage: Sentences on versions that learned from some of these images.
     """
 
-    first: ComparedVersion
-    second: ComparedVersion
+    versions: tuple[ComparedVersion, ...]
     same_images: bool | None
     measured_on: str | None
-    metrics: tuple[MetricPair, ...] = field(default=())
+    metrics: tuple[MetricRow, ...]
+    leakage: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> list[str]:
+        """The references of the versions."""
+        return [side.version.reference for side in self.versions]
+
+    @property
+    def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
+        """The fields of the training specifications that differ, with their values.
+
+        A value is None for a version whose specification is not known, or lacks the field.
+        """
+        known = [side.specification for side in self.versions if side.specification]
+        names = dict.fromkeys(name for specification in known for name in specification)
+        return {
+            name: tuple(side.specification.get(name) for side in self.versions)
+            for name in names
+            if any(one.get(name) != known[0].get(name) for one in known)
+        }
 
     def as_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON for scripts."""
-        first, second = self.first.facts, self.second.facts
+        """Return the comparison as JSON for scripts; every list is in the order of `versions`."""
+        facts = [side.facts for side in self.versions]
         return {
-            "first": self.first.version.reference,
-            "second": self.second.version.reference,
+            "versions": self.references,
             "same_images": self.same_images,
             "measured_on": self.measured_on,
+            "leakage": list(self.leakage),
             "metrics": {
-                pair.metric: {
-                    "first": pair.first,
-                    "second": pair.second,
-                    "difference": pair.difference,
+                row.metric: {
+                    "values": list(row.values),
+                    "differences": [one and asdict(one) for one in row.differences],
                 }
-                for pair in self.metrics
+                for row in self.metrics
+            },
+            "hyperparameters": {
+                name: list(values) for name, values in self.hyperparameters.items()
             },
             "facts": {
                 name: {
-                    "first": first[name],
-                    "second": second[name],
-                    "same": first[name] == second[name],
+                    "values": [one[name] for one in facts],
+                    "same": len({one[name] for one in facts}) == 1,
                 }
-                for name in first
+                for name in facts[0]
             },
         }
 
 
-def compare(first: ComparedVersion, second: ComparedVersion) -> Comparison:
-    """Compare two versions.
+def compare(registry: Registry, versions: Sequence[ComparedVersion]) -> Comparison:
+    """Compare versions with the first of them.
 
-    If both have an evaluation on the same images, its metrics are compared; otherwise the metrics
-    that each version was registered with, on its own test set.
+    If all have an evaluation on the same images, its metrics are compared, preferably on images
+    that none has learned from; otherwise the metrics that each version was registered with, on its
+    own test set. Differences have intervals and p-values where the predictions were kept.
+
+    Args:
+        registry: The registry.
+        versions: The versions, at least two.
+
+    Raises:
+        InputError: If predictions cannot be read.
     """
-    others = {record.data_digest: record for record in second.evaluations}
-    for record in first.evaluations:
-        other = others.get(record.data_digest)
-        if other is not None:
-            pairs = _pairs(record.metrics, other.metrics)
-            return Comparison(first, second, True, record.data, pairs)
-    tests = [side.manifest.lineage.test_digest for side in (first, second)]
-    same = None if None in tests else tests[0] == tests[1]
-    pairs = _pairs(first.manifest.metrics, second.manifest.metrics)
-    return Comparison(first, second, same, None, pairs)
+    records = _common_records(versions)
+    if records is None:
+        tests = [side.manifest.lineage.test_digest for side in versions]
+        same = None if None in tests else len(set(tests)) == 1
+        rows = _rows([side.manifest.metrics for side in versions])
+        return Comparison(tuple(versions), same, None, rows)
+    predictions = [
+        registry.predictions(side.version, record.data_digest)
+        for side, record in zip(versions, records, strict=True)
+    ]
+    paired = [
+        _paired(versions[0], predictions[0], side, own)
+        for side, own in zip(versions[1:], predictions[1:], strict=True)
+    ]
+    rows = _rows([record.metrics for record in records], paired)
+    leakage = tuple(record.leakage for record in records if record.leakage)
+    return Comparison(tuple(versions), True, records[0].data, rows, leakage)
 
 
-def _pairs(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[MetricPair, ...]:
-    names = sorted({*first, *second})
-    return tuple(MetricPair(name, first.get(name), second.get(name)) for name in names)
+def _common_records(versions: Sequence[ComparedVersion]) -> list[EvaluationRecord] | None:
+    """Return the evaluations of all versions on the same images; the newest that count first."""
+    found = []
+    for record in versions[0].evaluations:
+        others = [
+            next((one for one in side.evaluations if one.data_digest == record.data_digest), None)
+            for side in versions[1:]
+        ]
+        known = [one for one in others if one is not None]
+        if len(known) == len(others):
+            found.append([record, *known])
+    counting = [records for records in found if all(one.counts for one in records)]
+    return next(iter([*counting, *found]), None)
+
+
+def _paired(
+    first: ComparedVersion,
+    first_predictions: ImagePredictions | None,
+    other: ComparedVersion,
+    other_predictions: ImagePredictions | None,
+) -> dict[str, Difference]:
+    """Return the differences that resampling yields; none without predictions of the same task."""
+    tasks = [first.manifest.task, other.manifest.task]
+    if first_predictions is None or other_predictions is None:
+        return {}
+    if tasks[0].name != tasks[1].name or set(tasks[0].labels) != set(tasks[1].labels):
+        return {}
+    nothing = np.zeros(0, np.int64)
+    sides = take_common(first_predictions, other_predictions, without=nothing)
+    if not len(sides[0].rows):
+        return {}
+    one, two = (
+        Measured(task, side.outputs, side.targets) for task, side in zip(tasks, sides, strict=True)
+    )
+    return paired_bootstrap(one, two)
+
+
+def _rows(
+    metrics: Sequence[Mapping[str, float]], paired: Sequence[Mapping[str, Difference]] = ()
+) -> tuple[MetricRow, ...]:
+    rows = []
+    for name in sorted({name for one in metrics for name in one}):
+        values = tuple(one.get(name) for one in metrics)
+        base = values[0]
+        differences = tuple(
+            None
+            if base is None or value is None
+            else _difference(value - base, paired[place].get(name) if paired else None)
+            for place, value in enumerate(values[1:])
+        )
+        rows.append(MetricRow(name, values, differences))
+    return tuple(rows)
+
+
+def _difference(value: float, resampled: Difference | None) -> Difference:
+    if resampled is None:
+        return Difference(value)
+    return Difference(value, resampled.interval, resampled.p_value)

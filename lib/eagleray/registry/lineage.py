@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.io.yaml_fields import read_fields
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.registry.versions import DIGEST_TAG
 
 __all__ = [
     "ImageUse",
     "ImageUses",
     "VersionLineage",
     "find_image_uses",
+    "read_specification",
+    "read_split_artifact",
     "reference_of",
     "trace_lineage",
 ]
@@ -30,7 +32,11 @@ SPLIT_ARTIFACT = "split.parquet"
 SPECIFICATION_ARTIFACT = "spec.yaml"
 """A training run's specification, as `eagleray train` reads it."""
 
+SPECIFICATION_ARTIFACTS = (SPECIFICATION_ARTIFACT, "best.yaml")
+"""A training's specification, and that of the best trial of a tuning."""
+
 _MAX_REQUESTS = 8  # to MLflow at a time
+_MAX_SPECIFICATION_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,32 +174,67 @@ def find_image_uses(registry: Registry, location: str) -> ImageUses:
 
 def _rows_of(registry: Registry, version: ModelVersion, uri: str) -> list[dict[str, Any]] | None:
     """Return an image's rows in the table of a version's run; None if there is no table."""
-    assert version.run_id is not None
+    found = read_split_artifact(registry, version, filters=pc.field("uri") == uri)
+    return None if found is None else found.to_pylist()
+
+
+def read_split_artifact(
+    registry: Registry, version: ModelVersion, *, filters: pc.Expression
+) -> pa.Table | None:
+    """Read the images that a version's run was given, and the split that each was in.
+
+    Args:
+        registry: The registry.
+        version: The version.
+        filters: Which rows to read. Row groups that cannot hold any are skipped.
+
+    Returns:
+        A table with the columns uri, version, label, split; None if the run keeps none.
+
+    Raises:
+        InputError: If the table cannot be read.
+    """
     folder = version.run_folder
-    if folder is None or SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
+    if folder is None or version.run_id is None:
         return None
-    with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as table:
+    if SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
+        return None
+    with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as location:
         try:
-            with storage.open_seekable(table) as file:
-                split = next(
-                    name for name in ("split", "part") if name in pq.read_schema(file).names
-                )
-                # Row groups that cannot hold the image are not read.
-                found = pq.read_table(
-                    file, columns=["version", "label", split], filters=pc.field("uri") == uri
-                )
+            with storage.open_seekable(location) as file:
+                names = pq.read_schema(file).names
+                split = next(name for name in ("split", "part") if name in names)
+                columns = ["uri", "version", "label", split]
+                found = pq.read_table(file, columns=columns, filters=filters)
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"The table of images of {version.reference} cannot be read: "
                 f"{str(error).splitlines()[0].rstrip('.')}."
             ) from error
-    rows: list[dict[str, Any]] = found.rename_columns(["version", "label", "split"]).to_pylist()
-    return rows
+    return found.rename_columns(["uri", "version", "label", "split"])
+
+
+def read_specification(registry: Registry, version: ModelVersion) -> dict[str, Any]:
+    """Return the fields of a version's training specification; empty if its run keeps none.
+
+    Raises:
+        InputError: If the specification cannot be read.
+    """
+    folder = version.run_folder
+    if folder is None or version.run_id is None:
+        return {}
+    kept = registry.artifacts.names(version.run_id)
+    for name in SPECIFICATION_ARTIFACTS:
+        if name in kept:
+            uri = f"{folder}/{name}"
+            with registry.artifacts.accessible(uri, max_bytes=_MAX_SPECIFICATION_BYTES) as file:
+                return read_fields(file)
+    return {}
 
 
 def reference_of(registry: Registry, digest: str | None) -> str | None:
     """Return the reference of the version with this package, or the digest if there is none."""
     if digest is None:
         return None
-    found = registry.all_versions(filter_string=f"tag.`{DIGEST_TAG}` = '{digest}'")
-    return found[0].reference if found else digest
+    found = registry.version_of_package(digest)
+    return found.reference if found else digest

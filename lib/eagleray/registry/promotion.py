@@ -1,13 +1,13 @@
 """Promotes a version to an alias on evidence, and rolls an alias back.
 
-A promotion checks three things: the KPIs, on an evaluation on the same images as one of the alias's
-current version; the package, against its registered digest; and its golden images on this machine.
-A rollback checks the last two, as the version was promoted before.
+A promotion checks four things: that callers of the alias keep the same kind of model; the KPIs, on
+an evaluation on the same images as one of the alias's current version; the package, against its
+registered digest; and its golden images on this machine. A rollback checks the last two, as the
+version was promoted before. An evaluation on images that the version learned from is no evidence.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,7 @@ class _Decision:
     current: int | None
     kpi_results: tuple[KpiResult, ...]
     evaluation: EvaluationRecord | None
+    differences: tuple[str, ...] = ()
 
     def evidence(self, *, forced: bool) -> dict[str, Any]:
         """Return the evidence for the history."""
@@ -51,6 +52,7 @@ class _Decision:
             "test_digest": evaluation.data_digest if evaluation else None,
             "data": evaluation.data if evaluation else None,
             "kpis": [result.as_json() for result in self.kpi_results],
+            "differences": list(self.differences),
         }
 
 
@@ -75,11 +77,13 @@ def promote(
         kpis: The KPIs that the version must pass; None only with `force`.
         reason: The actor's reason, for the history.
         actor: The user who promotes; None takes the settings' user.
-        force: Promote whatever the metrics are; it needs a `reason`.
+        force: Promote whatever the metrics are, and a model of another task, labels or input too;
+            it needs a `reason`.
 
     Raises:
-        InputError: If the version misses a KPI, or has no evaluation on the same images as the
-            alias's current version; the alias does not move.
+        InputError: If the version misses a KPI, has no evaluation on the same images as the
+            alias's current version, or is of another task, labels or input; the alias does not
+            move.
         PackageError: If the package is not the registered one, or fails its golden images.
     """
     require_alias(alias)
@@ -173,18 +177,21 @@ def _decide(
     """
     if current == candidate.version:
         raise InputError(f"{candidate.reference} is {candidate.name}@{alias} already.")
+    manifest = registry.manifest(candidate)
+    if not force:
+        registry.require_compatible(candidate.name, manifest, alias)
+    differences = registry.differences(candidate.name, manifest, alias)
     if kpis is None:
-        return _Decision(current, (), None)
-    evaluations = registry.evaluations(candidate)
+        return _Decision(current, (), None, differences)
+    evaluations = _evidence_of(registry, candidate)
     if current is None:
         evaluation, current_evaluation = (evaluations[0] if evaluations else None), None
     else:
-        evaluation, current_evaluation = _on_same_images(
-            evaluations, registry.evaluations(registry.get(candidate.name, version=current))
-        )
+        held = registry.get(candidate.name, version=current)
+        evaluation, current_evaluation = _on_same_images(evaluations, _evidence_of(registry, held))
     if evaluation is None:
         if force:
-            return _Decision(current, (), None)
+            return _Decision(current, (), None, differences)
         raise InputError(_missing_evaluation(registry, candidate, alias, current))
     current_metrics = current_evaluation.metrics if current_evaluation else None
     kpi_results = check_kpis(kpis, evaluation.metrics, current_metrics)
@@ -194,7 +201,12 @@ def _decide(
             f"{candidate.reference} fails KPIs of {candidate.name}@{alias} on {evaluation.data}: "
             f"{'; '.join(failed)}."
         )
-    return _Decision(current, kpi_results, evaluation)
+    return _Decision(current, kpi_results, evaluation, differences)
+
+
+def _evidence_of(registry: Registry, version: ModelVersion) -> list[EvaluationRecord]:
+    """Return the evaluations on images that the version has not learned from, newest first."""
+    return [record for record in registry.evaluations(version) if record.counts]
 
 
 def _on_same_images(
@@ -212,25 +224,32 @@ def _missing_evaluation(
     registry: Registry, candidate: ModelVersion, alias: str, current_number: int | None
 ) -> str:
     """Describe in one sentence which evaluation is missing, with the command for it."""
-    own = registry.evaluations(candidate)
+    own = _evidence_of(registry, candidate)
+    leaked = _say_leaked(registry, candidate)
     if current_number is None:
         return (
-            f"{candidate.reference} has no evaluation to check the KPIs on; run: eagleray evaluate "
-            f"{candidate.reference} DATA."
+            f"{candidate.reference} has no evaluation to check the KPIs on{leaked}; run: eagleray "
+            f"evaluate {candidate.reference} DATA."
         )
     current = registry.get(candidate.name, version=current_number)
-    others = registry.evaluations(current)
+    others = _evidence_of(registry, current)
     beginning = (
         f"{candidate.reference} and {current.reference}, which is {candidate.name}@{alias}, have "
-        "no evaluation on the same images"
+        f"no evaluation on the same images{leaked}{_say_leaked(registry, current)}"
     )
     if others:
-        data = shlex.quote(others[0].data)
-        return f"{beginning}; run: eagleray evaluate {candidate.reference} {data}"
+        return f"{beginning}; run: {others[0].command(candidate.reference)}"
     if own:
-        data = shlex.quote(own[0].data)
-        return f"{beginning}; run: eagleray evaluate {current.reference} {data}"
+        return f"{beginning}; run: {own[0].command(current.reference)}"
     return (
         f"{beginning}; run both: eagleray evaluate {candidate.reference} DATA, eagleray evaluate "
         f"{current.reference} DATA."
     )
+
+
+def _say_leaked(registry: Registry, version: ModelVersion) -> str:
+    """Say which evaluations of a version do not count, as a part of a sentence."""
+    names = [record.data for record in registry.evaluations(version) if not record.counts]
+    if not names:
+        return ""
+    return f" (those on images that it was trained on do not count: {', '.join(names)})"

@@ -8,17 +8,24 @@ only (`alias_history.py`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from eagleray.core.errors import InputError, UnknownNameError, UnknownVersionError
+from eagleray.core.errors import (
+    EaglerayError,
+    InputError,
+    UnknownNameError,
+    UnknownVersionError,
+)
 from eagleray.core.limits import MAX_FILES, MAX_MANIFEST_BYTES
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import open_database
+from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.models.package import (
     MANIFEST_FILE,
@@ -30,7 +37,8 @@ from eagleray.models.package import (
 from eagleray.models.package_files import require_sizes
 from eagleray.registry.alias_history import Action, AliasChange, VersionHistory
 from eagleray.registry.artifacts import RunArtifacts
-from eagleray.registry.evaluations import read_evaluations, write_evaluation
+from eagleray.registry.compatibility import ModelInterface, describe_differences
+from eagleray.registry.evaluations import read_evaluations, read_predictions, write_evaluation
 from eagleray.registry.mlflow_models import MlflowModels, all_pages
 from eagleray.registry.model_folder import write_model_folder
 from eagleray.registry.tracking import (
@@ -41,6 +49,9 @@ from eagleray.registry.tracking import (
     registry_errors,
 )
 from eagleray.registry.versions import (
+    DID_NOT_LEARN_TAG,
+    DIGEST_TAG,
+    MAX_TAG_LENGTH,
     MODEL_ARTIFACT,
     ModelVersion,
     alias_numbers,
@@ -129,6 +140,7 @@ class Registry:
         *,
         run: TrackedRun | None = None,
         alias: str | None = None,
+        force: bool = False,
     ) -> ModelVersion:
         """Make a package the next version of the model that it names.
 
@@ -136,13 +148,20 @@ class Registry:
             package: The model package.
             run: The run that made the package; None starts one for the registration.
             alias: An alias to point to the new version.
+            force: Move the alias from a model of another task, labels or input too.
+
+        Raises:
+            InputError: If the alias points to a model of another task, labels or input; nothing is
+                registered.
         """
         if alias is not None:
             require_alias(alias)
+            if not force:
+                self.require_compatible(package.manifest.name, package.manifest, alias)
         if run is None:
             with self.start_run(f"register {package.manifest.name}") as own_run:
                 own_run.log_metrics(package.manifest.metrics)
-                return self.register(package, run=own_run, alias=alias)
+                return self.register(package, run=own_run, alias=alias, force=True)
         name = package.manifest.name
         with registry_errors(self.settings):
             with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
@@ -157,7 +176,7 @@ class Registry:
                 tags=package_tags(package),
             )
         if alias is not None:
-            self.set_alias(name, alias, int(created.version), action="register")
+            self.set_alias(name, alias, int(created.version), action="register", force=True)
         return self.get(name, version=int(created.version))
 
     def version_of_run(self, run: TrackedRun, name: str) -> ModelVersion | None:
@@ -168,6 +187,11 @@ class Registry:
         """
         found = self.all_versions(filter_string=f"run_id = '{run.run_id}'")
         return next((version for version in found if version.name == name), None)
+
+    def version_of_package(self, digest: str) -> ModelVersion | None:
+        """Return a version with this package, if the registry has one."""
+        found = self.all_versions(filter_string=f"tag.`{DIGEST_TAG}` = '{digest}'")
+        return found[0] if found else None
 
     # --- versions ---
 
@@ -245,6 +269,24 @@ class Registry:
             newest[model.name] = max([*numbers, *aliases[model.name].values()], default=0)
         return aliases, newest
 
+    def record_verdict(self, version: ModelVersion, did_not_learn: Sequence[str]) -> ModelVersion:
+        """Record with a version and its run why its training did not learn.
+
+        Args:
+            version: The version.
+            did_not_learn: Sentences; none if it did learn, and then nothing is recorded.
+        """
+        if not did_not_learn:
+            return version
+        text = "\n".join(did_not_learn)[:MAX_TAG_LENGTH]
+        with registry_errors(self.settings):
+            self.client.set_model_version_tag(
+                version.name, str(version.version), DID_NOT_LEARN_TAG, text
+            )
+            if version.run_id is not None:
+                self.client.set_tag(version.run_id, DID_NOT_LEARN_TAG, text)
+        return dataclasses.replace(version, did_not_learn=tuple(did_not_learn))
+
     # --- packages ---
 
     def load(self, version: ModelVersion) -> ModelPackage:
@@ -283,13 +325,32 @@ class Registry:
 
     # --- evaluations ---
 
-    def record_evaluation(self, version: ModelVersion, record: EvaluationRecord) -> None:
+    def record_evaluation(
+        self,
+        version: ModelVersion,
+        record: EvaluationRecord,
+        predictions: ImagePredictions | None = None,
+    ) -> None:
         """Keep an evaluation with the version's run, replacing one on the same images.
+
+        Args:
+            version: The version.
+            record: The record of the evaluation.
+            predictions: The predictions, which are kept too unless they are large.
 
         Raises:
             InputError: If it is of another package, or the version has no run.
         """
-        write_evaluation(self.artifacts, version, record)
+        write_evaluation(self.artifacts, version, record, predictions)
+
+    def predictions(self, version: ModelVersion, data_digest: str) -> ImagePredictions | None:
+        """Return the predictions of an evaluation, if they were kept.
+
+        Raises:
+            InputError: If they cannot be read.
+        """
+        task = self.manifest(version).task
+        return read_predictions(self.artifacts, version, data_digest, task)
 
     def evaluations(self, version: ModelVersion) -> list[EvaluationRecord]:
         """Return the evaluations of a version, newest first.
@@ -314,6 +375,8 @@ class Registry:
         action: Action = "set",
         actor: str | None = None,
         reason: str = "",
+        force: bool = False,
+        evidence: Mapping[str, Any] | None = None,
     ) -> AliasChange:
         """Point an alias to a version, whatever its metrics are.
 
@@ -324,29 +387,62 @@ class Registry:
             action: The kind of change, for the history.
             actor: The user who makes the change; None takes the settings' user.
             reason: The user's reason, for the history.
+            force: Move the alias from a model of another task, labels or input too.
+            evidence: The figures that the change is based on, for the history.
 
         Raises:
-            InputError: If the alias is not a valid name.
+            InputError: If the alias is not a valid name, or points to a model of another task,
+                labels or input.
             UnknownVersionError: If there is no such version.
         """
         require_alias(alias)
-        self.get(name, version=version)
+        found = self.get(name, version=version)
+        if not force:
+            self.require_compatible(name, self.manifest(found), alias)
         actor = actor or self.settings.actor
         with self.history.lock(name) as locked:
-            return locked.move(alias, version, action=action, actor=actor, reason=reason)
+            return locked.move(
+                alias, version, action=action, actor=actor, reason=reason, evidence=evidence
+            )
 
-    def set_first_alias(self, version: ModelVersion, alias: str) -> ModelVersion:
-        """Point an alias to a version as its registration does, unless that was done before.
+    def require_compatible(self, name: str, model: ModelInterface, alias: str) -> None:
+        """Refuse a model that would surprise the callers of an alias.
 
-        An alias that was moved since its registration stays where it is.
+        Args:
+            name: The model's name.
+            model: The model.
+            alias: The alias that is to point to it.
+
+        Raises:
+            InputError: If the alias points to a model of another task, labels or input.
         """
+        differences = self.differences(name, model, alias)
+        if differences:
+            raise InputError(
+                f"{name}@{alias} points to another kind of model, and its callers would notice: "
+                f"{'; '.join(differences)}. Use --force to move it, or name another alias."
+            )
+
+    def differences(self, name: str, model: ModelInterface, alias: str) -> tuple[str, ...]:
+        """Return what callers of an alias would notice if it pointed to a model, as phrases.
+
+        There are none if the alias is unset, or the files of its version are lost.
+        """
+        current = self.alias_target(name, alias) if name in self.models.names() else None
+        if current is None:
+            return ()
+        try:
+            before = self.manifest(self.get(name, version=current))
+        except EaglerayError:
+            return ()
+        return describe_differences(before, model)
+
+    def was_registered_as(self, version: ModelVersion, alias: str) -> bool:
+        """Whether an alias was pointed to a version by its registration, wherever it is now."""
         changes = self.history.changes(version.name, alias)
-        done = any(
+        return any(
             item.version == version.version and item.action == "register" for item in changes
         )
-        if not done:
-            self.set_alias(version.name, alias, version.version, action="register")
-        return self.get(version.name, version=version.version)
 
     def delete(
         self, name: str, version: int, *, actor: str | None = None, reason: str = ""

@@ -33,6 +33,10 @@ CONTRACT_TAG = "eagleray.contract_digest"
 TASK_TAG = "eagleray.task"
 ARCHITECTURE_TAG = "eagleray.architecture"
 METRIC_TAG_PREFIX = "eagleray.metric."
+DID_NOT_LEARN_TAG = "eagleray.did_not_learn"
+"""Sentences, a line each, that say why the training of a version did not learn."""
+MAX_TAG_LENGTH = 4000
+"""Maximum number of characters of a tag, below MLflow's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class ModelVersion:
         task: Name of the task.
         architecture: Name of the architecture.
         metrics: Metrics of the package's manifest.
+        did_not_learn: Sentences that say why its training did not learn; none if it did.
     """
 
     name: str
@@ -62,6 +67,7 @@ class ModelVersion:
     task: str
     architecture: str
     metrics: Mapping[str, float]
+    did_not_learn: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -116,4 +122,5 @@ def make_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
             for key, value in tags.items()
             if key.startswith(METRIC_TAG_PREFIX)
         },
+        did_not_learn=tuple(tags.get(DID_NOT_LEARN_TAG, "").splitlines()),
     )

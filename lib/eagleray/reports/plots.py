@@ -50,6 +50,14 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _short(text: str, max_length: int) -> str:
+    """Return a text without its middle if it is long: names often differ at their ends."""
+    if len(text) > max_length:
+        end = max_length // 2
+        text = f"{text[: max_length - end - 1]}…{text[-end:]}"
+    return _plain(text)
+
+
 def _label(axes: Any, *, title: str, x_label: str = "", y_label: str = "") -> None:
     axes.set_title(_plain(title), fontsize=10, loc="left", color=INK)
     axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
@@ -62,7 +70,7 @@ def bar_chart(names: Sequence[str], counts: Sequence[int], *, title: str) -> str
     positions = range(len(names))
     bars = axes.barh(positions, counts, color=ACCENT)
     axes.bar_label(bars, labels=[f"{count:,}" for count in counts], padding=3, fontsize=8)
-    axes.set_yticks(positions, labels=[_plain(name[:40]) for name in names])
+    axes.set_yticks(positions, labels=[_short(name, 40) for name in names])
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.spines[["bottom"]].set_visible(False)
@@ -111,7 +119,7 @@ def curves(
     for index, (name, x, y) in enumerate(lines):
         width, color = 1.0 if index else 2.0, COLORS[index % len(COLORS)]
         marker = {"marker": "o", "markersize": 3} if len(x) <= 20 else {}
-        axes.plot(x, y, color=color, linewidth=width, label=_plain(name[:64]), **marker)
+        axes.plot(x, y, color=color, linewidth=width, label=_short(name, 64), **marker)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     _label(axes, title=title, x_label=x_label, y_label=y_label)
@@ -134,7 +142,7 @@ def confusion_matrix(
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [_plain(label[:20]) for label in labels]
+    names = [_short(label, 24) for label in labels]
     axes.set_xticks(range(len(names)), labels=names, rotation=90)
     axes.set_yticks(range(len(names)), labels=names)
     for row, column in zip(*np.nonzero(counts), strict=True):

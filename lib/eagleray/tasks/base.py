@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Section
-from eagleray.tasks.review import Mistake, SuspectedLabel
+from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
@@ -95,6 +95,7 @@ class Task(BaseModel):
             A split is stratified for `all`.
         has_many_labels: Whether several labels of an image can hold.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
+        has_positive: Whether one label is the positive, which `with_positive` chooses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -106,6 +107,7 @@ class Task(BaseModel):
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
     has_many_labels: ClassVar[bool] = False
     fitted: ClassVar[frozenset[str]] = frozenset()
+    has_positive: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
         name: str
@@ -156,6 +158,19 @@ class Task(BaseModel):
         Raises:
             InputError: If the text is not a label of this task.
         """
+
+    @property
+    def positive(self) -> str | None:
+        """The label that precision, recall and the threshold are of; None without such a label."""
+        return None
+
+    def with_positive(self, label: str) -> Task:
+        """Return the task with another positive label.
+
+        Raises:
+            InputError: If the task has none, or the label is not one of its labels.
+        """
+        raise InputError(f"A {self.name} task has no positive label; leave it out.")
 
     def in_order_of(self, parent: Task) -> Task:
         """Return the task with its labels in the order of a parent with the same ones."""
@@ -309,8 +324,32 @@ class Task(BaseModel):
         """
         raise InputError(f"A {self.name} task has no thresholds to choose.")
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Return the best prediction that looks at no image: the baseline of a trained model.
+
+        Args:
+            targets: Encoded targets (N, …) of the training split.
+
+        Returns:
+            What is predicted, in words, and the activated outputs of one image, float32; None if
+            the task has no such prediction.
+        """
+        return None
+
+    def settings(self) -> dict[str, str]:
+        """Return what turns this model's outputs into predictions, by name, as text for people.
+
+        Such are the order of the labels, the positive label, thresholds and the temperature.
+        """
+        return {}
+
+    @property
+    def fit_warnings(self) -> tuple[str, ...]:
+        """Sentences on what `fit` could not determine well."""
+        return ()
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return facts for the page of an evaluation, such as the temperature."""
+        """Return facts for the page of an evaluation, beside those of `settings`."""
         return {}
 
     @abstractmethod
@@ -321,9 +360,9 @@ class Task(BaseModel):
     def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
         """Return the wrong predictions of the highest confidence, or the largest errors."""
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Return the labels that confident predictions contradict, the clearest first."""
-        return []
+        return LabelReview()
 
     # --- results ---
 

@@ -60,6 +60,7 @@ class Binary(Classification):
     losses: ClassVar[tuple[str, ...]] = ("bce", "focal")
     training_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "cutmix", "sampler"})
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature", "thresholds"})
+    has_positive: ClassVar[bool] = True
 
     name: Literal["binary"] = "binary"
     labels: tuple[Label, Label]
@@ -76,6 +77,25 @@ class Binary(Classification):
                 "use --task multiclass."
             )
         return cls(labels=(labels[0], labels[1]))
+
+    @property
+    def positive(self) -> str:
+        """The second label."""
+        return self.labels[1]
+
+    def with_positive(self, label: str) -> Self:
+        """Return the task with the labels in the order that makes one of them the positive.
+
+        Raises:
+            InputError: If it is not one of the labels.
+        """
+        if label not in self.labels:
+            raise InputError(
+                f"The positive label {label!r} is not one of the data, which have "
+                f"{self.labels[0]!r} and {self.labels[1]!r}; name one of these."
+            )
+        negative = self.labels[1 - self.labels.index(label)]
+        return self.model_copy(update={"labels": (negative, label)})
 
     @property
     def num_outputs(self) -> int:
@@ -142,6 +162,19 @@ class Binary(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict what the frequency of the positive label gives at the threshold."""
+        import torch
+
+        share = float(targets.float().mean())
+        label = self.labels[int(share >= self.threshold)]
+        return f"always predicting {label!r}", torch.tensor([1 - share, share])
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the positive one, its threshold and the temperature."""
+        positive = {"positive label": self.labels[1], "threshold": f"{self.threshold:.4g}"}
+        return {**super().settings(), **positive}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """Accuracy, the metrics of the positive label, and calibration."""
@@ -188,6 +221,11 @@ class Binary(Classification):
             }
 
         return metrics
+
+    def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
+        """Return the positive label, its threshold and the temperature."""
+        own = {"positive label": self.positive, "threshold": f"{self.threshold:.4g}"}
+        return {**own, **super().facts(outputs, targets)}
 
     def columns(self, outputs: Tensor, targets: Tensor) -> list[LabelColumn]:
         """Return the positive label against the other."""

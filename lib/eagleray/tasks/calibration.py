@@ -21,12 +21,19 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NUM_BINS", "Reliability", "fit_temperature", "measure_reliability"]
+__all__ = [
+    "NUM_BINS",
+    "Reliability",
+    "fit_temperature",
+    "measure_reliability",
+    "temperature_warnings",
+]
 
 Floats = npt.NDArray[np.floating[Any]]
 
 NUM_BINS = 15
 _LOWEST, _HIGHEST = 0.05, 20.0  # beyond, a sample says no more about the temperature
+_AT_LIMIT = 1e-3  # relative distance from a limit that counts as reaching it
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +99,20 @@ def fit_temperature(
 
     optimizer.step(step)  # type: ignore[no-untyped-call]
     return math.exp(min(max(float(scale.detach()), lowest), highest))
+
+
+def temperature_warnings(temperature: float) -> tuple[str, ...]:
+    """Return a sentence on a temperature that `fit_temperature` was stopped at; else nothing."""
+    if temperature >= _HIGHEST * (1 - _AT_LIMIT):
+        return (
+            f"The temperature is {temperature:.3g}, the highest that is fitted: the probabilities "
+            "have little to do with how often the model is right on the validation split. Train "
+            "longer or with another learning rate before you rely on them.",
+        )
+    if temperature <= _LOWEST * (1 + _AT_LIMIT):
+        return (
+            f"The temperature is {temperature:.3g}, the lowest that is fitted: on the validation "
+            "split the model is right far more often than its probabilities say. Check them on "
+            "more images before you rely on them.",
+        )
+    return ()

@@ -19,6 +19,7 @@ from eagleray.tasks.calibration import (
     NUM_BINS,
     Reliability,
     fit_temperature,
+    temperature_warnings,
 )
 from eagleray.tasks.curves import Curve, precision_recall_curves, roc_curves
 from eagleray.tasks.label_metrics import (
@@ -30,7 +31,7 @@ from eagleray.tasks.label_metrics import (
 )
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import ConfusionMatrix, Curves, Line, Plot, Section, Table
-from eagleray.tasks.review import Mistake, SuspectedLabel, contradicted_labels
+from eagleray.tasks.review import LabelReview, Mistake, contradicted_labels
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor, text_tensor
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 
 _MAX_CLASSES_DRAWN = 50
 _MAX_CLASSES_CURVED = 200
+_MAX_LABELS_LISTED = 50
 
 
 class Classification(Task):
@@ -166,10 +168,25 @@ class Classification(Task):
             task = task.choose_thresholds(outputs, targets)
         return task
 
+    def settings(self) -> dict[str, str]:
+        """Return the labels in the order of the outputs, and the temperature."""
+        shown = ", ".join(self.labels[:_MAX_LABELS_LISTED])
+        more = len(self.labels) - _MAX_LABELS_LISTED
+        return {
+            "labels in order": f"{len(self.labels):,}: {shown}"
+            + f", and {more:,} more" * (more > 0),
+            "temperature": f"{self.temperature:.3g}",
+        }
+
+    @property
+    def fit_warnings(self) -> tuple[str, ...]:
+        """A sentence on a temperature that lies at a limit of the fit."""
+        return temperature_warnings(self.temperature)
+
     def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return the temperature, and the one that fits these images."""
+        """Return the temperature that fits these images."""
         best = self.fitted_temperature(outputs, targets)
-        return {"temperature": f"{self.temperature:.3g} ({best:.3g} fits these images best)"}
+        return {"temperature that fits these images": f"{best:.3g}"}
 
     # --- metrics ---
 
@@ -204,10 +221,9 @@ class Classification(Task):
             for at in wrong[np.argsort(-confidence, kind="stable")[:count]]
         ]
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Return the labels that confident predictions contradict, the clearest first."""
-        found = contradicted_labels(outputs.cpu().numpy(), self.truth(targets), self.labels)
-        return sorted(found, key=lambda one: -one.margin)
+        return contradicted_labels(outputs.cpu().numpy(), self.truth(targets), self.labels)
 
     # --- the page ---
 

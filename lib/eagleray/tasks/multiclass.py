@@ -149,6 +149,14 @@ class Multiclass(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the most frequent label, with the frequencies as probabilities."""
+        import torch
+
+        counts = torch.bincount(targets.cpu(), minlength=len(self.labels)).float()
+        label = self.labels[int(counts.argmax())]
+        return f"always predicting the most frequent label {label!r}", counts / counts.sum()
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """Accuracy, F1 and calibration; top-5 accuracy where there are more than 5 labels."""
@@ -235,7 +243,7 @@ class Multiclass(Classification):
                 self.labels[true],
                 self.labels[predicted],
                 int(counts[true, predicted]),
-                f"{counts[true, predicted] / totals[true]:.4f}",
+                float(counts[true, predicted] / totals[true]),
             )
             for true, predicted in (divmod(cell, len(self.labels)) for cell in order)
             if counts[true, predicted]

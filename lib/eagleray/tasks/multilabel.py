@@ -48,7 +48,7 @@ from eagleray.tasks.losses import binary_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Plot
 from eagleray.tasks.registration import register_task
-from eagleray.tasks.review import Mistake, SuspectedLabel, contradicted_labels
+from eagleray.tasks.review import LabelReview, Mistake, SuspectedLabel, contradicted_labels
 from eagleray.tasks.thresholds import best_thresholds
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ MAX_LABEL_COLUMNS = 1000
 """Largest number of labels that have a column each in a result table, instead of `top_k`."""
 
 _AVERAGES = ("macro", "micro")
+_MAX_WITHHELD = 5  # labels of which the page says why none of their images is suspected
 
 
 @register_task
@@ -166,6 +167,20 @@ class Multilabel(Classification):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the frequency of each label as its probability."""
+        return "predicting each label's frequency", targets.float().mean(dim=0).cpu()
+
+    def settings(self) -> dict[str, str]:
+        """Return the labels, the threshold of each, and the temperature."""
+        thresholds = [
+            f"{label} {limit:.4g}"
+            for label, limit in zip(self.labels, self.thresholds, strict=True)
+        ]
+        if len(set(self.thresholds)) == 1:
+            thresholds = [f"{self.thresholds[0]:.4g} for all labels"]
+        return {**super().settings(), "thresholds": ", ".join(thresholds)}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """F1, the share of images with all labels right, average precision and calibration."""
@@ -250,14 +265,19 @@ class Multilabel(Classification):
             for index in np.argsort(-confidence, kind="stable")[:count]
         ]
 
-    def suspected_labels(self, outputs: Tensor, targets: Tensor) -> list[SuspectedLabel]:
+    def review_labels(self, outputs: Tensor, targets: Tensor) -> LabelReview:
         """Treat every label as a task of its own: whether it holds."""
         found: list[SuspectedLabel] = []
+        withheld: list[str] = []
         for index, column in enumerate(self.columns(outputs, targets)):
             names = (self._one_name(index, 0), self._one_name(index, 1))
             both = np.stack([1 - column.scores, column.scores], axis=1)
-            found += contradicted_labels(both, column.holds.astype(np.int64), names)
-        return sorted(found, key=lambda one: (-one.margin, one.position))
+            review = contradicted_labels(both, column.holds.astype(np.int64), names)
+            found += review.suspects
+            if review.withheld:
+                withheld.append(f"{self.labels[index]}: {review.withheld}")
+        found.sort(key=lambda one: (-one.margin, one.position))
+        return LabelReview(tuple(found), " ".join(withheld[:_MAX_WITHHELD]))
 
     def _one_name(self, index: int, holds: int) -> str:
         return self.labels[index] if holds else f"not {self.labels[index]}"

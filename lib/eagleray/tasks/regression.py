@@ -164,6 +164,17 @@ class Regression(Task):
 
     # --- evaluation ---
 
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the mean."""
+        import torch
+
+        mean = float(targets.double().mean()) * self.std + self.mean
+        return f"always predicting the mean {mean:.6g}", torch.tensor([mean])
+
+    def settings(self) -> dict[str, str]:
+        """Return the mean and the spread by which the network's output is scaled."""
+        return {"mean of the training targets": f"{self.mean:.6g}", "spread": f"{self.std:.6g}"}
+
     @property
     def headline_names(self) -> tuple[str, ...]:
         """The coefficient of determination, and the errors."""

@@ -11,7 +11,7 @@ from eagleray.data.split import Split, fold_images, split_images
 from eagleray.data.split_file import write_split
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import TrainPlan, groups_of, is_stratified, plan_network
 from eagleray.training.prepare import TrainJob
@@ -30,6 +30,7 @@ def cross_validate(
     common parent.
     """
     spec = job.spec
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, _ = inspect_data(job, cluster, reporter)
     images = join_images(plan.split.train, plan.split.validation)
     folds = fold_images(
@@ -37,7 +38,7 @@ def cross_validate(
         spec.folds,
         stratify=is_stratified(spec),
         seed=spec.seed,
-        groups=groups_of(spec, images),
+        groups=groups_of(spec, images, plan.duplicates),
     )
     name = new_run_name(spec)
     results = []
@@ -67,7 +68,7 @@ def _plan_fold(
         validation_fraction=spec.validation_fraction,
         test_fraction=0.0,
         seed=spec.seed,
-        groups=groups_of(spec, train),
+        groups=groups_of(spec, train, plan.duplicates),
     )
     split = Split(inner.train, inner.validation, held_out)
     return plan_network(spec, job.settings, plan.images, split, plan.task)

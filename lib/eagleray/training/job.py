@@ -13,32 +13,21 @@ from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
 from eagleray.data.report import DataReport
 from eagleray.data.split_file import write_split
-from eagleray.evaluation.bootstrap import bootstrap
-from eagleray.evaluation.report import render_evaluation
-from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
-from eagleray.registry.tracking import TrackedRun
 from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
-from eagleray.training.packaging import FinishedModel, finish_again, finish_model
-from eagleray.training.plan import TrainPlan
+from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
+from eagleray.training.registration import RegisteredModel, register_model
 from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
 from eagleray.training.tracking import log_description, log_pages, log_result, track_run
 
-__all__ = [
-    "TrainSummary",
-    "model_summary",
-    "open_run",
-    "register_model",
-    "run_job",
-    "start_run",
-]
+__all__ = ["TrainSummary", "open_run", "run_job", "start_run"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +35,22 @@ class TrainSummary:
     """Summary of a finished training job."""
 
     run: Run
-    version: ModelVersion
-    tested: FinishedModel
+    registered: RegisteredModel
     result: TrainResult
     monitor: Monitor
     skipped: tuple[Fault, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def version(self) -> ModelVersion:
+        """The registered version."""
+        return self.registered.version
+
+    @property
+    def tested(self) -> FinishedModel:
+        """The model with its evaluation on the test split."""
+        return self.registered.tested
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -62,7 +60,7 @@ class TrainSummary:
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
-            **model_summary(self.version, self.tested),
+            **self.registered.as_json(),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
             "monitor": self.monitor.metric,
@@ -80,18 +78,6 @@ class TrainSummary:
         }
 
 
-def model_summary(version: ModelVersion, tested: FinishedModel) -> dict[str, Any]:
-    """Return a registered version and its test metrics as JSON values."""
-    return {
-        "model": version.reference,
-        "aliases": list(version.aliases),
-        "package_digest": version.digest,
-        "test": tested.evaluation.metrics,
-        "test_images": tested.evaluation.num_images,
-        "test_images_failed": tested.evaluation.num_failed,
-    }
-
-
 def run_job(
     job: TrainJob,
     cluster: Cluster,
@@ -100,6 +86,7 @@ def run_job(
 ) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
     called = CallbackList(callbacks)
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
     called.start(run)
@@ -117,27 +104,29 @@ def run_job(
         result, skipped = fit(
             job, plan, run, cluster, reporter, tracked.log_epoch, callbacks=called
         )
-        page = render_training_page(job.spec, run.name, result, plan.monitor, plan.extensions)
-        storage.put_atomic(run.page("training"), page)
         log_result(tracked, job.spec, result, plan.extensions)
-        log_pages(tracked, run, "training")
         with reporter.status("Testing and registering"):
-            tested, version = register_model(job, plan, tracked, run)
-        run.write(
-            record.model_copy(update={"mlflow_run": tracked.run_id, "version": version.reference})
+            registered = register_model(job, plan, tracked, run, result)
+        page = render_training_page(
+            job.spec, run.name, result, plan.monitor, registered.warnings, plan.extensions
         )
+        storage.put_atomic(run.page("training"), page)
+        log_pages(tracked, run, "training")
+        version = registered.version.reference
+        run.write(record.model_copy(update={"mlflow_run": tracked.run_id, "version": version}))
+    if registered.alias.moved:
+        reporter.note(registered.alias.reason)
     found = (
         overfit_warning(result.epochs, plan.monitor),
         extension_warning(result, plan.extensions),
     )
-    warnings = tuple(warning for warning in found if warning is not None)
-    for warning in warnings:
+    fit_warnings = registered.tested.package.task.fit_warnings
+    own = (*registered.warnings, *(one for one in found if one is not None), *fit_warnings)
+    for warning in own:
         reporter.warn(warning)
-    warnings = (*report.warnings, *warnings)
     faults = (*report.unreadable, *skipped)
-    summary = TrainSummary(
-        run, version, tested, result, plan.monitor, faults, warnings, report.notes
-    )
+    warnings = (*report.warnings, *own)
+    summary = TrainSummary(run, registered, result, plan.monitor, faults, warnings, report.notes)
     called.end(summary)
     return summary
 
@@ -149,6 +138,8 @@ def start_run(
     run, record = open_run(job)
     reporter.note(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
+    if job.plan.task.positive is not None:
+        about["positive label"] = job.plan.task.positive
     page = render_data_report(report, about, title=f"Data of {run.name}")
     storage.put_atomic(run.page("data"), page)
     return run, record
@@ -160,8 +151,14 @@ def open_run(job: TrainJob) -> tuple[Run, RunRecord]:
         return job.run, _extend(job, job.run)
     run = create_run(job.settings, job.spec)
     digest = job.plan.data_digest
-    write_split(job.plan.split, run.split_file, data_digest=digest, seed=job.spec.seed)
-    record = RunRecord(run=run.name, data_digest=digest, alias=job.alias)
+    write_split(
+        job.plan.split,
+        run.split_file,
+        data_digest=digest,
+        seed=job.spec.seed,
+        attributes=job.spec.attributes,
+    )
+    record = RunRecord(run=run.name, data_digest=digest, alias=job.alias, force=job.force)
     run.write(record)
     return run, record
 
@@ -179,46 +176,3 @@ def _extend(job: TrainJob, run: Run) -> RunRecord:
     run.write(record)  # first: the specification is for people, and follows the record
     run.write_spec(job.spec)
     return record
-
-
-def register_model(
-    job: TrainJob, plan: TrainPlan, tracked: TrackedRun, run: Run
-) -> tuple[FinishedModel, ModelVersion]:
-    """Test the model, register it as a version and write the page of the test.
-
-    A resumed run that has registered a version does not register a second one.
-    """
-    cache = job.settings.cache_folder
-    version = job.registry.version_of_run(tracked, job.spec.name)
-    if version is None:
-        tested = finish_model(plan, plan.module, cache_folder=cache, mlflow_run=tracked.run_id)
-        version = job.registry.register(tested.package, run=tracked, alias=job.alias)
-    else:
-        tested = finish_again(plan, job.registry.load(version), cache_folder=cache)
-        version = job.registry.set_first_alias(version, job.alias)
-    job.registry.record_evaluation(version, tested.record)
-    tracked.log_metrics(
-        {f"test_{name}": value for name, value in tested.evaluation.headline.items()},
-        step=job.spec.epochs,
-    )
-    storage.put_atomic(run.page("evaluation"), _evaluation_page(tested, version, run))
-    log_pages(tracked, run, "evaluation")
-    return tested, version
-
-
-def _evaluation_page(tested: FinishedModel, version: ModelVersion, run: Run) -> bytes:
-    evaluation = tested.evaluation
-    return render_evaluation(
-        evaluation,
-        {
-            "model": f"{version.reference} (package {version.digest[:12]})",
-            "task": version.task,
-            "architecture": version.architecture,
-            "data": tested.record.data,
-            "data digest": tested.record.data_digest,
-            "run": run.name,
-        },
-        model_name=version.reference,
-        intervals=bootstrap(evaluation.task, evaluation.outputs, evaluation.targets),
-        slices=slice_metrics(evaluation, choose_columns(evaluation.images)),
-    )

@@ -23,7 +23,7 @@ from eagleray.training.plan import TrainPlan
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FinishedModel", "finish_again", "finish_model"]
+__all__ = ["FinishedModel", "finish_again", "finish_model", "split_predictor"]
 
 NUM_GOLDEN = 4
 MAX_GOLDEN_BYTES = 2**20
@@ -66,7 +66,7 @@ def finish_model(
         parent=plan.parent,
     )
     draft = _package(plan, task, module, lineage)
-    evaluation = evaluate(_predictor(draft, plan.split.test, cache_folder), plan.split.test)
+    evaluation = evaluate(split_predictor(draft, plan.split.test, cache_folder), plan.split.test)
     package = _package(
         plan,
         task,
@@ -86,7 +86,7 @@ def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) 
         package: The package from the registry.
         cache_folder: Folder of compiled networks.
     """
-    evaluation = evaluate(_predictor(package, plan.split.test, cache_folder), plan.split.test)
+    evaluation = evaluate(split_predictor(package, plan.split.test, cache_folder), plan.split.test)
     return FinishedModel(package, evaluation, _record(plan, package, evaluation))
 
 
@@ -111,13 +111,13 @@ def _fitted_task(plan: TrainPlan, module: nn.Module, cache_folder: Path) -> Task
     draft = _package(plan, task, module, Lineage.now())
     split = plan.split.validation
     try:
-        found = evaluate(_predictor(draft, split, cache_folder), split)
+        found = evaluate(split_predictor(draft, split, cache_folder), split)
     except InputError:  # none of its images can be decoded any more
         return task
     return task.fit(found.outputs, found.targets, wanted_names)
 
 
-def _predictor(package: ModelPackage, images: LabelledImages, cache_folder: Path) -> Predictor:
+def split_predictor(package: ModelPackage, images: LabelledImages, cache_folder: Path) -> Predictor:
     """Return a predictor in float32: a measured choice may differ when a killed run is resumed."""
     return Predictor(
         package,

@@ -5,8 +5,9 @@ Planning checks the whole specification and opens no image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.groups import merge_groups
 from eagleray.data.labelled import (
     LabelledImages,
     join_images,
@@ -58,7 +60,15 @@ from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
 
-__all__ = ["TrainPlan", "groups_of", "is_stratified", "make_plan", "plan_network"]
+__all__ = [
+    "TrainPlan",
+    "describe_plan",
+    "divide_again",
+    "groups_of",
+    "is_stratified",
+    "make_plan",
+    "plan_network",
+]
 
 DEFAULT_ARCHITECTURE = "resnet18"
 
@@ -78,6 +88,7 @@ class TrainPlan:
         parent: Digest of the parent's package, if there is one.
         attributes: Attributes that the network takes beside images.
         extensions: Extensions of the run beyond its first number of epochs, in order.
+        duplicates: Group of each image with duplicates by its location, if they stay together.
     """
 
     spec: TrainSpec
@@ -90,6 +101,7 @@ class TrainPlan:
     parent: str | None
     attributes: tuple[Attribute, ...] = ()
     extensions: tuple[Extension, ...] = ()
+    duplicates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def monitor(self) -> Monitor:
@@ -126,8 +138,11 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
     if spec.architecture is not None:
         require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
+    _require_free_split(spec, images)
     split = _split(spec, images, split_file or spec.split_file)
-    task = make_task(spec.task, images.labels, images.uris)
+    task = make_task(spec.task, images.labels, images.places)
+    if spec.positive is not None:
+        task = task.with_positive(spec.positive)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
     require_monitor(spec, task, encode_targets(task, split.validation))
@@ -156,17 +171,36 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
     return images
 
 
-def groups_of(spec: TrainSpec, images: LabelledImages) -> Sequence[str] | None:
-    """Return the group of each row; a group stays in one split. None without a group column.
+def _require_free_split(spec: TrainSpec, images: LabelledImages) -> None:
+    """Refuse to keep duplicates together in data that are divided already."""
+    if spec.keep_duplicates_together and images.splits:
+        raise InputError(
+            f"--keep-duplicates-together divides the data, and {spec.data} has splits of its own; "
+            "leave it out, or put all images together."
+        )
+
+
+def groups_of(
+    spec: TrainSpec, images: LabelledImages, duplicates: Mapping[str, str] | None = None
+) -> Sequence[str] | None:
+    """Return the group of each row; a group stays in one split. None without groups.
+
+    Args:
+        spec: Specification, which may name a group column.
+        images: The rows.
+        duplicates: Groups of duplicates by location; rows that either joins are one group.
 
     Raises:
         UnknownNameError: If there is no such column.
     """
-    if spec.group_column is None:
-        return None
-    if spec.group_column not in images.attributes:
-        raise UnknownNameError("column to group by", spec.group_column, list(images.attributes))
-    return images.attributes[spec.group_column]
+    groupings = [[duplicates.get(uri, "") for uri in images.uris]] if duplicates else []
+    if spec.group_column is not None:
+        if spec.group_column not in images.attributes:
+            raise UnknownNameError("column to group by", spec.group_column, list(images.attributes))
+        groupings.append(list(images.attributes[spec.group_column]))
+    if len(groupings) == 2:
+        return merge_groups(*groupings)
+    return groupings[0] if groupings else None
 
 
 def is_stratified(spec: TrainSpec) -> bool:
@@ -185,15 +219,43 @@ def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> S
         return read_split(split_file, every)
     if separate_test is None and spec.test_fraction == 0 and "test" not in images.splits:
         raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
+    return _divide(spec, images, separate_test, groups_of(spec, images))
+
+
+def _divide(
+    spec: TrainSpec,
+    images: LabelledImages,
+    separate_test: LabelledImages | None,
+    groups: Sequence[str] | None,
+) -> Split:
     split = split_images(
         images,
         stratify=is_stratified(spec),
         validation_fraction=spec.validation_fraction,
         test_fraction=0.0 if separate_test else spec.test_fraction,
         seed=spec.seed,
-        groups=groups_of(spec, images),
+        groups=groups,
     )
     return Split(split.train, split.validation, separate_test or split.test)
+
+
+def divide_again(plan: TrainPlan, settings: Settings, duplicates: Mapping[str, str]) -> TrainPlan:
+    """Return the plan with its data divided anew, so that duplicates are in one split.
+
+    Args:
+        plan: Plan of a new run.
+        settings: Settings of the registry.
+        duplicates: Group of each image with duplicates, by its location.
+
+    Raises:
+        InputError: If there are too few groups for all splits and classes.
+    """
+    spec, images = plan.spec, plan.images
+    separate_test = None if spec.test_data is None else plan.split.test
+    split = _divide(spec, images, separate_test, groups_of(spec, images, duplicates))
+    require_complete_split(split, spec.task)
+    again = plan_network(spec, settings, images, split, plan.task)  # attributes are fitted to it
+    return replace(again, duplicates=duplicates)
 
 
 def plan_network(
@@ -214,7 +276,8 @@ def plan_network(
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     if parent is not None:
-        task = task.in_order_of(parent.task)  # so that the parent's head can be kept
+        if spec.positive is None:
+            task = task.in_order_of(parent.task)  # so that the parent's head can be kept
         module = _build_from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
         module, plain = build_pretrained(
@@ -281,3 +344,40 @@ def _build_from_parent(
     if differ and attributes:
         module = join_attributes(module, architecture)
     return module
+
+
+def describe_plan(plan: TrainPlan) -> list[str]:
+    """Return sentences on what will be trained: splits or folds, network, and positive label."""
+    return [
+        f"{_describe_split(plan)}; {plan.spec.task}, {plan.architecture.name}",
+        *_positive(plan),
+    ]
+
+
+def _describe_split(plan: TrainPlan) -> str:
+    spec, sizes = plan.spec, {name: len(images) for name, images in plan.split.by_name.items()}
+    if spec.folds:
+        num_images = sizes["train"] + sizes["validation"]
+        return (
+            f"{spec.folds} folds of {num_images:,} images: each is held out once, about "
+            f"{num_images // spec.folds:,} images, and the others are divided into train and "
+            f"validation; the test split of {sizes['test']:,} images is not used"
+        )
+    counts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    again = ", before duplicates are brought together" if spec.keep_duplicates_together else ""
+    return f"{counts} images{again}"
+
+
+def _positive(plan: TrainPlan) -> list[str]:
+    label = plan.task.positive
+    if label is None:
+        return []
+    if plan.spec.positive is not None:
+        return [f"positive label {label!r}"]
+    others = [other for other in plan.task.labels if other != label]
+    why = (
+        "as in the parent"
+        if plan.task.labels != tuple(sorted(plan.task.labels))
+        else ("the second in alphabetical order")
+    )
+    return [f"positive label {label!r}, {why}; --positive {shlex.quote(others[0])} would swap them"]

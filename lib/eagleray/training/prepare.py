@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
+from eagleray.data.inspection import Inspection
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import Registry
@@ -33,16 +34,21 @@ class TrainJob:
     Attributes:
         plan: Plan of the training.
         settings: Settings of the process.
-        alias: Alias that will point to the new version.
+        alias: Alias that will point to the new version; None for `candidate`, if the version is
+            better than the present one.
         s3: Options of S3 access.
         run: Run to resume; None for a new one.
+        force: Move the alias from a model of another task, labels or input too.
+        inspection: Inspection of all images; None before they are scanned.
     """
 
     plan: TrainPlan
     settings: Settings
-    alias: str
+    alias: str | None
     s3: storage.S3Options = _DEFAULT_S3
     run: Run | None = None
+    force: bool = False
+    inspection: Inspection | None = None
 
     @functools.cached_property
     def registry(self) -> Registry:
@@ -55,15 +61,29 @@ class TrainJob:
         return self.plan.spec
 
 
-def open_job(spec: TrainSpec, settings: Settings, *, alias: str) -> TrainJob:
+def open_job(
+    spec: TrainSpec, settings: Settings, *, alias: str | None = None, force: bool = False
+) -> TrainJob:
     """Open a new job.
 
+    Args:
+        spec: Specification of the training.
+        settings: Settings of the process.
+        alias: Alias that will point to the new version; None for `candidate`, if the version is
+            better than the present one.
+        force: Move the alias from a model of another task, labels or input too.
+
     Raises:
-        UserError: If the specification cannot be carried out; the message says how to fix it.
+        UserError: If the specification cannot be carried out, or the alias points to a model of
+            another task, labels or input; the message says how to fix it.
     """
-    require_alias(alias)
+    if alias is not None:
+        require_alias(alias)
     s3 = _use_s3(spec, settings)
-    return TrainJob(make_plan(spec, settings), settings, alias, s3)
+    job = TrainJob(make_plan(spec, settings), settings, alias, s3, force=force)
+    if alias is not None and not force:
+        job.registry.require_compatible(spec.name, job.plan, alias)
+    return job
 
 
 def reopen_job(
@@ -120,7 +140,7 @@ def reopen_job(
             f"or begin a new run with `eagleray train --from {name}`."
         )
     plan = dataclasses.replace(plan, extensions=extensions)
-    return TrainJob(plan, settings, record.alias, s3, run)
+    return TrainJob(plan, settings, record.alias, s3, run, record.force)
 
 
 def _use_s3(fields: S3Fields, settings: Settings) -> storage.S3Options:

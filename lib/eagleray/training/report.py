@@ -69,6 +69,7 @@ def render_training_page(
     run: str,
     result: TrainResult,
     monitor: Monitor,
+    warnings: Sequence[str] = (),
     extensions: Sequence[Extension] = (),
 ) -> bytes:
     """Make the page of a finished run.
@@ -78,8 +79,10 @@ def render_training_page(
         run: Name of the run.
         result: Result of the run.
         monitor: Metric that selected the best epoch.
+        warnings: Sentences for the top of the page, such as why the run did not learn.
         extensions: Extensions of the run, in order.
     """
+    overfit = overfit_warning(result.epochs, monitor)
     numbers = list(range(1, len(result.epochs) + 1))
     scores = sorted(
         name
@@ -118,7 +121,7 @@ def render_training_page(
         title=f"Training run {run}",
         facts=_facts(spec, result, monitor),
         plots=plots,
-        warning=overfit_warning(result.epochs, monitor),
+        warnings=[*warnings, *([overfit] if overfit else [])],
         epochs=[
             {"epoch": number, **{name: _format(name, value) for name, value in epoch.items()}}
             for number, epoch in zip(numbers, result.epochs, strict=True)

@@ -33,7 +33,9 @@ class RunRecord(BaseModel):
         run: Name of the run.
         created: UTC time of creation in ISO 8601.
         data_digest: Digest of the labelled images.
-        alias: Alias that will point to the registered version.
+        alias: Alias that will point to the registered version; None for `candidate`, if the version
+            is better than the present one.
+        force: Move the alias from a model of another task, labels or input too.
         mlflow_run: Identifier of the MLflow run.
         version: Registered version, once there is one.
         extensions: Extensions beyond the first number of epochs, in order.
@@ -44,7 +46,8 @@ class RunRecord(BaseModel):
     run: str
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     data_digest: str
-    alias: str
+    alias: str | None = None
+    force: bool = False
     mlflow_run: str | None = None
     version: str | None = None
     extensions: tuple[Extension, ...] = ()

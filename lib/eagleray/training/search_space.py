@@ -196,7 +196,7 @@ def _read_choice(values: list[Any], place: str) -> CategoricalDistribution:
 def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
-        raise UnknownNameError("field of a specification", str(name), list(fields))
+        raise UnknownNameError("field of a specification", str(name), list(fields), where=location)
     if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN, S3_PANEL):
         raise InputError(
             f"{location}: search.{name}: all trials have the same {name}; put it under "
@@ -220,7 +220,7 @@ def _make_space(
     if not checked:
         raise InputError(f"{prefix}nothing is left to search: every field of the space is given.")
     space = SearchSpace(fixed, checked)
-    space.spec(space.default())
+    TrainSpec.make({**fixed, **space.default()}, where=prefix.removesuffix(": "))
     return space
 
 

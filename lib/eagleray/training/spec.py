@@ -96,6 +96,9 @@ class TrainSpec(S3Fields):
         DATA,
         "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
     )
+    positive: str | None = spec_field(
+        None, DATA, "Positive label of a binary task; default: the second in alphabetical order."
+    )
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
     label_columns: Texts = spec_field((), DATA, "Columns of 0 and 1, one per label.")
@@ -105,6 +108,9 @@ class TrainSpec(S3Fields):
     )
     attributes: Texts = spec_field(
         (), DATA, "Columns that the network takes beside the image: numbers, or categories."
+    )
+    keep_duplicates_together: bool = spec_field(
+        False, DATA, "Keep duplicates, exact or near, in one split."
     )
     test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
     split_file: str | None = spec_field(
@@ -265,10 +271,24 @@ class TrainSpec(S3Fields):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._check_data()
-        self._check_model()
-        self._check_optimisation()
-        self._check_tags()
+        faults = []
+        checks = (
+            self._check_data,
+            self._check_model,
+            self._check_optimisation,
+            self._check_tags,
+            self._check_batch_size,
+        )
+        for check in checks:
+            try:
+                check()
+            except ValueError as fault:
+                faults.append(str(fault))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _check_batch_size(self) -> None:
         smallest = self.max_workers * self.gradient_accumulation_steps
         if self.batch_size < smallest:
             raise ValueError(
@@ -276,7 +296,6 @@ class TrainSpec(S3Fields):
                 f"{self.gradient_accumulation_steps} micro-batches, so it must be at least "
                 f"{smallest}"
             )
-        return self
 
     def _check_data(self) -> None:
         if self.split_file is None:
@@ -291,6 +310,13 @@ class TrainSpec(S3Fields):
         twice = [name for name in self.attributes if self.attributes.count(name) > 1]
         if twice:
             raise ValueError(f"attributes must name each column once, and names {twice[0]} twice")
+        if self.positive is not None and not task_class(self.task).has_positive:
+            raise ValueError(f"positive is not for {self.task}; leave it out, or set task: binary")
+        if self.keep_duplicates_together and self.split_file is not None:
+            raise ValueError(
+                "keep_duplicates_together divides the data anew, and split_file names a split; "
+                "leave one of them out"
+            )
         if self.folds == 1:
             raise ValueError("folds must be 2 or more, or 0 for none")
 

@@ -14,12 +14,13 @@ from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
-from eagleray.training.inspection import inspect_data
-from eagleray.training.job import model_summary, register_model, start_run
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
+from eagleray.training.job import start_run
 from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job, reopen_job
+from eagleray.training.registration import RegisteredModel, register_model
 from eagleray.training.report import render_training_page
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
@@ -66,15 +67,24 @@ class TuneSummary:
     run: Run
     spec: TrainSpec
     tuned: TuneResult
-    version: ModelVersion
-    tested: FinishedModel
+    registered: RegisteredModel
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def version(self) -> ModelVersion:
+        """The registered version."""
+        return self.registered.version
+
+    @property
+    def tested(self) -> FinishedModel:
+        """The model with its evaluation on the test split."""
+        return self.registered.tested
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
-            **model_summary(self.version, self.tested),
+            **self.registered.as_json(),
             "metric": self.tuned.monitor.metric,
             "mode": self.tuned.monitor.mode,
             "best": self.tuned.best.number,
@@ -107,15 +117,22 @@ def best_file(run: Run) -> str:
     return storage.join(run.folder, "best.yaml")
 
 
-def open_tune_job(space: SearchSpace, budget: Budget, settings: Settings, *, alias: str) -> TuneJob:
-    """Open a new tuning job.
+def open_tune_job(
+    space: SearchSpace,
+    budget: Budget,
+    settings: Settings,
+    *,
+    alias: str | None = None,
+    force: bool = False,
+) -> TuneJob:
+    """Open a new tuning job; alias and force are those of `open_job`.
 
     Raises:
         UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     spec = space.spec(space.default())
     require_budget(budget, spec)
-    job = open_job(spec, settings, alias=alias)
+    job = open_job(spec, settings, alias=alias, force=force)
     monitor = _monitor_of_all(space, job)
     chosen = {"monitor": monitor.name, "mode": monitor.mode}
     space = dataclasses.replace(space, fixed={**space.fixed, **chosen})
@@ -150,7 +167,7 @@ def _monitor_of_all(space: SearchSpace, job: TrainJob) -> Monitor:
 
 def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> TuneSummary:
     """Inspect the data, run the trials, then test and register the best one."""
-    default = job.default
+    default = keep_duplicates_together(job.default, cluster, reporter)
     plan, report = inspect_data(default, cluster, reporter)
     run, record = start_run(default, report, reporter)
     storage.put_atomic(run.space_file, job.space.to_yaml().encode())
@@ -175,17 +192,20 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
         best, result = _load_best_checkpoint(job, plan, spec, tuned)
         log_description(tracked, default, best, cluster)
         log_result(tracked, spec, result)
-        for name, page in (
-            ("tune", render_tune_page(tuned, spec, run.name)),
-            ("training", render_training_page(spec, run.name, result, tuned.monitor)),
-        ):
-            storage.put_atomic(run.page(name), page)
-            log_pages(tracked, run, name)
+        storage.put_atomic(run.page("tune"), render_tune_page(tuned, spec, run.name))
         with reporter.status("Testing and registering"):
-            tested, version = register_model(default, best, tracked, run)
-        ended = {"mlflow_run": tracked.run_id, "version": version.reference}
+            registered = register_model(default, best, tracked, run, result)
+        page = render_training_page(spec, run.name, result, tuned.monitor, registered.warnings)
+        storage.put_atomic(run.page("training"), page)
+        log_pages(tracked, run, "tune", "training")
+        ended = {"mlflow_run": tracked.run_id, "version": registered.version.reference}
         run.write(record.model_copy(update=ended))
-    return TuneSummary(run, spec, tuned, version, tested, report.warnings, report.notes)
+    if registered.alias.moved:
+        reporter.note(registered.alias.reason)
+    for warning in registered.warnings:
+        reporter.warn(warning)
+    warnings = (*report.warnings, *registered.warnings)
+    return TuneSummary(run, spec, tuned, registered, warnings, report.notes)
 
 
 def _run_trials(

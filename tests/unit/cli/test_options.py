@@ -88,7 +88,16 @@ def test_options_override_a_file_and_an_error_says_where_it_is(tmp_path: Path) -
         ("a: b: c\n- d", "line 1 is not YAML"),
         ("- replicas", "holds no fields"),
         ("port: 8000", "No field of a specification is named 'port'"),
+        ("port: 8000", "service.yaml: No field"),
         ("replicas: many", "replicas must be a valid integer"),
+        (
+            "replicas: many\nport: 1\nreplica: 2",
+            "service.yaml: port is not a field of a specification",
+        ),
+        (
+            "replicas: many\nreplica: 2",
+            "service.yaml: replica is not a field of a specification, but replicas is; ",
+        ),
     ],
 )
 def test_a_file_that_is_no_configuration_is_one_sentence(

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from eagleray.cli.models import models_app
 from eagleray.registry.registry import Registry
+from eagleray.tasks import Binary
 from tests.support.models import registry_in
-from tests.support.registry import evaluated, keep_split, register
+from tests.support.registry import HARD, evaluated, keep_split, register
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,8 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
         evaluated(registry, version, accuracy)
     assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
     assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
+    told = run("compare", f"{name}/1", f"{name}/2", f"{name}/1")
+    assert f"{name}/2 - {name}/1" in told
     assert "is not a version" in run("compare", f"{name}/1", name, code=2)
     assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
     assert first.run_id is not None
@@ -102,3 +105,60 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
     assert f"{name}/2" in told.partition("Unknown, as their runs kept no table of images: ")[2]
     assert "No version is known to have been given" in run("trained-on", "/photos/2.png")
     assert json.loads(run("list", "--json"))
+
+
+@pytest.mark.usefixtures("home")
+def test_the_list_has_a_line_for_each_version_with_its_first_metric(
+    registry: Registry, name: str
+) -> None:
+    metrics = {"test_accuracy": 0.91, "test_f1_macro": 0.8, "test_ece": 0.1}
+    _, second = register(registry, name, 2, metrics=metrics)
+    registry.record_verdict(second, ("It is no better.",))
+    told = run("list", name)
+    assert "accuracy 0.9100" in told
+    assert "f1_macro" not in told
+    assert "did not learn" in told
+    newest, oldest = json.loads(run("list", name, "--json"))
+    assert oldest["metrics"] == metrics
+    assert (oldest["did_not_learn"], newest["did_not_learn"]) == ([], ["It is no better."])
+
+
+@pytest.mark.usefixtures("home")
+def test_a_version_is_shown_with_its_settings_and_what_its_evaluations_are_worth(
+    registry: Registry, name: str
+) -> None:
+    task = Binary(labels=("dog", "cat"), threshold=0.25, temperature=1.5)
+    (version,) = register(registry, name, task=task)
+    evaluated(registry, version, 0.9)
+    later = "2026-05-05T00:00:00+00:00"
+    evaluated(
+        registry, version, 0.99, digest=HARD, data="old/", num_leaked=70, leakage="x", created=later
+    )
+    registry.record_verdict(version, ("It is no better.",))
+    told = run("show", f"{name}/1")
+    for text in (
+        "did not learn: It is no better.",
+        "2: dog, cat",
+        "positive label │ cat",
+        "threshold │ 0.25",
+        "temperature │ 1.5",
+        "32 x 32 pixels, gray",
+        "does not count: 70 images were used to train it",
+    ):
+        assert text in told
+    shown = json.loads(run("show", f"{name}/1", "--json"))
+    assert shown["settings"]["positive label"] == "cat"
+    assert shown["did_not_learn"] == ["It is no better."]
+    assert [(one["data"], one["counts"]) for one in shown["evaluations"]] == [
+        ("old/", False),
+        ("parts/test", True),
+    ]
+
+
+@pytest.mark.usefixtures("home")
+def test_an_alias_is_moved_to_another_kind_of_model_by_force(registry: Registry, name: str) -> None:
+    register(registry, name)
+    register(registry, name, task=Binary(labels=("dog", "cat")))
+    run("alias", name, "live", "1")
+    assert "task binary instead of multiclass" in run("alias", name, "live", "2", code=2)
+    assert f"is now {name}/2" in run("alias", name, "live", "2", "--force")

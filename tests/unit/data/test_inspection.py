@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance
 
 from eagleray.core.errors import InputError
 from eagleray.data.analysis import make_report
+from eagleray.data.data_warnings import Remedies
 from eagleray.data.inspection import (
     INSPECTION_SCHEMA,
     Inspection,
@@ -213,7 +214,7 @@ def test_too_many_unreadable_images_are_refused_by_the_first() -> None:
     require_readable(seen, 0.5)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         require_readable(seen, 0.01)
-    for words in ("2 of 4 images (50.00%)", "limit is 1.00%", "/1.jpg: truncated: the data end"):
+    for words in ("a fraction of 0.5, and the limit is 0.01", "/1.jpg: truncated: the data end"):
         assert words in str(caught.value)
     require_readable(inspection([]), 0.0)
 
@@ -232,7 +233,12 @@ def test_duplicates_of_duplicates_share_a_key() -> None:
 
 
 def report_of(
-    train: str, validation: str, test: str, rows: Sequence[dict[str, Any]], task: str = "multiclass"
+    train: str,
+    validation: str,
+    test: str,
+    rows: Sequence[dict[str, Any]],
+    task: str = "multiclass",
+    remedies: Remedies | None = None,
 ) -> DataReport:
     """Report on images whose labels are letters, in the order of the splits."""
     seen = inspection(rows)
@@ -241,7 +247,7 @@ def report_of(
         uris = seen.uris[start : start + len(labels)]
         subsets.append(LabelledImages(uris, tuple(labels), ("",) * len(labels)))
         start += len(labels)
-    return make_report(Split(*subsets), seen, task)
+    return make_report(Split(*subsets), seen, task, remedies=remedies)
 
 
 def rows_named(names: str) -> list[dict[str, Any]]:
@@ -263,6 +269,11 @@ def test_ten_times_as_many_images_are_an_imbalance() -> None:
     assert report.imbalance == 10.0
     (warning,) = report.warnings
     assert "Class 'a' has 30 images and class 'b' 3, 10 times fewer" in warning
+    assert "train with --class-weights balanced, or add images" in warning
+    weighted = Remedies(can_weight=False)
+    report = report_of("a" * 28 + "b", "ab", "ab", rows_named(names), remedies=weighted)
+    (warning,) = report.warnings
+    assert warning.endswith("10 times fewer: look at the metrics of each class, or add images.")
     assert report_of("a" * 27 + "b", "ab", "ab", rows_named(names[:32])).warnings == ()
 
 
@@ -285,6 +296,17 @@ def test_images_that_leak_are_counted_once_each() -> None:
     assert "1 image of the test split has the same bytes as images in other splits" in exact
     assert "/6.jpg, as /0.jpg of the train split" in exact
     assert "1 image of the test split has near-duplicates in other splits" in nearly
+    for warning in report.warnings:
+        assert warning.endswith("or keep them in one with --keep-duplicates-together.")
+
+
+@pytest.mark.parametrize("divided", [(), ("validation",)])
+def test_what_cannot_be_done_any_more_is_no_advice(divided: tuple[str, ...]) -> None:
+    rows = rows_named("12341516")
+    report = report_of("abab", "ab", "ab", rows, remedies=Remedies(divided=divided))
+    validation, test = report.warnings
+    assert ("--keep-duplicates-together" in validation) == bool(divided)
+    assert test.endswith("of the train split: remove them from one of the splits.")
 
 
 def test_duplicates_within_a_split_leak_nothing() -> None:

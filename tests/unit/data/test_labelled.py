@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -469,6 +470,31 @@ def test_a_label_that_differs_in_how_it_is_written_is_named_with_the_one_meant()
         encode_labels(task, LabelledImages(("/1.png",), ("dog",), ("",)))
 
 
+def test_a_label_error_names_the_row_of_the_table(tmp_path: Path) -> None:
+    rows = [{"path": f"{row}.png", "label": label} for row, label in enumerate(("1", "2", "", "x"))]
+    write_jsonl(tmp_path / "t.jsonl", rows)
+    images = read_labelled(str(tmp_path / "t.jsonl"))
+    assert images.rows == (1, 2, 3, 4)
+    here = re.escape(str(tmp_path))
+    with pytest.raises(InputError, match=rf"'', the label of row 3, {here}/2.png, is not a number"):
+        make_task("regression", images.labels, images.places)
+    with pytest.raises(InputError, match=rf"A row \(row 3, {here}/2.png\) has an empty label"):
+        make_task("multiclass", images.labels, images.places)
+    task = make_task("multiclass", ("1", "2"))
+    with pytest.raises(InputError, match=rf"The label of row 4, {here}/3.png does not fit"):
+        encode_labels(task, images.take([0, 1, 3]))
+    both = join_images(images.take([3]), images.take([0]))
+    with pytest.raises(InputError, match="The label of row 4, "):
+        encode_labels(task, both)
+    with pytest.raises(InputError, match=rf"has 1 image \(row 1, {here}/0.png\); at"):
+        require_enough(images.take([0, 1, 3]), "multiclass", "t.jsonl")
+
+
+def test_images_of_a_folder_have_no_row() -> None:
+    images = labelled(a=1)
+    assert (images.rows, images.place(0)) == ((), "/images/0.png")
+
+
 # --- mistakes ---------------------------------------------------------------------------------
 
 
@@ -593,7 +619,8 @@ def test_a_label_that_is_no_number_is_named_with_its_image() -> None:
 
 
 def test_a_class_with_too_few_images_is_named() -> None:
-    with pytest.raises(InputError, match="Class 'rare' of data has 2 images; at least 3"):
+    few = r"Class 'rare' of data has 2 images \(the first is /images/10.png\); at least 3"
+    with pytest.raises(InputError, match=few):
         require_enough(labelled(common=10, rare=2), "multiclass", "data")
     require_enough(labelled(common=10, fine=3), "multiclass", "data")
     with pytest.raises(InputError, match="It may be 'Rare', written otherwise"):

@@ -276,6 +276,18 @@ def test_order_attributes_and_unknown_versions_are_no_difference(kept: str) -> N
     assert split_of(read_split(kept, reordered)) == split_of(read_split(kept, images))
 
 
+def test_a_split_file_keeps_the_attributes_that_are_named(tmp_path: Path) -> None:
+    ages = tuple(str(row) for row in range(20))
+    columns = {"age": ages, "split": ("x",) * 20, "secret": ages}
+    images = replace(labelled(a=10, b=10), attributes=columns)
+    split, location = divide(images), str(tmp_path / "s.parquet")
+    write_split(split, location, attributes=["age", "split"])
+    test = read_named_split(location, "test")
+    assert test.attributes == {name: split.test.attributes[name] for name in ("age", "split")}
+    assert (test.uris, test.digest) == (split.test.uris, split.test.digest)
+    assert read_split(location, images) == split
+
+
 def test_a_split_is_never_overwritten(kept: str) -> None:
     with pytest.raises(OutputExistsError, match="a split is kept"):
         write_split(divide(labelled(a=5, b=5)), kept)

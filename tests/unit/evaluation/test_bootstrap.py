@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eagleray.core.errors import UnknownNameError
-from eagleray.evaluation.bootstrap import bootstrap
+from eagleray.evaluation.bootstrap import Measured, bootstrap, paired_bootstrap
 from eagleray.evaluation.slices import choose_columns, slice_metrics
 from eagleray.tasks import Binary, Multiclass, Task
 from tests.support.evaluation import CLASSES, DEFECTS, TAGS, TASKS, answers_of, evaluation_of
@@ -135,3 +135,44 @@ def test_columns_with_few_values_are_chosen_and_others_on_request() -> None:
     assert choose_columns(images, ["serial"]) == ("serial",)
     with pytest.raises(UnknownNameError, match=r"slice by is named 'kamera'\. Nearest: camera"):
         choose_columns(images, ["kamera"])
+
+
+# --- differences ------------------------------------------------------------------------------
+
+
+def right_or_wrong(right: list[bool]) -> Measured:
+    """Return a binary model that is right of some images, all of which are positive."""
+    sure = torch.tensor(right)[:, None]
+    outputs = torch.where(sure, torch.tensor([0.2, 0.8]), torch.tensor([0.8, 0.2]))
+    return Measured(Binary(labels=("no", "yes")), outputs, torch.ones(len(right)))
+
+
+def test_a_difference_that_few_images_make_is_not_significant() -> None:
+    first = right_or_wrong([False] * 3 + [True] * 97)
+    second = right_or_wrong([True] * 2 + [False] * 1 + [True] * 97)
+    found = paired_bootstrap(first, second)["accuracy"]
+    assert found.value == pytest.approx(0.02, abs=1e-6)
+    assert found.interval is not None
+    assert found.interval.low == pytest.approx(0.0)
+    assert found.p_value is not None
+    assert 0.1 < found.p_value < 0.6
+
+
+def test_a_clear_difference_is_significant_and_its_interval_is_narrower_than_unpaired() -> None:
+    base = [index % 4 != 0 for index in range(400)]
+    better = [index % 4 != 0 or index % 8 == 0 for index in range(400)]
+    found = paired_bootstrap(right_or_wrong(base), right_or_wrong(better), num_resamples=2000)
+    difference = found["accuracy"]
+    assert difference.value == pytest.approx(0.125, abs=1e-6)
+    assert difference.interval is not None
+    half = 1.96 * (0.125 * 0.875 / 400) ** 0.5  # of the share of the images that differ
+    assert difference.interval.low == pytest.approx(0.125 - half, abs=0.005)
+    assert difference.interval.high == pytest.approx(0.125 + half, abs=0.005)
+    assert difference.p_value == pytest.approx(2 / 2001)
+    assert paired_bootstrap(right_or_wrong(better), right_or_wrong(base))["accuracy"].value < 0
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    same = Measured(CLASSES, *answers_of(CLASSES, 60))
+    for difference in paired_bootstrap(same, same).values():
+        assert (difference.value, difference.p_value) == (0.0, 1.0)

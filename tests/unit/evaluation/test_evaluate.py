@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from eagleray.core.errors import ExitCode, InputError, PackageError, Reason, Use
 from eagleray.core.settings import read_settings
 from eagleray.data.encoding import encode_targets
 from eagleray.data.labelled import LabelledImages, read_labelled
+from eagleray.data.split import SPLIT_NAMES, Split
+from eagleray.data.split_file import write_split
 from eagleray.evaluation import job as evaluation_job
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.evaluate import Evaluation, FailedImage, evaluate
@@ -29,8 +32,9 @@ from eagleray.evaluation.slices import slice_metrics
 from eagleray.inference.predictor import Predictor
 from eagleray.jobs import evaluate as job
 from eagleray.models.package import ModelPackage, write_package
-from eagleray.registry.registry import Registry
+from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
+from tests.support.attributes import package_with_attributes
 from tests.support.evaluation import (
     CLASSES,
     DEFECTS,
@@ -188,7 +192,7 @@ def test_with_many_classes_the_most_confused_are_listed_and_not_drawn() -> None:
     assert "Confusion matrix" not in page
     pairs = re.findall(r"<tr><td>(class \d+)</td><td>(class \d+)</td><td class=\"number\">1<", page)
     assert pairs == [("class 0", "class 1"), ("class 1", "class 2")]
-    assert "<td>0.5000</td>" in page
+    assert '<td class="number">0.5000</td>' in page
 
 
 def test_labels_stand_worst_first() -> None:
@@ -230,7 +234,14 @@ def test_the_page_shows_pictures_of_mistakes_and_suspected_labels(tmp_path: Path
     assert page.count("data:image/jpeg;base64,") == 2  # one mistake, suspected as well
     assert "→ dog · 0.90" in page
     assert "→ dog? · 0.90" in page
-    assert "1 labels are contradicted" in page
+    assert "A confident prediction contradicts 1 of the labels" in page
+
+
+def test_the_page_says_why_a_weak_model_contradicts_no_label() -> None:
+    outputs, targets = answers_of(CLASSES, 180, skill=0.3)
+    page = page_of(evaluation_of(CLASSES, outputs, targets))
+    assert "labels are contradicted by a confident prediction, and not listed" in page
+    assert "?" not in page.partition("Labels that may be wrong")[2].partition("<h2>")[0]
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -303,6 +314,26 @@ def test_one_split_is_measured_and_skipped_images_are_reported(
     assert "Test is test (12)" in divided
     assert "(LICENSE)" in skipped
     assert skipped in page.read_text()
+
+
+def test_a_model_with_attributes_is_measured_on_a_split_file(tmp_path: Path) -> None:
+    package = package_with_attributes()
+    write_package(package, str(tmp_path / "model"))
+    rows = ["path,label,age,site"]
+    for index in range(12):
+        (tmp_path / f"{index}.png").write_bytes(golden_png(index))
+        rows.append(f"{index}.png,{package.task.labels[index % 3]},{20 + index},north")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    images = read_labelled(str(tmp_path / "table.csv"))
+    split = Split(*(images.take(range(start, 12, 3)) for start in range(3)))
+    write_split(split, str(tmp_path / "split.parquet"), attributes=["age", "site"])
+    words = ("--split", "test", "--output", str(tmp_path / "page.html"), "--slice", "age")
+    said = json.loads(
+        run(str(tmp_path / "model"), str(tmp_path / "split.parquet"), *words, "--json").stdout
+    )
+    expected = evaluate(predictor_of(package), split.test)
+    assert (said["images"], said["data_digest"]) == (4, split.test.digest)
+    assert said["metrics"]["log_loss"] == pytest.approx(expected.metrics["log_loss"], abs=0.05)
 
 
 def test_a_missed_kpi_ends_with_its_own_code_after_the_page_is_there(digits: Path) -> None:
@@ -397,3 +428,63 @@ def test_a_split_that_a_column_of_the_table_names_is_evaluated(tmp_path: Path) -
     result = run(*words, "--split", "test")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["images"] == 2
+
+
+# --- data leakage, and splits of a run ------------------------------------------
+
+
+def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
+    """Register the model with the split of its images: one name for each of the twelve."""
+    version = Registry().register(small_package(), alias="candidate")
+    images = read_labelled(str(digits / "table.csv"))
+    parts = [
+        images.take([row for row, name in enumerate(split) if name == wanted])
+        for wanted in SPLIT_NAMES
+    ]
+    write_split(Split(*parts), str(Path(version.source).parent / "split.parquet"))
+    return version
+
+
+def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(digits: Path) -> None:
+    version = registered(digits, ("train",) * 7 + ("validation",) + ("test",) * 4)
+    (digits / "kpi.txt").write_text("accuracy >= 0\n")
+    page = digits / "page.html"
+    words = ("digits@candidate", str(digits / "table.csv"), "--output", str(page), "--json")
+    result = run(*words, "--kpi", str(digits / "kpi.txt"))
+    assert result.exit_code == ExitCode.KPI_FAILED
+    sentence = (
+        "8 of these 12 images were used to train digits/1 (7 in the train split of digits/1, 1"
+    )
+    assert "The KPIs do not count: " in result.stderr
+    assert result.stderr.replace("\n", " ").count(sentence) == 2  # before the work, and at its end
+    said = json.loads(result.stdout)
+    assert (said["passed"], said["leaked_images"]) == (False, 8)
+    assert sentence in page.read_text()
+    (record,) = Registry().evaluations(version)
+    assert (record.counts, record.num_leaked) == (False, 8)
+
+
+def test_the_command_of_a_record_evaluates_the_same_images(digits: Path) -> None:
+    version = registered(digits, ("train",) * 8 + ("test",) * 4)
+    split = Path(version.source).parent / "split.parquet"
+    result = run("digits/1", str(split), "--split", "test", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["leaked_images"] == 0
+    (record,) = Registry().evaluations(version)
+    program, command, *again = shlex.split(record.command("digits/1"))
+    assert (program, command) == ("eagleray", "evaluate")
+    assert json.loads(run(*again, "--json").stdout)["data_digest"] == record.data_digest
+    kept = Registry().predictions(version, record.data_digest)
+    assert kept is not None
+    assert len(kept.rows) == 4
+
+
+def test_the_page_names_the_version_and_not_the_alias(digits: Path) -> None:
+    registered(digits, ("test",) * 12)
+    page = digits / "page.html"
+    run("digits@candidate", str(digits / "tree"), "--output", str(page))
+    text = page.read_text()
+    assert "<h1>Evaluation of digits/1</h1>" in text
+    assert "named as digits@candidate" in text
+    assert "<th>labels in order</th><td><code>3: zero, one, two</code></td>" in text
+    assert "32 x 32 pixels, gray" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.promotion import promote, rollback
 from eagleray.registry.registry import Registry
-from tests.support.models import golden_png, lenet_module, small_package
+from tests.support.models import DIGITS, golden_png, lenet_module, small_package
 from tests.support.registry import EASY, HARD, KPIS, evaluated, register
 
 # --- promotion --------------------------------------------------------------------------------
@@ -86,6 +87,36 @@ def test_without_common_images_it_is_said_what_to_run(
     assert str(caught.value).endswith(expected.format(name=name))
     assert f"{name}/1, which is {name}@production" in str(caught.value)
     assert registry.get(name, alias="production").version == 1
+
+
+def test_images_that_a_version_learned_from_are_no_evidence(registry: Registry, name: str) -> None:
+    first, second = register(registry, name, 2)
+    leaked: dict[str, Any] = {"num_leaked": 70, "leakage": "70 of these 100 images taught it."}
+    evaluated(registry, first, 0.99, data="all", **leaked)
+    with pytest.raises(InputError, match=r"images that it was trained on do not count: all\)"):
+        promote(registry, name, 1, alias="production", kpis=KPIS)
+    words = ("a b.csv", "--split", "test")
+    evaluated(registry, first, 0.95, digest=HARD, data="rest", arguments=words)
+    promote(registry, name, 1, alias="production", kpis=KPIS)
+    evaluated(registry, second, 0.99, data="all")
+    with pytest.raises(InputError) as caught:
+        promote(registry, name, 2, alias="production", kpis=KPIS)
+    assert str(caught.value).endswith(f"run: eagleray evaluate {name}/2 'a b.csv' --split test")
+
+
+def test_another_kind_of_model_is_promoted_by_force_alone(registry: Registry, name: str) -> None:
+    register(registry, name)
+    registry.set_alias(name, "production", 1)
+    other = DIGITS.model_copy(update={"labels": ("one", "two", "zero")})
+    (version,) = register(registry, name, task=other)
+    evaluated(registry, version, 0.99)
+    with pytest.raises(InputError, match="labels in another order"):
+        promote(registry, name, 2, alias="production", kpis=KPIS)
+    promotion = promote(
+        registry, name, 2, alias="production", kpis=None, force=True, reason="callers know"
+    )
+    (difference,) = promotion.change.evidence["differences"]
+    assert difference.startswith("labels in another order")
 
 
 def test_a_first_promotion_needs_an_evaluation_too(registry: Registry, name: str) -> None:

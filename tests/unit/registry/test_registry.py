@@ -15,6 +15,7 @@ from eagleray.models.package import write_package
 from eagleray.registry.mlflow_models import all_pages
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.registry.versions import FOLDER_TAG, package_tags
+from eagleray.tasks import Multiclass
 from tests.support.models import lenet_module, registry_in, settings_in, small_package
 from tests.support.registry import register
 
@@ -215,15 +216,52 @@ def test_a_run_knows_the_version_that_it_has_made(registry: Registry) -> None:
         assert registry.version_of_run(other, "kept") is None
 
 
-def test_the_first_alias_is_given_once(registry: Registry) -> None:
-    with registry.start_run("train first") as run:
-        first = registry.register(small_package(name="first"), run=run)  # killed before its alias
-    assert registry.set_first_alias(first, "candidate").aliases == ("candidate",)
+def test_an_alias_that_a_registration_moved_is_known_wherever_it_is(registry: Registry) -> None:
+    first = registry.register(small_package(name="first"))
+    registry.set_alias("first", "candidate", 1)
+    assert not registry.was_registered_as(first, "candidate")
     second = registry.register(small_package(name="first", **BETTER), alias="candidate")
-    assert registry.set_first_alias(first, "candidate").aliases == ()
-    assert registry.alias_target("first", "candidate") == second.version
-    changes = registry.history.changes("first", "candidate")
-    assert [(item.action, item.version) for item in changes] == [("register", 1), ("register", 2)]
+    registry.set_alias("first", "candidate", 1)
+    assert registry.was_registered_as(second, "candidate")
+    assert not registry.was_registered_as(second, "production")
+
+
+def test_why_a_run_did_not_learn_is_kept_with_its_version(registry: Registry) -> None:
+    version = registry.register(small_package(name="lazy"))
+    assert registry.record_verdict(version, ()) == version
+    registry.record_verdict(version, ("It is no better.", "It diverged."))
+    found = registry.get("lazy", version=1)
+    assert found.did_not_learn == ("It is no better.", "It diverged.")
+    run = registry.client.get_run(version.run_id)
+    assert run.data.tags["eagleray.did_not_learn"] == "It is no better.\nIt diverged."
+
+
+OTHER_LABELS = Multiclass(labels=("one", "three", "zero"))
+
+
+def test_an_alias_is_not_moved_to_another_kind_of_model_unless_forced(registry: Registry) -> None:
+    registry.register(small_package(name="kinds"), alias="live")
+    other = small_package(name="kinds", task=OTHER_LABELS)
+    said = (
+        r"^kinds@live points to another kind of model, and its callers would notice: "
+        r"labels with three and without two\. Use --force to move it, or name another alias\.$"
+    )
+    with pytest.raises(InputError, match=said):
+        registry.register(other, alias="live")
+    assert len(registry.versions("kinds")) == 1
+    registry.register(other, alias="other")
+    with pytest.raises(InputError, match=said):
+        registry.set_alias("kinds", "live", 2)
+    registry.set_alias("kinds", "live", 2, force=True)
+    registry.register(small_package(name="kinds"), alias="live", force=True)
+    assert registry.alias_target("kinds", "live") == 3
+
+
+def test_an_alias_moves_away_from_a_version_whose_files_are_lost(registry: Registry) -> None:
+    lost = registry.register(small_package(name="lost"), alias="live")
+    (Path(lost.source) / "model.json").unlink()
+    registry.register(small_package(name="lost", task=OTHER_LABELS), alias="live")
+    assert registry.alias_target("lost", "live") == 2
 
 
 def test_an_epoch_is_recorded_once(registry: Registry) -> None:

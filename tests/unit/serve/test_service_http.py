@@ -195,6 +195,8 @@ def test_a_promotion_and_a_rollback_reach_the_service_without_restart(
         described = (await running.client.get("/v1/models/digits")).json()
         assert described["serving"] == 1
         assert [item["serving"] for item in described["roles"]] == [1]
+        labels = (await running.client.get("/v1/models/digits/labels")).json()
+        assert (labels["labels"][0], labels["positive"]) == ("zero", None)
 
     with_service(own_registry, test)
 

@@ -51,6 +51,32 @@ def test_binary_has_one_logit_for_its_second_label() -> None:
     torch.testing.assert_close(activated, torch.tensor([[0.5, 0.5], [0.2, 0.8]]))
 
 
+def test_the_positive_label_is_the_second_or_the_one_that_is_named() -> None:
+    task = make_task("binary", ("defect", "fine", "fine"))
+    assert (task.positive, task.encode("fine")) == ("fine", 1.0)
+    other = task.with_positive("defect")
+    assert (other.positive, other.labels) == ("defect", ("fine", "defect"))
+    assert (other.encode("defect"), other.encode("fine")) == (1.0, 0.0)
+    assert other.with_positive("defect") == other
+    with pytest.raises(InputError, match=r"'defekt' is not one of the data, which have 'defect'"):
+        task.with_positive("defekt")
+    classes = make_task("multiclass", ("a", "b"))
+    assert (classes.positive, classes.has_positive) == (None, False)
+    with pytest.raises(InputError, match="A multiclass task has no positive label"):
+        classes.with_positive("a")
+
+
+def test_binary_metrics_are_those_of_the_positive_label() -> None:
+    task = make_task("binary", ("defect", "fine")).with_positive("defect")
+    positive = torch.tensor([0.9, 0.2, 0.1, 0.1])
+    outputs = torch.stack([1 - positive, positive], dim=1)
+    metrics = task.measure(outputs, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert metrics["recall"] == metrics["recall[defect]"] == 0.5
+    assert metrics["specificity"] == metrics["recall[fine]"] == 1.0
+    facts = task.facts(outputs, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert (facts["positive label"], facts["threshold"]) == ("defect", "0.5")
+
+
 def test_binary_loss_is_the_mean_cross_entropy() -> None:
     logits = torch.tensor([[logit(0.8)], [logit(0.4)]])
     expected = -(math.log(0.8) + math.log(1 - 0.4)) / 2

@@ -128,6 +128,21 @@ def test_a_task_is_fitted_to_what_is_wanted_the_temperature_first(task: Classifi
         assert both == warm
 
 
+@BY_NAME
+def test_a_temperature_at_a_limit_of_the_fit_is_a_warning(task: Classification) -> None:
+    # Confident probabilities that have nothing to do with the targets.
+    generator = torch.Generator().manual_seed(0)
+    logits = 50 * torch.randn(400, task.num_outputs, generator=generator)
+    targets = truthful(task, 400, seed=3)[1]
+    outputs = task.activate(logits)
+    assert task.fit_warnings == ()
+    (warning,) = task.fit(outputs, targets, {"temperature"}).fit_warnings
+    assert warning.startswith("The temperature is 20, the highest that is fitted")
+    (warning,) = task.model_copy(update={"temperature": 0.05}).fit_warnings
+    assert "the lowest that is fitted" in warning
+    assert task.model_copy(update={"temperature": 19.9}).fit_warnings == ()
+
+
 # --- the temperature of a package -------------------------------------------------------------
 
 

@@ -12,7 +12,14 @@ from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
 from eagleray.data.split_file import write_split
 from eagleray.models.package import write_package
-from eagleray.training.plan import TrainPlan, make_plan
+from eagleray.tasks import Binary
+from eagleray.training.plan import (
+    TrainPlan,
+    describe_plan,
+    divide_again,
+    groups_of,
+    make_plan,
+)
 from tests.support.models import small_package
 from tests.support.training import small_spec, write_stripes
 
@@ -106,6 +113,80 @@ def test_folders_named_as_splits_are_the_splits_of_the_plan(tmp_path: Path) -> N
         plan(tmp_path / "data", tmp_path, test_data=own)
     with pytest.raises(UserError, match=r"is divided into .*; name one"):
         plan(tmp_path / "data/train", tmp_path, test_data=str(tmp_path / "data"))
+
+
+def test_the_positive_label_is_the_one_that_is_named(stripes: Path, tmp_path: Path) -> None:
+    by_name = plan(stripes, tmp_path, task="binary")
+    assert by_name.task.positive == "vertical"
+    assert describe_plan(by_name)[1] == (
+        "positive label 'vertical', the second in alphabetical order; --positive horizontal would "
+        "swap them"
+    )
+    chosen = plan(stripes, tmp_path, task="binary", positive="horizontal")
+    assert chosen.task.labels == ("vertical", "horizontal")
+    assert describe_plan(chosen)[1] == "positive label 'horizontal'"
+    with pytest.raises(UserError, match=r"'diagonal' is not one of the data, which have 'horiz"):
+        plan(stripes, tmp_path, task="binary", positive="diagonal")
+
+
+def test_a_child_has_the_positive_label_of_its_parent_or_the_one_that_is_named(
+    stripes: Path, tmp_path: Path
+) -> None:
+    labels = ("vertical", "horizontal")
+    package = small_package(task=Binary(labels=labels))
+    write_package(package, str(tmp_path / "parent"))
+    fields = {"task": "binary", "architecture": None, "parent": str(tmp_path / "parent")}
+    child = plan(stripes, tmp_path, **fields)
+    assert child.task.labels == labels
+    assert "as in the parent" in describe_plan(child)[1]
+    assert torch.equal(head_of(child.module), head_of(package.build_module()))
+    swapped = plan(stripes, tmp_path, **fields, positive="vertical")
+    assert swapped.task.positive == "vertical"
+    assert not torch.equal(head_of(swapped.module), head_of(package.build_module()))
+
+
+def head_of(module: torch.nn.Module) -> torch.Tensor:
+    return module.get_parameter("classifier.4.weight")
+
+
+def test_duplicates_that_are_found_later_divide_the_data_again(
+    stripes: Path, tmp_path: Path
+) -> None:
+    first = plan(stripes, tmp_path, keep_duplicates_together=True)
+    assert "before duplicates are brought together" in describe_plan(first)[0]
+    copies = {uri: f"group-{index // 2}" for index, uri in enumerate(sorted(first.images.uris))}
+    again = divide_again(first, Settings(home=tmp_path), copies)
+    of_group: dict[str, set[str]] = {}
+    for name, images in again.split.by_name.items():
+        for uri in images.uris:
+            of_group.setdefault(copies[uri], set()).add(name)
+    assert all(len(names) == 1 for names in of_group.values())
+    assert sum(map(len, again.split.by_name.values())) == len(first.images)
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name])
+    groups = groups_of(again.spec, again.images, again.duplicates)
+    assert groups == [copies[uri] for uri in again.images.uris]
+    every_image = dict.fromkeys(first.images.uris, "group-1")
+    with pytest.raises(UserError, match="in 1 groups that stay together, too few for 3 splits"):
+        divide_again(first, Settings(home=tmp_path), every_image)
+
+
+def test_data_that_are_divided_already_are_not_divided_again(tmp_path: Path) -> None:
+    for name, count in (("train", 20), ("test", 6)):
+        write_stripes(tmp_path / "data" / name, count, seed=count)
+    with pytest.raises(UserError, match=r"data has splits of its own; leave it out"):
+        plan(tmp_path / "data", tmp_path, keep_duplicates_together=True)
+
+
+def test_folds_are_described_as_folds_and_not_as_a_split(stripes: Path, tmp_path: Path) -> None:
+    planned = plan(stripes, tmp_path, folds=4)
+    split = planned.split
+    num_images = len(split.train) + len(split.validation)
+    (said,) = describe_plan(planned)
+    assert said.startswith(
+        f"4 folds of {num_images} images: each is held out once, about {num_images // 4} images"
+    )
+    assert f"the test split of {len(split.test)} images is not used" in said
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_an_invalid_distribution_is_refused_in_one_sentence(search: str, sentenc
             "epochs must be greater",
         ),
         ("fixed: {epoch: 3}\nsearch: {horizontal_flip: {choice: [true]}}", "Nearest: epochs"),
+        ("fixed: {epoch: 3}\nsearch: {horizontal_flip: {choice: [true]}}", "yaml: No field of"),
+        ("search: {learning_rat: {uniform: [0, 1]}}", "yaml: No field of"),
         ("search: {horizontal_flip: ", "is not YAML"),
         ("- horizontal_flip", "holds no fields"),
     ],

@@ -41,6 +41,11 @@ LEAST = {"data": "d", "name": "n"}
         ({"tags": "mlflow.user=me"}, "tags must not begin with mlflow. or eagleray."),
         ({"tags": ["a=1", "a=2"]}, "tags must name each key once, and name 'a' twice"),
         ({"experiment": ""}, "experiment"),
+        ({"positive": "a"}, "positive is not for multiclass; leave it out, or set task: binary"),
+        (
+            {"keep_duplicates_together": True, "split_file": "s.parquet"},
+            "keep_duplicates_together divides the data anew, and split_file names a split",
+        ),
         ({"parent": "p", "pretrained": True}, "parent and pretrained exclude each other"),
         ({"freeze": "half"}, "freeze must be a number of stages"),
         ({"freeze": 2}, "freeze would keep random weights"),
@@ -126,7 +131,19 @@ def test_a_specification_is_read_back_from_its_file(fields: dict[str, Any]) -> N
         ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must be a valid integer"),
         (
             "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",
-            "spec.yaml: A specification has no fields named shift, clip_norm.",
+            "spec.yaml: shift is not a field of a specification; clip_norm is not a field of a "
+            "specification.",
+        ),
+        (
+            "data: d\nname: n\nepochz: 3\nbatch_size: none\nlearning_rate: 0\n",
+            "spec.yaml: epochz is not a field of a specification, but epochs is; batch_size must "
+            "be a valid integer, unable to parse string as an integer; learning_rate must be "
+            "greater than 0.",
+        ),
+        (
+            "data: d\nname: n\nfolds: 1\nfreeze: half\nloss: mse\n",
+            "spec.yaml: folds must be 2 or more, or 0 for none; freeze must be a number of stages "
+            "from 0 on, or backbone; loss mse is not for multiclass",
         ),
     ],
 )

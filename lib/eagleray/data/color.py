@@ -1,0 +1,54 @@
+"""Counts how many images of a sample are in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eagleray.core.errors import BadImageError
+from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
+from eagleray.io.fetch import fetch_image
+from eagleray.io.read_ahead import read_ahead
+
+__all__ = ["count_in_color"]
+
+_SIDE = 32
+_CONTRACT = ImageContract(
+    formats=FORMATS,
+    resize=ShortestSide(size=_SIDE),
+    crop=(_SIDE, _SIDE),
+    resampler="opencv_linear",
+    jpeg="scaled",
+    alpha="white",
+)
+_SAMPLE = 32  # images
+_COLORFUL = 24  # levels between the channels of a pixel; compression of gray images makes a few
+_MIN_PIXELS = 0.02  # fraction of an image's pixels
+
+
+def count_in_color(uris: Sequence[str], *, sample: int = _SAMPLE) -> tuple[int, int]:
+    """Count the images in colour among some that are drawn at random.
+
+    Args:
+        uris: Locations of images.
+        sample: Number of images to draw.
+
+    Returns:
+        The number of images in colour, and of those that could be decoded.
+    """
+    drawn = np.random.default_rng(0).permutation(len(uris))[:sample]
+    found = [
+        one for one in read_ahead(_is_in_color, [uris[row] for row in drawn]) if one is not None
+    ]
+    return sum(found), len(found)
+
+
+def _is_in_color(uri: str) -> bool | None:
+    """Return whether an image is in colour; None if it cannot be decoded."""
+    try:
+        pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
+    except BadImageError:
+        return None
+    spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
+    return bool((spread > _COLORFUL).mean() >= _MIN_PIXELS)

@@ -1,0 +1,141 @@
+"""Judges whether a training run learned: the reasons why it did not, as sentences.
+
+A run did not learn if its model is no better on the test images than a prediction that looks at no
+image, or worse than the parent that it started from; if its loss diverged; or if no epoch was
+better than the first one. Such a model is registered, and no alias moves to it by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eagleray.evaluation.evaluate import Evaluation
+from eagleray.tasks import Task
+from eagleray.training.monitor import Monitor, mode_of
+from eagleray.training.result import TrainResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ComparedMetric", "comparison_monitor", "reasons_not_learned"]
+
+_MAX_LOSS_RATIO = 3.0  # to the loss of guessing: more than any scheme of weights makes of it
+
+
+@dataclass(frozen=True)
+class ComparedMetric:
+    """A metric of a new model and of another one, on the same images.
+
+    Attributes:
+        other: What the other model is, as in `flowers/3`.
+        value: Metric of the new model.
+        other_value: Metric of the other model.
+        num_images: Number of the images.
+    """
+
+    other: str
+    value: float
+    other_value: float
+    num_images: int
+
+
+def comparison_monitor(monitor: Monitor, task: Task, metrics: Mapping[str, float]) -> Monitor:
+    """Return the metric that compares models on test images.
+
+    It is the one that the run monitors, if the test images yield it, and otherwise the task's first
+    headline metric.
+
+    Args:
+        monitor: The metric that the run monitors.
+        task: The task.
+        metrics: Metrics on the test images.
+    """
+    if monitor.name in metrics:
+        return monitor
+    name = next((name for name in task.headline_names if name in metrics), next(iter(metrics)))
+    return Monitor(name, mode_of(name))
+
+
+def reasons_not_learned(
+    result: TrainResult,
+    evaluation: Evaluation,
+    monitor: Monitor,
+    train_targets: Tensor,
+    *,
+    guessing: float,
+    parent: ComparedMetric | None = None,
+) -> tuple[str, ...]:
+    """Return why a run did not learn, as sentences; none if it did.
+
+    Args:
+        result: Result of the training.
+        evaluation: Evaluation of the model on the test split.
+        monitor: The metric that the run monitors.
+        train_targets: Encoded targets (N, …) of the training split.
+        guessing: Training loss of a network whose outputs are all 0.
+        parent: The comparison with the parent on the test images, if there is a parent of the same
+            task and labels.
+    """
+    judge = comparison_monitor(monitor, evaluation.task, evaluation.metrics)
+    reasons = [
+        _no_better_than_constant(evaluation, judge, train_targets),
+        _worse_than_parent(judge, parent),
+        _diverged(result.epochs, guessing),
+        _no_better_than_first_epoch(result, monitor),
+    ]
+    return tuple(reason for reason in reasons if reason is not None)
+
+
+def _no_better_than_constant(
+    evaluation: Evaluation, judge: Monitor, train_targets: Tensor
+) -> str | None:
+    found = evaluation.task.constant_prediction(train_targets)
+    if found is None:
+        return None
+    description, outputs = found
+    targets = evaluation.targets
+    constant = evaluation.task.measure(outputs.expand(len(targets), *outputs.shape), targets)
+    value, baseline = evaluation.metrics[judge.name], constant.get(judge.name)
+    if baseline is None or judge.is_better(value, baseline):
+        return None
+    return (
+        f"On {len(targets):,} test images its {judge.name} is {value:.4f}, and {description} gives "
+        f"{baseline:.4f}."
+    )
+
+
+def _worse_than_parent(judge: Monitor, parent: ComparedMetric | None) -> str | None:
+    if parent is None or not judge.is_better(parent.other_value, parent.value):
+        return None
+    return (
+        f"On the same {parent.num_images:,} test images its {judge.name} is {parent.value:.4f}, "
+        f"and that of its parent {parent.other} is {parent.other_value:.4f}."
+    )
+
+
+def _diverged(epochs: Sequence[Mapping[str, float]], guessing: float) -> str | None:
+    first, last = epochs[0]["train_loss"], epochs[-1]["train_loss"]
+    if not last > _MAX_LOSS_RATIO * guessing:
+        return None
+    since = f" after {first:.4g} in the first" if len(epochs) > 1 else ""
+    return (
+        f"The loss diverged: it is {last:.4g} in the last epoch{since}, and guessing has "
+        f"{guessing:.4g}; lower the learning rate."
+    )
+
+
+def _no_better_than_first_epoch(result: TrainResult, monitor: Monitor) -> str | None:
+    """Neither the monitored metric nor the validation loss ever improved on the first epoch."""
+    epochs, metric = result.epochs, monitor.metric
+    if len(epochs) == 1 or monitor.is_better(result.metrics[metric], epochs[0][metric]):
+        return None
+    losses = [epoch.get("validation_loss", math.nan) for epoch in epochs]
+    if min(losses[1:], default=math.nan) < losses[0]:  # a metric may be perfect at once
+        return None
+    return (
+        f"None of its {len(epochs)} epochs is better than the first one, neither by {metric} "
+        f"({epochs[0][metric]:.4f}) nor by validation_loss ({losses[0]:.4f})."
+    )
