@@ -111,7 +111,7 @@ def run_job(
             job.spec, run.name, result, plan.monitor, registered.warnings, plan.extensions
         )
         storage.put_atomic(run.page("training"), page)
-        log_pages(tracked, run, "training")
+        log_pages(tracked, run, "training", "evaluation")
         version = registered.version.reference
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id, "version": version}))
     if registered.alias.moved:

@@ -28,7 +28,6 @@ from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult
 from eagleray.training.rivals import compare_with_parent
 from eagleray.training.runs import Run
-from eagleray.training.tracking import log_pages
 from eagleray.training.verdict import comparison_monitor, reasons_not_learned
 
 __all__ = ["RegisteredModel", "register_model"]
@@ -111,7 +110,6 @@ def register_model(
     version, decision = move_alias(job, plan, tested, version, judge, leakage, reasons)
     registered = RegisteredModel(version, tested, reasons, leakage, decision)
     storage.put_atomic(run.page("evaluation"), _evaluation_page(registered, run))
-    log_pages(tracked, run, "evaluation")
     return registered
 
 

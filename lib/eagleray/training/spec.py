@@ -278,6 +278,7 @@ class TrainSpec(S3Fields):
             self._check_optimisation,
             self._check_tags,
             self._check_batch_size,
+            self._check_tags,
         )
         for check in checks:
             try:

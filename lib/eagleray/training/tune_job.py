@@ -197,7 +197,7 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
             registered = register_model(default, best, tracked, run, result)
         page = render_training_page(spec, run.name, result, tuned.monitor, registered.warnings)
         storage.put_atomic(run.page("training"), page)
-        log_pages(tracked, run, "tune", "training")
+        log_pages(tracked, run, "tune", "training", "evaluation")
         ended = {"mlflow_run": tracked.run_id, "version": registered.version.reference}
         run.write(record.model_copy(update=ended))
     if registered.alias.moved:
