@@ -114,7 +114,7 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
         if resume is not None:
-            if fields or space or num_trials or max_concurrent or grace_epochs:
+            if fields or space or num_trials or max_concurrent or grace_epochs or alias or force:
                 raise InputError(
                     f"--resume continues tuning {resume} with its own options; leave the rest out, "
                     "or begin a new one."

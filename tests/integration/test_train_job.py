@@ -164,7 +164,7 @@ def test_train_in_python_with_a_callback_and_code_of_ones_own(
     assert result.result.ended_early
     assert len(result.result.epochs) == 2
     assert result.metrics == result.tested.evaluation.metrics
-    package = load_model("stripes@candidate").package
+    package = load_model(result.version.reference).package
     assert package.manifest.architecture.name == f"{own}:TinyNet"
     assert "stopped: by a callback" in Path(result.run.page("training")).read_text()
     assert ray.is_initialized()  # a Ray that was there before is left

@@ -12,12 +12,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eagleray.core.errors import InputError
-from eagleray.core.extensions import load_object
+from eagleray.core.extensions import is_import_path, load_object
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["import_network"]
+__all__ = ["import_network", "require_importable"]
+
+
+def require_importable(architecture: str) -> None:
+    """Check that a network can be imported here, if its name is an import path.
+
+    Raises:
+        UserError: As those of `import_network`.
+    """
+    if is_import_path(architecture):
+        import_network(architecture)
 
 
 def import_network(path: str) -> Callable[[int, int], nn.Module]:

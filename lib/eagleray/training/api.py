@@ -32,7 +32,8 @@ def train(
     *,
     resume: str | None = None,
     callbacks: Sequence[TrainCallback] = (),
-    alias: str = "candidate",
+    alias: str | None = None,
+    force: bool = False,
     cluster: str | None = None,
     reporter: ProgressReporter | None = None,
     settings: Settings | None = None,
@@ -46,7 +47,9 @@ def train(
         spec: Specification of a new run.
         resume: Name of a run to resume, instead of a specification.
         callbacks: Called while training runs; they may stop it.
-        alias: Alias that will point to the new version.
+        alias: Alias that will point to the new version; None for `candidate`, if the version is
+            better than the present one.
+        force: Move the alias from a model of another task, labels or input too.
         cluster: Address of a Ray cluster, such as `auto`.
         reporter: Shows progress; the default logs notes and warnings to the logger
             `eagleray.train`.
@@ -68,7 +71,7 @@ def train(
     settings = settings or read_settings()
     settings.make_home()
     if spec is not None:
-        job = open_job(spec, settings, alias=alias)
+        job = open_job(spec, settings, alias=alias, force=force)
     else:
         assert resume is not None
         job = reopen_job(resume, settings)
