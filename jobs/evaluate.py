@@ -69,6 +69,8 @@ def show(summary: EvaluationSummary, console: Console) -> None:
     num_failed = summary.record.num_failed
     title = f"{summary.record.num_images:,} images ({num_failed:,} failed)"
     console.table(title, ["metric", "value", "95 % interval"], rows)
+    if summary.evaluation.task.positive is not None:
+        console.say(f"positive label: {summary.evaluation.task.positive}")
     for result in summary.kpi_results:
         console.say(str(result))
     for failure in summary.evaluation.failures[:10]:

@@ -14,7 +14,6 @@ The file reads from top to bottom: report, then parse, build and run.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +33,7 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import flag, read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
+from eagleray.core.system import num_usable_cores
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.extension import describe_extension
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from eagleray.training.plan import TrainPlan
     from eagleray.training.prepare import TrainJob
 
-_WORKER_MODULES = ("eagleray.data.inspection", "eagleray.training.trainer", "ray.train.torch")
+_WORKER_MODULES = ("eagleray.training.trainer", "ray.train.torch")
+_MAX_PRELOADING = 8  # workers, each of which takes 0.4 GB then
 
 # --- report -----------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ def main(
             address=cluster,
             verbose=verbose,
             meanwhile=partial(_prepare, job),
-            preload=_WORKER_MODULES if os.environ.get("PRELOAD") else (),
+            preload=_worker_modules(job),
         ) as session:
             if find_learning_rate:
                 from eagleray.training.lr_finder import run_lr_finder
@@ -194,6 +195,18 @@ def _prepare(job: TrainJob) -> None:
     """Connect to the registry, and import what takes seconds, while Ray starts."""
     _ = job.registry
     import eagleray.training.job  # noqa: F401
+
+
+def _worker_modules(job: TrainJob) -> tuple[str, ...]:
+    """Return the modules that all workers of Ray import as soon as they start.
+
+    Ray starts one for each core. Those that inspect images train no network, as Ray uses no worker
+    for a task and for an actor.
+    """
+    from eagleray.training.inspection import is_inspection_cached
+
+    few = num_usable_cores() <= _MAX_PRELOADING
+    return _WORKER_MODULES if few and is_inspection_cached(job) else ()
 
 
 def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str | None]) -> None:

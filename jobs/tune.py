@@ -3,6 +3,7 @@
     python -m eagleray.jobs.tune flowers/ --name flowers --num-trials 12
     eagleray tune flowers/ --name flowers --architecture resnet18 --pretrained --num-trials 20
     eagleray tune cifar10/train --name cifar10 --space space.yaml --num-trials 12 --max-concurrent 2
+    eagleray tune --resume flowers-64499e1f
     eagleray tune digits.csv --name digits --architecture lenet5 --epochs 10 --grace-epochs 2
 
 The file reads from top to bottom: parse, build, run, report.
@@ -24,15 +25,23 @@ from eagleray.cli.common import (
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import with_spec_options
+from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.budget import Budget
 from eagleray.training.plan import describe_plan
 from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
-from eagleray.training.tune_job import TuneSummary, best_file, open_tune_job, run_tune_job
+from eagleray.training.tune_job import (
+    TuneSummary,
+    best_file,
+    open_tune_job,
+    reopen_tune_job,
+    run_tune_job,
+)
 from eagleray.training.tune_report import Row, ranking_rows, summarize
 
+_NUM_TRIALS = 20  # unless told otherwise
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
 
@@ -79,7 +88,10 @@ def main(
     space: Annotated[
         str | None, typer.Option(help="YAML file of the search space; options are fixed.")
     ] = None,
-    num_trials: Annotated[int, typer.Option(help="Number of trials.", min=1)] = 20,
+    resume: Annotated[str | None, typer.Option(help="Tuning to resume.")] = None,
+    num_trials: Annotated[
+        int | None, typer.Option(help="Number of trials; default: 20.", min=1)
+    ] = None,
     max_concurrent: Annotated[
         int | None,
         typer.Option(
@@ -101,19 +113,24 @@ def main(
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
-        searched = default_space(fields) if space is None else read_space(space, fields)
-        job = open_tune_job(
-            searched,
-            Budget(num_trials, max_concurrent, grace_epochs),
-            settings,
-            alias=alias,
-            force=force,
-        )
-        for note in job.default.plan.notes:
+        if resume is not None:
+            if fields or space or num_trials or max_concurrent or grace_epochs or alias or force:
+                raise InputError(
+                    f"--resume continues tuning {resume} with its own options; leave the rest out, "
+                    "or begin a new one."
+                )
+            job = reopen_tune_job(resume, settings)
+        else:
+            searched = default_space(fields) if space is None else read_space(space, fields)
+            budget = Budget(num_trials or _NUM_TRIALS, max_concurrent, grace_epochs)
+            job = open_tune_job(searched, budget, settings, alias=alias, force=force)
+        plan = job.default.plan
+        for note in (*plan.notes, *describe_plan(plan)):
             console.note(note)
-        for note in describe_plan(job.default.plan):
-            console.note(note)
-        console.note(f"{num_trials} trials on {', '.join(searched.searched)}")
+        console.note(f"{job.budget.num_trials} trials on {', '.join(job.space.searched)}")
+        if job.trials:
+            ended = sum(trial.state != "running" for trial in job.trials)
+            console.note(f"resumed: {ended} of {job.budget.num_trials} trials have ended before")
         console.note(f"ranking: by the {job.default.plan.monitor.best_title} of a trial")
         with job_session(settings, address=cluster, verbose=verbose) as session:
             summary = run_tune_job(job, session, console)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
     from eagleray.tasks.outcome import Failure, Outcome, Prediction
+    from eagleray.training.api import train
+    from eagleray.training.callback import StopTraining, TrainCallback
+    from eagleray.training.spec import TrainSpec
 
 _HOMES = {
     "AsyncClient": "client",
@@ -36,11 +39,15 @@ _HOMES = {
     "Registry": "registry.registry",
     "RequestRefusedError": "client",
     "Settings": "core.settings",
+    "StopTraining": "training.callback",
+    "TrainCallback": "training.callback",
+    "TrainSpec": "training.spec",
     "UserError": "core.errors",
     "load_model": "registry.references",
     "named_contract": "imaging",
     "read_package": "models.package",
     "read_results": "batch.earlier",
+    "train": "training.api",
     "write_package": "models.package",
 }
 
@@ -59,11 +66,15 @@ __all__ = [
     "Registry",
     "RequestRefusedError",
     "Settings",
+    "StopTraining",
+    "TrainCallback",
+    "TrainSpec",
     "UserError",
     "load_model",
     "named_contract",
     "read_package",
     "read_results",
+    "train",
     "write_package",
 ]
 

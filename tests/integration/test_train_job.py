@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import eagleray
+from eagleray import TrainCallback
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError, JobFailedError, UserError
 from eagleray.core.ray_session import Cluster
@@ -21,6 +23,7 @@ from eagleray.registry.registry import Registry
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.job import TrainSummary, open_run, run_job
 from eagleray.training.prepare import open_job
+from eagleray.training.runs import Run
 from eagleray.training.spec import TrainSpec
 from tests.support.training import train_in_process
 
@@ -113,6 +116,58 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert len(run.inputs.dataset_inputs) == 3
     pages = registry.artifacts.names(summary.version.run_id, "pages")
     assert pages == [f"pages/{name}.html" for name in ("data", "evaluation", "training")]
+
+
+class StopAfterTwo(TrainCallback):
+    """Writes down what it is called with, and stops training after two epochs."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.steps: list[int] = []
+
+    def on_train_start(self, run: Run) -> None:
+        self.called.append(f"start {run.name}")
+
+    def on_step(self, step: int, loss: float) -> None:
+        assert 0 <= loss <= 2
+        self.steps.append(step)
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        self.called.append(f"epoch {epoch}")
+        assert "validation_accuracy" in metrics
+        return epoch < 2
+
+    def on_train_end(self, result: TrainSummary) -> None:
+        self.called.append(f"end {result.version.reference}")
+
+
+def test_train_in_python_with_a_callback_and_code_of_ones_own(
+    cluster: Cluster, stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # not before the fixture has said how it is guarded
+
+    # Ray runs already, so its workers lack the setting unless training brings it.
+    own = "tests.support.own_code"
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", own)
+    wanted = spec(
+        stripes,
+        architecture=f"{own}:TinyNet",
+        image_size=32,
+        transform=f"{own}:augment",
+        loss=f"{own}:squared_error",
+    )
+    callback = StopAfterTwo()
+    result = eagleray.train(wanted, callbacks=[callback])
+    assert callback.called == [f"start {result.run.name}", "epoch 1", "epoch 2", "end stripes/1"]
+    per_epoch = len(result.result.losses) // 2
+    assert {per_epoch, 2 * per_epoch} <= set(callback.steps)
+    assert result.result.ended_early
+    assert len(result.result.epochs) == 2
+    assert result.metrics == result.tested.evaluation.metrics
+    package = load_model(result.version.reference).package
+    assert package.manifest.architecture.name == f"{own}:TinyNet"
+    assert "stopped: by a callback" in Path(result.run.page("training")).read_text()
+    assert ray.is_initialized()  # a Ray that was there before is left
 
 
 @pytest.mark.long

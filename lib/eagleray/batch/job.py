@@ -26,6 +26,7 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.models.imported import require_importable
 from eagleray.registry.references import LoadedModel
 from eagleray.sharded.columns import USER_PREFIX
 from eagleray.sharded.commit import Commit, read_commit
@@ -128,6 +129,7 @@ def open_job(
     """
     storage.use_s3(request.s3)
     package = model.package
+    require_importable(package.manifest.architecture.name)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

@@ -27,6 +27,7 @@ __all__ = [
     "omit_idle_daemons",
     "post_message",
     "put_key_if_absent",
+    "read_environment_again",
     "set_job_agent_port",
     "take_messages",
     "use_whole_blocks",
@@ -94,6 +95,19 @@ def job_config_without_working_folder() -> Any:
     config = JobConfig()
     config._runtime_env_has_working_dir = functools.partial(bool, True)
     return config
+
+
+def read_environment_again() -> None:
+    """Have an imported Ray read its settings, token included, from the environment once more.
+
+    Ray reads them when it is imported, which a notebook may have done before. The scheduler that it
+    starts reads them then, and refuses a process that has others.
+    """
+    from ray import _raylet
+
+    compiled: Any = _raylet  # a module without types
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def set_job_agent_port(port: int) -> None:

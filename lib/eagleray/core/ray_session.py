@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -27,6 +28,7 @@ from eagleray.core.ray_private import (
     disable_progress_bars,
     job_config_without_working_folder,
     omit_idle_daemons,
+    read_environment_again,
     set_job_agent_port,
 )
 from eagleray.core.settings import Settings
@@ -50,7 +52,7 @@ class Cluster:
     Attributes:
         num_cpus: Number of CPU cores that Ray schedules.
         num_gpus: Number of GPUs that Ray schedules.
-        embedded: Whether the command has started this Ray itself.
+        embedded: Whether this process has started this Ray itself.
         num_nodes: Number of machines.
     """
 
@@ -107,20 +109,26 @@ def ray_session(
     """
     address = address or settings.ray_address
     set_user_variables(settings.home_folder)
-    _prepare_environment(embedded=address is None, verbose=verbose)
-    if address is None and preload:
+    was_initialized = _is_initialized()
+    starts_own = address is None and not was_initialized
+    _prepare_environment(embedded=starts_own, verbose=verbose)
+    if starts_own and preload:
         os.environ["RAY_preload_python_modules"] = ",".join(preload)  # noqa: SIM112
     import ray
 
-    was_initialized = ray.is_initialized()
-    starts_own = not was_initialized and address is None
     with (
         _end_orphans() if starts_own else contextlib.nullcontext(),
         ThreadPoolExecutor(1) as thread,
     ):
         doing = thread.submit(meanwhile)
         if not was_initialized:
-            _start(address, verbose=verbose, max_concurrent_batches=max_concurrent_batches)
+            read_environment_again()
+            _start(
+                address,
+                verbose=verbose,
+                max_concurrent_batches=max_concurrent_batches,
+                extensions=settings.extensions,
+            )
         os.environ.pop(_OWNER, None)  # what else this process starts is not of its Ray
         try:
             doing.result()
@@ -129,7 +137,7 @@ def ray_session(
             yield Cluster(
                 num_cpus=max(1, int(resources.get("CPU", 1))),
                 num_gpus=int(resources.get("GPU", 0)),
-                embedded=address is None,
+                embedded=address is None and any(_own_raylets()),
                 num_nodes=sum(node["Alive"] for node in ray.nodes()),
             )
         finally:
@@ -150,6 +158,12 @@ def _end_orphans() -> Iterator[None]:
             yield
         finally:
             os.environ.pop(_OWNER, None)
+
+
+def _is_initialized() -> bool:
+    """Whether this process is connected to a Ray; it need not be imported for that."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
@@ -194,11 +208,13 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -> None:
+def _start(
+    address: str | None, *, verbose: bool, max_concurrent_batches: int, extensions: str
+) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
-    common = {
+    common: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": verbose,
@@ -229,6 +245,8 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
                 f"in {os.environ['RAY_TMPDIR']}/ray/session_latest/logs."
             ) from error
         return
+    if extensions:  # workers of an embedded Ray inherit it
+        common["runtime_env"] = {"env_vars": {"EAGLERAY_EXTENSIONS": extensions}}
     try:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -241,11 +259,18 @@ def _start(address: str | None, *, verbose: bool, max_concurrent_batches: int) -
 def _raylet_descendants() -> list[psutil.Process]:
     """Return the workers of an embedded Ray, and their own child processes."""
     found = []
+    for raylet in _own_raylets():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += raylet.children(recursive=True)
+    return found
+
+
+def _own_raylets() -> Iterator[psutil.Process]:
+    """Yield the schedulers of a Ray that this process has started."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.name() == "raylet":
-                found += child.children(recursive=True)
-    return found
+                yield child
 
 
 def _kill_remaining(processes: list[psutil.Process]) -> None:

@@ -40,6 +40,10 @@ def _variable(field: str) -> str:
     return name if name.startswith(("EAGLERAY_", "OTEL_")) else f"EAGLERAY_{name}"
 
 
+def _split(modules: str) -> tuple[str, ...]:
+    return tuple(name for part in modules.split(",") if (name := part.strip()))
+
+
 class Settings(BaseSettings):
     """Settings of one process, read when created and immutable."""
 
@@ -82,6 +86,11 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None,
         description="Ray cluster to join. Default: a local Ray on this machine.",
+    )
+    extensions: str = Field(
+        default="",
+        description="Modules of your own code that commands may import, such as "
+        "`my_networks,my_losses`. Default: none.",
     )
 
     otlp_endpoint: str | None = Field(
@@ -126,6 +135,14 @@ class Settings(BaseSettings):
             raise ValueError(f"{resolved!r} must not contain '?' or '%'; choose another folder")
         return home
 
+    @field_validator("extensions")
+    @classmethod
+    def _are_modules(cls, modules: str) -> str:
+        for module in _split(modules):
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise ValueError(f"{module!r} is not the name of a module, such as my_networks")
+        return modules
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_http(cls, endpoint: str | None) -> str | None:
@@ -146,6 +163,11 @@ class Settings(BaseSettings):
         """
         require_writable_folder(self.home_folder, "The home folder", "EAGLERAY_HOME")
         return self.home_folder
+
+    @property
+    def extension_modules(self) -> tuple[str, ...]:
+        """Names of the user's own modules that may be imported."""
+        return _split(self.extensions)
 
     def as_environment(self) -> dict[str, str]:
         """Return environment variables that give another process the same settings."""

@@ -34,4 +34,4 @@ def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -
         return None
     names = [attribute.name for attribute in attributes]
     require_columns(names, images.attributes, "The table of labelled images")
-    return encode_columns(attributes, images.attributes, images.uris)
+    return encode_columns(attributes, images.attributes, images.places)

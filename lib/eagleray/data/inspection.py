@@ -41,6 +41,7 @@ __all__ = [
     "Inspection",
     "gray_thumbnail",
     "inspect_images",
+    "is_inspected",
     "require_readable",
     "scan_images",
 ]
@@ -232,6 +233,12 @@ def inspect_images(
     if cache is not None and _is_lasting(inspection):
         _write_cache(cache, inspection.table)
     return inspection
+
+
+def is_inspected(images: LabelledImages, contract: ImageContract, cache_folder: Path) -> bool:
+    """Whether the inspection of some images is cached."""
+    cache = _cache_file(images, contract, cache_folder)
+    return cache is not None and cache.exists()
 
 
 def _inspect_on(

@@ -121,6 +121,7 @@ class EvaluationSummary:
             "failed": self.record.num_failed,
             "failures": [asdict(failure) for failure in self.evaluation.failures],
             "metrics": self.record.metrics,
+            "positive": self.evaluation.task.positive,
             "intervals": {name: asdict(found) for name, found in self.intervals.items()},
             "kpis": [result.as_json() for result in self.kpi_results],
             "passed": self.passed,

@@ -1,5 +1,7 @@
 """Builds networks by name: torchvision's classifiers, registered ones, and timm's by a prefix.
 
+A class of an extension is named by its import path, as in `my_networks:Net`.
+
 architecture_names()            every name
 Architecture(name=…, …)         a frozen description, as a model package stores it
 build(architecture)             the network with random weights
@@ -26,10 +28,11 @@ from pydantic import (
 )
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.extensions import Extensions
+from eagleray.core.extensions import Extensions, is_import_path
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
+from eagleray.models.imported import import_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +65,7 @@ class Architecture(BaseModel):
     """What is needed to build a network, as a package stores it.
 
     Attributes:
-        name: Name of the architecture, one of `architecture_names`.
+        name: Name of the architecture, one of `architecture_names`, or an import path.
         in_channels: Number of channels of the input tensor.
         num_outputs: Length of the output vector.
         transform_input: Inception v3 and GoogLeNet only: re-normalise inside the network, as their
@@ -144,6 +147,11 @@ _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
 _VISION_TRANSFORMER_PREFIX = "vit_"
 
 
+def _imported(path: str) -> Builder:
+    network = import_network(path)
+    return lambda architecture: network(architecture.num_outputs, architecture.in_channels)
+
+
 def _torchvision_names() -> list[str]:
     import torchvision
 
@@ -169,7 +177,14 @@ def architecture_names() -> list[str]:
 
 
 def _registered(name: str) -> _Registered | None:
-    """Return what is registered under a name that is not torchvision's or timm's."""
+    """Return what a name stands for that is not torchvision's or timm's.
+
+    Raises:
+        InputError: If it is an import path that is not a network of an extension.
+        UnknownNameError: If it is an import path of an extension that has no such object.
+    """
+    if is_import_path(name):
+        return _Registered(_imported(name), 224, "rgb")
     known = _REGISTERED.registered(name)
     if known is not None or name.startswith(TIMM_PREFIX) or name in _torchvision_names():
         return known
@@ -414,7 +429,11 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
 
 
 def find_head(module: nn.Module, num_outputs: int) -> str:
-    """Return the name of the last layer with `num_outputs` outputs."""
+    """Return the name of the last layer with `num_outputs` outputs.
+
+    Raises:
+        InputError: If there is none.
+    """
     from torch import nn
 
     from eagleray.models.head import NetworkWithAttributes
@@ -427,7 +446,11 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
         is_convolution = isinstance(layer, nn.Conv2d) and layer.out_channels == num_outputs
         if is_linear or is_convolution:
             found = path
-    assert found
+    if not found:
+        raise InputError(
+            f"{type(module).__name__} has no linear layer or convolution of {num_outputs} outputs, "
+            "which its head must be."
+        )
     return found
 
 
@@ -616,7 +639,8 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
     compiler, which takes seconds.
 
     Raises:
-        InputError: If the network fails on (2, in_channels, height, width).
+        InputError: If the network fails on (2, in_channels, height, width), or has outputs of
+            another shape than (2, num_outputs).
     """
     import torch
 
@@ -633,9 +657,15 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
             else:
                 module = build_on_meta(architecture)
             with torch.no_grad():
-                module(*inputs)
-        except (RuntimeError, ValueError, AssertionError) as error:
+                outputs = module(*inputs)
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(
                 f"{architecture.name} cannot take images of {height} x {width} pixels "
                 f"({str(error).splitlines()[0]}); choose another --image-size or architecture."
             ) from None
+    expected = (2, architecture.num_outputs)
+    if isinstance(outputs, torch.Tensor) and tuple(outputs.shape) != expected:
+        raise InputError(
+            f"{architecture.name} returns outputs of the shape {tuple(outputs.shape)} for two "
+            f"images, not {expected}; a network returns one row of logits per image."
+        )

@@ -8,6 +8,7 @@ package/                    the model package, as it was verified
 
 from __future__ import annotations
 
+import json
 import warnings
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -18,25 +19,39 @@ from eagleray.models.architectures import TIMM_PREFIX
 from eagleray.models.attributes import NumberAttribute
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry import pyfunc
+from eagleray.registry.versions import MODEL_ARTIFACT, PACKAGE_ARTIFACT
 
 __all__ = ["write_model_folder"]
 
 _DISTRIBUTIONS = ("eagleray", "mlflow", "torch", "torchvision")
 
 
-def write_model_folder(package: ModelPackage, folder: str) -> None:
+_HISTORY_TAG = "mlflow.log-model.history"
+
+
+def write_model_folder(
+    package: ModelPackage, folder: str, *, run_id: str | None = None
+) -> dict[str, str]:
     """Write a package and what MLflow needs to load it.
 
     Args:
         package: The model package.
         folder: A local folder that does not exist yet.
+        run_id: ID of the MLflow run that will have the folder as its artifact `model`.
+
+    Returns:
+        Tags of the run with which MLflow's tables show the model.
     """
     import mlflow.pyfunc
+    from mlflow.models import Model
+
+    model = Model(artifact_path=MODEL_ARTIFACT, run_id=run_id)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a package without golden images, thus no example
         mlflow.pyfunc.save_model(
             folder,
+            mlflow_model=model,
             loader_module=pyfunc.__name__,
             model_config=dict(pyfunc.MODEL_CONFIG),
             signature=_signature(package),
@@ -44,7 +59,8 @@ def write_model_folder(package: ModelPackage, folder: str) -> None:
             pip_requirements=_requirements(package),
             metadata={"package_digest": package.digest, "task": package.task.name},
         )
-    write_package(package, str(Path(folder) / pyfunc.PACKAGE_FOLDER))
+    write_package(package, str(Path(folder) / PACKAGE_ARTIFACT))
+    return {_HISTORY_TAG: json.dumps([model.get_tags_dict()])}
 
 
 def _signature(package: ModelPackage) -> Any:

@@ -22,18 +22,16 @@ from eagleray.imaging import DecodedImage
 from eagleray.imaging.probe import detect_format
 from eagleray.io.fetch import fetch_image
 from eagleray.models.package import ModelPackage, read_package
+from eagleray.registry.versions import PACKAGE_ARTIFACT
 from eagleray.tasks import Outcome, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["IMAGE_COLUMN", "MODEL_CONFIG", "PACKAGE_FOLDER", "PyfuncModel", "result_columns"]
+__all__ = ["IMAGE_COLUMN", "MODEL_CONFIG", "PyfuncModel", "result_columns"]
 
 IMAGE_COLUMN = "image"
 """The column with the images; the others are attributes."""
-
-PACKAGE_FOLDER = "package"
-"""The folder of the package beside `MLmodel`."""
 
 MODEL_CONFIG = {"column": None, "device": "auto", "precision": "auto", "batch_size": None}
 """The keys of `model_config` that MLflow passes on, with their defaults."""
@@ -55,7 +53,7 @@ def _load_pyfunc(folder: str, model_config: Mapping[str, Any]) -> PyfuncModel:
         UnknownNameError: If the results have no such column.
         InputError: If the machine does not have the device.
     """
-    package = read_package(str(Path(folder) / PACKAGE_FOLDER))
+    package = read_package(str(Path(folder) / PACKAGE_ARTIFACT))
     return PyfuncModel(package, reads_paths=_SERVER_VARIABLE not in os.environ, **model_config)
 
 

@@ -159,14 +159,16 @@ class Registry:
             if not force:
                 self.require_compatible(package.manifest.name, package.manifest, alias)
         if run is None:
-            with self.start_run(f"register {package.manifest.name}") as own_run:
+            tags = {"eagleray.kind": "register"}
+            with self.start_run(f"register {package.manifest.name}", tags=tags) as own_run:
                 own_run.log_metrics(package.manifest.metrics)
                 return self.register(package, run=own_run, alias=alias, force=True)
         name = package.manifest.name
         with registry_errors(self.settings):
             with tempfile.TemporaryDirectory(prefix="eagleray-") as folder:
-                write_model_folder(package, f"{folder}/model")
+                tags = write_model_folder(package, f"{folder}/model", run_id=run.run_id)
                 self.client.log_artifacts(run.run_id, f"{folder}/model", MODEL_ARTIFACT)
+            run.set_tags(tags)
             if name not in self.models.names():
                 self.client.create_registered_model(name)
             created = self.client.create_model_version(

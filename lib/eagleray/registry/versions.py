@@ -23,7 +23,7 @@ MODEL_ARTIFACT = "model"
 """The folder of a run's artifacts in MLflow's model format, which contains the package."""
 
 PACKAGE_ARTIFACT = "package"
-"""The folder of a package in that folder; of earlier versions, in the run's artifacts."""
+"""The folder of a package beside `MLmodel`; of earlier versions, in the run's artifacts."""
 
 FOLDER_TAG = "eagleray.package_folder"
 """The tag of versions in MLflow's model format; those of earlier releases lack it."""

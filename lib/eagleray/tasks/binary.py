@@ -172,7 +172,7 @@ class Binary(Classification):
 
     def settings(self) -> dict[str, str]:
         """Return the labels, the positive one, its threshold and the temperature."""
-        positive = {"positive label": self.labels[1], "threshold": f"{self.threshold:.4g}"}
+        positive = {"positive label": self.positive, "threshold": f"{self.threshold:.4g}"}
         return {**super().settings(), **positive}
 
     @property
@@ -221,11 +221,6 @@ class Binary(Classification):
             }
 
         return metrics
-
-    def facts(self, outputs: Tensor, targets: Tensor) -> dict[str, str]:
-        """Return the positive label, its threshold and the temperature."""
-        own = {"positive label": self.positive, "threshold": f"{self.threshold:.4g}"}
-        return {**own, **super().facts(outputs, targets)}
 
     def columns(self, outputs: Tensor, targets: Tensor) -> list[LabelColumn]:
         """Return the positive label against the other."""

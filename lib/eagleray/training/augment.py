@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eagleray.training.custom import transform_image
 from eagleray.training.pixel_cache import centre
 from eagleray.training.spec import TrainSpec
 
@@ -77,6 +78,8 @@ class StepAugmentation:
             pixels = _color_jitter(pixels, unit[8:11], spec.color_jitter)
         if spec.randaugment:
             pixels = _randaugment(pixels, row, self._seed, spec.randaugment)
+        if spec.transform is not None:
+            pixels = transform_image(spec.transform, pixels, (*self._seed, 3, row))
         if spec.random_erasing and unit[11] < spec.random_erasing:
             pixels = _erase(pixels, unit[12:16])
         return pixels

@@ -84,7 +84,13 @@ def _train_fold(
 ) -> dict[str, float]:
     """Train and test a fold as a run of its own, and return its metrics."""
     run = create_run(job.settings, job.spec, name)
-    write_split(fold.split, run.split_file, data_digest=fold.data_digest, seed=job.spec.seed)
+    write_split(
+        fold.split,
+        run.split_file,
+        data_digest=fold.data_digest,
+        seed=job.spec.seed,
+        attributes=job.spec.attributes,
+    )
     reporter.note(f"run {run.name}, in {run.folder}")
     with track_run(
         job.registry, job.spec, run.name, kind="fold", run=run, parent=parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "DecisionRequested",
     "EpochCompleted",
     "ImagesSkipped",
     "LossNotFinite",
@@ -59,6 +60,17 @@ class EpochCompleted:
 
 
 @dataclass(frozen=True)
+class DecisionRequested:
+    """The workers wait for the driver to decide whether training continues after an epoch.
+
+    Attributes:
+        epochs: Metrics of all finished epochs.
+    """
+
+    epochs: tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True)
 class ImagesSkipped:
     """Images cannot be decoded.
 
@@ -101,6 +113,7 @@ TrainEvent = (
     TrainingStarted
     | StepsCompleted
     | EpochCompleted
+    | DecisionRequested
     | ImagesSkipped
     | LossNotFinite
     | RangeTestCompleted

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from eagleray.core.background import import_ahead
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
 from eagleray.core.errors import Reason
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
+from eagleray.training.callback import CallbackList
 from eagleray.training.events import (
     EpochCompleted,
     ImagesSkipped,
@@ -26,6 +28,10 @@ from eagleray.training.runs import Run
 from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 __all__ = ["EpochCallback", "FitProgress", "fit", "job_worker_input"]
+
+# They take five seconds, in which the workers start. PyTorch's optimizers, of which one fits the
+# temperature, import its compiler.
+_NEEDED_AFTERWARDS = ("sklearn.metrics", "torch._dynamo", "matplotlib.figure", "mlflow.pyfunc")
 
 EpochCallback = Callable[[int, dict[str, float]], None]
 """Receives the number of an epoch, from 1, and its metrics."""
@@ -49,6 +55,8 @@ def fit(
     cluster: Cluster,
     reporter: ProgressReporter,
     on_epoch: EpochCallback = lambda *_: None,
+    *,
+    callbacks: CallbackList | None = None,
 ) -> tuple[TrainResult, list[Fault]]:
     """Train to the end, and load the best weights into the plan's network.
 
@@ -59,18 +67,23 @@ def fit(
         cluster: Cluster to run on.
         reporter: Shows the progress.
         on_epoch: Receives each epoch at least once, also those of the run before a resume.
+        callbacks: The user's callbacks, which may stop training.
 
     Returns:
         The result, and the images that the workers could not decode.
     """
     skipped: list[Fault] = []
+    callbacks = callbacks or CallbackList()
     worker_input = job_worker_input(job, plan, run)
+    import_ahead(*_NEEDED_AFTERWARDS)
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
         progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
+            if isinstance(event, StepsCompleted):
+                callbacks.step(event.total_steps, event.loss)
             if isinstance(event, EpochCompleted):
                 on_epoch(event.epoch, event.metrics)
             if isinstance(event, ImagesSkipped):
@@ -78,12 +91,21 @@ def fit(
                     Fault(uri, Reason(reason), message) for uri, reason, message in event.images
                 )
 
-        run_training(worker_input, ray_folder=run.ray_folder, cluster=cluster, on_event=on_event)
+        run_training(
+            worker_input,
+            ray_folder=run.ray_folder,
+            cluster=cluster,
+            on_event=on_event,
+            decide=callbacks.epochs if callbacks else None,
+        )
+    callbacks.raise_failure()
     result = load_best_checkpoint(run.checkpoints, plan.module, epochs=plan.spec.epochs)
     for epoch, metrics in enumerate(result.epochs, start=1):
         # The event of an epoch is lost if its worker dies with it.
         progress.show_epoch(epoch, metrics)
         on_epoch(epoch, metrics)
+    callbacks.epochs(result.epochs)
+    callbacks.raise_failure()
     return result, skipped
 
 

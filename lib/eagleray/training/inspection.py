@@ -10,7 +10,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.data.analysis import make_report
 from eagleray.data.color import count_in_color
 from eagleray.data.data_warnings import Remedies
-from eagleray.data.inspection import Inspection, require_readable, scan_images
+from eagleray.data.inspection import Inspection, is_inspected, require_readable, scan_images
 from eagleray.data.labelled import join_images
 from eagleray.data.near_duplicates import group_duplicates
 from eagleray.data.report import DataReport
@@ -20,7 +20,13 @@ from eagleray.training.plan import TrainPlan, divide_again
 from eagleray.training.prepare import TrainJob
 from eagleray.training.resources import require_resources
 
-__all__ = ["inspect_data", "keep_duplicates_together"]
+__all__ = ["inspect_data", "is_inspection_cached", "keep_duplicates_together"]
+
+
+def is_inspection_cached(job: TrainJob) -> bool:
+    """Whether `inspect_data` will find its images inspected, and starts no worker."""
+    images = join_images(*job.plan.split.by_name.values())
+    return is_inspected(images, job.plan.contract, job.settings.cache_folder)
 
 
 def keep_duplicates_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from eagleray.data.report import DataReport
 from eagleray.data.split_file import write_split
 from eagleray.io import storage
 from eagleray.registry.registry import ModelVersion
+from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
@@ -50,6 +52,11 @@ class TrainSummary:
         """The model with its evaluation on the test split."""
         return self.registered.tested
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the test split, such as `accuracy`."""
+        return self.tested.evaluation.metrics
+
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
@@ -71,11 +78,18 @@ class TrainSummary:
         }
 
 
-def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> TrainSummary:
+def run_job(
+    job: TrainJob,
+    cluster: Cluster,
+    reporter: ProgressReporter,
+    callbacks: Sequence[TrainCallback] = (),
+) -> TrainSummary:
     """Inspect the data, train, test once and register a version."""
+    called = CallbackList(callbacks)
     job = keep_duplicates_together(job, cluster, reporter)
     plan, report = inspect_data(job, cluster, reporter)
     run, record = start_run(job, report, reporter)
+    called.start(run)
     with (
         resumable(f"eagleray train --resume {run.name}"),
         track_run(
@@ -87,7 +101,9 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         log_pages(tracked, run, "data")
         for file in (run.spec_file, run.split_file):
             tracked.log_file(file)
-        result, skipped = fit(job, plan, run, cluster, reporter, tracked.log_epoch)
+        result, skipped = fit(
+            job, plan, run, cluster, reporter, tracked.log_epoch, callbacks=called
+        )
         log_result(tracked, job.spec, result, plan.extensions)
         with reporter.status("Testing and registering"):
             registered = register_model(job, plan, tracked, run, result)
@@ -95,7 +111,7 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
             job.spec, run.name, result, plan.monitor, plan.extensions, registered.warnings
         )
         storage.put_atomic(run.page("training"), page)
-        log_pages(tracked, run, "training")
+        log_pages(tracked, run, "training", "evaluation")
         version = registered.version.reference
         run.write(record.model_copy(update={"mlflow_run": tracked.run_id, "version": version}))
     if registered.alias.moved:
@@ -104,14 +120,15 @@ def run_job(job: TrainJob, cluster: Cluster, reporter: ProgressReporter) -> Trai
         *registered.warnings,
         overfit_warning(result.epochs, plan.monitor),
         extension_warning(result, plan.extensions),
-        *registered.tested.package.task.fit_warnings,
     )
     own = tuple(warning for warning in found if warning is not None)
     for warning in own:
         reporter.warn(warning)
     faults = (*report.unreadable, *skipped)
     warnings = (*report.warnings, *own)
-    return TrainSummary(run, registered, result, plan.monitor, faults, warnings, report.notes)
+    summary = TrainSummary(run, registered, result, plan.monitor, faults, warnings, report.notes)
+    called.end(summary)
+    return summary
 
 
 def start_run(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import pickle
 import secrets
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
 from eagleray.core.ray_private import lean_torch_trainer, post_message, take_messages
 from eagleray.core.ray_session import Cluster
+from eagleray.core.settings import read_settings
 from eagleray.io import storage
+from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import DistributedContext, join_process_group
-from eagleray.training.events import LossNotFinite, TrainEvent
+from eagleray.training.events import DecisionRequested, LossNotFinite, TrainEvent
 from eagleray.training.extension import reopened
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
@@ -24,14 +30,20 @@ from eagleray.training.worker_input import WorkerInput
 __all__ = ["describe_stop", "run_training", "run_workers"]
 
 _MAX_RESTARTS_WITHOUT_PROGRESS = 2
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.1
 
 OnEvent = Callable[[TrainEvent], None]
+Decide = Callable[[Sequence[dict[str, float]]], Decision]
 Work = Callable[[WorkerInput, DistributedContext, OnEvent], None]
 
 
 def run_training(
-    worker_input: WorkerInput, *, ray_folder: str, cluster: Cluster, on_event: OnEvent
+    worker_input: WorkerInput,
+    *,
+    ray_folder: str,
+    cluster: Cluster,
+    on_event: OnEvent,
+    decide: Decide | None = None,
 ) -> None:
     """Train to the end of the run; workers that die are restarted from the last checkpoint.
 
@@ -40,6 +52,7 @@ def run_training(
         ray_folder: Folder of Ray Train's own state.
         cluster: Cluster to run on.
         on_event: Receives every event, in a thread.
+        decide: Decides what follows an epoch, in the same thread; None to train to the end.
 
     Raises:
         JobFailedError: If a loss is not finite, or workers die repeatedly without progress.
@@ -48,10 +61,27 @@ def run_training(
     progress = store.progress()
     if progress is not None and progress.ended and not reopened(progress, worker_input.extensions):
         return  # the run was killed during its test
+    with _deciding(decide, on_event) as (work, receive):
+        _run_to_end(work, store, worker_input, ray_folder, cluster, receive)
+
+
+def _run_to_end(
+    work: Work,
+    store: CheckpointStore,
+    worker_input: WorkerInput,
+    ray_folder: str,
+    cluster: Cluster,
+    on_event: OnEvent,
+) -> None:
+    """Run the workers until training is complete, or they make no progress.
+
+    Raises:
+        JobFailedError: If a loss is not finite, or workers die repeatedly without progress.
+    """
     while True:
         newest = store.names()[:1]
         failure = run_workers(
-            _train, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
+            work, worker_input, ray_folder=ray_folder, cluster=cluster, on_event=on_event
         )
         if failure is None:
             return
@@ -64,11 +94,16 @@ def run_training(
             )
 
 
-def _train(worker_input: WorkerInput, context: DistributedContext, report: OnEvent) -> None:
+def _train(
+    worker_input: WorkerInput,
+    context: DistributedContext,
+    report: OnEvent,
+    await_decision: Callable[[int], Decision] | None = None,
+) -> None:
     """Train as one of several workers; the driver need not import the training loop."""
     from eagleray.training.trainer import train
 
-    train(worker_input, context, report)
+    train(worker_input, context, report, await_decision)
 
 
 def describe_stop(stop: LossNotFinite, worker_input: WorkerInput) -> str:
@@ -97,6 +132,9 @@ def run_workers(
         ray_folder: Folder of Ray Train's own state.
         cluster: Cluster to run on.
         on_event: Receives every event, in a thread.
+
+    Raises:
+        Exception: The first one of `on_event`, when the workers have ended.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -107,7 +145,12 @@ def run_workers(
     channel = secrets.token_hex(8)
     trainer = lean_torch_trainer(embedded=cluster.embedded)(
         _run_worker,
-        train_loop_config={"work": work, "input": ray.put(worker_input), "channel": channel},
+        train_loop_config={
+            "work": work,
+            "input": ray.put(worker_input),
+            "channel": channel,
+            "extensions": read_settings().extensions,
+        },
         scaling_config=ScalingConfig(
             num_workers=_num_workers(spec),
             use_gpu=uses_gpu(spec, cluster),
@@ -124,16 +167,56 @@ def run_workers(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             return read_failure(error).sentence
+    if receiver.error is not None:
+        raise receiver.error
     return receiver.stop
+
+
+@contextlib.contextmanager
+def _deciding(decide: Decide | None, on_event: OnEvent) -> Iterator[tuple[Work, OnEvent]]:
+    """Provide the work of a worker and a receiver of events that decides what follows an epoch."""
+    if decide is None:
+        yield _train, on_event
+        return
+    answers = secrets.token_hex(8)
+
+    def receive(event: TrainEvent) -> None:
+        if isinstance(event, DecisionRequested):
+            post_message(answers, pickle.dumps((len(event.epochs), decide(event.epochs))))
+        else:
+            on_event(event)
+
+    yield functools.partial(_train, await_decision=_DecisionReader(answers)), receive
+
+
+class _DecisionReader:
+    """Reads the driver's decisions on a worker.
+
+    The answers for a worker that has died may still be in the channel.
+    """
+
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
+
+    def __call__(self, epoch: int) -> Decision:
+        while True:
+            for content in take_messages(self._channel):
+                answered: tuple[int, Decision] = pickle.loads(content)  # noqa: S301 - the driver's
+                if answered[0] == epoch:
+                    return answered[1]
+            time.sleep(_POLL_SECONDS)
 
 
 def _run_worker(config: dict[str, Any]) -> None:
     """Run the function of a worker; started by Ray Train.
 
     Args:
-        config: `work`: the function; `input`: reference of its input; `channel`: channel of events.
+        config: `work`: the function; `input`: reference of its input; `channel`: channel of events;
+            `extensions`: the driver's setting, which a Ray that was started before may lack.
     """
     import ray
+
+    os.environ["EAGLERAY_EXTENSIONS"] = config["extensions"]
 
     def post(event: TrainEvent) -> None:
         post_message(config["channel"], pickle.dumps(event))
@@ -153,12 +236,15 @@ class _EventReceiver:
 
     Attributes:
         stop: The event of a loss that is not finite, if there was one.
+        error: First exception of the callback; the events that follow are still passed on, as
+            workers may wait for what one of them brings about.
     """
 
     def __init__(self, channel: str, on_event: OnEvent) -> None:
         self._channel, self._on_event = channel, on_event
         self._closed = threading.Event()
         self.stop: LossNotFinite | None = None
+        self.error: Exception | None = None
         self._thread = threading.Thread(target=self._receive, daemon=True)
 
     def __enter__(self) -> _EventReceiver:
@@ -177,4 +263,7 @@ class _EventReceiver:
                 event: TrainEvent = pickle.loads(content)  # noqa: S301 - from our own worker
                 if isinstance(event, LossNotFinite):
                     self.stop = event
-                self._on_event(event)
+                try:
+                    self._on_event(event)
+                except Exception as error:  # noqa: BLE001 - raised when the workers have ended
+                    self.error = self.error or error

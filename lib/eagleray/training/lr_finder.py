@@ -25,7 +25,7 @@ from eagleray.training.events import (
     TrainingStarted,
 )
 from eagleray.training.fit import job_worker_input
-from eagleray.training.inspection import inspect_data
+from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.launch import run_workers
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
@@ -65,6 +65,7 @@ def run_lr_finder(
     Raises:
         JobFailedError: If the workers died.
     """
+    job = keep_duplicates_together(job, cluster, reporter)
     plan, _ = inspect_data(job, cluster, reporter)
     run = create_run(job.settings, job.spec)
     reporter.note(f"run {run.name}, in {run.folder}")

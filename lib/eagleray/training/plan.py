@@ -54,6 +54,7 @@ from eagleray.models.attributes import (
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
 from eagleray.tasks import Task, make_task, task_class
+from eagleray.training.custom import require_custom_objects
 from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.spec import TrainSpec
@@ -272,6 +273,7 @@ def plan_network(
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     check_fits(architecture, *contract.size)
+    require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     if parent is not None:
         if spec.positive is None:

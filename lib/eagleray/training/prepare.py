@@ -86,7 +86,9 @@ def open_job(
     return job
 
 
-def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None) -> TrainJob:
+def reopen_job(
+    name: str, settings: Settings, *, epochs: int | str | None = None, is_tuning: bool = False
+) -> TrainJob:
     """Open an earlier run to resume it, or to extend it.
 
     Args:
@@ -94,6 +96,7 @@ def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None
         settings: Settings of the process.
         epochs: Number of epochs that the run is extended to, also if it is complete; None resumes
             an incomplete one.
+        is_tuning: Whether the run is a tuning.
 
     Raises:
         UserError: If it does not exist, is complete, was begun by another version of Eagleray, has
@@ -102,6 +105,11 @@ def reopen_job(name: str, settings: Settings, *, epochs: int | str | None = None
     _use_s3(S3Fields(), settings)  # the run may be there
     run = find_run(settings, name)
     record = run.read()
+    if is_tuning != storage.exists(run.tuning_file):
+        kind, command = ("training", "train") if is_tuning else ("tuning", "tune")
+        raise InputError(f"Run {name} is a {kind}; resume it by `eagleray {command} --resume`.")
+    if is_tuning and record.version is not None:
+        raise InputError(f"Tuning {name} is complete: it registered {record.version}.")
     spec = run.read_spec()
     progress = CheckpointStore(run.checkpoints).progress()  # refuses that of another version
     extensions = record.extensions

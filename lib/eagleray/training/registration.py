@@ -20,6 +20,7 @@ from eagleray.registry.leakage import find_leakage
 from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.aliases import AliasDecision, move_alias
+from eagleray.training.custom import image_losses
 from eagleray.training.monitor import Monitor
 from eagleray.training.packaging import FinishedModel, finish_again, finish_model
 from eagleray.training.plan import TrainPlan
@@ -27,7 +28,6 @@ from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult
 from eagleray.training.rivals import compare_with_parent
 from eagleray.training.runs import Run
-from eagleray.training.tracking import log_pages
 from eagleray.training.verdict import comparison_monitor, reasons_not_learned
 
 __all__ = ["RegisteredModel", "register_model"]
@@ -60,7 +60,8 @@ class RegisteredModel:
         not_learned = ("The run did not learn.", *self.did_not_learn) if self.did_not_learn else ()
         leakage = (self.leakage.sentence,) if self.leakage else ()
         stays = () if self.alias.moved else (self.alias.reason,)
-        return (" ".join(not_learned),) * bool(not_learned) + leakage + stays
+        fit = self.tested.package.task.fit_warnings
+        return (" ".join(not_learned),) * bool(not_learned) + leakage + fit + stays
 
     def as_json(self) -> dict[str, Any]:
         """Return the version and its test metrics as JSON values."""
@@ -113,7 +114,6 @@ def register_model(
     version, decision = move_alias(job, plan, tested, version, judge, leakage, reasons)
     registered = RegisteredModel(version, tested, reasons, leakage, decision)
     storage.put_atomic(run.page("evaluation"), _evaluation_page(registered, run))
-    log_pages(tracked, run, "evaluation")
     return registered
 
 
@@ -139,7 +139,7 @@ def _reasons(
     """Return why the run did not learn; none if it did."""
     train = plan.split.train
     targets = encode_targets(plan.task, train)
-    losses = plan.task.image_losses(plan.spec.loss_options, train.labels)
+    losses = image_losses(plan.spec, plan.task, train.labels, torch.device("cpu"))
     some = targets[:: -(-len(targets) // _MAX_GUESSES)]
     guessing = losses(torch.zeros(len(some), plan.task.num_outputs), some).mean()
     return reasons_not_learned(

@@ -150,7 +150,8 @@ def _format(name: str, value: float) -> str:
 
 def _facts(spec: TrainSpec, result: TrainResult, monitor: Monitor) -> dict[str, str]:
     last = result.epochs[-1]
-    early = f", early stopping (patience {spec.patience})" if result.ended_early else ""
+    reason = f"early stopping (patience {spec.patience})" if spec.patience else "by a callback"
+    early = f", stopped: {reason}" if result.ended_early else ""
     facts = {
         "best epoch": f"{result.best.epoch} of {len(result.epochs)}{early}",
         monitor.best_title: f"{result.metrics[monitor.metric]:.4f}",

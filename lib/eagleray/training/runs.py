@@ -3,6 +3,7 @@
 RUN/run.json            name, MLflow run, alias and version
 RUN/spec.yaml           specification
 RUN/split.parquet       split of every image
+RUN/tuning.json         budget and trials, if the run is a tuning
 RUN/checkpoints/        see `checkpoint`
 RUN/*.html              pages of the data, the training and the evaluation
 """
@@ -73,6 +74,16 @@ class Run:
     def split_file(self) -> str:
         """Location of the split."""
         return storage.join(self.folder, "split.parquet")
+
+    @property
+    def tuning_file(self) -> str:
+        """Location of the budget and the trials of a tuning."""
+        return storage.join(self.folder, "tuning.json")
+
+    @property
+    def space_file(self) -> str:
+        """Location of the search space of a tuning."""
+        return storage.join(self.folder, "space.yaml")
 
     @property
     def checkpoints(self) -> str:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
 from eagleray.io.spec_fields import S3_PANEL, S3Fields
@@ -128,7 +129,10 @@ class TrainSpec(S3Fields):
 
     name: ModelName = spec_field(..., MODEL, "Name of the registered model.")
     architecture: str | None = spec_field(
-        None, MODEL, "See `eagleray models architectures`; default: resnet18, or the parent's."
+        None,
+        MODEL,
+        "See `eagleray models architectures`, or an import path; default: resnet18, or the "
+        "parent's.",
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
     parent: str | None = spec_field(
@@ -171,7 +175,8 @@ class TrainSpec(S3Fields):
     loss: str = spec_field(
         "auto",
         OPTIMISATION,
-        "Loss function: cross_entropy, bce, focal, mse, huber, l1; auto: the task's default.",
+        "Loss function: cross_entropy, bce, focal, mse, huber, l1, or an import path; auto: the "
+        "task's default.",
     )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
     huber_delta: float = spec_field(
@@ -227,6 +232,9 @@ class TrainSpec(S3Fields):
         0, AUGMENTATION, "Magnitude of RandAugment; 0: none.", ge=0, le=30
     )
     random_erasing: Fraction = spec_field(0.0, AUGMENTATION, "Probability of random erasing.")
+    transform: str | None = spec_field(
+        None, AUGMENTATION, "Import path of a transform of your own, such as my_transforms:augment."
+    )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
 
@@ -268,6 +276,7 @@ class TrainSpec(S3Fields):
             self._check_data,
             self._check_model,
             self._check_optimisation,
+            self._check_tags,
             self._check_batch_size,
             self._check_tags,
         )
@@ -333,7 +342,8 @@ class TrainSpec(S3Fields):
 
     def _check_optimisation(self) -> None:
         kind = task_class(self.task)
-        if self.loss not in ("auto", *kind.losses):
+        is_own = is_import_path(self.loss)
+        if not is_own and self.loss not in ("auto", *kind.losses):
             raise ValueError(
                 f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
             )
@@ -346,6 +356,12 @@ class TrainSpec(S3Fields):
         for name, is_used in used.items():
             if is_used and name not in kind.training_options:
                 raise ValueError(f"{name} is not for {self.task}; leave it out")
+            if is_used and is_own and name in ("label_smoothing", "class_weights"):
+                raise ValueError(f"{name} is not for a loss of your own; leave it out")
+        if self.transform is not None and not is_import_path(self.transform):
+            raise ValueError(
+                f"transform {self.transform} must be an import path such as my_transforms:augment"
+            )
         if self.sampler == "balanced" and self.class_weights == "balanced":
             raise ValueError(
                 "sampler balanced and class_weights balanced exclude each other: each of them "

@@ -19,10 +19,13 @@ from eagleray.imaging import ImageContract
 from eagleray.io import storage
 from eagleray.training.augment import needs_margin
 from eagleray.training.batches import Batch, BatchPrefetcher, BatchSampler, ImageDataset
+from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore, Progress, with_prefix
 from eagleray.training.checkpoint_writer import CheckpointWriter
+from eagleray.training.custom import image_losses
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.events import (
+    DecisionRequested,
     EpochCompleted,
     ImagesSkipped,
     LossNotFinite,
@@ -41,15 +44,21 @@ from eagleray.training.worker_input import WorkerInput
 
 __all__ = ["Trainer", "train"]
 
+AwaitDecision = Callable[[int], Decision]
+"""Returns the driver's decision on what follows an epoch, given the number of the epoch."""
+
 _REPORT_INTERVAL = 0.5  # seconds between reports of steps
 _LOSS_CHECK_INTERVAL = 20  # steps; reading a loss from a GPU waits for it
 
 
 def train(
-    worker_input: WorkerInput, context: DistributedContext, report: Callable[[TrainEvent], None]
+    worker_input: WorkerInput,
+    context: DistributedContext,
+    report: Callable[[TrainEvent], None],
+    await_decision: AwaitDecision | None = None,
 ) -> None:
     """Train as one of several workers, to the end of the run."""
-    Trainer(worker_input, context, report).run()
+    Trainer(worker_input, context, report, await_decision=await_decision).run()
 
 
 class Trainer:
@@ -59,6 +68,7 @@ class Trainer:
         worker_input: Input of the worker.
         context: Distributed context of the worker.
         report: Receives the events of the main process.
+        await_decision: Waits for the driver's answer to a `DecisionRequested`; None to train on.
         max_disk_fraction: Fraction of the free disk that decoded images may take.
     """
 
@@ -68,12 +78,14 @@ class Trainer:
         context: DistributedContext,
         report: Callable[[TrainEvent], None],
         *,
+        await_decision: AwaitDecision | None = None,
         max_disk_fraction: float = MAX_DISK_FRACTION,
     ) -> None:
         self.input, self.context, self.spec = worker_input, context, worker_input.spec
         self.report: Callable[[TrainEvent], None] = (
             report if context.is_main_process else lambda _: None
         )
+        self._await_decision = await_decision
         self._max_disk_fraction = max_disk_fraction
         self._store = CheckpointStore(worker_input.checkpoint_folder)
         self._reported_at = 0.0
@@ -88,7 +100,7 @@ class Trainer:
             )
         )
         try:
-            while self.progress.epoch < self.spec.epochs and not self.progress.ended:
+            while self._continues():
                 if not self._run_epoch():
                     return
         finally:
@@ -115,8 +127,8 @@ class Trainer:
             self.train, self.sampler, self.spec, contract.size, self.context, task=self.input.task
         )
         self.model = ModelState(self.input, self.context)
-        self._losses_of = self.input.task.image_losses(
-            self.spec.loss_options, self.input.train.labels
+        self._losses_of = image_losses(
+            self.spec, self.input.task, self.input.train.labels, self.context.device
         )
         self._train_metrics = (  # a mixed image has no label to compare a prediction with
             None if self.spec.mixes_images else TaskMetrics(self.input.task, context=self.context)
@@ -165,6 +177,25 @@ class Trainer:
         seen = checkpoint.with_prefix("seen")
         if seen and self._train_metrics is not None and self.context.is_main_process:
             self._train_metrics.restore(seen, self.context.device)
+
+    def _continues(self) -> bool:
+        """Return whether another epoch follows, on every worker alike."""
+        decision = self._request_decision()
+        if decision == "stop" and not self.progress.ended:
+            self.progress = dataclasses.replace(self.progress, ended=True)
+            self._checkpoint()
+        is_over = self.progress.ended or self.progress.epoch >= self.spec.epochs
+        return decision != "abort" and not is_over
+
+    def _request_decision(self) -> Decision:
+        if self._await_decision is None or not self.progress.epochs or self.progress.step:
+            return "continue"
+        decision: Decision = "continue"
+        if self.context.is_main_process:
+            self.report(DecisionRequested(self.progress.epochs))
+            decision = self._await_decision(self.progress.epoch)
+        agreed: Decision = self.context.broadcast(decision)
+        return agreed
 
     # --- an epoch ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,7 +55,12 @@ class Trial:
     @property
     def is_ranked(self) -> bool:
         """Whether the trial takes part in the ranking."""
-        return self.score is not None and self.state not in ("failed", "invalid")
+        return self.score is not None and not self.has_failed
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the trial failed, or could not start."""
+        return self.state in ("failed", "invalid")
 
 
 def rank(trials: Mapping[str, Trial], monitor: Monitor) -> list[Trial]:
@@ -115,17 +120,21 @@ class TrialTracker:
         monitor: Metric that trials are ranked by.
         folder: Folder of the checkpoints, with a folder for each trial.
         on_trial: Receives every change.
+        save: Receives all trials when one starts or ends, to keep them for a resume.
         trials: Trials by key.
     """
 
     monitor: Monitor
     folder: str
     on_trial: OnTrial = lambda _: None
+    save: Callable[[Iterable[Trial]], None] = lambda _: None
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def start(self, key: str, number: int, values: Mapping[str, Any]) -> None:
         """Record that a trial has started; a second call changes nothing."""
-        self.trials.setdefault(key, Trial(number, key, dict(values), self.monitor))
+        if key not in self.trials:
+            self.trials[key] = Trial(number, key, dict(values), self.monitor)
+            self.save(self.trials.values())
 
     def add_epoch(self, key: str, metrics: Mapping[str, float], *, last: bool) -> None:
         """Record an epoch of a trial.
@@ -152,6 +161,7 @@ class TrialTracker:
         elif trial.state == "running":
             trial = dataclasses.replace(trial, state="stopped")
         self._update(trial)
+        self.save(self.trials.values())
         self._delete_checkpoints()
 
     def explain(self, key: str, error: BaseException) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.callbacks import ProgressBar, ProgressReporter
+from eagleray.core.errors import resumable
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -18,20 +19,28 @@ from eagleray.training.job import start_run
 from eagleray.training.monitor import Monitor, monitor_of
 from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
-from eagleray.training.prepare import TrainJob, open_job
+from eagleray.training.prepare import TrainJob, open_job, reopen_job
 from eagleray.training.registration import RegisteredModel, register_model
 from eagleray.training.report import render_training_page
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
-from eagleray.training.search_space import SearchSpace
+from eagleray.training.search_space import SearchSpace, read_space
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tracking import log_description, log_pages, log_result, track_run
 from eagleray.training.trial_runs import TrialRuns
 from eagleray.training.trials import Trial, TuneResult
+from eagleray.training.tune_record import read_tuning, write_tuning
 from eagleray.training.tune_report import render_tune_page
 from eagleray.training.tuning import run_trials
 
-__all__ = ["TuneJob", "TuneSummary", "best_file", "open_tune_job", "run_tune_job"]
+__all__ = [
+    "TuneJob",
+    "TuneSummary",
+    "best_file",
+    "open_tune_job",
+    "reopen_tune_job",
+    "run_tune_job",
+]
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,13 @@ class TuneJob:
         default: Training job of the default values.
         space: Search space.
         budget: Number of trials and their concurrency.
+        trials: Trials of before a resume, by number.
     """
 
     default: TrainJob
     space: SearchSpace
     budget: Budget
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,20 @@ def open_tune_job(
     return TuneJob(dataclasses.replace(job, plan=plan), space, budget)
 
 
+def reopen_tune_job(name: str, settings: Settings) -> TuneJob:
+    """Open an earlier tuning to resume it, with its own search space and budget.
+
+    Raises:
+        UserError: If it does not exist, is complete, is not a tuning, was begun by another version
+            of Eagleray, or its data have changed.
+    """
+    default = reopen_job(name, settings, is_tuning=True)
+    assert default.run is not None
+    space = read_space(default.run.space_file, {})
+    budget, trials = read_tuning(default.run, default.plan.monitor)
+    return TuneJob(default, space, budget, trials)
+
+
 def _monitor_of_all(space: SearchSpace, job: TrainJob) -> Monitor:
     """Return the metric that all trials are ranked by, and the best specification monitors.
 
@@ -145,26 +170,36 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     default = keep_duplicates_together(job.default, cluster, reporter)
     plan, report = inspect_data(default, cluster, reporter)
     run, record = start_run(default, report, reporter)
-    space_file = storage.join(run.folder, "space.yaml")
-    storage.put_atomic(space_file, job.space.to_yaml().encode())
-    with track_run(default.registry, default.spec, run.name, kind="tune", run=run) as tracked:
+    storage.put_atomic(run.space_file, job.space.to_yaml().encode())
+    write_tuning(run, job.budget, job.trials)
+    with (
+        resumable(f"eagleray tune --resume {run.name}"),
+        track_run(
+            default.registry,
+            default.spec,
+            run.name,
+            kind="tune",
+            run=run,
+            run_id=record.mlflow_run,
+        ) as tracked,
+    ):
+        run.write(record.model_copy(update={"mlflow_run": tracked.run_id}))
         log_pages(tracked, run, "data")
         tuned = _run_trials(job, plan, run, tracked, cluster, reporter)
         spec = job.space.spec(tuned.best.values)
         storage.put_atomic(best_file(run), spec.to_yaml().encode())
-        _track(tuned, tracked, files=[space_file, run.split_file, best_file(run)])
+        _track(tuned, tracked, files=[run.space_file, run.split_file, best_file(run)])
         best, result = _load_best_checkpoint(job, plan, spec, tuned)
         log_description(tracked, default, best, cluster)
         log_result(tracked, spec, result)
         storage.put_atomic(run.page("tune"), render_tune_page(tuned, spec, run.name))
-        log_pages(tracked, run, "tune")
         with reporter.status("Testing and registering"):
             registered = register_model(default, best, tracked, run, result)
         page = render_training_page(
             spec, run.name, result, tuned.monitor, warnings=registered.warnings
         )
         storage.put_atomic(run.page("training"), page)
-        log_pages(tracked, run, "training")
+        log_pages(tracked, run, "tune", "training", "evaluation")
         ended = {"mlflow_run": tracked.run_id, "version": registered.version.reference}
         run.write(record.model_copy(update=ended))
     if registered.alias.moved:
@@ -204,6 +239,7 @@ def _run_trials(
             settings=job.default.settings,
             s3=job.default.s3,
             cluster=cluster,
+            earlier=job.trials,
             on_trial=on_trial,
         )
         for trial in tuned.trials:

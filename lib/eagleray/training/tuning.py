@@ -2,11 +2,16 @@
 
     search space -> Optuna suggests -> a trial trains -> ASHA stops or continues it -> ranking
 
-A trial is one process with a share of the cores, or a GPU. The first trial is the default, and is
-never stopped early, so that the gain of the search is measured. The test split is not used.
+A tuning that is resumed keeps the trials that have ended, starts those over that had not, and
+searches on. A trial is one process with a share of the cores, or a GPU. The first trial is the
+default, and is never stopped early, so that the gain of the search is measured. The test split is
+not used.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_session import Cluster
@@ -18,7 +23,8 @@ from eagleray.training.ray_tune import make_callback, make_scheduler, make_searc
 from eagleray.training.runs import Run
 from eagleray.training.search_space import SearchSpace
 from eagleray.training.trial_worker import TrialInput, run_trial
-from eagleray.training.trials import OnTrial, TrialTracker, TuneResult, rank
+from eagleray.training.trials import OnTrial, Trial, TrialTracker, TuneResult, rank
+from eagleray.training.tune_record import write_tuning
 
 __all__ = ["run_trials"]
 
@@ -32,6 +38,7 @@ def run_trials(
     settings: Settings,
     s3: storage.S3Options,
     cluster: Cluster,
+    earlier: Sequence[Trial] = (),
     on_trial: OnTrial = lambda _: None,
 ) -> TuneResult:
     """Run trials until the budget is used up.
@@ -44,6 +51,7 @@ def run_trials(
         settings: Settings of the registry and the caches.
         s3: Options of S3 access.
         cluster: Cluster to run on.
+        earlier: Trials of before a resume, by number.
         on_trial: Receives a trial after each of its epochs, and when it has ended.
 
     Raises:
@@ -62,15 +70,20 @@ def run_trials(
         num_threads=int(resources["cpu"]),
         s3=s3,
     )
-    tracker = TrialTracker(plan.monitor, folder, on_trial)
-    _run_tuner(
-        trial_input,
-        budget,
-        tracker,
-        concurrent=concurrent,
-        resources=resources,
-        ray_folder=storage.absolute(run.ray_folder),
+    tracker = TrialTracker(
+        plan.monitor, folder, on_trial, save=functools.partial(write_tuning, run, budget)
     )
+    _keep_ended(tracker, earlier)
+    if len(tracker.trials) < budget.num_trials:
+        _run_tuner(
+            trial_input,
+            budget,
+            tracker,
+            earlier,
+            concurrent=concurrent,
+            resources=resources,
+            ray_folder=storage.absolute(run.ray_folder),
+        )
     trials = tuple(sorted(tracker.trials.values(), key=lambda trial: trial.number))
     ranking = tuple(rank(tracker.trials, plan.monitor))
     if not ranking:
@@ -82,10 +95,22 @@ def run_trials(
     return TuneResult(trials, ranking, space, plan.monitor, folder)
 
 
+def _keep_ended(tracker: TrialTracker, earlier: Sequence[Trial]) -> None:
+    """Add the trials that have ended to a tracker, and delete what the others have left."""
+    for trial in earlier:
+        folder = storage.join(tracker.folder, trial.key)
+        if trial.state != "running":
+            tracker.trials[trial.key] = trial
+            tracker.on_trial(trial)
+        elif storage.is_folder(folder):
+            storage.remove_tree(folder)
+
+
 def _run_tuner(
     trial_input: TrialInput,
     budget: Budget,
     tracker: TrialTracker,
+    earlier: Sequence[Trial],
     *,
     concurrent: int,
     resources: dict[str, float],
@@ -94,20 +119,29 @@ def _run_tuner(
     """Run Ray Tune to the end; every trial ends up in the tracker."""
     import ray.tune
 
-    space = trial_input.space
+    if storage.is_folder(ray_folder):
+        storage.remove_tree(ray_folder)  # Ray's state of before a resume
+    space, monitor = trial_input.space, tracker.monitor
+    ended = [trial for trial in earlier if trial.state != "running"]
+    again = [trial.number for trial in earlier if trial.state == "running"]
+    known = {trial.number for trial in earlier}
+    numbers = [*again, *(n for n in range(1, budget.num_trials + 1) if n not in known)]
     trainable = ray.tune.with_parameters(run_trial, trial_input=trial_input)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
-            search_alg=make_searcher(space, tracker.monitor, budget),
-            scheduler=make_scheduler(tracker.monitor, budget, space.spec(space.default()).epochs),
-            num_samples=budget.num_trials,
+            search_alg=make_searcher(space, monitor, budget, earlier),
+            scheduler=make_scheduler(monitor, budget, space.spec(space.default()).epochs, ended),
+            num_samples=len(numbers),
             max_concurrent_trials=concurrent,
             reuse_actors=True,  # a process takes seconds to start
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray.tune.RunConfig(
-            name="tune", storage_path=ray_folder, verbose=0, callbacks=[make_callback(tracker)]
+            name="tune",
+            storage_path=ray_folder,
+            verbose=0,
+            callbacks=[make_callback(tracker, numbers)],
         ),
     )
     for result in tuner.fit():

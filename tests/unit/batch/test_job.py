@@ -9,13 +9,16 @@ import pytest
 
 from eagleray.batch.job import Job
 from eagleray.batch.run import finish_job
-from eagleray.core.errors import OutputExistsError, UnknownNameError, UserError
+from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError, UserError
 from eagleray.io import storage
+from eagleray.models.architectures import Architecture
+from eagleray.models.package import write_package
 from eagleray.sharded.history import list_jobs
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.progress import read_progress
 from tests.support.job_folder import JobFolder, open_predict
-from tests.support.models import settings_in
+from tests.support.models import settings_in, small_package
+from tests.support.own_code import TinyNet
 
 
 @pytest.fixture
@@ -69,6 +72,20 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     assert sentence in str(caught.value)
     assert read_progress(OutputLayout(str(place.folder / "out"))) is None
     assert list_jobs(place.settings) == []
+
+
+def test_a_network_whose_module_is_not_allowed_is_refused_before_anything_is_written(
+    place: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "tests.support.own_code:TinyNet"
+    own = Architecture(name=name, in_channels=1, num_outputs=3)
+    package = small_package(architecture=own, module=TinyNet(3, 1).eval(), golden_images=())
+    write_package(package, str(place.folder / "own"))
+    with pytest.raises(InputError, match=r"own_code', which is not an extension here"):
+        place.open(model=str(place.folder / "own"))
+    assert not (place.folder / "out").exists()
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.own_code")
+    assert place.open(model=str(place.folder / "own")).plan.num_rows == 40
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(place: JobFolder) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from eagleray.core import extensions
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.extensions import ENTRY_POINT_GROUP, Extensions
+from eagleray.core.extensions import ENTRY_POINT_GROUP, Extensions, load_object
+from eagleray.core.settings import read_settings
 
 SHAPES: Extensions[str] = Extensions("shape", hint="Draw one.")
 SHAPES.register("circle", "round")
@@ -73,3 +74,61 @@ def test_an_extension_that_cannot_be_imported_is_named_each_time(
         with pytest.raises(InputError, match=r"'broken' of the package broken .*no_such_module"):
             SHAPES.get("pentagon")
     assert SHAPES.get("circle") == "round"
+
+
+def write_module(
+    folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
+) -> None:
+    """Put a module on the path, and name it in the user's setting if it is allowed."""
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    if allowed:
+        monkeypatch.setenv("EAGLERAY_EXTENSIONS", name)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_modules_of_the_setting_are_extensions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"from {__name__} import SHAPES\nSHAPES.register('star', 'five')\n"
+    write_module(tmp_path, "own_stars", source, monkeypatch, allowed=True)
+    assert SHAPES.get("star") == "five"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_an_object_has_an_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_module(tmp_path, "own_sides", "sides = 7\n_hidden = 8\n", monkeypatch, allowed=True)
+    assert load_object("own_sides:sides") == 7
+    for name, nearest in (("side", " Nearest: sides."), ("_hidden", ""), ("sides.real", "")):
+        with pytest.raises(UnknownNameError, match=f"own_sides is named '{name}'.{nearest}"):
+            load_object(f"own_sides:{name}")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_no_other_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "raise SystemExit('this must not run')"
+    write_module(tmp_path, "hostile_sides", source, monkeypatch, allowed=False)
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "hostile")
+    with pytest.raises(InputError, match=r"hostile_sides.* not imported; .*EAGLERAY_EXTENSIONS="):
+        load_object("hostile_sides:sides")
+    with pytest.raises(InputError, match="os:system"):
+        load_object("os:system")
+    assert "hostile_sides" not in sys.modules
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_module_of_the_setting_that_cannot_be_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "no_such_module")
+    with pytest.raises(InputError, match=r"no_such_module of EAGLERAY_EXTENSIONS .* PYTHONPATH"):
+        SHAPES.get("heptagon")
+
+
+def test_the_setting_takes_names_of_modules_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "./own_sides.py")
+    with pytest.raises(InputError, match=r"EAGLERAY_EXTENSIONS: './own_sides.py' is not the name"):
+        read_settings()
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", " own.sides, stars ,")
+    assert read_settings().extension_modules == ("own.sides", "stars")

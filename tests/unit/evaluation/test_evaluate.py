@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,7 @@ def test_the_command_measures_and_writes_the_page(digits: Path) -> None:
     assert (said["images"], said["failed"], said["passed"]) == (12, 0, True)
     assert said["data_digest"] == images.digest
     assert said["package_digest"] == small_package().digest
-    assert said["recorded_as"] is None
+    assert (said["recorded_as"], said["positive"]) == (None, None)
     assert set(said["intervals"]["accuracy"]) == {"low", "high"}
     assert "Evaluation of " in page.read_text()
 
@@ -428,6 +429,16 @@ def test_a_split_that_a_column_of_the_table_names_is_evaluated(tmp_path: Path) -
     result = run(*words, "--split", "test")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["images"] == 2
+
+
+def test_the_command_and_the_page_name_the_positive_label(digits: Path) -> None:
+    write_package(small_package(task=Binary(labels=("two", "one"))), str(digits / "binary"))
+    shutil.rmtree(digits / "tree/zero")
+    page = digits / "page.html"
+    result = run(str(digits / "binary"), str(digits / "tree"), "--output", str(page))
+    assert result.exit_code == 0, result.output
+    assert "positive label: one" in result.stdout
+    assert "<th>positive label</th><td><code>one</code></td>" in page.read_text()
 
 
 # --- data leakage, and splits of a run ------------------------------------------

@@ -60,6 +60,9 @@ def test_an_alias_loads_as_a_pyfunc_model(mlflow_of_registry: Registry, name: st
     assert model.metadata.metadata == {"package_digest": version.digest, "task": "multiclass"}
     assert list(model.input_example["image"]) == [golden_png(0)]
     assert registry.load(version).digest == version.digest
+    assert model.metadata.run_id == version.run_id
+    shown = registry.client.get_run(version.run_id).data.tags["mlflow.log-model.history"]
+    assert [entry["artifact_path"] for entry in json.loads(shown)] == ["model"]
 
 
 def test_an_image_is_bytes_base64_or_a_path_and_a_bad_one_has_a_reason(

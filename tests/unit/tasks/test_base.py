@@ -73,7 +73,7 @@ def test_binary_metrics_are_those_of_the_positive_label() -> None:
     metrics = task.measure(outputs, torch.tensor([1.0, 1.0, 0.0, 0.0]))
     assert metrics["recall"] == metrics["recall[defect]"] == 0.5
     assert metrics["specificity"] == metrics["recall[fine]"] == 1.0
-    facts = task.facts(outputs, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    facts = task.settings()
     assert (facts["positive label"], facts["threshold"]) == ("defect", "0.5")
 
 

@@ -31,6 +31,7 @@ from tests.support.training import ACCURACY, epoch_metrics, plan_for, small_spec
 
 METRIC = ACCURACY.metric
 CLUSTER = Cluster(num_cpus=2, num_gpus=0, embedded=True)
+METRIC = ACCURACY.metric
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,7 @@ def test_open_fields_are_parameters_with_their_values(registry: Registry, stripe
     assert (found["contract"], found["image_size"]) == ("whole-image", 32)
     assert (found["num_classes"], found["labels"]) == (2, "horizontal, vertical")
     assert found["device"] == "cpu"
+    assert (found["monitor"], found["mode"]) == ("accuracy", "max")
     assert (found["train_images"], found["validation_images"], found["test_images"]) == (14, 2, 4)
     assert "parent" not in found
     assert not {"notes", "tags", "experiment"} & found.keys()

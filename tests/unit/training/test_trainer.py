@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import single_process
-from eagleray.training.events import EpochCompleted, LossNotFinite, TrainEvent, TrainingStarted
+from eagleray.training.events import (
+    DecisionRequested,
+    EpochCompleted,
+    LossNotFinite,
+    TrainEvent,
+    TrainingStarted,
+)
 from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
@@ -256,6 +263,29 @@ def test_patience_ends_a_run_without_improvement(stripes: Path, tmp_path: Path) 
     again = Trainer(worker_input, single_process(spec), events.append)
     again.run()
     assert [event for event in events if isinstance(event, EpochCompleted)] == done
+
+
+@pytest.mark.parametrize("decision", ["stop", "abort"])
+def test_the_driver_decides_after_an_epoch(
+    stripes: Path, tmp_path: Path, decision: Decision
+) -> None:
+    spec = small_spec(stripes, epochs=4)
+    _, worker_input = plan_for(spec, tmp_path)
+    events: list[TrainEvent] = []
+
+    def run(decide: Callable[[int], Decision]) -> list[int]:
+        events.clear()
+        context = single_process(spec)
+        Trainer(worker_input, context, events.append, await_decision=decide).run()
+        return [len(event.epochs) for event in events if isinstance(event, DecisionRequested)]
+
+    assert run(lambda epoch: decision if epoch == 2 else "continue") == [1, 2]
+    progress = CheckpointStore(worker_input.checkpoint_folder).progress()
+    assert progress is not None
+    assert (progress.epoch, progress.ended) == (2, decision == "stop")
+    # A second start asks again first; a run that was stopped stays so, another one goes on.
+    again = run(lambda _: "continue")
+    assert again == ([2] if decision == "stop" else [2, 3, 4])
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(

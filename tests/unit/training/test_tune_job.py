@@ -19,6 +19,14 @@ SEARCHED = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
 WEIGHTS = {"class_weights": CategoricalDistribution(("none", "balanced"))}
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and one registry for all tests, since making one takes seconds."""
+    folder = tmp_path_factory.mktemp("home")
+    write_stripes(folder / "stripes")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("fixed", "searched", "name", "mode"),
     [
@@ -30,12 +38,11 @@ WEIGHTS = {"class_weights": CategoricalDistribution(("none", "balanced"))}
     ],
 )
 def test_all_trials_and_the_best_specification_have_one_metric(
-    tmp_path: Path, fixed: dict[str, Any], searched: dict[str, Any], name: str, mode: str
+    home: Path, fixed: dict[str, Any], searched: dict[str, Any], name: str, mode: str
 ) -> None:
-    data = write_stripes(tmp_path / "stripes")
-    fields = small_spec(data, **fixed).model_dump(exclude=set(searched))
+    fields = small_spec(home / "stripes", **fixed).model_dump(exclude=set(searched))
     space = SearchSpace(fields, searched)
-    job = open_tune_job(space, Budget(3, 1, 1), Settings(home=tmp_path), alias="candidate")
+    job = open_tune_job(space, Budget(3, 1, 1), Settings(home=home), alias="candidate")
     assert job.default.plan.monitor == Monitor(name, mode)  # type: ignore[arg-type]
     for one in searched.values():
         choices = getattr(one, "choices", (1e-3,))
