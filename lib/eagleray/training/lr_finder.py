@@ -34,8 +34,15 @@ from eagleray.training.tracking import log_description, log_pages, track_run
 from eagleray.training.trainer import Trainer
 from eagleray.training.worker_input import WorkerInput
 
-__all__ = ["LearningRateSuggestion", "run_lr_finder", "run_range_test", "suggest_learning_rate"]
+__all__ = [
+    "LearningRateSuggestion",
+    "record_range_test",
+    "run_lr_finder",
+    "run_range_test",
+    "suggest_learning_rate",
+]
 
+_PAGE = "learning-rate"
 _NUM_STEPS = 100
 _MIN_RATE, _MAX_RATE = 1e-6, 1.0
 _SMOOTHING = 0.9  # decay of the moving average of the loss
@@ -74,20 +81,24 @@ def run_lr_finder(
     ) as tracked:
         log_description(tracked, job, plan, cluster)
         steps = _test_range(job, plan, run, cluster, reporter)
-        suggestion = suggest_learning_rate(steps)
-        page = run.page("learning-rate")
-        storage.put_atomic(page, _render_page(suggestion, f"Learning rates of {run.name}"))
-        _log_curves(tracked, steps, suggestion)
-        log_pages(tracked, run, "learning-rate")
-    return suggestion, page
+        suggestion = record_range_test(tracked, run, steps)
+    return suggestion, run.page(_PAGE)
 
 
-def _log_curves(
-    tracked: TrackedRun,
-    steps: tuple[tuple[float, float], ...],
-    suggestion: LearningRateSuggestion,
-) -> None:
-    """Record the rate and the loss of each step, and the suggestion."""
+def record_range_test(
+    tracked: TrackedRun, run: Run, steps: tuple[tuple[float, float], ...]
+) -> LearningRateSuggestion:
+    """Suggest a learning rate, write the page of the curve, and record both in MLflow.
+
+    Args:
+        tracked: MLflow run.
+        run: Folder of the run.
+        steps: (learning rate, loss) of each step.
+    """
+    suggestion = suggest_learning_rate(steps)
+    page = _render_page(suggestion, f"Learning rates of {run.name}")
+    storage.put_atomic(run.page(_PAGE), page)
+    log_pages(tracked, run, _PAGE)
     tracked.log_curves(
         {
             "learning_rate": list(enumerate(suggestion.rates, start=1)),
@@ -97,6 +108,7 @@ def _log_curves(
     )
     if suggestion.learning_rate is not None:
         tracked.log_metrics({"suggested_learning_rate": suggestion.learning_rate})
+    return suggestion
 
 
 def _test_range(
@@ -191,7 +203,7 @@ def _render_page(suggestion: LearningRateSuggestion, title: str) -> bytes:
         title=title,
         facts={"suggested": "none: the loss never fell" if rate is None else f"{rate:.2g}"},
         plots=[plot],
-        warning=None,
+        warnings=(),
         epochs=[],
         columns=[],
         best=0,
