@@ -156,7 +156,8 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # specification or run may be there
         if resume is not None:
-            others = {"--spec": spec, "--from": from_run, "--alias": alias, "--force": force}
+            others: dict[str, object] = {"--spec": spec, "--from": from_run}
+            others |= {"--alias": alias, "--force": force}
             _require_resumable(resume, fields, others)
             job = reopen_job(resume, settings, epochs=fields.get("epochs"))
         else:
