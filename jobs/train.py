@@ -156,7 +156,9 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # specification or run may be there
         if resume is not None:
-            _require_resumable(resume, fields, {"--spec": spec, "--from": from_run})
+            others: dict[str, object] = {"--spec": spec, "--from": from_run}
+            others |= {"--alias": alias, "--force": force}
+            _require_resumable(resume, fields, others)
             job = reopen_job(resume, settings, epochs=fields.get("epochs"))
         else:
             request = _read_request(fields, spec, from_run, settings)
@@ -209,18 +211,18 @@ def _worker_modules(job: TrainJob) -> tuple[str, ...]:
     return _WORKER_MODULES if few and is_inspection_cached(job) else ()
 
 
-def _require_resumable(run: str, fields: dict[str, Any], sources: dict[str, str | None]) -> None:
+def _require_resumable(run: str, fields: dict[str, Any], others: dict[str, object]) -> None:
     """Refuse options that a resumed run cannot follow.
 
     Raises:
         InputError: If there is one; the message names them.
     """
-    others = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
-    others += [option for option, value in sources.items() if value is not None]
-    if others:
+    given = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
+    given += [option for option, value in others.items() if value]
+    if given:
         raise InputError(
             f"--resume continues run {run} with its own specification, of which --epochs alone may "
-            f"change; leave out {', '.join(others)}, or begin a new run with --from {run}."
+            f"change; leave out {', '.join(given)}, or begin a new run with --from {run}."
         )
 
 

@@ -112,6 +112,7 @@ def test_an_interrupted_job_names_the_command_that_resumes_it(
     [
         (["--learning-rate", "0.1", "--epochs", "9"], "leave out --learning-rate, or begin"),
         (["--spec", "a.yaml"], "leave out --spec, or begin"),
+        (["--alias", "live", "--force"], "leave out --alias, --force, or begin"),
         (["data/", "--s3-region", "x"], "leave out --s3-region, DATA, or begin"),
     ],
 )
