@@ -165,7 +165,7 @@ def main(
             job = open_job(request, settings, alias=alias, force=force)
         for note in (*job.plan.notes, *describe(job.plan)):
             console.note(note)
-        # These take seconds to import, and a mistake above is reported sooner.
+        # What takes seconds to import follows, so that a mistake above is reported sooner.
         with job_session(
             settings,
             address=cluster,

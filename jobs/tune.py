@@ -41,7 +41,7 @@ from eagleray.training.tune_job import (
 )
 from eagleray.training.tune_report import Row, ranking_rows, summarize
 
-_NUM_TRIALS = 20  # unless told otherwise
+_NUM_TRIALS = 20  # by default
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them
 
 

@@ -135,7 +135,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["train", "nowhere", "--name", "x"], "There is no folder or file nowhere"),
     (["train", "TABLE", "--name", "x"], "has no column named label"),
     (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
-    (["train", "TREE", "--name", "x"], "has 1 image; at least 3"),
+    (["train", "TREE", "--name", "x"], "; at least 3 are needed"),
     (["train", "TREE", "--name", "x", "--epochs", "0"], "--epochs must be"),
 ]
 

@@ -92,13 +92,13 @@ def test_it_is_trained_and_registered(trained: dict[str, Any]) -> None:
 
 
 def test_it_is_evaluated_with_a_metric_and_a_fact_of_its_own(
-    command: Command, trained: dict[str, Any], catalog: str, folder: Path
+    command: Command, trained: dict[str, Any], folder: Path
 ) -> None:
     page = folder / "page.html"
     (folder / "kpi.txt").write_text("mean_level_error < 0.1\naccuracy > 0.9\n")
     said = command(
-        *("evaluate", "levels/1", catalog, "--output", str(page)),
-        *("--split-file", f"{trained['folder']}/split.parquet", "--split", "test"),
+        *("evaluate", "levels/1", f"{trained['folder']}/split.parquet", "--split", "test"),
+        *("--output", str(page)),
         *("--kpi", str(folder / "kpi.txt")),
     )
     assert said["images"] == 18

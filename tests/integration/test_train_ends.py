@@ -52,7 +52,18 @@ def test_an_interrupted_run_is_resumed_and_a_killed_one_leaves_no_process(tmp_pa
 
 def start(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "eagleray.jobs.train", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it sets a signal and nothing else
+    )
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to jobs in its background, which ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def newest_step(home: Path) -> int:

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from eagleray.core.errors import JobFailedError
 from eagleray.core.ray_errors import read_failure
@@ -178,21 +178,21 @@ def _deciding(decide: Decide | None, on_event: OnEvent) -> Iterator[tuple[Work, 
     if decide is None:
         yield _train, on_event
         return
-    answers = secrets.token_hex(8)
+    channel = secrets.token_hex(8)
 
     def receive(event: TrainEvent) -> None:
         if isinstance(event, DecisionRequested):
-            post_message(answers, pickle.dumps((len(event.epochs), decide(event.epochs))))
+            post_message(channel, pickle.dumps((len(event.epochs), decide(event.epochs))))
         else:
             on_event(event)
 
-    yield functools.partial(_train, await_decision=_DecisionReader(answers)), receive
+    yield functools.partial(_train, await_decision=_DecisionReader(channel)), receive
 
 
 class _DecisionReader:
     """Reads the driver's decisions on a worker.
 
-    The answers for a worker that has died may still be in the channel.
+    The decisions for a worker that has died may still be in the channel.
     """
 
     def __init__(self, channel: str) -> None:
@@ -201,9 +201,9 @@ class _DecisionReader:
     def __call__(self, epoch: int) -> Decision:
         while True:
             for content in take_messages(self._channel):
-                answered: tuple[int, Decision] = pickle.loads(content)  # noqa: S301 - the driver's
-                if answered[0] == epoch:
-                    return answered[1]
+                of_epoch, decision = pickle.loads(content)  # noqa: S301 - the driver's
+                if of_epoch == epoch:
+                    return cast("Decision", decision)
             time.sleep(_POLL_SECONDS)
 
 
