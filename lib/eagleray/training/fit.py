@@ -167,10 +167,9 @@ class FitProgress:
         self._first_epoch = self._last_epoch = event.total_steps // steps_per_epoch
         self._started = self._clock()
         workers = "1 worker" if event.num_workers == 1 else f"{event.num_workers} workers"
+        epochs = "1 epoch" if self._epochs == 1 else f"{self._epochs:,} epochs"
         place = f", from step {event.total_steps + 1:,} on" if event.total_steps else ""
-        self._bar.line(
-            f"training on {workers}: {self._epochs} epochs of {steps_per_epoch:,} steps{place}"
-        )
+        self._bar.line(f"training on {workers}: {epochs} of {steps_per_epoch:,} steps{place}")
         self._advance(event.total_steps, workers)
 
     def _advance(self, total_steps: int, note: str) -> None:
