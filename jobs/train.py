@@ -162,6 +162,11 @@ def main(
             job = reopen_job(resume, settings, epochs=fields.get("epochs"))
         else:
             request = _read_request(fields, spec, from_run, settings)
+            if (find_learning_rate or request.folds) and (alias or force):
+                raise InputError(
+                    "--folds and --find-learning-rate register no version; leave out --alias and "
+                    "--force."
+                )
             job = open_job(request, settings, alias=alias, force=force)
         for note in (*job.plan.notes, *describe(job.plan)):
             console.note(note)

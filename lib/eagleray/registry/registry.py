@@ -123,6 +123,14 @@ class Registry:
             samples_system=samples_system,
         )
 
+    def end_interrupted_run(self, run_id: str | None) -> None:
+        """Mark a run as killed that nothing has ended, because its process was killed."""
+        if run_id is None:
+            return
+        with registry_errors(self.settings):
+            if self.client.get_run(run_id).info.status == "RUNNING":
+                self.client.set_terminated(run_id, "KILLED")
+
     def child_runs(self, run: TrackedRun) -> dict[str, str]:
         """Return the IDs of a run's children by their names."""
         with registry_errors(self.settings):

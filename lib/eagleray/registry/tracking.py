@@ -27,6 +27,7 @@ __all__ = [
     "TrackedDataset",
     "TrackedRun",
     "connect",
+    "metric_key",
     "registry_errors",
     "sqlite_file",
 ]
@@ -43,9 +44,24 @@ _MAX_PARAMETER = 6000  # characters; this and the limits of a request are MLflow
 _MAX_PARAMETERS, _MAX_METRICS = 100, 1000
 _SHOWN_DIGEST = 12  # characters, as on our pages; MLflow shows them beside the name
 _EPOCH_METRIC = "train_loss"  # a metric of every epoch
+_NOT_IN_METRIC_KEYS = re.compile(r"[^\w.\- :]")
+_MAX_LABEL = 150  # characters of a label in a key of at most 250
 _PUBLIC = "The registry of models does not answer now; try again later."
 _ANSWER_SECONDS = "10"
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
+
+
+def metric_key(name: str) -> str:
+    """Return the name of a metric in MLflow, which takes no brackets: `recall/frog`.
+
+    MLflow shows the metrics of labels in a group. Of a label, characters that it refuses become
+    underscores.
+    """
+    metric, bracket, label = name.partition("[")
+    if not bracket:
+        return name
+    label = _NOT_IN_METRIC_KEYS.sub("_", label.removesuffix("]"))[:_MAX_LABEL]
+    return f"{metric}/{label if label.strip('. ') else '_'}"
 
 
 def connect(settings: Settings) -> Any:
@@ -297,7 +313,7 @@ class TrackedRun:
         self.log_curves({name: [(step, value)] for name, value in metrics.items()})
 
     def log_curves(self, curves: Mapping[str, Iterable[tuple[int, float]]]) -> None:
-        """Record metrics at many steps, in few requests.
+        """Record metrics at many steps, in few requests, under the names of `metric_key`.
 
         Args:
             curves: Steps and values by name of the metric.
@@ -306,7 +322,7 @@ class TrackedRun:
 
         now = int(time.time() * 1000)
         entities = [
-            Metric(name, value, now, step)
+            Metric(metric_key(name), value, now, step)
             for name, points in curves.items()
             for step, value in points
         ]

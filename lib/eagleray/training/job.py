@@ -171,6 +171,7 @@ def _extend(job: TrainJob, run: Run) -> RunRecord:
     record = run.read()
     if record.extensions == job.plan.extensions:
         return record
+    job.registry.end_interrupted_run(record.mlflow_run)
     update = {"extensions": job.plan.extensions, "version": None, "mlflow_run": None}
     record = record.model_copy(update=update)
     run.write(record)  # first: the specification is for people, and follows the record

@@ -52,6 +52,37 @@ def test_curves_of_more_points_than_a_request_takes_are_kept(registry: Registry)
     assert [item.step for item in history] == list(range(1, 1301))
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("validation_accuracy", "validation_accuracy"),
+        ("validation_recall[frog]", "validation_recall/frog"),
+        ("f1[a/b (c)|d]", "f1/a_b _c__d"),
+        ("f1[..]", "f1/_"),
+        (f"f1[{'é' * 300}]", f"f1/{'é' * 150}"),
+    ],
+)
+def test_a_metric_of_a_label_has_a_name_that_mlflow_takes(
+    registry: Registry, name: str, key: str
+) -> None:
+    with registry.start_run("one") as tracked:
+        tracked.log_epoch(1, {"train_loss": 0.5, name: 0.25})
+    metrics = registry.client.get_run(tracked.run_id).data.metrics
+    assert metrics == {"train_loss": 0.5, key: 0.25}
+
+
+def test_a_run_whose_process_was_killed_is_ended_when_another_continues_it(
+    registry: Registry,
+) -> None:
+    tracked = registry.start_run("one")
+    registry.end_interrupted_run(tracked.run_id)
+    assert registry.client.get_run(tracked.run_id).info.status == "KILLED"
+    tracked.end("FINISHED")
+    registry.end_interrupted_run(tracked.run_id)
+    registry.end_interrupted_run(None)
+    assert registry.client.get_run(tracked.run_id).info.status == "FINISHED"
+
+
 def test_data_sets_are_inputs_of_the_run(registry: Registry) -> None:
     dataset = TrackedDataset(
         "flowers", "train", "a" * 64, "s3://data/flowers", ("uri", "label"), {"images": 3}
