@@ -276,7 +276,6 @@ class TrainSpec(S3Fields):
             self._check_data,
             self._check_model,
             self._check_optimisation,
-            self._check_tags,
             self._check_batch_size,
             self._check_tags,
         )
