@@ -6,22 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eagleray.core.errors import BadImageError
-from eagleray.imaging import FORMATS, ImageContract, ShortestSide, decode
-from eagleray.io.fetch import fetch_image
 from eagleray.io.read_ahead import read_ahead
+from eagleray.reports.thumbnails import decode_square
 
 __all__ = ["count_in_color"]
 
 _SIDE = 32
-_CONTRACT = ImageContract(
-    formats=FORMATS,
-    resize=ShortestSide(size=_SIDE),
-    crop=(_SIDE, _SIDE),
-    resampler="opencv_linear",
-    jpeg="scaled",
-    alpha="white",
-)
 _SAMPLE = 32  # images
 _COLORFUL = 24  # levels between the channels of a pixel; compression of gray images makes a few
 _MIN_PIXELS = 0.02  # fraction of an image's pixels
@@ -46,9 +36,8 @@ def count_in_color(uris: Sequence[str], *, sample: int = _SAMPLE) -> tuple[int, 
 
 def _is_in_color(uri: str) -> bool | None:
     """Return whether an image is in colour; None if it cannot be decoded."""
-    try:
-        pixels = decode(fetch_image(uri, _CONTRACT), _CONTRACT).pixels
-    except BadImageError:
+    pixels = decode_square(uri, _SIDE)
+    if pixels is None:
         return None
     spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
     return bool((spread > _COLORFUL).mean() >= _MIN_PIXELS)

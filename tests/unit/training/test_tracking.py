@@ -162,7 +162,7 @@ def test_trials_are_children_with_their_values_epochs_and_state(
     assert second.data.tags["eagleray.reason"] == "they do not go together"
     assert first.data.tags["mlflow.source.name"] == "eagleray tune"
 
-    # A tuning that is resumed goes on with the same children.
+    # A tuning that is resumed continues the same children.
     with (
         track_run(registry, spec, "tuning", kind="tune", run_id=parent.run_id) as resumed,
         TrialRuns(registry, spec, resumed, "tuning") as runs,
