@@ -124,12 +124,21 @@ class Registry:
         )
 
     def end_interrupted_run(self, run_id: str | None) -> None:
-        """Mark a run as killed that nothing has ended, because its process was killed."""
+        """Mark a run as killed that nothing has ended, because its process was killed.
+
+        A run that MLflow no longer knows has nothing to end.
+        """
+        from mlflow.exceptions import MlflowException
+
         if run_id is None:
             return
         with registry_errors(self.settings):
-            if self.client.get_run(run_id).info.status == "RUNNING":
-                self.client.set_terminated(run_id, "KILLED")
+            try:
+                if self.client.get_run(run_id).info.status == "RUNNING":
+                    self.client.set_terminated(run_id, "KILLED")
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
 
     def child_runs(self, run: TrackedRun) -> dict[str, str]:
         """Return the IDs of a run's children by their names."""

@@ -80,6 +80,7 @@ def test_a_run_whose_process_was_killed_is_ended_when_another_continues_it(
     tracked.end("FINISHED")
     registry.end_interrupted_run(tracked.run_id)
     registry.end_interrupted_run(None)
+    registry.end_interrupted_run("0" * 32)  # deleted for good
     assert registry.client.get_run(tracked.run_id).info.status == "FINISHED"
 
 
