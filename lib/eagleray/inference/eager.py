@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threads
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
+from eagleray.tasks import NetworkOutput
 
 __all__ = ["EagerEngine", "fuse_and_cast"]
 
@@ -25,20 +26,28 @@ class EagerEngine:
     """Runs networks on any device and batches of any size."""
 
     name = "eager"
-    fixed_batch_size = False
+    runs_quantized = False
 
     def describe(self, device: str) -> str:
         """Return what runs a network on a device, for display."""
-        return f"PyTorch on {device}, not compiled"
+        return f"PyTorch {torch.__version__.split('+', 1)[0]} on {device}"
+
+    def unsupported(self, device: str) -> str | None:  # noqa: ARG002
+        """Return why this engine does not run on a device: it runs on each one."""
+        return None
+
+    def preparation_seconds(self, package: ModelPackage, cache_folder: Path) -> float:  # noqa: ARG002
+        """Return roughly how long `prepare` takes."""
+        return 0.0
 
     def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:  # noqa: ARG002
         """Build a package's network, fused and cast; nothing is cached."""
         network = make_network(fuse_and_cast(package.build_module(), plan.dtype), package, plan)
 
-        def run(*inputs: Tensor) -> Tensor:
+        def run(*inputs: Tensor) -> NetworkOutput:
             with _trace_lock.forward_pass():
-                logits: Tensor = network(*inputs)
-            return logits
+                outputs: NetworkOutput = network(*inputs)
+            return outputs
 
         return with_num_threads(run, plan)
 

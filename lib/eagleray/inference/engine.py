@@ -21,12 +21,13 @@ from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
+from eagleray.tasks import NetworkOutput
 
 __all__ = ["ENGINES", "Engine", "Run", "make_network", "with_num_threads", "zero_inputs"]
 
-Run = Callable[..., Tensor]
+Run = Callable[..., NetworkOutput]
 """Runs a network on uint8 images (N, H, W, C), and float32 attributes (N, A) if the model has any;
-returns float32 logits. Threads may call it at the same time."""
+returns its float32 outputs. Threads may call it at the same time."""
 
 
 class Engine(Protocol):
@@ -34,14 +35,20 @@ class Engine(Protocol):
 
     Attributes:
         name: The engine's name, as it is registered.
-        fixed_batch_size: Whether a prepared network takes batches of the plan's size only.
+        runs_quantized: Whether it runs packages with a quantized graph.
     """
 
     name: str
-    fixed_batch_size: bool
+    runs_quantized: bool
 
     def describe(self, device: str) -> str:
         """Return what runs a network on a device, for display."""
+
+    def unsupported(self, device: str) -> str | None:
+        """Return why this engine does not run on a device, as a predicate; None if it does."""
+
+    def preparation_seconds(self, package: ModelPackage, cache_folder: Path) -> float:
+        """Return roughly how long `prepare` takes, so that it is not called where it cannot pay."""
 
     def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:
         """Make a package's network ready to run.
@@ -52,7 +59,7 @@ class Engine(Protocol):
             cache_folder: The folder where the engine may keep files between processes.
 
         Raises:
-            InputError: If the engine does not run on the plan's device.
+            InputError: If the engine cannot run the package on the plan's device.
             PackageError: If the weights do not fit the network.
         """
 
@@ -72,7 +79,7 @@ def with_num_threads(run: Run, plan: ExecutionPlan) -> Run:
         return run
     num_threads = plan.num_threads
 
-    def run_with_threads(*inputs: Tensor) -> Tensor:
+    def run_with_threads(*inputs: Tensor) -> NetworkOutput:
         torch.set_num_threads(num_threads)  # holds for the calling thread only
         return run(*inputs)
 

@@ -1,4 +1,4 @@
-"""Runs a network over decoded images in forward passes of a few fixed sizes, on any device.
+"""Runs a network over decoded images in forward passes of limited sizes, on any device.
 
 On CUDA images are copied to the device beside the pass that is under way. After running out of
 memory the passes become smaller.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,7 @@ import torch
 from torch import Tensor
 
 from eagleray.core.errors import BadImageError, Reason
-from eagleray.core.types import CompileMode
-from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import ENGINES, Engine, Run
-from eagleray.inference.engines import choose_engine
-from eagleray.inference.plan import ExecutionPlan
+from eagleray.inference.choice import Choice
 from eagleray.models.attributes import Features
 from eagleray.models.package import ModelPackage
 
@@ -53,52 +49,37 @@ class ForwardPasses:
 
     Args:
         package: The model package.
-        plan: How the network runs; its batch size is the largest size of a pass.
-        smaller_batches: Further sizes, so that few images need little padding.
-        compile_mode: The argument of `choose_engine`.
-        expected_images: The argument of `choose_engine`.
-        cache_folder: The folder of compiled networks.
+        choice: The engine and the plan; the plan's batch size is the largest size of a pass.
+        smaller_batches: Further sizes of passes on a GPU, where every pass has one of a few shapes
+            and a short batch is padded, so that few images need little padding.
+        cache_folder: The folder of converted networks.
 
     Attributes:
         engine: The engine that runs the network.
-        runs: The network for each size of a pass, largest first.
+        sizes: The sizes of passes, largest first; on a CPU a pass may also be smaller.
     """
-
-    engine: Engine
 
     def __init__(
         self,
         package: ModelPackage,
-        plan: ExecutionPlan,
+        choice: Choice,
         *,
         smaller_batches: Sequence[int],
-        compile_mode: CompileMode,
-        expected_images: int,
         cache_folder: Path,
     ) -> None:
-        self._package, self._plan, self._cache_folder = package, plan, cache_folder
+        self.engine, self._plan = choice.engine, choice.plan
         self._activate = package.task.activate
-        self.runs: dict[int, Run] = {}
-        for size in sorted({plan.batch_size, *smaller_batches}, reverse=True):
-            if not self.runs or self.engine.fixed_batch_size:  # or the last network takes any size
-                sized_plan = replace(plan, batch_size=size)
-                self.engine = choose_engine(
-                    package,
-                    sized_plan,
-                    compile_mode=compile_mode,
-                    expected_images=expected_images,
-                    cache_folder=cache_folder,
-                )
-                run = self.engine.prepare(package, sized_plan, cache_folder)
-            self.runs[size] = run
+        self._run = self.engine.prepare(package, self._plan, cache_folder)
+        self.sizes = sorted({self._plan.batch_size, *smaller_batches}, reverse=True)
+        self._pads = self._plan.device != "cpu"
         self._copies: torch.cuda.Stream | None = None
-        if plan.device.startswith("cuda"):
-            self._copies = torch.cuda.Stream(plan.device)  # type: ignore[no-untyped-call]
+        if self._plan.device.startswith("cuda"):
+            self._copies = torch.cuda.Stream(self._plan.device)  # type: ignore[no-untyped-call]
 
     @property
     def max_size(self) -> int:
         """The largest number of images in a pass."""
-        return max(self.runs)
+        return self.sizes[0]
 
     @property
     def pins_memory(self) -> bool:
@@ -131,13 +112,15 @@ class ForwardPasses:
                 position += size
 
     def _size_for(self, num_images: int) -> int:
-        """Return the largest size that these images fill, else the smallest one."""
-        return next((size for size in self.runs if size <= num_images), min(self.runs))
+        """Return the size of the next pass: on a GPU one that these images fill, if there is one."""
+        if not self._pads:
+            return min(num_images, self.max_size)
+        return next((size for size in self.sizes if size <= num_images), self.sizes[-1])
 
     def _launch_one(self, inputs: Sequence[Tensor], size: int) -> LaunchedPass:
         with torch.inference_mode():
             padded = [self._upload(tensor, size) for tensor in inputs]
-            outputs = self._activate(self.runs[size](*padded))[: len(inputs[0])]
+            outputs = self._activate(self._run(*padded))[: len(inputs[0])]
             if self._copies is None:
                 return LaunchedPass(outputs.cpu())
             # The copy to the host is queued now: later it would wait for the next pass.
@@ -166,7 +149,7 @@ class ForwardPasses:
         return padded
 
     def _halve_size(self, error: BaseException) -> None:
-        """Halve the largest size after running out of memory, with an engine that takes any."""
+        """Halve the largest size after running out of memory."""
         largest = self.max_size
         if largest == 1:
             raise BadImageError(
@@ -174,12 +157,8 @@ class ForwardPasses:
             ) from error
         if self._copies is not None:
             torch.cuda.synchronize(self._plan.device)  # the pass before may still run
-        run = self.runs[largest]
-        if self.engine.fixed_batch_size:
-            self.engine = ENGINES.get(EagerEngine.name)
-            run = self.engine.prepare(self._package, self._plan, self._cache_folder)
-        smaller = {largest // 2, *(size for size in self.runs if size < largest)}
-        self.runs = dict.fromkeys(sorted(smaller, reverse=True), run)
+        smaller = {largest // 2, *(size for size in self.sizes if size < largest)}
+        self.sizes = sorted(smaller, reverse=True)
         gc.collect()
         if self._copies is not None:
             torch.cuda.empty_cache()
@@ -190,4 +169,4 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    return "DefaultCPUAllocator" in text or "out of memory" in text.lower()
+    return "DefaultCPUAllocator" in text or "bad_alloc" in text or "out of memory" in text.lower()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from eagleray.core.errors import InputError
 from eagleray.core.system import cpu_model
-from eagleray.core.types import Precision
+from eagleray.core.types import NetworkPrecision, Precision
 
 __all__ = ["ExecutionPlan", "has_bfloat16", "machine_fingerprint"]
 
@@ -25,15 +25,14 @@ class ExecutionPlan:
 
     Attributes:
         device: Device of PyTorch, such as `cpu`, `cuda`, `cuda:1` or `mps`.
-        precision: Type of convolutions and matrix products; accumulation is float32.
-        batch_size: Number of images in a forward pass. Every pass has this shape and a short batch
-            is padded, so that one compiled network is enough and all passes use the same kernels.
+        precision: Type of convolutions and matrix products; accumulation is in 32 bits.
+        batch_size: Largest number of images in a forward pass.
         num_threads: Number of threads of a forward pass on a CPU; None leaves PyTorch's choice.
         reason: Why this precision was chosen, for display.
     """
 
     device: str
-    precision: Literal["float32", "bfloat16"]
+    precision: NetworkPrecision
     batch_size: int
     num_threads: int | None = None
     reason: str = ""
@@ -65,7 +64,7 @@ class ExecutionPlan:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The autocast type; None for float32."""
+        """The autocast type; None for float32 and int8."""
         return torch.bfloat16 if self.precision == "bfloat16" else None
 
 

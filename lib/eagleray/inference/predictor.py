@@ -30,15 +30,15 @@ from eagleray.core.errors import (
 )
 from eagleray.core.settings import read_settings
 from eagleray.core.system import num_usable_cores
-from eagleray.core.types import CompileMode, Precision
+from eagleray.core.types import Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.imaging.geometry import frame_of
+from eagleray.inference.choice import AUTO, EngineRequest, choose
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.forward import ForwardPasses, LaunchedPass
 from eagleray.inference.health import GoldenCheck, check_golden_images
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.inference.precision import with_measured_precision
 from eagleray.models.attributes import Features, encode_mappings
 from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome
@@ -56,24 +56,32 @@ class Predictor:
     Args:
         package: The model package.
         device: Device of PyTorch, such as `cpu` or `cuda`; `auto` takes a GPU if there is one.
-        precision: `auto` takes bfloat16 if it is faster: on a CPU that has it, a few passes of both
-            are timed, once for each package and machine; on a GPU that has it, it is faster.
-        compile_mode: `auto` compiles if that pays for `expected_images`.
+        engine: Name of the engine; `auto` takes the fastest one: on a CPU a few passes of each are
+            timed, once for each package and machine, if that pays for `expected_images`.
+        precision: `auto` takes bfloat16 if it is clearly faster: on a CPU that has it this is timed
+            with the engines; on a GPU that has it, it is faster.
         batch_size: Number of images in a forward pass; None chooses for the device.
         smaller_batches: Sizes below `batch_size` that a pass may have too, so that few images need
-            little padding.
+            little padding; only a GPU needs any.
         num_threads: Number of threads of a forward pass on a CPU; None leaves PyTorch's choice.
         decode_threads: Number of threads that decode in `predict`, beside the forward passes if
             there are more than one. None takes 1 on a CPU, where both need the same cores, and the
             number of usable cores beside a GPU.
-        expected_images: Number of images for `compile_mode="auto"`; 0 if it is not known.
+        expected_images: Number of images for `engine="auto"`; 0 if it is not known.
         contract: The image contract that the caller expects; None accepts the package's.
-        cache_folder: The folder of compiled networks; None takes that of the home folder.
+        cache_folder: The folder of measurements and converted networks; None takes that of the home folder.
+
+    Attributes:
+        plan: How the network runs.
+        measured: Whether every engine that could run the network was measured.
+        passes: The network, ready to run.
 
     Raises:
         ContractError: If `contract` is not the one that the model was made with.
         PackageError: If the weights do not fit the network.
-        InputError: If the machine does not have the device, or `decode_threads` is below 1.
+        UnknownNameError: If there is no such engine.
+        InputError: If the machine does not have the device, the engine cannot run the package, or
+            `decode_threads` is below 1.
     """
 
     def __init__(
@@ -81,13 +89,13 @@ class Predictor:
         package: ModelPackage,
         *,
         device: str = "auto",
+        engine: str = AUTO,
         precision: Precision = "auto",
-        compile_mode: CompileMode = "auto",
         batch_size: int | None = None,
         smaller_batches: Sequence[int] = (),
         num_threads: int | None = None,
         decode_threads: int | None = None,
-        expected_images: int = 0,
+        expected_images: float = 0,
         contract: ImageContract | None = None,
         cache_folder: Path | None = None,
     ) -> None:
@@ -101,34 +109,19 @@ class Predictor:
         self.package = package
         self.task = package.task
         cache_folder = cache_folder or read_settings().cache_folder
-        self.plan = ExecutionPlan.choose(
+        plan = ExecutionPlan.choose(
             device=device, precision=precision, batch_size=batch_size, num_threads=num_threads
         )
-        if precision == "auto" and (self.plan.device, self.plan.precision) == ("cpu", "bfloat16"):
-            self.plan = with_measured_precision(
-                package,
-                self.plan,
-                compile_mode=compile_mode,
-                expected_images=expected_images,
-                cache_folder=cache_folder,
-            )
+        request = EngineRequest(engine, precision, expected_images)
+        choice = choose(package, plan, request, cache_folder=cache_folder)
+        self.plan, self.measured = choice.plan, choice.final
         self.passes = ForwardPasses(
-            package,
-            self.plan,
-            smaller_batches=smaller_batches,
-            compile_mode=compile_mode,
-            expected_images=expected_images,
-            cache_folder=cache_folder,
+            package, choice, smaller_batches=smaller_batches, cache_folder=cache_folder
         )
         log.info("model %s runs on %s", package.manifest.name, self.engine)
         self.decode_threads = decode_threads or (
             1 if self.plan.device == "cpu" else num_usable_cores()
         )
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the network runs in batches of fixed sizes, as compiled networks do."""
-        return self.passes.engine.fixed_batch_size
 
     @property
     def engine(self) -> str:

@@ -17,12 +17,12 @@ from eagleray.models.architectures import check_fits
 from eagleray.models.package import (
     GOLDEN_FILE,
     MANIFEST_FILE,
-    WEIGHTS_FILE,
     ModelManifest,
     ModelPackage,
     is_package_file,
     manifest_digest,
     parse_manifest,
+    read_network,
     require_digest,
     require_golden_fits,
     require_listed,
@@ -144,7 +144,7 @@ def verify_package(folder: str, *, expected_digest: str | None = None) -> Verifi
     if golden is None or weights is None or not fits:
         report.skip("intact files that fit each other", _OUTPUTS)
         return report
-    files = MappingProxyType({**golden, WEIGHTS_FILE: weights})
+    files = MappingProxyType({**golden, manifest.network_file: weights})
     _check_outputs(report, ModelPackage(manifest, files))
     return report
 
@@ -186,7 +186,7 @@ def _check_golden(
 ) -> dict[str, bytes] | None:
     """Return all files but the weights; None if one of them is missing or altered."""
     files: dict[str, bytes] = {}
-    listed = [name for name in manifest.files if name != WEIGHTS_FILE and is_package_file(name)]
+    listed = [name for name in manifest.files if name != manifest.network_file and is_package_file(name)]
     for name in listed:
         with report.check(name) as check:
             files[name] = opened.read(name, digest=manifest.files[name])
@@ -208,16 +208,19 @@ def _check_weights(
     Their header is compared with the network first, so that a hostile package takes no more memory
     than a valid one.
     """
+    file = manifest.network_file
     with report.check(_WEIGHTS) as check:
-        opened.check_weights(manifest.architecture)
-        check.detail = f"the weights are those of {manifest.architecture.name}"
-    digest = manifest.files.get(WEIGHTS_FILE)
-    if not check.passed or digest is None:
-        report.skip("weights that are listed and fit the network", WEIGHTS_FILE)
+        if manifest.quantization is None:
+            opened.check_weights(manifest.architecture)
+            check.detail = f"the weights are those of {manifest.architecture.name}"
+        else:
+            check.detail = f"a graph of {manifest.architecture.name} in {manifest.quantization.precision}"
+    if not check.passed or file not in manifest.files:
+        report.skip("weights that are listed and fit the network", file)
         return None
     content = None
-    with report.check(WEIGHTS_FILE) as check:
-        content = opened.read_weights(manifest.architecture, digest=digest)
+    with report.check(file) as check:
+        content = read_network(opened, manifest)
         check.detail = f"{len(content):,} bytes, as listed"
     return content
 
@@ -236,7 +239,7 @@ def _check_outputs(report: VerificationReport, package: ModelPackage) -> None:
     from eagleray.inference.predictor import Predictor
 
     with report.check(_OUTPUTS) as check:
-        golden = Predictor(package, compile_mode="never").require_healthy()
+        golden = Predictor(package).require_healthy()
         report.golden = golden
         check.detail = (
             f"those of {golden.num_images} golden images differ by {golden.max_difference:.2g} "

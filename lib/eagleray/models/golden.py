@@ -40,8 +40,9 @@ __all__ = [
     "require_golden_fits",
 ]
 
-GOLDEN_TOLERANCE = max(HEALTH_TOLERANCE.values())
-"""The largest tolerance that a package may state for its golden images, in the task's unit."""
+GOLDEN_TOLERANCE = HEALTH_TOLERANCE["bfloat16"]
+"""The largest tolerance that the package of a float network may state for its golden images, in the
+task's unit."""
 
 
 class GoldenImage(FrozenModel):
@@ -158,7 +159,9 @@ def require_golden_fits(folder: str, manifest: ModelManifest, files: Mapping[str
         return
     where = f"{folder}: {GOLDEN_FILE}"
     golden = parse_golden(files[GOLDEN_FILE], where)
-    max_tolerance = GOLDEN_TOLERANCE * manifest.task.unit
+    quantization = manifest.quantization
+    largest = HEALTH_TOLERANCE[quantization.precision] if quantization else GOLDEN_TOLERANCE
+    max_tolerance = largest * manifest.task.unit
     if golden.tolerance > max_tolerance * (1 + 1e-9):  # it may be written with fewer digits
         raise PackageError(
             f"{folder}: {GOLDEN_FILE} has a tolerance of {golden.tolerance:.3g}, and "

@@ -41,6 +41,7 @@ from eagleray.imaging import ImageContract
 from eagleray.imaging.contract import canonical_json
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute, num_features
+from eagleray.models.package_files import GRAPH_FILE, WEIGHTS_FILE
 from eagleray.tasks import StoredTask
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Lineage",
     "ModelManifest",
     "Name",
+    "Quantization",
     "manifest_digest",
     "omit_empty",
     "parse_manifest",
@@ -156,8 +158,30 @@ class Lineage(FrozenModel):
         )
 
 
+class Quantization(FrozenModel):
+    """How a float network was made into a graph of integers.
+
+    Attributes:
+        precision: Type of weights and activations.
+        method: `static` calibrates a trained network; `trained` fine-tunes it as well.
+        calibration_digest: SHA-256 of the list of calibration images.
+        num_images: Number of calibration images.
+        float_layers: Layers that stay in float32, because the outputs suffer most from them.
+    """
+
+    precision: Literal["int8"] = "int8"
+    method: Literal["static", "trained"]
+    calibration_digest: Digest
+    num_images: Annotated[int, Field(ge=1)]
+    float_layers: Annotated[tuple[Name, ...], Field(max_length=MAX_LABELS, fail_fast=True)] = ()
+
+
 class ModelManifest(FrozenModel):
-    """All about a model but its weights."""
+    """All about a model but its weights.
+
+    Attributes:
+        quantization: How the network was quantized: the package holds a graph and no weights then.
+    """
 
     format: Literal[1] = 1
     name: ModelName
@@ -173,7 +197,13 @@ class ModelManifest(FrozenModel):
     ] = ()
     metrics: dict[Name, FiniteFloat] = Field(default_factory=dict)
     lineage: Lineage
+    quantization: Quantization | None = None
     files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
+
+    @property
+    def network_file(self) -> str:
+        """The file with the network: weights for its architecture, or a quantized graph."""
+        return WEIGHTS_FILE if self.quantization is None else GRAPH_FILE
 
     @property
     def input_text(self) -> str:
@@ -186,7 +216,7 @@ class ModelManifest(FrozenModel):
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are empty."""
-        return omit_empty(serialize(self), "attributes")
+        return omit_empty(serialize(self), "attributes", "quantization")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

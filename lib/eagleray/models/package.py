@@ -1,7 +1,7 @@
 """The model package: a few named byte strings that make a model, none of them code.
 
     model.json          task, architecture, contract, metrics, lineage, and every file's SHA-256
-    model.safetensors   the weights
+    model.safetensors   the weights; or of a quantized network model.onnx, its graph
     golden.json         expected outputs of the golden images
     golden/*.png …      a few encoded images, as a health check
 
@@ -48,6 +48,7 @@ from eagleray.models.manifest import (
 )
 from eagleray.models.package_files import (
     GOLDEN_FILE,
+    GRAPH_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     PackageFiles,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # packages are verified where PyTorch is not needed
 
 __all__ = [
     "GOLDEN_FILE",
+    "GRAPH_FILE",
     "MANIFEST_FILE",
     "WEIGHTS_FILE",
     "GoldenImage",
@@ -73,6 +75,7 @@ __all__ = [
     "manifest_digest",
     "parse_manifest",
     "read_manifest",
+    "read_network",
     "read_package",
     "require_digest",
     "require_golden_fits",
@@ -81,7 +84,7 @@ __all__ = [
 ]
 
 _PACKAGE_FILE = re.compile(
-    r"model\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
+    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
 )
 
 
@@ -100,7 +103,8 @@ class ModelPackage:
         if int(protocol) < 5:
             return super().__reduce_ex__(protocol)
         files: dict[str, Any] = dict(self.files)
-        files[WEIGHTS_FILE] = pickle.PickleBuffer(files[WEIGHTS_FILE])
+        network = self.manifest.network_file
+        files[network] = pickle.PickleBuffer(files[network])
         return ModelPackage, (self.manifest, files)
 
     @cached_property
@@ -130,12 +134,25 @@ class ModelPackage:
             return GoldenSet(tolerance=GOLDEN_TOLERANCE * self.task.unit)
         return parse_golden(self.files[GOLDEN_FILE], GOLDEN_FILE)
 
+    @property
+    def graph(self) -> bytes | None:
+        """The ONNX file of a quantized network; None for a network of PyTorch with weights."""
+        if self.manifest.quantization is None:
+            return None
+        return bytes(self.files[GRAPH_FILE])
+
     def require_weights(self) -> None:
-        """Compare the weights' header with the network, before anything is allocated.
+        """Compare the weights' header with the network, or check the graph, before it is built.
 
         Raises:
-            PackageError: If the weights are not safetensors, or do not fit the network.
+            PackageError: If the weights are not safetensors or do not fit the network, or the graph
+                is refused.
         """
+        if self.graph is not None:
+            from eagleray.models.graph import check_graph
+
+            check_graph(GRAPH_FILE, self.graph, self.manifest)
+            return
         content = memoryview(self.files[WEIGHTS_FILE])
         architecture = self.manifest.architecture
         check_weights(WEIGHTS_FILE, view_reader(content), len(content), architecture)
@@ -144,10 +161,16 @@ class ModelPackage:
         """Build the network with the package's weights, float32, in evaluation mode.
 
         Raises:
-            PackageError: If the weights are not safetensors, or do not fit the network.
+            PackageError: If the weights are not safetensors, or do not fit the network, or the
+                network is quantized.
         """
         from safetensors.torch import load
 
+        if self.manifest.quantization is not None:
+            raise PackageError(
+                f"Model {self.manifest.name!r} is quantized: it has a graph and no weights of "
+                "PyTorch; use the version that it was made from."
+            )
         self.require_weights()
         try:
             weights = load(bytes(self.files[WEIGHTS_FILE]))
@@ -247,12 +270,28 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
         files = {
             name: opened.read(name, digest=digest)
             for name, digest in manifest.files.items()
-            if name != WEIGHTS_FILE
+            if name != manifest.network_file
         }
         require_golden_fits(folder, manifest, files)
-        weights = opened.read_weights(manifest.architecture, digest=manifest.files[WEIGHTS_FILE])
-    files[WEIGHTS_FILE] = weights
+        files[manifest.network_file] = read_network(opened, manifest)
     return ModelPackage(manifest, MappingProxyType({name: files[name] for name in manifest.files}))
+
+
+def read_network(opened: PackageFiles, manifest: ModelManifest) -> bytes:
+    """Read the weights or the graph of an open package.
+
+    Raises:
+        PackageError: If the file is missing, altered, or not valid.
+        UserError: If the architecture is not known.
+    """
+    digest = manifest.files[manifest.network_file]
+    if manifest.quantization is None:
+        return opened.read_weights(manifest.architecture, digest=digest)
+    content = opened.read_graph(manifest.architecture, digest=digest)
+    from eagleray.models.graph import check_graph
+
+    check_graph(GRAPH_FILE, content, manifest)
+    return content
 
 
 def read_manifest(folder: str, *, expected_digest: str | None = None) -> ModelManifest:
@@ -297,8 +336,14 @@ def require_listed(folder: str, present: Sequence[str], manifest: ModelManifest)
                 f"{folder}: {MANIFEST_FILE} lists {name[:MAX_NAME_LENGTH]!r}, which is not "
                 "allowed: weights are safetensors, and pickles and code are never loaded."
             )
-    if WEIGHTS_FILE not in manifest.files:
-        raise PackageError(f"{folder}: {MANIFEST_FILE} lists no {WEIGHTS_FILE}.")
+    if manifest.network_file not in manifest.files:
+        raise PackageError(f"{folder}: {MANIFEST_FILE} lists no {manifest.network_file}.")
+    other = ({WEIGHTS_FILE, GRAPH_FILE} - {manifest.network_file}).pop()
+    if other in manifest.files:
+        raise PackageError(
+            f"{folder}: {MANIFEST_FILE} lists {other} beside {manifest.network_file}; a package "
+            "holds one network."
+        )
     unlisted = sorted({*present} - {*manifest.files} - {MANIFEST_FILE})
     if unlisted:
         raise PackageError(

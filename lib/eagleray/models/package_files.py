@@ -31,6 +31,7 @@ from eagleray.models.weights import check_weights, max_weights_bytes, view_reade
 
 __all__ = [
     "GOLDEN_FILE",
+    "GRAPH_FILE",
     "MANIFEST_FILE",
     "WEIGHTS_FILE",
     "PackageFiles",
@@ -40,6 +41,7 @@ __all__ = [
 
 MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.json"
 
 _MAX_BYTES = {MANIFEST_FILE: MAX_MANIFEST_BYTES, GOLDEN_FILE: MAX_GOLDEN_JSON_BYTES}
@@ -76,7 +78,7 @@ def require_sizes(location: str, sizes: Mapping[str, int], architecture: Archite
         UserError: If the architecture is not known.
     """
     for name, size in sizes.items():
-        if name != WEIGHTS_FILE:
+        if name not in (WEIGHTS_FILE, GRAPH_FILE):
             _require_size(location, name, size)
         elif size > MAX_UNCHECKED_WEIGHT_BYTES:
             _require_size(location, name, size, max_weights_bytes(architecture))
@@ -155,6 +157,21 @@ class PackageFiles:
             content = file.read(0, file.size)
         self._require_digest(WEIGHTS_FILE, content, digest)
         check_weights(self._weights, view_reader(content), len(content))
+        return content
+
+    def read_graph(self, architecture: Architecture, *, digest: str) -> bytes:
+        """Read the graph of a quantized network, which no larger file can be than its weights.
+
+        Raises:
+            PackageError: If the file is missing, altered or too large.
+            UserError: If the architecture is not known.
+        """
+        with self._open(GRAPH_FILE) as file:
+            if file.size > MAX_UNCHECKED_WEIGHT_BYTES:
+                limit = max_weights_bytes(architecture)
+                _require_size(self._location, GRAPH_FILE, file.size, limit)
+            content = file.read(0, file.size)
+        self._require_digest(GRAPH_FILE, content, digest)
         return content
 
     def check_weights(self, architecture: Architecture) -> int:

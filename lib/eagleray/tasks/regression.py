@@ -153,7 +153,7 @@ class Regression(Task):
         """Return whether both values differ by no more than a precision may change them."""
         if prediction.value is None or other.value is None:  # the other version has another task
             return False
-        largest = max(HEALTH_TOLERANCE.values()) * self.unit
+        largest = HEALTH_TOLERANCE["bfloat16"] * self.unit
         return abs(prediction.value - other.value) <= largest
 
     def describe(self, prediction: Prediction) -> str | None:

@@ -1,0 +1,355 @@
+"""Chooses the engine and the precision of a network's forward passes by measuring on this machine.
+
+    engine, plan = choose(package, plan, request, cache_folder=…)   # plan.precision, plan.reason
+
+What a CPU's flags promise is not what a network gets: on some Xeons bfloat16 takes a third more time
+than float32, and which engine is fastest depends on the network too. So a few passes of each
+candidate are timed in turns, once for each package and machine, and the speeds are kept in the cache
+for all processes of the machine. A candidate that takes long to prepare is measured only if the job
+is long enough to gain more than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+
+from eagleray.core.errors import InputError
+from eagleray.core.types import NetworkPrecision, Precision
+from eagleray.inference.eager import EagerEngine
+from eagleray.inference.engine import ENGINES, Engine, Run, zero_inputs
+from eagleray.inference.openvino import OpenVinoEngine
+from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
+from eagleray.models.package import ModelManifest, ModelPackage
+
+__all__ = ["AUTO", "Choice", "EngineRequest", "MeasuredSpeeds", "choose", "require_engine"]
+
+AUTO = "auto"
+
+MIN_GAIN = 1.2
+"""The speed of bfloat16 relative to float32, which is more exact, from which on it is chosen."""
+
+_EXPECTED_GAIN = 0.25  # roughly, the share of its time that a job saves by the best other engine
+_BATCH_SIZE = 8
+_MAX_ROUNDS = 5
+_MAX_SECONDS = 1.0  # after which no further round begins
+_UNABLE = 1e-9  # images per second of an engine that cannot run a network
+_HOPELESS_RATIO = 3.0  # of a first pass to the fastest one, from which on it is not timed again
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What a user asks of an engine.
+
+    Attributes:
+        engine: Name of the engine; `auto` takes the fastest one.
+        precision: Precision of the network; `auto` takes the faster one.
+        expected_images: Number of images that `num_threads` threads will predict; infinity measures
+            every candidate, 0 only those that cost nothing to prepare.
+    """
+
+    engine: str = AUTO
+    precision: Precision = AUTO
+    expected_images: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine and the plan of a network.
+
+    Attributes:
+        engine: The engine.
+        plan: The plan, with the precision and the reason for display.
+        final: Whether every candidate was measured, or there was nothing to measure.
+    """
+
+    engine: Engine
+    plan: ExecutionPlan
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    engine: Engine
+    precision: NetworkPrecision
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine.name} {self.precision}"
+
+
+class MeasuredSpeeds(BaseModel):
+    """The speeds of a network's forward passes on one machine.
+
+    Attributes:
+        images_per_second: Speed of each candidate, by engine and precision, as in
+            `openvino float32`. Each was measured in turns with `eager float32`, and is scaled to
+            the speed of that in the first measurement.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_second: dict[str, PositiveFloat] = {}
+
+    def fastest(self, candidates: Sequence[_Candidate]) -> _Candidate:
+        """Return the fastest measured candidate; bfloat16 only if it is clearly faster."""
+        speeds = self.images_per_second
+
+        def rank(candidate: _Candidate) -> float:
+            handicap = MIN_GAIN if candidate.precision == "bfloat16" else 1.0
+            return speeds[candidate.name] / handicap
+
+        return max((one for one in candidates if one.name in speeds), key=rank)
+
+    def reason(self, chosen: _Candidate) -> str:
+        """Return why a candidate is used, for display."""
+        speeds = dict(self.images_per_second)
+        own = speeds.pop(chosen.name)
+        others = sorted(speeds.items(), key=lambda item: -item[1])
+        others = [(name, speed) for name, speed in others if speed > _UNABLE]
+        against = ", ".join(f"{name} {speed:,.1f}" for name, speed in others)
+        return f"measured on this machine: {own:,.1f} images/s" + (f"; {against}" if others else "")
+
+
+def require_engine(manifest: ModelManifest, device: str, engine: str) -> None:
+    """Refuse an engine that cannot run a model on a device, before the model is loaded.
+
+    Args:
+        manifest: Manifest of the model package.
+        device: The device.
+        engine: Name of the engine, or `auto`.
+
+    Raises:
+        UnknownNameError: If there is no such engine.
+        InputError: If it, or for `auto` every engine, cannot run the model.
+    """
+    _usable_engines(manifest, device, engine)
+
+
+def choose(
+    package: ModelPackage,
+    plan: ExecutionPlan,
+    request: EngineRequest,
+    *,
+    cache_folder: Path,
+    clock: Clock = time.perf_counter,
+) -> Choice:
+    """Return the engine for a package, and the plan with its precision.
+
+    The first process that needs a measurement makes it, which takes a few seconds, while other
+    processes of the machine wait for it. If the cache cannot be written, the result is not kept.
+
+    Args:
+        package: The model package.
+        plan: The plan, whose precision is still open if `request.precision` is.
+        request: What the user asks for.
+        cache_folder: The folder of measurements and converted networks.
+        clock: Tells seconds.
+
+    Raises:
+        UnknownNameError: If there is no such engine.
+        InputError: If no engine can run the package as requested.
+    """
+    candidates = _candidates(package, plan, request)
+    if len(candidates) == 1 or plan.device != "cpu":
+        (only, *_) = candidates
+        reason = "as requested" if request.engine != AUTO else _only_reason(package, plan)
+        return Choice(only.engine, _planned(plan, only, reason), final=True)
+    file = _measurement_path(package, plan, cache_folder)
+    with _exclusive(file):
+        speeds = _read(file)
+        for group in _groups(candidates):
+            missing = [one for one in group if one.name not in speeds.images_per_second]
+            if missing and _pays(missing, speeds, package, request, cache_folder):
+                speeds = _measure(package, plan, missing, speeds, cache_folder, clock)
+                _write(speeds, file)
+    chosen = speeds.fastest(candidates)
+    final = all(one.name in speeds.images_per_second for one in candidates)
+    return Choice(chosen.engine, _planned(plan, chosen, speeds.reason(chosen)), final)
+
+
+def _planned(plan: ExecutionPlan, chosen: _Candidate, reason: str) -> ExecutionPlan:
+    return replace(plan, precision=chosen.precision, reason=reason)
+
+
+def _only_reason(package: ModelPackage, plan: ExecutionPlan) -> str:
+    if package.manifest.quantization is not None:
+        return "the package is quantized"
+    return plan.reason
+
+
+# --- candidates -------------------------------------------------------------------------------
+
+
+def _candidates(
+    package: ModelPackage, plan: ExecutionPlan, request: EngineRequest
+) -> list[_Candidate]:
+    """Return the engines and precisions that are possible; eager float32 first, if it is."""
+    engines = _usable_engines(package.manifest, plan.device, request.engine)
+    precisions = _precisions(package, plan, request)
+    return [_Candidate(engine, precision) for engine in engines for precision in precisions]
+
+
+def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Engine]:
+    names = [name] if name != AUTO else dict.fromkeys([EagerEngine.name, *ENGINES.names()])
+    usable, faults = [], []
+    for engine in map(ENGINES.get, names):
+        fault = engine.unsupported(device)
+        if fault is None and manifest.quantization is not None and not engine.runs_quantized:
+            fault = "runs no quantized models"
+        if fault is None:
+            usable.append(engine)
+        else:
+            faults.append(f"the engine {engine.name} {fault}")
+    if not usable:
+        raise InputError(f"Model {manifest.name!r} cannot run on {device}: {'; '.join(faults)}.")
+    return usable
+
+
+def _precisions(
+    package: ModelPackage, plan: ExecutionPlan, request: EngineRequest
+) -> list[NetworkPrecision]:
+    quantization = package.manifest.quantization
+    if quantization is not None:
+        if request.precision not in (AUTO, quantization.precision):
+            raise InputError(
+                f"Model {package.manifest.name!r} is quantized to {quantization.precision} and "
+                f"cannot run in {request.precision}; use the version that it was made from."
+            )
+        return [quantization.precision]
+    if request.precision != AUTO or plan.device != "cpu":
+        return [plan.precision]
+    return ["float32", "bfloat16"] if has_bfloat16(plan.device) else ["float32"]
+
+
+def _groups(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
+    """Return the candidates by engine, in order."""
+    groups: dict[str, list[_Candidate]] = {}
+    for one in candidates:
+        groups.setdefault(one.engine.name, []).append(one)
+    return list(groups.values())
+
+
+def _pays(
+    missing: Sequence[_Candidate],
+    speeds: MeasuredSpeeds,
+    package: ModelPackage,
+    request: EngineRequest,
+    cache_folder: Path,
+) -> bool:
+    """Whether the time that an engine may save exceeds the time to prepare and measure it."""
+    known = speeds.images_per_second.values()
+    cost = missing[0].engine.preparation_seconds(package, cache_folder)
+    if not known or cost == 0 or math.isinf(request.expected_images):
+        return True
+    expected_seconds = request.expected_images / max(known)
+    return expected_seconds * _EXPECTED_GAIN > cost + _MAX_SECONDS
+
+
+# --- measurement ------------------------------------------------------------------------------
+
+
+def _measure(
+    package: ModelPackage,
+    plan: ExecutionPlan,
+    candidates: Sequence[_Candidate],
+    known: MeasuredSpeeds,
+    cache_folder: Path,
+    clock: Clock,
+) -> MeasuredSpeeds:
+    """Time passes of candidates in turns, so that all see the same load of the machine.
+
+    The first candidate that was measured before takes part again: the load may be another one now.
+    """
+    size = min(_BATCH_SIZE, plan.batch_size)
+    inputs = zero_inputs(package, size)
+    reference = next(iter(known.images_per_second), None)
+    timed = list(candidates)
+    if reference is not None:
+        engine, precision = reference.split()
+        timed.insert(0, _Candidate(ENGINES.get(engine), precision))  # type: ignore[arg-type]
+
+    runs: dict[str, Run] = {}
+    for one in timed:
+        with contextlib.suppress(InputError):  # an engine that cannot run this network
+            measured_plan = replace(plan, precision=one.precision, batch_size=size)
+            runs[one.name] = one.engine.prepare(package, measured_plan, cache_folder)
+    speeds = {name: size / seconds for name, seconds in _time(runs, inputs, clock).items()}
+    if reference is not None:
+        scale = known.images_per_second[reference] / speeds[reference]
+        speeds = {name: speed * scale for name, speed in speeds.items()}
+    unable = {one.name: _UNABLE for one in candidates if one.name not in speeds}
+    return MeasuredSpeeds(images_per_second={**known.images_per_second, **speeds, **unable})
+
+
+def _time(
+    runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock
+) -> dict[str, float]:
+    """Return the median seconds of a pass of each."""
+    begun = clock()
+    times: dict[str, list[float]] = {}
+    with torch.inference_mode():
+        # The first passes also prepare kernels, and show who is out of the question.
+        first = {name: _seconds(run, inputs, clock) for name, run in runs.items()}
+        limit = max(_MAX_SECONDS, _HOPELESS_RATIO * min(first.values()))
+        racing = {name: run for name, run in runs.items() if first[name] < limit}
+        times = {name: [] for name in racing}
+        for _ in range(_MAX_ROUNDS):
+            for name, run in racing.items():
+                times[name].append(_seconds(run, inputs, clock))
+            if clock() - begun > _MAX_SECONDS:
+                break
+    return first | {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _seconds(run: Run, inputs: tuple[torch.Tensor, ...], clock: Clock) -> float:
+    started = clock()
+    run(*inputs)
+    return clock() - started
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+def _measurement_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
+    text = "\n".join((package.digest, str(plan.num_threads), *machine_fingerprint()))
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return cache_folder / "speeds" / f"{key}.json"
+
+
+@contextlib.contextmanager
+def _exclusive(file: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into the block, if the cache can be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(file.with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
+        yield
+
+
+def _read(file: Path) -> MeasuredSpeeds:
+    try:
+        return MeasuredSpeeds.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):  # not measured yet; or damaged, and then measured again
+        return MeasuredSpeeds()
+
+
+def _write(speeds: MeasuredSpeeds, file: Path) -> None:
+    temporary = file.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        temporary.write_text(speeds.model_dump_json())
+        temporary.replace(file)

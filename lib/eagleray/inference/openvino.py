@@ -1,0 +1,223 @@
+"""The OpenVINO engine: the network as a graph that OpenVINO compiles for the CPU in its process.
+
+A float network is converted from PyTorch once for each package and machine, and kept as a graph in
+the cache. A quantized package is such a graph itself. Compiling takes a fraction of a second, batches
+may have any size, and no compiler needs to be installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eagleray.core.errors import InputError, PackageError
+from eagleray.core.system import num_usable_cores
+from eagleray.inference.engine import ENGINES, Run, make_network, zero_inputs
+from eagleray.inference.plan import ExecutionPlan, machine_fingerprint
+from eagleray.models.package import WEIGHTS_FILE, ModelPackage
+from eagleray.tasks import NetworkOutput
+
+__all__ = ["OpenVinoEngine", "import_openvino"]
+
+_CONVERT_SECONDS = 8.0  # roughly, of an export and a conversion on one core, whatever the network
+_SINGLE_OUTPUT = "logits"
+_GRAPH = "network.xml"  # its weights lie beside it, in network.bin
+
+
+class OpenVinoEngine:
+    """Runs networks on CPUs, and batches of any size."""
+
+    name = "openvino"
+    runs_quantized = True
+
+    def describe(self, device: str) -> str:
+        """Return what runs a network on a device, for display."""
+        return f"OpenVINO {_version()} on {device}"
+
+    def unsupported(self, device: str) -> str | None:
+        """Return why this engine does not run on a device, as a predicate; None if it does."""
+        if device != "cpu":
+            return "runs on CPUs only"
+        try:
+            import_openvino()
+        except ImportError:
+            return "is not installed; install it with: pip install openvino"
+        return None
+
+    def preparation_seconds(self, package: ModelPackage, cache_folder: Path) -> float:
+        """Return roughly how long `prepare` takes."""
+        if package.manifest.quantization is not None or _graph_path(package, cache_folder).exists():
+            return 0.0
+        return _CONVERT_SECONDS
+
+    def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:
+        """Load a package's graph, after converting the network if need be, and compile it.
+
+        Raises:
+            InputError: If the plan's device is not a CPU, or the network cannot be converted.
+            PackageError: If the package's files do not fit each other.
+        """
+        fault = self.unsupported(plan.device)
+        if fault is not None:
+            raise InputError(f"The engine openvino {fault}.")
+        return _runner(_compile(_read(package, cache_folder), plan))
+
+
+ENGINES.register(OpenVinoEngine.name, OpenVinoEngine())
+
+
+@functools.cache
+def import_openvino() -> ModuleType:
+    """Import OpenVINO, which sends no telemetry then.
+
+    OpenVINO and NNCF report each import and conversion to a server unless this package of theirs is
+    missing.
+
+    Raises:
+        ImportError: If OpenVINO is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    return import_openvino().Core()
+
+
+def _version() -> str:
+    return str(import_openvino().__version__).split("-", 1)[0]
+
+
+def _compile(graph: Any, plan: ExecutionPlan) -> Any:
+    """Compile a graph for the plan's precision and number of threads."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if plan.precision == "bfloat16" else "f32",
+        "INFERENCE_NUM_THREADS": plan.num_threads or num_usable_cores(),
+        "NUM_STREAMS": 1,
+    }
+    return _core().compile_model(graph, "CPU", options)
+
+
+def _runner(compiled: Any) -> Run:
+    """Return a function that runs a compiled graph; each thread has buffers of its own."""
+    local = threading.local()
+    names = [output.any_name for output in compiled.outputs]
+
+    def run(*inputs: Tensor) -> NetworkOutput:
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
+        results = local.request.infer(arrays, share_inputs=True)  # the results are copies
+        outputs = [torch.from_numpy(result) for result in results.values()]
+        return outputs[0] if names == [_SINGLE_OUTPUT] else dict(zip(names, outputs, strict=True))
+
+    return run
+
+
+# --- graphs -----------------------------------------------------------------------------------
+
+
+def _read(package: ModelPackage, cache_folder: Path) -> Any:
+    """Return a package's graph: its own, or one from the cache, converted if it is missing."""
+    graph = package.graph
+    if graph is not None:
+        try:
+            return _core().read_model(graph)
+        except RuntimeError as error:
+            raise PackageError(
+                f"Model {package.manifest.name!r} has a graph that OpenVINO cannot read "
+                f"({_first_line(error)})."
+            ) from error
+    path = _graph_path(package, cache_folder)
+    with contextlib.suppress(OSError):
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(path.parent):
+            if not path.exists():
+                _save(_convert(package), path)
+        return _core().read_model(path)
+    return _convert(package)  # the cache cannot be written
+
+
+def _graph_path(package: ModelPackage, cache_folder: Path) -> Path:
+    """Return the cache file of a package's converted network."""
+    manifest = package.manifest
+    parts = (
+        manifest.files.get(WEIGHTS_FILE, ""),
+        manifest.architecture.model_dump_json(),
+        manifest.contract_digest,
+        torch.__version__,
+        _version(),
+    )
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return cache_folder / "openvino" / key / _GRAPH
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into the block."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
+        yield
+
+
+def _convert(package: ModelPackage) -> Any:
+    """Convert a package's network, which takes batches of any size then.
+
+    Raises:
+        InputError: If the network cannot be converted.
+    """
+    plan = ExecutionPlan("cpu", "float32", batch_size=2)
+    network = make_network(package.build_module(), package, plan)
+    inputs = zero_inputs(package, plan.batch_size)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
+            )
+            graph = import_openvino().convert_model(program)
+    except Exception as error:  # noqa: BLE001 - both raise errors of many kinds
+        raise InputError(
+            f"OpenVINO cannot run {package.manifest.architecture.name} ({_first_line(error)}); use "
+            "--engine eager."
+        ) from error
+    with torch.no_grad():
+        outputs = network(*inputs)
+    names = [_SINGLE_OUTPUT] if isinstance(outputs, Tensor) else list(outputs)
+    for output, name in zip(graph.outputs, names, strict=True):
+        output.get_tensor().set_names({name})
+    return graph
+
+
+def _save(graph: Any, path: Path) -> None:
+    """Write a graph with its weights into the cache, whole or not at all."""
+    temporary = Path(tempfile.mkdtemp(dir=path.parent.parent))
+    try:
+        import_openvino().save_model(graph, temporary / _GRAPH, compress_to_fp16=False)
+        os.replace(temporary, path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
