@@ -95,7 +95,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert manifest.metrics["test_accuracy"] == summary.tested.evaluation.metrics["accuracy"]
     assert manifest.lineage.run == summary.version.run_id
     assert manifest.lineage.data_digest is not None
-    predictor = Predictor(loaded.package, compile_mode="never")
+    predictor = Predictor(loaded.package, engine="eager")
     assert predictor.require_healthy().num_images == 4
     draw = horizontal(np.random.default_rng(99))
     Image.fromarray(draw).save(stripes.parent / "new.png")

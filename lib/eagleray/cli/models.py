@@ -16,6 +16,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
+from eagleray.inference.latency import FRAME_MILLISECONDS, Latency
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.evaluation.record import EvaluationRecord
@@ -88,6 +89,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
         evaluations = registry.evaluations(version) if registry and version else []
         manifest = loaded.package.manifest
         did_not_learn = version.did_not_learn if version else ()
+        latencies = version.latencies if version else ()
         if json_output:
             console.emit(
                 {
@@ -96,6 +98,10 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
                     "aliases": list(version.aliases) if version else [],
                     "digest": loaded.package.digest,
                     "settings": manifest.task.settings(),
+                    "latencies": [
+                        one.model_dump(mode="json")
+                        for one in (version.latencies if version else ())
+                    ],
                     "did_not_learn": list(did_not_learn),
                     "evaluations": [
                         {**record.model_dump(mode="json"), "counts": record.counts}
@@ -115,7 +121,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
-            "weights": f"{len(loaded.package.files['model.safetensors']):,} bytes",
+            "network": f"{len(loaded.package.files[manifest.network_file]):,} bytes",
             "golden images": len(loaded.package.golden.images),
         }
         if manifest.attributes:
@@ -127,9 +133,49 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             if value not in (None, "")
         }
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
+        if latencies:
+            rows = [_latency_row(latency) for latency in latencies]
+            console.table("Speed, decoding included", _LATENCY_COLUMNS, rows)
         if evaluations:
             rows = [_evaluation_row(record, manifest.task.metric_names) for record in evaluations]
             console.table("Evaluations", ["data", "images", "metrics", "", "measured"], rows)
+
+
+@models_app.command("measure")
+def measure_model(
+    model: ModelReference,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="Engine: auto, eager or openvino; auto: the fastest one here.")
+    ] = "auto",
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=600, help="Seconds of single images, and of batches.")
+    ] = 5.0,
+    budget_ms: Annotated[
+        float, typer.Option(min=0.01, help="Milliseconds that an image may take.")
+    ] = 33.3,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure how fast a version predicts on this machine, and keep the result with it."""
+    from eagleray.inference.latency import measure_latency
+    from eagleray.registry.references import load_model
+    from eagleray.registry.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        loaded = load_model(model)
+        latency = measure_latency(loaded.package, device=device, engine=engine, seconds=seconds)
+        if loaded.version:
+            registry = Registry()
+            registry.record_latency(registry.get(loaded.name, version=int(loaded.version)), latency)
+        keeps = latency.keeps(budget_ms)
+        if json_output:
+            facts = {"model": model, "budget_ms": budget_ms, "keeps_budget": keeps}
+            console.emit({**facts, **latency.model_dump(mode="json")})
+            return
+        console.table(f"Speed of {model}", _LATENCY_COLUMNS, [_latency_row(latency)])
+        verdict = "keeps" if keeps else "does not keep"
+        console.say(f"{model} {verdict} {budget_ms:g} ms an image on this machine.")
 
 
 @models_app.command("verify")
@@ -239,6 +285,24 @@ def _version_facts(version: Any) -> dict[str, object]:
         "run": version.run_id,
         "source": version.source,
     }
+
+
+_LATENCY_COLUMNS = [
+    "machine", "cores", "engine", "p50", "p95", "33 ms a frame", "images/s", "memory",
+]  # fmt: skip
+
+
+def _latency_row(latency: Latency) -> list[str]:
+    return [
+        latency.machine,
+        str(latency.num_cores),
+        f"{latency.engine} {latency.precision}",
+        f"{latency.p50:.1f} ms",
+        f"{latency.p95:.1f} ms",
+        "kept" if latency.keeps(FRAME_MILLISECONDS) else "missed",
+        f"{latency.images_per_second:,.1f} in batches of {latency.best_batch}",
+        f"{latency.memory_bytes / 1e6:,.0f} MB",
+    ]
 
 
 def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]:

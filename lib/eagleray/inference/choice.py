@@ -2,11 +2,11 @@
 
     engine, plan = choose(package, plan, request, cache_folder=…)   # plan.precision, plan.reason
 
-What a CPU's flags promise is not what a network gets: on some Xeons bfloat16 takes a third more time
-than float32, and which engine is fastest depends on the network too. So a few passes of each
-candidate are timed in turns, once for each package and machine, and the speeds are kept in the cache
-for all processes of the machine. A candidate that takes long to prepare is measured only if the job
-is long enough to gain more than that.
+What a CPU's flags promise is not what a network gets: on some Xeons bfloat16 takes a third more
+time than float32, and which engine is fastest depends on the network too. So a few passes of each
+candidate are timed in turns, once for each package and machine, and the speeds are kept in the
+cache for all processes of the machine. A candidate that takes long to prepare is measured only if
+the job is long enough to gain more than that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class EngineRequest:
     """
 
     engine: str = AUTO
-    precision: Precision = AUTO
+    precision: Precision = "auto"
     expected_images: float = 0
 
 
@@ -204,7 +204,11 @@ def _candidates(
 
 
 def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Engine]:
-    names = [name] if name != AUTO else dict.fromkeys([EagerEngine.name, *ENGINES.names()])
+    names = (
+        [name]
+        if name != AUTO
+        else dict.fromkeys([EagerEngine.name, OpenVinoEngine.name, *ENGINES.names()])
+    )
     usable, faults = [], []
     for engine in map(ENGINES.get, names):
         fault = engine.unsupported(device)
@@ -285,7 +289,7 @@ def _measure(
     runs: dict[str, Run] = {}
     for one in timed:
         with contextlib.suppress(InputError):  # an engine that cannot run this network
-            measured_plan = replace(plan, precision=one.precision, batch_size=size)
+            measured_plan = replace(plan, precision=one.precision, batch_size=size, num_callers=1)
             runs[one.name] = one.engine.prepare(package, measured_plan, cache_folder)
     speeds = {name: size / seconds for name, seconds in _time(runs, inputs, clock).items()}
     if reference is not None:
@@ -295,9 +299,7 @@ def _measure(
     return MeasuredSpeeds(images_per_second={**known.images_per_second, **speeds, **unable})
 
 
-def _time(
-    runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock
-) -> dict[str, float]:
+def _time(runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock) -> dict[str, float]:
     """Return the median seconds of a pass of each."""
     begun = clock()
     times: dict[str, list[float]] = {}

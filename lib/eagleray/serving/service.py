@@ -116,6 +116,7 @@ class ImageService:
             registry,
             config,
             self._decoding,
+            num_workers=num_threads,
             threads_per_worker=max(1, num_cores // num_threads),
             device=device,
         )
@@ -137,7 +138,7 @@ class ImageService:
             timeout=config.timeout_s,
         )
         self._background = BackgroundTasks()
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measurer")
         # Separate threads, so that requests that wait for the registry or the database hold up
         # neither predictions nor each other's kind.
         self.lookups = BlockingCalls("look-ups", num_threads=4, max_waiting=16, seconds=5.0)
@@ -276,7 +277,7 @@ class ImageService:
         self._image_urls.close()
         for calls in (self.lookups, self.batch_calls, self._writes, self._metrics_reads):
             calls.close()
-        self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._measurer.shutdown(wait=False, cancel_futures=True)
 
     def _update(self, fields: SnapshotFields) -> None:
         self._apply(replace(self.snapshot, **fields))
@@ -327,8 +328,8 @@ class ImageService:
         )
         if event.role is not None:
             self._background.run(self._record_served(event.role, event.version))
-            if self.config.compile == "auto":
-                self._background.run(self._compile(event.model, event.version))
+            if self.config.engine == "auto":
+                self._background.run(self._measure(event.model, event.version))
 
     async def _record_served(self, role: Role, version: int) -> None:
         try:
@@ -336,15 +337,15 @@ class ImageService:
         except EaglerayError as error:  # only a later process needs the record
             log.warning("the serving version is not recorded: %s", error)
 
-    async def _compile(self, model: str, version: int) -> None:
-        """Replace an eager version that serves by a compiled copy."""
+    async def _measure(self, model: str, version: int) -> None:
+        """Measure the engines for a version that serves, and move it to the fastest one."""
         loaded = self.model_pool.loaded(model, version)
-        if loaded is None or loaded.compiled:
+        if loaded is None or loaded.measured:
             return
         loop = asyncio.get_running_loop()
-        compiled = await loop.run_in_executor(self._compiler, self._loader.compile_beside, loaded)
-        if compiled is not None:
-            self.model_pool.replace(model, version, compiled)
+        faster = await loop.run_in_executor(self._measurer, self._loader.measure_beside, loaded)
+        if faster is not None:
+            self.model_pool.replace(model, version, faster)
 
     # --- access and readiness ---
 

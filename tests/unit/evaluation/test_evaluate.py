@@ -65,7 +65,7 @@ def labelled(uris: tuple[str, ...], texts: tuple[str, ...], **columns: Any) -> L
 
 
 def predictor_of(package: ModelPackage) -> Predictor:
-    return Predictor(package, compile_mode="never", precision="float32", batch_size=4)
+    return Predictor(package, engine="eager", precision="float32", batch_size=4)
 
 
 # --- measuring --------------------------------------------------------------------------------

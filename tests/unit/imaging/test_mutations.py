@@ -51,7 +51,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         package,
         device="cpu",
         precision="float32",
-        compile_mode="never",
+        engine="eager",
         num_threads=1,
         cache_folder=tmp_path_factory.mktemp("cache"),
     )

@@ -76,7 +76,7 @@ def test_a_package_names_its_module_and_holds_no_code(
     assert json.loads((tmp_path / "package/model.json").read_text())["architecture"]["name"] == (
         f"{OWN}:TinyNet"
     )
-    predictor = Predictor(read_package(folder), compile_mode="never")
+    predictor = Predictor(read_package(folder), engine="eager")
     assert predictor.require_healthy().num_images == 3
     monkeypatch.delenv("EAGLERAY_EXTENSIONS")
     with pytest.raises(InputError, match=rf"in the module '{OWN}', which is not an extension here"):

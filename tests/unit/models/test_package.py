@@ -78,7 +78,7 @@ def check_golden(package: ModelPackage, tmp_path: Path) -> GoldenCheck:
         package,
         device="cpu",
         precision="float32",
-        compile_mode="never",
+        engine="eager",
         num_threads=1,
         cache_folder=tmp_path / "cache",
     )

@@ -44,7 +44,7 @@ def write_model(folder: Path, name: str, contract: ImageContract) -> Predictor:
         golden_images=[golden_png(0)],
     )
     write_package(package, str(folder))
-    return Predictor(package, precision="float32", compile_mode="never")
+    return Predictor(package, precision="float32", engine="eager")
 
 
 @pytest.mark.parametrize(
