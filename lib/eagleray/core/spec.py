@@ -55,9 +55,9 @@ def panel_of(extra: Any) -> str:
 
 
 class Spec(BaseModel):
-    """A frozen, validated value that describes what is to be done."""
+    """A frozen, validated value that describes what is to be done; its numbers are finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def make(

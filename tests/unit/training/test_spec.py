@@ -128,6 +128,11 @@ def test_a_specification_is_read_back_from_its_file(fields: dict[str, Any]) -> N
         ("epochs: [", "line 1 is not YAML"),
         ("- epochs", "holds no fields"),
         ("data: d\nname: n\nepochz: 3\n", "Nearest: epochs"),
+        ("data: d\nname: n\nname: m\n", "spec.yaml, line 3: name is given twice, first in line 2"),
+        (
+            "data: d\nname: n\nlearning_rate: .inf\nmixup: .nan\n",
+            "spec.yaml: learning_rate must be a finite number; mixup must be a finite number.",
+        ),
         ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must be a valid integer"),
         (
             "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",
