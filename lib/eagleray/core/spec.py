@@ -8,13 +8,22 @@ and the panel of the help that it belongs to; the options of a command, the HTTP
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
 
 from eagleray.core.display import escape_text
-from eagleray.core.errors import InputError, UnknownNameError, nearest_names
+from eagleray.core.errors import InputError, UnknownNameError, UserError, nearest_names
 from eagleray.core.validation import validation_errors
 
 __all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
@@ -54,10 +63,19 @@ def panel_of(extra: Any) -> str:
     return str(extra["panel"])
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Names that the user knows fields by; specifications that differ in them alone are equal."""
+
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+
 class Spec(BaseModel):
     """A frozen, validated value that describes what is to be done; its numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     @classmethod
     def make(
@@ -92,7 +110,25 @@ class Spec(BaseModel):
         faults = [*(_describe_unknown(field, cls.model_fields, name) for field in unknown), *faults]
         if spec is None or faults:
             raise InputError(f"{prefix}{_join_faults(faults)}.")
+        spec._origin = _Origin({field: f"{prefix}{name(field)}" for field in cls.model_fields})
         return spec
+
+    def name_of(self, field: str) -> str:
+        """Return the name that the user knows a field by: `--monitor`, or `my.yaml: monitor`."""
+        return self._origin.names.get(field, field)
+
+    @contextlib.contextmanager
+    def naming(self, field: str) -> Iterator[None]:
+        """Have errors of the block, which uses a field, begin with the field's name.
+
+        Raises:
+            UserError: If the block raises one.
+        """
+        try:
+            yield
+        except UserError as error:
+            error.args = (f"{self.name_of(field)}: {error}",)
+            raise
 
 
 def _describe_unknown(field: str, known: Iterable[str], name: Callable[[str], str]) -> str:

@@ -16,8 +16,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.tasks.metric_names import require_metric
 
 __all__ = ["Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
 
@@ -136,8 +137,7 @@ def require_known(kpis: Sequence[Kpi], metrics: Sequence[str], *, where: str) ->
         UnknownNameError: If there is no such metric; the message gives the nearest names.
     """
     for kpi in kpis:
-        if kpi.metric not in metrics:
-            raise UnknownNameError(f"metric that {where} asks for", kpi.metric, metrics)
+        require_metric(kpi.metric, metrics, where=where)
 
 
 def check_kpis(
@@ -156,7 +156,7 @@ def check_kpis(
     Raises:
         UnknownNameError: If a KPI names a metric that is not there.
     """
-    require_known(kpis, list(metrics), where="the KPI file")
+    require_known(kpis, list(metrics), where="KPIs")
     kpi_results = []
     for kpi in kpis:
         value = metrics[kpi.metric]

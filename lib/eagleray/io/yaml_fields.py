@@ -19,7 +19,7 @@ class _RepeatedKeyError(Exception):
     """A mapping has a key twice; the message names it and its lines."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Refuses repeated keys, of which YAML's own loader silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:

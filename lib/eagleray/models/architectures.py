@@ -633,14 +633,40 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 
 
 def check_fits(architecture: Architecture, height: int, width: int) -> None:
-    """Try a forward pass on the meta device, to refuse sizes that a network cannot take.
-
-    Small images are tried on the CPU: on the meta device a few operations have PyTorch import its
-    compiler, which takes seconds.
+    """Try a forward pass, to refuse sizes that a network cannot take.
 
     Raises:
         InputError: If the network fails on (2, in_channels, height, width), or has outputs of
-            another shape than (2, num_outputs).
+            another shape than (2, num_outputs); the message says for which size it is made.
+    """
+    try:
+        shape = _output_shape(architecture, height, width)
+    except _FAILURES as error:
+        fault = f"{architecture.name} cannot take images of {height} x {width} pixels"
+        side = _designed_side(architecture)
+        if side is None:  # only the cause can help
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{fault} ({cause}); choose another size or architecture.") from None
+        raise InputError(
+            f"{fault}; it is made for {side} x {side}. Choose that size, or another architecture."
+        ) from None
+    expected = (2, architecture.num_outputs)
+    if shape is not None and shape != expected:
+        raise InputError(
+            f"{architecture.name} returns outputs of the shape {shape} for two images, not "
+            f"{expected}; a network returns one row of logits per image."
+        )
+
+
+_FAILURES = (RuntimeError, TypeError, ValueError, AssertionError)
+"""What networks raise for images of a size that they cannot take."""
+
+
+def _output_shape(architecture: Architecture, height: int, width: int) -> tuple[int, ...] | None:
+    """Return the shape of a network's output for two images; None if it is no single tensor.
+
+    Small images are tried on the CPU: on the meta device, which takes no memory, a few operations
+    have PyTorch import its compiler, which takes seconds.
     """
     import torch
 
@@ -649,23 +675,29 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
     inputs = [torch.zeros(2, architecture.in_channels, height, width, device=device)]
     if architecture.num_attributes:
         inputs.append(torch.zeros(2, architecture.num_attributes, device=device))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        try:
-            if is_small:
-                module = build(architecture, initialize=False).eval()
-            else:
-                module = build_on_meta(architecture)
-            with torch.no_grad():
-                outputs = module(*inputs)
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise InputError(
-                f"{architecture.name} cannot take images of {height} x {width} pixels "
-                f"({str(error).splitlines()[0]}); choose another --image-size or architecture."
-            ) from None
-    expected = (2, architecture.num_outputs)
-    if isinstance(outputs, torch.Tensor) and tuple(outputs.shape) != expected:
-        raise InputError(
-            f"{architecture.name} returns outputs of the shape {tuple(outputs.shape)} for two "
-            f"images, not {expected}; a network returns one row of logits per image."
-        )
+        if is_small:
+            module = build(architecture, initialize=False).eval()
+        else:
+            module = build_on_meta(architecture)
+        outputs = module(*inputs)
+    return tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else None
+
+
+def _designed_side(architecture: Architecture) -> int | None:
+    """Return the side in pixels that a network is made for.
+
+    Returns:
+        None for a network of an extension, which does not say, and for one that fails with that
+        size too.
+    """
+    if is_import_path(architecture.name):
+        return None
+    side = default_contract(architecture.name).size[0]
+    sized = architecture.model_copy(update={"image_size": _image_size(architecture.name, side)})
+    try:
+        _output_shape(sized, side, side)
+    except _FAILURES:
+        return None
+    return side

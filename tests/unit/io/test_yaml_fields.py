@@ -18,9 +18,7 @@ from eagleray.io.yaml_fields import read_fields
         ('{"a": 1,\n "a": 2}', ", line 2: a is given twice, first in line 1; "),
     ],
 )
-def test_a_key_that_is_given_twice_is_refused(
-    tmp_path: Path, content: str, sentence: str
-) -> None:
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(content)
     with pytest.raises(InputError, match=r"^[^\n]+\.$") as caught:

@@ -211,10 +211,14 @@ def test_imagenet_has_a_thousand_labels_that_are_unique() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [
-        ("alexnet", 32, "alexnet cannot take images of 32 x 32 pixels"),
+        ("alexnet", 32, "alexnet cannot take images of 32 x 32 pixels; it is made for 224 x 224."),
         ("inception_v3", 64, "inception_v3 cannot take images of 64 x 64 pixels"),
-        ("vit_b_16", 256, "vit_b_16 cannot take images of 256 x 256 pixels"),
-        ("lenet5", 28, "lenet5 cannot take images of 28 x 28 pixels"),
+        ("vit_b_16", 256, "vit_b_16 cannot take images of 256 x 256 pixels; it is made for 224"),
+        (
+            "lenet5",
+            28,
+            "lenet5 cannot take images of 28 x 28 pixels; it is made for 32 x 32. Choose",
+        ),
     ],
 )
 def test_a_size_that_a_network_cannot_take_is_one_sentence(
@@ -223,7 +227,7 @@ def test_a_size_that_a_network_cannot_take_is_one_sentence(
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
         check_fits(Architecture(name=name, num_outputs=7), size, size)
     assert str(caught.value).startswith(expected)
-    assert str(caught.value).endswith("choose another --image-size or architecture.")
+    assert str(caught.value).endswith("Choose that size, or another architecture.")
 
 
 @pytest.mark.parametrize(
