@@ -30,7 +30,7 @@ from eagleray.cli.common import (
 )
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import flag, read_spec, with_spec_options
+from eagleray.cli.options import given_options, read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.core.system import num_usable_cores
@@ -222,8 +222,7 @@ def _require_resumable(run: str, fields: dict[str, Any], others: dict[str, objec
     Raises:
         InputError: If there is one; the message names them.
     """
-    given = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
-    given += [option for option, value in others.items() if value]
+    given = given_options({name: fields[name] for name in fields if name != "epochs"}, others)
     if given:
         raise InputError(
             f"--resume continues run {run} with its own specification, of which --epochs alone may "

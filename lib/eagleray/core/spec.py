@@ -26,7 +26,16 @@ from eagleray.core.display import escape_text
 from eagleray.core.errors import InputError, UnknownNameError, UserError, nearest_names
 from eagleray.core.validation import validation_errors
 
-__all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
+__all__ = [
+    "AsList",
+    "Spec",
+    "Texts",
+    "as_value_error",
+    "join_faults",
+    "panel_of",
+    "spec_field",
+    "worker_range",
+]
 
 
 _MAX_FAULTS = 12  # named in one message
@@ -109,7 +118,7 @@ class Spec(BaseModel):
             )
         faults = [*(_describe_unknown(field, cls.model_fields, name) for field in unknown), *faults]
         if spec is None or faults:
-            raise InputError(f"{prefix}{_join_faults(faults)}.")
+            raise InputError(f"{prefix}{join_faults(faults)}.")
         spec._origin = _Origin({field: f"{prefix}{name(field)}" for field in cls.model_fields})
         return spec
 
@@ -137,7 +146,8 @@ def _describe_unknown(field: str, known: Iterable[str], name: Callable[[str], st
     return f"{shown} is not a field of a specification{f', but {near[0]} is' if near else ''}"
 
 
-def _join_faults(faults: Sequence[str]) -> str:
+def join_faults(faults: Sequence[str]) -> str:
+    """Join faults to one sentence without its period; after a dozen the others are counted."""
     more = len(faults) - _MAX_FAULTS
     return "; ".join([*faults[:_MAX_FAULTS], *([f"and {more} more"] if more > 0 else [])])
 
