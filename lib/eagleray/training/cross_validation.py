@@ -91,7 +91,7 @@ def _train_fold(
         seed=job.spec.seed,
         attributes=job.spec.attributes,
     )
-    reporter.note(f"run {run.name}, in {run.folder}")
+    reporter.announce(f"run {run.name}, in {run.folder}")
     with track_run(
         job.registry, job.spec, run.name, kind="fold", run=run, parent=parent
     ) as tracked:

@@ -219,7 +219,7 @@ class TrainSpec(S3Fields):
     experiment: str | None = spec_field(
         None, RUN, "MLflow experiment of the run; default: eagleray.", min_length=1, max_length=500
     )
-    tags: Tags = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE.")
+    tags: Tags = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE; in YAML also a mapping.")
     notes: str | None = spec_field(
         None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
     )

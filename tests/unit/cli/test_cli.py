@@ -133,6 +133,15 @@ def test_a_resumed_run_takes_no_options_but_its_epochs(
     assert f"{named} a new run with --from digits-1234." in told
 
 
+def test_where_a_run_is_kept_is_printed_for_scripts_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(json_output=True)
+    console.note("hidden")
+    console.announce("run digits-1234, in runs/digits-1234")
+    assert capsys.readouterr() == ("", "run digits-1234, in runs/digits-1234\n")
+
+
 def test_lines_of_a_job_stay_and_take_the_place_of_tenths(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
