@@ -11,8 +11,8 @@ from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.training.distributed import single_process
 from eagleray.training.job import open_run
-from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.monitor import Monitor
+from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.registration import RegisteredModel, register_model
 from eagleray.training.result import load_best_checkpoint
 from eagleray.training.rivals import Contender, NotComparableError
