@@ -169,7 +169,8 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         task=spec.task,
     )
     require_enough(images, spec.task, location)
-    require_columns(spec.attributes, images.attributes, location)
+    with spec.naming("attributes"):
+        require_columns(spec.attributes, images.attributes, location)
     return images
 
 
@@ -294,9 +295,10 @@ def plan_network(
             task = task.in_order_of(parent.task)  # so that the parent's head can be kept
         module = _build_from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
-        module, plain = build_pretrained(
-            name, in_channels=contract.channels, num_outputs=task.num_outputs
-        )
+        with spec.naming("pretrained"):
+            module, plain = build_pretrained(
+                name, in_channels=contract.channels, num_outputs=task.num_outputs
+            )
         architecture = plain.model_copy(update={"num_attributes": length})
         module = join_attributes(module, architecture) if attributes else module
     else:
