@@ -54,12 +54,12 @@ class SearchSpace:
     Attributes:
         fixed: Values of the fixed fields.
         searched: Distributions of the searched fields; no field is in both.
-        name: Maps a field to the name that the user knows it by, for messages.
+        names: Names that the user knows fields by, for messages; "" stands for all together.
     """
 
     fixed: Mapping[str, Any]
     searched: Mapping[str, Distribution]
-    name: Callable[[str], str] = dataclasses.field(default=str, compare=False)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def default(self) -> dict[str, Scalar]:
         """Return the defaults of the searched fields."""
@@ -71,7 +71,9 @@ class SearchSpace:
         Raises:
             InputError: If they do not go together.
         """
-        return TrainSpec.make({**self.fixed, **values}, name=self.name)
+        return TrainSpec.make(
+            {**self.fixed, **values}, name=lambda field: self.names.get(field, field)
+        )
 
     def to_yaml(self) -> str:
         """Return the space as the content of its file."""
@@ -288,7 +290,8 @@ def _make_space(
     if searched and all(field in fixed for field in searched):
         sentence = "nothing is left to search: every field of the space is given."
         faults.add(InputError(f"{faults.prefix}{sentence}"))
-    space = SearchSpace(fixed, checked, name)
+    names = {field: name(field) for field in ("", *TrainSpec.model_fields, *fixed)}
+    space = SearchSpace(fixed, checked, names)
     default = space.default()
     # Whether fields go together depends on those at fault.
     if not faults or _has_invalid_field({**fixed, **default}):
