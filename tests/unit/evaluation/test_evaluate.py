@@ -470,7 +470,14 @@ def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(di
     assert result.stderr.replace("\n", " ").count(sentence) == 2  # before the work, and at its end
     said = json.loads(result.stdout)
     assert (said["passed"], said["leaked_images"]) == (False, 8)
+    reason = "8 of these 12 images were used to train digits/1"
+    assert [(kpi["passed"], kpi["not_counted"]) for kpi in said["kpis"]] == [(False, reason)]
     assert sentence in page.read_text()
+    assert f">failed</b><br>does not count: {reason}</td>" in page.read_text()
+    assert ">passed<" not in page.read_text()
+    shown = run(*words[:-1], "--kpi", str(digits / "kpi.txt")).stdout
+    assert "accuracy >= 0: failed, " in shown
+    assert "passed" not in shown
     (record,) = Registry().evaluations(version)
     assert (record.counts, record.num_leaked) == (False, 8)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.evaluation.kpi import Kpi, check_kpis, parse_kpis, read_kpis, require_known
+from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.record import EvaluationRecord
 
 
@@ -82,6 +84,19 @@ def test_an_unset_alias_has_nothing_to_fall_behind() -> None:
     assert result.passed
     assert result.limit is None
     assert str(result) == "f1 >= current: 0.1, and the alias was unset"
+
+
+def test_a_metric_on_images_that_a_model_was_trained_on_passes_no_kpi() -> None:
+    kpis = parse_kpis("f1 >= 0.5\nf1 >= current", where="here")
+    leaked = Leakage("pets/3", 40, np.arange(12))
+    reason = "12 of these 40 images were used to train pets/3"
+    both = check_kpis(kpis, {"f1": 0.9}, {"f1": 0.8}, leakage=leaked)
+    assert [(result.passed, result.not_counted) for result in both] == [(False, reason)] * 2
+    assert str(both[0]) == f"f1 >= 0.5: failed, 0.9 does not count: {reason}"
+    # If only the current model was trained on them, its own metric alone is no evidence.
+    first, second = check_kpis(kpis, {"f1": 0.9}, {"f1": 0.8}, current_leakage=leaked)
+    assert (first.passed, first.not_counted) == (True, "")
+    assert (second.passed, second.not_counted) == (False, reason)
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest() -> None:

@@ -43,6 +43,7 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
         "value": 0.895,
         "limit": 0.89,
         "passed": True,
+        "not_counted": None,
     }
 
 
