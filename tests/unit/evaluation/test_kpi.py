@@ -59,14 +59,14 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     st.floats(-1e6, 1e6).map(lambda value: float(f"{value:g}")),
     st.booleans(),
 )
-def test_what_a_kpi_prints_is_what_it_was_read_from(
+def test_a_printed_kpi_is_read_back_unchanged(
     metric: str, comparison: str, limit: float, from_current: bool
 ) -> None:
     kpi = Kpi(metric, comparison, limit, from_current)
     assert parse_kpis(str(kpi), where="here") == (kpi,)
 
 
-def test_verdicts_say_what_was_reached() -> None:
+def test_a_result_states_its_value_and_whether_it_passed() -> None:
     kpis = parse_kpis("f1 >= 0.9\nece <= 0.05\nf1 >= current - 0.01\nece < current", where="here")
     kpi_results = check_kpis(kpis, {"f1": 0.9, "ece": 0.06}, {"f1": 0.92, "ece": 0.07})
     assert [result.passed for result in kpi_results] == [True, False, False, True]
@@ -79,7 +79,7 @@ def test_verdicts_say_what_was_reached() -> None:
     assert kpi_results[2].limit == pytest.approx(0.91)
 
 
-def test_an_unset_alias_has_nothing_to_fall_behind() -> None:
+def test_a_comparison_with_an_unset_alias_passes() -> None:
     (result,) = check_kpis(parse_kpis("f1 >= current", where="here"), {"f1": 0.1})
     assert result.passed
     assert result.limit is None
@@ -107,7 +107,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
         check_kpis(kpis, {"recall[defect]": 1.0})
 
 
-def test_a_record_comes_back_as_it_was_kept() -> None:
+def test_a_record_is_read_back_unchanged() -> None:
     record = EvaluationRecord(
         data="s3://bucket/test",
         data_digest="0" * 64,

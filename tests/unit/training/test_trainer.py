@@ -240,7 +240,7 @@ def test_an_epoch_without_a_value_is_not_the_best(stripes: Path, tmp_path: Path)
     assert trained.best.epoch == 1
 
 
-def test_patience_does_not_wait_for_what_stays_the_same(stripes: Path, tmp_path: Path) -> None:
+def test_patience_counts_an_equal_value_as_no_improvement(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=9, patience=2, monitor="loss")
     _, worker_input = plan_for(spec, tmp_path)
     trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)

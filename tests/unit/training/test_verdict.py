@@ -105,7 +105,7 @@ def test_a_model_that_looks_at_no_image_has_not_learned(task: Task) -> None:
         (WEIGHT, [-1.0, 2.0], "the mean 60", [60]),
     ],
 )
-def test_what_is_predicted_without_images(
+def test_the_constant_prediction_of_each_task(
     task: Task, targets: list[float], expected: str, outputs: list[float]
 ) -> None:
     found = task.constant_prediction(torch.tensor(targets))
@@ -130,7 +130,7 @@ def test_a_majority_class_is_not_enough_where_a_balanced_metric_is_monitored() -
     )
 
 
-def test_a_model_worse_than_its_parent_is_said_with_both_values() -> None:
+def test_a_model_worse_than_its_parent_is_reported_with_both_values() -> None:
     worse = ComparedMetric("flowers/3", 0.8, 0.9, 72)
     (said,) = reasons(parent=worse)
     assert said == (
