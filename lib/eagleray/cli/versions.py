@@ -298,6 +298,8 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
         )
     for sentence in comparison.leakage:
         console.warn(sentence)
+    if comparison.leakage:
+        console.warn(f"For a fair comparison, {_ON_THE_SAME_IMAGES}")
     if not comparison.same_images:
         console.warn(
             "The metrics are not comparable: they were measured on different images; "
