@@ -94,6 +94,9 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
         evaluated(registry, version, accuracy)
     assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
     assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
+    for version in (first, second):
+        evaluated(registry, version, 0.9, digest=HARD, num_leaked=7, leakage="It has seen them.")
+    assert "fair comparison" not in run("compare", f"{name}/1", f"{name}/2")  # on images that count
     told = run("compare", f"{name}/1", f"{name}/2", f"{name}/1")
     assert f"{name}/2 - {name}/1" in told
     assert "is not a version" in run("compare", f"{name}/1", name, code=2)
@@ -107,6 +110,16 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
     assert f"{name}/2" in told.partition("Unknown, as their runs kept no table of images: ")[2]
     assert "No version is known to have been given" in run("trained-on", "/photos/2.png")
     assert json.loads(run("list", "--json"))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_comparison_on_images_of_the_training_says_how_to_get_a_fair_one(
+    registry: Registry, name: str
+) -> None:
+    for version in register(registry, name, 2):
+        evaluated(registry, version, 0.9, num_leaked=7, leakage="It was trained on 7 of them.")
+    told = run("compare", f"{name}/1", f"{name}/2")
+    assert "It was trained on 7 of them. For a fair comparison, evaluate each on the same" in told
 
 
 @pytest.mark.usefixtures("home")
