@@ -56,10 +56,7 @@ class TrainSummary(RunSummary):
             "monitor": self.monitor.metric,
             "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
-            "skipped": [
-                {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
-                for fault in self.skipped
-            ],
+            "skipped": [fault.as_json() for fault in self.skipped],
         }
 
 

@@ -36,13 +36,7 @@ from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
-    build,
-    build_pretrained,
-    check_fits,
     default_contract,
-    drop_attributes,
-    join_attributes,
-    replace_head,
     require_architecture,
 )
 from eagleray.models.attributes import (
@@ -50,6 +44,14 @@ from eagleray.models.attributes import (
     fit_attributes,
     num_features,
     require_columns,
+)
+from eagleray.models.building import (
+    build,
+    build_pretrained,
+    check_fits,
+    drop_attributes,
+    join_attributes,
+    replace_head,
 )
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model

@@ -26,8 +26,14 @@ MIN_COMPARED = 30
 """Number of test images that must be left where either model learned from some of them."""
 
 
+HOW_TO_SHARE_TEST_IMAGES = (
+    "runs have the same test images if they have the same data and --seed, the same --split-file "
+    "(split.parquet of the other run), or the same --test-data"
+)
+
+
 class NotComparableError(Exception):
-    """Two models cannot be compared; the message says why, as the end of a sentence."""
+    """Two models cannot be compared; the message says why, as a part of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Contender:
         if count == 0 or (len(leaked) and count < MIN_COMPARED):
             raise NotComparableError(
                 f"{count:,} test images were used to train neither of them, and {MIN_COMPARED} are "
-                "needed"
+                f"needed; {HOW_TO_SHARE_TEST_IMAGES}"
             )
         values = [
             task.measure(side.outputs, side.targets).get(judge.name)

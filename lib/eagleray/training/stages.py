@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import find_head
+from eagleray.models.building import find_head
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.training.spec import TrainSpec
 

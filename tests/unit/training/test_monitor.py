@@ -124,7 +124,7 @@ def test_a_metric_that_the_validation_split_yields_is_accepted() -> None:
         (WEIGHT, ["1", "2"], {"monitor": "accuracy"}, "There are: loss, r2, mean_absolute_error"),
     ],
 )
-def test_another_metric_is_refused_with_the_nearest(
+def test_an_unknown_metric_is_refused_with_the_available_ones(
     task: Task, texts: list[str], changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=r"^monitor: [^\n]+\.$") as caught:

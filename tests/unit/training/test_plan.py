@@ -43,7 +43,7 @@ def plan(data: Path | str, home: Path, **changes: Any) -> TrainPlan:
     return make_plan(small_spec(data, **changes), Settings(home=home))
 
 
-def test_a_parent_gives_architecture_contract_and_weights_but_for_the_head(
+def test_a_parent_gives_architecture_contract_and_all_weights_except_the_head(
     stripes: Path, tmp_path: Path, parent: str
 ) -> None:
     planned = plan(stripes, tmp_path, architecture=None, parent=parent)

@@ -150,9 +150,10 @@ def test_the_old_candidate_is_measured_on_new_test_images_that_it_was_not_traine
     few = register(good_spec(stripes, name="seeds", test_fraction=0.2, seed=9), home)
     assert few.alias.moved is False
     assert "test images were used to train neither of them, and 30 are needed" in few.alias.reason
+    assert "the same data and --seed, the same --split-file" in few.alias.reason
 
 
-def test_test_images_that_the_parent_was_trained_on_are_said_and_do_not_count(
+def test_test_images_that_the_parent_was_trained_on_are_reported_and_do_not_count(
     stripes: Path, home: Path
 ) -> None:
     register(good_spec(stripes, name="parent"), home)
