@@ -80,7 +80,7 @@ class Job:
         if request.engine != "auto":
             from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
 
-            require_engine(self.model.package.manifest, device, request.engine)
+            require_engine(self.model.package.manifest, request.engine, device)
         options = WorkerOptions(
             top_k=request.top_k,
             device=device,
@@ -133,9 +133,9 @@ def open_job(
     package = model.package
     require_importable(package.manifest.architecture.name)
     if request.engine != "auto":
-        from eagleray.inference.engine import ENGINES
+        from eagleray.inference.choice import require_known_engine
 
-        ENGINES.get(request.engine)
+        require_known_engine(request.engine)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

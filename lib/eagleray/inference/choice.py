@@ -33,7 +33,15 @@ from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
 from eagleray.models.package import ModelManifest, ModelPackage
 
-__all__ = ["AUTO", "Choice", "EngineRequest", "MeasuredSpeeds", "choose", "require_engine"]
+__all__ = [
+    "AUTO",
+    "Choice",
+    "EngineRequest",
+    "MeasuredSpeeds",
+    "choose",
+    "require_engine",
+    "require_known_engine",
+]
 
 AUTO = "auto"
 
@@ -124,13 +132,23 @@ class MeasuredSpeeds(BaseModel):
         return f"measured on this machine: {own:,.1f} images/s" + (f"; {against}" if others else "")
 
 
-def require_engine(manifest: ModelManifest, device: str, engine: str) -> None:
+def require_known_engine(engine: str) -> None:
+    """Refuse an unknown engine, before it is known what runs where.
+
+    Raises:
+        UnknownNameError: If it is neither `auto` nor the name of an engine.
+    """
+    if engine != AUTO:
+        ENGINES.get(engine)
+
+
+def require_engine(manifest: ModelManifest, engine: str, device: str) -> None:
     """Refuse an engine that cannot run a model on a device, before the model is loaded.
 
     Args:
         manifest: Manifest of the model package.
-        device: The device.
         engine: Name of the engine, or `auto`.
+        device: The device.
 
     Raises:
         UnknownNameError: If there is no such engine.

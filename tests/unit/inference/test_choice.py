@@ -184,7 +184,7 @@ def test_on_a_gpu_eager_runs_and_openvino_is_refused(tmp_path: Path) -> None:
     choice = choose(small_package(), plan, EngineRequest(), cache_folder=tmp_path)
     assert (named(choice), choice.final) == ("eager bfloat16", True)
     with pytest.raises(InputError, match=r"cannot run on cuda: the engine openvino runs on CPUs"):
-        require_engine(small_package().manifest, "cuda", "openvino")
+        require_engine(small_package().manifest, "openvino", "cuda")
 
 
 def test_real_passes_are_timed_and_the_predictor_says_what_runs(tmp_path: Path) -> None:
