@@ -256,7 +256,9 @@ def _precisions(
                 f"cannot run in {request.precision}; use the version that it was made from."
             )
         return [quantization.precision]
-    if request.precision != AUTO or plan.device != "cpu":
+    if request.precision != "auto":
+        return [request.precision]
+    if plan.device != "cpu":
         return [plan.precision]
     return ["float32", "bfloat16"] if has_bfloat16(plan.device) else ["float32"]
 
