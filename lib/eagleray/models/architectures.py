@@ -58,7 +58,11 @@ __all__ = [
 
 TIMM_PREFIX = "timm/"
 _MAX_NAME = 200
+_MAX_NARROWED = 4000
 _SMALL_PIXELS = 64 * 64
+
+Width = Annotated[int, Field(ge=1, lt=2**31)]
+"""Number of channels of a layer."""
 
 
 class Architecture(BaseModel):
@@ -73,6 +77,7 @@ class Architecture(BaseModel):
         image_size: Side of the input in pixels; only for torchvision's vision transformers, whose
             weights depend on it.
         num_attributes: Length of an image's attribute vector; 0 for a network of images alone.
+        channels: Input and output channels of each layer that pruning has made narrower, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -83,6 +88,18 @@ class Architecture(BaseModel):
     transform_input: bool = False
     image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     num_attributes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    channels: Annotated[
+        dict[Annotated[str, Field(max_length=_MAX_NAME)], tuple[Width, Width]],
+        Field(max_length=_MAX_NARROWED),
+    ] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The name for people, as in `resnet20 (pruned)`."""
+        return f"{self.name} (pruned)" if self.channels else self.name
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -92,6 +109,8 @@ class Architecture(BaseModel):
         fields: dict[str, Any] = serialize(self)
         if fields.get("num_attributes") == 0:
             del fields["num_attributes"]
+        if not fields.get("channels"):
+            fields.pop("channels", None)
         return fields
 
 
@@ -216,10 +235,15 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
     Raises:
         UnknownNameError: If there is no such architecture.
         InputError: If attributes cannot join its head.
+        ValueError: If its layers cannot have the recorded channels.
     """
     module = _build_of_images(architecture, initialize=initialize)
     if architecture.num_attributes:
-        return join_attributes(module, architecture)
+        module = join_attributes(module, architecture)
+    if architecture.channels:
+        from eagleray.models.channels import narrow
+
+        narrow(module, architecture.channels)
     return module
 
 

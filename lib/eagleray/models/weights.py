@@ -147,7 +147,8 @@ def _expected(architecture: Architecture) -> Mapping[str, _Expected]:
         AssertionError,
         RuntimeError,
         TypeError,
-    ) as error:  # of an impossible size
+        ValueError,
+    ) as error:  # of an impossible size, or with impossible channels
         raise ValueError(f"it cannot be built ({str(error).splitlines()[0]})") from None
     return MappingProxyType(
         {

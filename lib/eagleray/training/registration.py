@@ -148,7 +148,10 @@ def _reasons(
         monitor,
         targets,
         guessing=float(guessing),
-        parent=compare_with_parent(job, plan, tested, judge, leakage),
+        # A pruned model may be a little worse than its parent, which is larger.
+        parent=None if plan.spec.prune else compare_with_parent(job, plan, tested, judge, leakage),
+        # With a teacher, the training loss has a share that guessing lacks.
+        loss="train_loss" if plan.teacher is None else "validation_loss",
     )
 
 

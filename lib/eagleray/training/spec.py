@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
@@ -26,6 +26,7 @@ from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
 from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
+from eagleray.training.class_weights import ClassWeights, read_class_weight
 
 __all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
@@ -37,41 +38,11 @@ _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
 _TAG_KEY = re.compile(r"[\w.: -][\w./: -]{0,249}")
 _RESERVED_TAGS = ("mlflow.", "eagleray.")
 
+TEACHER_WEIGHT, TEACHER_TEMPERATURE = 0.5, 4.0
+"""Defaults of distillation."""
+
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
-
-
-def _read_class_weights(value: Any) -> str | tuple[str, ...]:
-    """Return `none`, `balanced` or texts such as `cat=2`.
-
-    One text stands for a list of one, and a mapping of a YAML file for its items.
-    """
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(value, Mapping):
-        texts = [f"{label}={weight}" for label, weight in value.items()]
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("take none, balanced, or weights such as [cat=2, dog=1]")
-    if len(texts) == 1 and texts[0] in ("none", "balanced"):
-        return str(texts[0])
-    labels = [label for label, _ in map(_class_weight, texts)]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ValueError(f"label {twice!r} has two weights; give it one")
-    return tuple(texts) or "none"
-
-
-def _class_weight(text: str) -> tuple[str, float]:
-    label, _, number = text.rpartition("=")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not label or not 0 < weight < math.inf:
-        raise ValueError(f"{text!r} is not LABEL=WEIGHT with a weight above 0, as in cat=2")
-    return label, weight
-
-
-ClassWeights = Annotated[tuple[str, ...] | str, BeforeValidator(_read_class_weights)]
 
 
 @dataclass(frozen=True)
@@ -138,6 +109,13 @@ class TrainSpec(S3Fields):
     parent: str | None = spec_field(
         None, MODEL, "Model to start from: its architecture, contract and weights, with a new head."
     )
+    prune: float = spec_field(
+        0.0,
+        MODEL,
+        "Share of the parent's multiply-adds to remove before training, by pruning channels.",
+        ge=0,
+        le=0.95,
+    )
     contract: str | None = spec_field(None, MODEL, "Name of the image contract.")
     image_size: int | None = spec_field(None, MODEL, "Input side in pixels.", ge=1, le=8192)
     dropout: float = spec_field(0.0, MODEL, "Dropout probability before the head.", ge=0, lt=1)
@@ -186,6 +164,21 @@ class TrainSpec(S3Fields):
         gt=0,
     )
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
+    teacher: str | None = spec_field(
+        None,
+        OPTIMISATION,
+        "Registered version to learn from beside the labels, as NAME@ALIAS or NAME/VERSION.",
+    )
+    teacher_weight: Fraction = spec_field(
+        TEACHER_WEIGHT, OPTIMISATION, "Weight of the teacher's predictions; labels have the rest."
+    )
+    teacher_temperature: float = spec_field(
+        TEACHER_TEMPERATURE,
+        OPTIMISATION,
+        "Temperature of both predictions; above 1, unlikely labels count more.",
+        gt=0,
+        le=1000,
+    )
     class_weights: ClassWeights = spec_field(
         "none",
         OPTIMISATION,
@@ -323,6 +316,8 @@ class TrainSpec(S3Fields):
     def _check_model(self) -> None:
         if self.parent is not None and self.pretrained:
             raise ValueError("parent and pretrained exclude each other: both give initial weights")
+        if self.prune and self.parent is None:
+            raise ValueError("prune removes channels of trained weights; name a parent")
         if self.freeze != "backbone" and not str(self.freeze).isdecimal():
             raise ValueError("freeze must be a number of stages from 0 on, or backbone")
         if self.unfreeze and self.frozen_stages == 0:
@@ -366,6 +361,9 @@ class TrainSpec(S3Fields):
                 "sampler balanced and class_weights balanced exclude each other: each of them "
                 "alone gives every class the same weight"
             )
+        options = (self.teacher_weight, self.teacher_temperature)
+        if self.teacher is None and options != (TEACHER_WEIGHT, TEACHER_TEMPERATURE):
+            raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
@@ -423,7 +421,7 @@ class TrainSpec(S3Fields):
     def label_weights(self) -> dict[str, float]:
         """Weights of `class_weights` by label; empty if it names none."""
         texts = () if isinstance(self.class_weights, str) else self.class_weights
-        return dict(map(_class_weight, texts))
+        return dict(map(read_class_weight, texts))
 
     @property
     def balances_classes(self) -> bool:
