@@ -108,7 +108,7 @@ class Bench:
     def prune(
         self, parent: dict[str, Any], share: float, epochs: int, *words: str
     ) -> dict[str, Any]:
-        """Prune the network of a run, and fine-tune it at a tenth of the learning rate."""
+        """Prune the network of a run, and fine-tune it at a fifth of the learning rate."""
         changes = ["--parent", parent["model"], "--prune", str(share), "--learning-rate", "0.02"]
         seed = int(parent["model"].rpartition("/")[2]) - 1
         return self.train("pruned", *changes, *words, epochs=epochs, seed=seed)
