@@ -13,7 +13,8 @@ from PIL import Image
 from eagleray.imaging import named_contract
 from eagleray.inference.engine import Run
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.tasks import Multiclass, Task
 

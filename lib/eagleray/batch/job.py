@@ -78,7 +78,10 @@ class Job:
         """
         request = self.request
         if worker_pool.uses_gpu and request.compile == "always":
-            raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
+            raise InputError(
+                f"{request.name_of('compile')}: networks are compiled for CPUs only; leave it out "
+                "here."
+            )
         options = WorkerOptions(
             top_k=request.top_k,
             device="cuda" if worker_pool.uses_gpu else "cpu",

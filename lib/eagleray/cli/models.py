@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,8 +53,13 @@ def list_models(
         console = Console(json_output=json_output)
         registry = Registry()
         shown = registry.latest_versions() if name is None else registry.versions(name)
+        of_models = registry.aliases()[0] if name is None else {}
         if json_output:
-            console.emit([_version_facts(version) for version in shown])
+            models = (
+                {"model_aliases": of_models.get(one.name, {})} if of_models else {} for one in shown
+            )
+            facts = [_version_facts(version) for version in shown]
+            console.emit([one | other for one, other in zip(facts, models, strict=True)])
             return
         if not shown:
             console.say("No model is registered yet: `eagleray train` registers one.")
@@ -62,7 +67,9 @@ def list_models(
         rows = [
             [
                 version.reference,
-                ", ".join(version.aliases),
+                _versions_of_aliases(of_models.get(version.name, {}))
+                if of_models
+                else ", ".join(version.aliases),
                 _headline_metric(version) + ", did not learn" * bool(version.did_not_learn),
                 version.task,
                 version.architecture,
@@ -71,7 +78,8 @@ def list_models(
             for version in shown
         ]
         title = f"Versions of {name}" if name else "Newest version of each model"
-        columns = ["model", "aliases", "test metric", "task", "architecture", "created"]
+        aliases = "aliases" if name else "aliases of the model"
+        columns = ["model", aliases, "test metric", "task", "architecture", "created"]
         console.table(title, columns, rows)
 
 
@@ -79,6 +87,7 @@ def list_models(
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
     from eagleray.models.cost import model_cost
+    from eagleray.registry.lineage import find_run_name
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
 
@@ -88,6 +97,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
         registry = Registry() if loaded.version else None
         version = registry.get(loaded.name, version=int(loaded.version)) if registry else None
         evaluations = registry.evaluations(version) if registry and version else []
+        run = find_run_name(registry, version) if registry and version else None
         manifest = loaded.package.manifest
         cost = model_cost(manifest.architecture, manifest.contract.size)
         did_not_learn = version.did_not_learn if version else ()
@@ -97,6 +107,8 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
                     "reference": model,
                     "version": loaded.version,
                     "aliases": list(version.aliases) if version else [],
+                    "run": run,
+                    "mlflow_run": version.run_id if version else None,
                     "digest": loaded.package.digest,
                     "settings": manifest.task.settings(),
                     "did_not_learn": list(did_not_learn),
@@ -134,6 +146,8 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             for name, value in manifest.lineage.model_dump().items()
             if value not in (None, "")
         }
+        if run is not None and version is not None:
+            facts["run"] = f"{run} (MLflow run {version.run_id})"
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
         if evaluations:
             rows = [_evaluation_row(record, manifest.task.metric_names) for record in evaluations]
@@ -247,6 +261,12 @@ def _version_facts(version: Any) -> dict[str, object]:
         "run": version.run_id,
         "source": version.source,
     }
+
+
+def _versions_of_aliases(aliases: Mapping[str, int]) -> str:
+    """Describe the aliases of a model, which may all point to older versions than the newest."""
+    pairs = sorted(aliases.items())
+    return ", ".join(f"{alias}: version {number}" for alias, number in pairs)
 
 
 def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ from eagleray.core.errors import InputError
 from eagleray.inference.compiled_library import load_compiled
 from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threads, zero_inputs
 from eagleray.inference.plan import ExecutionPlan, machine_fingerprint
-from eagleray.models.architectures import build_on_meta
 from eagleray.models.attributes import num_features
+from eagleray.models.building import build_on_meta
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["CompiledEngine", "compilation_pays", "compiled_path"]

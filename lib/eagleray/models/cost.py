@@ -12,7 +12,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from eagleray.models.architectures import Architecture, build_on_meta
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build_on_meta
 
 __all__ = ["ModelCost", "model_cost"]
 

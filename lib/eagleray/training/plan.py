@@ -36,14 +36,7 @@ from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
-    build,
-    build_on_meta,
-    build_pretrained,
-    check_fits,
     default_contract,
-    drop_attributes,
-    join_attributes,
-    replace_head,
     require_architecture,
 )
 from eagleray.models.attributes import (
@@ -51,6 +44,15 @@ from eagleray.models.attributes import (
     fit_attributes,
     num_features,
     require_columns,
+)
+from eagleray.models.building import (
+    build,
+    build_on_meta,
+    build_pretrained,
+    check_fits,
+    drop_attributes,
+    join_attributes,
+    replace_head,
 )
 from eagleray.models.channels import channels_of
 from eagleray.models.package import ModelPackage
@@ -145,20 +147,22 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     if spec.architecture is not None:
-        require_architecture(spec.architecture)
+        with spec.naming("architecture"):
+            require_architecture(spec.architecture)
     spec = _name_versions(spec, settings)
     images = _read_data(spec, spec.data)
     _require_free_split(spec, images)
     split = _split(spec, images, split_file or spec.split_file)
     task = make_task(spec.task, images.labels, images.places)
     if spec.positive is not None:
-        task = task.with_positive(spec.positive)
+        with spec.naming("positive"):
+            task = task.with_positive(spec.positive)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
     require_monitor(spec, task, encode_targets(task, split.validation))
     for label in spec.label_weights:
         if label not in task.labels:
-            raise UnknownNameError("label", label, task.labels, hint="--class-weights names it.")
+            raise UnknownNameError("label", label, task.labels, where=spec.name_of("class_weights"))
     return plan_network(spec, settings, images, split, task)
 
 
@@ -167,9 +171,11 @@ def _name_versions(spec: TrainSpec, settings: Settings) -> TrainSpec:
     named = {}
     for field_name in ("parent", "teacher"):
         reference = getattr(spec, field_name)
-        version = find_version(reference, Registry(settings)) if "@" in (reference or "") else None
-        if version is not None:
-            named[field_name] = version.reference
+        if "@" in (reference or ""):
+            with spec.naming(field_name):
+                version = find_version(reference, Registry(settings))
+            if version is not None:
+                named[field_name] = version.reference
     return spec.model_copy(update=named)
 
 
@@ -188,7 +194,8 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         task=spec.task,
     )
     require_enough(images, spec.task, location)
-    require_columns(spec.attributes, images.attributes, location)
+    with spec.naming("attributes"):
+        require_columns(spec.attributes, images.attributes, location)
     return images
 
 
@@ -196,8 +203,8 @@ def _require_free_split(spec: TrainSpec, images: LabelledImages) -> None:
     """Refuse to keep duplicates together in data that are divided already."""
     if spec.keep_duplicates_together and images.splits:
         raise InputError(
-            f"--keep-duplicates-together divides the data, and {spec.data} has splits of its own; "
-            "leave it out, or put all images together."
+            f"{spec.name_of('keep_duplicates_together')}: this divides the data, and {spec.data} "
+            "has splits of its own; leave it out, or put all images together."
         )
 
 
@@ -217,7 +224,12 @@ def groups_of(
     groupings = [[duplicates.get(uri, "") for uri in images.uris]] if duplicates else []
     if spec.group_column is not None:
         if spec.group_column not in images.attributes:
-            raise UnknownNameError("column to group by", spec.group_column, list(images.attributes))
+            raise UnknownNameError(
+                f"column of {spec.data}",
+                spec.group_column,
+                images.attributes,
+                where=spec.name_of("group_column"),
+            )
         groupings.append(list(images.attributes[spec.group_column]))
     if len(groupings) == 2:
         return merge_groups(*groupings)
@@ -239,7 +251,10 @@ def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> S
         every = images if separate_test is None else join_images(images, separate_test)
         return read_split(split_file, every)
     if separate_test is None and spec.test_fraction == 0 and "test" not in images.splits:
-        raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
+        raise InputError(
+            f"{spec.name_of('test_fraction')}: Nothing is left to test on; name a fraction above "
+            "0, or other images as the test data."
+        )
     return _divide(spec, images, separate_test, groups_of(spec, images))
 
 
@@ -287,14 +302,20 @@ def plan_network(
     Raises:
         UserError: If they do not exist, or do not fit the specification.
     """
-    parent = load_model(spec.parent, settings).package if spec.parent is not None else None
-    teacher = find_teacher(spec.teacher, settings) if spec.teacher is not None else None
+    parent = teacher = None
+    if spec.parent is not None:
+        with spec.naming("parent"):
+            parent = load_model(spec.parent, settings).package
+    if spec.teacher is not None:
+        with spec.naming("teacher"):
+            teacher = find_teacher(spec.teacher, settings)
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
-    check_fits(architecture, *contract.size)
+    with spec.naming("contract" if spec.image_size is None else "image_size"):
+        check_fits(architecture, *contract.size)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     pruned = None
@@ -306,12 +327,14 @@ def plan_network(
             channels = channels_of(module, build_on_meta(architecture))
             architecture = architecture.model_copy(update={"channels": channels})
         if spec.prune:
-            pruned = prune(module, architecture, contract.size, spec.prune)
+            with spec.naming("prune"):
+                pruned = prune(module, architecture, contract.size, spec.prune)
             module, architecture = pruned.module, pruned.architecture
     elif spec.pretrained:
-        module, plain = build_pretrained(
-            name, in_channels=contract.channels, num_outputs=task.num_outputs
-        )
+        with spec.naming("pretrained"):
+            module, plain = build_pretrained(
+                name, in_channels=contract.channels, num_outputs=task.num_outputs
+            )
         architecture = plain.model_copy(update={"num_attributes": length})
         module = join_attributes(module, architecture) if attributes else module
     else:
@@ -331,8 +354,8 @@ def plan_network(
         attributes=attributes,
     )
     if teacher is not None:
-        temperature = spec.teacher_temperature
-        require_teacher(plan, teacher, reference=str(spec.teacher), temperature=temperature)
+        with spec.naming("teacher"):
+            require_teacher(plan, teacher, reference=str(spec.teacher))
     return plan
 
 
@@ -356,8 +379,8 @@ def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
     name = parent.manifest.architecture.name
     if spec.architecture not in (None, name):
         raise InputError(
-            f"architecture {spec.architecture}: the parent {spec.parent} is a {name}; leave the "
-            "architecture out."
+            f"{spec.name_of('architecture')}: the parent {spec.parent} is a {name}; leave "
+            f"{spec.architecture} out."
         )
     return name
 
@@ -366,7 +389,8 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
     """Return the parent's contract, which its weights were trained on, unless one is named."""
     if parent is not None and spec.contract is None and spec.image_size is None:
         return parent.contract
-    return default_contract(name, spec.contract, size=spec.image_size)
+    with spec.naming("contract" if spec.contract is not None else "image_size"):
+        return default_contract(name, spec.contract, size=spec.image_size)
 
 
 def _build_from_parent(

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture, build, find_head
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build, find_head
 from eagleray.models.channels import NARROWABLE, channels_of
 from eagleray.models.cost import model_cost
 
@@ -74,7 +75,9 @@ def prune(
     target, now = before * (1 - share), before
     while now > target:
         if pruner.current_step >= _STEPS - 1:
-            raise _refusal(architecture, f"only {1 - now / before:.0%} of its multiply-adds can be removed")
+            raise _refusal(
+                architecture, f"only {1 - now / before:.0%} of its multiply-adds can be removed"
+            )
         _step(pruner, architecture)
         architecture = architecture.model_copy(update={"channels": channels_of(module, original)})
         now = _multiply_adds(architecture, size)
@@ -146,7 +149,7 @@ def _require_rebuilt(
 
 def _refusal(architecture: Architecture, why: str) -> InputError:
     return InputError(
-        f"prune: {architecture.name} cannot be pruned ({why.rstrip('.')}); networks of "
+        f"{architecture.name} cannot be pruned ({why.rstrip('.')}); networks of "
         "convolutions, linear layers and batch normalisation can. Choose another parent, or prune "
         "less."
     )

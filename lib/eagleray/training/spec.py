@@ -26,7 +26,7 @@ from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
 from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
-from eagleray.training.class_weights import ClassWeights, read_class_weight
+from eagleray.training.spec_values import ClassWeights, Tags, class_weight, require_tags
 
 __all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
@@ -35,8 +35,6 @@ SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
-_TAG_KEY = re.compile(r"[\w.: -][\w./: -]{0,249}")
-_RESERVED_TAGS = ("mlflow.", "eagleray.")
 
 TEACHER_WEIGHT, TEACHER_TEMPERATURE = 0.5, 4.0
 """Defaults of distillation."""
@@ -246,7 +244,7 @@ class TrainSpec(S3Fields):
     experiment: str | None = spec_field(
         None, RUN, "MLflow experiment of the run; default: eagleray.", min_length=1, max_length=500
     )
-    tags: Texts = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE.")
+    tags: Tags = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE; in YAML also a mapping.")
     notes: str | None = spec_field(
         None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
     )
@@ -270,7 +268,7 @@ class TrainSpec(S3Fields):
             self._check_model,
             self._check_optimisation,
             self._check_batch_size,
-            self._check_tags,
+            lambda: require_tags(self.tags),
         )
         for check in checks:
             try:
@@ -367,20 +365,6 @@ class TrainSpec(S3Fields):
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
-    def _check_tags(self) -> None:
-        keys = [tag.partition("=")[0] for tag in self.tags]
-        for tag, key in zip(self.tags, keys, strict=True):
-            if "=" not in tag or not _TAG_KEY.fullmatch(key):
-                raise ValueError(
-                    f"tags must be KEY=VALUE, where the key has up to 250 letters, digits, spaces "
-                    f"and _ - . : / in it; {tag!r} is not"
-                )
-            if key.startswith(_RESERVED_TAGS):
-                raise ValueError(f"tags must not begin with mlflow. or eagleray.; {tag!r} does")
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise ValueError(f"tags must name each key once, and name {twice[0]!r} twice")
-
     @property
     def tag_values(self) -> dict[str, str]:
         """The values of `tags` by key."""
@@ -421,7 +405,7 @@ class TrainSpec(S3Fields):
     def label_weights(self) -> dict[str, float]:
         """Weights of `class_weights` by label; empty if it names none."""
         texts = () if isinstance(self.class_weights, str) else self.class_weights
-        return dict(map(read_class_weight, texts))
+        return dict(map(class_weight, texts))
 
     @property
     def balances_classes(self) -> bool:

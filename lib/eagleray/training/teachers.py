@@ -29,7 +29,7 @@ def find_teacher(reference: str, settings: Settings) -> ModelPackage:
     version = find_version(reference, registry)
     if version is None:
         raise InputError(
-            f"teacher {reference}: a teacher is a registered version; write NAME@ALIAS or "
+            f"{reference} is not a version, and a teacher is a registered version; write NAME@ALIAS or "
             "NAME/VERSION, after `eagleray models register` for a package in a folder."
         )
     return registry.load(version)
@@ -42,9 +42,7 @@ class _Interface:
     attributes: tuple[Attribute, ...]
 
 
-def require_teacher(
-    student: ModelInterface, teacher: ModelPackage, *, reference: str, temperature: float
-) -> None:
+def require_teacher(student: ModelInterface, teacher: ModelPackage, *, reference: str) -> None:
     """Check that a teacher predicts what the student learns to predict, from the same input.
 
     The size of the input and its normalisation may differ.
@@ -53,7 +51,6 @@ def require_teacher(
         student: Plan of the student.
         teacher: Package of the teacher.
         reference: The teacher as the user wrote it, for messages.
-        temperature: Temperature of the predictions.
 
     Raises:
         InputError: If they differ in task, labels, their order, colours or attributes.
@@ -67,7 +64,7 @@ def require_teacher(
         differences = [f"another encoding of the attributes {names}"]
     if differences:
         raise InputError(
-            f"teacher {reference}: it has {'; '.join(differences)}; a teacher needs the task, the "
+            f"{reference} has {'; '.join(differences)}; a teacher needs the task, the "
             "labels in their order, the colours and the attributes of the model that it teaches."
         )
-    student.task.teacher_losses(teacher.task, temperature)  # some tasks have none
+    student.task.teacher_losses(teacher.task, 1.0)  # some tasks have none

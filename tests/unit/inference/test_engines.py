@@ -15,7 +15,8 @@ from eagleray.inference.eager import EagerEngine, fuse_and_cast
 from eagleray.inference.engine import ENGINES
 from eagleray.inference.engines import choose_engine
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.tasks import Multiclass

@@ -20,22 +20,21 @@ from eagleray.imaging import named_contract
 from eagleray.inference.compiled import compiled_path
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import (
-    Architecture,
-    architecture_for,
-    build,
-    check_fits,
-    drop_attributes,
-    find_head,
-    join_attributes,
-    replace_head,
-)
+from eagleray.models.architectures import Architecture, architecture_for
 from eagleray.models.attributes import (
     CategoryAttribute,
     NumberAttribute,
     encode_columns,
     encode_mappings,
     fit_attributes,
+)
+from eagleray.models.building import (
+    build,
+    check_fits,
+    drop_attributes,
+    find_head,
+    join_attributes,
+    replace_head,
 )
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package

@@ -11,7 +11,8 @@ import torch
 
 from eagleray.core.errors import PackageError
 from eagleray.inference.verification import verify_package
-from eagleray.models.architectures import Architecture, build, build_on_meta
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build, build_on_meta
 from eagleray.models.channels import channels_of, narrow
 from eagleray.models.package import ModelPackage, read_package, write_package
 from tests.support.models import lenet, small_package

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torchvision
 
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.cost import ModelCost, model_cost
-
 
 
 def test_a_small_network_is_counted_as_by_hand() -> None:

@@ -13,12 +13,10 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
-    build,
-    check_fits,
     default_contract,
-    find_head,
     has_published,
 )
+from eagleray.models.building import build, check_fits, find_head
 from eagleray.models.package import ModelPackage, read_package, write_package
 from tests.support.models import small_package
 from tests.support.own_code import TinyNet

@@ -11,7 +11,8 @@ import torch
 
 from eagleray.imaging import ImageContract
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import architecture_for, build, default_contract
+from eagleray.models.architectures import architecture_for, default_contract
+from eagleray.models.building import build
 from eagleray.models.package import create_package, write_package
 from eagleray.tasks import Multiclass
 from eagleray.training.pruning import prune
@@ -31,9 +32,7 @@ def program() -> str:
     return str(found)
 
 
-def write_model(
-    folder: Path, name: str, contract: ImageContract, share: float = 0.0
-) -> Predictor:
+def write_model(folder: Path, name: str, contract: ImageContract, share: float = 0.0) -> Predictor:
     """Write a package of a network with random weights, and return its predictor."""
     torch.manual_seed(0)
     architecture = architecture_for(name, contract, TASK.num_outputs)

@@ -14,7 +14,8 @@ from torch.nn import functional
 from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
 from eagleray.imaging import named_contract
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.registry import Registry
@@ -150,9 +151,7 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     assert run(Trainer, "alone", teacher=None) != pytest.approx(whole, rel=1e-3)
 
 
-def test_the_version_of_an_alias_is_named_in_the_specification(
-    stripes: Path, home: Path
-) -> None:
+def test_the_version_of_an_alias_is_named_in_the_specification(stripes: Path, home: Path) -> None:
     planned = plan(stripes, home, teacher="wise@best")
     assert planned.spec.teacher == "wise/1"
     assert planned.teacher is not None

@@ -12,7 +12,8 @@ from eagleray.core.errors import UserError
 from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_loaded
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.cost import model_cost
 from eagleray.models.package import ModelPackage, create_package, write_package
 from eagleray.training.distributed import single_process
