@@ -4,7 +4,7 @@
     python -m tests.bench.compression --data cifar10/ --epochs 4 --seeds 1
 
 The folder has `train/` and `test/`, each with a folder for each class. A ResNet-20 is trained alone
-and taught by a ResNet-56, with several seeds each, and that of each seed is then pruned by 30 % of its
+and taught by a ResNet-56, with several seeds each. That of each seed is then pruned by 30 % of its
 multiply-adds and fine-tuned, alone and taught by its parent. The last line says what was gained.
 """
 
@@ -100,10 +100,8 @@ class Bench:
         for title, runs in rows.items():
             print(f"{title:34}{self.figures(runs)}", flush=True)
         base = mean(alone)
-        print(
-            f"taught: {100 * (mean(distilled) - base):+.2f} points; pruned: "
-            f"{100 * (mean(pruned) - base):+.2f}; pruned and taught: {100 * (mean(both) - base):+.2f}"
-        )
+        for title, runs in (("taught", distilled), ("pruned", pruned), ("both", both)):
+            print(f"{title}: {100 * (mean(runs) - base):+.2f} points")
 
     def prune(
         self, parent: dict[str, Any], share: float, epochs: int, *words: str
@@ -136,7 +134,7 @@ class Bench:
 def images_per_second(predictor: Predictor, images: list[bytes]) -> float:
     """Return the best of three passes over the images, decoding included."""
     predictor.predict(images)
-    rates = []
+    rates: list[float] = []
     for _ in range(3):
         started = time.perf_counter()
         predictor.predict(images)
@@ -145,7 +143,7 @@ def images_per_second(predictor: Predictor, images: list[bytes]) -> float:
 
 
 def mean(runs: list[dict[str, Any]]) -> float:
-    return statistics.mean(run["test"]["accuracy"] for run in runs)
+    return float(statistics.mean(run["test"]["accuracy"] for run in runs))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,7 @@ def model_cost(architecture: Architecture, size: tuple[int, int]) -> ModelCost:
         size: (height, width) of the input.
 
     Raises:
-        UserError: If there is no such architecture.
-        ValueError: If its layers cannot have the recorded channels.
+        UserError: If there is no such architecture, or it cannot have the recorded channels.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

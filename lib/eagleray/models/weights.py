@@ -148,8 +148,7 @@ def _expected(architecture: Architecture) -> Mapping[str, _Expected]:
         AssertionError,
         RuntimeError,
         TypeError,
-        ValueError,
-    ) as error:  # of an impossible size, or with impossible channels
+    ) as error:  # of an impossible size
         raise ValueError(f"it cannot be built ({str(error).splitlines()[0]})") from None
     return MappingProxyType(
         {

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, PackageError
 from eagleray.models.architectures import Architecture
 from eagleray.models.building import build, find_head
 from eagleray.models.channels import NARROWABLE, channels_of
@@ -125,7 +125,7 @@ def _step(pruner: Any, architecture: Architecture) -> None:
 def _multiply_adds(architecture: Architecture, size: tuple[int, int]) -> int:
     try:
         found = model_cost(architecture, size).multiply_adds
-    except ValueError as error:
+    except PackageError as error:
         raise _refusal(architecture, str(error)) from error
     if found is None:
         raise _refusal(architecture, "its layers do not fit each other any more")

@@ -29,8 +29,8 @@ def find_teacher(reference: str, settings: Settings) -> ModelPackage:
     version = find_version(reference, registry)
     if version is None:
         raise InputError(
-            f"{reference} is not a version, and a teacher is a registered version; write NAME@ALIAS or "
-            "NAME/VERSION, after `eagleray models register` for a package in a folder."
+            f"{reference} is not a registered version, which a teacher must be; write NAME@ALIAS "
+            "or NAME/VERSION, after `eagleray models register` for a package in a folder."
         )
     return registry.load(version)
 

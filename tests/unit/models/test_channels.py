@@ -1,4 +1,4 @@
-"""Networks with fewer channels are rebuilt from what a package records, and hostile counts refused."""
+"""Networks with fewer channels are rebuilt from a package; impossible counts are refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def narrow_package(**channels: Any) -> ModelPackage:
 def test_the_recorded_channels_rebuild_the_network() -> None:
     architecture = Architecture(name="mobilenet_v3_small", num_outputs=3)
     plain = build_on_meta(architecture)
-    block = plain.get_submodule("features.2.block")
-    expanded = block[0][0].out_channels  # of the 1 x 1 convolution before the one by channels
+    widening = plain.get_submodule("features.2.block.0.0")  # before the convolution by channels
+    assert isinstance(widening, torch.nn.Conv2d)
+    expanded = widening.out_channels
     channels = {
         "features.2.block.0.0": (16, expanded - 8),
         "features.2.block.0.1": (expanded - 8, expanded - 8),

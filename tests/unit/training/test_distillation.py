@@ -175,7 +175,10 @@ def test_the_lineage_of_the_package_names_the_teacher(
         ({"teacher": "digits/1"}, "labels with zero, one, two and without horizontal, vertical"),
         ({"teacher": "nobody@best"}, "nobody"),
         ({"teacher": "wise/9"}, "9"),
-        ({"teacher": "random:resnet18"}, "a teacher is a registered version; write NAME@ALIAS"),
+        (
+            {"teacher": "random:resnet18"},
+            "not a registered version, which a teacher must be; write",
+        ),
         ({"teacher": "wise/1", "architecture": "resnet20"}, "input 32 x 32 gray instead of 32"),
     ],
 )

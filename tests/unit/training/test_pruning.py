@@ -76,13 +76,18 @@ def plan(data: Path, home: Path, **changes: Any) -> TrainPlan:
 
 def test_channels_that_do_nothing_go_first_and_nothing_changes() -> None:
     module = resnet().eval()
-    block = module.get_submodule("stages.4")
+    first, norm, second = (
+        module.get_submodule(f"stages.4.{name}") for name in ("conv1", "bn1", "conv2")
+    )
+    assert isinstance(first, torch.nn.Conv2d)
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert isinstance(second, torch.nn.Conv2d)
     idle = torch.tensor([0, 3, 5, 9, 11, 20])  # of the 32 between its convolutions
     with torch.no_grad():
-        block.conv1.weight[idle] = 0.0
-        block.bn1.weight[idle] = 0.0
-        block.bn1.bias[idle] = 0.0
-        block.conv2.weight[:, idle] = 0.0
+        first.weight[idle] = 0.0
+        norm.weight[idle] = 0.0
+        norm.bias[idle] = 0.0
+        second.weight[:, idle] = 0.0
     images = torch.randn(3, 1, 32, 32)
     expected = module(images)
     pruned = prune(module, RESNET, (32, 32), 0.01)
@@ -114,7 +119,7 @@ def test_a_pruned_package_is_verified_and_predicts() -> None:
     package = package_of(pruned_resnet())
     report = verify_loaded(package)
     assert report.passed, report.faults
-    outcome = Predictor(package, compile_mode="never").predict([golden_png(0)])[0]
+    outcome = Predictor(package, precision="float32", compile_mode="never").predict([golden_png(0)])[0]
     assert outcome.prediction is not None
     expected = package.golden.images[0].outputs
     assert outcome.prediction.probabilities == pytest.approx(expected, abs=1e-4)
