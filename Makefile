@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,9 @@ bench-listing: setup  ## Time listing a million keys against s3fs and Ray.
 
 bench-learning: setup  ## What training learns, by workers and from a parent: DATA=folder.
 	$(BIN)/python -m tests.bench.learning --data $(DATA)
+
+bench-compression: setup  ## What distillation and pruning cost and bring: DATA=folder.
+	$(BIN)/python -m tests.bench.compression --data $(DATA)
 
 bench-serve: setup  ## Time the service against LitServe, FastAPI and Ray Serve: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.serve --photos $(PHOTOS)

@@ -23,8 +23,9 @@ from eagleray.sources import InputSpec, OpenedSource, SkippedFiles, Source, regi
 from eagleray.sources.listing import with_user_columns
 from eagleray.sources.tables import list_locations
 from eagleray.tasks import LossOptions, Multiclass, NetworkOutput, Prediction, register_task
-from eagleray.tasks.base import Floats, ImageLosses, WeightedMetrics, only_tensor
+from eagleray.tasks.base import Floats, ImageLosses, Task, WeightedMetrics, only_tensor
 from eagleray.tasks.label_metrics import weighted_mean
+from eagleray.tasks.losses import soft_binary_cross_entropies
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Ordinal(Multiclass):
             return values.mean(dim=1)
 
         return losses
+
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the divergence from the teacher's probability of being above each level."""
+        return soft_binary_cross_entropies(temperature)
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return the probability of each level (N, num_labels)."""

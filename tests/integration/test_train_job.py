@@ -18,6 +18,8 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.data.split_file import read_split
 from eagleray.inference.predictor import Predictor
+from eagleray.registry.comparison import ComparedVersion, compare
+from eagleray.registry.lineage import trace_lineage
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
@@ -116,6 +118,30 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert len(run.inputs.dataset_inputs) == 3
     pages = registry.artifacts.names(summary.version.run_id, "pages")
     assert pages == [f"pages/{name}.html" for name in ("data", "evaluation", "training")]
+    require_pruned_and_taught(cluster, stripes, summary)
+
+
+def require_pruned_and_taught(cluster: Cluster, stripes: Path, parent: TrainSummary) -> None:
+    """Prune the parent on two workers, taught by the parent, and see what is recorded of it."""
+    origin = {"parent": "stripes@candidate", "teacher": "stripes@candidate"}
+    child = train(cluster, spec(stripes, **origin, architecture=None, prune=0.3, epochs=3))
+    assert child.tested.evaluation.metrics["accuracy"] >= 0.9
+    registry = Registry()
+    manifest = registry.manifest(child.version)
+    assert manifest.lineage.parent == manifest.lineage.teacher == parent.version.digest
+    assert manifest.architecture.channels
+    assert Predictor(child.tested.package, compile_mode="never").require_healthy().num_images == 4
+    assert trace_lineage(registry, child.version).teacher == parent.version.reference
+    assert child.version.run_id is not None
+    run = registry.client.get_run(child.version.run_id).data
+    assert (run.params["teacher"], run.tags["eagleray.teacher"]) == ("stripes/1", "stripes/1")
+    assert run.params["teacher_digest"] == parent.version.digest
+    before, after = (int(run.params[name]) for name in ("multiply_adds_before", "multiply_adds"))
+    assert after <= 0.7 * before
+    sides = [ComparedVersion.read(registry, one) for one in (parent.version, child.version)]
+    cost = compare(registry, sides).as_json()["cost"]
+    assert cost["multiply_adds"] == [before, after]
+    assert cost["weights_bytes"][1] < cost["weights_bytes"][0]
 
 
 class StopAfterTwo(TrainCallback):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +87,7 @@ def list_models(
 @models_app.command("show")
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
+    from eagleray.models.cost import model_cost
     from eagleray.registry.lineage import find_run_name
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
@@ -98,6 +100,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
         evaluations = registry.evaluations(version) if registry and version else []
         run = find_run_name(registry, version) if registry and version else None
         manifest = loaded.package.manifest
+        cost = model_cost(manifest.architecture, manifest.contract.size)
         did_not_learn = version.did_not_learn if version else ()
         latencies = version.latencies if version else ()
         if json_output:
@@ -112,6 +115,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
                     "settings": manifest.task.settings(),
                     "latencies": [one.model_dump(mode="json") for one in latencies],
                     "did_not_learn": list(did_not_learn),
+                    "cost": asdict(cost),
                     "evaluations": [
                         {**record.model_dump(mode="json"), "counts": record.counts}
                         for record in evaluations
@@ -126,7 +130,11 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             **({"aliases": ", ".join(version.aliases) or "none"} if version else {}),
             "task": manifest.task.name,
             **manifest.task.settings(),
-            "architecture": manifest.architecture.name,
+            "architecture": manifest.architecture.title,
+            "multiply-adds": "unknown"
+            if cost.multiply_adds is None
+            else f"{cost.multiply_adds:,} an image",
+            "parameters": f"{cost.parameters:,}",
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,

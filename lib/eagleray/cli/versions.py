@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -288,6 +289,7 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
     against = [f"{name} - {names[0]}" for name in names[1:]] if len(names) > 2 else ["difference"]
     rows = [_metric_row(row) for row in comparison.metrics]
     console.table(_title(comparison), ["metric", *names, *against], rows)
+    console.table("Cost", ["", *names], [_cost_row(*item) for item in comparison.costs.items()])
     has_intervals = any(
         one and one.interval for row in comparison.metrics for one in row.differences
     )
@@ -335,6 +337,16 @@ def _title(comparison: Comparison) -> str:
 def _metric_row(row: MetricRow) -> list[str]:
     differences = ["" if one is None else _difference(one) for one in row.differences]
     return [row.metric, *(_figure(value) for value in row.values), *differences]
+
+
+def _cost_row(name: str, values: Sequence[int | None]) -> list[str]:
+    """Return a row of counts, with the change from the first version."""
+    first = values[0]
+    cells = ["-" if value is None else f"{value:,}" for value in values]
+    for place, value in enumerate(values):
+        if place and first and value is not None and value != first:
+            cells[place] += f" ({value / first - 1:+.1%})"
+    return [name.replace("_", " "), *cells]
 
 
 def _difference(found: Difference) -> str:

@@ -54,7 +54,11 @@ __all__ = [
 TIMM_PREFIX = "timm/"
 VISION_TRANSFORMER_PREFIX = "vit_"
 _MAX_NAME = 200
+_MAX_NARROWED = 4000
 _SMALL = 64
+
+Width = Annotated[int, Field(ge=1, lt=2**31)]
+"""Number of channels of a layer."""
 
 
 class Architecture(BaseModel):
@@ -69,6 +73,7 @@ class Architecture(BaseModel):
         image_size: Side of the input in pixels; only for torchvision's vision transformers, whose
             weights depend on it.
         num_attributes: Length of an image's attribute vector; 0 for a network of images alone.
+        channels: Input and output channels of each layer that pruning has made narrower, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -79,6 +84,18 @@ class Architecture(BaseModel):
     transform_input: bool = False
     image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     num_attributes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    channels: Annotated[
+        dict[Annotated[str, Field(max_length=_MAX_NAME)], tuple[Width, Width]],
+        Field(max_length=_MAX_NARROWED),
+    ] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The name for people, as in `resnet20 (pruned)`."""
+        return f"{self.name} (pruned)" if self.channels else self.name
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @model_serializer(mode="wrap")
     def _without_what_older_packages_lack(
@@ -88,6 +105,8 @@ class Architecture(BaseModel):
         fields: dict[str, Any] = serialize(self)
         if fields.get("num_attributes") == 0:
             del fields["num_attributes"]
+        if not fields.get("channels"):
+            fields.pop("channels", None)
         return fields
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, PackageError
 from eagleray.core.extensions import is_import_path
 from eagleray.models.architectures import (
     TIMM_PREFIX,
@@ -56,10 +56,20 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
     Raises:
         UnknownNameError: If there is no such architecture.
         InputError: If attributes cannot join its head.
+        PackageError: If its layers cannot have the recorded channels.
     """
     module = _build_of_images(architecture, initialize=initialize)
     if architecture.num_attributes:
-        return join_attributes(module, architecture)
+        module = join_attributes(module, architecture)
+    if architecture.channels:
+        from eagleray.models.channels import narrow
+
+        try:
+            narrow(module, architecture.channels)
+        except ValueError as error:
+            raise PackageError(
+                f"{architecture.name} cannot have the recorded channels: {error}."
+            ) from None
     return module
 
 

@@ -112,6 +112,7 @@ class Lineage(FrozenModel):
         test_digest: Digest of the test split.
         run: ID of the MLflow run.
         parent: Package digest of the model with the initial weights.
+        teacher: Package digest of the model whose predictions it learned from.
         created: UTC time of creation in ISO 8601.
         eagleray: Version of Eagleray.
         torch: Version of PyTorch.
@@ -123,6 +124,7 @@ class Lineage(FrozenModel):
     test_digest: Digest | None = None
     run: Name | None = None
     parent: Digest | None = None
+    teacher: Digest | None = None
     created: Name
     eagleray: Name
     torch: Name
@@ -131,7 +133,7 @@ class Lineage(FrozenModel):
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are unset."""
-        return omit_empty(serialize(self), "split_digest", "test_digest")
+        return omit_empty(serialize(self), "split_digest", "test_digest", "teacher")
 
     @classmethod
     def now(
@@ -142,6 +144,7 @@ class Lineage(FrozenModel):
         test_digest: str | None = None,
         run: str | None = None,
         parent: str | None = None,
+        teacher: str | None = None,
         note: str = "",
     ) -> Lineage:
         """Make the lineage of a model that is created now."""
@@ -151,6 +154,7 @@ class Lineage(FrozenModel):
             test_digest=test_digest,
             run=run,
             parent=parent,
+            teacher=teacher,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             eagleray=version("eagleray"),
             torch=version("torch"),

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from eagleray.core.limits import MAX_FILES
 from eagleray.evaluation.bootstrap import Difference, Measured, paired_bootstrap
 from eagleray.evaluation.predictions import ImagePredictions, take_common
 from eagleray.evaluation.record import EvaluationRecord
-from eagleray.models.package import ModelManifest
+from eagleray.io import storage
+from eagleray.models.cost import ModelCost, model_cost
+from eagleray.models.package import WEIGHTS_FILE, ModelManifest
 from eagleray.registry.lineage import read_specification
 from eagleray.registry.registry import ModelVersion, Registry
 
@@ -27,12 +30,16 @@ class ComparedVersion:
         manifest: The manifest of its package.
         evaluations: Its evaluations, newest first.
         specification: The fields of its training specification; empty if it is not known.
+        cost: Cost of its network.
+        weights_bytes: Size of its weights; None if they cannot be found.
     """
 
     version: ModelVersion
     manifest: ModelManifest
     evaluations: tuple[EvaluationRecord, ...]
     specification: Mapping[str, Any]
+    cost: ModelCost
+    weights_bytes: int | None
 
     @classmethod
     def read(cls, registry: Registry, version: ModelVersion) -> ComparedVersion:
@@ -43,7 +50,10 @@ class ComparedVersion:
         """
         evaluations = tuple(registry.evaluations(version))
         specification = read_specification(registry, version)
-        return cls(version, registry.manifest(version), evaluations, specification)
+        manifest = registry.manifest(version)
+        cost = model_cost(manifest.architecture, manifest.contract.size)
+        size = _weights_bytes(registry, version)
+        return cls(version, manifest, evaluations, specification, cost, size)
 
     @property
     def facts(self) -> dict[str, str | None]:
@@ -52,12 +62,13 @@ class ComparedVersion:
         return {
             "task": manifest.task.name,
             "labels": ", ".join(manifest.task.labels) or None,
-            "architecture": manifest.architecture.name,
+            "architecture": manifest.architecture.title,
             "contract": manifest.contract_digest,
             "training data": lineage.data_digest,
             "split": lineage.split_digest,
             "test set": lineage.test_digest,
             "parent (initial weights)": lineage.parent,
+            "teacher": lineage.teacher,
             "package": self.version.digest,
         }
 
@@ -102,6 +113,15 @@ class Comparison:
         return [side.version.reference for side in self.versions]
 
     @property
+    def costs(self) -> dict[str, tuple[int | None, ...]]:
+        """The cost of each version: multiply-adds of an image, parameters, bytes of weights."""
+        return {
+            "multiply_adds": tuple(side.cost.multiply_adds for side in self.versions),
+            "parameters": tuple(side.cost.parameters for side in self.versions),
+            "weights_bytes": tuple(side.weights_bytes for side in self.versions),
+        }
+
+    @property
     def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
         """The fields of the training specifications that differ, with their values.
 
@@ -130,6 +150,7 @@ class Comparison:
                 }
                 for row in self.metrics
             },
+            "cost": {name: list(values) for name, values in self.costs.items()},
             "hyperparameters": {
                 name: list(values) for name, values in self.hyperparameters.items()
             },
@@ -141,6 +162,16 @@ class Comparison:
                 for name in facts[0]
             },
         }
+
+
+def _weights_bytes(registry: Registry, version: ModelVersion) -> int | None:
+    """Return the size of a version's weights; None if they cannot be found."""
+    if registry.artifacts.is_behind_server(version.source):
+        return registry.artifacts.sizes(version.source, limit=2 * MAX_FILES).get(WEIGHTS_FILE)
+    try:
+        return storage.size_of(storage.join(version.source, WEIGHTS_FILE))
+    except OSError:
+        return None
 
 
 def compare(registry: Registry, versions: Sequence[ComparedVersion]) -> Comparison:

@@ -64,14 +64,21 @@ def _rows_learned(
 
 
 def _line_of(registry: Registry, version: ModelVersion) -> Iterator[ModelVersion]:
-    """Yield a version, its parent (initial weights), the parent's parent, and so on."""
+    """Yield a version, its parent (initial weights) and its teacher, theirs, and so on."""
     seen: set[str] = set()
-    current: ModelVersion | None = version
-    while current is not None and current.digest not in seen and len(seen) < _MAX_ANCESTORS:
+    waiting: list[ModelVersion | None] = [version]
+    while waiting and len(seen) < _MAX_ANCESTORS:
+        current = waiting.pop(0)
+        if current is None or current.digest in seen:
+            continue
         yield current
         seen.add(current.digest)
         try:
-            parent = registry.manifest(current).lineage.parent
+            lineage = registry.manifest(current).lineage
         except EaglerayError:  # its files are lost; what it descends from is not known
-            return
-        current = registry.version_of_package(parent) if parent is not None else None
+            continue
+        waiting += [
+            registry.version_of_package(digest)
+            for digest in (lineage.parent, lineage.teacher)
+            if digest is not None
+        ]

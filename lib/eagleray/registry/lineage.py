@@ -53,6 +53,9 @@ class VersionLineage:
         parent: NAME/VERSION of the model with the initial weights; the digest of its package if
             this registry does not have it.
         parent_digest: Digest of the parent's package.
+        teacher: NAME/VERSION of the model whose predictions it learned from, if there is one; the
+            digest of its package if this registry does not have it.
+        teacher_digest: Digest of the teacher's package.
         specification: Location of the specification file, if the run has one.
         split: Location of the table of images, if the run has one.
         run: Name of the run, as `eagleray train --from` takes it; None if MLflow has no such run.
@@ -69,6 +72,8 @@ class VersionLineage:
     test_digest: str | None
     parent: str | None
     parent_digest: str | None
+    teacher: str | None
+    teacher_digest: str | None
     specification: str | None
     split: str | None
     run: str | None
@@ -131,6 +136,8 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
         test_digest=lineage.test_digest,
         parent=reference_of(registry, lineage.parent),
         parent_digest=lineage.parent,
+        teacher=reference_of(registry, lineage.teacher),
+        teacher_digest=lineage.teacher,
         specification=location(SPECIFICATION_ARTIFACT),
         split=location(SPLIT_ARTIFACT),
         run=find_run_name(registry, version),

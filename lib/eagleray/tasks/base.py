@@ -206,6 +206,18 @@ class Task(BaseModel):
         """Return the mean of the default loss over a batch."""
         return self.image_losses(LossOptions(), ())(outputs, targets).mean()
 
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the function from outputs of the network and of a teacher to each image's loss.
+
+        Args:
+            teacher: Task of the teacher, with the same name and labels.
+            temperature: Divisor of the logits of both, where outputs are logits.
+
+        Raises:
+            InputError: If models of this task cannot be taught.
+        """
+        raise InputError(f"A {self.name} model cannot learn from a teacher; leave it out.")
+
     def soft_targets(self, targets: Tensor) -> Tensor:
         """Return targets in a form that can be mixed: probabilities of labels, or numbers."""
         return targets

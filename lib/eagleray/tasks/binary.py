@@ -15,6 +15,7 @@ from eagleray.tasks.base import (
     LossOptions,
     NetworkOutput,
     Outputs,
+    Task,
     WeightedMetrics,
     only_tensor,
 )
@@ -41,7 +42,7 @@ from eagleray.tasks.label_metrics import (
     weighted_mean,
     weighted_roc_auc,
 )
-from eagleray.tasks.losses import binary_cross_entropies
+from eagleray.tasks.losses import binary_cross_entropies, soft_binary_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.thresholds import best_thresholds
@@ -130,6 +131,10 @@ class Binary(Classification):
         if options.class_weights == "balanced":
             weights = positive_weights(self.labels[1:], texts, len(texts))
         return binary_cross_entropies(weights=weights, gamma=gamma)
+
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the divergence from the teacher's probability of each label."""
+        return soft_binary_cross_entropies(temperature)
 
     def decide(self, outputs: Tensor) -> Tensor:
         """Return whether the positive label reaches its threshold, as 0 and 1 (N,)."""

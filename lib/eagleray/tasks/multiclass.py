@@ -18,6 +18,7 @@ from eagleray.tasks.base import (
     LossOptions,
     NetworkOutput,
     Outputs,
+    Task,
     WeightedMetrics,
     only_tensor,
 )
@@ -48,7 +49,7 @@ from eagleray.tasks.label_metrics import (
     rank_metrics,
     weighted_mean,
 )
-from eagleray.tasks.losses import cross_entropies
+from eagleray.tasks.losses import cross_entropies, soft_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Table
 from eagleray.tasks.registration import register_task
@@ -116,6 +117,10 @@ class Multiclass(Classification):
             gamma=focal_exponent(options),
             smoothing=options.label_smoothing,
         )
+
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the divergence from the teacher's probabilities of the labels."""
+        return soft_cross_entropies(temperature)
 
     def soft_targets(self, targets: Tensor) -> Tensor:
         """Return probabilities of labels (N, num_labels)."""

@@ -19,6 +19,7 @@ from eagleray.tasks.base import (
     LossOptions,
     NetworkOutput,
     Outputs,
+    Task,
     WeightedMetrics,
     only_tensor,
 )
@@ -44,7 +45,7 @@ from eagleray.tasks.label_metrics import (
     rank_metrics,
     weighted_mean,
 )
-from eagleray.tasks.losses import binary_cross_entropies
+from eagleray.tasks.losses import binary_cross_entropies, soft_binary_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Plot
 from eagleray.tasks.registration import register_task
@@ -131,6 +132,10 @@ class Multilabel(Classification):
             held = (label for text in texts for label in split_labels(text))
             weights = positive_weights(self.labels, held, len(texts))
         return binary_cross_entropies(weights=weights, gamma=focal_exponent(options))
+
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the divergence from the teacher's probability of each label."""
+        return soft_binary_cross_entropies(temperature)
 
     def decide(self, outputs: Tensor) -> Tensor:
         """Return whether each label reaches its threshold (N, num_labels), as 0 and 1."""

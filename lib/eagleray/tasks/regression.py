@@ -111,6 +111,15 @@ class Regression(Task):
             return lambda outputs, targets: (outputs.squeeze(1) - targets).abs()
         return lambda outputs, targets: (outputs.squeeze(1) - targets).square()
 
+    def teacher_losses(self, teacher: Task, temperature: float) -> ImageLosses:
+        """Return the squared difference to the teacher's value, in units of this task's spread."""
+
+        def losses(outputs: Tensor, taught: Tensor) -> Tensor:
+            values = (teacher.activate(taught) - self.mean) / self.std
+            return (outputs - values).square().squeeze(1)
+
+        return losses
+
     def decide(self, outputs: Tensor) -> Tensor:
         """Return the values (N,)."""
         return outputs[:, 0]

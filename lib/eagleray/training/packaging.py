@@ -64,6 +64,7 @@ def finish_model(
         test_digest=plan.split.test.digest,
         run=mlflow_run,
         parent=plan.parent,
+        teacher=None if plan.teacher is None else plan.teacher.digest,
     )
     draft = _package(plan, task, module, lineage)
     evaluation = evaluate(split_predictor(draft, plan.split.test, cache_folder), plan.split.test)

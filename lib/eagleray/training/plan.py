@@ -47,20 +47,25 @@ from eagleray.models.attributes import (
 )
 from eagleray.models.building import (
     build,
+    build_on_meta,
     build_pretrained,
     check_fits,
     drop_attributes,
     join_attributes,
     replace_head,
 )
+from eagleray.models.channels import channels_of
 from eagleray.models.package import ModelPackage
-from eagleray.registry.references import load_model
+from eagleray.registry.references import find_version, load_model
+from eagleray.registry.registry import Registry
 from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.custom import require_custom_objects
 from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of, require_monitor
+from eagleray.training.pruning import Pruned, prune
 from eagleray.training.spec import TrainSpec
 from eagleray.training.stages import require_freezable, stages_of
+from eagleray.training.teachers import find_teacher, require_teacher
 
 __all__ = [
     "TrainPlan",
@@ -88,6 +93,8 @@ class TrainPlan:
         contract: Image contract of the network's input.
         module: Network with the initial weights.
         parent: Digest of the parent's package, if there is one.
+        teacher: Package of the model to learn from, if there is one.
+        pruned: Network after pruning and its cost, if the parent was pruned.
         attributes: Attributes that the network takes beside images.
         extensions: Extensions of the run beyond its first number of epochs, in order.
         duplicates: Group of each image with duplicates by its location, if they stay together.
@@ -101,6 +108,8 @@ class TrainPlan:
     contract: ImageContract
     module: nn.Module
     parent: str | None
+    teacher: ModelPackage | None = None
+    pruned: Pruned | None = None
     attributes: tuple[Attribute, ...] = ()
     extensions: tuple[Extension, ...] = ()
     duplicates: Mapping[str, str] = field(default_factory=dict)
@@ -140,6 +149,7 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
     if spec.architecture is not None:
         with spec.naming("architecture"):
             require_architecture(spec.architecture)
+    spec = _name_versions(spec, settings)
     images = _read_data(spec, spec.data)
     _require_free_split(spec, images)
     split = _split(spec, images, split_file or spec.split_file)
@@ -154,6 +164,19 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         if label not in task.labels:
             raise UnknownNameError("label", label, task.labels, where=spec.name_of("class_weights"))
     return plan_network(spec, settings, images, split, task)
+
+
+def _name_versions(spec: TrainSpec, settings: Settings) -> TrainSpec:
+    """Replace aliases by the versions that they point to, which a resumed run must have too."""
+    named = {}
+    for field_name in ("parent", "teacher"):
+        reference = getattr(spec, field_name)
+        if "@" in (reference or ""):
+            with spec.naming(field_name):
+                version = find_version(reference, Registry(settings))
+            if version is not None:
+                named[field_name] = version.reference
+    return spec.model_copy(update=named)
 
 
 def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
@@ -279,23 +302,34 @@ def plan_network(
     Raises:
         UserError: If they do not exist, or do not fit the specification.
     """
-    parent = None
+    parent = teacher = None
     if spec.parent is not None:
         with spec.naming("parent"):
             parent = load_model(spec.parent, settings).package
+    if spec.teacher is not None:
+        with spec.naming("teacher"):
+            teacher = find_teacher(spec.teacher, settings)
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
-    attributes = _fit_attributes(spec, split, parent)
+    attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     with spec.naming("contract" if spec.image_size is None else "image_size"):
         check_fits(architecture, *contract.size)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
+    pruned = None
     if parent is not None:
         if spec.positive is None:
             task = task.in_order_of(parent.task)  # so that the parent's head can be kept
         module = _build_from_parent(parent, task, attributes, architecture)
+        if parent.manifest.architecture.channels:  # it was pruned before
+            channels = channels_of(module, build_on_meta(architecture))
+            architecture = architecture.model_copy(update={"channels": channels})
+        if spec.prune:
+            with spec.naming("prune"):
+                pruned = prune(module, architecture, contract.size, spec.prune)
+            module, architecture = pruned.module, pruned.architecture
     elif spec.pretrained:
         with spec.naming("pretrained"):
             module, plain = build_pretrained(
@@ -306,7 +340,7 @@ def plan_network(
     else:
         module = build(architecture)
     require_freezable(spec, stages_of(module, task.num_outputs))
-    return TrainPlan(
+    plan = TrainPlan(
         spec=spec,
         images=images,
         split=split,
@@ -315,15 +349,24 @@ def plan_network(
         contract=contract,
         module=module,
         parent=None if parent is None else parent.digest,
+        teacher=teacher,
+        pruned=pruned,
         attributes=attributes,
     )
+    if teacher is not None:
+        with spec.naming("teacher"):
+            require_teacher(plan, teacher, reference=str(spec.teacher))
+    return plan
 
 
 def _fit_attributes(
-    spec: TrainSpec, split: Split, parent: ModelPackage | None
+    spec: TrainSpec, split: Split, earlier: ModelPackage | None
 ) -> tuple[Attribute, ...]:
-    """Learn the attributes of the training split, and check that the other splits fit them."""
-    known = () if parent is None else parent.attributes
+    """Learn the attributes of the training split, and check that the other splits fit them.
+
+    Those of an earlier model, the parent or the teacher, are kept where they cover the values.
+    """
+    known = () if earlier is None else earlier.attributes
     attributes = fit_attributes(spec.attributes, split.train.attributes, parents=known)
     for images in (split.validation, split.test):
         encode_attributes(attributes, images)
@@ -370,7 +413,22 @@ def describe_plan(plan: TrainPlan) -> list[str]:
     return [
         f"{_describe_split(plan)}; {plan.spec.task}, {plan.architecture.name}",
         *_positive(plan),
+        *_compression(plan),
     ]
+
+
+def _compression(plan: TrainPlan) -> list[str]:
+    found = []
+    if plan.pruned is not None:
+        before, after = plan.pruned.multiply_adds_before, plan.pruned.multiply_adds
+        found.append(
+            f"pruned from {before:,} to {after:,} multiply-adds an image "
+            f"({after / before - 1:+.1%})"
+        )
+    if plan.teacher is not None:
+        manifest = plan.teacher.manifest
+        found.append(f"taught by {plan.spec.teacher}, a {manifest.architecture.name}")
+    return found
 
 
 def _describe_split(plan: TrainPlan) -> str:

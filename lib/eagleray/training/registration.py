@@ -180,7 +180,10 @@ def _reasons(contender: Contender, result: TrainResult, monitor: Monitor) -> tup
         monitor,
         targets,
         guessing=float(guessing),
-        parent=contender.compare_with_parent(),
+        # A pruned model may be a little worse than its parent, which is larger.
+        parent=None if plan.spec.prune else contender.compare_with_parent(),
+        # With a teacher, the training loss has a share that guessing lacks.
+        loss="train_loss" if plan.teacher is None else "validation_loss",
     )
 
 

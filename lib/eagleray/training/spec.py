@@ -36,6 +36,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
 
+TEACHER_WEIGHT, TEACHER_TEMPERATURE = 0.9, 4.0
+"""Those of Tian, Krishnan and Isola (2020) for small residual networks on CIFAR-100."""
+
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
 
@@ -104,6 +107,13 @@ class TrainSpec(S3Fields):
     parent: str | None = spec_field(
         None, MODEL, "Model to start from: its architecture, contract and weights, with a new head."
     )
+    prune: float = spec_field(
+        0.0,
+        MODEL,
+        "Share of the parent's multiply-adds to remove before training, by pruning channels.",
+        ge=0,
+        le=0.95,
+    )
     contract: str | None = spec_field(None, MODEL, "Name of the image contract.")
     image_size: int | None = spec_field(None, MODEL, "Input side in pixels.", ge=1, le=8192)
     dropout: float = spec_field(0.0, MODEL, "Dropout probability before the head.", ge=0, lt=1)
@@ -152,6 +162,21 @@ class TrainSpec(S3Fields):
         gt=0,
     )
     label_smoothing: float = spec_field(0.0, OPTIMISATION, "Label smoothing.", ge=0, lt=1)
+    teacher: str | None = spec_field(
+        None,
+        OPTIMISATION,
+        "Registered version to learn from beside the labels, as NAME@ALIAS or NAME/VERSION.",
+    )
+    teacher_weight: Fraction = spec_field(
+        TEACHER_WEIGHT, OPTIMISATION, "Weight of the teacher's predictions; labels have the rest."
+    )
+    teacher_temperature: float = spec_field(
+        TEACHER_TEMPERATURE,
+        OPTIMISATION,
+        "Temperature of both predictions; above 1, unlikely labels count more.",
+        gt=0,
+        le=1000,
+    )
     class_weights: ClassWeights = spec_field(
         "none",
         OPTIMISATION,
@@ -289,6 +314,8 @@ class TrainSpec(S3Fields):
     def _check_model(self) -> None:
         if self.parent is not None and self.pretrained:
             raise ValueError("parent and pretrained exclude each other: both give initial weights")
+        if self.prune and self.parent is None:
+            raise ValueError("prune removes channels of trained weights; name a parent")
         if self.freeze != "backbone" and not str(self.freeze).isdecimal():
             raise ValueError("freeze must be a number of stages from 0 on, or backbone")
         if self.unfreeze and self.frozen_stages == 0:
@@ -332,6 +359,9 @@ class TrainSpec(S3Fields):
                 "sampler balanced and class_weights balanced exclude each other: each of them "
                 "alone gives every class the same weight"
             )
+        options = (self.teacher_weight, self.teacher_temperature)
+        if self.teacher is None and options != (TEACHER_WEIGHT, TEACHER_TEMPERATURE):
+            raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 

@@ -90,6 +90,8 @@ def track_run(
 def log_description(tracked: TrackedRun, job: TrainJob, plan: TrainPlan, cluster: Cluster) -> None:
     """Record the parameters of a training with their resolved values, and its data sets."""
     tracked.log_parameters(resolved_parameters(job, plan, cluster))
+    if plan.spec.teacher is not None:
+        tracked.set_tags({"eagleray.teacher": plan.spec.teacher})
     test_data = plan.spec.test_data or plan.spec.data
     tracked.log_datasets(
         [
@@ -145,6 +147,9 @@ def resolved_parameters(job: TrainJob, plan: TrainPlan, cluster: Cluster) -> dic
         "image_size": height if height == width else f"{height}x{width}",
         "parent": reference_of(job.registry, plan.parent) if plan.parent else None,
         "parent_digest": plan.parent,
+        "teacher_digest": plan.teacher.digest if plan.teacher else None,
+        "multiply_adds": plan.pruned.multiply_adds if plan.pruned else None,
+        "multiply_adds_before": plan.pruned.multiply_adds_before if plan.pruned else None,
         "labels": ", ".join(plan.task.labels),
         "positive": plan.task.positive,
         "num_classes": len(plan.task.labels),

@@ -23,6 +23,7 @@ from eagleray.training.callback import Decision
 from eagleray.training.checkpoint import BestEpoch, CheckpointStore, Progress, with_prefix
 from eagleray.training.checkpoint_writer import CheckpointWriter
 from eagleray.training.custom import image_losses
+from eagleray.training.distillation import Teacher
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.events import (
     DecisionRequested,
@@ -129,6 +130,11 @@ class Trainer:
         self.model = ModelState(self.input, self.context)
         self._losses_of = image_losses(
             self.spec, self.input.task, self.input.train.labels, self.context.device
+        )
+        self._teacher = (
+            None
+            if self.input.teacher is None
+            else Teacher(self.input.teacher, self.spec, self.input.task, self.context.device)
         )
         self._train_metrics = (  # a mixed image has no label to compare a prediction with
             None if self.spec.mixes_images else TaskMetrics(self.input.task, context=self.context)
@@ -241,7 +247,10 @@ class Trainer:
         for number, (tensors, wanted) in enumerate(zip(inputs, targets, strict=True), start=1):
             with _gradient_sync(network, enabled=number == len(inputs)):
                 outputs = network(*tensors)
-                loss = self._losses_of(outputs, wanted).sum() / batch.num_images
+                losses = self._losses_of(outputs, wanted)
+                if self._teacher is not None:
+                    losses = self._teacher.teach(losses, outputs, tensors)
+                loss = losses.sum() / batch.num_images
                 # Gradients are averaged over the workers, and the loss is a sum over them.
                 (loss * self.context.world_size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -70,6 +70,7 @@ def reasons_not_learned(
     *,
     guessing: float,
     parent: ComparedMetric | None = None,
+    loss: str = "train_loss",
 ) -> tuple[str, ...]:
     """Return why a run did not learn, as sentences; none if it did.
 
@@ -78,9 +79,10 @@ def reasons_not_learned(
         evaluation: Evaluation of the model on the test split.
         monitor: The metric that the run monitors.
         train_targets: Encoded targets (N, …) of the training split.
-        guessing: Training loss of a network whose outputs are all 0.
+        guessing: Loss of a network whose outputs are all 0.
         parent: The comparison with the parent on the test images, if there is a parent of the same
             task and labels.
+        loss: Metric of an epoch with the loss that is compared with guessing.
     """
     judge = comparison_monitor(monitor, evaluation.task, evaluation.metrics)
     constant = _constant_of(evaluation, train_targets)
@@ -90,7 +92,7 @@ def reasons_not_learned(
     reasons = [
         None if constant is None else _no_better_than_constant(evaluation, judge, constant),
         _worse_than_parent(judge, parent),
-        _diverged(result.epochs, guessing),
+        _diverged(result.epochs, guessing, loss),
         first_epoch,
     ]
     return tuple(reason for reason in reasons if reason is not None)
@@ -155,8 +157,8 @@ def _worse_than_parent(judge: Monitor, parent: ComparedMetric | None) -> str | N
     )
 
 
-def _diverged(epochs: Sequence[Mapping[str, float]], guessing: float) -> str | None:
-    first, last = epochs[0]["train_loss"], epochs[-1]["train_loss"]
+def _diverged(epochs: Sequence[Mapping[str, float]], guessing: float, loss: str) -> str | None:
+    first, last = epochs[0][loss], epochs[-1][loss]
     if not last > _MAX_LOSS_RATIO * guessing:
         return None
     since = f" after {first:.4g} in the first" if len(epochs) > 1 else ""

@@ -13,6 +13,7 @@ from eagleray.imaging import ImageContract
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
+from eagleray.models.package import ModelPackage
 from eagleray.tasks import Task
 from eagleray.training.extension import Extension
 from eagleray.training.monitor import Monitor, monitor_of
@@ -42,6 +43,7 @@ class WorkerInput:
         s3: Options of S3 access.
         attributes: Attributes that the network takes beside images.
         extensions: Extensions of the run, in order.
+        teacher: Package of the model to learn from, if there is one.
     """
 
     spec: TrainSpec
@@ -57,6 +59,7 @@ class WorkerInput:
     s3: storage.S3Options
     attributes: tuple[Attribute, ...] = ()
     extensions: tuple[Extension, ...] = ()
+    teacher: ModelPackage | None = None
 
     @property
     def monitor(self) -> Monitor:
@@ -91,4 +94,5 @@ def make_worker_input(
         s3=s3,
         attributes=plan.attributes,
         extensions=plan.extensions,
+        teacher=plan.teacher,
     )

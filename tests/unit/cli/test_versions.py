@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eagleray.cli.models import models_app
+from eagleray.models.building import build
 from eagleray.registry.registry import Registry
 from eagleray.tasks import Binary
-from tests.support.models import registry_in
+from tests.support.models import lenet, registry_in
 from tests.support.registry import HARD, evaluated, keep_split, register
 
 
@@ -120,6 +121,26 @@ def test_a_comparison_on_images_of_the_training_says_how_to_get_a_fair_one(
         evaluated(registry, version, 0.9, num_leaked=7, leakage="It was trained on 7 of them.")
     told = run("compare", f"{name}/1", f"{name}/2")
     assert "It was trained on 7 of them. For a fair comparison, evaluate each on the same" in told
+
+
+@pytest.mark.usefixtures("home")
+def test_the_cost_of_a_pruned_version_is_compared_and_shown(registry: Registry, name: str) -> None:
+    register(registry, name)
+    architecture = lenet().model_copy(
+        update={"channels": {"classifier.0": (400, 60), "classifier.2": (60, 84)}}
+    )
+    register(registry, name, architecture=architecture, module=build(architecture).eval())
+    told = run("compare", f"{name}/1", f"{name}/2").replace(" │", "")
+    assert "multiply adds 415,932 386,892 (-7.0%)" in told
+    assert "lenet5 lenet5 (pruned) differs" in told
+    told = run("show", f"{name}/2").replace(" │", "")
+    assert "386,892 an image" in told
+    shown = json.loads(run("show", f"{name}/2", "--json"))
+    assert shown["cost"] == {"multiply_adds": 386_892, "parameters": 32_011}
+    assert shown["architecture"]["channels"] == {
+        "classifier.0": [400, 60],
+        "classifier.2": [60, 84],
+    }
 
 
 @pytest.mark.usefixtures("home")

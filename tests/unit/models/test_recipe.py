@@ -15,6 +15,7 @@ from eagleray.models.architectures import architecture_for, default_contract
 from eagleray.models.building import build
 from eagleray.models.package import create_package, write_package
 from eagleray.tasks import Multiclass
+from eagleray.training.pruning import prune
 from tests.support.images import encode, photo
 from tests.support.models import LINEAGE, golden_png
 from tests.support.numerics import SAME_LOSS
@@ -31,16 +32,20 @@ def program() -> str:
     return str(found)
 
 
-def write_model(folder: Path, name: str, contract: ImageContract) -> Predictor:
+def write_model(folder: Path, name: str, contract: ImageContract, share: float = 0.0) -> Predictor:
     """Write a package of a network with random weights, and return its predictor."""
     torch.manual_seed(0)
     architecture = architecture_for(name, contract, TASK.num_outputs)
+    module = build(architecture)
+    if share:
+        pruned = prune(module, architecture, contract.size, share)
+        module, architecture = pruned.module, pruned.architecture
     package = create_package(
         name="flowers",
         task=TASK,
         architecture=architecture,
         contract=contract,
-        module=build(architecture).eval(),
+        module=module.eval(),
         lineage=LINEAGE,
         golden_images=[golden_png(0)],
     )
@@ -49,21 +54,22 @@ def write_model(folder: Path, name: str, contract: ImageContract) -> Predictor:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "named"),
+    ("name", "size", "named", "share"),
     [
-        ("resnet18", 96, "torchvision-reference"),
-        ("mobilenet_v3_small", 48, "whole-image"),
-        ("vit_b_32", 64, None),
-        ("timm/resnet10t", None, None),
+        ("resnet18", 96, "torchvision-reference", 0.0),
+        ("mobilenet_v3_small", 48, "whole-image", 0.0),
+        ("mobilenet_v3_small", 48, "whole-image", 0.3),  # pruned
+        ("vit_b_32", 64, None, 0.0),
+        ("timm/resnet10t", None, None, 0.0),
     ],
 )
 def test_the_program_predicts_what_eagleray_predicts(
-    tmp_path: Path, name: str, size: int | None, named: str | None
+    tmp_path: Path, name: str, size: int | None, named: str | None, share: float
 ) -> None:
     if name.startswith("timm/"):
         pytest.importorskip("timm")
     folder, image = tmp_path / "flowers-3", tmp_path / "photo.jpg"
-    predictor = write_model(folder, name, default_contract(name, named, size=size))
+    predictor = write_model(folder, name, default_contract(name, named, size=size), share)
     image.write_bytes(encode(photo()))
     code = program().replace('Path("flowers-3")', repr(folder)).replace("PosixPath", "Path")
     code = code.replace('Path("photo.jpg")', repr(image)).replace("PosixPath", "Path")

@@ -11,7 +11,7 @@ import torch
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.registry.comparison import ComparedVersion, Comparison, compare
 from eagleray.registry.registry import ModelVersion, Registry
-from tests.support.models import LINEAGE
+from tests.support.models import LINEAGE, small_package
 from tests.support.registry import EASY, HARD, evaluated, register
 
 
@@ -34,6 +34,12 @@ def test_metrics_on_the_same_images_are_compared(registry: Registry, name: str) 
     }
     assert shown["facts"]["architecture"] == {"values": ["lenet5", "lenet5"], "same": True}
     assert shown["facts"]["package"]["same"] is False
+    size = len(small_package().files["model.safetensors"])
+    assert shown["cost"] == {
+        "multiply_adds": [415_932, 415_932],
+        "parameters": [61_111, 61_111],
+        "weights_bytes": [size, size],
+    }
 
 
 def predictions_of(right: int, *, rows: range = range(100)) -> ImagePredictions:

@@ -63,3 +63,11 @@ def test_what_the_parent_and_its_parent_were_trained_on_is_found(
     assert found.uses == {(f"{name}/3", "train"): 1, (f"{name}/1", "train"): 1}
     assert f"1 in the train split of {name}/1, from which it descends" in found.sentence
     assert find_leakage(registry, versions[1], IMAGES).rows.tolist() == [0]
+
+
+def test_what_the_teacher_was_trained_on_is_found(registry: Registry, name: str) -> None:
+    (teacher,) = register(registry, name)
+    lineage = LINEAGE.model_copy(update={"teacher": teacher.digest})
+    (student,) = register(registry, name, lineage=lineage)
+    keep_split(registry, teacher, [row(4, "train"), row(5, "test")])
+    assert find_leakage(registry, student, IMAGES).rows.tolist() == [4]

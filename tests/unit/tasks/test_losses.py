@@ -137,3 +137,33 @@ def test_mixed_targets_cost_what_their_parts_cost() -> None:
     mixed = 0.3 * soft + 0.7 * soft.roll(1, 0)
     expected = 0.3 * value(logits, hard) + 0.7 * value(logits, hard.roll(1, 0))
     assert torch.allclose(value(logits, mixed), expected, rtol=1e-5)
+
+
+def test_the_soft_cross_entropy_is_the_papers() -> None:
+    """Hinton, Vinyals, Dean 2015: T² KL(teacher || student) of softened probabilities."""
+    student, teacher = torch.tensor([[2.0, 0.0, -2.0]]), torch.tensor([[0.0, 4.0, 0.0]])
+    softened = [math.exp(value / 2) for value in (2.0, 0.0, -2.0)]
+    wanted = [math.exp(value / 2) for value in (0.0, 4.0, 0.0)]
+    p = [value / sum(wanted) for value in wanted]
+    q = [value / sum(softened) for value in softened]
+    by_hand = 4 * sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
+    found = KINDS.teacher_losses(KINDS, 2.0)(student, teacher)
+    assert found.tolist() == pytest.approx([by_hand], rel=1e-5)
+    assert KINDS.teacher_losses(KINDS, 2.0)(teacher, teacher).tolist() == pytest.approx([0.0])
+
+
+@pytest.mark.parametrize(("task", "width"), [(TAGS, 2), (BOTH, 1)])
+def test_labels_that_hold_or_not_are_softened_each_on_its_own(task: Task, width: int) -> None:
+    student, teacher = logits_of(3, width), logits_of(6, width)[3:]
+    found = task.teacher_losses(task, 3.0)(student, teacher)
+    p, q = (teacher / 3).sigmoid(), (student / 3).sigmoid()
+    by_hand = 9 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean(dim=1)
+    assert torch.allclose(found, by_hand, atol=1e-5)
+    assert torch.allclose(task.teacher_losses(task, 3.0)(teacher, teacher), torch.zeros(3))
+
+
+def test_the_teacher_of_a_regression_gives_values_in_its_own_unit() -> None:
+    task, teacher = Regression(mean=10.0, std=2.0), Regression(mean=0.0, std=4.0)
+    # The teacher's 3 stands for 12, which is 1 in the student's unit.
+    found = task.teacher_losses(teacher, 4.0)(torch.tensor([[1.5]]), torch.tensor([[3.0]]))
+    assert found.tolist() == pytest.approx([0.25])

@@ -24,7 +24,7 @@ LEAST = {"data": "d", "name": "n"}
         ({"name": "a b"}, "name: "),
         ({"epochs": 0}, "epochs must be greater"),
         ({"learning_rate": "fast"}, "learning_rate must be a valid number"),
-        ({"epoch": 3}, "No field of a specification is named 'epoch'. Nearest: epochs."),
+        ({"epoch": 3}, "No field of a specification is named 'epoch'. Nearest: epochs, teacher."),
         ({"batch_size": 1, "workers": 2}, "batch_size 1 is divided among 2 workers"),
         (
             {"batch_size": 8, "workers": "1..4", "gradient_accumulation_steps": 4},
