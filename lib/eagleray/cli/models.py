@@ -13,6 +13,7 @@ import typer
 
 from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
@@ -31,10 +32,12 @@ models_app = typer.Typer(
     "eagleray models promote digits 3 --alias production --kpi kpi.txt\n\n"
     "eagleray models rollback digits --alias production\n\n"
     "eagleray models history digits\n\n"
+    "eagleray models quantize digits@production\n\n"
     "eagleray models architectures resnet",
     no_args_is_help=True,
 )
 models_app.add_typer(versions_app)
+models_app.add_typer(quantize_app)
 models_app.add_typer(routes_app)
 
 
