@@ -7,7 +7,8 @@
     accuracy >= parent - 0.005
 
 `current` is the metric of the version that has the alias now, on the same images; `parent` is that of
-the version that the model was made from, such as the float version of a quantized one.
+the version that the model was made from, such as the float version of a quantized one. A metric on
+images that a model was trained on is no evidence, so it passes no KPI.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError
+from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.io import storage
+from eagleray.tasks.metric_names import require_metric
 
 __all__ = ["Baseline", "Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
 
@@ -67,12 +70,14 @@ class KpiResult:
         value: Metric of the model.
         limit: Number that it was compared with; None if the alias was unset.
         passed: Whether the model passes.
+        not_counted: Why the value is no evidence, as a part of a sentence; empty if it is.
     """
 
     kpi: Kpi
     value: float
     limit: float | None
     passed: bool
+    not_counted: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON, for scripts and for the history."""
@@ -81,9 +86,12 @@ class KpiResult:
             "value": self.value,
             "limit": self.limit,
             "passed": self.passed,
+            "not_counted": self.not_counted or None,
         }
 
     def __str__(self) -> str:
+        if self.not_counted:
+            return f"{self.kpi}: failed, {self.value:.6g} does not count: {self.not_counted}"
         if self.limit is None:
             return f"{self.kpi}: {self.value:.6g}, and the alias was unset"
         word = "passed" if self.passed else "failed"
@@ -145,8 +153,7 @@ def require_known(kpis: Sequence[Kpi], metrics: Sequence[str], *, where: str) ->
         UnknownNameError: If there is no such metric; the message gives the nearest names.
     """
     for kpi in kpis:
-        if kpi.metric not in metrics:
-            raise UnknownNameError(f"metric that {where} asks for", kpi.metric, metrics)
+        require_metric(kpi.metric, metrics, where=where)
 
 
 def check_kpis(
@@ -154,8 +161,14 @@ def check_kpis(
     metrics: Mapping[str, float],
     current: Mapping[str, float] | None = None,
     parent: Mapping[str, float] | None = None,
+    *,
+    leakage: Leakage = NO_LEAKAGE,
+    current_leakage: Leakage = NO_LEAKAGE,
 ) -> tuple[KpiResult, ...]:
     """Compare a model's metrics with every KPI.
+
+    A KPI fails whatever the metric is if it was measured on images that the model was trained on,
+    or is compared with one that was measured on images that the other model was trained on.
 
     Args:
         kpis: The KPIs.
@@ -164,11 +177,13 @@ def check_kpis(
             unset, and then KPIs that compare with it are passed.
         parent: Metrics of the version that the model was made from, on the same images; needed for
             KPIs that compare with it.
+        leakage: The images that the model was trained on.
+        current_leakage: The images that the version which has the alias was trained on.
 
     Raises:
         UnknownNameError: If a KPI names a metric that is not there.
     """
-    require_known(kpis, list(metrics), where="the KPI file")
+    require_known(kpis, list(metrics), where="KPIs")
     kpi_results = []
     for kpi in kpis:
         value = metrics[kpi.metric]
@@ -177,6 +192,8 @@ def check_kpis(
             against = parent if kpi.baseline == "parent" else current
             assert against is not None or kpi.baseline == "current"
             limit = None if against is None else against.get(kpi.metric, -math.inf) + kpi.limit
-        passed = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
-        kpi_results.append(KpiResult(kpi, value, limit, passed))
+        reached = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
+        # What the parent was trained on is part of the model's own leakage.
+        leaked = leakage.finding or (current_leakage.finding if kpi.baseline == "current" else "")
+        kpi_results.append(KpiResult(kpi, value, limit, reached and not leaked, leaked))
     return tuple(kpi_results)

@@ -29,8 +29,9 @@ from eagleray.core.limits import MAX_NAME_LENGTH
 from eagleray.core.validation import first_validation_error
 from eagleray.imaging import FORMATS, ImageContract
 from eagleray.io import storage
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
+from eagleray.models.building import build
 from eagleray.models.golden import (
     GOLDEN_TOLERANCE,
     GoldenImage,
@@ -84,7 +85,9 @@ __all__ = [
 ]
 
 _PACKAGE_FILE = re.compile(
-    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
+    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.("
+    + "|".join(FORMATS)
+    + ")"
 )
 
 

@@ -15,7 +15,7 @@ from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
 from eagleray.core.errors import ExitCode, InputError, JobFailedError, resumable
-from eagleray.jobs import train
+from eagleray.jobs import train, tune
 from eagleray.registry.registry import Registry
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import small_package
@@ -131,6 +131,27 @@ def test_a_resumed_run_takes_no_options_but_its_epochs(
     told = capsys.readouterr().err
     assert "--resume continues run digits-1234 with its own specification, of which" in told
     assert f"{named} a new run with --from digits-1234." in told
+
+
+def test_a_resumed_tuning_names_the_options_that_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path))
+    words = ["--num-trials", "5", "--space", "s.yaml", "--epochs", "3"]
+    monkeypatch.setattr(sys, "argv", ["tune", "--resume", "digits-1234", *words])
+    with pytest.raises(SystemExit) as caught:
+        run_command(tune.main, module_docstring=tune.__doc__)
+    assert caught.value.code == ExitCode.USER
+    assert "leave out --epochs, --space, --num-trials, or begin" in capsys.readouterr().err
+
+
+def test_where_a_run_is_kept_is_printed_for_scripts_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(json_output=True)
+    console.note("hidden")
+    console.announce("run digits-1234, in runs/digits-1234")
+    assert capsys.readouterr() == ("", "run digits-1234, in runs/digits-1234\n")
 
 
 def test_lines_of_a_job_stay_and_take_the_place_of_tenths(
