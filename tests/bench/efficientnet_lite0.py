@@ -52,7 +52,8 @@ def load_weights(module: nn.Module, location: str) -> None:
                 layer.bias.copy_(bias)
                 continue
             norm = next(norms)
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             norm.weight.fill_(1.0)
             norm.bias.copy_(bias)
             norm.running_mean.zero_()

@@ -75,7 +75,7 @@ def list_models(
                 else ", ".join(version.aliases),
                 _headline_metric(version) + ", did not learn" * bool(version.did_not_learn),
                 version.task,
-                version.architecture,
+                version.architecture + f", {version.precision}" * bool(version.precision),
                 _date(version.created).split()[0],
             ]
             for version in shown
@@ -89,7 +89,7 @@ def list_models(
 @models_app.command("show")
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
-    from eagleray.registry.lineage import find_run_name
+    from eagleray.registry.lineage import find_run_name, reference_of
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
 
@@ -130,6 +130,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             "task": manifest.task.name,
             **manifest.task.settings(),
             "architecture": manifest.architecture.name,
+            **(manifest.quantization.facts if manifest.quantization else {}),
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
@@ -144,6 +145,8 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             for name, value in manifest.lineage.model_dump().items()
             if value not in (None, "")
         }
+        if registry is not None and manifest.lineage.parent is not None:
+            facts["parent"] = reference_of(registry, manifest.lineage.parent)
         if run is not None and version is not None:
             facts["run"] = f"{run} (MLflow run {version.run_id})"
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
@@ -294,6 +297,7 @@ def _version_facts(version: Any) -> dict[str, object]:
         "digest": version.digest,
         "task": version.task,
         "architecture": version.architecture,
+        "precision": version.precision,
         "metrics": dict(version.metrics),
         "did_not_learn": list(version.did_not_learn),
         "run": version.run_id,

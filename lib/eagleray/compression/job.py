@@ -254,9 +254,7 @@ def _parent_record(
     found = next(kept, None)
     if found is not None:
         return found
-    predictor = Predictor(
-        job.package, precision="float32", cache_folder=job.settings.cache_folder
-    )
+    predictor = Predictor(job.package, precision="float32", cache_folder=job.settings.cache_folder)
     evaluation = _evaluate(predictor, images, reporter)
     leakage = find_leakage(registry, parent, images)
     record = EvaluationRecord(

@@ -120,9 +120,8 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
 def split_artifact(registry: Registry, version: ModelVersion) -> Iterator[str | None]:
     """Yield a location of the table of images of a version's run; None if it keeps none."""
     folder = version.run_folder
-    if folder is None or version.run_id is None:
-        yield None
-    elif SPLIT_ARTIFACT not in registry.artifacts.names(version.run_id):
+    kept = registry.artifacts.names(version.run_id) if version.run_id is not None else []
+    if folder is None or SPLIT_ARTIFACT not in kept:
         yield None
     else:
         with registry.artifacts.accessible(f"{folder}/{SPLIT_ARTIFACT}") as location:
@@ -148,5 +147,3 @@ def _without(images: LabelledImages, test: LabelledImages, notes: list[str]) -> 
             "and left out."
         )
     return images.take(rows)
-
-

@@ -6,9 +6,9 @@
     accuracy >= current - 0.005
     accuracy >= parent - 0.005
 
-`current` is the metric of the version that has the alias now, on the same images; `parent` is that of
-the version that the model was made from, such as the float version of a quantized one. A metric on
-images that a model was trained on is no evidence, so it passes no KPI.
+`current` is the metric of the version that has the alias now, on the same images; `parent` is that
+of the version that the model was made from, such as the float version of a quantized one. A metric
+on images that a model was trained on is no evidence, so it passes no KPI.
 """
 
 from __future__ import annotations
