@@ -28,7 +28,7 @@ from eagleray.tasks import Multiclass, Task
 
 __all__ = ["SilentReporter", "digit_split", "digits_package", "register_with_split"]
 
-CONTRACT = named_contract("whole-image", size=28, color="gray")
+CONTRACT = named_contract("whole-image", size=32, color="gray")
 DIGITS = Multiclass(labels=tuple("0123456789"))
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 400, 100, 200
 

@@ -12,6 +12,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings
 from eagleray.data.labelled import LabelledImages
+from eagleray.data.split import SPLIT_NAMES
 from eagleray.data.split_file import read_named_split
 from eagleray.io import storage
 from eagleray.models.package import ModelPackage
@@ -129,11 +130,20 @@ def split_artifact(registry: Registry, version: ModelVersion) -> Iterator[str | 
 
 
 def _read_splits(location: str) -> dict[str, LabelledImages]:
-    """Return the splits of a table of images that have any."""
+    """Return the splits of a table of images that have any.
+
+    Raises:
+        InputError: If the table cannot be read.
+    """
     found = {}
-    for name in ("train", "validation", "test"):
-        with contextlib.suppress(InputError):  # the split has no images
+    fault: InputError | None = None
+    for name in SPLIT_NAMES:
+        try:
             found[name] = read_named_split(location, name)
+        except InputError as error:  # the split has no images
+            fault = error
+    if fault is not None and not found:
+        raise fault
     return found
 
 

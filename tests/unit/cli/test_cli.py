@@ -199,6 +199,14 @@ def test_models_are_listed_shown_verified_aliased_and_exported(home: Path) -> No
     assert shown["digest"] == package.digest
     assert shown["contract_digest"] == package.contract.digest
     assert "0.8750" in run("show", "digits/1")
+    measured = json.loads(
+        run("measure", "digits/1", "--seconds", "0.1", "--engine", "eager", "--json")
+    )
+    assert measured["keeps_budget"] is (measured["p95"] <= 33.3)
+    assert measured["images_per_second"] > 0
+    (kept,) = json.loads(run("show", "digits@production", "--json"))["latencies"]
+    assert kept["p95"] == measured["p95"]
+    assert "33 ms a frame" in run("show", "digits/1")
     verified = json.loads(run("verify", "digits/1", "--json"))
     assert verified["golden_images"] > 0
     assert verified["max_difference"] <= verified["tolerance"]
