@@ -143,7 +143,10 @@ def test_other_images_calibrate_without_the_test_images(
 
 TASKS: list[tuple[Task, list[str]]] = [
     (Binary(labels=("even", "odd")), ["even", "odd"]),
-    (Multilabel(labels=("big", "even", "odd")), ["even|big", "odd", "even"]),
+    (
+        Multilabel(labels=("big", "even", "odd"), thresholds=(0.5, 0.5, 0.5)),
+        ["even|big", "odd", "even"],
+    ),
     (Regression(mean=4.5, std=3.0), ["1", "4", "9.5"]),
 ]
 
