@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from eagleray.compression.spec import MIN_IMAGES
 from eagleray.core.errors import BadImageError, InputError
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages
@@ -28,7 +29,6 @@ from eagleray.models.package import ModelPackage
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
 
 __all__ = [
-    "MIN_IMAGES",
     "SampleImages",
     "decode_sample",
     "list_images",
@@ -36,9 +36,6 @@ __all__ = [
     "require_enough",
     "stratified_order",
 ]
-
-MIN_IMAGES = 32
-"""Number of calibration images that a quantization needs at least."""
 
 _MAX_BYTES = 2**31  # of the decoded images of a sample
 _THREADS = 4

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eagleray.compression.calibration import MIN_IMAGES, list_images, stratified_order
-from eagleray.compression.spec import QuantizeSpec
+from eagleray.compression.calibration import list_images, stratified_order
+from eagleray.compression.spec import MIN_IMAGES, QuantizeSpec
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.settings import Settings

@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from eagleray.compression.calibration import MIN_IMAGES
 from eagleray.core.spec import spec_field
 from eagleray.io.spec_fields import S3Fields
 
-__all__ = ["QuantizeSpec"]
+__all__ = ["MIN_IMAGES", "QuantizeSpec"]
+
+MIN_IMAGES = 32
+"""Number of calibration images that a quantization needs at least."""
 
 MODEL, CALIBRATION = "Model", "Calibration"
 
