@@ -51,6 +51,7 @@ def quantize_version(fields: dict[str, Any], json_output: JsonOption = False) ->
 def _show(summary: QuantizeSummary, console: Console) -> None:
     graph, quantization = summary.graph, summary.package.manifest.quantization
     assert quantization is not None
+    golden = summary.package.golden
     if summary.evaluation is not None:
         rows = [
             [name, _figure(summary.parent_metrics.get(name)), _figure(value)]
@@ -67,7 +68,9 @@ def _show(summary: QuantizeSummary, console: Console) -> None:
             "layers in float32": ", ".join(quantization.float_layers)
             or f"none of {graph.num_layers}",
             "loss on held-out images": f"{graph.drop:.4f} ({graph.score})",
-            "golden tolerance": f"{summary.package.golden.tolerance:.3g}",
+            "golden images": f"{len(golden.images)}, with a tolerance of {golden.tolerance:.3g}"
+            if golden.images
+            else "none",
             "temperature and thresholds": "those of the parent",
             "engine": summary.engine,
             **({"page": summary.page} if summary.page else {}),
