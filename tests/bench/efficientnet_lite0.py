@@ -17,7 +17,8 @@ from torch import nn
 
 from eagleray.imaging import FORMATS, ImageContract
 from eagleray.imaging.contract import ShortestSide
-from eagleray.models.architectures import architecture_for, build, imagenet_labels
+from eagleray.models.architectures import architecture_for, imagenet_labels
+from eagleray.models.building import build
 from eagleray.models.package import Lineage, ModelPackage, create_package, write_package
 from eagleray.tasks import Multiclass
 
