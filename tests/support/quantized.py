@@ -41,6 +41,8 @@ class SilentReporter:
 
     def note(self, text: str) -> None: ...
 
+    def announce(self, text: str) -> None: ...
+
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
@@ -88,10 +90,10 @@ def _trained(folder: Path) -> nn.Module:
         network = ImageNetwork(module, CONTRACT).train()
         optimizer = torch.optim.Adam(network.parameters(), 0.003)
         for _ in range(12):
-            for rows in torch.randperm(len(targets)).split(50):
-                loss = nn.functional.cross_entropy(network(pixels[rows]), targets[rows])  # type: ignore[arg-type]
+            for rows in torch.split(torch.randperm(len(targets)), 50):
+                loss = nn.functional.cross_entropy(network(pixels[rows]), targets[rows])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     return module.eval()
 

@@ -95,7 +95,8 @@ def quantize_graph(
     search = _Search(package.task, held_out, content, static, original)
     with reporter.status("Comparing with the float network"):
         drop = static_drop = search.drop(static)
-    graph, nodes = static, ()
+    graph = static
+    nodes: tuple[str, ...] = ()
     if drop > max_drop:
         with reporter.progress("Finding the layers that lose most", len(layers)) as bar:
             ranked = search.rank(list(layers), bar.advance)

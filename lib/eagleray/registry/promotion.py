@@ -189,7 +189,9 @@ def _decide(
         if force:
             return _Decision(current, (), None, differences)
         raise InputError(_missing_evaluation(registry, candidate, alias, baselines))
-    kpi_results = check_kpis(kpis, evaluation.metrics, **compared)
+    kpi_results = check_kpis(
+        kpis, evaluation.metrics, compared.get("current"), compared.get("parent")
+    )
     failed = [str(result) for result in kpi_results if not result.passed]
     if failed and not force:
         raise InputError(
@@ -263,7 +265,7 @@ def _missing_evaluation(
             for name, version in baselines.items()
             if not known & {record.data_digest for record in _evidence_of(registry, version)}
         ),
-        next(reversed(baselines.items())),  # each shares some images, but no two the same
+        list(baselines.items())[-1],  # each shares some images, but not both the same
     )
     others = _evidence_of(registry, other)
     role = f"{candidate.name}@{alias}" if name == "current" else "its parent"

@@ -74,6 +74,7 @@ def test_the_new_version_names_its_parent_and_its_calibration(
     assert run.data.tags["eagleray.kind"] == "quantize"
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert run.data.params["num_images"] == "64"
+    assert version.run_id is not None
     assert "split.parquet" in registry.artifacts.names(version.run_id)
     assert json.loads(json.dumps(quantized.as_json()))["parent"] == "digits/1"
 
