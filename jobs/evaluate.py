@@ -32,7 +32,7 @@ from eagleray.evaluation.job import (
 from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.registry.leakage import find_leakage
-from eagleray.registry.references import load_model
+from eagleray.registry.references import load_model, load_parent
 from eagleray.registry.registry import Registry
 
 
@@ -106,11 +106,16 @@ def main(
         settings = read_settings()
         settings.make_home()
         request = read_spec(EvaluateSpec, fields, file=spec).with_settings(settings)
-        job = open_evaluation(request, settings, lambda name: load_model(name, settings))
+        job = open_evaluation(
+            request,
+            settings,
+            lambda name: load_model(name, settings),
+            lambda model: load_parent(model, settings),
+        )
         for note in job.images.notes:
             console.note(note)
         found = leakage_of(job.model, job.images, settings)
-        compares = any(kpi.from_current for kpi in job.kpis)
+        compares = any(kpi.baseline == "current" for kpi in job.kpis)
         current = leakage_of(job.current if compares else None, job.images, settings)
         for one in (found, current):
             if one:

@@ -14,6 +14,7 @@ import typer
 
 from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
@@ -33,10 +34,12 @@ models_app = typer.Typer(
     "eagleray models promote digits 3 --alias production --kpi kpi.txt\n\n"
     "eagleray models rollback digits --alias production\n\n"
     "eagleray models history digits\n\n"
+    "eagleray models quantize digits@production\n\n"
     "eagleray models architectures resnet",
     no_args_is_help=True,
 )
 models_app.add_typer(versions_app)
+models_app.add_typer(quantize_app)
 models_app.add_typer(routes_app)
 
 
@@ -73,7 +76,7 @@ def list_models(
                 else ", ".join(version.aliases),
                 _headline_metric(version) + ", did not learn" * bool(version.did_not_learn),
                 version.task,
-                version.architecture,
+                version.architecture + f", {version.precision}" * bool(version.precision),
                 _date(version.created).split()[0],
             ]
             for version in shown
@@ -88,7 +91,7 @@ def list_models(
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
     from eagleray.models.cost import model_cost
-    from eagleray.registry.lineage import find_run_name
+    from eagleray.registry.lineage import find_run_name, reference_of
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
 
@@ -135,6 +138,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             if cost.multiply_adds is None
             else f"{cost.multiply_adds:,} an image",
             "parameters": f"{cost.parameters:,}",
+            **(manifest.quantization.facts if manifest.quantization else {}),
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
@@ -149,6 +153,8 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             for name, value in manifest.lineage.model_dump().items()
             if value not in (None, "")
         }
+        if registry is not None and manifest.lineage.parent is not None:
+            facts["parent"] = reference_of(registry, manifest.lineage.parent)
         if run is not None and version is not None:
             facts["run"] = f"{run} (MLflow run {version.run_id})"
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
@@ -299,6 +305,7 @@ def _version_facts(version: Any) -> dict[str, object]:
         "digest": version.digest,
         "task": version.task,
         "architecture": version.architecture,
+        "precision": version.precision,
         "metrics": dict(version.metrics),
         "did_not_learn": list(version.did_not_learn),
         "run": version.run_id,

@@ -73,7 +73,8 @@ class EvaluationJob:
     Attributes:
         spec: Specification of the evaluation.
         model: Model to evaluate.
-        current: Model that KPIs compare with; None without one.
+        current: Model that KPIs such as `accuracy >= current` compare with; None without one.
+        parent: Model that the model was made from; None unless a KPI compares with it.
         images: Labelled images.
         kpis: KPIs that the model must reach.
         columns: Columns to slice the metrics by.
@@ -84,6 +85,7 @@ class EvaluationJob:
     spec: EvaluateSpec
     model: EvaluatedModel
     current: EvaluatedModel | None
+    parent: EvaluatedModel | None
     images: LabelledImages
     kpis: tuple[Kpi, ...]
     columns: tuple[str, ...]
@@ -136,7 +138,10 @@ class EvaluationSummary:
 
 
 def open_evaluation(
-    spec: EvaluateSpec, settings: Settings, load: Callable[[str], EvaluatedModel]
+    spec: EvaluateSpec,
+    settings: Settings,
+    load: Callable[[str], EvaluatedModel],
+    load_parent: Callable[[EvaluatedModel], EvaluatedModel | None] = lambda _: None,
 ) -> EvaluationJob:
     """Check everything that can be wrong before an image is read.
 
@@ -144,6 +149,7 @@ def open_evaluation(
         spec: Specification of the evaluation.
         settings: Settings of this process.
         load: Loads and verifies the model that a reference names.
+        load_parent: Loads the model that another was made from; None if the registry has none.
 
     Raises:
         UserError: If a model, the data, a KPI or the output cannot be used; the message says how to
@@ -162,20 +168,28 @@ def open_evaluation(
     if spec.kpi is not None:
         require_known(kpis, package.task.measured_names(targets), where=spec.kpi)
     current = None if spec.current is None else load(spec.current)
+    parent = load_parent(model) if any(kpi.baseline == "parent" for kpi in kpis) else None
     for kpi in kpis:
-        if kpi.from_current and current is None:
+        if kpi.baseline == "current" and current is None:
             raise InputError(
                 f"{spec.kpi} asks for `{kpi}`; say which model is current by --current."
             )
+        if kpi.baseline == "parent" and parent is None:
+            raise InputError(
+                f"{spec.kpi} asks for `{kpi}`, and the registry has no version that "
+                f"{model.reference} was made from; leave the line out or compare with `current`."
+            )
     encode_attributes(package.attributes, images)
-    if current is not None:
-        encode_targets(current.package.task, images)
-        encode_attributes(current.package.attributes, images)
+    for other in (current, parent):
+        if other is not None:
+            encode_targets(other.package.task, images)
+            encode_attributes(other.package.attributes, images)
     name = f"{model.name}-{package.digest[:12]}-on-{images.digest[:12]}.html"
     return EvaluationJob(
         spec=spec,
         model=model,
         current=current,
+        parent=parent,
         images=images,
         kpis=kpis,
         columns=choose_columns(images, spec.slice),
@@ -217,12 +231,16 @@ def run_evaluation(
         current_leakage: The images that the model which KPIs compare with learned from.
     """
     evaluation, engine = _evaluate(job, job.model, reporter)
-    current = None if job.current is None else _evaluate(job, job.current, reporter)[0].metrics
+    current, parent = (
+        None if other is None else _evaluate(job, other, reporter)[0].metrics
+        for other in (job.current, job.parent)
+    )
     with reporter.status("Computing and drawing"):
         kpi_results = check_kpis(
             job.kpis,
             evaluation.metrics,
             current,
+            parent,
             leakage=leakage,
             current_leakage=current_leakage,
         )
@@ -292,6 +310,8 @@ def _facts(
         facts["how the data were read"] = " ".join(job.images.notes)
     if job.current is not None:
         facts["current"] = f"{job.current.reference} ({job.current.package.digest[:12]})"
+    if job.parent is not None:
+        facts["parent"] = f"{version_reference(job.parent)} ({job.parent.package.digest[:12]})"
     return facts
 
 
@@ -302,6 +322,7 @@ def model_facts(package: ModelPackage) -> dict[str, object]:
         "task": manifest.task.name,
         **manifest.task.settings(),
         "architecture": manifest.architecture.name,
+        **(manifest.quantization.facts if manifest.quantization is not None else {}),
         "input": manifest.input_text,
         "contract": manifest.contract_digest[:12],
     }

@@ -4,9 +4,11 @@
     f1_macro >= 0.98
     recall[defect] >= 0.99
     accuracy >= current - 0.005
+    accuracy >= parent - 0.005
 
-`current` is the metric of the version that has the alias now, on the same images. A metric on
-images that a model was trained on is no evidence, so it passes no KPI.
+`current` is the metric of the version that has the alias now, on the same images; `parent` is that
+of the version that the model was made from, such as the float version of a quantized one. A metric
+on images that a model was trained on is no evidence, so it passes no KPI.
 """
 
 from __future__ import annotations
@@ -16,19 +18,23 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from eagleray.core.errors import InputError
 from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.io import storage
 from eagleray.tasks.metric_names import require_metric
 
-__all__ = ["Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
+__all__ = ["Baseline", "Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
+
+Baseline = Literal["current", "parent"]
+"""A version whose metric a KPI compares with: that of the alias, or that of the lineage."""
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LINE = re.compile(
     rf"(?P<metric>[A-Za-z_]\w*(?:\[.+\])?)\s*(?P<comparison>>=|<=|>|<)\s*"
-    rf"(?:(?P<current>current)\s*(?:(?P<sign>[+-])\s*(?P<margin>{_NUMBER}))?|(?P<limit>{_NUMBER}))"
+    rf"(?:(?P<baseline>current|parent)\s*(?:(?P<sign>[+-])\s*(?P<margin>{_NUMBER}))?|(?P<limit>{_NUMBER}))"
 )
 
 
@@ -39,20 +45,20 @@ class Kpi:
     Attributes:
         metric: Name of the metric, as in `recall[defect]`.
         comparison: `>=`, `<=`, `>` or `<`.
-        limit: Number that the metric is compared with, or a margin on the current version's metric.
-        from_current: Whether `limit` is such a margin.
+        limit: Number that the metric is compared with, or a margin on the metric of the baseline.
+        baseline: The version that `limit` is a margin on; None if it is a number of its own.
     """
 
     metric: str
     comparison: str
     limit: float
-    from_current: bool = False
+    baseline: Baseline | None = None
 
     def __str__(self) -> str:
-        if not self.from_current:
+        if self.baseline is None:
             return f"{self.metric} {self.comparison} {self.limit:g}"
         margin = f" {'-' if self.limit < 0 else '+'} {abs(self.limit):g}" if self.limit else ""
-        return f"{self.metric} {self.comparison} current{margin}"
+        return f"{self.metric} {self.comparison} {self.baseline}{margin}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,9 @@ class KpiResult:
         if self.limit is None:
             return f"{self.kpi}: {self.value:.6g}, and the alias was unset"
         word = "passed" if self.passed else "failed"
-        against = f" (current: {self.limit - self.kpi.limit:.6g})" if self.kpi.from_current else ""
+        against = ""
+        if self.kpi.baseline is not None:
+            against = f" ({self.kpi.baseline}: {self.limit - self.kpi.limit:.6g})"
         return f"{self.kpi}: {word} with {self.value:.6g}{against}"
 
 
@@ -125,13 +133,14 @@ def parse_kpis(text: str, *, where: str) -> tuple[Kpi, ...]:
         if found is None:
             raise InputError(
                 f"{where}, line {number}: {content!r} is not a KPI; write a metric, >=, <=, > or "
-                "<, and a number or `current`, as in `recall[defect] >= 0.99`."
+                "<, and a number, `current` or `parent`, as in `recall[defect] >= 0.99`."
             )
-        if found["current"]:
+        baseline = cast("Baseline | None", found["baseline"])
+        if baseline is not None:
             limit = float((found["sign"] or "") + (found["margin"] or "0"))
         else:
             limit = float(found["limit"])
-        kpis.append(Kpi(found["metric"], found["comparison"], limit, bool(found["current"])))
+        kpis.append(Kpi(found["metric"], found["comparison"], limit, baseline))
     if not kpis:
         raise InputError(f"{where} names no KPI; write lines such as `f1_macro >= 0.98`.")
     return tuple(kpis)
@@ -151,6 +160,7 @@ def check_kpis(
     kpis: Sequence[Kpi],
     metrics: Mapping[str, float],
     current: Mapping[str, float] | None = None,
+    parent: Mapping[str, float] | None = None,
     *,
     leakage: Leakage = NO_LEAKAGE,
     current_leakage: Leakage = NO_LEAKAGE,
@@ -165,6 +175,8 @@ def check_kpis(
         metrics: Metrics of the model.
         current: Metrics of the version that has the alias, on the same images; None if the alias is
             unset, and then KPIs that compare with it are passed.
+        parent: Metrics of the version that the model was made from, on the same images; needed for
+            KPIs that compare with it.
         leakage: The images that the model was trained on.
         current_leakage: The images that the version which has the alias was trained on.
 
@@ -176,9 +188,12 @@ def check_kpis(
     for kpi in kpis:
         value = metrics[kpi.metric]
         limit: float | None = kpi.limit
-        if kpi.from_current:
-            limit = None if current is None else current.get(kpi.metric, -math.inf) + kpi.limit
+        if kpi.baseline is not None:
+            against = parent if kpi.baseline == "parent" else current
+            assert against is not None or kpi.baseline == "current"
+            limit = None if against is None else against.get(kpi.metric, -math.inf) + kpi.limit
         reached = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
-        leaked = leakage.finding or (current_leakage.finding if kpi.from_current else "")
+        # What the parent was trained on is part of the model's own leakage.
+        leaked = leakage.finding or (current_leakage.finding if kpi.baseline == "current" else "")
         kpi_results.append(KpiResult(kpi, value, limit, reached and not leaked, leaked))
     return tuple(kpi_results)

@@ -179,6 +179,16 @@ class Quantization(FrozenModel):
     num_images: Annotated[int, Field(ge=1)]
     float_layers: Annotated[tuple[Name, ...], Field(max_length=MAX_LABELS, fail_fast=True)] = ()
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The quantization for people, by name."""
+        how = ", and fine-tuned" if self.method == "trained" else ""
+        return {
+            "precision": f"{self.precision}, calibrated on {self.num_images:,} images{how}",
+            "calibration digest": self.calibration_digest,
+            "layers in float32": ", ".join(self.float_layers) or "none",
+        }
+
 
 class ModelManifest(FrozenModel):
     """All about a model but its weights.

@@ -59,10 +59,12 @@ class ComparedVersion:
     def facts(self) -> dict[str, str | None]:
         """What the version is and was made from, by name."""
         manifest, lineage = self.manifest, self.manifest.lineage
+        quantization = manifest.quantization
         return {
             "task": manifest.task.name,
             "labels": ", ".join(manifest.task.labels) or None,
             "architecture": manifest.architecture.title,
+            "precision": "float" if quantization is None else quantization.precision,
             "contract": manifest.contract_digest,
             "training data": lineage.data_digest,
             "split": lineage.split_digest,

@@ -8,13 +8,13 @@ version was promoted before. An evaluation on images that the version learned fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
-from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis
+from eagleray.evaluation.kpi import Baseline, Kpi, KpiResult, check_kpis
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.registry.alias_history import AliasChange
 from eagleray.registry.registry import ModelVersion, Registry
@@ -183,18 +183,15 @@ def _decide(
     differences = registry.differences(candidate.name, manifest, alias)
     if kpis is None:
         return _Decision(current, (), None, differences)
-    evaluations = _evidence_of(registry, candidate)
-    if current is None:
-        evaluation, current_evaluation = (evaluations[0] if evaluations else None), None
-    else:
-        held = registry.get(candidate.name, version=current)
-        evaluation, current_evaluation = _on_same_images(evaluations, _evidence_of(registry, held))
+    baselines = _baselines(registry, candidate, current, kpis)
+    evaluation, compared = _on_same_images(registry, candidate, baselines)
     if evaluation is None:
         if force:
             return _Decision(current, (), None, differences)
-        raise InputError(_missing_evaluation(registry, candidate, alias, current))
-    current_metrics = current_evaluation.metrics if current_evaluation else None
-    kpi_results = check_kpis(kpis, evaluation.metrics, current_metrics)
+        raise InputError(_missing_evaluation(registry, candidate, alias, baselines))
+    kpi_results = check_kpis(
+        kpis, evaluation.metrics, compared.get("current"), compared.get("parent")
+    )
     failed = [str(result) for result in kpi_results if not result.passed]
     if failed and not force:
         raise InputError(
@@ -209,41 +206,80 @@ def _evidence_of(registry: Registry, version: ModelVersion) -> list[EvaluationRe
     return [record for record in registry.evaluations(version) if record.counts]
 
 
+def _baselines(
+    registry: Registry, candidate: ModelVersion, current: int | None, kpis: Sequence[Kpi]
+) -> dict[Baseline, ModelVersion]:
+    """Return the versions that a candidate is compared with.
+
+    Raises:
+        InputError: If a KPI compares with the parent, and the registry has none.
+    """
+    found: dict[Baseline, ModelVersion] = {}
+    if current is not None:
+        found["current"] = registry.get(candidate.name, version=current)
+    about_parent = next((kpi for kpi in kpis if kpi.baseline == "parent"), None)
+    if about_parent is not None:
+        digest = registry.manifest(candidate).lineage.parent
+        parent = registry.version_of_package(digest) if digest is not None else None
+        if parent is None:
+            raise InputError(
+                f"The KPI `{about_parent}` compares with the version that {candidate.reference} "
+                "was made from, and the registry has none; compare with `current` or a number."
+            )
+        found["parent"] = parent
+    return found
+
+
 def _on_same_images(
-    own: Sequence[EvaluationRecord], others: Sequence[EvaluationRecord]
-) -> tuple[EvaluationRecord | None, EvaluationRecord | None]:
-    """Return the newest own evaluation on images that another version has too, and the other's."""
-    by_images = {record.data_digest: record for record in others}
-    for record in own:
-        if record.data_digest in by_images:
-            return record, by_images[record.data_digest]
-    return None, None
+    registry: Registry, candidate: ModelVersion, baselines: Mapping[Baseline, ModelVersion]
+) -> tuple[EvaluationRecord | None, dict[Baseline, Mapping[str, float]]]:
+    """Return the newest evaluation on images that every baseline has one on, and their metrics."""
+    others = {
+        name: {record.data_digest: record.metrics for record in _evidence_of(registry, version)}
+        for name, version in baselines.items()
+    }
+    for record in _evidence_of(registry, candidate):
+        if all(record.data_digest in found for found in others.values()):
+            return record, {name: found[record.data_digest] for name, found in others.items()}
+    return None, {}
 
 
 def _missing_evaluation(
-    registry: Registry, candidate: ModelVersion, alias: str, current_number: int | None
+    registry: Registry,
+    candidate: ModelVersion,
+    alias: str,
+    baselines: Mapping[Baseline, ModelVersion],
 ) -> str:
     """Describe in one sentence which evaluation is missing, with the command for it."""
     own = _evidence_of(registry, candidate)
     leaked = _say_leaked(registry, candidate)
-    if current_number is None:
+    if not baselines:
         return (
             f"{candidate.reference} has no evaluation to check the KPIs on{leaked}; run: eagleray "
             f"evaluate {candidate.reference} DATA."
         )
-    current = registry.get(candidate.name, version=current_number)
-    others = _evidence_of(registry, current)
+    known = {record.data_digest for record in own}
+    name, other = next(
+        (
+            (name, version)
+            for name, version in baselines.items()
+            if not known & {record.data_digest for record in _evidence_of(registry, version)}
+        ),
+        list(baselines.items())[-1],  # each shares some images, but not both the same
+    )
+    others = _evidence_of(registry, other)
+    role = f"{candidate.name}@{alias}" if name == "current" else "its parent"
     beginning = (
-        f"{candidate.reference} and {current.reference}, which is {candidate.name}@{alias}, have "
-        f"no evaluation on the same images{leaked}{_say_leaked(registry, current)}"
+        f"{candidate.reference} and {other.reference}, which is {role}, have no evaluation on the "
+        f"same images{leaked}{_say_leaked(registry, other)}"
     )
     if others:
         return f"{beginning}; run: {others[0].command(candidate.reference)}"
     if own:
-        return f"{beginning}; run: {own[0].command(current.reference)}"
+        return f"{beginning}; run: {own[0].command(other.reference)}"
     return (
         f"{beginning}; run both: eagleray evaluate {candidate.reference} DATA, eagleray evaluate "
-        f"{current.reference} DATA."
+        f"{other.reference} DATA."
     )
 
 

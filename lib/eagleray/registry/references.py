@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings, read_settings
@@ -37,12 +37,20 @@ from eagleray.tasks import Multiclass
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LoadedModel", "find_version", "load_model", "verify_model"]
+__all__ = ["LoadedModel", "find_version", "load_model", "load_parent", "verify_model"]
 
 RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
 
 _BY_ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)@([A-Za-z0-9_-]+)")
 _BY_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/(\d+)")
+
+
+class HasPackage(Protocol):
+    """A model with its package."""
+
+    @property
+    def package(self) -> ModelPackage:
+        """The verified package."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,29 @@ def verify_model(reference: str, settings: Settings | None = None) -> Verificati
     if storage.is_remote(reference) or storage.is_folder(reference):
         return verify_package(reference)
     raise _unknown_reference(reference, settings)
+
+
+def load_parent(model: HasPackage, settings: Settings | None = None) -> LoadedModel | None:
+    """Load the version that a model was made from.
+
+    Args:
+        model: A model and its package.
+        settings: The settings that name the registry; None reads the environment.
+
+    Returns:
+        The version; None if the model's lineage names none that the registry has.
+
+    Raises:
+        PackageError: If its package is refused.
+    """
+    digest = model.package.manifest.lineage.parent
+    if digest is None:
+        return None
+    registry = Registry(settings)
+    found = registry.version_of_package(digest)
+    if found is None:
+        return None
+    return LoadedModel(found.reference, registry.load(found), str(found.version))
 
 
 def find_version(reference: str, registry: Registry) -> ModelVersion | None:

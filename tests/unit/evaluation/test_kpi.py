@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.evaluation.kpi import Kpi, check_kpis, parse_kpis, read_kpis, require_known
+from eagleray.evaluation.kpi import Baseline, Kpi, check_kpis, parse_kpis, read_kpis, require_known
 from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.record import EvaluationRecord
 
@@ -19,20 +19,30 @@ def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "kpi.txt").write_text(
         "# what it must reach\n\n f1_macro >= 0.98\nrecall[a ] >= b] > .5\n"
         "accuracy>=current-0.005\nece <= current\nlog_loss < 1e-1\naccuracy > current + 0.01\n"
+        "accuracy >= parent - 0.005\n"
     )
     assert read_kpis(str(tmp_path / "kpi.txt")) == (
         Kpi("f1_macro", ">=", 0.98),
         Kpi("recall[a ] >= b]", ">", 0.5),
-        Kpi("accuracy", ">=", -0.005, from_current=True),
-        Kpi("ece", "<=", 0.0, from_current=True),
+        Kpi("accuracy", ">=", -0.005, "current"),
+        Kpi("ece", "<=", 0.0, "current"),
         Kpi("log_loss", "<", 0.1),
-        Kpi("accuracy", ">", 0.01, from_current=True),
+        Kpi("accuracy", ">", 0.01, "current"),
+        Kpi("accuracy", ">=", -0.005, "parent"),
     )
 
 
 @pytest.mark.parametrize(
     "line",
-    ["accuracy", "accuracy = 0.9", "accuracy >= 90%", "0.9 <= accuracy", "f1 >= currently", ">= 1"],
+    [
+        "accuracy",
+        "accuracy = 0.9",
+        "accuracy >= 90%",
+        "0.9 <= accuracy",
+        "f1 >= currently",
+        ">= 1",
+        "f1 >= parents",
+    ],
 )
 def test_a_line_that_is_no_comparison_is_named(line: str) -> None:
     with pytest.raises(InputError, match=r"^kpi\.txt, line 2: ") as caught:
@@ -57,12 +67,12 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     st.from_regex(r"[a-z_]{1,8}(\[[a-z ]{1,5}\])?", fullmatch=True),
     st.sampled_from([">=", "<=", ">", "<"]),
     st.floats(-1e6, 1e6).map(lambda value: float(f"{value:g}")),
-    st.booleans(),
+    st.sampled_from([None, "current", "parent"]),
 )
 def test_a_printed_kpi_is_read_back_unchanged(
-    metric: str, comparison: str, limit: float, from_current: bool
+    metric: str, comparison: str, limit: float, baseline: Baseline | None
 ) -> None:
-    kpi = Kpi(metric, comparison, limit, from_current)
+    kpi = Kpi(metric, comparison, limit, baseline)
     assert parse_kpis(str(kpi), where="here") == (kpi,)
 
 
@@ -97,6 +107,14 @@ def test_a_metric_on_images_that_a_model_was_trained_on_passes_no_kpi() -> None:
     first, second = check_kpis(kpis, {"f1": 0.9}, {"f1": 0.8}, current_leakage=leaked)
     assert (first.passed, first.not_counted) == (True, "")
     assert (second.passed, second.not_counted) == (False, reason)
+
+
+def test_a_comparison_with_the_parent_names_it() -> None:
+    kpis = parse_kpis("f1 >= parent - 0.005\nf1 >= parent", where="here")
+    first, second = check_kpis(kpis, {"f1": 0.898}, {"f1": 0.5}, {"f1": 0.9})
+    assert first.passed
+    assert first.limit == pytest.approx(0.895)
+    assert str(second) == "f1 >= parent: failed with 0.898 (parent: 0.9)"
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest() -> None:

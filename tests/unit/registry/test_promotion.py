@@ -13,8 +13,8 @@ from eagleray.core.errors import InputError, PackageError, UnknownNameError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.promotion import promote, rollback
-from eagleray.registry.registry import Registry
-from tests.support.models import DIGITS, golden_png, lenet_module, small_package
+from eagleray.registry.registry import ModelVersion, Registry
+from tests.support.models import DIGITS, LINEAGE, golden_png, lenet_module, small_package
 from tests.support.registry import EASY, HARD, KPIS, evaluated, register
 
 # --- promotion --------------------------------------------------------------------------------
@@ -239,3 +239,59 @@ def test_without_an_alias_there_is_nothing_to_roll_back(registry: Registry, name
     register(registry, name)
     with pytest.raises(UnknownNameError, match="No alias of model"):
         rollback(registry, name, alias="production")
+
+
+# --- KPIs that compare with the parent --------------------------------------------------------
+
+PARENT = parse_kpis("accuracy >= parent - 0.005", where="kpi.txt")
+
+
+def child_of(registry: Registry, parent: ModelVersion) -> ModelVersion:
+    lineage = LINEAGE.model_copy(update={"parent": parent.digest})
+    return register(registry, parent.name, lineage=lineage)[0]
+
+
+def test_a_version_is_promoted_if_it_loses_little_of_its_parent(
+    registry: Registry, name: str
+) -> None:
+    (parent,) = register(registry, name)
+    child = child_of(registry, parent)
+    evaluated(registry, parent, 0.95)
+    evaluated(registry, parent, 0.99, digest=HARD)  # not compared: the child has none on these
+    evaluated(registry, child, 0.946)
+    (result,) = promote(registry, name, 2, alias="edge", kpis=PARENT).kpi_results
+    assert result.passed
+    assert result.limit == pytest.approx(0.945)
+
+    evaluated(registry, child, 0.944)
+    with pytest.raises(InputError, match=r"failed with 0\.944 \(parent: 0\.95\)"):
+        promote(registry, name, 2, alias="other", kpis=PARENT)
+
+
+def test_without_a_parent_or_its_evaluation_the_refusal_says_what_to_do(
+    registry: Registry, name: str
+) -> None:
+    (parent,) = register(registry, name)
+    child = child_of(registry, parent)
+    evaluated(registry, child, 0.9)
+    expected = f"{name}/2 and {name}/1, which is its parent, have no evaluation on the same images"
+    with pytest.raises(InputError, match=f"{expected}; run: eagleray evaluate {name}/1 parts/test"):
+        promote(registry, name, 2, alias="edge", kpis=PARENT)
+    evaluated(registry, parent, 0.9)
+    with pytest.raises(InputError, match="compares with the version that"):
+        promote(registry, name, 1, alias="edge", kpis=PARENT)
+
+
+def test_current_and_parent_are_compared_on_the_same_images(registry: Registry, name: str) -> None:
+    (parent,) = register(registry, name)
+    current = register(registry, name, lineage=LINEAGE)[0]
+    child = child_of(registry, parent)
+    registry.set_alias(name, "edge", current.version)
+    kpis = parse_kpis("accuracy >= parent - 0.01\naccuracy >= current - 0.01", where="kpi.txt")
+    evaluated(registry, child, 0.9, digest=EASY)
+    evaluated(registry, child, 0.8, digest=HARD, created="2025-01-01T00:00:00+00:00")
+    evaluated(registry, parent, 0.9, digest=EASY)
+    evaluated(registry, parent, 0.8, digest=HARD)
+    evaluated(registry, current, 0.8, digest=HARD)
+    promotion = promote(registry, name, 3, alias="edge", kpis=kpis)
+    assert [result.value for result in promotion.kpi_results] == [0.8, 0.8]

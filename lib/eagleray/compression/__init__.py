@@ -1,0 +1,1 @@
+"""Makes smaller and faster versions of registered models."""
