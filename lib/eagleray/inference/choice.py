@@ -295,9 +295,7 @@ def _measure(
     return MeasuredSpeeds(images_per_second={**known.images_per_second, **speeds, **unable})
 
 
-def _time(
-    runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock
-) -> dict[str, float]:
+def _time(runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock) -> dict[str, float]:
     """Return the median seconds of a pass of each."""
     begun = clock()
     times: dict[str, list[float]] = {}

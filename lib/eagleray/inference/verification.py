@@ -186,7 +186,9 @@ def _check_golden(
 ) -> dict[str, bytes] | None:
     """Return all files but the weights; None if one of them is missing or altered."""
     files: dict[str, bytes] = {}
-    listed = [name for name in manifest.files if name != manifest.network_file and is_package_file(name)]
+    listed = [
+        name for name in manifest.files if name != manifest.network_file and is_package_file(name)
+    ]
     for name in listed:
         with report.check(name) as check:
             files[name] = opened.read(name, digest=manifest.files[name])
@@ -214,7 +216,9 @@ def _check_weights(
             opened.check_weights(manifest.architecture)
             check.detail = f"the weights are those of {manifest.architecture.name}"
         else:
-            check.detail = f"a graph of {manifest.architecture.name} in {manifest.quantization.precision}"
+            check.detail = (
+                f"a graph of {manifest.architecture.name} in {manifest.quantization.precision}"
+            )
     if not check.passed or file not in manifest.files:
         report.skip("weights that are listed and fit the network", file)
         return None

@@ -84,7 +84,9 @@ __all__ = [
 ]
 
 _PACKAGE_FILE = re.compile(
-    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.(" + "|".join(FORMATS) + ")"
+    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.("
+    + "|".join(FORMATS)
+    + ")"
 )
 
 
