@@ -146,7 +146,7 @@ def running_service(model: str, console: Console) -> Iterator[str]:
     console.note(f"$ eagleray serve {model} --port {port}")
     command = [sys.executable, "-P", "-m", "eagleray.serve.run", model, "--port", str(port)]
     with subprocess.Popen(
-        [*command, "--grpc-port", "0", "--compile", "never", "--json"],
+        [*command, "--grpc-port", "0", "--engine", "eager", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

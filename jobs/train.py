@@ -17,7 +17,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from eagleray.cli.common import (
@@ -30,7 +29,7 @@ from eagleray.cli.common import (
 )
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import flag, read_spec, with_spec_options
+from eagleray.cli.options import given_options, read_spec, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.core.system import num_usable_cores
@@ -45,6 +44,7 @@ from eagleray.training.spec import TrainSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eagleray.training.cross_validation import CrossValidation
     from eagleray.training.job import TrainSummary
     from eagleray.training.lr_finder import LearningRateSuggestion
     from eagleray.training.plan import TrainPlan
@@ -100,28 +100,21 @@ def show_rate(suggestion: LearningRateSuggestion, page: str, console: Console) -
         console.say(f"--learning-rate {suggestion.learning_rate:.2g} (see {page})")
 
 
-def show_folds(folds: list[dict[str, float]], console: Console) -> None:
+def show_folds(found: CrossValidation, console: Console) -> None:
     """Report the mean and the standard deviation of the folds."""
-    spread = {
-        name: (float(np.mean(values)), float(np.std(values, ddof=1)))
-        for name in folds[0]
-        if (values := [fold[name] for fold in folds if name in fold])
-    }
     if console.for_scripts:
-        console.emit(
-            {
-                "folds": folds,
-                "mean": {name: mean for name, (mean, _) in spread.items()},
-                "standard_deviation": {name: deviation for name, (_, deviation) in spread.items()},
-            }
-        )
+        console.emit(found.as_json())
         return
     rows = [
-        [name, f"{mean:.4f} ± {deviation:.4f}", *(f"{fold[name]:.4f}" for fold in folds)]
-        for name, (mean, deviation) in spread.items()
+        [
+            name,
+            f"{mean:.4f} ± {deviation:.4f}",
+            *(f"{fold.metrics[name]:.4f}" for fold in found.folds),
+        ]
+        for name, (mean, deviation) in found.spread.items()
     ]
-    columns = ["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(folds)))]
-    console.table("Cross-validation", columns, rows)
+    columns = ["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(found.folds)))]
+    console.table(f"Cross-validation {found.run.name}", columns, rows)
 
 
 # --- the command line -------------------------------------------------------------------------
@@ -222,8 +215,7 @@ def _require_resumable(run: str, fields: dict[str, Any], others: dict[str, objec
     Raises:
         InputError: If there is one; the message names them.
     """
-    given = ["DATA" if name == "data" else flag(name) for name in fields if name != "epochs"]
-    given += [option for option, value in others.items() if value]
+    given = given_options({name: fields[name] for name in fields if name != "epochs"}, others)
     if given:
         raise InputError(
             f"--resume continues run {run} with its own specification, of which --epochs alone may "

@@ -24,7 +24,7 @@ from eagleray.cli.common import (
 )
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
-from eagleray.cli.options import with_spec_options
+from eagleray.cli.options import given_options, option_name, with_spec_options
 from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
@@ -114,14 +114,20 @@ def main(
         settings = job_settings(cluster=cluster)
         storage.use_s3(S3Fields().with_settings(settings).s3)  # the file of the space may be there
         if resume is not None:
-            if fields or space or num_trials or max_concurrent or grace_epochs or alias or force:
+            others: dict[str, object] = {"--space": space, "--num-trials": num_trials}
+            others |= {"--max-concurrent": max_concurrent, "--grace-epochs": grace_epochs}
+            given = given_options(fields, {**others, "--alias": alias, "--force": force})
+            if given:
                 raise InputError(
-                    f"--resume continues tuning {resume} with its own options; leave the rest out, "
-                    "or begin a new one."
+                    f"--resume continues tuning {resume} with its own options; leave out "
+                    f"{', '.join(given)}, or begin a new tuning."
                 )
             job = reopen_tune_job(resume, settings)
         else:
-            searched = default_space(fields) if space is None else read_space(space, fields)
+            if space is None:
+                searched = default_space(fields, name=option_name)
+            else:
+                searched = read_space(space, fields, name=option_name)
             budget = Budget(num_trials or _NUM_TRIALS, max_concurrent, grace_epochs)
             job = open_tune_job(searched, budget, settings, alias=alias, force=force)
         plan = job.default.plan

@@ -150,7 +150,7 @@ class GrpcInterface:
     def _authenticate(self, metadata: dict[str, Any], caller: str | None) -> str:
         kind, _, key = str(metadata.get("authorization", "")).partition(" ")
         given = key.strip() if kind.lower() == "bearer" else metadata.get("x-api-key")
-        return self._service.authenticate(given, caller)
+        return self._service.authenticator.authenticate(given, caller)
 
     async def _respond(self, request: Any, call: _Call, context: Any, trace: Trace) -> Any:
         response, service = message(f"{call.method}Response"), self._service

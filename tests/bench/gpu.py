@@ -79,7 +79,7 @@ def show_setup(setup: Setup, architecture: str) -> None:
     size = statistics.mean(len(photo) for photo in setup.photos) / 1000
     print(f"\n{machine()}; {device}")
     print(
-        f"{architecture}, {plan.precision}, {'compiled' if setup.reference.compiled else 'eager'}, "
+        f"{architecture}, {plan.precision}, {setup.reference.passes.engine.name}, "
         f"batches of {setup.batch_size}, {setup.reference.decode_threads} decoding thread(s); "
         f"{setup.num_images:,} images in memory, from {len(setup.photos)} photographs of "
         f"{size:.0f} kB on average."
@@ -159,7 +159,6 @@ def parse_options() -> tuple[Options, Path, str]:
     add("--images", type=int, help="Images in memory: photographs, repeated.")
     add("--rounds", type=int, default=5, help="Rounds that are timed.")
     add("--batch-size", type=int, help="Images in a forward pass; the predictor's choice if left.")
-    add("--compile", choices=("auto", "always", "never"), default="auto")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--decode-threads", type=int, help="The predictor's choice if left.")
     values = vars(parser.parse_args())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eagleray.core.settings import read_settings
-from eagleray.core.types import CompileMode, Precision
+from eagleray.core.types import Precision
 from eagleray.imaging.geometry import frame_of
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.predictor import Predictor
@@ -43,7 +41,7 @@ __all__ = [
     "ways_of",
 ]
 
-FORWARD, FORWARD_EAGER = "forward only", "forward only, not compiled"
+FORWARD = "forward only"
 COPY, LABELS = "copy to the device", "labels from outputs"
 NVJPEG = "JPEG bytes to labels, decode by nvJPEG (no contract's way)"
 NVJPEG_DECODE = "decode, resize and crop by nvJPEG and PyTorch, alone"
@@ -74,7 +72,6 @@ class Options:
     images: int
     rounds: int
     batch_size: int | None
-    compile: CompileMode
     precision: Precision
     decode_threads: int | None
 
@@ -154,38 +151,18 @@ def make_setup(
     return Setup(options, photos, num_images, predictors, nvjpeg_photos, no_nvjpeg)
 
 
-def make_predictor(
-    name: str,
-    package: ModelPackage,
-    options: Options,
-    note: Note,
-    compile_mode: CompileMode | None = None,
-) -> Predictor:
-    """Make a predictor and say what it took; where the compiler fails, it runs without."""
-    mode = compile_mode or options.compile
-    cache = read_settings().cache_folder / "compiled"
-    known = set(cache.glob("*.pt2"))
+def make_predictor(name: str, package: ModelPackage, options: Options, note: Note) -> Predictor:
+    """Make a predictor and say what it took."""
     started = time.perf_counter()
-    try:
-        predictor = Predictor(
-            package,
-            device=options.device,
-            precision=options.precision,
-            compile_mode=mode,
-            batch_size=options.batch_size,
-            decode_threads=options.decode_threads,
-            expected_images=options.images,
-        )
-    except (RuntimeError, OSError):  # no compiler here: measure the rest
-        if mode == "never":
-            raise
-        traceback.print_exc()
-        note(f"{name}: does not compile here")
-        return make_predictor(name, package, options, note, "never")
-    how = "not compiled"
-    if predictor.compiled:
-        how = "compiled" if set(cache.glob("*.pt2")) - known else "found compiled in the cache"
-    note(f"{name}: {how}, ready in {time.perf_counter() - started:.1f} s")
+    predictor = Predictor(
+        package,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        decode_threads=options.decode_threads,
+        expected_images=options.images,
+    )
+    note(f"{name}: {predictor.engine}, ready in {time.perf_counter() - started:.1f} s")
     return predictor
 
 
@@ -202,10 +179,6 @@ def ways_of(setup: Setup, note: Note) -> list[Way]:
     ]
     on_device = [batch.to(setup.device) for batch in pixels]
     ways = [Way(FORWARD, partial(forward, reference, on_device, count), count, is_whole=True)]
-    if reference.compiled:
-        eager = make_predictor(REFERENCE_CONTRACT, reference.package, setup.options, note, "never")
-        run_eager = partial(forward, eager, on_device, count)
-        ways.append(Way(FORWARD_EAGER, run_eager, count, is_whole=True))
     for name, predictor in setup.predictors.items():
         run = partial(predict, predictor, images)
         on_one = partial(decode_in_turn, predictor, setup.photos)
@@ -242,7 +215,7 @@ def forward(predictor: Predictor, batches: Sequence[Tensor], num_images: int) ->
     """Run passes as `predict` does, from uint8 pixels to probabilities, all of it on the device."""
     with torch.inference_mode():
         for batch in islice(cycle(batches), num_images // len(batches[0])):
-            predictor.task.activate(predictor.passes.runs[len(batch)](batch))
+            predictor.task.activate(predictor.passes.run(batch))
 
 
 def decoded(setup: Setup, predictor: Predictor, images: Sequence[bytes]) -> Iterator[DecodedBatch]:
@@ -298,9 +271,7 @@ def classify_by_nvjpeg(setup: Setup, images: Sequence[bytes]) -> Predictions:
     with torch.inference_mode():
         for batch in decode_by_nvjpeg(setup, images):
             padded = torch.nn.functional.pad(batch, (0,) * 7 + (setup.batch_size - len(batch),))
-            outputs = reference.task.activate(
-                reference.passes.runs[len(padded)](padded)[: len(batch)]
-            )
+            outputs = reference.task.activate(reference.passes.run(padded)[: len(batch)])
             best.append(outputs.max(dim=1))
         scores, labels = (torch.cat(parts).tolist() for parts in zip(*best, strict=True))
     return numbered(reference.package, labels, scores)

@@ -36,7 +36,7 @@ from tests.bench.batch import machine
 from tests.bench.folders import photos_of
 from tests.bench.open_loop import SentRequest, raise_priority, send_at_rate, send_in_turn
 from tests.bench.peers.weights import write_weights
-from tests.bench.serve import wait_until_compiled
+from tests.bench.serve import wait_until_measured
 from tests.support.service import RunningService, running_service
 
 MODEL = "resnet18"
@@ -91,14 +91,14 @@ def main() -> None:
 
 @contextlib.contextmanager
 def running_resnet(photos: Path, *flags: str) -> Iterator[RunningService]:
-    """Serve ResNet-18 with random weights until the end of the block, compiled unless never."""
+    """Serve ResNet-18 with random weights until the end of the block, on the fastest engine."""
     with tempfile.TemporaryDirectory(prefix="bench-service-") as name:
         home = Path(name) / "home"
         package = write_weights(photos_of(photos)[:200], Path(name) / "package", "fast").package
         Registry(Settings(home=home)).register(read_package(str(package)), alias="production")
         with running_service(home, MODEL, *flags) as service:
-            if not any("never" in flag for flag in flags):
-                wait_until_compiled(service.url)
+            if "eager" not in flags:
+                wait_until_measured(service.url)
             yield service
 
 

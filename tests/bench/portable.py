@@ -2,10 +2,10 @@
 
     make bench-portable PHOTOS=folder
 
-Each network predicts the photographs once for each set of instructions, in float32 and not
-compiled, in a process of its own. The table shows the largest difference of a probability from this
-CPU's own, and how many labels agree. The weights are random, and their last layer is scaled so that
-the logits are spread as those of trained networks are.
+Each network predicts the photographs once for each set of instructions, in float32 by
+the eager engine, in a process of its own. The table shows the largest difference of a probability
+from this CPU's own, and how many labels agree. The weights are random, and their last layer is
+scaled so that the logits are spread as those of trained networks are.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _predict(package: str, photos: Path) -> npt.NDArray[np.float32]:
-    predictor = Predictor(read_package(package), precision="float32", compile_mode="never")
+    predictor = Predictor(read_package(package), precision="float32", engine="eager")
     outcomes = predictor.predict([file.read_bytes() for file in photos_of(photos)])
     return np.stack([one.prediction.probabilities for one in outcomes if one.prediction])
 

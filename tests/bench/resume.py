@@ -44,11 +44,11 @@ def main() -> None:
         # A package, as in real work; to draw random weights would take each run several seconds.
         model = str(folder / "model")
         write_package(load_model("random:resnet18", read_settings()).package, model)
-        # The network is compiled, and its cache filled, by a job that is none of those measured.
+        # The network is converted, and its cache filled, by a job that is none of those measured.
         fill_folder(folder / "few", photos_of(options.photos), NUM_WARM_UP)
-        warm_up = [str(folder / "few"), "--model", model, "--compile", "always"]
+        warm_up = [str(folder / "few"), "--model", model, "--engine", "openvino"]
         run_job([*warm_up, "--output", str(folder / "warm-up")])
-        job = [str(folder / "images"), "--model", model, "--compile", "always", "--output"]
+        job = [str(folder / "images"), "--model", model, "--engine", "openvino", "--output"]
         whole = run_job([*job, str(folder / "whole")])
         print(f"whole job          {whole:7.1f} s")
         reached = kill([*job, str(folder / "stopped")], OutputLayout(str(folder / "stopped")))

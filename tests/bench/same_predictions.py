@@ -55,7 +55,7 @@ def main() -> None:
         print(f"batch: {len(batch)} photographs, contract {digests}")
         contents = [photo.read_bytes() for photo in photos]
         good = True
-        with running_service(home, MODEL, "--compile", "never") as service:
+        with running_service(home, MODEL, "--engine", "eager") as service:
             for way, request in ways(service.url, service.grpc).items():
                 predictions, digest = request(contents)
                 good = show(way, predictions, digest, batch) and digest in digests and good
@@ -65,7 +65,7 @@ def main() -> None:
 def by_batch(photos: Path, output: Path, home: Path) -> tuple[Predictions, set[str]]:
     """Return the predictions of a batch job, in the order of names, and its contract digests."""
     command = [sys.executable, "-m", "eagleray.jobs.predict", str(photos), "--model", f"{MODEL}/1"]
-    command += ["--output", str(output), "--compile", "never"]
+    command += ["--output", str(output), "--engine", "eager"]
     subprocess.run(command, env={**os.environ, "EAGLERAY_HOME": str(home)}, check=True)
     table = pq.read_table(output).sort_by("uri")
     predictions = list(zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True))

@@ -182,7 +182,7 @@ def running(server: Server, home: Path) -> Iterator[str]:
     try:
         wait_for(url + server.path, process)
         if server.name == "Eagleray":
-            wait_until_compiled(url)
+            wait_until_measured(url)
         yield url + server.path
     finally:
         process.send_signal(signal.SIGINT)
@@ -212,16 +212,16 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     sys.exit(f"{url} does not respond.")
 
 
-def wait_until_compiled(url: str) -> None:
-    """Wait until our service has the compiled network, as it will have for most of its life."""
+def wait_until_measured(url: str) -> None:
+    """Wait until our service runs on the fastest engine, as it will have for most of its life."""
     end = time.monotonic() + 400
     while time.monotonic() < end:
         with urllib.request.urlopen(f"{url}/v1/models/{MODEL}", timeout=10) as response:
             reports = json.load(response)["in_memory"]
-        if reports and all(report["compiled"] for report in reports):
+        if reports and all(report["measured"] for report in reports):
             return
         time.sleep(1)
-    sys.exit("The network was not compiled in time.")
+    sys.exit("The engines were not measured in time.")
 
 
 def run_wrk(url: str, script: Path, seconds: int, connections: int) -> Load:

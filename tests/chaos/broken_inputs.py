@@ -236,7 +236,7 @@ def check_rows(output: str, material: Material, findings: Path) -> None:
 
 def _expected_predictions(model: str, uris: list[str]) -> dict[str, tuple[str, float]]:
     """Predict good images with a predictor alone; hard links of one file only once."""
-    predictor = Predictor(read_package(model), precision="float32", compile_mode="never")
+    predictor = Predictor(read_package(model), precision="float32", engine="eager")
     first_of = {uri: os.stat(uri).st_ino for uri in uris}  # noqa: PTH116 - ten thousand of them
     files = {inode: Path(uri) for uri, inode in first_of.items()}
     outcomes = predictor.predict([file.read_bytes() for file in files.values()])

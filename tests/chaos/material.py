@@ -39,7 +39,7 @@ class Material:
             model=self.model,
             output=output,
             precision="float32",
-            compile="never",
+            engine="eager",
             **s3_fields(place.s3),
         )
         return request.model_copy(update=overrides)

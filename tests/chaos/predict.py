@@ -37,7 +37,7 @@ class Predict(Command):
     ) -> None:
         words = ["eagleray.jobs.predict", material.images]
         words += ["--model", material.model, "--output", output, "--json", *options]
-        words += ["--precision", "float32", "--compile", "never"]
+        words += ["--precision", "float32", "--engine", "eager"]
         if place.s3.endpoint is not None:
             words += ["--s3-endpoint", place.s3.endpoint]
         super().__init__(words, environment)

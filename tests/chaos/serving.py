@@ -79,7 +79,7 @@ def main() -> None:
             "--worker-threads",
             "1",
         ]
-        with running_service(home, MODEL, *words, "--compile", "never") as service:
+        with running_service(home, MODEL, *words, "--engine", "eager") as service:
             seen = asyncio.run(run_changes(options, registry, service, config, expected, broken))
     sys.exit(0 if show(seen) else 1)
 
@@ -95,7 +95,7 @@ def register_good(registry: Registry) -> dict[int, tuple[str, float]]:
     for seed in range(NUM_GOOD):
         package = small_package(module=lenet_module(seed=seed), golden_images=[golden_png(0)])
         version = registry.register(package)
-        prediction = Predictor(package, compile_mode="never").predict([IMAGE])[0].prediction
+        prediction = Predictor(package, engine="eager").predict([IMAGE])[0].prediction
         assert prediction is not None
         assert prediction.label is not None
         assert prediction.score is not None

@@ -196,7 +196,7 @@ def service_to_attack(folder: Path, replicas: int) -> Iterator[RunningService]:
         "--worker-threads",
         "1",
     ]
-    words += ["--compile", "never", "--poll-interval-s", "0.5"]
+    words += ["--engine", "eager", "--poll-interval-s", "0.5"]
     with running_service(folder / "home", MODEL, *words) as service:
         yield service
 

@@ -137,6 +137,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["train", "IMAGES", "--name", "x", "--architecture", "lenet"], "Nearest: lenet5"),
     (["train", "TREE", "--name", "x"], "; at least 3 are needed"),
     (["train", "TREE", "--name", "x", "--epochs", "0"], "--epochs must be"),
+    (["tune", "--resume", "x-1", "--num-trials", "5"], "leave out --num-trials, or begin a new"),
 ]
 
 

@@ -196,7 +196,7 @@ def test_a_running_job_is_cancelled_from_elsewhere(
 ) -> None:
     images = write_images(tmp_path / "many", 400)
     request = PredictSpec(
-        inputs=(str(images),) * 12, model=model, output=str(tmp_path / "out"), compile="never"
+        inputs=(str(images),) * 12, model=model, output=str(tmp_path / "out"), engine="eager"
     )
     job = open_predict(request, read_settings(), QUIET)
     cancelled = threading.Event()

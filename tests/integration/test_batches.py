@@ -63,7 +63,7 @@ class Service:
 
     def __init__(self, place: Place) -> None:
         self._place, self._open = place, ExitStack()
-        words = ["digits", "--compile", "never", "--batch-inputs", str(place.photos)]
+        words = ["digits", "--engine", "eager", "--batch-inputs", str(place.photos)]
         words += ["--batch-outputs", str(place.folder / "results" / "{application}")]
         running = self._open.enter_context(running_service(place.folder / "home", *words))
         self.url = running.url

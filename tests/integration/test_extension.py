@@ -128,7 +128,7 @@ def test_batch_and_service_predict_with_it(
     image = Path(row["uri"].removeprefix("file://")).read_bytes()
     home = folder / "home"
     command("models", "alias", "levels", "production", "1")
-    with running_service(home, "levels", "--compile", "never", PYTHONPATH=path) as service:
+    with running_service(home, "levels", "--engine", "eager", PYTHONPATH=path) as service:
         response = httpx.post(f"{service.url}/v1/models/levels/predict", content=image)
         assert response.status_code == 200, response.text
         result = response.json()["results"][0]

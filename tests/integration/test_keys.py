@@ -40,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("keys")
     registry_with(folder, "digits")
     settings = Settings(home=folder / "home")
-    words = ["digits", "--compile", "never", "--poll-interval-s", "0.2"]
+    words = ["digits", "--engine", "eager", "--poll-interval-s", "0.2"]
     with running_service(folder / "home", *words) as running:
         assert httpx.get(running.url + "/v1/models").status_code == 200
         applications = Applications(open_database(settings), actor=settings.actor)

@@ -28,7 +28,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     registry = registry_with(tmp_path, "digits")
     if getattr(request, "param", False):
         Applications(registry.history.database, actor="tester").create("shop")
-    config = ServiceConfig(compile="never")
+    config = ServiceConfig(engine="eager")
     service = ImageService(registry, config, device="cpu", num_cores=1)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

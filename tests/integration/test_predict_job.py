@@ -99,7 +99,7 @@ def test_batch_predictions_equal_the_predictors_own(
     )
     predict(cluster, request)
     predictor = Predictor(
-        small_package(name="digits"), compile_mode="never", precision="float32", num_threads=1
+        small_package(name="digits"), engine="eager", precision="float32", num_threads=1
     )
     rows = [r for r in pyarrow.parquet.read_table(tmp_path / "out").to_pylist() if r["label"]]
     outcomes = predictor.predict([Path(row["uri"]).read_bytes() for row in rows])

@@ -52,7 +52,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     registry = registry_with(folder, "digits", versions=2)
     config = folder / "service.yaml"
     config.write_text("max_images: 64\n")
-    words = ["digits", "--config", str(config), "--compile", "never", "--poll-interval-s", "0.2"]
+    words = ["digits", "--config", str(config), "--engine", "eager", "--poll-interval-s", "0.2"]
     with running_collector() as collector:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         with running_service(folder / "home", *words, **traced) as running:
@@ -72,7 +72,7 @@ def package(service: Running) -> ModelPackage:
 
 @pytest.fixture(scope="module")
 def expected(package: ModelPackage) -> list[Prediction]:
-    outcomes = Predictor(package, compile_mode="never").predict(IMAGES)
+    outcomes = Predictor(package, engine="eager").predict(IMAGES)
     return [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
 
 

@@ -23,7 +23,7 @@ IMAGE = golden_png(0)
 def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path) -> None:
     registry_with(tmp_path, "digits")
     home = tmp_path / "home"
-    with running_service(home, "digits", "--compile", "never") as service:
+    with running_service(home, "digits", "--engine", "eager") as service:
         assert httpx.post(service.url + PREDICT, content=IMAGE).status_code == 200
         find(service, "haproxy").kill()
         began = time.monotonic()
@@ -61,7 +61,7 @@ def test_a_ray_that_dies_while_the_service_starts_ends_the_command_too(tmp_path:
     began = time.monotonic()
     with (
         pytest.raises(RuntimeError, match="Ray's control store ended, and with it the service"),
-        running_service(tmp_path / "home", "digits", "--compile", "never"),
+        running_service(tmp_path / "home", "digits", "--engine", "eager"),
     ):
         raise AssertionError("the service is ready")
     killer.join()

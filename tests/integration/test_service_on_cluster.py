@@ -90,7 +90,7 @@ def head(tmp_path: Path) -> Iterator[Head]:
 
 def test_a_service_on_a_cluster_serves_and_leaves_nothing_there(head: Head, tmp_path: Path) -> None:
     registry_with(tmp_path, "digits")
-    words = ["digits", "--cluster", head.address, "--replicas", "2", "--compile", "never"]
+    words = ["digits", "--cluster", head.address, "--replicas", "2", "--engine", "eager"]
     with running_service(tmp_path / "home", *words, **head.environment) as service:
         with Client(service.url) as client:
             assert client.predict("digits", IMAGE).status == "ok"

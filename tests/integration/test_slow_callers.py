@@ -62,7 +62,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("slow")
     registry = registry_with(folder, "digits", versions=1)
     key = Applications(registry.history.database, actor="tester").create("shop").key
-    words = ["digits", "--compile", "never", "--host", "0.0.0.0"]
+    words = ["digits", "--engine", "eager", "--host", "0.0.0.0"]
     with running_service(folder / "home", *words) as running:
         yield Keyed(running, int(running.url.rpartition(":")[2]), key)
 

@@ -95,7 +95,7 @@ def test_two_workers_learn_and_the_best_epoch_is_registered(
     assert manifest.metrics["test_accuracy"] == summary.tested.evaluation.metrics["accuracy"]
     assert manifest.lineage.run == summary.version.run_id
     assert manifest.lineage.data_digest is not None
-    predictor = Predictor(loaded.package, compile_mode="never")
+    predictor = Predictor(loaded.package, engine="eager")
     assert predictor.require_healthy().num_images == 4
     draw = horizontal(np.random.default_rng(99))
     Image.fromarray(draw).save(stripes.parent / "new.png")
@@ -258,11 +258,11 @@ def test_a_test_set_with_an_unknown_class_is_refused(stripes: Path, tmp_path: Pa
 
 def test_too_many_workers_are_refused(cluster: Cluster, stripes: Path) -> None:
     few = replace(cluster, num_cpus=1, num_gpus=0)
-    with pytest.raises(InputError, match="--workers 5: the 1 CPU cores here take 4"):
+    with pytest.raises(InputError, match="workers: the 1 CPU cores here take 4, and 5 were"):
         train(few, spec(stripes, workers=5))
 
 
 def test_a_missing_gpu_is_reported(cluster: Cluster, stripes: Path) -> None:
     without = replace(cluster, num_gpus=0)
-    with pytest.raises(InputError, match="--device gpu: there is no GPU here"):
+    with pytest.raises(InputError, match="device: there is no GPU here"):
         train(without, spec(stripes, device="gpu"))

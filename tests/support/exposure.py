@@ -217,7 +217,7 @@ def exposed(setup: Setup) -> Iterator[Exposed]:
         key = ""
         if setup.keyed:
             key = Applications(registry.history.database, actor="tester").create("shop").key
-        words = ["digits", "--compile", "never", "--host", setup.host]
+        words = ["digits", "--engine", "eager", "--host", setup.host]
         words += ["--replicas", str(setup.replicas)]
         if setup.batches:
             words += ["--batch-inputs", str(folder / "photos")]

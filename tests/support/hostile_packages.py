@@ -114,7 +114,7 @@ def _attempt_here(reference: str) -> dict[str, Any]:
         package = load_model(reference).package
         package.build_module()
         predictor = Predictor(
-            package, device="cpu", precision="float32", compile_mode="never", batch_size=1
+            package, device="cpu", precision="float32", engine="eager", batch_size=1
         )
         predictor.require_healthy()
         ended = "loaded"

@@ -67,7 +67,7 @@ def http_service(
         around: Wraps the application, for example to record its responses.
         fields: Of its configuration.
     """
-    config = ServiceConfig(**{"compile": "never", "poll_interval_s": 0.2, **fields})
+    config = ServiceConfig(**{"engine": "eager", "poll_interval_s": 0.2, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
     launcher = RecordingLauncher()
     app = build_http(service, launcher)

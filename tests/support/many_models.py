@@ -338,7 +338,7 @@ def check_versions(options: Options) -> Findings:
             for name, pins in setup.pins.items()
         )
         began = time.perf_counter()
-        words = ["--compile", "never", "--memory-mb", str(options.memory_mb)]
+        words = ["--engine", "eager", "--memory-mb", str(options.memory_mb)]
         with running_service(home, *words) as service:
             url, (replica,) = service.url, service.replicas()
             findings = Findings([], {"seconds to start": f"{time.perf_counter() - began:.0f}"})

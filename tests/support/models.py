@@ -14,7 +14,8 @@ from torch import nn
 
 from eagleray.core.settings import Settings
 from eagleray.imaging import named_contract
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.registry.registry import Registry
 from eagleray.tasks import Multiclass

@@ -13,7 +13,8 @@ from PIL import Image
 from eagleray.imaging import named_contract
 from eagleray.inference.engine import Run
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.tasks import Multiclass, Task
 
@@ -46,7 +47,7 @@ def package(architecture: str = "resnet20", task: Task | None = None) -> ModelPa
 
 def eager(pets: ModelPackage, **options: object) -> Predictor:
     defaults: dict[str, object] = {
-        "compile_mode": "never",
+        "engine": "eager",
         "precision": "float32",
         "num_threads": 1,
         "cache_folder": Path("/nonexistent"),
@@ -55,8 +56,8 @@ def eager(pets: ModelPackage, **options: object) -> Predictor:
 
 
 def first_run(predictor: Predictor) -> Run:
-    return predictor.passes.runs[predictor.passes.max_size]
+    return predictor.passes.run
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, predictor: Predictor, run: Run) -> None:
-    monkeypatch.setattr(predictor.passes, "runs", dict.fromkeys(predictor.passes.runs, run))
+    monkeypatch.setattr(predictor.passes, "run", run)

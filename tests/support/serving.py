@@ -120,7 +120,7 @@ def add_versions(registry: Registry, name: str, count: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(registry: Registry, address: str, **fields: Any) -> AsyncIterator[RunningApp]:
-    config = ServiceConfig(**{"compile": "never", "poll_interval_s": 0.05, **fields})
+    config = ServiceConfig(**{"engine": "eager", "poll_interval_s": 0.05, **fields})
     service = ImageService(registry, config, device="cpu", num_cores=2)
     launcher = RecordingLauncher()
     app = build_http(service, launcher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eagleray.core.system import set_niceness
-from eagleray.core.types import CompileMode, Precision
+from eagleray.core.types import Precision
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.references import LoadedModel
@@ -22,20 +22,20 @@ class WorkerOptions:
         top_k: Number of labels listed for each image.
         device: Device of the network: `cpu` or `cuda`.
         precision: Precision of the forward pass.
-        compile_mode: When the network is compiled.
+        engine: Name of the engine, or `auto`.
         num_threads: Number of threads that decode a shard, and of a forward pass on a CPU.
         shards_at_a_time: Number of shards a process works on, each with threads of its own.
         processes_per_node: Number of processes that share a node's memory.
         seconds_per_image: Time limit for decoding an image, in seconds.
         expected_images: Number of images that one worker will see.
-        cache_folder: Folder of compiled networks.
+        cache_folder: Folder of measurements and converted networks.
         niceness: Niceness of the program that started the job, which its workers take over.
     """
 
     top_k: int
     device: str
     precision: Precision
-    compile_mode: CompileMode
+    engine: str
     num_threads: int
     shards_at_a_time: int
     processes_per_node: int

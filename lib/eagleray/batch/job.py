@@ -23,7 +23,6 @@ from eagleray.batch.plan import PredictPlan, PredictWork
 from eagleray.batch.results import result_schema, score_columns
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.callbacks import ProgressReporter
-from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.models.imported import require_importable
@@ -74,16 +73,19 @@ class Job:
         """Return what the workers need to know.
 
         Raises:
-            InputError: If the network is to be compiled, but would run on GPUs.
+            InputError: If the engine does not run on the workers' device.
         """
         request = self.request
-        if worker_pool.uses_gpu and request.compile == "always":
-            raise InputError("Networks are compiled for CPUs only; leave --compile out here.")
+        device = "cuda" if worker_pool.uses_gpu else "cpu"
+        if request.engine != "auto":
+            from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
+
+            require_engine(self.model.package.manifest, request.engine, device)
         options = WorkerOptions(
             top_k=request.top_k,
-            device="cuda" if worker_pool.uses_gpu else "cpu",
+            device=device,
             precision=request.precision,
-            compile_mode=request.compile,
+            engine=request.engine,
             num_threads=worker_pool.threads,
             shards_at_a_time=worker_pool.per_process,
             processes_per_node=worker_pool.per_node,
@@ -130,6 +132,10 @@ def open_job(
     storage.use_s3(request.s3)
     package = model.package
     require_importable(package.manifest.architecture.name)
+    if request.engine != "auto":
+        from eagleray.inference.choice import require_known_engine
+
+        require_known_engine(request.engine)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

@@ -36,8 +36,9 @@ class ShardPredictor:
             context.model.package,
             device=options.device,
             precision=options.precision,
-            compile_mode=options.compile_mode,
+            engine=options.engine,
             num_threads=options.num_threads if options.device == "cpu" else None,
+            num_callers=options.shards_at_a_time,
             expected_images=options.expected_images,
             cache_folder=Path(options.cache_folder),
         )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
 from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
-from eagleray.core.types import CompileMode, Precision
+from eagleray.core.types import EngineName, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
@@ -99,8 +99,11 @@ class PredictSpec(SourceFields, BatchRequest):
     precision: Precision = spec_field(
         "auto", SPEED, "Precision of the forward pass; auto: the faster one, as measured here."
     )
-    compile: CompileMode = spec_field(
-        "auto", SPEED, "Compile the network; auto: when it pays for this many images."
+    engine: EngineName = spec_field(
+        "auto",
+        SPEED,
+        "Engine of the forward pass: auto, eager or openvino; auto: the fastest one, as measured "
+        "here if that pays for this many images.",
     )
 
     @model_validator(mode="after")

@@ -51,6 +51,7 @@ Cell = str | Sequence[str]
 
 _MIN_WIDTH = 60  # in characters; in less, columns of a table would vanish
 _PIPE_WIDTH = 400  # for programs that read what is printed: a cell stays on its line
+_MIN_PER_SECOND = 0.1  # slower rates, as of trials, are shown per minute
 _QUIET_SECONDS = 30.0  # after a line of the job's own, in which no tenth is printed
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -58,7 +59,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f}/s" if speed else "-/s", style="progress.data.speed")
+        if not speed:
+            shown = "-/s"
+        else:
+            shown = f"{speed:,.1f}/s" if speed >= _MIN_PER_SECOND else f"{speed * 60:,.1f}/min"
+        return Text(shown, style="progress.data.speed")
 
 
 class ProgressBar:
@@ -96,7 +101,11 @@ class Console:
     def note(self, text: str) -> None:
         """Print a note on standard error, unless a script reads the output."""
         if not self._json:
-            self._print(self._err, text, style="dim")
+            self.announce(text)
+
+    def announce(self, text: str) -> None:
+        """Print a note on standard error, also if a script reads the output."""
+        self._print(self._err, text, style="dim")
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from eagleray.cli.exports import exports_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
+from eagleray.inference.latency import FRAME_MILLISECONDS, Latency
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.evaluation.record import EvaluationRecord
@@ -55,8 +56,13 @@ def list_models(
         console = Console(json_output=json_output)
         registry = Registry()
         shown = registry.latest_versions() if name is None else registry.versions(name)
+        of_models = registry.aliases()[0] if name is None else {}
         if json_output:
-            console.emit([_version_facts(version) for version in shown])
+            models = (
+                {"model_aliases": of_models.get(one.name, {})} if of_models else {} for one in shown
+            )
+            facts = [_version_facts(version) for version in shown]
+            console.emit([one | other for one, other in zip(facts, models, strict=True)])
             return
         if not shown:
             console.say("No model is registered yet: `eagleray train` registers one.")
@@ -64,7 +70,9 @@ def list_models(
         rows = [
             [
                 version.reference,
-                ", ".join(version.aliases),
+                _versions_of_aliases(of_models.get(version.name, {}))
+                if of_models
+                else ", ".join(version.aliases),
                 _headline_metric(version) + ", did not learn" * bool(version.did_not_learn),
                 version.task,
                 version.architecture,
@@ -73,13 +81,15 @@ def list_models(
             for version in shown
         ]
         title = f"Versions of {name}" if name else "Newest version of each model"
-        columns = ["model", "aliases", "test metric", "task", "architecture", "created"]
+        aliases = "aliases" if name else "aliases of the model"
+        columns = ["model", aliases, "test metric", "task", "architecture", "created"]
         console.table(title, columns, rows)
 
 
 @models_app.command("show")
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
+    from eagleray.registry.lineage import find_run_name
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
 
@@ -89,16 +99,21 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
         registry = Registry() if loaded.version else None
         version = registry.get(loaded.name, version=int(loaded.version)) if registry else None
         evaluations = registry.evaluations(version) if registry and version else []
+        run = find_run_name(registry, version) if registry and version else None
         manifest = loaded.package.manifest
         did_not_learn = version.did_not_learn if version else ()
+        latencies = version.latencies if version else ()
         if json_output:
             console.emit(
                 {
                     "reference": model,
                     "version": loaded.version,
                     "aliases": list(version.aliases) if version else [],
+                    "run": run,
+                    "mlflow_run": version.run_id if version else None,
                     "digest": loaded.package.digest,
                     "settings": manifest.task.settings(),
+                    "latencies": [one.model_dump(mode="json") for one in latencies],
                     "did_not_learn": list(did_not_learn),
                     "evaluations": [
                         {**record.model_dump(mode="json"), "counts": record.counts}
@@ -118,7 +133,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
-            "weights": f"{len(loaded.package.files['model.safetensors']):,} bytes",
+            "network": f"{len(loaded.package.files[manifest.network_file]):,} bytes",
             "golden images": len(loaded.package.golden.images),
         }
         if manifest.attributes:
@@ -129,10 +144,52 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             for name, value in manifest.lineage.model_dump().items()
             if value not in (None, "")
         }
+        if run is not None and version is not None:
+            facts["run"] = f"{run} (MLflow run {version.run_id})"
         console.facts(f"{manifest.name} {loaded.version}".strip(), facts)
+        if latencies:
+            rows = [_latency_row(latency) for latency in latencies]
+            console.table("Speed, decoding included", _LATENCY_COLUMNS, rows)
         if evaluations:
             rows = [_evaluation_row(record, manifest.task.metric_names) for record in evaluations]
             console.table("Evaluations", ["data", "images", "metrics", "", "measured"], rows)
+
+
+@models_app.command("measure")
+def measure_model(
+    model: ModelReference,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="Engine: auto, eager or openvino; auto: the fastest one here.")
+    ] = "auto",
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=600, help="Seconds of single images, and of batches.")
+    ] = 5.0,
+    budget_ms: Annotated[
+        float, typer.Option(min=0.01, help="Milliseconds that an image may take.")
+    ] = 33.3,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure how fast a version predicts on this machine, and keep the result with it."""
+    from eagleray.inference.latency import measure_latency
+    from eagleray.registry.references import load_model
+    from eagleray.registry.registry import Registry
+
+    with command_errors():
+        console = Console(json_output=json_output)
+        loaded = load_model(model)
+        latency = measure_latency(loaded.package, device=device, engine=engine, seconds=seconds)
+        if loaded.version:
+            registry = Registry()
+            registry.record_latency(registry.get(loaded.name, version=int(loaded.version)), latency)
+        keeps = latency.keeps(budget_ms)
+        if json_output:
+            facts = {"model": model, "budget_ms": budget_ms, "keeps_budget": keeps}
+            console.emit({**facts, **latency.model_dump(mode="json")})
+            return
+        console.table(f"Speed of {model}", _LATENCY_COLUMNS, [_latency_row(latency)])
+        verdict = "keeps" if keeps else "does not keep"
+        console.say(f"{model} {verdict} {budget_ms:g} ms an image on this machine.")
 
 
 @models_app.command("verify")
@@ -218,6 +275,30 @@ def _version_facts(version: Any) -> dict[str, object]:
         "run": version.run_id,
         "source": version.source,
     }
+
+
+_LATENCY_COLUMNS = [
+    "machine", "cores", "engine", "p50", "p95", "33 ms a frame", "images/s", "memory",
+]  # fmt: skip
+
+
+def _latency_row(latency: Latency) -> list[str]:
+    return [
+        latency.machine,
+        str(latency.num_cores),
+        f"{latency.engine} {latency.precision}",
+        f"{latency.p50:.1f} ms",
+        f"{latency.p95:.1f} ms",
+        "kept" if latency.keeps(FRAME_MILLISECONDS) else "missed",
+        f"{latency.images_per_second:,.1f} in batches of {latency.best_batch}",
+        f"{latency.memory_bytes / 1e6:,.0f} MB",
+    ]
+
+
+def _versions_of_aliases(aliases: Mapping[str, int]) -> str:
+    """Describe the aliases of a model, which may all point to older versions than the newest."""
+    pairs = sorted(aliases.items())
+    return ", ".join(f"{alias}: version {number}" for alias, number in pairs)
 
 
 def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]:

@@ -26,7 +26,15 @@ from eagleray.core.spec import Spec, panel_of
 from eagleray.io.spec_fields import S3_PANEL
 from eagleray.io.yaml_fields import read_fields
 
-__all__ = ["REQUIRED", "flag", "read_spec", "value_name", "with_spec_options"]
+__all__ = [
+    "REQUIRED",
+    "flag",
+    "given_options",
+    "option_name",
+    "read_spec",
+    "value_name",
+    "with_spec_options",
+]
 
 Command = Callable[..., None]
 S = TypeVar("S", bound=Spec)
@@ -83,7 +91,7 @@ def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = No
             return file or ""
         if field in in_file and field not in fields:
             return f"{file}: {field}"
-        return flag(field)
+        return option_name(field)
 
     return kind.make({**in_file, **fields}, name=name)
 
@@ -95,6 +103,22 @@ def _is_about_s3(named: tuple[str, FieldInfo]) -> bool:
 def flag(field: str) -> str:
     """Return the flag of a field."""
     return f"--{field.replace('_', '-')}"
+
+
+def option_name(field: str) -> str:
+    """Return the flag of a field, for `Spec.make`; "" for the fields together."""
+    return flag(field) if field else ""
+
+
+def given_options(fields: Mapping[str, Any], others: Mapping[str, object]) -> list[str]:
+    """Return what a user gave beside `--resume`, for the sentence that refuses it.
+
+    Args:
+        fields: Fields of the specification that are given.
+        others: Values of the command's own options by flag; those of no value are not given.
+    """
+    given = ["DATA" if name == "data" else flag(name) for name in fields]
+    return [*given, *(option for option, value in others.items() if value)]
 
 
 def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Parameter:

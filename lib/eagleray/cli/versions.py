@@ -23,6 +23,11 @@ __all__ = ["versions_app"]
 
 versions_app = typer.Typer()
 
+_ON_THE_SAME_IMAGES = (
+    "evaluate each on the same images, which none was trained on (eagleray evaluate MODEL DATA), "
+    "or train with the same --seed, --split-file or --test-data."
+)
+
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
 Version = Annotated[str, typer.Argument(metavar="MODEL", help="NAME/VERSION or NAME@ALIAS.")]
 
@@ -293,12 +298,15 @@ def _show_comparison(comparison: Comparison, console: Console) -> None:
         )
     for sentence in comparison.leakage:
         console.warn(sentence)
+    if comparison.leakage:
+        console.warn(f"For a fair comparison, {_ON_THE_SAME_IMAGES}")
     if not comparison.same_images:
         console.warn(
-            "The metrics are not comparable: they were measured on different images."
+            "The metrics are not comparable: they were measured on different images; "
+            f"{_ON_THE_SAME_IMAGES}"
             if comparison.same_images is False
-            else "It is unknown whether these metrics were measured on the same images; evaluate "
-            "all on the same images."
+            else "It is unknown whether these metrics were measured on the same images; "
+            f"{_ON_THE_SAME_IMAGES}"
         )
     fields = [
         [name, *(str(value) if value is not None else "-" for value in values)]

@@ -24,6 +24,9 @@ class ProgressReporter(Protocol):
     def note(self, text: str) -> None:
         """Report what is happening."""
 
+    def announce(self, text: str) -> None:
+        """Report where the job keeps its work, which the user of a script reads too."""
+
     def warn(self, text: str) -> None:
         """Report what the user should know."""
 

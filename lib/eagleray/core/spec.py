@@ -8,16 +8,34 @@ and the panel of the help that it belongs to; the options of a command, the HTTP
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
 
 from eagleray.core.display import escape_text
-from eagleray.core.errors import InputError, UnknownNameError, nearest_names
+from eagleray.core.errors import InputError, UnknownNameError, UserError, nearest_names
 from eagleray.core.validation import validation_errors
 
-__all__ = ["AsList", "Spec", "Texts", "as_value_error", "panel_of", "spec_field", "worker_range"]
+__all__ = [
+    "AsList",
+    "Spec",
+    "Texts",
+    "as_value_error",
+    "join_faults",
+    "panel_of",
+    "spec_field",
+    "worker_range",
+]
 
 
 _MAX_FAULTS = 12  # named in one message
@@ -54,10 +72,19 @@ def panel_of(extra: Any) -> str:
     return str(extra["panel"])
 
 
-class Spec(BaseModel):
-    """A frozen, validated value that describes what is to be done."""
+@dataclass(frozen=True)
+class _Origin:
+    """Names that the user knows fields by; specifications that differ in them alone are equal."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+
+class Spec(BaseModel):
+    """A frozen, validated value that describes what is to be done; its numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     @classmethod
     def make(
@@ -91,8 +118,26 @@ class Spec(BaseModel):
             )
         faults = [*(_describe_unknown(field, cls.model_fields, name) for field in unknown), *faults]
         if spec is None or faults:
-            raise InputError(f"{prefix}{_join_faults(faults)}.")
+            raise InputError(f"{prefix}{join_faults(faults)}.")
+        spec._origin = _Origin({field: f"{prefix}{name(field)}" for field in cls.model_fields})
         return spec
+
+    def name_of(self, field: str) -> str:
+        """Return the name that the user knows a field by: `--monitor`, or `my.yaml: monitor`."""
+        return self._origin.names.get(field, field)
+
+    @contextlib.contextmanager
+    def naming(self, field: str) -> Iterator[None]:
+        """Have errors of the block, which uses a field, begin with the field's name.
+
+        Raises:
+            UserError: If the block raises one.
+        """
+        try:
+            yield
+        except UserError as error:
+            error.args = (f"{self.name_of(field)}: {error}",)
+            raise
 
 
 def _describe_unknown(field: str, known: Iterable[str], name: Callable[[str], str]) -> str:
@@ -101,7 +146,8 @@ def _describe_unknown(field: str, known: Iterable[str], name: Callable[[str], st
     return f"{shown} is not a field of a specification{f', but {near[0]} is' if near else ''}"
 
 
-def _join_faults(faults: Sequence[str]) -> str:
+def join_faults(faults: Sequence[str]) -> str:
+    """Join faults to one sentence without its period; after a dozen the others are counted."""
     more = len(faults) - _MAX_FAULTS
     return "; ".join([*faults[:_MAX_FAULTS], *([f"and {more} more"] if more > 0 else [])])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 __all__ = [
     "HEALTH_TOLERANCE",
     "TOLERANCE",
+    "EngineName",
     "Isolation",
     "NetworkPrecision",
     "OutputFormat",
@@ -15,6 +18,7 @@ __all__ = [
 
 Precision = Literal["auto", "float32", "bfloat16"]
 NetworkPrecision = Literal["float32", "bfloat16", "int8"]
+EngineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]
 Isolation = Literal["rare", "all", "none"]
 OutputFormat = Literal["parquet", "csv", "jsonl"]
 
@@ -29,6 +33,6 @@ HEALTH_TOLERANCE = {"float32": 0.01, "bfloat16": 0.03, "int8": 0.1}
 """Maximum difference, by precision, of an output of a golden image from the expected one, which was
 computed in float32 on another machine: of a probability, or of a regression's value in units of its
 spread. bfloat16 changes outputs by up to about 0.01, and float32 on GPUs by a quarter of that. The
-expected outputs of a quantized network were computed in int8, by kernels that differ between CPUs as
-much as quantization itself changes outputs: its package states a smaller tolerance, measured on
-calibration images."""
+expected outputs of a quantized network were computed in int8, by kernels that may differ between
+CPUs as much as quantization itself changes outputs: its package states a smaller tolerance,
+measured on calibration images."""

@@ -97,6 +97,10 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.uri}: {self.reason}: {self.message}"
 
+    def as_json(self) -> dict[str, str]:
+        """Return the fault as JSON values."""
+        return {"uri": self.uri, "reason": self.reason.value, "message": self.message}
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:

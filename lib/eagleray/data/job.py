@@ -117,8 +117,8 @@ def open_inspection(spec: InspectSpec, settings: Settings) -> InspectJob:
         require_no_splits(own_test, spec.test_data)
     if images.splits and spec.keep_duplicates_together:
         raise InputError(
-            f"--keep-duplicates-together divides the data, and {spec.data} has splits of its "
-            "own; leave it out, or put all images together."
+            f"{spec.name_of('keep_duplicates_together')}: this divides the data, and {spec.data} "
+            "has splits of its own; leave it out, or put all images together."
         )
     job = InspectJob(spec, images, own_test, _groups(spec, images), contract, settings)
     task = make_task(spec.task, images.labels, images.places)
@@ -156,6 +156,7 @@ def _groups(spec: InspectSpec, images: LabelledImages) -> tuple[str, ...] | None
             spec.group_column,
             images.attributes,
             hint=f"It has: {known}.",
+            where=spec.name_of("group_column"),
         )
     return images.attributes[spec.group_column]
 

@@ -5,7 +5,8 @@
     recall[defect] >= 0.99
     accuracy >= current - 0.005
 
-`current` is the metric of the version that has the alias now, on the same images.
+`current` is the metric of the version that has the alias now, on the same images. A metric on
+images that a model was trained on is no evidence, so it passes no KPI.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError
+from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.io import storage
+from eagleray.tasks.metric_names import require_metric
 
 __all__ = ["Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
 
@@ -61,12 +64,14 @@ class KpiResult:
         value: Metric of the model.
         limit: Number that it was compared with; None if the alias was unset.
         passed: Whether the model passes.
+        not_counted: Why the value is no evidence, as a part of a sentence; empty if it is.
     """
 
     kpi: Kpi
     value: float
     limit: float | None
     passed: bool
+    not_counted: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON, for scripts and for the history."""
@@ -75,9 +80,12 @@ class KpiResult:
             "value": self.value,
             "limit": self.limit,
             "passed": self.passed,
+            "not_counted": self.not_counted or None,
         }
 
     def __str__(self) -> str:
+        if self.not_counted:
+            return f"{self.kpi}: failed, {self.value:.6g} does not count: {self.not_counted}"
         if self.limit is None:
             return f"{self.kpi}: {self.value:.6g}, and the alias was unset"
         word = "passed" if self.passed else "failed"
@@ -136,33 +144,41 @@ def require_known(kpis: Sequence[Kpi], metrics: Sequence[str], *, where: str) ->
         UnknownNameError: If there is no such metric; the message gives the nearest names.
     """
     for kpi in kpis:
-        if kpi.metric not in metrics:
-            raise UnknownNameError(f"metric that {where} asks for", kpi.metric, metrics)
+        require_metric(kpi.metric, metrics, where=where)
 
 
 def check_kpis(
     kpis: Sequence[Kpi],
     metrics: Mapping[str, float],
     current: Mapping[str, float] | None = None,
+    *,
+    leakage: Leakage = NO_LEAKAGE,
+    current_leakage: Leakage = NO_LEAKAGE,
 ) -> tuple[KpiResult, ...]:
     """Compare a model's metrics with every KPI.
+
+    A KPI fails whatever the metric is if it was measured on images that the model was trained on,
+    or is compared with one that was measured on images that the other model was trained on.
 
     Args:
         kpis: The KPIs.
         metrics: Metrics of the model.
         current: Metrics of the version that has the alias, on the same images; None if the alias is
             unset, and then KPIs that compare with it are passed.
+        leakage: The images that the model was trained on.
+        current_leakage: The images that the version which has the alias was trained on.
 
     Raises:
         UnknownNameError: If a KPI names a metric that is not there.
     """
-    require_known(kpis, list(metrics), where="the KPI file")
+    require_known(kpis, list(metrics), where="KPIs")
     kpi_results = []
     for kpi in kpis:
         value = metrics[kpi.metric]
         limit: float | None = kpi.limit
         if kpi.from_current:
             limit = None if current is None else current.get(kpi.metric, -math.inf) + kpi.limit
-        passed = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
-        kpi_results.append(KpiResult(kpi, value, limit, passed))
+        reached = limit is None or bool(_COMPARISONS[kpi.comparison](value, limit))
+        leaked = leakage.finding or (current_leakage.finding if kpi.from_current else "")
+        kpi_results.append(KpiResult(kpi, value, limit, reached and not leaked, leaked))
     return tuple(kpi_results)

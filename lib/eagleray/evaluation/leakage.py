@@ -34,6 +34,16 @@ class Leakage:
         return len(self.rows) > 0
 
     @property
+    def finding(self) -> str:
+        """What was found, without details and as a part of a sentence; empty for nothing."""
+        if not self:
+            return ""
+        return (
+            f"{len(self.rows):,} of these {self.num_images:,} images were used to train "
+            f"{self.model}"
+        )
+
+    @property
     def sentence(self) -> str:
         """What was found, in one sentence; empty if there is nothing."""
         if not self:
@@ -44,8 +54,7 @@ class Leakage:
             for (version, split), count in self.uses.items()
         )
         return (
-            f"{len(self.rows):,} of these {self.num_images:,} images were used to train "
-            f"{self.model} ({uses}): the metrics are optimistic, and do not count for KPIs and "
+            f"{self.finding} ({uses}): the metrics are optimistic, and do not count for KPIs and "
             "promotions."
         )
 

@@ -2,11 +2,11 @@
 
     engine, plan = choose(package, plan, request, cache_folder=…)   # plan.precision, plan.reason
 
-What a CPU's flags promise is not what a network gets: on some Xeons bfloat16 takes a third more time
-than float32, and which engine is fastest depends on the network too. So a few passes of each
-candidate are timed in turns, once for each package and machine, and the speeds are kept in the cache
-for all processes of the machine. A candidate that takes long to prepare is measured only if the job
-is long enough to gain more than that.
+What a CPU's flags promise is not what a network gets: on some Xeons bfloat16 takes a third more
+time than float32, and which engine is fastest depends on the network too. So a few passes of each
+candidate are timed in turns, once for each package and machine, and the speeds are kept in the
+cache for all processes of the machine. A candidate that takes long to prepare is measured only if
+the job is long enough to gain more than that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
 from eagleray.models.package import ModelManifest, ModelPackage
 
-__all__ = ["AUTO", "Choice", "EngineRequest", "MeasuredSpeeds", "choose", "require_engine"]
+__all__ = [
+    "AUTO",
+    "Choice",
+    "EngineRequest",
+    "MeasuredSpeeds",
+    "choose",
+    "require_engine",
+    "require_known_engine",
+]
 
 AUTO = "auto"
 
@@ -62,7 +70,7 @@ class EngineRequest:
     """
 
     engine: str = AUTO
-    precision: Precision = AUTO
+    precision: Precision = "auto"
     expected_images: float = 0
 
 
@@ -124,13 +132,23 @@ class MeasuredSpeeds(BaseModel):
         return f"measured on this machine: {own:,.1f} images/s" + (f"; {against}" if others else "")
 
 
-def require_engine(manifest: ModelManifest, device: str, engine: str) -> None:
+def require_known_engine(engine: str) -> None:
+    """Refuse an unknown engine, before it is known what runs where.
+
+    Raises:
+        UnknownNameError: If it is neither `auto` nor the name of an engine.
+    """
+    if engine != AUTO:
+        ENGINES.get(engine)
+
+
+def require_engine(manifest: ModelManifest, engine: str, device: str) -> None:
     """Refuse an engine that cannot run a model on a device, before the model is loaded.
 
     Args:
         manifest: Manifest of the model package.
-        device: The device.
         engine: Name of the engine, or `auto`.
+        device: The device.
 
     Raises:
         UnknownNameError: If there is no such engine.
@@ -204,7 +222,11 @@ def _candidates(
 
 
 def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Engine]:
-    names = [name] if name != AUTO else dict.fromkeys([EagerEngine.name, *ENGINES.names()])
+    names = (
+        [name]
+        if name != AUTO
+        else dict.fromkeys([EagerEngine.name, OpenVinoEngine.name, *ENGINES.names()])
+    )
     usable, faults = [], []
     for engine in map(ENGINES.get, names):
         fault = engine.unsupported(device)
@@ -285,7 +307,7 @@ def _measure(
     runs: dict[str, Run] = {}
     for one in timed:
         with contextlib.suppress(InputError):  # an engine that cannot run this network
-            measured_plan = replace(plan, precision=one.precision, batch_size=size)
+            measured_plan = replace(plan, precision=one.precision, batch_size=size, num_callers=1)
             runs[one.name] = one.engine.prepare(package, measured_plan, cache_folder)
     speeds = {name: size / seconds for name, seconds in _time(runs, inputs, clock).items()}
     if reference is not None:

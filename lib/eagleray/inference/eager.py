@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threads
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
-from eagleray.tasks import NetworkOutput
 
 __all__ = ["EagerEngine", "fuse_and_cast"]
 
@@ -44,9 +43,9 @@ class EagerEngine:
         """Build a package's network, fused and cast; nothing is cached."""
         network = make_network(fuse_and_cast(package.build_module(), plan.dtype), package, plan)
 
-        def run(*inputs: Tensor) -> NetworkOutput:
+        def run(*inputs: Tensor) -> Tensor:
             with _trace_lock.forward_pass():
-                outputs: NetworkOutput = network(*inputs)
+                outputs: Tensor = network(*inputs)
             return outputs
 
         return with_num_threads(run, plan)

@@ -21,13 +21,13 @@ from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
-from eagleray.tasks import NetworkOutput
 
 __all__ = ["ENGINES", "Engine", "Run", "make_network", "with_num_threads", "zero_inputs"]
 
-Run = Callable[..., NetworkOutput]
+Run = Callable[..., Tensor]
 """Runs a network on uint8 images (N, H, W, C), and float32 attributes (N, A) if the model has any;
-returns its float32 outputs. Threads may call it at the same time."""
+returns float32 logits, or the tensors by name of a network that has several outputs. Threads may
+call it at the same time."""
 
 
 class Engine(Protocol):
@@ -79,7 +79,7 @@ def with_num_threads(run: Run, plan: ExecutionPlan) -> Run:
         return run
     num_threads = plan.num_threads
 
-    def run_with_threads(*inputs: Tensor) -> NetworkOutput:
+    def run_with_threads(*inputs: Tensor) -> Tensor:
         torch.set_num_threads(num_threads)  # holds for the calling thread only
         return run(*inputs)
 

@@ -56,6 +56,7 @@ class ForwardPasses:
 
     Attributes:
         engine: The engine that runs the network.
+        run: Runs the network.
         sizes: The sizes of passes, largest first; on a CPU a pass may also be smaller.
     """
 
@@ -69,7 +70,7 @@ class ForwardPasses:
     ) -> None:
         self.engine, self._plan = choice.engine, choice.plan
         self._activate = package.task.activate
-        self._run = self.engine.prepare(package, self._plan, cache_folder)
+        self.run = self.engine.prepare(package, self._plan, cache_folder)
         self.sizes = sorted({self._plan.batch_size, *smaller_batches}, reverse=True)
         self._pads = self._plan.device != "cpu"
         self._copies: torch.cuda.Stream | None = None
@@ -112,7 +113,7 @@ class ForwardPasses:
                 position += size
 
     def _size_for(self, num_images: int) -> int:
-        """Return the size of the next pass: on a GPU one that these images fill, if there is one."""
+        """Return the size of the next pass: on a GPU one that these images fill."""
         if not self._pads:
             return min(num_images, self.max_size)
         return next((size for size in self.sizes if size <= num_images), self.sizes[-1])
@@ -120,7 +121,7 @@ class ForwardPasses:
     def _launch_one(self, inputs: Sequence[Tensor], size: int) -> LaunchedPass:
         with torch.inference_mode():
             padded = [self._upload(tensor, size) for tensor in inputs]
-            outputs = self._activate(self._run(*padded))[: len(inputs[0])]
+            outputs = self._activate(self.run(*padded))[: len(inputs[0])]
             if self._copies is None:
                 return LaunchedPass(outputs.cpu())
             # The copy to the host is queued now: later it would wait for the next pass.

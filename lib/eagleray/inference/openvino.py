@@ -1,8 +1,8 @@
 """The OpenVINO engine: the network as a graph that OpenVINO compiles for the CPU in its process.
 
 A float network is converted from PyTorch once for each package and machine, and kept as a graph in
-the cache. A quantized package is such a graph itself. Compiling takes a fraction of a second, batches
-may have any size, and no compiler needs to be installed.
+the cache. A quantized package is such a graph itself. Compiling takes a fraction of a second,
+batches may have any size, and no C++ compiler needs to be installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import os
+import importlib
 import shutil
 import sys
 import tempfile
@@ -29,9 +29,8 @@ from torch import Tensor
 from eagleray.core.errors import InputError, PackageError
 from eagleray.core.system import num_usable_cores
 from eagleray.inference.engine import ENGINES, Run, make_network, zero_inputs
-from eagleray.inference.plan import ExecutionPlan, machine_fingerprint
+from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
-from eagleray.tasks import NetworkOutput
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
 
@@ -93,9 +92,7 @@ def import_openvino() -> ModuleType:
         ImportError: If OpenVINO is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
+    return importlib.import_module("openvino")
 
 
 @functools.cache
@@ -108,11 +105,16 @@ def _version() -> str:
 
 
 def _compile(graph: Any, plan: ExecutionPlan) -> Any:
-    """Compile a graph for the plan's precision and number of threads."""
+    """Compile a graph for the plan's precision and numbers of threads.
+
+    A stream runs one pass at a time. Its threads are not bound to cores, because other processes of
+    the machine would bind theirs to the same ones.
+    """
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if plan.precision == "bfloat16" else "f32",
-        "INFERENCE_NUM_THREADS": plan.num_threads or num_usable_cores(),
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": plan.num_callers * (plan.num_threads or num_usable_cores()),
+        "NUM_STREAMS": plan.num_callers,
+        "ENABLE_CPU_PINNING": False,
     }
     return _core().compile_model(graph, "CPU", options)
 
@@ -122,7 +124,7 @@ def _runner(compiled: Any) -> Run:
     local = threading.local()
     names = [output.any_name for output in compiled.outputs]
 
-    def run(*inputs: Tensor) -> NetworkOutput:
+    def run(*inputs: Tensor) -> Any:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
         arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
@@ -196,7 +198,7 @@ def _convert(package: ModelPackage) -> Any:
                 network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
             )
             graph = import_openvino().convert_model(program)
-    except Exception as error:  # noqa: BLE001 - both raise errors of many kinds
+    except Exception as error:  # both raise errors of many kinds
         raise InputError(
             f"OpenVINO cannot run {package.manifest.architecture.name} ({_first_line(error)}); use "
             "--engine eager."
@@ -214,7 +216,7 @@ def _save(graph: Any, path: Path) -> None:
     temporary = Path(tempfile.mkdtemp(dir=path.parent.parent))
     try:
         import_openvino().save_model(graph, temporary / _GRAPH, compress_to_fp16=False)
-        os.replace(temporary, path.parent)
+        temporary.replace(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

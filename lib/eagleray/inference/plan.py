@@ -27,7 +27,8 @@ class ExecutionPlan:
         device: Device of PyTorch, such as `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: Type of convolutions and matrix products; accumulation is in 32 bits.
         batch_size: Largest number of images in a forward pass.
-        num_threads: Number of threads of a forward pass on a CPU; None leaves PyTorch's choice.
+        num_threads: Number of threads of a forward pass on a CPU; None takes the engine's default.
+        num_callers: Number of threads that run passes at the same time.
         reason: Why this precision was chosen, for display.
     """
 
@@ -35,6 +36,7 @@ class ExecutionPlan:
     precision: NetworkPrecision
     batch_size: int
     num_threads: int | None = None
+    num_callers: int = 1
     reason: str = ""
 
     @classmethod
@@ -45,6 +47,7 @@ class ExecutionPlan:
         precision: Precision = "auto",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        num_callers: int = 1,
     ) -> ExecutionPlan:
         """Choose what is not given; `auto` takes bfloat16 if the hardware has it.
 
@@ -60,7 +63,7 @@ class ExecutionPlan:
             precision = "bfloat16" if has_bfloat16(device) else "float32"
             reason = f"the device has {'' if precision == 'bfloat16' else 'no '}bfloat16"
         size = batch_size or (_CPU_BATCH_SIZE if device == "cpu" else _GPU_BATCH_SIZE)
-        return cls(device, precision, size, num_threads, reason)
+        return cls(device, precision, size, num_threads, num_callers, reason)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -71,7 +74,7 @@ class ExecutionPlan:
 def has_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32.
 
-    On a CPU bfloat16 may be slower even in hardware, which `inference.precision` measures.
+    On a CPU bfloat16 may be slower even in hardware, which `inference.choice` measures.
     """
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -63,13 +63,15 @@ class Predictor:
         batch_size: Number of images in a forward pass; None chooses for the device.
         smaller_batches: Sizes below `batch_size` that a pass may have too, so that few images need
             little padding; only a GPU needs any.
-        num_threads: Number of threads of a forward pass on a CPU; None leaves PyTorch's choice.
+        num_threads: Number of threads of a forward pass on a CPU; None takes the engine's default.
+        num_callers: Number of threads that will call this predictor at the same time.
         decode_threads: Number of threads that decode in `predict`, beside the forward passes if
             there are more than one. None takes 1 on a CPU, where both need the same cores, and the
             number of usable cores beside a GPU.
         expected_images: Number of images for `engine="auto"`; 0 if it is not known.
         contract: The image contract that the caller expects; None accepts the package's.
-        cache_folder: The folder of measurements and converted networks; None takes that of the home folder.
+        cache_folder: The folder of measurements and converted networks; None takes that of the
+            home folder.
 
     Attributes:
         plan: How the network runs.
@@ -94,6 +96,7 @@ class Predictor:
         batch_size: int | None = None,
         smaller_batches: Sequence[int] = (),
         num_threads: int | None = None,
+        num_callers: int = 1,
         decode_threads: int | None = None,
         expected_images: float = 0,
         contract: ImageContract | None = None,
@@ -110,7 +113,11 @@ class Predictor:
         self.task = package.task
         cache_folder = cache_folder or read_settings().cache_folder
         plan = ExecutionPlan.choose(
-            device=device, precision=precision, batch_size=batch_size, num_threads=num_threads
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            num_callers=num_callers,
         )
         request = EngineRequest(engine, precision, expected_images)
         choice = choose(package, plan, request, cache_folder=cache_folder)

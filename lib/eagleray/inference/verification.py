@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from eagleray.core.errors import UserError
-from eagleray.models.architectures import check_fits
+from eagleray.models.building import check_fits
 from eagleray.models.package import (
     GOLDEN_FILE,
     MANIFEST_FILE,

@@ -66,7 +66,7 @@ class S3Fields(Spec):
             for name in S3Fields.model_fields
             if getattr(self, name) is None
         }
-        return self.make({**self.model_dump(), **found})
+        return self.make({**self.model_dump(), **found}, name=self.name_of)
 
 
 class SourceFields(S3Fields):
@@ -103,4 +103,5 @@ class SourceFields(S3Fields):
         if filled.private_networks is not None:
             return filled
         networks = [text.strip() for text in settings.url_private_networks.split(",")]
-        return self.make({**filled.model_dump(), "private_networks": list(filter(None, networks))})
+        found = {"private_networks": list(filter(None, networks))}
+        return self.make({**filled.model_dump(), **found}, name=self.name_of)

@@ -15,6 +15,27 @@ __all__ = ["read_fields"]
 _FROM_ENVIRONMENT = "env:"
 
 
+class _RepeatedKeyError(Exception):
+    """A mapping has a key twice; the message names it and its lines."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses repeated keys, of which YAML's own loader silently takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        first: dict[tuple[str, str], yaml.ScalarNode] = {}
+        for key in keys:
+            known = first.setdefault((key.tag, key.value), key)
+            if known is not key:
+                raise _RepeatedKeyError(
+                    f"line {key.start_mark.line + 1}: {key.value} is given twice, first in line "
+                    f"{known.start_mark.line + 1}; remove one of them."
+                )
+        return node
+
+
 def read_fields(location: str, kind: str = "specification") -> dict[str, Any]:
     """Read fields from a YAML file (JSON is YAML too).
 
@@ -23,10 +44,12 @@ def read_fields(location: str, kind: str = "specification") -> dict[str, Any]:
         kind: What the file should be, for messages.
 
     Raises:
-        InputError: If the file is not there, or does not hold fields as YAML.
+        InputError: If the file is not there, does not hold fields as YAML, or gives one twice.
     """
     try:
-        fields = yaml.safe_load(_read(location))
+        fields = yaml.load(_read(location), _Loader)  # noqa: S506 - it is a safe one
+    except _RepeatedKeyError as error:
+        raise InputError(f"{location}, {error}") from None
     except FileNotFoundError:
         raise InputError(f"There is no {kind} {location}; check the path.") from None
     except OSError as error:

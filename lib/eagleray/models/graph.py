@@ -138,13 +138,17 @@ def _require_fits(graph: Any, manifest: ModelManifest) -> None:
     import onnx
 
     contract = manifest.contract
-    expected = {IMAGES_INPUT: (onnx.TensorProto.UINT8, contract.shape)}
+    expected: dict[str, tuple[int, tuple[int, ...]]] = {
+        IMAGES_INPUT: (onnx.TensorProto.UINT8, contract.shape)
+    }
     if manifest.attributes:
         length = num_features(manifest.attributes)
         expected[ATTRIBUTES_INPUT] = (onnx.TensorProto.FLOAT, (length,))
     held = {tensor.name for tensor in graph.initializer}
     _require_same("input", [one for one in graph.input if one.name not in held], expected)
-    outputs = {LOGITS_OUTPUT: (onnx.TensorProto.FLOAT, (manifest.task.num_outputs,))}
+    outputs: dict[str, tuple[int, tuple[int, ...]]] = {
+        LOGITS_OUTPUT: (onnx.TensorProto.FLOAT, (manifest.task.num_outputs,))
+    }
     _require_same("output", graph.output, outputs)
 
 

@@ -29,8 +29,9 @@ from eagleray.core.limits import MAX_NAME_LENGTH
 from eagleray.core.validation import first_validation_error
 from eagleray.imaging import FORMATS, ImageContract
 from eagleray.io import storage
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
 from eagleray.models.attributes import Attribute
+from eagleray.models.building import build
 from eagleray.models.golden import (
     GOLDEN_TOLERANCE,
     GoldenImage,

@@ -22,7 +22,8 @@ from eagleray.core.errors import PackageError
 from eagleray.core.json_limits import parse_json
 from eagleray.core.limits import HEADER_JSON, MAX_HEADER_BYTES
 from eagleray.core.validation import first_validation_error
-from eagleray.models.architectures import Architecture, build_on_meta
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build_on_meta
 
 __all__ = ["check_weights", "max_weights_bytes", "view_reader"]
 

@@ -14,12 +14,14 @@ from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.io.yaml_fields import read_fields
 from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.registry.tracking import registry_errors
 
 __all__ = [
     "ImageUse",
     "ImageUses",
     "VersionLineage",
     "find_image_uses",
+    "find_run_name",
     "read_specification",
     "read_split_artifact",
     "reference_of",
@@ -53,7 +55,8 @@ class VersionLineage:
         parent_digest: Digest of the parent's package.
         specification: Location of the specification file, if the run has one.
         split: Location of the table of images, if the run has one.
-        run: ID of the MLflow run.
+        run: Name of the run, as `eagleray train --from` takes it; None if MLflow has no such run.
+        mlflow_run: ID of the MLflow run.
         created: UTC time of creation in ISO 8601.
         eagleray: Version of Eagleray.
         torch: Version of PyTorch.
@@ -69,6 +72,7 @@ class VersionLineage:
     specification: str | None
     split: str | None
     run: str | None
+    mlflow_run: str | None
     created: str
     eagleray: str
     torch: str
@@ -129,12 +133,28 @@ def trace_lineage(registry: Registry, version: ModelVersion) -> VersionLineage:
         parent_digest=lineage.parent,
         specification=location(SPECIFICATION_ARTIFACT),
         split=location(SPLIT_ARTIFACT),
-        run=version.run_id,
+        run=find_run_name(registry, version),
+        mlflow_run=version.run_id,
         created=lineage.created,
         eagleray=lineage.eagleray,
         torch=lineage.torch,
         note=lineage.note,
     )
+
+
+def find_run_name(registry: Registry, version: ModelVersion) -> str | None:
+    """Return the name of the run that registered a version; None if MLflow has no such run."""
+    from mlflow.exceptions import MlflowException
+
+    if version.run_id is None:
+        return None
+    with registry_errors(registry.settings):
+        try:
+            return str(registry.client.get_run(version.run_id).info.run_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
 
 def find_image_uses(registry: Registry, location: str) -> ImageUses:

@@ -158,7 +158,7 @@ def _require_healthy(registry: Registry, version: ModelVersion) -> None:
     """
     from eagleray.inference.predictor import Predictor
 
-    Predictor(registry.load(version), compile_mode="never").require_healthy()
+    Predictor(registry.load(version)).require_healthy()
 
 
 def _decide(

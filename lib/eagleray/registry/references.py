@@ -24,13 +24,12 @@ from eagleray.models.architectures import (
     Architecture,
     architecture_for,
     architecture_names,
-    build,
-    build_pretrained,
     default_contract,
     has_published,
     imagenet_labels,
     require_architecture,
 )
+from eagleray.models.building import build, build_pretrained
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Multiclass

@@ -27,6 +27,7 @@ from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import open_database
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
+from eagleray.inference.latency import Latency
 from eagleray.models.package import (
     MANIFEST_FILE,
     ModelManifest,
@@ -55,6 +56,7 @@ from eagleray.registry.versions import (
     MODEL_ARTIFACT,
     ModelVersion,
     alias_numbers,
+    latency_tag,
     make_version,
     package_tags,
 )
@@ -305,6 +307,13 @@ class Registry:
             if version.run_id is not None:
                 self.client.set_tag(version.run_id, DID_NOT_LEARN_TAG, text)
         return dataclasses.replace(version, did_not_learn=tuple(did_not_learn))
+
+    def record_latency(self, version: ModelVersion, latency: Latency) -> None:
+        """Keep a measurement with a version, replacing an earlier one of the same machine."""
+        with registry_errors(self.settings):
+            self.client.set_model_version_tag(
+                version.name, str(version.version), latency_tag(latency), latency.model_dump_json()
+            )
 
     # --- packages ---
 

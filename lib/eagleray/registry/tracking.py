@@ -43,7 +43,6 @@ PARENT_TAG = "mlflow.parentRunId"
 _MAX_PARAMETER = 6000  # characters; this and the limits of a request are MLflow's
 _MAX_PARAMETERS, _MAX_METRICS = 100, 1000
 _SHOWN_DIGEST = 12  # characters, as on our pages; MLflow shows them beside the name
-_EPOCH_METRIC = "train_loss"  # a metric of every epoch
 _NOT_IN_METRIC_KEYS = re.compile(r"[^\w.\- :]")
 _MAX_LABEL = 150  # characters of a label in a key of at most 250
 _PUBLIC = "The registry of models does not answer now; try again later."
@@ -277,7 +276,8 @@ class TrackedRun:
         self.run_id: str = run.info.run_id
         self.artifact_uri: str = run.info.artifact_uri
         self._parameters: dict[str, str] = dict(run.data.params)
-        self._epochs: set[int] | None = None
+        self._is_resumed = run_id is not None
+        self._known_steps: dict[str, set[int]] = {}  # by key of the metric
         self._monitor = _start_monitor(settings, self.run_id) if samples_system else None
 
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
@@ -315,28 +315,34 @@ class TrackedRun:
     def log_curves(self, curves: Mapping[str, Iterable[tuple[int, float]]]) -> None:
         """Record metrics at many steps, in few requests, under the names of `metric_key`.
 
+        A step that has a value keeps it, also if an earlier process has recorded it.
+
         Args:
             curves: Steps and values by name of the metric.
         """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entities = [
-            Metric(metric_key(name), value, now, step)
-            for name, points in curves.items()
-            for step, value in points
-        ]
+        entities = []
+        for name, points in curves.items():
+            key = metric_key(name)
+            known = self._steps_of(key)
+            new = {step: value for step, value in points if step not in known}
+            entities += [Metric(key, value, now, step) for step, value in new.items()]
+            known.update(new)
         for first in range(0, len(entities), _MAX_METRICS):
             self._client.log_batch(self.run_id, metrics=entities[first : first + _MAX_METRICS])
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of an epoch once, also if an earlier process has recorded them."""
-        if self._epochs is None:
-            history = self._client.get_metric_history(self.run_id, _EPOCH_METRIC)
-            self._epochs = {item.step for item in history}
-        if epoch not in self._epochs:
-            self.log_metrics(metrics, step=epoch)
-            self._epochs.add(epoch)
+        """Record the metrics of an epoch."""
+        self.log_metrics(metrics, step=epoch)
+
+    def _steps_of(self, key: str) -> set[int]:
+        """Return the steps at which a metric has a value."""
+        if key not in self._known_steps:
+            history = self._client.get_metric_history(self.run_id, key) if self._is_resumed else ()
+            self._known_steps[key] = {item.step for item in history}
+        return self._known_steps[key]
 
     def log_datasets(self, datasets: Sequence[TrackedDataset]) -> None:
         """Record the data sets that the run uses; repeating it changes nothing."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
+from pydantic import ValidationError
+
+from eagleray.inference.latency import Latency
 from eagleray.models.package import ModelPackage
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "PACKAGE_ARTIFACT",
     "ModelVersion",
     "alias_numbers",
+    "latency_tag",
     "make_version",
     "package_tags",
 ]
@@ -35,6 +41,10 @@ ARCHITECTURE_TAG = "eagleray.architecture"
 METRIC_TAG_PREFIX = "eagleray.metric."
 DID_NOT_LEARN_TAG = "eagleray.did_not_learn"
 """Sentences, a line each, that say why the training of a version did not learn."""
+LATENCY_TAG_PREFIX = "eagleray.latency."
+"""Prefix of the tags with measurements, one for each machine and engine."""
+QUANTIZATION_TAG = "eagleray.precision"
+"""The precision of a quantized network; other versions lack the tag."""
 MAX_TAG_LENGTH = 4000
 """Maximum number of characters of a tag, below MLflow's limit."""
 
@@ -55,6 +65,8 @@ class ModelVersion:
         architecture: Name of the architecture.
         metrics: Metrics of the package's manifest.
         did_not_learn: Sentences that say why its training did not learn; none if it did.
+        precision: Precision of a quantized network; None for a float network.
+        latencies: Measurements of its speed, one for each machine and engine, newest first.
     """
 
     name: str
@@ -68,6 +80,8 @@ class ModelVersion:
     architecture: str
     metrics: Mapping[str, float]
     did_not_learn: tuple[str, ...] = ()
+    precision: str | None = None
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -87,12 +101,14 @@ def package_tags(package: ModelPackage) -> dict[str, str]:
     """Return the tags of a package's version in MLflow."""
     manifest = package.manifest
     metrics = {METRIC_TAG_PREFIX + key: repr(value) for key, value in manifest.metrics.items()}
+    quantization = manifest.quantization
     return {
         FOLDER_TAG: PACKAGE_ARTIFACT,
         DIGEST_TAG: package.digest,
         CONTRACT_TAG: manifest.contract_digest,
         TASK_TAG: manifest.task.name,
         ARCHITECTURE_TAG: manifest.architecture.name,
+        **({QUANTIZATION_TAG: quantization.precision} if quantization else {}),
         **metrics,
     }
 
@@ -123,4 +139,22 @@ def make_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
             if key.startswith(METRIC_TAG_PREFIX)
         },
         did_not_learn=tuple(tags.get(DID_NOT_LEARN_TAG, "").splitlines()),
+        precision=tags.get(QUANTIZATION_TAG),
+        latencies=_latencies(tags),
     )
+
+
+def latency_tag(latency: Latency) -> str:
+    """Return the name of the tag that keeps a measurement."""
+    place = sha256(repr(latency.place).encode()).hexdigest()[:12]
+    return f"{LATENCY_TAG_PREFIX}{place}"
+
+
+def _latencies(tags: Mapping[str, str]) -> tuple[Latency, ...]:
+    """Return the measurements in the tags, newest first; damaged ones are passed over."""
+    found = []
+    for name, text in tags.items():
+        if name.startswith(LATENCY_TAG_PREFIX):
+            with contextlib.suppress(ValidationError):
+                found.append(Latency.model_validate_json(text))
+    return tuple(sorted(found, key=lambda one: one.created, reverse=True))

@@ -28,6 +28,7 @@ __all__ = [
     "authenticate",
     "determine_access",
     "is_loopback",
+    "require_count",
 ]
 
 _RETRY_AFTER = 0.5  # seconds
@@ -132,6 +133,22 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return (mapped or parsed).is_loopback
+
+
+def require_count(num_images: int, max_images: int) -> None:
+    """Refuse a request with no image, or with more than one request may have.
+
+    Raises:
+        InputError: If there is none.
+        TooLargeError: If there are too many.
+    """
+    if num_images == 0:
+        raise InputError("The request holds no image.")
+    if num_images > max_images:
+        raise TooLargeError(
+            f"The request holds {num_images} images, more than the {max_images} of one request; "
+            "send several requests, or start a batch job."
+        )
 
 
 class Quotas:

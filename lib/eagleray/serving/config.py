@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import field_validator
 
 from eagleray.core.spec import AsList, Spec, Texts, spec_field
-from eagleray.core.types import CompileMode, Isolation, Precision
+from eagleray.core.types import EngineName, Isolation, Precision
 from eagleray.io.spec_fields import SOURCES_PANEL as SOURCES
 from eagleray.io.spec_fields import PathPrefix
 
@@ -75,11 +75,12 @@ class ServiceConfig(Spec):
         SPEED,
         "Precision of the forward pass; auto uses the faster one, as measured on this machine.",
     )
-    compile: CompileMode = spec_field(
+    engine: EngineName = spec_field(
         "auto",
         SPEED,
-        "Compilation of networks: auto serves at once, compiles in the background and switches to "
-        "the compiled network; always compiles before a version serves.",
+        "Engine of the forward pass: auto, eager or openvino; auto serves at once, measures all in "
+        "the background and switches to the fastest one; openvino converts a network before it "
+        "serves.",
     )
     max_batch_images: int = spec_field(
         8, SPEED, "Maximum number of images in one forward pass.", ge=1, le=1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from eagleray.core.types import CompileMode
 from eagleray.imaging import DecodedImage, check_header
 from eagleray.inference.predictor import Predictor
 from eagleray.models.attributes import Features, num_features
@@ -66,9 +66,14 @@ class LoadedVersion:
         return sum(len(content) for content in self.predictor.package.files.values())
 
     @property
-    def compiled(self) -> bool:
-        """Whether the network is compiled."""
-        return self.predictor.compiled
+    def engine(self) -> str:
+        """What runs the network, for display."""
+        return self.predictor.engine
+
+    @property
+    def measured(self) -> bool:
+        """Whether every engine that could run the network was measured."""
+        return self.predictor.measured
 
     def num_pixels(self, image: bytes | DecodedImage) -> int:
         """Check an image's header and return its number of pixels, before memory is allocated.
@@ -116,9 +121,10 @@ class Loader:
         registry: The model registry.
         config: The configuration of the service.
         decoding: Decoder of images for the loaded versions.
+        num_workers: Number of threads that run forward passes.
         threads_per_worker: Number of threads inside a forward pass.
         device: `cpu` or `cuda`.
-        is_compiler: Whether this process only compiles.
+        measures: Whether this process only measures engines.
     """
 
     def __init__(
@@ -127,13 +133,14 @@ class Loader:
         config: ServiceConfig,
         decoding: Decoding,
         *,
+        num_workers: int,
         threads_per_worker: int,
         device: str,
-        is_compiler: bool = False,
+        measures: bool = False,
     ) -> None:
         self._registry, self._config, self._decoding = registry, config, decoding
-        self._threads_per_worker, self._device = threads_per_worker, device
-        self._is_compiler = is_compiler
+        self._num_workers, self._threads_per_worker = num_workers, threads_per_worker
+        self._device, self._measures = device, measures
 
     def load(self, model: str, version: int) -> LoadedVersion:
         """Fetch a version, verify its digest, and check it on its golden images.
@@ -143,18 +150,20 @@ class Loader:
             InputError: If there is no such version.
             PackageError: If the package differs from what was registered, or fails its check.
         """
-        if self._config.compile == "always" and not self._is_compiler:
-            self._compile_apart(model, version)  # other versions predict meanwhile
+        if self._config.engine not in ("auto", "eager") and not self._measures:
+            self._prepare_apart(model, version)  # other versions predict meanwhile
         found = self._registry.get(model, version=version)
         package = self._registry.load(found)
         predictor = Predictor(
             package,
             device=self._device,
+            engine=self._config.engine,
             precision=self._config.precision,
-            compile_mode=self._compile_mode,
             batch_size=self._config.max_batch_images,
             smaller_batches=_halves(self._config.max_batch_images),
             num_threads=self._threads_per_worker if self._device == "cpu" else None,
+            num_callers=self._num_workers,
+            expected_images=math.inf if self._measures else 0,
         )
         predictor.require_healthy()
         length = num_features(package.attributes)
@@ -167,27 +176,23 @@ class Loader:
             model, found.version, package.manifest, package.digest, predictor, self._decoding
         )
 
-    @property
-    def _compile_mode(self) -> CompileMode:
-        """The mode of the predictor: a process that serves only uses networks in the cache."""
-        return (
-            self._config.compile if self._is_compiler or self._config.compile == "never" else "auto"
-        )
-
-    def compile_beside(self, loaded: LoadedVersion) -> LoadedVersion | None:
-        """Compile a version in a process of the lowest priority, and load the result.
+    def measure_beside(self, loaded: LoadedVersion) -> LoadedVersion | None:
+        """Measure the engines in a process of the lowest priority, and load the fastest one.
 
         Returns:
-            The compiled version, checked like any other; None if it cannot be compiled.
+            The version on another engine, checked like any other; None if it runs on the fastest
+            one already, or the measurement failed.
         """
-        if not self._compile_apart(loaded.model, loaded.version):
+        if not self._prepare_apart(loaded.model, loaded.version):
             return None
-        return self.load(loaded.model, loaded.version)  # finds it in the cache
+        again = self.load(loaded.model, loaded.version)  # finds the measurement in the cache
+        return again if again.engine != loaded.engine else None
 
-    def _compile_apart(self, model: str, version: int) -> bool:
-        """Compile a version in a separate process; return whether that succeeded."""
+    def _prepare_apart(self, model: str, version: int) -> bool:
+        """Measure or convert in a separate process; return whether that succeeded."""
         words = ["--model", model, "--version", str(version)]
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
+        words += ["--num-workers", str(self._num_workers)]
         words += ["--threads-per-worker", str(self._threads_per_worker)]
         command = [sys.executable, "-P", "-m", "eagleray.serving.loading", *words]
         done = subprocess.run(
@@ -199,7 +204,7 @@ class Loader:
         )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            log.warning("%s/%d is not compiled: %s", model, version, last)
+            log.warning("the engines of %s/%d are not measured: %s", model, version, last)
         return done.returncode == 0
 
 
@@ -208,25 +213,28 @@ def _halves(size: int) -> tuple[int, ...]:
     return tuple(2**power for power in range(size.bit_length()) if 2**power < size)
 
 
-def _compile(arguments: Sequence[str]) -> None:
-    """Add one version to the cache of compiled networks."""
+def _measure(arguments: Sequence[str]) -> None:
+    """Add one version to the cache of measurements and converted networks."""
     import argparse
 
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--version", "--config", "--device", "--threads-per-worker"):
+    for name in ("--model", "--version", "--config", "--device"):
         parser.add_argument(name, required=True)
+    for name in ("--num-workers", "--threads-per-worker"):
+        parser.add_argument(name, required=True, type=int)
     options = parser.parse_args(arguments)
     config = ServiceConfig.model_validate_json(options.config)
     loader = Loader(
         Registry(),
-        config.model_copy(update={"compile": "always"}),
+        config,
         Decoding(config.isolate, seconds=config.decode_timeout_s),
-        threads_per_worker=int(options.threads_per_worker),
+        num_workers=options.num_workers,
+        threads_per_worker=options.threads_per_worker,
         device=options.device,
-        is_compiler=True,
+        measures=True,
     )
     loader.load(options.model, int(options.version))
 
 
 if __name__ == "__main__":
-    _compile(sys.argv[1:])
+    _measure(sys.argv[1:])

@@ -34,8 +34,12 @@ class Sized(Protocol):
         """Approximate memory of the version."""
 
     @property
-    def compiled(self) -> bool:
-        """Whether the version's network is compiled."""
+    def engine(self) -> str:
+        """What runs the version's network, for display."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether every engine that could run the network was measured."""
 
 
 LoadedT = TypeVar("LoadedT", bound=Sized)

@@ -80,7 +80,8 @@ class VersionReport:
     load_seconds: float
     num_bytes: int
     num_requests: int
-    compiled: bool
+    engine: str | None
+    measured: bool
     roles: tuple[Role, ...]
 
 
@@ -288,7 +289,8 @@ class ModelPool(Generic[LoadedT]):
                 load_seconds=entry.load_seconds,
                 num_bytes=entry.num_bytes,
                 num_requests=entry.num_requests,
-                compiled=entry.loaded is not None and entry.loaded.compiled,
+                engine=entry.loaded.engine if entry.loaded is not None else None,
+                measured=entry.loaded is not None and entry.loaded.measured,
                 roles=tuple(sorted(roles.get(entry.key, []), key=lambda role: role.description)),
             )
             for entry in sorted(self._cache, key=lambda entry: entry.key)

@@ -15,17 +15,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from eagleray.core.errors import (
-    BadImageError,
-    DatabaseReplacedError,
-    EaglerayError,
-    InputError,
-    OutageError,
-)
+from eagleray.core.errors import BadImageError, EaglerayError
 from eagleray.core.system import num_usable_cores
-from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database, open_database
+from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database
 from eagleray.registry.registry import Registry
-from eagleray.serving.admission import Access, ByteLimiter, Quotas, authenticate, determine_access
+from eagleray.serving.admission import Access, ByteLimiter, Quotas, require_count
+from eagleray.serving.authenticator import Authenticator
 from eagleray.serving.background import BackgroundTasks
 from eagleray.serving.blocking import BlockingCalls
 from eagleray.serving.config import ServiceConfig
@@ -35,7 +30,7 @@ from eagleray.serving.loading import LoadedVersion, Loader
 from eagleray.serving.logs import log_event
 from eagleray.serving.model_pool import ModelPool, ModelPoolOptions, VersionEvent
 from eagleray.serving.pipeline import Pipeline
-from eagleray.serving.problems import NotReadyError, TooLargeError
+from eagleray.serving.problems import NotReadyError
 from eagleray.serving.protocol import (
     InferRequest,
     OutputTensor,
@@ -62,7 +57,6 @@ _RECONCILE_SECONDS = 5.0  # between two checks of what may leave memory
 _FLUSH_SECONDS = 5.0  # between two additions of counts to the database
 _MIN_TRACED_LOAD = 0.001  # seconds; shorter waits for a version have no span
 _DATABASE_TIMEOUTS = DatabaseTimeouts(write=3.0, read=2.0, lock=10.0)  # of requests
-_KEYS_UNCHECKED = "Keys cannot be checked now; try again later."
 
 
 class ImageService:
@@ -89,8 +83,13 @@ class ImageService:
         access: Access | None = None,
     ) -> None:
         self.registry, self.config, self._replica = registry, config, replica
-        self._access = access
         self.snapshot = Snapshot(aliases={})
+        self.authenticator = Authenticator(
+            registry.settings,
+            access,
+            max_snapshot_age=config.max_snapshot_age_s,
+            snapshot=lambda: self.snapshot,
+        )
         num_threads = config.worker_threads or (num_cores if device == "cpu" else 2)
         self.telemetry = Telemetry()
         self.tracing = open_tracing(registry.settings)
@@ -116,6 +115,7 @@ class ImageService:
             registry,
             config,
             self._decoding,
+            num_workers=num_threads,
             threads_per_worker=max(1, num_cores // num_threads),
             device=device,
         )
@@ -137,7 +137,7 @@ class ImageService:
             timeout=config.timeout_s,
         )
         self._background = BackgroundTasks()
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measurer")
         # Separate threads, so that requests that wait for the registry or the database hold up
         # neither predictions nor each other's kind.
         self.lookups = BlockingCalls("look-ups", num_threads=4, max_waiting=16, seconds=5.0)
@@ -173,7 +173,7 @@ class ImageService:
         add(
             "keys_unchecked",
             "1 while requests are refused because keys cannot be checked, else 0.",
-            lambda: float(self._access_fault() is not None),
+            lambda: float(self.authenticator.fault() is not None),
         )
 
     # --- lifecycle ---
@@ -185,7 +185,7 @@ class ImageService:
             OutageError: If the registry or the database does not answer.
             DatabaseReplacedError: If the database is not the one that the service started with.
         """
-        access = await asyncio.to_thread(self._determine_access)
+        access = await asyncio.to_thread(self.authenticator.determine_access)
         database, settings = self.database, self.registry.settings
         loop = asyncio.get_running_loop()
 
@@ -215,32 +215,15 @@ class ImageService:
             snapshot.require_model(model)
         self._apply(snapshot)
         watch.start(first)
-        self._watch = watch
+        self._watch = self.authenticator.watch = watch
         self._background.repeat(self._reconcile, seconds=_RECONCILE_SECONDS)
         self._background.repeat(self._flush_counts, seconds=_FLUSH_SECONDS)
-
-    def _determine_access(self) -> Access:
-        if self._access is None:
-            opened = open_database(self.registry.settings)
-            self._access = determine_access(opened, host_is_loopback=True)
-        return self._access
 
     @property
     def database(self) -> OpenDatabase:
         """The organisation's database, as long as it is the one that the service started with."""
-        identity = self.access.database
+        identity = self.authenticator.access.database
         return known_database(self.registry.settings, identity, timeouts=_DATABASE_TIMEOUTS)
-
-    @property
-    def access(self) -> Access:
-        """The access policy.
-
-        Raises:
-            RuntimeError: If the service has not started.
-        """
-        if self._access is None:
-            raise RuntimeError("the service has not started")
-        return self._access
 
     async def wait_until_loaded(self, *, patience: float) -> None:
         """Wait until every warm model is loaded or has failed to load."""
@@ -276,7 +259,7 @@ class ImageService:
         self._image_urls.close()
         for calls in (self.lookups, self.batch_calls, self._writes, self._metrics_reads):
             calls.close()
-        self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._measurer.shutdown(wait=False, cancel_futures=True)
 
     def _update(self, fields: SnapshotFields) -> None:
         self._apply(replace(self.snapshot, **fields))
@@ -327,8 +310,8 @@ class ImageService:
         )
         if event.role is not None:
             self._background.run(self._record_served(event.role, event.version))
-            if self.config.compile == "auto":
-                self._background.run(self._compile(event.model, event.version))
+            if self.config.engine == "auto":
+                self._background.run(self._measure(event.model, event.version))
 
     async def _record_served(self, role: Role, version: int) -> None:
         try:
@@ -336,67 +319,22 @@ class ImageService:
         except EaglerayError as error:  # only a later process needs the record
             log.warning("the serving version is not recorded: %s", error)
 
-    async def _compile(self, model: str, version: int) -> None:
-        """Replace an eager version that serves by a compiled copy."""
+    async def _measure(self, model: str, version: int) -> None:
+        """Measure the engines for a version that serves, and move it to the fastest one."""
         loaded = self.model_pool.loaded(model, version)
-        if loaded is None or loaded.compiled:
+        if loaded is None or loaded.measured:
             return
         loop = asyncio.get_running_loop()
-        compiled = await loop.run_in_executor(self._compiler, self._loader.compile_beside, loaded)
-        if compiled is not None:
-            self.model_pool.replace(model, version, compiled)
+        faster = await loop.run_in_executor(self._measurer, self._loader.measure_beside, loaded)
+        if faster is not None:
+            self.model_pool.replace(model, version, faster)
 
-    # --- access and readiness ---
-
-    def authenticate(self, key: str | None, address: str | None) -> str:
-        """Return the application of a caller; empty if callers need no key.
-
-        Args:
-            key: The key as sent; None if the request has none.
-            address: Network address of the peer; None if it is unknown.
-
-        Raises:
-            NotAllowedError: If the caller is not admitted.
-            OutageError: If keys cannot be checked now.
-        """
-        return authenticate(
-            self.access, self.snapshot, key, address, require_known=self._require_known_keys
-        )
-
-    @property
-    def requires_keys(self) -> bool:
-        """Whether callers need keys now."""
-        return self.access.requires_keys(self.snapshot)
-
-    def _require_known_keys(self) -> None:
-        """Refuse if it is unknown which keys are valid.
-
-        Raises:
-            OutageError: If the database has not answered for too long, or was replaced.
-        """
-        fault = self._access_fault()
-        if fault is not None:
-            raise fault
-
-    def _access_fault(self) -> OutageError | None:
-        """Return why keys cannot be checked; None if they can."""
-        if self._watch is None:
-            return None
-        fault, age = self._watch.database.fault, self._watch.database.age
-        if isinstance(fault, DatabaseReplacedError):
-            return DatabaseReplacedError(str(fault), public=_KEYS_UNCHECKED)
-        if self.requires_keys and age > self.config.max_snapshot_age_s:
-            return OutageError(
-                f"The database has not answered for {age:.0f} s, more than "
-                f"--max-snapshot-age-s allows, so keys are not accepted ({fault}).",
-                public=_KEYS_UNCHECKED,
-            )
-        return None
+    # --- readiness ---
 
     @property
     def unready_reasons(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
-        unchecked = ["keys cannot be checked"] if self._access_fault() is not None else []
+        unchecked = ["keys cannot be checked"] if self.authenticator.fault() is not None else []
         return [*unchecked, *self.model_pool.unready_reasons]
 
     def require_ready(self) -> None:
@@ -431,7 +369,7 @@ class ImageService:
             ServiceError: If the request is not admitted, or not finished in time.
         """
         began = time.monotonic()
-        self._require_count(len(request.images))
+        require_count(len(request.images), self.config.max_images)
         self._admit(request, len(request.images))
         async with self._version_for(request) as (via, loaded):
             outcomes = await self._pipeline.predict(loaded, request)
@@ -457,7 +395,7 @@ class ImageService:
         began = time.monotonic()
         async with self._version_for(request) as (via, loaded):
             images = read_images(tensors, loaded.manifest.contract)
-            self._require_count(len(images))
+            require_count(len(images), self.config.max_images)
             self._admit(request, len(images))
             attributes = read_attributes(tensors, len(images))
             request = replace(request, images=images, attributes=attributes)
@@ -469,15 +407,6 @@ class ImageService:
             raise BadImageError(outcomes[0].failure.reason, outcomes[0].failure.message)
         self._shadow(request, result)
         return result, select_outputs(outcomes, loaded.manifest.task, tensors)
-
-    def _require_count(self, num_images: int) -> None:
-        if num_images == 0:
-            raise InputError("The request holds no image.")
-        if num_images > self.config.max_images:
-            raise TooLargeError(
-                f"The request holds {num_images} images, more than the {self.config.max_images} "
-                "of one request; send several requests, or start a batch job."
-            )
 
     def _admit(self, request: PredictRequest, num_images: int) -> None:
         """Refuse a request for which there is no room, before any of it is started.
@@ -510,14 +439,9 @@ class ImageService:
             self.model_pool.release(request.model, version)
 
     def _count(self, request: PredictRequest, result: PredictResult) -> None:
-        model, version = result.loaded.model, result.loaded.version
-        application = request.application or "anonymous"
-        self._usage_counter.count(request.application, model, version)
-        self.telemetry.latency.labels(model, version).observe(result.seconds)
-        for item in result.outcomes:
-            failure = item.outcome.failure
-            kind = "ok" if failure is None else failure.reason.value
-            self.telemetry.images.labels(model, version, application, kind).inc()
+        version = result.loaded
+        self._usage_counter.count(request.application, version.model, version.version)
+        self.telemetry.record_result(request.application, result)
 
     def _shadow(self, request: PredictRequest, result: PredictResult) -> None:
         choice = shadow_of(self.snapshot, request.model, request_id=request.request_id)

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from eagleray.core.display import escape_text
 from eagleray.serving.model_pool import VersionEvent
+from eagleray.serving.requests import PredictResult
 from eagleray.serving.workers import TimedOutcome
 
 __all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
@@ -87,6 +88,20 @@ class Telemetry:
     def record_event(self, event: VersionEvent) -> None:
         """Count an event of a version."""
         self.versions.labels(event.model, event.kind).inc()
+
+    def record_result(self, application: str, result: PredictResult) -> None:
+        """Count the images of a request that was predicted, and its seconds.
+
+        Args:
+            application: Name of the application; empty for a caller without a key.
+            result: The result of the request.
+        """
+        model, version = result.loaded.model, result.loaded.version
+        self.latency.labels(model, version).observe(result.seconds)
+        for item in result.outcomes:
+            failure = item.outcome.failure
+            kind = "ok" if failure is None else failure.reason.value
+            self.images.labels(model, version, application or "anonymous", kind).inc()
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

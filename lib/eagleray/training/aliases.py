@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.core.errors import InputError
-from eagleray.evaluation.leakage import Leakage
 from eagleray.registry.registry import ModelVersion
-from eagleray.training.monitor import Monitor
-from eagleray.training.packaging import FinishedModel
-from eagleray.training.plan import TrainPlan
-from eagleray.training.prepare import TrainJob
-from eagleray.training.rivals import NotComparableError, compare_with_version
+from eagleray.training.rivals import Contender, NotComparableError
 
 __all__ = ["CANDIDATE", "AliasDecision", "move_alias"]
 
@@ -48,13 +43,7 @@ class AliasDecision:
 
 
 def move_alias(
-    job: TrainJob,
-    plan: TrainPlan,
-    tested: FinishedModel,
-    version: ModelVersion,
-    judge: Monitor,
-    leakage: Leakage,
-    did_not_learn: Sequence[str],
+    contender: Contender, version: ModelVersion, did_not_learn: Sequence[str]
 ) -> tuple[ModelVersion, AliasDecision]:
     """Point the job's alias to a new version, or say why it stays.
 
@@ -62,17 +51,14 @@ def move_alias(
     since stays where it is.
 
     Args:
-        job: Job of the run.
-        plan: Plan of the run.
-        tested: The new model.
+        contender: The new model.
         version: Its version.
-        judge: The metric that compares versions.
-        leakage: Test images that the new model or one of its ancestors learned from.
         did_not_learn: Sentences that say why the run did not learn.
 
     Returns:
         The version with its aliases, and the decision.
     """
+    job = contender.job
     registry, alias = job.registry, job.alias or CANDIDATE
     reference = f"{version.name}@{alias}"
     if registry.was_registered_as(version, alias):
@@ -80,7 +66,7 @@ def move_alias(
     if job.alias is not None:
         decision = AliasDecision(alias, True, f"{reference} was named.", {})
     else:
-        decision = _decide(job, plan, tested, version, judge, leakage, did_not_learn)
+        decision = _decide(contender, version, did_not_learn)
     if decision.moved:
         try:
             registry.set_alias(
@@ -98,16 +84,11 @@ def move_alias(
 
 
 def _decide(
-    job: TrainJob,
-    plan: TrainPlan,
-    tested: FinishedModel,
-    version: ModelVersion,
-    judge: Monitor,
-    leakage: Leakage,
-    did_not_learn: Sequence[str],
+    contender: Contender, version: ModelVersion, did_not_learn: Sequence[str]
 ) -> AliasDecision:
     """Decide whether `candidate` moves to a new version."""
-    registry, name = job.registry, version.name
+    registry, name = contender.job.registry, version.name
+    tested, judge = contender.tested, contender.judge
     reference = f"{name}@{CANDIDATE}"
     number = registry.alias_target(name, CANDIDATE)
     current = None if number is None else registry.get(name, version=number)
@@ -128,7 +109,7 @@ def _decide(
         what = "; ".join(differences)
         return stays(f"{version.reference} is another kind of model ({what})", force=True)
     try:
-        found = compare_with_version(job, plan, tested, judge, leakage, current)
+        found = contender.compare_with(current)
     except NotComparableError as error:
         return stays(f"{current.reference} does not compare with {version.reference}, as {error}")
     evidence = {

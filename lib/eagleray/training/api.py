@@ -88,6 +88,9 @@ class _LogReporter:
     def note(self, text: str) -> None:
         _LOG.info("%s", text)
 
+    def announce(self, text: str) -> None:
+        self.note(text)
+
     def warn(self, text: str) -> None:
         _LOG.warning("%s", text)
 

@@ -42,11 +42,13 @@ def require_budget(budget: Budget, spec: TrainSpec) -> None:
     """
     if spec.max_workers > 1:
         raise InputError(
-            f"workers {spec.workers}: a trial is one process; leave it out, and give it to "
+            f"{spec.name_of('workers')}: a trial is one process; leave it out, and give it to "
             "`eagleray train --spec` with the best specification."
         )
     if spec.folds:
-        raise InputError("folds: trials are compared on one split; leave it out.")
+        raise InputError(
+            f"{spec.name_of('folds')}: trials are compared on one split; leave it out."
+        )
     if budget.grace_epochs is not None and budget.grace_epochs > spec.epochs:
         raise InputError(
             f"--grace-epochs {budget.grace_epochs} is more than the {spec.epochs} epochs of a "

@@ -14,14 +14,12 @@ from eagleray.data.page import render_data_report
 from eagleray.data.report import DataReport
 from eagleray.data.split_file import write_split
 from eagleray.io import storage
-from eagleray.registry.registry import ModelVersion
 from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
-from eagleray.training.packaging import FinishedModel
 from eagleray.training.prepare import TrainJob
-from eagleray.training.registration import RegisteredModel, register_model
+from eagleray.training.registration import RunSummary, register_model
 from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
@@ -31,26 +29,18 @@ __all__ = ["TrainSummary", "open_run", "run_job", "start_run"]
 
 
 @dataclass(frozen=True)
-class TrainSummary:
-    """Summary of a finished training job."""
+class TrainSummary(RunSummary):
+    """Summary of a finished training job.
 
-    run: Run
-    registered: RegisteredModel
+    Attributes:
+        result: Result of the training.
+        monitor: Metric that selected the best epoch.
+        skipped: Images that could not be read.
+    """
+
     result: TrainResult
     monitor: Monitor
     skipped: tuple[Fault, ...]
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def version(self) -> ModelVersion:
-        """The registered version."""
-        return self.registered.version
-
-    @property
-    def tested(self) -> FinishedModel:
-        """The model with its evaluation on the test split."""
-        return self.registered.tested
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -60,21 +50,13 @@ class TrainSummary:
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
-            **self.registered.as_json(),
+            **super().as_json(),
             "validation": self.result.metrics,
             "best_epoch": self.result.best.epoch,
             "monitor": self.monitor.metric,
             "mode": self.monitor.mode,
             "epochs": list(self.result.epochs),
-            "skipped": [
-                {"uri": fault.uri, "reason": fault.reason.value, "message": fault.message}
-                for fault in self.skipped
-            ],
-            "warnings": list(self.warnings),
-            "notes": list(self.notes),
-            "run": self.run.name,
-            "folder": self.run.folder,
-            "mlflow_run": self.version.run_id,
+            "skipped": [fault.as_json() for fault in self.skipped],
         }
 
 
@@ -126,7 +108,7 @@ def run_job(
         reporter.warn(warning)
     faults = (*report.unreadable, *skipped)
     warnings = (*report.warnings, *own)
-    summary = TrainSummary(run, registered, result, plan.monitor, faults, warnings, report.notes)
+    summary = TrainSummary(run, registered, warnings, report.notes, result, plan.monitor, faults)
     called.end(summary)
     return summary
 
@@ -136,7 +118,7 @@ def start_run(
 ) -> tuple[Run, RunRecord]:
     """Open the run of a job, and write the page of its data."""
     run, record = open_run(job)
-    reporter.note(f"run {run.name}, in {run.folder}")
+    reporter.announce(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
     if job.plan.task.positive is not None:
         about["positive label"] = job.plan.task.positive

@@ -115,9 +115,9 @@ def describe_stop(stop: LossNotFinite, worker_input: WorkerInput) -> str:
         else "there is no checkpoint yet"
     )
     return (
-        f"Training stopped: the loss of step {stop.step} of epoch {stop.epoch} is not a "
-        f"finite number; its {len(stop.images)} images are {shown}; {kept}. Lower "
-        "--learning-rate, or set --max-grad-norm."
+        f"Training stopped: the loss of step {stop.step} of epoch {stop.epoch} is not a finite "
+        f"number. Lower --learning-rate ({worker_input.spec.learning_rate:g}), or set "
+        f"--max-grad-norm. The step's {len(stop.images)} images are {shown}; {kept}."
     )
 
 

@@ -75,7 +75,7 @@ def run_lr_finder(
     job = keep_duplicates_together(job, cluster, reporter)
     plan, _ = inspect_data(job, cluster, reporter)
     run = create_run(job.settings, job.spec)
-    reporter.note(f"run {run.name}, in {run.folder}")
+    reporter.announce(f"run {run.name}, in {run.folder}")
     with track_run(
         job.registry, job.spec, run.name, kind="learning-rate-search", run=run
     ) as tracked:

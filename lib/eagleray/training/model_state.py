@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from eagleray.models.architectures import build, find_head
+from eagleray.models.building import build, find_head
 from eagleray.models.network import ImageNetwork
 from eagleray.training.checkpoint import Checkpoint, with_prefix
 from eagleray.training.distributed import DistributedContext

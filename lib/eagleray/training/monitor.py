@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eagleray.core.errors import InputError
 from eagleray.tasks import Task
+from eagleray.tasks.metric_names import require_metric
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["LOSS", "Mode", "Monitor", "metric_title", "mode_of", "monitor_of", "require_monitor"]
@@ -106,22 +107,16 @@ def require_monitor(spec: TrainSpec, task: Task, targets: Tensor) -> None:
         targets: Encoded targets (N, …) of the validation split.
 
     Raises:
-        InputError: If it does not; the sentence lists the metrics that it yields.
+        UnknownNameError: If it is no metric of the task; the message has the nearest names.
+        InputError: If it is not defined for the split.
     """
     name = monitor_of(spec, task).name
     yielded = [LOSS, *task.measured_names(targets)]
     if name in (*yielded, *task.metric_names):
         return
-    if name in task.measured_names():
-        fault = "is not defined for the validation split, which lacks a label or has it everywhere"
-    else:
-        fault = f"is not a metric of {task.name}"
-    raise InputError(f"--monitor: {name!r} {fault}; take {_list_names(yielded)}.")
-
-
-def _list_names(names: Sequence[str]) -> str:
-    """List metrics; those of single labels are listed once, with the first label."""
-    first = {name.partition("[")[0]: name for name in reversed(names) if "[" in name}
-    plain = [name for name in names if "[" not in name]
-    listed = [*plain, *(name for name in names if name in first.values())]
-    return f"{', '.join(listed[:-1])} or {listed[-1]}" if len(listed) > 1 else listed[0]
+    place = spec.name_of("monitor")
+    require_metric(name, [LOSS, *task.measured_names()], where=place)
+    raise InputError(
+        f"{place}: {name!r} is not defined for the validation split, which lacks a label or has it "
+        f"everywhere; take another metric, such as {' or '.join(yielded[:2])}."
+    )

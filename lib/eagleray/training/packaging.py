@@ -54,7 +54,7 @@ def finish_model(
     Args:
         plan: The plan of the run.
         module: The network with its final weights.
-        cache_folder: Folder of compiled networks.
+        cache_folder: Folder of measurements and converted networks.
         mlflow_run: The MLflow run, for the lineage.
     """
     task = _fitted_task(plan, module, cache_folder)
@@ -84,7 +84,7 @@ def finish_again(plan: TrainPlan, package: ModelPackage, *, cache_folder: Path) 
     Args:
         plan: The plan of the run.
         package: The package from the registry.
-        cache_folder: Folder of compiled networks.
+        cache_folder: Folder of measurements and converted networks.
     """
     evaluation = evaluate(split_predictor(package, plan.split.test, cache_folder), plan.split.test)
     return FinishedModel(package, evaluation, _record(plan, package, evaluation))
@@ -123,7 +123,7 @@ def split_predictor(package: ModelPackage, images: LabelledImages, cache_folder:
         package,
         precision="float32",
         expected_images=len(images),
-        compile_mode="never",
+        engine="eager",
         cache_folder=cache_folder,
     )
 

@@ -36,13 +36,7 @@ from eagleray.io.tables import digest_table
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
-    build,
-    build_pretrained,
-    check_fits,
     default_contract,
-    drop_attributes,
-    join_attributes,
-    replace_head,
     require_architecture,
 )
 from eagleray.models.attributes import (
@@ -50,6 +44,14 @@ from eagleray.models.attributes import (
     fit_attributes,
     num_features,
     require_columns,
+)
+from eagleray.models.building import (
+    build,
+    build_pretrained,
+    check_fits,
+    drop_attributes,
+    join_attributes,
+    replace_head,
 )
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import load_model
@@ -136,19 +138,21 @@ def make_plan(spec: TrainSpec, settings: Settings, *, split_file: str | None = N
         UserError: If the specification cannot be carried out; the message says how to fix it.
     """
     if spec.architecture is not None:
-        require_architecture(spec.architecture)
+        with spec.naming("architecture"):
+            require_architecture(spec.architecture)
     images = _read_data(spec, spec.data)
     _require_free_split(spec, images)
     split = _split(spec, images, split_file or spec.split_file)
     task = make_task(spec.task, images.labels, images.places)
     if spec.positive is not None:
-        task = task.with_positive(spec.positive)
+        with spec.naming("positive"):
+            task = task.with_positive(spec.positive)
     encode_targets(task, split.test)  # a separate test set may have other labels
     require_complete_split(split, spec.task)
     require_monitor(spec, task, encode_targets(task, split.validation))
     for label in spec.label_weights:
         if label not in task.labels:
-            raise UnknownNameError("label", label, task.labels, hint="--class-weights names it.")
+            raise UnknownNameError("label", label, task.labels, where=spec.name_of("class_weights"))
     return plan_network(spec, settings, images, split, task)
 
 
@@ -167,7 +171,8 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         task=spec.task,
     )
     require_enough(images, spec.task, location)
-    require_columns(spec.attributes, images.attributes, location)
+    with spec.naming("attributes"):
+        require_columns(spec.attributes, images.attributes, location)
     return images
 
 
@@ -175,8 +180,8 @@ def _require_free_split(spec: TrainSpec, images: LabelledImages) -> None:
     """Refuse to keep duplicates together in data that are divided already."""
     if spec.keep_duplicates_together and images.splits:
         raise InputError(
-            f"--keep-duplicates-together divides the data, and {spec.data} has splits of its own; "
-            "leave it out, or put all images together."
+            f"{spec.name_of('keep_duplicates_together')}: this divides the data, and {spec.data} "
+            "has splits of its own; leave it out, or put all images together."
         )
 
 
@@ -196,7 +201,12 @@ def groups_of(
     groupings = [[duplicates.get(uri, "") for uri in images.uris]] if duplicates else []
     if spec.group_column is not None:
         if spec.group_column not in images.attributes:
-            raise UnknownNameError("column to group by", spec.group_column, list(images.attributes))
+            raise UnknownNameError(
+                f"column of {spec.data}",
+                spec.group_column,
+                images.attributes,
+                where=spec.name_of("group_column"),
+            )
         groupings.append(list(images.attributes[spec.group_column]))
     if len(groupings) == 2:
         return merge_groups(*groupings)
@@ -218,7 +228,10 @@ def _split(spec: TrainSpec, images: LabelledImages, split_file: str | None) -> S
         every = images if separate_test is None else join_images(images, separate_test)
         return read_split(split_file, every)
     if separate_test is None and spec.test_fraction == 0 and "test" not in images.splits:
-        raise InputError("Nothing is left to test on: name --test-data, or a --test-fraction.")
+        raise InputError(
+            f"{spec.name_of('test_fraction')}: Nothing is left to test on; name a fraction above "
+            "0, or other images as the test data."
+        )
     return _divide(spec, images, separate_test, groups_of(spec, images))
 
 
@@ -266,13 +279,17 @@ def plan_network(
     Raises:
         UserError: If they do not exist, or do not fit the specification.
     """
-    parent = load_model(spec.parent, settings).package if spec.parent is not None else None
+    parent = None
+    if spec.parent is not None:
+        with spec.naming("parent"):
+            parent = load_model(spec.parent, settings).package
     name = _architecture_name(spec, parent)
     contract = _contract(spec, name, parent)
     attributes = _fit_attributes(spec, split, parent)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
-    check_fits(architecture, *contract.size)
+    with spec.naming("contract" if spec.image_size is None else "image_size"):
+        check_fits(architecture, *contract.size)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     if parent is not None:
@@ -280,9 +297,10 @@ def plan_network(
             task = task.in_order_of(parent.task)  # so that the parent's head can be kept
         module = _build_from_parent(parent, task, attributes, architecture)
     elif spec.pretrained:
-        module, plain = build_pretrained(
-            name, in_channels=contract.channels, num_outputs=task.num_outputs
-        )
+        with spec.naming("pretrained"):
+            module, plain = build_pretrained(
+                name, in_channels=contract.channels, num_outputs=task.num_outputs
+            )
         architecture = plain.model_copy(update={"num_attributes": length})
         module = join_attributes(module, architecture) if attributes else module
     else:
@@ -318,8 +336,8 @@ def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
     name = parent.manifest.architecture.name
     if spec.architecture not in (None, name):
         raise InputError(
-            f"architecture {spec.architecture}: the parent {spec.parent} is a {name}; leave the "
-            "architecture out."
+            f"{spec.name_of('architecture')}: the parent {spec.parent} is a {name}; leave "
+            f"{spec.architecture} out."
         )
     return name
 
@@ -328,7 +346,8 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
     """Return the parent's contract, which its weights were trained on, unless one is named."""
     if parent is not None and spec.contract is None and spec.image_size is None:
         return parent.contract
-    return default_contract(name, spec.contract, size=spec.image_size)
+    with spec.naming("contract" if spec.contract is not None else "image_size"):
+        return default_contract(name, spec.contract, size=spec.image_size)
 
 
 def _build_from_parent(

@@ -110,13 +110,16 @@ def reopen_job(
         raise InputError(f"Run {name} is a {kind}; resume it by `eagleray {command} --resume`.")
     if is_tuning and record.version is not None:
         raise InputError(f"Tuning {name} is complete: it registered {record.version}.")
-    spec = run.read_spec()
+    spec = initial = run.read_spec()
     progress = CheckpointStore(run.checkpoints).progress()  # refuses that of another version
     extensions = record.extensions
     if extensions:
         spec = spec.model_copy(update={"epochs": extensions[-1].epochs})
     if epochs is not None:
-        wanted = TrainSpec.make({**spec.model_dump(), "epochs": epochs}, name="--{}".format)
+        wanted = TrainSpec.make(
+            {**spec.model_dump(), "epochs": epochs},
+            name=lambda field: "--epochs" if field == "epochs" else initial.name_of(field),
+        )
         extension = make_extension(
             name,
             progress,

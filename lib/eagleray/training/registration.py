@@ -26,11 +26,11 @@ from eagleray.training.packaging import FinishedModel, finish_again, finish_mode
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult
-from eagleray.training.rivals import compare_with_parent
+from eagleray.training.rivals import Contender
 from eagleray.training.runs import Run
 from eagleray.training.verdict import comparison_monitor, reasons_not_learned
 
-__all__ = ["RegisteredModel", "register_model"]
+__all__ = ["RegisteredModel", "RunSummary", "register_model"]
 
 
 _MAX_GUESSES = 10_000  # images: of a thousand classes, a million would take gigabytes
@@ -79,6 +79,44 @@ class RegisteredModel:
         }
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """What the summaries of a training and of a tuning share.
+
+    Attributes:
+        run: The run.
+        registered: Its registered model.
+        warnings: Sentences on what the user should know.
+        notes: Sentences on how the data were read.
+    """
+
+    run: Run
+    registered: RegisteredModel
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def version(self) -> ModelVersion:
+        """The registered version."""
+        return self.registered.version
+
+    @property
+    def tested(self) -> FinishedModel:
+        """The model with its evaluation on the test split."""
+        return self.registered.tested
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return {
+            **self.registered.as_json(),
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "run": self.run.name,
+            "folder": self.run.folder,
+            "mlflow_run": self.version.run_id,
+        }
+
+
 def register_model(
     job: TrainJob, plan: TrainPlan, tracked: TrackedRun, run: Run, result: TrainResult
 ) -> RegisteredModel:
@@ -109,9 +147,10 @@ def register_model(
     )
     monitor = plan.monitor
     judge = comparison_monitor(monitor, tested.evaluation.task, tested.evaluation.metrics)
-    reasons = _reasons(job, plan, tested, result, leakage, monitor, judge)
+    contender = Contender(job, plan, tested, judge, leakage)
+    reasons = _reasons(contender, result, monitor)
     version = registry.record_verdict(version, reasons)
-    version, decision = move_alias(job, plan, tested, version, judge, leakage, reasons)
+    version, decision = move_alias(contender, version, reasons)
     registered = RegisteredModel(version, tested, reasons, leakage, decision)
     storage.put_atomic(run.page("evaluation"), _evaluation_page(registered, run))
     return registered
@@ -127,16 +166,9 @@ def _with_evidence(tested: FinishedModel, run: Run, leakage: Leakage) -> Finishe
     return dataclasses.replace(tested, record=tested.record.model_copy(update=changes))
 
 
-def _reasons(
-    job: TrainJob,
-    plan: TrainPlan,
-    tested: FinishedModel,
-    result: TrainResult,
-    leakage: Leakage,
-    monitor: Monitor,
-    judge: Monitor,
-) -> tuple[str, ...]:
+def _reasons(contender: Contender, result: TrainResult, monitor: Monitor) -> tuple[str, ...]:
     """Return why the run did not learn; none if it did."""
+    plan = contender.plan
     train = plan.split.train
     targets = encode_targets(plan.task, train)
     losses = image_losses(plan.spec, plan.task, train.labels, torch.device("cpu"))
@@ -144,11 +176,11 @@ def _reasons(
     guessing = losses(torch.zeros(len(some), plan.task.num_outputs), some).mean()
     return reasons_not_learned(
         result,
-        tested.evaluation,
+        contender.tested.evaluation,
         monitor,
         targets,
         guessing=float(guessing),
-        parent=compare_with_parent(job, plan, tested, judge, leakage),
+        parent=contender.compare_with_parent(),
     )
 
 

@@ -30,7 +30,9 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
         InputError: If there are too few; the message says how many there are.
     """
     if spec.device == "gpu" and not cluster.num_gpus:
-        raise InputError("--device gpu: there is no GPU here; leave the option out, or use cpu.")
+        raise InputError(
+            f"{spec.name_of('device')}: there is no GPU here; leave it out, or use cpu."
+        )
     on_gpu = uses_gpu(spec, cluster)
     available = cluster.num_gpus if on_gpu else cluster.num_cpus * _MAX_WORKERS_PER_CORE
     if spec.min_workers > available:
@@ -39,4 +41,4 @@ def require_resources(spec: TrainSpec, cluster: Cluster) -> None:
             if on_gpu
             else f"the {cluster.num_cpus} CPU cores here take {available}"
         )
-        raise InputError(f"--workers {spec.workers}: {limit}.")
+        raise InputError(f"{spec.name_of('workers')}: {limit}, and {spec.workers} were asked for.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,14 +20,20 @@ from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.verdict import ComparedMetric
 
-__all__ = ["NotComparableError", "compare_with_parent", "compare_with_version"]
+__all__ = ["Contender", "NotComparableError"]
 
 MIN_COMPARED = 30
 """Number of test images that must be left where either model learned from some of them."""
 
 
+HOW_TO_SHARE_TEST_IMAGES = (
+    "runs have the same test images if they have the same data and --seed, the same --split-file "
+    "(split.parquet of the other run), or the same --test-data"
+)
+
+
 class NotComparableError(Exception):
-    """Two models cannot be compared; the message says why, as the end of a sentence."""
+    """Two models cannot be compared; the message says why, as a part of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,67 +44,84 @@ class _Rival:
     leakage: Leakage
 
 
-def compare_with_parent(
-    job: TrainJob, plan: TrainPlan, tested: FinishedModel, judge: Monitor, leakage: Leakage
-) -> ComparedMetric | None:
-    """Compare a new model with the parent that its weights started from, on its test images.
+@dataclass(frozen=True)
+class Contender:
+    """A new model that is compared with other versions.
 
-    Args:
+    Attributes:
         job: Job of the run.
         plan: Plan of the run.
-        tested: The new model.
+        tested: The new model, with its evaluation on the test split.
         judge: The metric to compare by.
         leakage: Test images that the new model or one of its ancestors learned from.
-
-    Returns:
-        The comparison; None if there is no parent in the registry, or the two do not compare.
     """
-    if plan.parent is None:
-        return None
-    version = job.registry.version_of_package(plan.parent)
-    if version is None:
-        return None
-    try:
-        return compare_with_version(job, plan, tested, judge, leakage, version)
-    except NotComparableError:
-        return None
 
-
-def compare_with_version(
-    job: TrainJob,
-    plan: TrainPlan,
-    tested: FinishedModel,
-    judge: Monitor,
-    leakage: Leakage,
-    version: ModelVersion,
-) -> ComparedMetric:
-    """Compare a new model with a version, on the test images that neither has learned from.
-
-    The version is evaluated on all test images unless its predictions for them are kept, and the
-    evaluation is recorded with it.
-
-    Raises:
-        NotComparableError: If it has another task or other labels, cannot be evaluated on these
-            images, or too few of them are left.
-    """
-    rival = _evaluate(job, plan, tested, version)
-    leaked = np.union1d(leakage.rows, rival.leakage.rows)
-    own, other = take_common(
-        ImagePredictions.of(tested.evaluation), rival.predictions, without=leaked
+    job: TrainJob
+    plan: TrainPlan
+    tested: FinishedModel
+    judge: Monitor
+    leakage: Leakage
+    _compared: dict[str, ComparedMetric | NotComparableError] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
-    count = len(own.rows)
-    if count == 0 or (len(leaked) and count < MIN_COMPARED):
-        raise NotComparableError(
-            f"{count:,} test images were used to train neither of them, and {MIN_COMPARED} are "
-            "needed"
+
+    def compare_with_parent(self) -> ComparedMetric | None:
+        """Compare with the parent that the weights started from.
+
+        Returns:
+            The comparison; None if there is no parent in the registry, or the two do not compare.
+        """
+        if self.plan.parent is None:
+            return None
+        version = self.job.registry.version_of_package(self.plan.parent)
+        if version is None:
+            return None
+        try:
+            return self.compare_with(version)
+        except NotComparableError:
+            return None
+
+    def compare_with(self, version: ModelVersion) -> ComparedMetric:
+        """Compare with a version, on the test images that neither has learned from.
+
+        The version is evaluated on all test images unless its predictions for them are kept, and
+        the evaluation is recorded with it. The parent is often the candidate, too: each version is
+        compared once.
+
+        Raises:
+            NotComparableError: If it has another task or other labels, cannot be evaluated on
+                these images, or too few of them are left.
+        """
+        if version.reference not in self._compared:
+            try:
+                self._compared[version.reference] = self._compare(version)
+            except NotComparableError as error:
+                self._compared[version.reference] = error
+        compared = self._compared[version.reference]
+        if isinstance(compared, NotComparableError):
+            raise compared
+        return compared
+
+    def _compare(self, version: ModelVersion) -> ComparedMetric:
+        tested, judge = self.tested, self.judge
+        rival = _evaluate(self.job, self.plan, tested, version)
+        leaked = np.union1d(self.leakage.rows, rival.leakage.rows)
+        own, other = take_common(
+            ImagePredictions.of(tested.evaluation), rival.predictions, without=leaked
         )
-    values = [
-        task.measure(side.outputs, side.targets).get(judge.name)
-        for task, side in ((tested.evaluation.task, own), (rival.task, other))
-    ]
-    if values[0] is None or values[1] is None:
-        raise NotComparableError(f"{judge.name} is not defined on the {count:,} common images")
-    return ComparedMetric(rival.reference, values[0], values[1], count)
+        count = len(own.rows)
+        if count == 0 or (len(leaked) and count < MIN_COMPARED):
+            raise NotComparableError(
+                f"{count:,} test images were used to train neither of them, and {MIN_COMPARED} are "
+                f"needed; {HOW_TO_SHARE_TEST_IMAGES}"
+            )
+        values = [
+            task.measure(side.outputs, side.targets).get(judge.name)
+            for task, side in ((tested.evaluation.task, own), (rival.task, other))
+        ]
+        if values[0] is None or values[1] is None:
+            raise NotComparableError(f"{judge.name} is not defined on the {count:,} common images")
+        return ComparedMetric(rival.reference, values[0], values[1], count)
 
 
 def _evaluate(

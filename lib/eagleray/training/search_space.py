@@ -14,8 +14,10 @@ specification's own, or the nearest value of its distribution.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,8 +29,8 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.spec import panel_of
+from eagleray.core.errors import InputError, UnknownNameError, UserError
+from eagleray.core.spec import join_faults, panel_of
 from eagleray.io.spec_fields import S3_PANEL
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import task_class
@@ -52,10 +54,12 @@ class SearchSpace:
     Attributes:
         fixed: Values of the fixed fields.
         searched: Distributions of the searched fields; no field is in both.
+        names: Names that the user knows fields by, for messages; "" stands for all together.
     """
 
     fixed: Mapping[str, Any]
     searched: Mapping[str, Distribution]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def default(self) -> dict[str, Scalar]:
         """Return the defaults of the searched fields."""
@@ -67,7 +71,9 @@ class SearchSpace:
         Raises:
             InputError: If they do not go together.
         """
-        return TrainSpec.make({**self.fixed, **values})
+        return TrainSpec.make(
+            {**self.fixed, **values}, name=lambda field: self.names.get(field, field)
+        )
 
     def to_yaml(self) -> str:
         """Return the space as the content of its file."""
@@ -95,11 +101,12 @@ def _as_yaml(distribution: Distribution) -> dict[str, Any]:
     return {kind: [distribution.low, distribution.high]}
 
 
-def default_space(fields: Mapping[str, Any]) -> SearchSpace:
+def default_space(fields: Mapping[str, Any], *, name: Callable[[str], str] = str) -> SearchSpace:
     """Return the space that is searched by default: optimisation and mild augmentation.
 
     Args:
         fields: Fixed fields.
+        name: Maps a field to the name that the user knows it by, such as its option.
 
     Raises:
         UserError: If they are not valid.
@@ -115,45 +122,106 @@ def default_space(fields: Mapping[str, Any]) -> SearchSpace:
     task = fields.get("task", TrainSpec.model_fields["task"].default)
     if "label_smoothing" in task_class(task).training_options:
         searched["label_smoothing"] = FloatDistribution(0.0, 0.2)
-    return _make_space(fields, searched, "")
+    faults = _Faults()
+    space = _make_space(fields, searched, name, faults)
+    faults.require_none()
+    return space
 
 
-def read_space(location: str, fields: Mapping[str, Any]) -> SearchSpace:
+def read_space(
+    location: str, fields: Mapping[str, Any], *, name: Callable[[str], str] = str
+) -> SearchSpace:
     """Read a search space from a YAML file.
 
     Args:
         location: Location of the file.
         fields: Fixed fields, which replace those of the file.
+        name: Maps one of `fields` to the name that the user knows it by, such as its option.
 
     Raises:
-        UserError: If the file is missing, not YAML or not valid; the message names the field.
+        UserError: If the file is missing, not YAML or not valid; the message names all fields at
+            fault.
     """
     content = read_fields(location, "search space")
+    faults = _Faults(f"{location}: ")
     for section in content:
         if section not in ("fixed", "search"):
-            raise InputError(f"{location}: {section!r} is neither `fixed` nor `search`.")
-    fixed, search = (_section(content, name, location) for name in ("fixed", "search"))
-    both = next((name for name in search if name in fixed), None)
-    if both is not None:
-        raise InputError(f"{location}: {both} is fixed and searched; remove it from one of them.")
-    if not search:
-        raise InputError(
-            f"{location} searches nothing; name a field, as in "
-            "`search: {learning_rate: {log_uniform: [1e-4, 1e-1]}}`."
+            faults.add(InputError(f"{location}: {section!r} is neither `fixed` nor `search`."))
+    fixed, search = (_section(content, part, location, faults) for part in ("fixed", "search"))
+    for field in search:
+        if field in fixed:
+            sentence = f"{field} is fixed and searched; remove it from one of them."
+            faults.add(InputError(f"{location}: {sentence}"))
+    if not content.get("search"):
+        faults.add(
+            InputError(
+                f"{location} searches nothing; name a field, as in "
+                "`search: {learning_rate: {log_uniform: [1e-4, 1e-1]}}`."
+            )
         )
-    for name in search:
-        _require_searchable(name, location)
-    searched = {
-        name: _read_distribution(written, f"{location}: search.{name}")
-        for name, written in search.items()
-    }
-    return _make_space({**fixed, **fields}, searched, f"{location}: ")
+    searched = {}
+    for field, written in search.items():
+        with faults.collecting():
+            _require_searchable(field, location)
+            searched[field] = _read_distribution(written, f"{location}: search.{field}")
+
+    def name_of(field: str) -> str:
+        if field in fields:
+            return name(field)
+        return f"{location}: {field}" if field else location
+
+    given = {field: value for field, value in fixed.items() if field not in search}
+    space = _make_space({**given, **fields}, searched, name_of, faults)
+    faults.require_none()
+    return space
 
 
-def _section(content: Mapping[str, Any], name: str, location: str) -> dict[str, Any]:
+class _Faults:
+    """Collects what is wrong with a space, to report all of it at once.
+
+    Attributes:
+        prefix: Beginning of every sentence.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self._errors: list[UserError] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    def add(self, error: UserError) -> None:
+        """Add a fault."""
+        self._errors.append(error)
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Add an error of the block, and go on."""
+        try:
+            yield
+        except UserError as error:
+            self.add(error)
+
+    def require_none(self) -> None:
+        """Raise the fault, or one error with all of them.
+
+        Raises:
+            UserError: If there is a fault.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            texts = [str(error).rstrip(".").replace(self.prefix, "") for error in self._errors]
+            raise InputError(f"{self.prefix}{join_faults(texts)}.")
+
+
+def _section(
+    content: Mapping[str, Any], name: str, location: str, faults: _Faults
+) -> dict[str, Any]:
     fields = content.get(name) or {}
     if not isinstance(fields, dict):
-        raise InputError(f"{location}: {name} must contain fields with their values.")
+        faults.add(InputError(f"{location}: {name} must contain fields with their values."))
+        return {}
     return fields
 
 
@@ -205,23 +273,39 @@ def _require_searchable(name: str, location: str) -> None:
 
 
 def _make_space(
-    fixed: Mapping[str, Any], searched: Mapping[str, Distribution], prefix: str
+    fixed: Mapping[str, Any],
+    searched: Mapping[str, Distribution],
+    name: Callable[[str], str],
+    faults: _Faults,
 ) -> SearchSpace:
     """Return a space of checked values; a field that is fixed is not searched.
 
-    Raises:
-        UserError: If a field does not take a value of its distribution.
+    Values at fault are collected, and are not in the space.
     """
-    checked = {
-        name: _check_values(name, distribution, fixed, prefix)
-        for name, distribution in searched.items()
-        if name not in fixed
-    }
-    if not checked:
-        raise InputError(f"{prefix}nothing is left to search: every field of the space is given.")
-    space = SearchSpace(fixed, checked)
-    TrainSpec.make({**fixed, **space.default()}, where=prefix.removesuffix(": "))
+    checked: dict[str, Distribution] = {}
+    for field, distribution in searched.items():
+        if field not in fixed:
+            with faults.collecting():
+                checked[field] = _check_values(field, distribution, fixed, faults.prefix)
+    if searched and all(field in fixed for field in searched):
+        sentence = "nothing is left to search: every field of the space is given."
+        faults.add(InputError(f"{faults.prefix}{sentence}"))
+    names = {field: name(field) for field in ("", *TrainSpec.model_fields, *fixed)}
+    space = SearchSpace(fixed, checked, names)
+    default = space.default()
+    # Whether fields go together depends on those at fault.
+    if not faults or _has_invalid_field({**fixed, **default}):
+        with faults.collecting():
+            space.spec(default)
     return space
+
+
+def _has_invalid_field(fields: Mapping[str, Any]) -> bool:
+    try:
+        TrainSpec.model_validate(fields)
+    except ValidationError as error:
+        return any(fault["loc"] for fault in error.errors())
+    return False
 
 
 def _check_values(

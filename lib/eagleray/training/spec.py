@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
@@ -26,6 +26,7 @@ from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
 from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
+from eagleray.training.spec_values import ClassWeights, Tags, class_weight, require_tags
 
 __all__ = ["DATA", "RUN", "TrainPrecision", "TrainSpec", "UnfreezeStep", "read_spec"]
 
@@ -34,44 +35,9 @@ SplitFraction = Annotated[float, Field(ge=0.0, le=0.9)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _UNFREEZE = re.compile(r"(\d+):(\d+|all)")
-_TAG_KEY = re.compile(r"[\w.: -][\w./: -]{0,249}")
-_RESERVED_TAGS = ("mlflow.", "eagleray.")
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 AUGMENTATION, RUN = "Augmentation", "Run"
-
-
-def _read_class_weights(value: Any) -> str | tuple[str, ...]:
-    """Return `none`, `balanced` or texts such as `cat=2`.
-
-    One text stands for a list of one, and a mapping of a YAML file for its items.
-    """
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(value, Mapping):
-        texts = [f"{label}={weight}" for label, weight in value.items()]
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("take none, balanced, or weights such as [cat=2, dog=1]")
-    if len(texts) == 1 and texts[0] in ("none", "balanced"):
-        return str(texts[0])
-    labels = [label for label, _ in map(_class_weight, texts)]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ValueError(f"label {twice!r} has two weights; give it one")
-    return tuple(texts) or "none"
-
-
-def _class_weight(text: str) -> tuple[str, float]:
-    label, _, number = text.rpartition("=")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not label or not 0 < weight < math.inf:
-        raise ValueError(f"{text!r} is not LABEL=WEIGHT with a weight above 0, as in cat=2")
-    return label, weight
-
-
-ClassWeights = Annotated[tuple[str, ...] | str, BeforeValidator(_read_class_weights)]
 
 
 @dataclass(frozen=True)
@@ -253,7 +219,7 @@ class TrainSpec(S3Fields):
     experiment: str | None = spec_field(
         None, RUN, "MLflow experiment of the run; default: eagleray.", min_length=1, max_length=500
     )
-    tags: Texts = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE.")
+    tags: Tags = spec_field((), RUN, "Tag of the MLflow run, as KEY=VALUE; in YAML also a mapping.")
     notes: str | None = spec_field(
         None, RUN, "Description of the MLflow run, in Markdown.", max_length=8000
     )
@@ -277,7 +243,7 @@ class TrainSpec(S3Fields):
             self._check_model,
             self._check_optimisation,
             self._check_batch_size,
-            self._check_tags,
+            lambda: require_tags(self.tags),
         )
         for check in checks:
             try:
@@ -369,20 +335,6 @@ class TrainSpec(S3Fields):
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 
-    def _check_tags(self) -> None:
-        keys = [tag.partition("=")[0] for tag in self.tags]
-        for tag, key in zip(self.tags, keys, strict=True):
-            if "=" not in tag or not _TAG_KEY.fullmatch(key):
-                raise ValueError(
-                    f"tags must be KEY=VALUE, where the key has up to 250 letters, digits, spaces "
-                    f"and _ - . : / in it; {tag!r} is not"
-                )
-            if key.startswith(_RESERVED_TAGS):
-                raise ValueError(f"tags must not begin with mlflow. or eagleray.; {tag!r} does")
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise ValueError(f"tags must name each key once, and name {twice[0]!r} twice")
-
     @property
     def tag_values(self) -> dict[str, str]:
         """The values of `tags` by key."""
@@ -423,7 +375,7 @@ class TrainSpec(S3Fields):
     def label_weights(self) -> dict[str, float]:
         """Weights of `class_weights` by label; empty if it names none."""
         texts = () if isinstance(self.class_weights, str) else self.class_weights
-        return dict(map(_class_weight, texts))
+        return dict(map(class_weight, texts))
 
     @property
     def balances_classes(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import find_head
+from eagleray.models.building import find_head
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.training.spec import TrainSpec
 
@@ -109,14 +109,14 @@ def require_freezable(spec: TrainSpec, stages: tuple[Stage, ...]) -> None:
     if frozen > depth:
         names = ", ".join(stage.name for stage in stages[:-1])
         raise InputError(
-            f"freeze {frozen}: the network has {depth} stages before its head ({names}); freeze "
-            "fewer, or `backbone` for all."
+            f"{spec.name_of('freeze')} {frozen}: the network has {depth} stages before its head "
+            f"({names}); freeze fewer, or `backbone` for all."
         )
     for step in spec.unfreeze_steps:
         if frozen == 0 or (step.stages or 0) > frozen:
             raise InputError(
-                f"unfreeze {step.epoch}:{step.stages or 'all'}: only {frozen} stages are still "
-                "frozen at that time."
+                f"{spec.name_of('unfreeze')} {step.epoch}:{step.stages or 'all'}: only {frozen} "
+                "stages are still frozen at that time."
             )
         frozen = 0 if step.stages is None else frozen - step.stages
 

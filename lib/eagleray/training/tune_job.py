@@ -11,16 +11,14 @@ from eagleray.core.errors import resumable
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.registry.registry import ModelVersion
 from eagleray.registry.tracking import TrackedRun
 from eagleray.training.budget import Budget, require_budget
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.job import start_run
 from eagleray.training.monitor import Monitor, monitor_of
-from eagleray.training.packaging import FinishedModel
 from eagleray.training.plan import TrainPlan, plan_network
 from eagleray.training.prepare import TrainJob, open_job, reopen_job
-from eagleray.training.registration import RegisteredModel, register_model
+from eagleray.training.registration import RunSummary, register_model
 from eagleray.training.report import render_training_page
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.runs import Run
@@ -34,6 +32,7 @@ from eagleray.training.tune_report import render_tune_page
 from eagleray.training.tuning import run_trials
 
 __all__ = [
+    "TrialProgress",
     "TuneJob",
     "TuneSummary",
     "best_file",
@@ -61,30 +60,21 @@ class TuneJob:
 
 
 @dataclass(frozen=True)
-class TuneSummary:
-    """Summary of a finished tuning job."""
+class TuneSummary(RunSummary):
+    """Summary of a finished tuning job.
 
-    run: Run
+    Attributes:
+        spec: Specification of the best trial.
+        tuned: Result of the tuning.
+    """
+
     spec: TrainSpec
     tuned: TuneResult
-    registered: RegisteredModel
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def version(self) -> ModelVersion:
-        """The registered version."""
-        return self.registered.version
-
-    @property
-    def tested(self) -> FinishedModel:
-        """The model with its evaluation on the test split."""
-        return self.registered.tested
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
         return {
-            **self.registered.as_json(),
+            **super().as_json(),
             "metric": self.tuned.monitor.metric,
             "mode": self.tuned.monitor.mode,
             "best": self.tuned.best.number,
@@ -93,11 +83,6 @@ class TuneSummary:
             "trials": [_trial_as_json(trial) for trial in self.tuned.trials],
             "ranking": [trial.number for trial in self.tuned.ranking],
             "specification": best_file(self.run),
-            "warnings": list(self.warnings),
-            "notes": list(self.notes),
-            "run": self.run.name,
-            "folder": self.run.folder,
-            "mlflow_run": self.version.run_id,
         }
 
 
@@ -207,7 +192,7 @@ def run_tune_job(job: TuneJob, cluster: Cluster, reporter: ProgressReporter) -> 
     for warning in registered.warnings:
         reporter.warn(warning)
     warnings = (*report.warnings, *registered.warnings)
-    return TuneSummary(run, spec, tuned, registered, warnings, report.notes)
+    return TuneSummary(run, registered, warnings, report.notes, spec, tuned)
 
 
 def _run_trials(
@@ -219,13 +204,12 @@ def _run_trials(
     reporter: ProgressReporter,
 ) -> TuneResult:
     """Run the trials, report their progress and record each as a run of MLflow."""
-    num_epochs = job.budget.num_trials * plan.spec.epochs
     registry = job.default.registry
     with (
-        reporter.progress("Epochs", num_epochs) as bar,
+        reporter.progress("Trials", job.budget.num_trials) as bar,
         TrialRuns(registry, plan.spec, tracked, run.name) as runs,
     ):
-        progress = _TrialProgress(bar, plan.spec.epochs)
+        progress = TrialProgress(bar)
 
         def on_trial(trial: Trial) -> None:
             progress.update(trial)
@@ -247,22 +231,25 @@ def _run_trials(
         return tuned
 
 
-class _TrialProgress:
-    """Shows the epochs of all trials on one progress bar."""
+class TrialProgress:
+    """Shows the ended trials on a progress bar, and how many epochs all trials have trained."""
 
-    def __init__(self, bar: ProgressBar, epochs: int) -> None:
-        self._bar, self._epochs = bar, epochs
-        self._shown: dict[str, int] = {}
-        self._best: float | None = None
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._trials: dict[str, Trial] = {}
 
     def update(self, trial: Trial) -> None:
-        """Show the state of a trial; the epochs that it skips count as done."""
-        done = len(trial.epochs) if trial.state == "running" else self._epochs
-        scores = [score for score in (self._best, trial.score) if score is not None]
-        self._best = trial.monitor.best(scores)
-        note = "" if self._best is None else f"best {trial.monitor.title} {self._best:.4f}"
-        self._bar.advance(done - self._shown.get(trial.key, 0), note=note)
-        self._shown[trial.key] = done
+        """Show the state of a trial."""
+        before = self._trials.get(trial.key)
+        self._trials[trial.key] = trial
+        has_ended = trial.state != "running" and (before is None or before.state == "running")
+        scores = [one.score for one in self._trials.values() if one.score is not None]
+        best = trial.monitor.best(scores)
+        num_epochs = sum(len(one.epochs) for one in self._trials.values())
+        note = f"{num_epochs:,} epoch{'s' * (num_epochs != 1)}"
+        if best is not None:
+            note += f", best {trial.monitor.title} {best:.4f}"
+        self._bar.advance(int(has_ended), note=note)
 
 
 def _load_best_checkpoint(
@@ -285,4 +272,4 @@ def _track(tuned: TuneResult, tracked: TrackedRun, *, files: list[str]) -> None:
         assert trial.score is not None
         tracked.log_metrics({f"trial_{tuned.monitor.metric}": trial.score}, step=trial.number)
     for epoch, metrics in enumerate(tuned.best.epochs, start=1):
-        tracked.log_metrics(metrics, step=epoch)
+        tracked.log_epoch(epoch, metrics)

@@ -2,7 +2,9 @@
 
 A run did not learn if its model is no better on the test images than a prediction that looks at no
 image, or worse than the parent that it started from; if its loss diverged; or if no epoch was
-better than the first one. Such a model is registered, and no alias moves to it by itself.
+better than the first one and the model is not clearly better than such a prediction. A model that
+is has learned, be it all in its first epoch, as pretrained networks often do. A model that did not
+learn is registered, and no alias moves to it by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eagleray.evaluation.bootstrap import Measured, paired_bootstrap
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.tasks import Task
 from eagleray.training.monitor import Monitor, mode_of
@@ -80,31 +83,67 @@ def reasons_not_learned(
             task and labels.
     """
     judge = comparison_monitor(monitor, evaluation.task, evaluation.metrics)
+    constant = _constant_of(evaluation, train_targets)
+    first_epoch = _no_better_than_first_epoch(result, monitor)
+    if first_epoch and constant and _clearly_better_than_constant(evaluation, judge, constant):
+        first_epoch = None
     reasons = [
-        _no_better_than_constant(evaluation, judge, train_targets),
+        None if constant is None else _no_better_than_constant(evaluation, judge, constant),
         _worse_than_parent(judge, parent),
         _diverged(result.epochs, guessing),
-        _no_better_than_first_epoch(result, monitor),
+        first_epoch,
     ]
     return tuple(reason for reason in reasons if reason is not None)
 
 
-def _no_better_than_constant(
-    evaluation: Evaluation, judge: Monitor, train_targets: Tensor
-) -> str | None:
+@dataclass(frozen=True)
+class _Constant:
+    """The prediction that looks at no image: in words, and as outputs (N, …) of test images."""
+
+    description: str
+    outputs: Tensor
+
+
+def _constant_of(evaluation: Evaluation, train_targets: Tensor) -> _Constant | None:
     found = evaluation.task.constant_prediction(train_targets)
     if found is None:
         return None
     description, outputs = found
+    return _Constant(description, outputs.expand(len(evaluation.targets), *outputs.shape))
+
+
+def _no_better_than_constant(
+    evaluation: Evaluation, judge: Monitor, constant: _Constant
+) -> str | None:
     targets = evaluation.targets
-    constant = evaluation.task.measure(outputs.expand(len(targets), *outputs.shape), targets)
-    value, baseline = evaluation.metrics[judge.name], constant.get(judge.name)
+    value = evaluation.metrics[judge.name]
+    baseline = evaluation.task.measure(constant.outputs, targets).get(judge.name)
     if baseline is None or judge.is_better(value, baseline):
         return None
     return (
-        f"On {len(targets):,} test images its {judge.name} is {value:.4f}, and {description} gives "
-        f"{baseline:.4f}."
+        f"On {len(targets):,} test images its {judge.name} is {value:.4f}, and "
+        f"{constant.description} gives {baseline:.4f}."
     )
+
+
+def _clearly_better_than_constant(
+    evaluation: Evaluation, judge: Monitor, constant: _Constant
+) -> bool:
+    """Whether the 95 % interval of the difference (paired bootstrap) holds improvements only.
+
+    A metric that is not resampled, such as that of one label, gives way to the task's first
+    headline metric that is.
+    """
+    task, targets = evaluation.task, evaluation.targets
+    differences = paired_bootstrap(
+        Measured(task, constant.outputs, targets), Measured(task, evaluation.outputs, targets)
+    )
+    names = (name for name in (judge.name, *task.headline_names) if name in differences)
+    name = next(names, None)
+    interval = None if name is None else differences[name].interval
+    if name is None or interval is None:
+        return False
+    return interval.low > 0 if mode_of(name) == "max" else interval.high < 0
 
 
 def _worse_than_parent(judge: Monitor, parent: ComparedMetric | None) -> str | None:

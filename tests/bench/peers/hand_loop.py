@@ -4,7 +4,7 @@
 
 It is no alternative for ten million images, as it has no retries, no manifest and no handling of
 bad images. It shows how much of the machine these cost us. Its steady state, images a second once
-every process has its compiled network, is written to `_steady.json` in the output. WEIGHTS is the
+every process has its converted network, is written to `_steady.json` in the output. WEIGHTS is the
 `model.safetensors` of a package.
 """
 
@@ -34,7 +34,7 @@ LabelledScore = tuple[str, str, float]
 
 def main(arguments: PeerArguments) -> None:
     package = arguments.weights.parent
-    _predictor(package)  # compiles, unless the cache has it
+    _predictor(package)  # converts, unless the cache has it
     num_processes = os.cpu_count() or 1
     paths = sorted(str(path) for path in arguments.images.iterdir())
     shares = [paths[start::num_processes] for start in range(num_processes)]
@@ -52,7 +52,7 @@ def main(arguments: PeerArguments) -> None:
 
 
 def _predictor(package: Path) -> Predictor:
-    return Predictor(read_package(str(package)), device="cpu", compile_mode="always", num_threads=1)
+    return Predictor(read_package(str(package)), device="cpu", engine="openvino", num_threads=1)
 
 
 def _work(

@@ -77,7 +77,7 @@ def test_work_has_absolute_locations_so_that_a_job_resumes_from_anywhere(
 
 
 def test_how_a_job_runs_is_no_part_of_its_work() -> None:
-    other = work(workers="2..4", compile="never", max_failures="0%", separate_decoding=True)
+    other = work(workers="2..4", engine="eager", max_failures="0%", separate_decoding=True)
     assert work() == other
 
 

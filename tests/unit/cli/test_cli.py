@@ -15,7 +15,7 @@ from eagleray.cli import main as cli
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
 from eagleray.core.errors import ExitCode, InputError, JobFailedError, resumable
-from eagleray.jobs import train
+from eagleray.jobs import train, tune
 from eagleray.registry.registry import Registry
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import small_package
@@ -133,6 +133,27 @@ def test_a_resumed_run_takes_no_options_but_its_epochs(
     assert f"{named} a new run with --from digits-1234." in told
 
 
+def test_a_resumed_tuning_names_the_options_that_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path))
+    words = ["--num-trials", "5", "--space", "s.yaml", "--epochs", "3"]
+    monkeypatch.setattr(sys, "argv", ["tune", "--resume", "digits-1234", *words])
+    with pytest.raises(SystemExit) as caught:
+        run_command(tune.main, module_docstring=tune.__doc__)
+    assert caught.value.code == ExitCode.USER
+    assert "leave out --epochs, --space, --num-trials, or begin" in capsys.readouterr().err
+
+
+def test_where_a_run_is_kept_is_printed_for_scripts_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(json_output=True)
+    console.note("hidden")
+    console.announce("run digits-1234, in runs/digits-1234")
+    assert capsys.readouterr() == ("", "run digits-1234, in runs/digits-1234\n")
+
+
 def test_lines_of_a_job_stay_and_take_the_place_of_tenths(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -178,6 +199,14 @@ def test_models_are_listed_shown_verified_aliased_and_exported(home: Path) -> No
     assert shown["digest"] == package.digest
     assert shown["contract_digest"] == package.contract.digest
     assert "0.8750" in run("show", "digits/1")
+    measured = json.loads(
+        run("measure", "digits/1", "--seconds", "0.1", "--engine", "eager", "--json")
+    )
+    assert measured["keeps_budget"] is (measured["p95"] <= 33.3)
+    assert measured["images_per_second"] > 0
+    (kept,) = json.loads(run("show", "digits@production", "--json"))["latencies"]
+    assert kept["p95"] == measured["p95"]
+    assert "33 ms a frame" in run("show", "digits/1")
     verified = json.loads(run("verify", "digits/1", "--json"))
     assert verified["golden_images"] > 0
     assert verified["max_difference"] <= verified["tolerance"]

@@ -57,6 +57,7 @@ def test_what_is_not_given_is_left_to_the_specification() -> None:
         ({"format": "xml"}, "--format: 'xml' is none of parquet, csv, jsonl."),
         ({"max_failures": "some"}, "--max-failures: write a share such as 1%"),
         ({"model": None}, "--model must be"),
+        ({"image_timeout": "inf"}, "--image-timeout must be a finite number."),
         ({"allow_path": [""]}, "--allow-path.0: "),
     ],
 )

@@ -88,15 +88,20 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
     first, second = register(registry, name, 2)
     told = run("compare", f"{name}/1", f"{name}/2")
     assert "It is unknown whether these metrics were measured on the same images" in told
+    assert "train with the same --seed, --split-file or --test-data" in told
     assert "+0.0100" in told
     for version, accuracy in ((first, 0.5), (second, 0.75)):
         evaluated(registry, version, accuracy)
     assert "Measured on the same images: parts/test" in run("compare", f"{name}/1", f"{name}/2")
     assert json.loads(run("compare", f"{name}/1", f"{name}/2", "--json"))["same_images"] is True
+    for version in (first, second):
+        evaluated(registry, version, 0.9, digest=HARD, num_leaked=7, leakage="It has seen them.")
+    assert "fair comparison" not in run("compare", f"{name}/1", f"{name}/2")  # on images that count
     told = run("compare", f"{name}/1", f"{name}/2", f"{name}/1")
     assert f"{name}/2 - {name}/1" in told
     assert "is not a version" in run("compare", f"{name}/1", name, code=2)
-    assert json.loads(run("lineage", f"{name}/1", "--json"))["run"] == first.run_id
+    origin = json.loads(run("lineage", f"{name}/1", "--json"))
+    assert (origin["run"], origin["mlflow_run"]) == (f"register {name}", first.run_id)
     assert first.run_id is not None
     assert first.run_id in run("lineage", f"{name}/1")
     keep_split(registry, first, [("/photos/1.png", "1", "cat", "train")])
@@ -105,6 +110,40 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
     assert f"{name}/2" in told.partition("Unknown, as their runs kept no table of images: ")[2]
     assert "No version is known to have been given" in run("trained-on", "/photos/2.png")
     assert json.loads(run("list", "--json"))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_comparison_on_images_of_the_training_says_how_to_get_a_fair_one(
+    registry: Registry, name: str
+) -> None:
+    for version in register(registry, name, 2):
+        evaluated(registry, version, 0.9, num_leaked=7, leakage="It was trained on 7 of them.")
+    told = run("compare", f"{name}/1", f"{name}/2")
+    assert "It was trained on 7 of them. For a fair comparison, evaluate each on the same" in told
+
+
+@pytest.mark.usefixtures("home")
+def test_the_list_of_models_shows_the_version_of_every_alias(registry: Registry, name: str) -> None:
+    register(registry, name, 2)
+    registry.set_alias(name, "candidate", 1)
+    registry.set_alias(name, "staging", 2)
+    assert f"{name}/2 candidate: version 1, staging: version 2" in run("list").replace(" │", "")
+    (listed,) = [one for one in json.loads(run("list", "--json")) if one["name"] == name]
+    assert (listed["version"], listed["aliases"]) == (2, ["staging"])
+    assert listed["model_aliases"] == {"candidate": 1, "staging": 2}
+    told = run("list", name).replace(" │", "")
+    assert f"{name}/2 staging" in told
+    assert f"{name}/1 candidate" in told
+
+
+@pytest.mark.usefixtures("home")
+def test_a_version_is_shown_with_the_name_and_the_id_of_its_run(
+    registry: Registry, name: str
+) -> None:
+    (version,) = register(registry, name)
+    assert f"register {name} (MLflow run {version.run_id})" in run("show", f"{name}/1")
+    shown = json.loads(run("show", f"{name}/1", "--json"))
+    assert (shown["run"], shown["mlflow_run"]) == (f"register {name}", version.run_id)
 
 
 @pytest.mark.usefixtures("home")

@@ -51,7 +51,7 @@ def test_an_interval_is_as_wide_as_statistics_say() -> None:
 
 
 @BY_NAME
-def test_intervals_hold_the_figures_and_are_the_same_again(task: Task) -> None:
+def test_intervals_contain_the_metrics_and_are_reproducible(task: Task) -> None:
     outputs, targets = answers_of(task, 500)
     intervals = bootstrap(task, outputs, targets)
     figures = task.measure(outputs, targets)
@@ -62,7 +62,7 @@ def test_intervals_hold_the_figures_and_are_the_same_again(task: Task) -> None:
     assert bootstrap(task, outputs, targets, seed=1) != intervals
 
 
-def test_what_no_resample_defines_has_no_interval() -> None:
+def test_a_metric_that_no_resample_defines_has_no_interval() -> None:
     outputs, _ = answers_of(DEFECTS, 20)
     assert set(bootstrap(DEFECTS, outputs, torch.zeros(20))) == {"accuracy", "log_loss"}
 

@@ -65,7 +65,7 @@ def labelled(uris: tuple[str, ...], texts: tuple[str, ...], **columns: Any) -> L
 
 
 def predictor_of(package: ModelPackage) -> Predictor:
-    return Predictor(package, compile_mode="never", precision="float32", batch_size=4)
+    return Predictor(package, engine="eager", precision="float32", batch_size=4)
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_bad_images_are_named_and_skipped(tmp_path: Path) -> None:
     assert seen == [(4, 2), (1, 0)]
 
 
-def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
+def test_data_that_cannot_be_measured_are_refused_in_one_sentence(tmp_path: Path) -> None:
     uris = write_images(tmp_path, 2)
     predictor = predictor_of(small_package())
     with pytest.raises(InputError, match=r"label of .*1\.png does not fit the model: 'ten' is not"):
@@ -157,7 +157,7 @@ def page_of(evaluation: Evaluation, *, kpis: str = "", columns: tuple[str, ...] 
 
 
 @BY_NAME
-def test_the_page_of_every_task_stands_on_its_own(task: Task) -> None:
+def test_the_page_of_every_task_is_self_contained(task: Task) -> None:
     page = page_of(evaluation_of(task, *answers_of(task, 60)))
     assert "Evaluation of pets/3" in page
     assert "&lt;test set&gt;" in page
@@ -196,14 +196,14 @@ def test_with_many_classes_the_most_confused_are_listed_and_not_drawn() -> None:
     assert '<td class="number">0.5000</td>' in page
 
 
-def test_labels_stand_worst_first() -> None:
+def test_labels_are_sorted_worst_first() -> None:
     outputs = torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
     page = page_of(evaluation_of(CLASSES, outputs, torch.tensor([0, 1, 1, 2])))
     table = page[page.index("Per-class metrics") :]
     assert re.findall(r"<td>(cat|dog|owl)</td>", table)[:3] == ["cat", "dog", "owl"]
 
 
-def test_the_page_tells_verdicts_slices_failures_and_the_temperature() -> None:
+def test_the_page_shows_kpi_results_slices_failures_and_the_temperature() -> None:
     task = CLASSES.model_copy(update={"temperature": 2.0})
     outputs, targets = answers_of(task, 80)
     evaluation = evaluation_of(
@@ -287,7 +287,7 @@ def test_the_command_measures_and_writes_the_page(digits: Path) -> None:
     assert "Evaluation of " in page.read_text()
 
 
-def test_the_page_goes_into_the_home_folder_unless_told(digits: Path) -> None:
+def test_the_page_is_in_the_home_folder_by_default(digits: Path) -> None:
     result = run(str(digits / "model"), str(digits / "tree"))
     assert result.exit_code == 0, result.output
     (page,) = read_settings().evaluations_folder.iterdir()
@@ -337,7 +337,7 @@ def test_a_model_with_attributes_is_measured_on_a_split_file(tmp_path: Path) -> 
     assert said["metrics"]["log_loss"] == pytest.approx(expected.metrics["log_loss"], abs=0.05)
 
 
-def test_a_missed_kpi_ends_with_its_own_code_after_the_page_is_there(digits: Path) -> None:
+def test_a_failed_kpi_ends_with_its_own_exit_code_after_the_page_is_written(digits: Path) -> None:
     (digits / "kpi.txt").write_text("accuracy >= 0\nrecall[two] > 1\n")
     page = digits / "page.html"
     words = [str(digits / "model"), str(digits / "tree"), "--kpi", str(digits / "kpi.txt")]
@@ -365,7 +365,7 @@ def test_a_kpi_may_compare_with_the_current_model(digits: Path) -> None:
     assert second["limit"] == pytest.approx(current.metrics["log_loss"] - 100, abs=0.05)
 
 
-def test_the_figures_of_a_registered_version_are_kept_with_it(digits: Path) -> None:
+def test_the_metrics_of_a_registered_version_are_recorded_with_it(digits: Path) -> None:
     version = Registry().register(small_package(), alias="candidate")
     result = run("digits@candidate", str(digits / "tree"), "--json")
     assert result.exit_code == 0, result.output
@@ -456,7 +456,7 @@ def registered(digits: Path, split: tuple[str, ...]) -> ModelVersion:
     return version
 
 
-def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(digits: Path) -> None:
+def test_images_that_the_model_was_trained_on_are_reported_and_pass_no_kpi(digits: Path) -> None:
     version = registered(digits, ("train",) * 7 + ("validation",) + ("test",) * 4)
     (digits / "kpi.txt").write_text("accuracy >= 0\n")
     page = digits / "page.html"
@@ -470,7 +470,14 @@ def test_images_that_the_model_was_trained_on_are_said_marked_and_pass_no_kpi(di
     assert result.stderr.replace("\n", " ").count(sentence) == 2  # before the work, and at its end
     said = json.loads(result.stdout)
     assert (said["passed"], said["leaked_images"]) == (False, 8)
+    reason = "8 of these 12 images were used to train digits/1"
+    assert [(kpi["passed"], kpi["not_counted"]) for kpi in said["kpis"]] == [(False, reason)]
     assert sentence in page.read_text()
+    assert f">failed</b><br>does not count: {reason}</td>" in page.read_text()
+    assert ">passed<" not in page.read_text()
+    shown = run(*words[:-1], "--kpi", str(digits / "kpi.txt")).stdout
+    assert "accuracy >= 0: failed, " in shown
+    assert "passed" not in shown
     (record,) = Registry().evaluations(version)
     assert (record.counts, record.num_leaked) == (False, 8)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.evaluation.kpi import Kpi, check_kpis, parse_kpis, read_kpis, require_known
+from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.record import EvaluationRecord
 
 
@@ -57,14 +59,14 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     st.floats(-1e6, 1e6).map(lambda value: float(f"{value:g}")),
     st.booleans(),
 )
-def test_what_a_kpi_prints_is_what_it_was_read_from(
+def test_a_printed_kpi_is_read_back_unchanged(
     metric: str, comparison: str, limit: float, from_current: bool
 ) -> None:
     kpi = Kpi(metric, comparison, limit, from_current)
     assert parse_kpis(str(kpi), where="here") == (kpi,)
 
 
-def test_verdicts_say_what_was_reached() -> None:
+def test_a_result_states_its_value_and_whether_it_passed() -> None:
     kpis = parse_kpis("f1 >= 0.9\nece <= 0.05\nf1 >= current - 0.01\nece < current", where="here")
     kpi_results = check_kpis(kpis, {"f1": 0.9, "ece": 0.06}, {"f1": 0.92, "ece": 0.07})
     assert [result.passed for result in kpi_results] == [True, False, False, True]
@@ -77,11 +79,24 @@ def test_verdicts_say_what_was_reached() -> None:
     assert kpi_results[2].limit == pytest.approx(0.91)
 
 
-def test_an_unset_alias_has_nothing_to_fall_behind() -> None:
+def test_a_comparison_with_an_unset_alias_passes() -> None:
     (result,) = check_kpis(parse_kpis("f1 >= current", where="here"), {"f1": 0.1})
     assert result.passed
     assert result.limit is None
     assert str(result) == "f1 >= current: 0.1, and the alias was unset"
+
+
+def test_a_metric_on_images_that_a_model_was_trained_on_passes_no_kpi() -> None:
+    kpis = parse_kpis("f1 >= 0.5\nf1 >= current", where="here")
+    leaked = Leakage("pets/3", 40, np.arange(12))
+    reason = "12 of these 40 images were used to train pets/3"
+    both = check_kpis(kpis, {"f1": 0.9}, {"f1": 0.8}, leakage=leaked)
+    assert [(result.passed, result.not_counted) for result in both] == [(False, reason)] * 2
+    assert str(both[0]) == f"f1 >= 0.5: failed, 0.9 does not count: {reason}"
+    # If only the current model was trained on them, its own metric alone is no evidence.
+    first, second = check_kpis(kpis, {"f1": 0.9}, {"f1": 0.8}, current_leakage=leaked)
+    assert (first.passed, first.not_counted) == (True, "")
+    assert (second.passed, second.not_counted) == (False, reason)
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
@@ -92,7 +107,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
         check_kpis(kpis, {"recall[defect]": 1.0})
 
 
-def test_a_record_comes_back_as_it_was_kept() -> None:
+def test_a_record_is_read_back_unchanged() -> None:
     record = EvaluationRecord(
         data="s3://bucket/test",
         data_digest="0" * 64,

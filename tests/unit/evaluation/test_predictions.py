@@ -20,7 +20,7 @@ ONE_TAG = Multilabel(labels=("red",), thresholds=(0.5,))
 
 
 @pytest.mark.parametrize("task", [*TASKS, ONE_TAG], ids=lambda task: task.name)
-def test_predictions_come_back_as_they_were(task: Task) -> None:
+def test_predictions_are_read_back_unchanged(task: Task) -> None:
     kept = predictions_of(task)
     content = kept.to_parquet()
     assert content is not None
@@ -38,7 +38,7 @@ def test_large_predictions_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert predictions_of(CLASSES).to_parquet() is not None
 
 
-def test_files_of_something_else_are_refused() -> None:
+def test_files_that_are_not_predictions_are_refused() -> None:
     content = predictions_of(CLASSES).to_parquet()
     assert content is not None
     with pytest.raises(ValueError, match="regression model with 1 output"):

@@ -13,7 +13,8 @@ from eagleray.core.errors import BadImageError, Reason
 from eagleray.imaging import FORMATS, named_contract, probe
 from eagleray.imaging.sandbox import DecodeSandbox
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.package import Lineage, create_package
 from eagleray.tasks import Multiclass
 from eagleray.tasks.outcome import Outcome
@@ -51,7 +52,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         package,
         device="cpu",
         precision="float32",
-        compile_mode="never",
+        engine="eager",
         num_threads=1,
         cache_folder=tmp_path_factory.mktemp("cache"),
     )

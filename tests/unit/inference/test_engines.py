@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.imaging import ImageContract, named_contract
-from eagleray.inference.compiled import CompiledEngine, compilation_pays
 from eagleray.inference.eager import EagerEngine, fuse_and_cast
 from eagleray.inference.engine import ENGINES
-from eagleray.inference.engines import choose_engine
+from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import Lineage, ModelPackage, create_package
 from eagleray.tasks import Multiclass
@@ -93,23 +92,6 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is() -> None:
     assert torch.equal(fuse_and_cast(module, None)(images), module(images))
 
 
-def test_compiling_pays_for_many_images() -> None:
-    package, plan = package_of("resnet18"), ExecutionPlan("cpu", "bfloat16", 16, 1)
-    assert compilation_pays(package, plan, 10**12)
-    assert not compilation_pays(package, plan, 100)
-
-
-def test_nothing_is_compiled_for_a_gpu(tmp_path: Path) -> None:
-    package, plan = package_of("resnet18"), ExecutionPlan("cuda", "bfloat16", 128)
-    options = {"expected_images": 10**12, "cache_folder": tmp_path}
-    assert choose_engine(package, plan, compile_mode="auto", **options).name == "eager"  # type: ignore[arg-type]
-    engine = choose_engine(package, plan, compile_mode="always", **options)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="compiled for CPUs only"):
-        engine.prepare(package, plan, tmp_path)
-
-
 def test_engines_are_found_by_name() -> None:
-    assert set(ENGINES.names()) == {"compiled", "eager"}
-    assert isinstance(ENGINES.get("compiled"), CompiledEngine)
-    with pytest.raises(UnknownNameError, match=r"No engine is named 'compild'\. Nearest: compiled"):
-        ENGINES.get("compild")
+    assert set(ENGINES.names()) == {"eager", "openvino"}
+    assert isinstance(ENGINES.get("openvino"), OpenVinoEngine)

@@ -17,25 +17,22 @@ from eagleray.core.types import TOLERANCE
 from eagleray.data.labelled import read_labelled
 from eagleray.evaluation.evaluate import evaluate
 from eagleray.imaging import named_contract
-from eagleray.inference.compiled import compiled_path
-from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import (
-    Architecture,
-    architecture_for,
-    build,
-    check_fits,
-    drop_attributes,
-    find_head,
-    join_attributes,
-    replace_head,
-)
+from eagleray.models.architectures import Architecture, architecture_for
 from eagleray.models.attributes import (
     CategoryAttribute,
     NumberAttribute,
     encode_columns,
     encode_mappings,
     fit_attributes,
+)
+from eagleray.models.building import (
+    build,
+    check_fits,
+    drop_attributes,
+    find_head,
+    join_attributes,
+    replace_head,
 )
 from eagleray.models.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
@@ -200,7 +197,7 @@ def test_a_package_with_attributes_comes_back_and_is_healthy(tmp_path: Path) -> 
     write_package(package, str(tmp_path / "p"))
     again = read_package(str(tmp_path / "p"), expected_digest=package.digest)
     assert again.attributes == ATTRIBUTES
-    assert Predictor(again, compile_mode="never").require_healthy().num_images == 3
+    assert Predictor(again, engine="eager").require_healthy().num_images == 3
     others = dataclasses.replace(
         again,
         manifest=again.manifest.model_copy(
@@ -208,18 +205,14 @@ def test_a_package_with_attributes_comes_back_and_is_healthy(tmp_path: Path) -> 
         ),
     )
     # The values of the golden images count: encoded in another way they give other answers.
-    assert not Predictor(others, compile_mode="never").check_golden().healthy
+    assert not Predictor(others, engine="eager").check_golden().healthy
 
 
-def test_packages_and_networks_without_attributes_say_nothing_of_them(tmp_path: Path) -> None:
+def test_packages_and_networks_without_attributes_say_nothing_of_them() -> None:
     package = small_package()
     text = package.manifest.model_dump_json() + package.files["golden.json"].decode()
     assert "attribute" not in text
-    plan = ExecutionPlan.choose(device="cpu", precision="float32", batch_size=16)
     assert "num_attributes" not in package.manifest.architecture.model_dump_json()
-    assert compiled_path(package, plan, tmp_path) != compiled_path(
-        package_with_attributes(), plan, tmp_path
-    )
 
 
 # `model.json` of a LeNet-5 as it was written before there were attributes.
@@ -259,7 +252,7 @@ def test_a_manifest_has_as_many_attributes_as_its_network() -> None:
 def test_each_image_is_predicted_with_its_own_attributes(decode_threads: int) -> None:
     predictor = Predictor(
         package_with_attributes(),
-        compile_mode="never",
+        engine="eager",
         precision="float32",
         batch_size=4,
         decode_threads=decode_threads,
@@ -281,7 +274,7 @@ def test_each_image_is_predicted_with_its_own_attributes(decode_threads: int) ->
 
 
 def test_missing_attributes_are_the_callers_to_give() -> None:
-    predictor = Predictor(package_with_attributes(), compile_mode="never")
+    predictor = Predictor(package_with_attributes(), engine="eager")
     image = predictor.preprocess(golden_png(0))
     sentence = "'digits' needs the attributes age, site of every image"
     for call in (
@@ -297,20 +290,19 @@ def test_missing_attributes_are_the_callers_to_give() -> None:
 
 
 def test_a_model_without_attributes_does_not_mind_them() -> None:
-    predictor = Predictor(small_package(), compile_mode="never")
+    predictor = Predictor(small_package(), engine="eager")
     assert predictor.predict([golden_png(0)], [{"age": 1}])[0].ok
 
 
-def test_a_compiled_network_takes_them_too(tmp_path: Path) -> None:
+def test_another_engine_takes_them_too(tmp_path: Path) -> None:
     package = package_with_attributes()
     options: dict[str, Any] = {"precision": "float32", "batch_size": 4, "cache_folder": tmp_path}
-    compiled = Predictor(package, compile_mode="always", **options)
-    eager = Predictor(package, compile_mode="never", **options)
-    assert compiled.compiled
+    openvino = Predictor(package, engine="openvino", **options)
+    eager = Predictor(package, engine="eager", **options)
     images = [golden_png(seed) for seed in range(6)]
     known: list[dict[str, object]] = [{"age": 10 * n, "site": "south"} for n in range(6)]
     for one, other in zip(
-        compiled.predict(images, known), eager.predict(images, known), strict=True
+        openvino.predict(images, known), eager.predict(images, known), strict=True
     ):
         assert one.prediction is not None
         assert other.prediction is not None
@@ -338,7 +330,7 @@ def test_with_the_attribute_the_label_is_learned_and_without_it_is_not(tmp_path:
     finished = finish_model(plan, plan.module, cache_folder=tmp_path, mlflow_run=None)
     assert finished.evaluation.metrics["accuracy"] >= 0.95
     assert set(finished.package.golden.images[0].attributes) == {"age", "site"}
-    predictor = Predictor(finished.package, compile_mode="never", precision="float32")
+    predictor = Predictor(finished.package, engine="eager", precision="float32")
     assert predictor.require_healthy().num_images == 4
 
     test = plan.split.test
@@ -434,7 +426,7 @@ def test_an_evaluation_wants_the_columns(tmp_path: Path) -> None:
     table = write_sites(tmp_path / "sites", 12)
     table.write_text(table.read_text().replace("site", "place").replace("ill", "one"))
     table.write_text(table.read_text().replace("well", "two"))
-    predictor = Predictor(package_with_attributes(), compile_mode="never")
+    predictor = Predictor(package_with_attributes(), engine="eager")
     with pytest.raises(InputError, match="no column 'site' for the attribute; its other columns"):
         evaluate(predictor, read_labelled(str(table)))
 

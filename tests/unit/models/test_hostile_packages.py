@@ -110,7 +110,7 @@ def test_float32_is_held_to_a_smaller_difference_than_bfloat16() -> None:
             package,
             device="cpu",
             precision=precision,  # type: ignore[arg-type]
-            compile_mode="never",
+            engine="eager",
         )
         assert predictor.check_golden().tolerance == pytest.approx(tolerance)
 

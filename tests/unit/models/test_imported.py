@@ -13,12 +13,10 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
-    build,
-    check_fits,
     default_contract,
-    find_head,
     has_published,
 )
+from eagleray.models.building import build, check_fits, find_head
 from eagleray.models.package import ModelPackage, read_package, write_package
 from tests.support.models import small_package
 from tests.support.own_code import TinyNet
@@ -76,7 +74,7 @@ def test_a_package_names_its_module_and_holds_no_code(
     assert json.loads((tmp_path / "package/model.json").read_text())["architecture"]["name"] == (
         f"{OWN}:TinyNet"
     )
-    predictor = Predictor(read_package(folder), compile_mode="never")
+    predictor = Predictor(read_package(folder), engine="eager")
     assert predictor.require_healthy().num_images == 3
     monkeypatch.delenv("EAGLERAY_EXTENSIONS")
     with pytest.raises(InputError, match=rf"in the module '{OWN}', which is not an extension here"):

@@ -23,7 +23,8 @@ from eagleray.core.errors import EaglerayError, PackageError, UserError
 from eagleray.imaging import named_contract
 from eagleray.inference.health import GoldenCheck
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.models.golden import GOLDEN_TOLERANCE
 from eagleray.models.package import (
     WEIGHTS_FILE,
@@ -78,7 +79,7 @@ def check_golden(package: ModelPackage, tmp_path: Path) -> GoldenCheck:
         package,
         device="cpu",
         precision="float32",
-        compile_mode="never",
+        engine="eager",
         num_threads=1,
         cache_folder=tmp_path / "cache",
     )

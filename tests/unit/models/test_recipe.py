@@ -11,7 +11,8 @@ import torch
 
 from eagleray.imaging import ImageContract
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import architecture_for, build, default_contract
+from eagleray.models.architectures import architecture_for, default_contract
+from eagleray.models.building import build
 from eagleray.models.package import create_package, write_package
 from eagleray.tasks import Multiclass
 from tests.support.images import encode, photo
@@ -44,7 +45,7 @@ def write_model(folder: Path, name: str, contract: ImageContract) -> Predictor:
         golden_images=[golden_png(0)],
     )
     write_package(package, str(folder))
-    return Predictor(package, precision="float32", compile_mode="never")
+    return Predictor(package, precision="float32", engine="eager")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_changes_are_numbered_for_each_alias(history: VersionHistory) -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_what_a_dead_process_left_is_finished_by_the_next(
+def test_an_unfinished_change_of_a_dead_process_is_completed_by_the_next(
     history: VersionHistory, versions: FakeVersions, place: str
 ) -> None:
     move(history, 1)
@@ -139,7 +139,7 @@ def test_a_version_that_is_not_there_leaves_no_trace(history: VersionHistory) ->
     assert path(history) == []
 
 
-def test_going_back_again_goes_further_back(history: VersionHistory) -> None:
+def test_a_second_rollback_goes_further_back(history: VersionHistory) -> None:
     for version in (1, 2, 3):
         move(history, version)
     assert [go_back(history), go_back(history)] == [2, 1]

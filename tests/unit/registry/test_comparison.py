@@ -19,7 +19,7 @@ def compared(registry: Registry, versions: list[ModelVersion]) -> Comparison:
     return compare(registry, [ComparedVersion.read(registry, version) for version in versions])
 
 
-def test_figures_on_the_same_images_are_compared(registry: Registry, name: str) -> None:
+def test_metrics_on_the_same_images_are_compared(registry: Registry, name: str) -> None:
     versions = register(registry, name, 2)
     for version, accuracy in zip(versions, (0.5, 0.75), strict=True):
         evaluated(registry, version, accuracy)

@@ -39,7 +39,7 @@ def test_a_parent_that_is_not_in_the_registry_is_named_by_its_digest(
     assert trace_lineage(registry, child).parent == "c" * 64
 
 
-def test_an_image_is_traced_to_the_versions_that_it_taught(
+def test_an_image_is_traced_to_the_versions_that_used_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = registry_in(tmp_path)

@@ -43,10 +43,11 @@ def test_a_version_that_is_good_enough_is_promoted_and_the_history_says_why(
         "value": 0.895,
         "limit": 0.89,
         "passed": True,
+        "not_counted": None,
     }
 
 
-def test_every_missed_kpi_is_said_with_its_figures_and_the_alias_stays(
+def test_every_failed_kpi_is_reported_with_its_value_and_the_alias_stays(
     registry: Registry, name: str
 ) -> None:
     first, second = register(registry, name, 2)
@@ -73,7 +74,7 @@ def test_every_missed_kpi_is_said_with_its_figures_and_the_alias_stays(
         ("my data", "parts/test", "run: eagleray evaluate {name}/2 parts/test"),
     ],
 )
-def test_without_common_images_it_is_said_what_to_run(
+def test_without_common_images_the_refusal_names_the_command_to_run(
     registry: Registry, name: str, own: str | None, others: str | None, expected: str
 ) -> None:
     first, second = register(registry, name, 2)
@@ -136,7 +137,7 @@ def test_the_newest_common_images_count(registry: Registry, name: str) -> None:
         promote(registry, name, 2, alias="production", kpis=KPIS)
 
 
-def test_force_needs_a_why_and_is_recorded_with_what_was_missed(
+def test_force_needs_a_reason_and_is_recorded_with_the_failed_kpis(
     registry: Registry, name: str
 ) -> None:
     first, second = register(registry, name, 2)
@@ -153,21 +154,21 @@ def test_force_needs_a_why_and_is_recorded_with_what_was_missed(
     assert [item["passed"] for item in changes[1].evidence["kpis"]] == [False, True]
 
 
-def test_a_version_that_is_there_already_is_said(registry: Registry, name: str) -> None:
+def test_promoting_the_current_version_again_is_refused(registry: Registry, name: str) -> None:
     register(registry, name)
     registry.set_alias(name, "production", 1)
     with pytest.raises(InputError, match=f"{name}/1 is {name}@production already"):
         promote(registry, name, 1, alias="production", kpis=KPIS)
 
 
-def test_a_kpi_on_a_metric_that_there_is_none_of(registry: Registry, name: str) -> None:
+def test_a_kpi_on_an_unknown_metric_is_refused(registry: Registry, name: str) -> None:
     (version,) = register(registry, name)
     evaluated(registry, version, 0.9)
     with pytest.raises(UnknownNameError, match="Nearest: accuracy"):
         promote(registry, name, 1, alias="live", kpis=parse_kpis("acuracy > 0", where="kpi.txt"))
 
 
-def test_a_holder_that_changed_while_the_package_was_checked_counts(
+def test_the_version_that_the_alias_has_at_the_move_is_compared(
     registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = register(registry, name, 3)
@@ -184,7 +185,7 @@ def test_a_holder_that_changed_while_the_package_was_checked_counts(
     assert registry.get(name, alias="production").version == 2
 
 
-def test_altered_files_stop_both_ways(registry: Registry, name: str) -> None:
+def test_altered_files_stop_promotion_and_rollback(registry: Registry, name: str) -> None:
     first, second = register(registry, name, 2)
     registry.set_alias(name, "production", 2)
     weights = Path(first.source) / "model.safetensors"

@@ -46,7 +46,7 @@ def text_of(image: bytes) -> str:
 
 
 def expected_label(image: bytes) -> str | None:
-    prediction = Predictor(PACKAGE, compile_mode="never").predict([image])[0].prediction
+    prediction = Predictor(PACKAGE, engine="eager").predict([image])[0].prediction
     assert prediction is not None
     return prediction.label
 
@@ -158,7 +158,7 @@ def test_attributes_are_columns_beside_the_image(tmp_path: Path) -> None:
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     rows: list[dict[str, object]] = [{"age": 41, "site": "north"}, {"age": None, "site": "south"}]
     result = model.predict(pd.DataFrame([{"image": golden_png(0), **row} for row in rows]))
-    outcomes = Predictor(package, compile_mode="never").predict([golden_png(0)] * 2, rows)
+    outcomes = Predictor(package, engine="eager").predict([golden_png(0)] * 2, rows)
     assert list(result["score"]) == [
         outcome.prediction.score for outcome in outcomes if outcome.prediction
     ]

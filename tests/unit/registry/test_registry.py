@@ -68,7 +68,7 @@ def test_a_version_is_found_by_number_and_by_alias(
     assert registry.get("digits", alias="candidate") == digits[1]
 
 
-def test_what_was_registered_is_what_is_loaded(
+def test_a_registered_package_is_loaded_unchanged(
     registry: Registry, digits: tuple[ModelVersion, ModelVersion]
 ) -> None:
     for version, package in zip(digits, (small_package(), small_package(**BETTER)), strict=True):
@@ -322,7 +322,7 @@ def test_another_package_in_the_place_of_a_version_is_refused(registry: Registry
     assert f"but {version.digest[:12]} was registered" in str(caught.value)
 
 
-def test_a_package_that_was_deleted_is_said_to_be_gone(registry: Registry) -> None:
+def test_a_deleted_package_is_reported_as_missing(registry: Registry) -> None:
     version = registry.register(small_package(name="deleted"))
     shutil.rmtree(version.source)
     with pytest.raises(PackageError, match=r"is not a model package: it has no model.json"):
@@ -431,7 +431,7 @@ def test_every_page_is_requested_once_and_with_the_same_query() -> None:
     assert asked == [(None, "name = 'a'"), ("two", "name = 'a'"), ("three", "name = 'a'")]
 
 
-def test_the_newest_of_each_model_comes_in_one_question(tmp_path: Path) -> None:
+def test_the_newest_version_of_each_model_takes_one_query(tmp_path: Path) -> None:
     registry = registry_in(tmp_path)
     assert registry.latest_versions() == []
     registry.client.create_registered_model("hollow")

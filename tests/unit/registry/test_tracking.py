@@ -45,6 +45,17 @@ def test_a_resumed_run_keeps_its_parameters_and_tags_what_changed(registry: Regi
     assert resumed_tags == {"eagleray.resumed.epochs": "5"}
 
 
+def test_a_step_of_a_metric_is_recorded_once(registry: Registry) -> None:
+    with registry.start_run("tuned") as run:
+        run.log_metrics({"trial_recall[frog]": 0.5}, step=1)
+        run.log_metrics({"trial_recall[frog]": 0.5}, step=1)
+    with registry.start_run("tuned", run_id=run.run_id) as resumed:
+        resumed.log_curves({"trial_recall[frog]": [(1, 0.5), (2, 0.75)], "new": [(1, 0.25)]})
+    history = registry.client.get_metric_history(run.run_id, "trial_recall/frog")
+    assert [(item.step, item.value) for item in history] == [(1, 0.5), (2, 0.75)]
+    assert len(registry.client.get_metric_history(run.run_id, "new")) == 1
+
+
 def test_curves_of_more_points_than_a_request_takes_are_kept(registry: Registry) -> None:
     with registry.start_run("curve") as run:
         run.log_curves({"loss": [(step, 1.0 / step) for step in range(1, 1301)]})

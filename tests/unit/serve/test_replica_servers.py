@@ -24,7 +24,7 @@ def test_hanging_http_and_grpc_requests_are_waited_for_at_the_same_time(tmp_path
     """Ray Serve kills a replica whose end takes longer than its grace."""
 
     async def test(folder: Path) -> None:
-        config = ServiceConfig.model_validate({"compile": "never"})
+        config = ServiceConfig.model_validate({"engine": "eager"})
         service = ImageService(registry_with(tmp_path, "digits"), config, device="cpu", num_cores=1)
         app = build_http(service, RecordingLauncher())
         address = GatewayAddress(str(folder / "join.sock"), str(folder), "secret")

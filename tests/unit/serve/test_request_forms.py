@@ -342,7 +342,7 @@ def served(registry: Registry) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def predictor(registry: Registry) -> Predictor:
     package = registry.load(registry.get("digits", version=1))
-    return Predictor(package, compile_mode="never", num_threads=1, batch_size=1)
+    return Predictor(package, engine="eager", num_threads=1, batch_size=1)
 
 
 def test_predictor_and_client_take_files_in_every_form(
@@ -428,6 +428,6 @@ def test_a_client_sends_a_data_url_as_the_image_that_it_is(served: Served) -> No
 
 
 def test_a_predictor_with_threads_refuses_them_too() -> None:
-    predictor = Predictor(small_package(), compile_mode="never", decode_threads=2)
+    predictor = Predictor(small_package(), engine="eager", decode_threads=2)
     with pytest.raises(TypeError, match="not a NoneType"):
         predictor.predict([IMAGE, None])  # type: ignore[list-item]

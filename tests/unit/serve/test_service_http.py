@@ -68,7 +68,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registry) -> None:
     package = registry.load(registry.get("digits", version=1))
-    options: dict[str, Any] = {"compile_mode": "never", "num_threads": 1}
+    options: dict[str, Any] = {"engine": "eager", "num_threads": 1}
     expected = Predictor(package, **options).predict([IMAGE])[0].prediction
     assert expected is not None
 

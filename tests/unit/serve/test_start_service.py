@@ -14,7 +14,7 @@ from eagleray.core.system import free_port
 from eagleray.serve.deployment import deploy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
-from eagleray.serve.run import require_models
+from eagleray.serve.run import require_names
 from eagleray.serving.admission import Access
 from eagleray.serving.config import ServiceConfig
 from tests.support.serving import registry_with
@@ -43,10 +43,10 @@ def test_a_controller_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unregistered_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     registry = registry_with(tmp_path, "digits")
-    require_models(ServiceConfig(models=("digits",)), registry)
-    require_models(ServiceConfig(), registry)
+    require_names(ServiceConfig(models=("digits",)), registry)
+    require_names(ServiceConfig(), registry)
     with pytest.raises(UnknownNameError, match=r"'digitz'. Nearest: digits"):
-        require_models(ServiceConfig(models=("digits", "digitz")), registry)
+        require_names(ServiceConfig(models=("digits", "digitz")), registry)
 
 
 def test_each_service_has_a_folder_that_only_its_owner_enters(tmp_path: Path) -> None:

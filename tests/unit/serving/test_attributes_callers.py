@@ -48,9 +48,7 @@ KNOWN: list[dict[str, object]] = [
 
 
 def predictor() -> Predictor:
-    return Predictor(
-        package_with_attributes(), compile_mode="never", precision="float32", device="cpu"
-    )
+    return Predictor(package_with_attributes(), engine="eager", precision="float32", device="cpu")
 
 
 def expected_scores(known: list[dict[str, object]]) -> list[float]:

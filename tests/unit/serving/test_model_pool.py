@@ -23,7 +23,8 @@ DEFAULT = Role("digits", Via.DEFAULT)
 class Version:
     number: int
     num_bytes: int = 100
-    compiled: bool = False
+    engine: str = "PyTorch on cpu"
+    measured: bool = False
 
 
 class Shelf:

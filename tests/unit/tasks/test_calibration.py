@@ -166,7 +166,7 @@ def test_a_package_keeps_its_temperature_and_predicts_by_it(tmp_path: object) ->
     assert packages[1].task.temperature == 4.0
     answers = []
     for package in packages:
-        predictor = Predictor(package, compile_mode="never", precision="float32")
+        predictor = Predictor(package, engine="eager", precision="float32")
         predictor.require_healthy()  # the golden images' outputs were made at the temperature
         prediction = predictor.predict([golden_png(1)])[0].prediction
         assert prediction is not None

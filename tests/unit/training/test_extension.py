@@ -91,7 +91,7 @@ def test_a_run_is_extended_to_more_epochs_only() -> None:
         extend(early, 6)
 
 
-def test_the_rule_of_the_schedule_is_told() -> None:
+def test_an_extension_is_described_with_the_rule_of_its_schedule() -> None:
     told = describe_extension(small_spec("d", epochs=20), FROM_10_TO_20)
     assert told == (
         "extended from 10 to 20 epochs, after 10 finished ones; a new cycle of the learning rate "

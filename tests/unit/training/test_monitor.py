@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from eagleray.core.errors import InputError
+from eagleray.cli.options import read_spec
+from eagleray.core.errors import UnknownNameError, UserError
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
 from eagleray.training.monitor import Monitor, mode_of, monitor_of, require_monitor
+from eagleray.training.spec import TrainSpec
 from tests.support.training import small_spec
 
 KINDS = Multiclass(labels=("cat", "dog"))
@@ -102,37 +106,43 @@ def test_a_metric_that_the_validation_split_yields_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("task", "texts", "changes", "sentence"),
     [
-        (KINDS, ["cat", "dog"], {"monitor": "acuracy"}, "'acuracy' is not a metric of multiclass"),
         (
             KINDS,
             ["cat", "dog"],
-            {"monitor": "recall[cow]"},
-            "not a metric of multiclass; take loss",
+            {"monitor": "acuracy"},
+            "No metric is named 'acuracy'. Nearest: accuracy",
         ),
+        (KINDS, ["cat", "dog"], {"monitor": "recall[cow]"}, "Nearest: recall[dog], "),
         (KINDS, ["cat", "cat"], {"monitor": "recall[dog]"}, "is not defined for the validation"),
         (
             TAGS,
             ["", ""],
             {"thresholds": "f1"},
             "'average_precision_macro' is not defined for the validation split, which lacks a "
-            "label or has it everywhere; take loss, accuracy, hamming_loss or ece.",
+            "label or has it everywhere; take another metric, such as loss or accuracy.",
         ),
-        (WEIGHT, ["1", "2"], {"monitor": "accuracy"}, "take loss, r2, mean_absolute_error"),
+        (WEIGHT, ["1", "2"], {"monitor": "accuracy"}, "There are: loss, r2, mean_absolute_error"),
     ],
 )
-def test_another_metric_is_refused_with_those_that_there_are(
+def test_an_unknown_metric_is_refused_with_the_available_ones(
     task: Task, texts: list[str], changes: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(InputError, match=r"^--monitor: [^\n]+\.$") as caught:
+    with pytest.raises(UserError, match=r"^monitor: [^\n]+\.$") as caught:
         check(task, texts, **changes)
     assert sentence in str(caught.value)
 
 
-def test_metrics_of_labels_are_listed_once() -> None:
-    with pytest.raises(InputError) as caught:
-        check(KINDS, ["cat", "dog"], monitor="speed")
-    said = str(caught.value)
-    assert (
-        "ece, precision[cat], recall[cat], f1[cat], average_precision[cat] or roc_auc[cat]." in said
-    )
-    assert "[dog]" not in said
+def test_metrics_of_single_labels_are_not_listed() -> None:
+    with pytest.raises(UnknownNameError, match="There are: loss, accuracy, ") as caught:
+        check(KINDS, ["cat", "dog"], monitor="xyz")
+    assert "[" not in str(caught.value)
+
+
+def test_a_wrong_metric_is_named_as_the_user_wrote_it(tmp_path: Path) -> None:
+    file = tmp_path / "flowers.yaml"
+    file.write_text("data: d\nname: n\nmonitor: acuracy\n")
+    targets = torch.tensor([0, 1])
+    for options, place in (({}, f"{file}: monitor"), ({"monitor": "acuracy"}, "--monitor")):
+        spec = read_spec(TrainSpec, options, file=str(file))
+        with pytest.raises(UnknownNameError, match=f"^{re.escape(place)}: No metric is named"):
+            require_monitor(spec, KINDS, targets)

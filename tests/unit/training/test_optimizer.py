@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.training.optimizer import learning_rate, make_ema, make_optimizer
 from eagleray.training.stages import stages_of
 from tests.support.training import small_spec

@@ -95,7 +95,7 @@ def test_every_task_is_trained_tested_and_packaged(
     lineage = package.manifest.lineage
     assert lineage.test_digest == tested.record.data_digest
     assert lineage.split_digest is not None
-    assert Predictor(package, compile_mode="never").require_healthy().num_images == 4
+    assert Predictor(package, engine="eager").require_healthy().num_images == 4
     if task != "regression":
         assert package.manifest.model_dump()["task"]["temperature"] != 1.0
 

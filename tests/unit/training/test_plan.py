@@ -43,7 +43,7 @@ def plan(data: Path | str, home: Path, **changes: Any) -> TrainPlan:
     return make_plan(small_spec(data, **changes), Settings(home=home))
 
 
-def test_a_parent_gives_architecture_contract_and_weights_but_for_the_head(
+def test_a_parent_gives_architecture_contract_and_all_weights_except_the_head(
     stripes: Path, tmp_path: Path, parent: str
 ) -> None:
     planned = plan(stripes, tmp_path, architecture=None, parent=parent)
@@ -193,12 +193,12 @@ def test_folds_are_described_as_folds_and_not_as_a_split(stripes: Path, tmp_path
     ("changes", "sentence"),
     [
         ({"architecture": "resnet20", "parent": "PARENT"}, "the parent PARENT is a lenet5"),
-        ({"group_column": "camera"}, "No column to group by is named 'camera'"),
+        ({"group_column": "camera"}, "group_column: No column of "),
         ({"split_file": "nowhere.parquet"}, "There is no split file nowhere.parquet"),
         ({"parent": "nobody@production"}, "No registered model is named 'nobody'"),
         ({"parent": "PARENT", "freeze": 9}, "freeze 9: the network has 3 stages before its head"),
         ({"task": "regression"}, "is not a number"),
-        ({"monitor": "acuracy"}, "'acuracy' is not a metric of multiclass; take loss, accuracy,"),
+        ({"monitor": "acuracy"}, "monitor: No metric is named 'acuracy'. Nearest: accuracy"),
         ({"class_weights": ["vertica=2"]}, "No label is named 'vertica'. Nearest: vertical."),
         ({"task": "binary", "test_data": "DIGITS"}, "'zero' is not a label of this model"),
     ],

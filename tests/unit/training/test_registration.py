@@ -11,9 +11,11 @@ from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.training.distributed import single_process
 from eagleray.training.job import open_run
+from eagleray.training.monitor import Monitor
 from eagleray.training.prepare import TrainJob, open_job
 from eagleray.training.registration import RegisteredModel, register_model
 from eagleray.training.result import load_best_checkpoint
+from eagleray.training.rivals import Contender, NotComparableError
 from eagleray.training.runs import Run
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trainer import Trainer
@@ -148,9 +150,10 @@ def test_the_old_candidate_is_measured_on_new_test_images_that_it_was_not_traine
     few = register(good_spec(stripes, name="seeds", test_fraction=0.2, seed=9), home)
     assert few.alias.moved is False
     assert "test images were used to train neither of them, and 30 are needed" in few.alias.reason
+    assert "the same data and --seed, the same --split-file" in few.alias.reason
 
 
-def test_test_images_that_the_parent_was_trained_on_are_said_and_do_not_count(
+def test_test_images_that_the_parent_was_trained_on_are_reported_and_do_not_count(
     stripes: Path, home: Path
 ) -> None:
     register(good_spec(stripes, name="parent"), home)
@@ -168,6 +171,25 @@ def test_a_model_worse_than_its_parent_did_not_learn(stripes: Path, home: Path) 
         home,
     )
     assert any("that of its parent able/1 is" in reason for reason in spoiled.did_not_learn)
+
+
+def test_a_parent_that_is_the_candidate_is_compared_once(stripes: Path, home: Path) -> None:
+    parent = register(good_spec(stripes, name="once"), home).version
+    other = register(good_spec(stripes, name="other", task="binary"), home).version
+    trained = Trained(good_spec(stripes, name="once", parent="once/1"), home)
+    child = trained.register()
+    contender = Contender(
+        trained.job, trained.job.plan, child.tested, Monitor("accuracy", "max"), child.leakage
+    )
+    with_parent = contender.compare_with_parent()
+    assert with_parent is not None
+    assert contender.compare_with(parent) is with_parent
+    errors = []
+    for _ in range(2):
+        with pytest.raises(NotComparableError, match="it has another task") as caught:
+            contender.compare_with(other)
+        errors.append(caught.value)
+    assert errors[0] is errors[1]
 
 
 def test_an_alias_of_another_kind_of_model_is_refused_before_training(

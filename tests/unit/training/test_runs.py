@@ -61,7 +61,7 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
         run.read()
 
 
-def test_a_run_keeps_how_s3_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_its_s3_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLERAY_S3_ENDPOINT", "http://minio:9000")
     settings = Settings(home=tmp_path / "home")
     spec = small_spec(write_stripes(tmp_path / "stripes"), s3_region="eu-north-1")

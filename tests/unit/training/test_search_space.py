@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from eagleray.cli.options import option_name
 from eagleray.core.errors import InputError, UserError
 from eagleray.training.search_space import SearchSpace, default_space, read_space
 from eagleray.training.spec import TrainSpec, read_spec
@@ -121,6 +122,47 @@ def test_an_invalid_file_is_refused_in_one_sentence(text: str, sentence: str) ->
     with pytest.raises(UserError, match=r"^[^\n]+$") as caught:
         space_of(text)
     assert sentence in str(caught.value)
+
+
+def test_all_faults_of_a_space_are_reported_at_once() -> None:
+    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+        space_of(
+            "fixd: {}\n"
+            "fixed: {momentum: 0.5, patience: -1}\n"
+            "search:\n"
+            "  momentum: {uniform: [0, 0.5]}\n"
+            "  learning_rat: {uniform: [0, 1]}\n"
+            "  optimizer: {choice: [adamw, sdg]}\n"
+            "  dropout: {uniform: [0.5, 0.1]}\n"
+            "  pretrained: {choice: 3}\n",
+            freeze="1",  # which needs the field that is at fault
+        )
+    said = str(caught.value)
+    assert said.count("space.yaml") == 1
+    for fault in (
+        "space.yaml: 'fixd' is neither",
+        "; momentum is fixed and searched",
+        "named 'learning_rat'. Nearest: learning_rate",
+        "; search.optimizer: 'sdg': ",
+        "; search.dropout: uniform [0.5, 0.1] is empty",
+        "; search.pretrained: choice takes a list",
+        "; patience must be greater than or equal to 0.",
+    ):
+        assert fault in said
+    assert "freeze" not in said
+
+
+def test_a_field_at_fault_is_named_as_the_user_gave_it(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("fixed: {patience: 2}\nsearch: {horizontal_flip: {choice: [true]}}\n")
+    with pytest.raises(InputError, match=r"^--epochs must be greater"):
+        read_space(str(file), {**GIVEN, "epochs": "0"}, name=option_name)
+    with pytest.raises(InputError, match=r"^--epochs must be greater"):
+        default_space({**GIVEN, "epochs": "0"}, name=option_name)
+    space = read_space(str(file), {**GIVEN, "epochs": "3"}, name=option_name)
+    spec = space.spec(space.default())
+    assert spec.name_of("epochs") == "--epochs"
+    assert spec.name_of("patience") == f"{file}: patience"
 
 
 def test_a_missing_file_is_refused() -> None:

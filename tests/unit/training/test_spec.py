@@ -39,7 +39,16 @@ LEAST = {"data": "d", "name": "n"}
         ({"tags": "vision"}, "tags must be KEY=VALUE"),
         ({"tags": "a,b=1"}, "tags must be KEY=VALUE"),
         ({"tags": "mlflow.user=me"}, "tags must not begin with mlflow. or eagleray."),
-        ({"tags": ["a=1", "a=2"]}, "tags must name each key once, and name 'a' twice"),
+        ({"tags": ["a=1", "a=2"]}, "tags must name each key once, and repeat 'a'"),
+        (
+            {"tags": ["vision", "a,b=1", "fine=1", "mlflow.user=me", "=x"]},
+            "/ in it, not 'vision', 'a,b=1', '=x'; tags must not begin with mlflow. or eagleray., "
+            "as in 'mlflow.user=me'",
+        ),
+        ({"tags": {"team": ["a", "b"], "fine": 1}}, "tags: take one text per tag; team has"),
+        ({"tags": {"a,b": 1, "c,d": 2}}, "in it, not 'a,b=1', 'c,d=2'"),
+        ({"tags": {"a=b": "c"}}, "tags: take keys without =, not 'a=b'"),
+        ({"tags": 3}, "tags must be a valid tuple"),
         ({"experiment": ""}, "experiment"),
         ({"positive": "a"}, "positive is not for multiclass; leave it out, or set task: binary"),
         (
@@ -91,6 +100,12 @@ def test_class_weights_are_none_balanced_or_by_label() -> None:
     assert not read([]).balances_classes
 
 
+def test_tags_may_be_a_mapping() -> None:
+    spec = TrainSpec.make({**LEAST, "tags": {"team": "vision", "year": 2026, "final": True}})
+    assert spec.tags == ("team=vision", "year=2026", "final=true")
+    assert spec.tag_values == {"team": "vision", "year": "2026", "final": "true"}
+
+
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(InputError, match="name is required"):
         TrainSpec.make({"data": "d"})
@@ -128,6 +143,11 @@ def test_a_specification_is_read_back_from_its_file(fields: dict[str, Any]) -> N
         ("epochs: [", "line 1 is not YAML"),
         ("- epochs", "holds no fields"),
         ("data: d\nname: n\nepochz: 3\n", "Nearest: epochs"),
+        ("data: d\nname: n\nname: m\n", "spec.yaml, line 3: name is given twice, first in line 2"),
+        (
+            "data: d\nname: n\nlearning_rate: .inf\nmixup: .nan\n",
+            "spec.yaml: learning_rate must be a finite number; mixup must be a finite number.",
+        ),
         ("data: d\nname: n\nepochs: none\n", "spec.yaml: epochs must be a valid integer"),
         (
             "data: d\nname: n\nshift: 0.1\nclip_norm: 1.0\n",

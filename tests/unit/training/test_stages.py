@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture, build
+from eagleray.models.architectures import Architecture
+from eagleray.models.building import build
 from eagleray.training.optimizer import make_optimizer
 from eagleray.training.stages import (
     freeze_stages,

@@ -108,7 +108,7 @@ def test_the_splits_are_inputs(registry: Registry, stripes: Path) -> None:
     }
 
 
-def test_the_summary_is_the_best_epoch_s(registry: Registry, stripes: Path) -> None:
+def test_the_summary_metrics_are_those_of_the_best_epoch(registry: Registry, stripes: Path) -> None:
     spec = small_spec(stripes, epochs=3)
     epochs = tuple({METRIC: score, "train_loss": 1.0} for score in (0.5, 0.9, 0.7))
     losses = tuple(1.0 / step for step in range(1, 3001))

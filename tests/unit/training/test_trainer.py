@@ -21,6 +21,7 @@ from eagleray.training.events import (
     TrainEvent,
     TrainingStarted,
 )
+from eagleray.training.launch import describe_stop
 from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
@@ -239,7 +240,7 @@ def test_an_epoch_without_a_value_is_not_the_best(stripes: Path, tmp_path: Path)
     assert trained.best.epoch == 1
 
 
-def test_patience_does_not_wait_for_what_stays_the_same(stripes: Path, tmp_path: Path) -> None:
+def test_patience_counts_an_equal_value_as_no_improvement(stripes: Path, tmp_path: Path) -> None:
     spec = small_spec(stripes, epochs=9, patience=2, monitor="loss")
     _, worker_input = plan_for(spec, tmp_path)
     trainer = ScoredTrainer(worker_input, single_process(spec), lambda _: None)
@@ -309,6 +310,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
     rows = trainer.sampler.rows(5 // per_epoch, 5 % per_epoch)
     assert stopped.images == tuple(worker_input.train.uris[row] for row in rows)
     assert stopped.checkpoint == "step-000000004.safetensors"
+    _, advice = describe_stop(stopped, worker_input).split(" is not a finite number. ")
+    assert advice.startswith(f"Lower --learning-rate ({spec.learning_rate:g}), or set --max-grad")
+    assert stopped.images[0] in advice
+    assert stopped.checkpoint in advice
 
 
 def test_frozen_stages_are_unchanged_until_they_are_unfrozen(stripes: Path, tmp_path: Path) -> None:

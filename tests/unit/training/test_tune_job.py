@@ -12,8 +12,10 @@ from eagleray.core.settings import Settings
 from eagleray.training.budget import Budget
 from eagleray.training.monitor import Monitor
 from eagleray.training.search_space import SearchSpace
-from eagleray.training.tune_job import open_tune_job
-from tests.support.training import small_spec, write_stripes
+from eagleray.training.trials import Trial, TrialState
+from eagleray.training.tune_job import TrialProgress, open_tune_job
+from tests.support.reporting import RecordingReporter
+from tests.support.training import ACCURACY, epoch_metrics, small_spec, write_stripes
 
 SEARCHED = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
 WEIGHTS = {"class_weights": CategoricalDistribution(("none", "balanced"))}
@@ -49,3 +51,22 @@ def test_all_trials_and_the_best_specification_have_one_metric(
         specs = [job.space.spec({next(iter(searched)): value}) for value in choices]
         assert {(spec.monitor, spec.mode) for spec in specs} == {(name, mode)}
     assert f"monitor: {name}" in job.space.to_yaml()
+
+
+def test_progress_counts_the_trials_that_ended_and_the_epochs_that_were_trained() -> None:
+    bar = RecordingReporter()
+    progress = TrialProgress(bar)
+
+    def update(number: int, *scores: float, state: TrialState = "running") -> None:
+        epochs = tuple(epoch_metrics(score) for score in scores)
+        progress.update(Trial(number, f"key-{number}", {}, ACCURACY, state, epochs))
+
+    update(1, 0.5)
+    update(1, 0.5, 0.75, state="finished")
+    update(2, 0.25)
+    update(2, 0.25, state="stopped")  # after one of its epochs
+    update(2, 0.25, state="stopped")
+    update(3, state="failed")
+    assert [count for count, _ in bar.advanced] == [0, 1, 0, 1, 0, 1]
+    assert bar.bar_notes[0] == "1 epoch, best validation accuracy 0.5000"
+    assert bar.bar_notes[-1] == "3 epochs, best validation accuracy 0.7500"

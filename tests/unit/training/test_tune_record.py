@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def test_trials_are_kept_as_they_were(run: Run, tmp_path: Path) -> None:
+def test_trials_are_read_back_as_they_were_written(run: Run, tmp_path: Path) -> None:
     save = functools.partial(write_tuning, run, BUDGET)
     tracker = TrialTracker(ACCURACY, str(tmp_path), save=save)
     values = {"learning_rate": 1e-3, "horizontal_flip": True, "batch_size": 32, "loss": "auto"}

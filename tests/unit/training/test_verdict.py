@@ -51,6 +51,14 @@ def good(task: Task) -> Evaluation:
     return evaluation_of(task, *answers_of(task, 200, skill=skill))
 
 
+def weak() -> Evaluation:
+    """Return an evaluation one image better than always predicting the most frequent label."""
+    targets = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
+    outputs = torch.eye(3)[torch.zeros(100, dtype=torch.int64)]
+    outputs[50] = torch.eye(3)[1]
+    return evaluation_of(CLASSES, outputs, targets)
+
+
 def reasons(
     task: Task = CLASSES,
     evaluation: Evaluation | None = None,
@@ -97,7 +105,7 @@ def test_a_model_that_looks_at_no_image_has_not_learned(task: Task) -> None:
         (WEIGHT, [-1.0, 2.0], "the mean 60", [60]),
     ],
 )
-def test_what_is_predicted_without_images(
+def test_the_constant_prediction_of_each_task(
     task: Task, targets: list[float], expected: str, outputs: list[float]
 ) -> None:
     found = task.constant_prediction(torch.tensor(targets))
@@ -122,7 +130,7 @@ def test_a_majority_class_is_not_enough_where_a_balanced_metric_is_monitored() -
     )
 
 
-def test_a_model_worse_than_its_parent_is_said_with_both_values() -> None:
+def test_a_model_worse_than_its_parent_is_reported_with_both_values() -> None:
     worse = ComparedMetric("flowers/3", 0.8, 0.9, 72)
     (said,) = reasons(parent=worse)
     assert said == (
@@ -154,12 +162,29 @@ def test_a_loss_far_above_guessing_has_diverged() -> None:
         ([0.5], [1.0], True),  # there is nothing to compare one epoch with
     ],
 )
-def test_the_first_epoch_must_not_be_the_best(
+def test_a_weak_model_whose_first_epoch_is_the_best_did_not_learn(
     scores: list[float], losses: list[float], learned: bool
 ) -> None:
-    found = reasons(result=result_of(scores, losses=losses))
+    found = reasons(evaluation=weak(), result=result_of(scores, losses=losses))
     assert (found == ()) == learned
     assert learned or "None of its 3 epochs is better than the first one" in found[0]
+
+
+@BY_NAME
+@pytest.mark.parametrize("num_epochs", [2, 20])
+def test_a_model_clearly_above_the_constant_prediction_has_learned_in_its_first_epoch(
+    task: Task, num_epochs: int
+) -> None:
+    monitor = Monitor(task.metric_names[0], "max")
+    scores, losses = [0.9] + [0.8] * (num_epochs - 1), [1.0] + [1.1] * (num_epochs - 1)
+    falling = result_of(scores, losses=losses, name=monitor.name)
+    assert reasons(task, result=falling, monitor=monitor) == ()
+
+
+def test_a_metric_that_is_not_resampled_leaves_the_decision_to_the_headline_metric() -> None:
+    recall = Monitor("recall[dog]", "max")
+    falling = result_of([0.9, 0.8], losses=[1.0, 1.1], name=recall.name)
+    assert reasons(result=falling, monitor=recall) == ()
 
 
 def test_versions_are_compared_by_the_monitored_metric_if_test_images_have_it() -> None:

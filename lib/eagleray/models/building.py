@@ -1,0 +1,429 @@
+"""Builds networks from their descriptions, with random or published weights, and fits their ends.
+
+build(architecture)             the network with random weights
+build_pretrained(name, …)       the network with published weights and a fitted head
+check_fits(architecture, …)     refuses image sizes that the network cannot take
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from eagleray.core.errors import InputError
+from eagleray.core.extensions import is_import_path
+from eagleray.models.architectures import (
+    TIMM_PREFIX,
+    VISION_TRANSFORMER_PREFIX,
+    Architecture,
+    default_contract,
+    find_registered,
+    has_published,
+    image_size_of,
+    import_timm,
+    require_architecture,
+    weights_entry,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "build",
+    "build_on_meta",
+    "build_pretrained",
+    "check_fits",
+    "drop_attributes",
+    "find_head",
+    "join_attributes",
+    "replace_head",
+]
+
+_SMALL_PIXELS = 64 * 64
+_WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+
+
+def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        architecture: What to build.
+        initialize: False skips slow initialisers, for weights that are loaded next.
+
+    Raises:
+        UnknownNameError: If there is no such architecture.
+        InputError: If attributes cannot join its head.
+    """
+    module = _build_of_images(architecture, initialize=initialize)
+    if architecture.num_attributes:
+        return join_attributes(module, architecture)
+    return module
+
+
+def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Module:
+    name = architecture.name
+    require_architecture(name)
+    registered = find_registered(name)
+    if registered is not None:
+        return registered.builder(architecture)
+    if name.startswith(TIMM_PREFIX):
+        timm = import_timm()
+        assert timm is not None
+        return cast(
+            "nn.Module",
+            timm.create_model(
+                name.removeprefix(TIMM_PREFIX),
+                pretrained=False,
+                num_classes=architecture.num_outputs,
+                in_chans=architecture.in_channels,
+            ),
+        )
+    import torchvision
+
+    options: dict[str, Any] = {"num_classes": architecture.num_outputs}
+    if name in _WITH_AUXILIARY_HEADS:
+        # The auxiliary heads served training in 2014; batch normalisation made them unnecessary.
+        options |= {
+            "aux_logits": False,
+            "init_weights": initialize,
+            "transform_input": architecture.transform_input,
+        }
+    if name.startswith(VISION_TRANSFORMER_PREFIX) and architecture.image_size is not None:
+        options["image_size"] = architecture.image_size
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    _fit_input(module, architecture.in_channels)
+    return module
+
+
+def build_pretrained(
+    name: str, *, weights: str = "DEFAULT", in_channels: int = 3, num_outputs: int | None = None
+) -> tuple[nn.Module, Architecture]:
+    """Build a network with published weights, and fit its input and head.
+
+    A head of another length than the published one starts from random weights. A single input
+    channel takes the sum over the colours; other counts repeat the mean over them.
+
+    Args:
+        name: A torchvision or timm architecture.
+        weights: Name of torchvision's weights entry (`DEFAULT`, `IMAGENET1K_V1`, …).
+        in_channels: Channels of the input tensor.
+        num_outputs: Length of the output; None keeps the published head.
+
+    Raises:
+        UnknownNameError: If there is no such architecture or no such weights.
+        InputError: If there are no published weights, or they cannot be downloaded.
+    """
+    require_architecture(name)
+    if not has_published(name):
+        raise InputError(
+            f"There are no published weights for {name!r}: train it, or start from random ones."
+        )
+    if name.startswith(TIMM_PREFIX):
+        return _pretrained_timm(name, in_channels, num_outputs)
+    import torchvision
+
+    entry = weights_entry(name, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        module: nn.Module = _fetch(
+            name,
+            entry.url,
+            lambda: torchvision.models.get_model(name, weights=entry),
+        )
+    if name in _WITH_AUXILIARY_HEADS:
+        _drop_auxiliary_heads(module)
+    published = len(entry.meta["categories"])
+    outputs = published if num_outputs is None else num_outputs
+    if outputs != published:
+        replace_head(module, published, outputs)
+    transform_input = bool(getattr(module, "transform_input", False)) and in_channels == 3
+    _fit_input(module, in_channels)
+    return module, Architecture(
+        name=name,
+        in_channels=in_channels,
+        num_outputs=outputs,
+        transform_input=transform_input,
+        image_size=image_size_of(name, entry.transforms().crop_size[0]),
+    )
+
+
+def _drop_auxiliary_heads(module: nn.Module) -> None:
+    """Remove the auxiliary heads, which only training uses."""
+    network = cast("Any", module)
+    network.aux_logits = False
+    for head in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(network, head):
+            setattr(network, head, None)
+
+
+def _pretrained_timm(
+    name: str, in_channels: int, num_outputs: int | None
+) -> tuple[nn.Module, Architecture]:
+    timm = import_timm()
+    assert timm is not None
+    head = {} if num_outputs is None else {"num_classes": num_outputs}
+    module = _fetch(
+        name,
+        "the timm hub",
+        lambda: timm.create_model(
+            name.removeprefix(TIMM_PREFIX), pretrained=True, in_chans=in_channels, **head
+        ),
+    )
+    return module, Architecture(
+        name=name, in_channels=in_channels, num_outputs=cast("int", module.num_classes)
+    )
+
+
+def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
+    """Run a builder that downloads weights; turn a failure into one sentence.
+
+    Standard output is for a command's results, and torch's hub reports its downloads there.
+    """
+    import http.client
+
+    import torch
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            module: nn.Module = build_with_weights()
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise InputError(
+            f"The published weights of {name!r} cannot be fetched from {source} "
+            f"({type(error).__name__}: {error}); put the file into "
+            f"{torch.hub.get_dir()}/checkpoints by hand, or start from random weights."
+        ) from error
+    return module
+
+
+def build_on_meta(architecture: Architecture) -> nn.Module:
+    """Build a network on the meta device, which has shapes and takes hardly any memory."""
+    import torch
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                return build(architecture, initialize=False).eval()
+        except (NotImplementedError, RuntimeError):  # some read values while they are built
+            with _parameters_on_meta():
+                return build(architecture, initialize=False).eval().to("meta")
+
+
+def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
+    """Create parameters on the meta device, and all other tensors with their values."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        def __torch_function__(
+            self,
+            function: Any,
+            types: Any,
+            args: Sequence[Any] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
+            options = dict(kwargs or {})
+            if function is torch.empty and options.get("device") is None:
+                options["device"] = "meta"
+            return function(*args, **options)
+
+    return EmptyOnMeta()
+
+
+def check_fits(architecture: Architecture, height: int, width: int) -> None:
+    """Try a forward pass, to refuse sizes that a network cannot take.
+
+    Raises:
+        InputError: If the network fails on (2, in_channels, height, width), or has outputs of
+            another shape than (2, num_outputs); the message says for which size it is made.
+    """
+    try:
+        shape = _output_shape(architecture, height, width)
+    except _FAILURES as error:
+        fault = f"{architecture.name} cannot take images of {height} x {width} pixels"
+        side = _designed_side(architecture)
+        if side is None:  # only the cause can help
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{fault} ({cause}); choose another size or architecture.") from None
+        raise InputError(
+            f"{fault}; it is made for {side} x {side}. Choose that size, or another architecture."
+        ) from None
+    expected = (2, architecture.num_outputs)
+    if shape is not None and shape != expected:
+        raise InputError(
+            f"{architecture.name} returns outputs of the shape {shape} for two images, not "
+            f"{expected}; a network returns one row of logits per image."
+        )
+
+
+_FAILURES = (RuntimeError, TypeError, ValueError, AssertionError)
+"""What networks raise for images of a size that they cannot take."""
+
+
+def _output_shape(architecture: Architecture, height: int, width: int) -> tuple[int, ...] | None:
+    """Return the shape of a network's output for two images; None if it is no single tensor.
+
+    Small images are tried on the CPU: on the meta device, which takes no memory, a few operations
+    have PyTorch import its compiler, which takes seconds.
+    """
+    import torch
+
+    is_small = height * width <= _SMALL_PIXELS
+    device = "cpu" if is_small else "meta"
+    inputs = [torch.zeros(2, architecture.in_channels, height, width, device=device)]
+    if architecture.num_attributes:
+        inputs.append(torch.zeros(2, architecture.num_attributes, device=device))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        if is_small:
+            module = build(architecture, initialize=False).eval()
+        else:
+            module = build_on_meta(architecture)
+        outputs = module(*inputs)
+    return tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else None
+
+
+def _designed_side(architecture: Architecture) -> int | None:
+    """Return the side in pixels that a network is made for.
+
+    Returns:
+        None for a network of an extension, which does not say, and for one that fails with that
+        size too.
+    """
+    if is_import_path(architecture.name):
+        return None
+    side = default_contract(architecture.name).size[0]
+    sized = architecture.model_copy(update={"image_size": image_size_of(architecture.name, side)})
+    try:
+        _output_shape(sized, side, side)
+    except _FAILURES:
+        return None
+    return side
+
+
+# --- input and head --------------------------------------------------------------------------
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)
+
+
+def _fit_input(module: nn.Module, in_channels: int) -> None:
+    """Give the first convolution another number of input channels, and keep its weights."""
+    import torch
+    from torch import nn
+
+    path, first = next(
+        (path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d)
+    )
+    if first.in_channels == in_channels:
+        return
+    if hasattr(module, "transform_input"):
+        cast("Any", module).transform_input = False  # it indexes three channels
+    fitted = nn.Conv2d(
+        in_channels,
+        first.out_channels,
+        kernel_size=first.kernel_size,  # type: ignore[arg-type]
+        stride=first.stride,  # type: ignore[arg-type]
+        padding=first.padding,  # type: ignore[arg-type]
+        dilation=first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        total = first.weight.sum(dim=1, keepdim=True)
+        fitted.weight.copy_(total.expand_as(fitted.weight) / in_channels)
+        if first.bias is not None and fitted.bias is not None:
+            fitted.bias.copy_(first.bias)
+    _replace(module, path, fitted)
+
+
+def find_head(module: nn.Module, num_outputs: int) -> str:
+    """Return the name of the last layer with `num_outputs` outputs.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from torch import nn
+
+    from eagleray.models.head import NetworkWithAttributes
+
+    if isinstance(module, NetworkWithAttributes):
+        return "head"
+    found = ""
+    for path, layer in module.named_modules():
+        is_linear = isinstance(layer, nn.Linear) and layer.out_features == num_outputs
+        is_convolution = isinstance(layer, nn.Conv2d) and layer.out_channels == num_outputs
+        if is_linear or is_convolution:
+            found = path
+    if not found:
+        raise InputError(
+            f"{type(module).__name__} has no linear layer or convolution of {num_outputs} outputs, "
+            "which its head must be."
+        )
+    return found
+
+
+def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
+    """Replace the last layer with `present` outputs by a new one."""
+    from torch import nn
+
+    from eagleray.models.head import HeadWithAttributes
+
+    path = find_head(module, present)
+    head = module.get_submodule(path)
+    if isinstance(head, nn.Linear):
+        _replace(module, path, _linear_like(head, num_outputs))
+    elif isinstance(head, HeadWithAttributes):
+        linear = _linear_like(head.linear, num_outputs)
+        _replace(module, path, HeadWithAttributes(linear, head.attributes.in_features))
+    else:
+        assert isinstance(head, nn.Conv2d)  # SqueezeNet
+        _replace(module, path, nn.Conv2d(head.in_channels, num_outputs, kernel_size=1))
+
+
+def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:
+    from torch import nn
+
+    return nn.Linear(head.in_features, num_outputs, head.bias is not None)
+
+
+def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
+    """Add attributes to the head of a network of images, which keeps its weights.
+
+    Args:
+        module: Network of images alone; it becomes a part of the result.
+        architecture: Architecture of the result.
+
+    Raises:
+        InputError: If the head is not a linear layer.
+    """
+    from torch import nn
+
+    from eagleray.models.head import HeadWithAttributes, MovedHead, NetworkWithAttributes
+
+    path = find_head(module, architecture.num_outputs)
+    head = module.get_submodule(path)
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"Attributes join a linear head, and {architecture.name} ends in a convolution; choose "
+            "another architecture, or leave attributes out."
+        )
+    _replace(module, path, MovedHead())
+    return NetworkWithAttributes(module, HeadWithAttributes(head, architecture.num_attributes))
+
+
+def drop_attributes(module: nn.Module) -> nn.Module:
+    """Remove attributes from a network, which keeps the linear part of its head.
+
+    Args:
+        module: Network of images and attributes; its backbone becomes the result.
+    """
+    from eagleray.models.head import NetworkWithAttributes
+
+    assert isinstance(module, NetworkWithAttributes)
+    _replace(module.backbone, module.place, module.head.linear)
+    return module.backbone
