@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-import openvino
+import openvino  # type: ignore[import-untyped, unused-ignore]
 
 VERSION = f"OpenVINO {openvino.__version__.split('-', 1)[0]}"
 
