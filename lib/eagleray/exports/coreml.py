@@ -28,6 +28,7 @@ class CoreMlExporter(Exporter):
     file: ClassVar[str] = "model.mlpackage"
     runtime: ClassVar[Path] = RUNTIMES / "coreml.py"
     requirements: ClassVar[Path | None] = REQUIREMENTS / "coreml.txt"
+    takes: ClassVar[str] = "an image of 8 bits per channel"
     also_needed: ClassVar[str] = "coremltools"
 
     @property
@@ -63,6 +64,7 @@ class CoreMlExporter(Exporter):
 
         spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
         _require_interface(spec.description, package)
+        height, width = package.contract.size
         weights = sum(file.stat().st_size for file in path.rglob("weight.bin"))
         parameters = 4 * sum(one.numel() for one in package.build_module().parameters())
         if weights < _MIN_WEIGHTS * parameters:
@@ -71,7 +73,7 @@ class CoreMlExporter(Exporter):
                 f"{parameters:,}; nothing is written."
             )
         return {
-            "input": f"{IMAGES}: an image of {package.contract.size} pixels",
+            "input": f"{IMAGES}: an image of {height} x {width} pixels",
             "output": f"{output_name(package)}: {package.task.num_values} values, float32",
             "operations": _operations(spec),
             "weights": f"{weights:,} bytes; the network's parameters take {parameters:,}",

@@ -58,7 +58,15 @@ def make_environment(requirements: Path, cache_folder: Path) -> Path:
 def _install(requirements: Path, temporary: Path) -> None:
     """Install into `packages` with a pip of its own, as this environment may have none."""
     venv.create(temporary / "pip", with_pip=True)
-    command: list[str | Path] = [temporary / "pip/bin/python", "-I", "-m", "pip", "install", "--quiet", "--no-input"]
+    command: list[str | Path] = [
+        temporary / "pip/bin/python",
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+    ]
     command += ["--disable-pip-version-check", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--target", temporary / "packages"]
     command += ["--requirement", requirements]

@@ -92,7 +92,7 @@ def render_files(facts: ExportFacts) -> dict[str, str]:
     package, exporter = facts.package, facts.exporter
     files = {
         "README.md": _readme(facts),
-        "contract.json": _json(_contract(package)),
+        "contract.json": _json(_contract(package, exporter)),
         "model.json": _json(_model(facts)),
         "comparison.json": _json(facts.as_json()),
         "runtime.py": exporter.runtime.read_text(),
@@ -113,10 +113,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def _contract(package: ModelPackage) -> dict[str, Any]:
+def _contract(package: ModelPackage, exporter: Exporter) -> dict[str, Any]:
     contract = package.contract
     return {
-        "input": {"name": IMAGES, "type": "uint8", "layout": "NHWC", "shape": contract.shape},
+        "input": {"name": IMAGES, "takes": exporter.takes, "shape": contract.shape},
         "normalised": "in the model",
         "contract": contract.model_dump(mode="json"),
         "digest": contract.digest,
@@ -149,7 +149,7 @@ def _meaning(package: ModelPackage) -> str:
 
 def _readme(facts: ExportFacts) -> str:
     package, exporter = facts.package, facts.exporter
-    height, width, channels = package.contract.shape
+    height, width = package.contract.size
     settings = "\n".join(
         f"- {name}: {_plain(value)}" for name, value in package.task.settings().items()
     )
@@ -159,9 +159,9 @@ def _readme(facts: ExportFacts) -> str:
 
 `{exporter.file}` is the model of the package `{package.digest[:12]}`.
 
-**Input** `{IMAGES}`: uint8, {height} x {width} pixels, {channels} channels \
-({package.contract.color}), NHWC, batches of {exporter.batch}. Normalisation is part of the model; \
-`contract.json` says how an image file is decoded, resized and cropped before it.
+**Input** `{IMAGES}`: {exporter.takes}, of {height} x {width} pixels, {package.contract.color}; \
+{_batches(exporter)}. Normalisation is part of the model; `contract.json` says how an \
+image file is decoded, resized and cropped before it.
 
 **Output** `{output_name(package)}`: float32, {package.task.num_values} values. {_meaning(package)}
 
@@ -184,11 +184,16 @@ python predict.py photo.jpg
 """
 
 
+def _batches(exporter: Exporter) -> str:
+    return "batches of any size" if exporter.batch == "any" else "one image at a time"
+
+
 def _verdict(facts: ExportFacts) -> str:
     if facts.comparison is None:
         return (
             "The exported model was **not** compared with the original, as its runtime "
-            f"{facts.exporter.cannot_run}; the table shows what could be checked."
+            f"{facts.exporter.cannot_run}; the table shows what could be checked. Nor were the "
+            "examples run."
         )
     return (
         "The exported model was loaded in its runtime, and its outputs lie within the tolerance of "

@@ -25,8 +25,8 @@ IMAGES_INPUT = "images"
 ATTRIBUTES_INPUT = "attributes"
 LOGITS_OUTPUT = "logits"
 
-# From 21 on ONNX Runtime writes a type into quantizers that it moves, which it then contradicts where
-# it makes int8 to uint8, and refuses its own graph.
+# From 21 on ONNX Runtime gives the quantizers that it moves a type, contradicts it where it turns
+# int8 into uint8, and refuses the graph that it has made.
 _OPSET = 20
 _MAX_ELEMENTS = 2**28  # of one tensor, for one image
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
