@@ -56,7 +56,9 @@ class ComparisonImages:
         ]
 
 
-def evaluation_uris(spec: ExportSpec, version: ModelVersion | None) -> tuple[list[str], str]:
+def evaluation_uris(
+    spec: ExportSpec, registry: Registry, version: ModelVersion | None
+) -> tuple[list[str], str]:
     """Return the locations of evaluation images, and a sentence on where they are from.
 
     They are those of `--data`, or the test split of the run that made the version or its parent.
@@ -70,8 +72,8 @@ def evaluation_uris(spec: ExportSpec, version: ModelVersion | None) -> tuple[lis
         return uris, f"Evaluation images are from {spec.data}."
     if version is not None:
         try:
-            for one in _with_parent(version):
-                used = read_split_artifact(Registry(), one, filters=pc.field("split") == "test")
+            for one in _with_parent(registry, version):
+                used = read_split_artifact(registry, one, filters=pc.field("split") == "test")
                 if used is not None and len(used):
                     uris = used.column("uri").to_pylist()
                     return uris, f"Evaluation images are from the test split of {one.reference}."
@@ -80,9 +82,8 @@ def evaluation_uris(spec: ExportSpec, version: ModelVersion | None) -> tuple[lis
     return [], "There is no test split to read; only golden images are compared."
 
 
-def _with_parent(version: ModelVersion) -> Iterator[ModelVersion]:
+def _with_parent(registry: Registry, version: ModelVersion) -> Iterator[ModelVersion]:
     yield version
-    registry = Registry()
     parent = registry.manifest(version).lineage.parent
     found = registry.version_of_package(parent) if parent is not None else None
     if found is not None:

@@ -82,10 +82,9 @@ def open_export(spec: ExportSpec, model: LoadedModel, settings: Settings) -> Exp
     _require_carried(model.package, exporter)
     images = None
     if exporter.cannot_run is None:
-        version = None
-        if model.version and spec.data is None:
-            version = Registry(settings).get(model.name, version=int(model.version))
-        uris, source = evaluation_uris(spec, version)
+        registry = Registry(settings)
+        version = registry.get(model.name, version=int(model.version)) if model.version else None
+        uris, source = evaluation_uris(spec, registry, version)
         images = collect_images(model.package, uris, source, spec.max_images)
     return ExportJob(spec, model, exporter, images, settings)
 
