@@ -199,8 +199,9 @@ class GrpcInterface:
             ],
             raw_output_contents=[protocol.to_raw(item) for item in outputs],
         )
-        digest = result.loaded.manifest.contract_digest
-        response.parameters["contract_digest"].string_param = digest
+        loaded = result.loaded
+        response.parameters["contract_digest"].string_param = loaded.manifest.contract_digest
+        response.parameters["engine"].string_param = loaded.predictor.engine_name
         return response
 
 

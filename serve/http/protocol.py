@@ -174,7 +174,10 @@ async def _infer(
         model=name,
         version=result.loaded.version,
         request_id=parsed.id or client["request_id"],
-        parameters={"contract_digest": result.loaded.manifest.contract_digest},
+        parameters={
+            "contract_digest": result.loaded.manifest.contract_digest,
+            "engine": result.loaded.predictor.engine_name,
+        },
     )
     if length is None:
         return Response(body, media_type="application/json")

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from tenacity import wait_none
@@ -169,6 +169,21 @@ def running(site: Site) -> Iterator[Site]:
         site.shutdown()
         thread.join()
         site.server_close()
+
+
+@contextmanager
+def on_one_port() -> Iterator[tuple[Site, Site]]:
+    """Run a site on 127.0.0.1 and one on 127.0.0.2, with the same port."""
+    with ExitStack() as stack:
+        while True:
+            first = Site("127.0.0.1")
+            try:
+                second = Site("127.0.0.2", first.port)
+            except OSError:  # another process has the port there
+                first.server_close()
+                continue
+            yield stack.enter_context(running(first)), stack.enter_context(running(second))
+            return
 
 
 class FakeDns:

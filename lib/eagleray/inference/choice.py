@@ -49,6 +49,7 @@ MIN_GAIN = 1.2
 """The speed of bfloat16 relative to float32, which is more exact, from which on it is chosen."""
 
 _EXPECTED_GAIN = 0.25  # roughly, the share of its time that a job saves by the best other engine
+_MIN_IMAGES = 50  # so few images are predicted before a measurement ends
 _BATCH_SIZE = 8
 _MAX_ROUNDS = 5
 _MAX_SECONDS = 1.0  # after which no further round begins
@@ -66,7 +67,7 @@ class EngineRequest:
         engine: Name of the engine; `auto` takes the fastest one.
         precision: Precision of the network; `auto` takes the faster one.
         expected_images: Number of images that `num_threads` threads will predict; infinity measures
-            every candidate, 0 only those that cost nothing to prepare.
+            every candidate, 0 (unknown) only those that cost nothing to prepare.
     """
 
     engine: str = AUTO
@@ -189,6 +190,9 @@ def choose(
     file = _measurement_path(package, plan, cache_folder)
     with _exclusive(file):
         speeds = _read(file)
+        if not speeds.images_per_second and 0 < request.expected_images < _MIN_IMAGES:
+            plan = _planned(plan, candidates[0], "too few images to measure others")
+            return Choice(candidates[0].engine, plan, final=False)
         for group in _groups(candidates):
             missing = [one for one in group if one.name not in speeds.images_per_second]
             if missing and _pays(missing, speeds, package, request, cache_folder):
@@ -252,7 +256,9 @@ def _precisions(
                 f"cannot run in {request.precision}; use the version that it was made from."
             )
         return [quantization.precision]
-    if request.precision != AUTO or plan.device != "cpu":
+    if request.precision != "auto":
+        return [request.precision]
+    if plan.device != "cpu":
         return [plan.precision]
     return ["float32", "bfloat16"] if has_bfloat16(plan.device) else ["float32"]
 

@@ -131,6 +131,11 @@ class Predictor:
         )
 
     @property
+    def engine_name(self) -> str:
+        """The engine and the precision, such as `openvino float32`."""
+        return f"{self.passes.engine.name} {self.plan.precision}"
+
+    @property
     def engine(self) -> str:
         """What runs the network and why, for display."""
         engine, plan = self.passes.engine, self.plan

@@ -68,6 +68,7 @@ class PredictResult:
             "via": self.via,
             "contract_digest": manifest.contract_digest,
             "package_digest": self.loaded.package_digest,
+            "engine": self.loaded.predictor.engine_name,
             "request_id": request_id,
             "results": [
                 image_prediction(item.outcome, manifest, top_k=top_k, threshold=threshold)

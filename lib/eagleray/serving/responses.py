@@ -72,6 +72,7 @@ class PredictResponse(_Wire):
     )
     contract_digest: str
     package_digest: str
+    engine: str = Field(description="Engine and precision, such as openvino float32.")
     request_id: str
     results: list[ImagePrediction]
     timings: Timings

@@ -64,6 +64,9 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self.engine_images = self._counter(
+            "engine_images", "Predicted images by engine and precision.", ["model", "engine"]
+        )
         self.batches = Histogram(
             "eagleray_batch_images", "Images per batch.", buckets=_SIZES, registry=self._registry
         )
@@ -98,6 +101,9 @@ class Telemetry:
         """
         model, version = result.loaded.model, result.loaded.version
         self.latency.labels(model, version).observe(result.seconds)
+        self.engine_images.labels(model, result.loaded.predictor.engine_name).inc(
+            len(result.outcomes)
+        )
         for item in result.outcomes:
             failure = item.outcome.failure
             kind = "ok" if failure is None else failure.reason.value

@@ -37,6 +37,7 @@ ANSWER: dict[str, Any] = {
     "via": "default",
     "contract_digest": "c",
     "package_digest": "p",
+    "engine": "eager float32",
     "request_id": "r",
     "results": [RESULT],
     "timings": TIMES,

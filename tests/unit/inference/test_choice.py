@@ -124,11 +124,21 @@ def test_a_short_job_measures_only_what_costs_nothing_to_prepare(
     engines.seconds = {**SPEEDS, "openvino bfloat16": 0.1}
     choice = engines.choose(tmp_path, images=0)
     assert (named(choice), choice.final) == ("eager bfloat16", False)
+    assert named(engines.choose(tmp_path, images=1)) == "eager bfloat16"
     assert named(engines.choose(tmp_path, images=100)) == "eager bfloat16"
     assert not any(name.startswith("openvino") for name in engines.passes)
     choice = engines.choose(tmp_path, images=10_000)
     assert (named(choice), choice.final) == ("openvino bfloat16", True)
     assert named(engines.choose(tmp_path, images=0)) == "openvino bfloat16"  # measured by then
+
+
+def test_a_few_images_are_predicted_before_a_measurement_would_end(
+    engines: FakeEngines, tmp_path: Path
+) -> None:
+    choice = engines.choose(tmp_path, images=10)
+    assert (named(choice), choice.final) == ("eager float32", False)
+    assert choice.plan.reason == "too few images to measure others"
+    assert not engines.passes
 
 
 def test_speeds_measured_at_another_load_are_compared_with_what_both_measured(

@@ -83,6 +83,7 @@ def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registr
             assert (response["version"], response["via"]) == (1, "default")
             assert response["contract_digest"] == package.contract.digest
             assert response["package_digest"] == package.digest
+            assert response["engine"] in ("eager float32", "eager bfloat16")
             assert response["timings"]["total_ms"] > 0
 
     with_service(registry, test)

@@ -30,6 +30,7 @@ from tests.support.http_site import (
     drip,
     fetch,
     in_turn,
+    on_one_port,
     policy,
     raw,
     running,
@@ -61,7 +62,7 @@ def test_one_forbidden_address_behind_a_name_is_enough(site: Site, answer: list[
 
 
 def test_a_name_that_changes_its_address_gains_nothing() -> None:
-    with running(Site("127.0.0.1")) as allowed, running(Site("127.0.0.2", allowed.port)) as secret:
+    with on_one_port() as (allowed, secret):
         allowed.serves("/once", raw(b"HTTP/1.0 200 OK\r\n\r\npublic"))
         only_one = policy(private_networks=("127.0.0.1/32",))
         dns = FakeDns(["127.0.0.1"], ["127.0.0.2"])

@@ -30,9 +30,9 @@ from tests.support.http_site import (
     drip,
     fetch,
     in_turn,
+    on_one_port,
     policy,
     raw,
-    running,
     status,
 )
 
@@ -97,7 +97,7 @@ def test_only_so_many_redirects(
     ],
 )
 def test_a_redirect_is_checked_like_any_url(location: str) -> None:
-    with running(Site("127.0.0.1")) as site, running(Site("127.0.0.2", site.port)) as secret:
+    with on_one_port() as (site, secret):
         site.serves("/from", status(302, Location=location.format(port=site.port)))
         with pytest.raises(InputError) as caught:
             fetch(site.url("/from"), policy(private_networks=("127.0.0.1/32",)))
@@ -478,7 +478,7 @@ def test_no_url_connects_to_an_address_that_is_not_allowed(
 @pytest.fixture(scope="module")
 def open_and_secret() -> Iterator[tuple[Site, Site]]:
     """An allowed server that redirects to what it is told, and one beside it that is forbidden."""
-    with running(Site("127.0.0.1")) as opened, running(Site("127.0.0.2", opened.port)) as secret:
+    with on_one_port() as (opened, secret):
         yield opened, secret
 
 
