@@ -179,7 +179,7 @@ def test_a_killed_tuning_resumes_with_its_trials_and_ends_as_an_undisturbed_one(
         env=os.environ | {"EAGLERAY_HOME": str(home)},
     )
     settings = Settings(home=home)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not (runs := [*home.glob("runs/*/tuning.json")]) or (
         ended_trials(run := find_run(settings, runs[0].parent.name)) < 3
     ):
