@@ -59,6 +59,7 @@ class ExportFacts:
             "inspected": dict(self.inspected),
             "notes": list(self.notes),
             "comparison": None if compared is None else compared.as_json(),
+            "not_compared": self.exporter.cannot_run,
         }
 
 
