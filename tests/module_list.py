@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("core", "imaging", "io", "tasks", "models", "inference", "sources", "database", "reports"),
-    *("data", "evaluation", "registry", "compression", "sharded", "batch", "packing", "training"),
-    *("serving", "client", "cli"),
+    *("data", "evaluation", "registry", "compression", "exports", "sharded", "batch", "packing"),
+    *("training", "serving", "client", "cli"),
 )
 """The packages of `lib/eagleray` from the lowest up; each imports only those before it."""
 

@@ -119,7 +119,7 @@ class Bench:
         manifest = package.manifest
         cost = model_cost(manifest.architecture, manifest.contract.size)
         size = len(package.files["model.safetensors"])
-        predictor = Predictor(package, compile_mode="never", precision="float32")
+        predictor = Predictor(package, engine="eager", precision="float32")
         speed = images_per_second(predictor, self.images())
         return (
             f"{shown:26}{mean(runs):<8.4f}{spread:8}{cost.multiply_adds or 0:>14,}{size:>12,}"

@@ -130,7 +130,7 @@ def require_pruned_and_taught(cluster: Cluster, stripes: Path, parent: TrainSumm
     manifest = registry.manifest(child.version)
     assert manifest.lineage.parent == manifest.lineage.teacher == parent.version.digest
     assert manifest.architecture.channels
-    assert Predictor(child.tested.package, compile_mode="never").require_healthy().num_images == 4
+    assert Predictor(child.tested.package, engine="eager").require_healthy().num_images == 4
     assert trace_lineage(registry, child.version).teacher == parent.version.reference
     assert child.version.run_id is not None
     run = registry.client.get_run(child.version.run_id).data

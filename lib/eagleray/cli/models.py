@@ -1,6 +1,7 @@
-"""`eagleray models …`: lists, shows, verifies, registers and exports models.
+"""`eagleray models …`: lists, shows, verifies and registers models.
 
-`versions.py` has the commands that change and compare versions, `routes.py` those of the service.
+`versions.py` has the commands that change and compare versions, `routes.py` those of the service,
+`exports.py` the export.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typer
 
 from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.exports import exports_app
 from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
@@ -38,6 +40,7 @@ models_app = typer.Typer(
     "eagleray models architectures resnet",
     no_args_is_help=True,
 )
+models_app.add_typer(exports_app)
 models_app.add_typer(versions_app)
 models_app.add_typer(quantize_app)
 models_app.add_typer(routes_app)
@@ -249,30 +252,6 @@ def register_model(
             console.emit(_version_facts(version))
             return
         console.say(f"{model} is registered as {version.reference}.")
-
-
-@models_app.command("export")
-def export_model(
-    model: ModelReference,
-    folder: Annotated[str, typer.Argument(help="New folder or URI.")],
-    json_output: JsonOption = False,
-) -> None:
-    """Write a model's package into a folder or under a URI."""
-    from eagleray.core.errors import OutputExistsError
-    from eagleray.io import storage
-    from eagleray.models.package import write_package
-    from eagleray.registry.references import load_model
-
-    with command_errors():
-        if storage.exists(folder):
-            raise OutputExistsError(f"{folder} exists already; name a folder that is new.")
-        package = load_model(model).package
-        write_package(package, folder)
-        console = Console(json_output=json_output)
-        if json_output:
-            console.emit({"model": model, "folder": folder, "digest": package.digest})
-            return
-        console.say(f"{model} is written to {folder}.")
 
 
 @models_app.command("architectures")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
 from eagleray.core.settings import Settings
 from eagleray.core.spec import Spec, Texts, as_value_error, spec_field
-from eagleray.io import storage
-from eagleray.io.http import UrlPolicy
+
+if TYPE_CHECKING:  # the options of a command are listed without what takes long to import
+    from eagleray.io import storage
+    from eagleray.io.http import UrlPolicy
 
 __all__ = ["S3_PANEL", "SOURCES_PANEL", "PathPrefix", "S3Fields", "SourceFields"]
 
@@ -18,6 +20,8 @@ SOURCES_PANEL = "Image sources"
 
 
 def _path_prefix(text: str) -> str:
+    from eagleray.io import storage
+
     with as_value_error():
         storage.require_prefix(text)
     return text
@@ -47,6 +51,8 @@ class S3Fields(Spec):
     @property
     def s3(self) -> storage.S3Options:
         """The S3 options of this specification."""
+        from eagleray.io import storage
+
         return storage.S3Options(
             endpoint=self.s3_endpoint,
             region=self.s3_region,
@@ -91,6 +97,8 @@ class SourceFields(S3Fields):
     @property
     def urls(self) -> UrlPolicy:
         """The URL policy of this specification."""
+        from eagleray.io.http import UrlPolicy
+
         return UrlPolicy(hosts=self.allow_urls, private_networks=self.private_networks or ())
 
     def with_settings(self, settings: Settings) -> Self:

@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from eagleray.core.errors import InputError
-from eagleray.io import storage
 
 __all__ = ["read_fields"]
 
@@ -66,6 +65,8 @@ def read_fields(location: str, kind: str = "specification") -> dict[str, Any]:
 
 def _read(location: str) -> bytes:
     if not location.startswith(_FROM_ENVIRONMENT):
+        from eagleray.io import storage  # takes long to import
+
         return storage.read_bytes(location)
     name = location.removeprefix(_FROM_ENVIRONMENT)
     return os.environb.get(name.encode(), b"")

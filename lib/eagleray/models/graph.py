@@ -25,7 +25,9 @@ IMAGES_INPUT = "images"
 ATTRIBUTES_INPUT = "attributes"
 LOGITS_OUTPUT = "logits"
 
-_OPSET = 21
+# From 21 on ONNX Runtime gives the quantizers that it moves a type, contradicts it where it turns
+# int8 into uint8, and refuses the graph that it has made.
+_OPSET = 20
 _MAX_ELEMENTS = 2**28  # of one tensor, for one image
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -41,7 +43,9 @@ def export_graph(package: ModelPackage) -> bytes:
 
     from eagleray.models.network import ImageNetwork
 
-    network = ImageNetwork(package.build_module(), package.contract).eval()
+    module = package.build_module()
+    module.register_forward_pre_hook(_make_contiguous)
+    network = ImageNetwork(module, package.contract).eval()
     inputs = [torch.zeros((2, *package.contract.shape), dtype=torch.uint8)]
     names = [IMAGES_INPUT]
     if package.attributes:
@@ -69,6 +73,15 @@ def export_graph(package: ModelPackage) -> bytes:
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content
+
+
+def _make_contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put images into NCHW order in memory, which a graph does not have.
+
+    Otherwise PyTorch traces a global average pool as a gather of strided elements.
+    """
+    images, *others = inputs
+    return images.contiguous(), *others
 
 
 def check_graph(where: str, content: bytes, manifest: ModelManifest) -> None:

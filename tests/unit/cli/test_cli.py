@@ -210,7 +210,7 @@ def test_models_are_listed_shown_verified_aliased_and_exported(home: Path) -> No
     verified = json.loads(run("verify", "digits/1", "--json"))
     assert verified["golden_images"] > 0
     assert verified["max_difference"] <= verified["tolerance"]
-    run("export", "digits/1", str(home / "exported"))
+    run("export", "digits/1", "--output", str(home / "exported"))
     assert json.loads(run("register", str(home / "exported"), "--json"))["model"] == "digits/2"
     assert "digits/1" in run("list", "digits")
 

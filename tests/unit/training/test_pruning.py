@@ -119,7 +119,7 @@ def test_a_pruned_package_is_verified_and_predicts() -> None:
     package = package_of(pruned_resnet())
     report = verify_loaded(package)
     assert report.passed, report.faults
-    outcome = Predictor(package, precision="float32", compile_mode="never").predict(
+    outcome = Predictor(package, precision="float32", engine="eager").predict(
         [golden_png(0)]
     )[0]
     assert outcome.prediction is not None

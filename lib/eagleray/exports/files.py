@@ -1,0 +1,207 @@
+"""Renders the files beside an exported model: its input and output, the proof, and examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagleray.exports.base import IMAGES, Exporter, output_name
+from eagleray.exports.compare import Comparison
+from eagleray.models.package import ModelPackage
+
+__all__ = ["ExportFacts", "comparison_rows", "render_files"]
+
+_PREDICT = Path(__file__).with_name("examples") / "predict.py.txt"
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What is known of an export.
+
+    Attributes:
+        reference: NAME/VERSION of the model, or the reference that the user wrote.
+        package: The model package.
+        exporter: The exporter.
+        size: Bytes of the exported files.
+        comparison: The comparison; None if the runtime cannot run on this machine.
+        num_golden: Number of golden images in the comparison.
+        runtime: What ran the exported model, with its version.
+        milliseconds: Median time of an image in the runtime, alone.
+        inspected: What was checked instead of, or beside, a comparison.
+        notes: Sentences on the images.
+    """
+
+    reference: str
+    package: ModelPackage
+    exporter: Exporter
+    size: int
+    comparison: Comparison | None
+    num_golden: int
+    runtime: str
+    milliseconds: float | None
+    inspected: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts for scripts, and for `comparison.json`."""
+        compared = self.comparison
+        return {
+            "model": self.reference,
+            "package": self.package.digest,
+            "format": self.exporter.name,
+            "bytes": self.size,
+            "runtime": self.runtime or None,
+            "milliseconds": self.milliseconds,
+            "golden_images": self.num_golden,
+            "inspected": dict(self.inspected),
+            "notes": list(self.notes),
+            "comparison": None if compared is None else compared.as_json(),
+            "not_compared": self.exporter.cannot_run,
+        }
+
+
+def comparison_rows(facts: ExportFacts) -> list[tuple[str, str]]:
+    """Return the table of an export: names and values."""
+    rows = [("size", f"{facts.size:,} bytes"), *facts.inspected.items()]
+    compared = facts.comparison
+    if compared is None:
+        why = facts.exporter.cannot_run
+        return [*rows, ("comparison", f"none: {facts.exporter.title} {why}")]
+    tolerance, relative = compared.tolerance, compared.relative_difference
+    shown = "" if relative is None else f", {relative:.2%} of their variation between images"
+    num_evaluated = len(compared.images) - facts.num_golden
+    return [
+        *rows,
+        ("runtime", facts.runtime),
+        ("time per image", f"{facts.milliseconds:.2f} ms (median, one image at a time)"),
+        ("images", f"{facts.num_golden:,} golden, {num_evaluated:,} evaluation"),
+        (
+            "maximum difference",
+            f"{compared.max_difference:.2e} (allowed: {tolerance.max_difference:.2e})",
+        ),
+        ("mean difference", f"{compared.mean_difference:.2e}{shown}"),
+        ("same prediction", f"{compared.agreement:.2%}"),
+        ("worst image", compared.worst.uri),
+    ]
+
+
+def render_files(facts: ExportFacts) -> dict[str, str]:
+    """Return the text files of an export by name."""
+    package, exporter = facts.package, facts.exporter
+    files = {
+        "README.md": _readme(facts),
+        "contract.json": _json(_contract(package, exporter)),
+        "model.json": _json(_model(facts)),
+        "comparison.json": _json(facts.as_json()),
+        "runtime.py": exporter.runtime.read_text(),
+        "predict.py": _PREDICT.read_text().replace("REQUIREMENTS", _install_words(facts)),
+        **exporter.examples(package),
+    }
+    if package.task.labels:
+        files["labels.txt"] = "".join(f"{label}\n" for label in package.task.labels)
+    return files
+
+
+def _install_words(facts: ExportFacts) -> str:
+    resizing = "opencv-python-headless" if "opencv" in facts.package.contract.resampler else ""
+    return " ".join(filter(None, [facts.exporter.also_needed, "numpy pillow", resizing]))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _contract(package: ModelPackage, exporter: Exporter) -> dict[str, Any]:
+    contract = package.contract
+    return {
+        "input": {"name": IMAGES, "takes": exporter.takes, "shape": contract.shape},
+        "normalised": "in the model",
+        "contract": contract.model_dump(mode="json"),
+        "digest": contract.digest,
+    }
+
+
+def _model(facts: ExportFacts) -> dict[str, Any]:
+    package = facts.package
+    return {
+        "model": facts.reference,
+        "package": package.digest,
+        "file": facts.exporter.file,
+        "batch": facts.exporter.batch,
+        "labels": list(package.task.labels),
+        "task": package.task.model_dump(mode="json"),
+        "output": {
+            "name": output_name(package),
+            "type": "float32",
+            "shape": [package.task.num_values],
+            "meaning": _meaning(package),
+        },
+    }
+
+
+def _meaning(package: ModelPackage) -> str:
+    if package.task.labels:
+        return "Probability of each label, in the order of the labels; the temperature is applied."
+    return "The predicted number, in the unit of the training table."
+
+
+def _readme(facts: ExportFacts) -> str:
+    package, exporter = facts.package, facts.exporter
+    height, width = package.contract.size
+    settings = "\n".join(
+        f"- {name}: {_plain(value)}" for name, value in package.task.settings().items()
+    )
+    table = "\n".join(f"| {name} | {_plain(value)} |" for name, value in comparison_rows(facts))
+    notes = " ".join(facts.notes) if facts.comparison is not None else ""
+    return f"""# {facts.reference} for {exporter.title}
+
+`{exporter.file}` is the model of the package `{package.digest[:12]}`.
+
+**Input** `{IMAGES}`: {exporter.takes}, of {height} x {width} pixels, {package.contract.color}; \
+{_batches(exporter)}. Normalisation is part of the model; `contract.json` says how an \
+image file is decoded, resized and cropped before it.
+
+**Output** `{output_name(package)}`: float32, {package.task.num_values} values. {_meaning(package)}
+
+{settings}
+
+## Comparison with the original
+
+| | |
+|---|---|
+{table}
+
+{_verdict(facts)} {notes} `comparison.json` has every image.
+
+## Example
+
+```
+pip install {_install_words(facts)}
+python predict.py photo.jpg
+```
+"""
+
+
+def _batches(exporter: Exporter) -> str:
+    return "batches of any size" if exporter.batch == "any" else "one image at a time"
+
+
+def _verdict(facts: ExportFacts) -> str:
+    if facts.comparison is None:
+        return (
+            "The exported model was **not** compared with the original, as its runtime "
+            f"{facts.exporter.cannot_run}; the table shows what could be checked. Nor were the "
+            "examples run."
+        )
+    return (
+        "The exported model was loaded in its runtime, and its outputs lie within the tolerance of "
+        "those of the original."
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text for Markdown: on one line, and in a table's cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
