@@ -7,11 +7,11 @@
 
 Every contender runs ResNet-18 with the same random weights, from the start of a process to its
 committed output, in interleaved rounds on one machine. The folder is filled with hard links, so all
-find it in the page cache. `ours` finds its measured engine in the cache, `ours-cold` finds no
-cache of any kind, and so do `ours-float32` and `ours-bfloat16` (by `--only`), which get the
-precision that the others choose by measuring. Memory is measured in rounds of their own, which come
-first and are not timed. `--flat` measures our memory on folders of different sizes, of the same
-small images.
+find it in the page cache. `ours` finds its measured engine in the cache; `ours-int8` does so too,
+and is the same network quantized. `ours-cold` finds no cache of any kind, and so do `ours-float32`
+and `ours-bfloat16` (by `--only`), which get the precision that the others choose by measuring.
+Memory is measured in rounds of their own, which come first and are not timed. `--flat` measures our
+memory on folders of different sizes, of the same small images.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from tests.bench.contenders import (
     CONTENDERS,
     FIXED_PRECISIONS,
     HAND_LOOP,
+    INT8,
     OURS,
     REFERENCE,
     Setup,
@@ -114,6 +115,9 @@ def compare_peers(options: Options, photos: Sequence[Path], folder: Path, record
     setup = Setup(images, weights, folder, options.peers)
     if {OURS, HAND_LOOP} & set(options.only):
         setup.warm_up()
+    if INT8 in options.only:
+        assert options.photos is not None
+        setup.quantize(options.photos)
     figures, predictions = measure(options, setup, record)
     show_times(options, figures)
     show_memory(figures)

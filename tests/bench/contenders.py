@@ -11,10 +11,21 @@ from pathlib import Path
 from tests.bench.memory import Program, seconds_of
 from tests.bench.peers.environment import peers_python
 from tests.bench.peers.weights import SharedWeights
+from tests.bench.quantized import write_int8
 
-__all__ = ["COLD", "CONTENDERS", "FIXED_PRECISIONS", "HAND_LOOP", "OURS", "REFERENCE", "Setup"]
+__all__ = [
+    "COLD",
+    "CONTENDERS",
+    "FIXED_PRECISIONS",
+    "HAND_LOOP",
+    "INT8",
+    "OURS",
+    "REFERENCE",
+    "Setup",
+]
 
-OURS, COLD, REFERENCE, HAND_LOOP = "ours", "ours-cold", "dataloader", "hand-loop"
+OURS, COLD, INT8 = "ours", "ours-cold", "ours-int8"
+REFERENCE, HAND_LOOP = "dataloader", "hand-loop"
 _PEER_MODULES = {
     "ray-data": "ray_data_stock",
     "daft": "daft_recipe",
@@ -24,7 +35,7 @@ _PEER_MODULES = {
 _NEED_PACKAGES = {"daft"}
 FIXED_PRECISIONS = {f"ours-{precision}": precision for precision in ("float32", "bfloat16")}
 """Ours with nothing cached, and a given precision instead of a measured one."""
-CONTENDERS = (OURS, COLD, *_PEER_MODULES)
+CONTENDERS = (OURS, COLD, INT8, *_PEER_MODULES)
 
 _ROOT = Path(__file__).parents[2]
 
@@ -53,7 +64,7 @@ class Setup:
         """Clear the output of a contender, and the caches of a cold one; return its program."""
         if contender in _PEER_MODULES:
             return self._peer(contender)
-        if contender != OURS:
+        if contender not in (OURS, INT8):
             shutil.rmtree(self._caches(contender), ignore_errors=True)
         options = (
             ["--precision", FIXED_PRECISIONS[contender]] if contender in FIXED_PRECISIONS else []
@@ -64,10 +75,19 @@ class Setup:
         """Measure the engines for the warm cache, by a job on all images."""
         seconds_of(self._ours(OURS, self.images))
 
+    def quantize(self, photos: Path) -> None:
+        """Make the int8 package, calibrated on photographs; nothing of it is timed."""
+        write_int8(self.weights, photos, self._int8)
+
+    @property
+    def _int8(self) -> Path:
+        return self.work / "int8"
+
     def _ours(self, contender: str, inputs: Path, *options: str) -> Program:
         output = self._clear_output(contender)
+        package = self._int8 / "package" if contender == INT8 else self.weights.package
         command = [sys.executable, "-m", "eagleray.jobs.predict", str(inputs)]
-        command += ["--model", str(self.weights.package), "--output", str(output), *options]
+        command += ["--model", str(package), "--output", str(output), *options]
         return self._program(contender, [*command, "--json"])
 
     def _peer(self, contender: str) -> Program:
@@ -84,7 +104,7 @@ class Setup:
         return output
 
     def _caches(self, contender: str) -> Path:
-        return self.work / "caches" / ("warm" if contender == OURS else "cold")
+        return self.work / "caches" / ("cold" if contender in (COLD, *FIXED_PRECISIONS) else "warm")
 
     def _program(self, contender: str, command: list[str]) -> Program:
         caches = self._caches(contender)

@@ -3,10 +3,10 @@
     make bench-serve PHOTOS=folder
     python -m tests.bench.serve --photos FOLDER --rounds 3 --seconds 20 --connections 16
 
-Each server runs alone, in turns, on the same cores, with the same weights; wrk sends real
-photographs over a number of connections, each of which waits for its response. Requests a second
-and latencies are medians over rounds. For ours, the mean times of the stages of a request are
-printed too, from its own metrics.
+Each server runs alone, in turns, on the same cores, with the same weights, ours also quantized; wrk
+sends real photographs over a number of connections, each of which waits for its response. Requests
+a second and latencies are medians over rounds. For ours, the mean times of the stages of a request
+are printed too, from its own metrics.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from tests.bench.batch import machine
 from tests.bench.folders import photos_of
 from tests.bench.peers.environment import peers_python
 from tests.bench.peers.weights import write_weights
+from tests.bench.quantized import write_int8
 
-MODEL = "resnet18"
+MODEL, OURS = "resnet18", "Eagleray"
 SECONDS_TO_START = 180
 WAIT_FOR_ALL = 10  # seconds
 WRK_SCRIPT = """
@@ -95,12 +96,14 @@ class Server:
         name: Name in the table.
         command: Command without the port.
         path: Path of predictions.
+        home: Home folder, with the registry of ours.
         field: Form field of the image; empty if the image is the whole body.
     """
 
     name: str
     command: Sequence[str]
     path: str
+    home: Path
     field: str = ""
 
 
@@ -119,7 +122,10 @@ def main() -> None:
         home = folder / "home"
         register(home, weights.package)
         python = peers_python(options.peers.resolve())
-        servers = servers_of(options, python, str(weights.file))
+        int8_home = folder / "int8-home"
+        if not options.no_int8:
+            register(int8_home, write_int8(weights, options.photos.resolve(), folder / "int8"))
+        servers = servers_of(options, python, str(weights.file), home, int8_home)
         loads: dict[str, list[Load]] = {server.name: [] for server in servers}
         shares: dict[str, float] = {}
         for number in range(options.rounds):
@@ -128,10 +134,12 @@ def main() -> None:
                 script.write_text(
                     WRK_SCRIPT.replace("PHOTOS", str(place)).replace("FIELD", server.field)
                 )
-                with running(server, home) as url:
+                with running(server) as url:
                     warm = run_wrk(url, script, options.warm_up, options.connections)
                     if not warm.rate:
-                        sys.exit(f"{server.name} gave no good response; see {home}/server.log.")
+                        sys.exit(
+                            f"{server.name} gave no good response; see {server.home}/server.log."
+                        )
                     load = run_wrk(url, script, options.seconds, options.connections)
                     if server.name == servers[0].name:
                         shares = stage_milliseconds(url)
@@ -145,7 +153,9 @@ def register(home: Path, package: Path) -> None:
     Registry(Settings(home=home)).register(read_package(str(package)), alias="production")
 
 
-def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[Server]:
+def servers_of(
+    options: argparse.Namespace, python: Path, weights: str, home: Path, int8_home: Path
+) -> list[Server]:
     """Return ours first, then the selected peers."""
     ours = [sys.executable, "-m", "eagleray.serve.run", MODEL, "--grpc-port", "0", "--json"]
     # The others never refuse a request.
@@ -155,22 +165,25 @@ def servers_of(options: argparse.Namespace, python: Path, weights: str) -> list[
         "FastAPI": "serve_fastapi",
         "Ray Serve's example": "serve_ray",
     }
-    found = [Server("Eagleray", ours, f"/v1/models/{MODEL}/predict")]
+    path = f"/v1/models/{MODEL}/predict"
+    found = [Server(OURS, ours, path, home)]
+    if not options.no_int8:
+        found.append(Server(f"{OURS} int8", ours, path, int8_home))
     for name, module in peers.items():
         if options.only and name not in options.only:
             continue
         command = [str(python), "-m", f"tests.bench.peers.{module}", "--weights", weights]
         field = "request" if name == "LitServe" else ""
-        found.append(Server(name, command, "/predict", field))
+        found.append(Server(name, command, "/predict", home, field))
     return found
 
 
 @contextlib.contextmanager
-def running(server: Server, home: Path) -> Iterator[str]:
+def running(server: Server) -> Iterator[str]:
     """Run a server, and yield the URL of predictions once it responds."""
     port = free_port()
-    environment = {**os.environ, "EAGLERAY_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-    log = (home / "server.log").open("w")
+    environment = {**os.environ, "EAGLERAY_HOME": str(server.home), "RAY_USAGE_STATS_ENABLED": "0"}
+    log = (server.home / "server.log").open("w")
     process = subprocess.Popen(
         [*server.command, "--port", str(port)],
         env=environment,
@@ -181,7 +194,7 @@ def running(server: Server, home: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(url + server.path, process)
-        if server.name == "Eagleray":
+        if server.name.startswith(OURS):
             wait_until_measured(url)
         yield url + server.path
     finally:
@@ -291,6 +304,7 @@ def parse_options() -> argparse.Namespace:
     add("--warm-up", type=int, default=5, help="Seconds before it.")
     add("--connections", type=int, default=16)
     add("--contract", default="fast", help="Of our package; the peers have one of their own.")
+    add("--no-int8", action="store_true", help="Leave our int8 version out.")
     add("--only", nargs="*", help="Peers that take part.")
     add("--ours", nargs="*", default=[], help="Further flags of ours.")
     add("--peers", type=Path, default=Path(".venv-peers"), help="Environment of the peers.")

@@ -37,10 +37,12 @@ class SharedWeights:
     """The location of the weights.
 
     Attributes:
+        name: Name of the model.
         package: Folder of the model package.
         file: Safetensors file of the same weights, inside it.
     """
 
+    name: str
     package: Path
     file: Path
 
@@ -82,7 +84,7 @@ def write_weights(
         lineage=Lineage.now(note=f"random weights, seed 0, centred on {len(photos)} photographs"),
     )
     write_package(package, str(folder))
-    return SharedWeights(package=folder, file=folder / "model.safetensors")
+    return SharedWeights(random.manifest.name, folder, folder / "model.safetensors")
 
 
 def _logits(module: nn.Module, photos: Sequence[Path], name: str) -> torch.Tensor:

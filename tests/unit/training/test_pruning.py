@@ -119,9 +119,7 @@ def test_a_pruned_package_is_verified_and_predicts() -> None:
     package = package_of(pruned_resnet())
     report = verify_loaded(package)
     assert report.passed, report.faults
-    outcome = Predictor(package, precision="float32", engine="eager").predict(
-        [golden_png(0)]
-    )[0]
+    outcome = Predictor(package, precision="float32", engine="eager").predict([golden_png(0)])[0]
     assert outcome.prediction is not None
     expected = package.golden.images[0].outputs
     assert outcome.prediction.probabilities == pytest.approx(expected, abs=1e-4)
