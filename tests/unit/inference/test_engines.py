@@ -8,43 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.imaging import ImageContract, named_contract
 from eagleray.inference.eager import EagerEngine, fuse_and_cast
 from eagleray.inference.engine import ENGINES
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.models.architectures import Architecture
-from eagleray.models.building import build
 from eagleray.models.network import ImageNetwork
-from eagleray.models.package import Lineage, ModelPackage, create_package
-from eagleray.tasks import Multiclass
+from tests.support.letters import CONTRACT, package_of
 
 pytestmark = pytest.mark.numerical
-
-CONTRACT: ImageContract = named_contract("whole-image", size=64)
-LABELS = tuple("abcde")
-
-
-def package_of(name: str) -> ModelPackage:
-    torch.manual_seed(0)
-    architecture = Architecture(name=name, num_outputs=len(LABELS))
-    module = build(architecture).eval()
-    for (
-        layer
-    ) in module.modules():  # as training would leave it: folding nothing would prove nothing
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
-    return create_package(
-        name="letters",
-        task=Multiclass(labels=LABELS),
-        architecture=architecture,
-        contract=CONTRACT,
-        module=module,
-        lineage=Lineage.now(),
-    )
 
 
 @pytest.mark.parametrize(

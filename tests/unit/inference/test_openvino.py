@@ -19,8 +19,8 @@ from eagleray.inference.engine import ENGINES
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
+from tests.support.letters import CONTRACT, package_of
 from tests.support.predictors import eager, first_run, package
-from tests.unit.inference.test_engines import CONTRACT, package_of
 
 pytestmark = pytest.mark.numerical
 
