@@ -58,8 +58,8 @@ docs: setup  ## Write the pages that are generated from the code.
 bench-imaging: setup  ## Time and compare decode paths on a folder of photographs: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.imaging $(PHOTOS)
 
-bench-forward: setup  ## Time the predictor's forward pass against eager float32.
-	$(BIN)/python -m tests.bench.forward
+bench-forward: setup  ## Compare the engines and precisions of forward passes: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.forward --photos $(PHOTOS)
 
 bench-portable: setup  ## Compare predictions between instruction sets: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.portable --photos $(PHOTOS)
