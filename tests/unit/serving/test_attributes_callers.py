@@ -106,7 +106,7 @@ def test_a_shard_is_predicted_with_the_users_own_columns(tmp_path: Path) -> None
     job = open_predict(
         request_for(tmp_path, listed), settings_in(tmp_path), Console(json_output=True)
     )
-    options = WorkerOptions(3, "cpu", "float32", "never", 1, 1, 1, 60.0, 5, str(tmp_path))
+    options = WorkerOptions(3, "cpu", "float32", "eager", 1, 1, 1, 60.0, 5, str(tmp_path))
     folder = job.layout.manifest(job.plan.manifest)
     context = JobContext(
         job.model, job.layout.location, folder, 1, options, UrlPolicy(), S3Options()
