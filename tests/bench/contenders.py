@@ -72,8 +72,9 @@ class Setup:
         return self._ours(contender, self.images, *options)
 
     def warm_up(self) -> None:
-        """Measure the engines for the warm cache, by a job on all images."""
-        seconds_of(self._ours(OURS, self.images))
+        """Measure the engines for the warm cache, as a user does."""
+        command = [sys.executable, "-m", "eagleray", "models", "measure", str(self.weights.package)]
+        seconds_of(self._program(OURS, [*command, "--json"]))
 
     def quantize(self, photos: Path) -> None:
         """Make the int8 package, calibrated on photographs; nothing of it is timed."""

@@ -187,7 +187,7 @@ def choose(
         (only, *_) = candidates
         reason = "as requested" if request.engine != AUTO else _only_reason(package, plan)
         return Choice(only.engine, _planned(plan, only, reason), final=True)
-    file = _measurement_path(package, plan, cache_folder)
+    file = _measurement_path(package, cache_folder)
     with _exclusive(file):
         speeds = _read(file)
         if not speeds.images_per_second and 0 < request.expected_images < _MIN_IMAGES:
@@ -350,8 +350,8 @@ def _seconds(run: Run, inputs: tuple[torch.Tensor, ...], clock: Clock) -> float:
 # --- the cache --------------------------------------------------------------------------------
 
 
-def _measurement_path(package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Path:
-    text = "\n".join((package.digest, str(plan.num_threads), *machine_fingerprint()))
+def _measurement_path(package: ModelPackage, cache_folder: Path) -> Path:
+    text = "\n".join((package.digest, *machine_fingerprint()))
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder / "speeds" / f"{key}.json"
 

@@ -34,7 +34,7 @@ from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
 
-_CONVERT_SECONDS = 8.0  # roughly, of an export and a conversion on one core, whatever the network
+_CONVERT_SECONDS = 5.0  # roughly, of an export and a conversion on one core, whatever the network
 _SINGLE_OUTPUT = "logits"
 _GRAPH = "network.xml"  # its weights lie beside it, in network.bin
 
