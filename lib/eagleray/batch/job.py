@@ -135,7 +135,7 @@ def open_job(
     if request.engine != "auto":
         from eagleray.inference.choice import require_known_engine
 
-        require_known_engine(request.engine)
+        require_known_engine(request.engine, package.manifest)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

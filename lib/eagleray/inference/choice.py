@@ -133,14 +133,21 @@ class MeasuredSpeeds(BaseModel):
         return f"measured on this machine: {own:,.1f} images/s" + (f"; {against}" if others else "")
 
 
-def require_known_engine(engine: str) -> None:
-    """Refuse an unknown engine, before it is known what runs where.
+def require_known_engine(engine: str, manifest: ModelManifest | None = None) -> None:
+    """Refuse an engine that is unknown or cannot run a model, before it is known what runs where.
 
     Raises:
         UnknownNameError: If it is neither `auto` nor the name of an engine.
+        InputError: If the model is quantized, and the engine runs no such models.
     """
-    if engine != AUTO:
-        ENGINES.get(engine)
+    if engine == AUTO:
+        return
+    found = ENGINES.get(engine)
+    if manifest is not None and manifest.quantization is not None and not found.runs_quantized:
+        raise InputError(
+            f"The engine {engine} runs no quantized models, and {manifest.name!r} is one; use "
+            "openvino or auto."
+        )
 
 
 def require_engine(manifest: ModelManifest, engine: str, device: str) -> None:
@@ -241,7 +248,8 @@ def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Eng
         else:
             faults.append(f"the engine {engine.name} {fault}")
     if not usable:
-        raise InputError(f"Model {manifest.name!r} cannot run on {device}: {'; '.join(faults)}.")
+        text = "; ".join(faults)
+        raise InputError(f"{text[0].upper()}{text[1:]}.")
     return usable
 
 

@@ -64,7 +64,7 @@ class Engine(Protocol):
         """
 
 
-ENGINES: Extensions[Engine] = Extensions("engine")
+ENGINES: Extensions[Engine] = Extensions("engine", hint="Use auto, eager or openvino.")
 
 
 def make_network(module: nn.Module, package: ModelPackage, plan: ExecutionPlan) -> ImageNetwork:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, KpiFailedError
 from eagleray.core.names import require_alias
 from eagleray.evaluation.kpi import Baseline, Kpi, KpiResult, check_kpis
 from eagleray.evaluation.record import EvaluationRecord
@@ -81,9 +81,9 @@ def promote(
             it needs a `reason`.
 
     Raises:
-        InputError: If the version misses a KPI, has no evaluation on the same images as the
-            alias's current version, or is of another task, labels or input; the alias does not
-            move.
+        KpiFailedError: If the version misses a KPI; the alias does not move.
+        InputError: If the version has no evaluation on the same images as the alias's current
+            version, or is of another task, labels or input; the alias does not move.
         PackageError: If the package is not the registered one, or fails its golden images.
     """
     require_alias(alias)
@@ -172,8 +172,8 @@ def _decide(
     """Check a candidate's KPIs, some of which compare it with the alias's current version.
 
     Raises:
-        InputError: If the candidate misses a KPI, or has no evaluation for the comparison, unless
-            the promotion is forced.
+        KpiFailedError: If the candidate misses a KPI, unless the promotion is forced.
+        InputError: If it has no evaluation for the comparison, unless the promotion is forced.
     """
     if current == candidate.version:
         raise InputError(f"{candidate.reference} is {candidate.name}@{alias} already.")
@@ -194,8 +194,8 @@ def _decide(
     )
     failed = [str(result) for result in kpi_results if not result.passed]
     if failed and not force:
-        raise InputError(
-            f"{candidate.reference} fails KPIs of {candidate.name}@{alias} on {evaluation.data}: "
+        raise KpiFailedError(
+            f"{candidate.reference} fails KPIs for {candidate.name}@{alias} on {evaluation.data}: "
             f"{'; '.join(failed)}."
         )
     return _Decision(current, kpi_results, evaluation, differences)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+from filelock import FileLock, Timeout
+
 from eagleray.core.environment import bypass_proxy_for_loopback, set_user_variables
 from eagleray.core.errors import InputError, OutageError
 from eagleray.core.settings import Settings
@@ -46,6 +48,7 @@ _SHOWN_DIGEST = 12  # characters, as on our pages; MLflow shows them beside the 
 _NOT_IN_METRIC_KEYS = re.compile(r"[^\w.\- :]")
 _MAX_LABEL = 150  # characters of a label in a key of at most 250
 _PUBLIC = "The registry of models does not answer now; try again later."
+_CREATION_SECONDS = 120.0
 _ANSWER_SECONDS = "10"
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")  # of a URI, after the user
 
@@ -96,7 +99,7 @@ def connect(settings: Settings) -> Any:
     if settings.tracking_uri is None:
         settings.make_home()
     file = sqlite_file(settings)
-    with registry_errors(settings, makes_store=True):
+    with registry_errors(settings, makes_store=True), _creation_lock(file):
         _require_answer(uri)
         _existing_files.discard(file)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -151,6 +154,17 @@ def sqlite_file(settings: Settings) -> Path | None:
         return None
     name = make_url(uri).database
     return Path(name).absolute() if name and name != ":memory:" else None
+
+
+@contextlib.contextmanager
+def _creation_lock(file: Path | None) -> Iterator[None]:
+    """Let one process at a time create the tables of a SQLite file, which MLflow does unguarded."""
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            lock = FileLock(f"{file}.lock", timeout=_CREATION_SECONDS)
+            with contextlib.suppress(OSError, Timeout):  # a file that cannot be written exists
+                stack.enter_context(lock)
+        yield
 
 
 def _require_answer(uri: str) -> None:

@@ -315,7 +315,7 @@ class TrainSpec(S3Fields):
         if self.parent is not None and self.pretrained:
             raise ValueError("parent and pretrained exclude each other: both give initial weights")
         if self.prune and self.parent is None:
-            raise ValueError("prune removes channels of trained weights; name a parent")
+            raise ValueError("prune removes channels of trained weights: set parent, too")
         if self.freeze != "backbone" and not str(self.freeze).isdecimal():
             raise ValueError("freeze must be a number of stages from 0 on, or backbone")
         if self.unfreeze and self.frozen_stages == 0:
@@ -361,7 +361,9 @@ class TrainSpec(S3Fields):
             )
         options = (self.teacher_weight, self.teacher_temperature)
         if self.teacher is None and options != (TEACHER_WEIGHT, TEACHER_TEMPERATURE):
-            raise ValueError("teacher_weight and teacher_temperature need a teacher; name one")
+            raise ValueError(
+                "teacher_weight and teacher_temperature are those of a teacher: set teacher, too"
+            )
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
 

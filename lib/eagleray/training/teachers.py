@@ -32,7 +32,13 @@ def find_teacher(reference: str, settings: Settings) -> ModelPackage:
             f"{reference} is not a registered version, which a teacher must be; write NAME@ALIAS "
             "or NAME/VERSION, after `eagleray models register` for a package in a folder."
         )
-    return registry.load(version)
+    package = registry.load(version)
+    if package.manifest.quantization is not None:
+        raise InputError(
+            f"{version.reference} is quantized and cannot teach; name the version that it was "
+            "made from."
+        )
+    return package
 
 
 @dataclass(frozen=True)

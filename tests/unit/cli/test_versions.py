@@ -58,7 +58,7 @@ def test_the_commands_from_promotion_to_deletion(
         f"accuracy >= 0.9: passed with 0.95 {name}@production is now {name}/1, and was unset "
         "before (change 1)."
     )
-    assert "failed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=2)
+    assert "failed with 0.5" in run("promote", name, "2", "--kpi", str(kpi), code=4)
     assert "name a file of KPIs with --kpi" in run("promote", name, "2", code=2)
     forced = json.loads(run("promote", name, "2", "--force", "--reason", "demo", "--json"))
     assert (forced["from"], forced["to"], forced["actor"]) == (1, 2, "Ada")

@@ -10,12 +10,20 @@ import torch
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.types import Precision
-from eagleray.inference.choice import Choice, EngineRequest, MeasuredSpeeds, choose, require_engine
+from eagleray.inference.choice import (
+    Choice,
+    EngineRequest,
+    MeasuredSpeeds,
+    choose,
+    require_engine,
+    require_known_engine,
+)
 from eagleray.inference.eager import EagerEngine
 from eagleray.inference.engine import Engine, Run
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
+from eagleray.models.manifest import Quantization
 from eagleray.models.package import ModelPackage
 from tests.support.models import small_package
 
@@ -193,8 +201,19 @@ def test_on_a_gpu_eager_runs_and_openvino_is_refused(tmp_path: Path) -> None:
     plan = ExecutionPlan("cuda", "bfloat16", 128)
     choice = choose(small_package(), plan, EngineRequest(), cache_folder=tmp_path)
     assert (named(choice), choice.final) == ("eager bfloat16", True)
-    with pytest.raises(InputError, match=r"cannot run on cuda: the engine openvino runs on CPUs"):
+    with pytest.raises(InputError, match="The engine openvino runs on CPUs only"):
         require_engine(small_package().manifest, "openvino", "cuda")
+
+
+def test_an_engine_that_runs_no_quantized_models_is_refused_before_a_job() -> None:
+    quantization = Quantization(method="static", calibration_digest="0" * 64, num_images=32)
+    manifest = small_package().manifest.model_copy(update={"quantization": quantization})
+    require_known_engine("openvino", manifest)
+    require_known_engine("eager", small_package().manifest)
+    with pytest.raises(InputError, match="eager runs no quantized models"):
+        require_known_engine("eager", manifest)
+    with pytest.raises(UnknownNameError, match=r"named 'bogus'\. Use auto, eager or openvino\."):
+        require_known_engine("bogus")
 
 
 def test_real_passes_are_timed_and_the_predictor_says_what_runs(tmp_path: Path) -> None:

@@ -72,5 +72,5 @@ def test_a_real_model_with_attributes_is_measured(tmp_path: Path) -> None:
     assert 0 < latency.p50 <= latency.p95
     assert latency.memory_bytes > 10**7
     assert Latency.model_validate_json(latency.model_dump_json()) == latency
-    with pytest.raises(InputError, match="the engine openvino runs on CPUs only"):
+    with pytest.raises(InputError, match="The engine openvino runs on CPUs only"):
         measure_latency(package_with_attributes(), device="meta", engine="openvino")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eagleray.core.errors import InputError, PackageError, UnknownNameError
+from eagleray.core.errors import InputError, KpiFailedError, PackageError, UnknownNameError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.promotion import promote, rollback
@@ -54,10 +54,10 @@ def test_every_failed_kpi_is_reported_with_its_value_and_the_alias_stays(
     evaluated(registry, first, 0.95)
     registry.set_alias(name, "production", 1)
     evaluated(registry, second, 0.85, f1=0.7)
-    with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
+    with pytest.raises(KpiFailedError, match=r"^[^\n]+$") as caught:
         promote(registry, name, 2, alias="production", kpis=KPIS)
     assert str(caught.value) == (
-        f"{name}/2 fails KPIs of {name}@production on parts/test: "
+        f"{name}/2 fails KPIs for {name}@production on parts/test: "
         "accuracy >= 0.9: failed with 0.85; "
         "f1_macro >= current - 0.01: failed with 0.7 (current: 0.9)."
     )
@@ -133,7 +133,7 @@ def test_the_newest_common_images_count(registry: Registry, name: str) -> None:
         evaluated(registry, version, accuracy)
     evaluated(registry, first, 0.95, digest=HARD, data="hard", created="2026-03-01T00:00:00+00:00")
     evaluated(registry, second, 0.2, digest=HARD, data="hard", created="2026-03-02T00:00:00+00:00")
-    with pytest.raises(InputError, match=r"on hard: accuracy >= 0\.9: failed with 0\.2"):
+    with pytest.raises(KpiFailedError, match=r"on hard: accuracy >= 0\.9: failed with 0\.2"):
         promote(registry, name, 2, alias="production", kpis=KPIS)
 
 
@@ -180,7 +180,7 @@ def test_the_version_that_the_alias_has_at_the_move_is_compared(
         registry.set_alias(name, "production", 2)
 
     monkeypatch.setattr(Predictor, "require_healthy", check)
-    with pytest.raises(InputError, match=r"failed with 0.6 \(current: 0.9\)"):
+    with pytest.raises(KpiFailedError, match=r"failed with 0.6 \(current: 0.9\)"):
         promote(registry, name, 3, alias="production", kpis=KPIS)
     assert registry.get(name, alias="production").version == 2
 
@@ -264,7 +264,7 @@ def test_a_version_is_promoted_if_it_loses_little_of_its_parent(
     assert result.limit == pytest.approx(0.945)
 
     evaluated(registry, child, 0.944)
-    with pytest.raises(InputError, match=r"failed with 0\.944 \(parent: 0\.95\)"):
+    with pytest.raises(KpiFailedError, match=r"failed with 0\.944 \(parent: 0\.95\)"):
         promote(registry, name, 2, alias="other", kpis=PARENT)
 
 

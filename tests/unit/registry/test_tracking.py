@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +26,19 @@ def test_a_run_has_its_name_tags_user_and_experiment(registry: Registry, name: s
     experiment = registry.client.get_experiment(found.info.experiment_id)
     assert experiment.name == "flowers"
     assert experiment.artifact_location == registry.settings.artifacts
+
+
+def test_processes_that_start_at_once_make_the_registry_together(tmp_path: Path) -> None:
+    program = "from eagleray.registry.registry import Registry; Registry()"
+    environment = os.environ | {"EAGLERAY_HOME": str(tmp_path)}
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    ends = [process.communicate()[1] for process in starts]
+    assert [process.returncode for process in starts] == [0, 0, 0], ends
 
 
 def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from eagleray.core.settings import Settings
 from eagleray.imaging import named_contract
 from eagleray.models.architectures import Architecture
 from eagleray.models.building import build
+from eagleray.models.manifest import Quantization
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.registry import Registry
@@ -196,8 +198,18 @@ def test_a_package_in_a_folder_is_no_teacher(stripes: Path, home: Path, tmp_path
         plan(stripes, home, teacher=str(tmp_path / "folder"))
 
 
+def test_a_quantized_version_does_not_teach(
+    stripes: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantization = Quantization(method="static", calibration_digest="0" * 64, num_images=32)
+    int8 = SimpleNamespace(manifest=SimpleNamespace(quantization=quantization))
+    monkeypatch.setattr(Registry, "load", lambda *_: int8)
+    with pytest.raises(UserError, match="wise/1 is quantized and cannot teach; name the version"):
+        plan(stripes, home, teacher="wise/1")
+
+
 def test_weight_and_temperature_need_a_teacher() -> None:
-    with pytest.raises(UserError, match="need a teacher; name one"):
+    with pytest.raises(UserError, match="are those of a teacher: set teacher, too"):
         small_spec("d", teacher_temperature=2.0)
 
 
