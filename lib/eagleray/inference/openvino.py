@@ -75,7 +75,14 @@ class OpenVinoEngine:
         fault = self.unsupported(plan.device)
         if fault is not None:
             raise InputError(f"The engine openvino {fault}.")
-        return _runner(_compile(_read(package, cache_folder), plan))
+        graph = _read(package, cache_folder)
+        try:
+            return _runner(_compile(graph, plan))
+        except RuntimeError as error:  # a kernel is missing, as of bfloat16 on an older CPU
+            raise InputError(
+                f"OpenVINO cannot run {package.manifest.architecture.name} in {plan.precision} on "
+                f"this CPU ({_first_line(error)}); use --engine eager, or another --precision."
+            ) from error
 
 
 ENGINES.register(OpenVinoEngine.name, OpenVinoEngine())
