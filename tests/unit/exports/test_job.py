@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import tests.support.own_exporters
 from eagleray.cli import main as cli
+from eagleray.core import extensions
 from eagleray.core.errors import ExitCode, InputError
 from eagleray.exports.base import EXPORTERS
 from eagleray.exports.files import ExportFacts, render_files
@@ -38,6 +39,7 @@ runner = CliRunner()
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EAGLERAY_EXTENSIONS", tests.support.own_exporters.__name__)
+    monkeypatch.setattr(extensions, "_failures", [])  # of modules that other tests have named
 
 
 def export(tmp_path: Path, package: ModelPackage, *words: str) -> Result:

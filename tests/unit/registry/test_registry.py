@@ -379,7 +379,11 @@ def test_a_home_with_an_odd_name_holds_database_and_packages(tmp_path: Path, hom
     version = registry.register(small_package())
     assert registry.load(version).digest == small_package().digest
     assert [path.name for path in tmp_path.iterdir()] == [home]
-    assert {path.name for path in (tmp_path / home).iterdir()} == {"artifacts", "mlflow.db"}
+    assert {path.name for path in (tmp_path / home).iterdir()} == {
+        "artifacts",
+        "mlflow.db",
+        "mlflow.db.lock",
+    }
 
 
 @pytest.mark.parametrize("home", ["what?", "100%"])
