@@ -180,13 +180,12 @@ class Loader:
         """Measure the engines in a process of the lowest priority, and load the fastest one.
 
         Returns:
-            The version on another engine, checked like any other; None if it runs on the fastest
-            one already, or the measurement failed.
+            The version on the fastest engine, checked like any other; None if the measurement
+            failed.
         """
         if not self._prepare_apart(loaded.model, loaded.version):
             return None
-        again = self.load(loaded.model, loaded.version)  # finds the measurement in the cache
-        return again if again.engine != loaded.engine else None
+        return self.load(loaded.model, loaded.version)  # finds the measurement in the cache
 
     def _prepare_apart(self, model: str, version: int) -> bool:
         """Measure or convert in a separate process; return whether that succeeded."""

@@ -325,9 +325,9 @@ class ImageService:
         if loaded is None or loaded.measured:
             return
         loop = asyncio.get_running_loop()
-        faster = await loop.run_in_executor(self._measurer, self._loader.measure_beside, loaded)
-        if faster is not None:
-            self.model_pool.replace(model, version, faster)
+        fastest = await loop.run_in_executor(self._measurer, self._loader.measure_beside, loaded)
+        if fastest is not None:
+            self.model_pool.replace(model, version, fastest)
 
     # --- readiness ---
 

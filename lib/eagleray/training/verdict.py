@@ -100,7 +100,7 @@ def reasons_not_learned(
 
 @dataclass(frozen=True)
 class _Constant:
-    """The prediction that looks at no image: in words, and as outputs (N, …) of test images."""
+    """The constant prediction: its description, and its outputs (N, …) for the test images."""
 
     description: str
     outputs: Tensor
