@@ -26,6 +26,7 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.bootstrap import bootstrap
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.job import model_facts
+from eagleray.evaluation.leakage import Leakage
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.evaluation.report import render_evaluation
@@ -257,18 +258,29 @@ def _parent_record(
     predictor = Predictor(job.package, precision="float32", cache_folder=job.settings.cache_folder)
     evaluation = _evaluate(predictor, images, reporter)
     leakage = find_leakage(registry, parent, images)
-    record = EvaluationRecord(
-        data=f"the test split of {parent.reference}",
-        data_digest=images.digest,
-        package_digest=parent.digest,
+    record = _make_record(evaluation, parent, leakage, f"the test split of {parent.reference}")
+    registry.record_evaluation(parent, record, ImagePredictions.of(evaluation))
+    return record
+
+
+def _make_record(
+    evaluation: Evaluation,
+    version: ModelVersion,
+    leakage: Leakage,
+    data: str,
+    arguments: tuple[str, ...] = (),
+) -> EvaluationRecord:
+    return EvaluationRecord(
+        data=data,
+        data_digest=evaluation.images.digest,
+        package_digest=version.digest,
         num_images=evaluation.num_images,
         num_failed=evaluation.num_failed,
         metrics=evaluation.metrics,
+        arguments=arguments,
         num_leaked=len(leakage.rows),
         leakage=leakage.sentence,
     )
-    registry.record_evaluation(parent, record, ImagePredictions.of(evaluation))
-    return record
 
 
 def _record(
@@ -283,17 +295,7 @@ def _record(
     """Record the evaluation with the version, and return the location of its page."""
     registry, images = job.registry, evaluation.images
     leakage = find_leakage(registry, version, images)
-    record = EvaluationRecord(
-        data=parent_record.data,
-        data_digest=images.digest,
-        package_digest=package.digest,
-        num_images=evaluation.num_images,
-        num_failed=evaluation.num_failed,
-        metrics=evaluation.metrics,
-        arguments=parent_record.arguments,
-        num_leaked=len(leakage.rows),
-        leakage=leakage.sentence,
-    )
+    record = _make_record(evaluation, version, leakage, parent_record.data, parent_record.arguments)
     registry.record_evaluation(version, record, ImagePredictions.of(evaluation))
     tracked.log_metrics({f"test_{name}": value for name, value in evaluation.headline.items()})
     task, outputs, targets = evaluation.task, evaluation.outputs, evaluation.targets
