@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ runner = CliRunner()
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLERAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EAGLERAY_EXTENSIONS", tests.support.own_exporters.__name__)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # conversions import it as well
     monkeypatch.setattr(extensions, "_failures", [])  # of modules that other tests have named
 
 
