@@ -27,6 +27,7 @@ from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, Verbo
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.core.background import import_ahead
 from eagleray.io import storage
 from eagleray.registry.references import load_model
 
@@ -106,7 +107,14 @@ def main(
             return
         with contextlib.ExitStack() as stack:
             session = functools.cache(
-                lambda: stack.enter_context(job_session(settings, address=cluster, verbose=verbose))
+                lambda: stack.enter_context(
+                    job_session(
+                        settings,
+                        address=cluster,
+                        verbose=verbose,
+                        meanwhile=lambda: import_ahead("ray.data", "matplotlib.figure"),
+                    )
+                )
             )
             if quote:
                 show_quote(quote_job(job, session(), price_per_hour=price_per_hour), console)

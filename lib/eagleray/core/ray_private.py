@@ -7,9 +7,11 @@ interface, so a new version of Ray is to be tested against these functions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +24,10 @@ __all__ = [
     "disable_progress_bars",
     "iterate_blocks",
     "job_config_without_working_folder",
+    "lean_ray_data",
     "lean_torch_trainer",
     "map_blocks",
+    "notice_start_at_once",
     "omit_idle_daemons",
     "post_message",
     "put_key_if_absent",
@@ -38,6 +42,7 @@ LOOPBACK_OPTIONS = {"_node_ip_address": "127.0.0.1"}
 
 _MESSAGES = b"eagleray_messages"
 _STOP_SECONDS = 5.0  # for Ray Train's controller to notice that it is stopped
+_SECONDS_TO_START = 30.0  # after which Ray's own check reports that it did not
 _IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -142,6 +147,30 @@ def omit_idle_daemons(*, log_monitor: bool) -> None:
     Node.start_api_server = lambda *_, **__: None
 
 
+@functools.cache
+def notice_start_at_once() -> None:
+    """Have `ray.init` notice within 20 ms that its Ray has started.
+
+    Its own way looks once a second, which is a second too late for most.
+    """
+    from ray._private import services
+    from ray._private.state import GlobalState
+
+    look_once_a_second = services.get_node
+
+    def get_node(gcs_address: str, node_id: str) -> Any:
+        state = GlobalState()
+        state._initialize_global_state(services._get_gcs_client_options(gcs_address))
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while time.monotonic() < deadline:
+            if any(node["NodeID"] == node_id and node["Alive"] for node in state.node_table()):
+                break
+            time.sleep(0.02)
+        return look_once_a_second(gcs_address, node_id)
+
+    services.get_node = get_node
+
+
 # --- Ray Data ---------------------------------------------------------------------------------
 
 
@@ -150,6 +179,51 @@ def disable_progress_bars() -> None:
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
+
+
+@contextlib.contextmanager
+def lean_ray_data() -> Iterator[None]:
+    """Have Ray Data start no actors of which an embedded Ray makes no use, as long as it runs.
+
+    One counts for the dashboard and the metrics, which there are none of; a dataset waits for it to
+    start. The other asks an autoscaler for nodes. Each imports Ray Data, which takes a second of a
+    core, and no option omits them.
+    """
+    import ray
+    from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+    from ray.data._internal.execution import streaming_executor
+    from ray.data._internal.execution.interfaces import ExecutionResources
+    from ray.data._internal.stats import _StatsManager as StatsManager
+
+    class FixedCluster(ClusterAutoscaler):  # type: ignore[misc]
+        """This machine, which does not grow."""
+
+        def try_trigger_scaling(self) -> None:
+            pass
+
+        def on_executor_shutdown(self) -> None:
+            pass
+
+        def get_total_resources(self) -> Any:
+            return ExecutionResources.from_resource_dict(ray.cluster_resources())
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    patches: list[tuple[Any, str, Any]] = [
+        (streaming_executor, "create_cluster_autoscaler", lambda *_, **__: FixedCluster()),
+        (StatsManager, "gen_dataset_id_from_stats_actor", lambda: uuid.uuid4().hex),
+        (StatsManager, "register_dataset_to_stats_actor", nothing),
+        (StatsManager, "update_execution_metrics", nothing),
+    ]
+    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
+    for owner, name, value in patches:
+        setattr(owner, name, staticmethod(value))
+    try:
+        yield
+    finally:
+        for owner, name, value in originals:
+            setattr(owner, name, value)
 
 
 def use_whole_blocks() -> None:

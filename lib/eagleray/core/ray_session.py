@@ -27,6 +27,8 @@ from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
     disable_progress_bars,
     job_config_without_working_folder,
+    lean_ray_data,
+    notice_start_at_once,
     omit_idle_daemons,
     read_environment_again,
     set_job_agent_port,
@@ -134,12 +136,13 @@ def ray_session(
             doing.result()
             _quiet_ray_libraries(verbose=verbose)
             resources = ray.cluster_resources()
-            yield Cluster(
-                num_cpus=max(1, int(resources.get("CPU", 1))),
-                num_gpus=int(resources.get("GPU", 0)),
-                embedded=address is None and any(_own_raylets()),
-                num_nodes=sum(node["Alive"] for node in ray.nodes()),
-            )
+            with lean_ray_data() if starts_own else contextlib.nullcontext():
+                yield Cluster(
+                    num_cpus=max(1, int(resources.get("CPU", 1))),
+                    num_gpus=int(resources.get("GPU", 0)),
+                    embedded=address is None and any(_own_raylets()),
+                    num_nodes=sum(node["Alive"] for node in ray.nodes()),
+                )
         finally:
             if not was_initialized:
                 workers = _raylet_descendants() if address is None else []
@@ -227,6 +230,7 @@ def _start(
             set_job_agent_port(free_port())
         else:
             omit_idle_daemons(log_monitor=verbose)
+        notice_start_at_once()
         try:
             ray.init(
                 address="local",
@@ -276,14 +280,13 @@ def _own_raylets() -> Iterator[psutil.Process]:
 def _kill_remaining(processes: list[psutil.Process]) -> None:
     """Kill workers that outlive their Ray.
 
-    A worker may deadlock while it exits, in the destructor of its core worker. Ray no longer knows
-    it then, and it would keep its memory until the machine is restarted.
+    They free their modules, which takes a second, or deadlock in the destructor of their core
+    worker. Ray no longer knows them then, and they would keep their memory.
     """
-    _, left = psutil.wait_procs(processes, timeout=_WORKER_EXIT_SECONDS)
-    for process in left:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=_WORKER_EXIT_SECONDS)
+    psutil.wait_procs(processes, timeout=_WORKER_EXIT_SECONDS)
 
 
 def _quiet_ray_libraries(*, verbose: bool) -> None:
