@@ -56,9 +56,9 @@ def require_names(config: ServiceConfig, registry: Registry) -> None:
         for model in config.models:
             Snapshot(aliases).require_model(model)
     if config.engine not in ("auto", "eager"):
-        from eagleray.inference.choice import require_known_engine
+        from eagleray.inference.choice import require_engine
 
-        require_known_engine(config.engine)
+        require_engine(config.engine)
 
 
 @with_spec_options(ServiceConfig, argument="models")

@@ -77,10 +77,11 @@ class Job:
         """
         request = self.request
         device = "cuda" if worker_pool.uses_gpu else "cpu"
-        if request.engine != "auto":
+        manifest = self.model.package.manifest
+        if request.engine != "auto" or manifest.quantization is not None:
             from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
 
-            require_engine(self.model.package.manifest, request.engine, device)
+            require_engine(request.engine, manifest, device)
         options = WorkerOptions(
             top_k=request.top_k,
             device=device,
@@ -133,9 +134,9 @@ def open_job(
     package = model.package
     require_importable(package.manifest.architecture.name)
     if request.engine != "auto":
-        from eagleray.inference.choice import require_known_engine
+        from eagleray.inference.choice import require_engine
 
-        require_known_engine(request.engine, package.manifest)
+        require_engine(request.engine, package.manifest)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

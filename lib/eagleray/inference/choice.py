@@ -12,13 +12,12 @@ the job is long enough to gain more than that.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,9 +27,10 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from eagleray.core.errors import InputError
 from eagleray.core.types import NetworkPrecision, Precision
 from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import ENGINES, Engine, Run, zero_inputs
+from eagleray.inference.engine import ENGINES, Engine, Run, UnsupportedNetworkError, zero_inputs
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
+from eagleray.io.lock import lock_if_writable
 from eagleray.models.package import ModelManifest, ModelPackage
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "MeasuredSpeeds",
     "choose",
     "require_engine",
-    "require_known_engine",
 ]
 
 AUTO = "auto"
@@ -133,36 +132,21 @@ class MeasuredSpeeds(BaseModel):
         return f"measured on this machine: {own:,.1f} images/s" + (f"; {against}" if others else "")
 
 
-def require_known_engine(engine: str, manifest: ModelManifest | None = None) -> None:
-    """Refuse an engine that is unknown or cannot run a model, before it is known what runs where.
-
-    Raises:
-        UnknownNameError: If it is neither `auto` nor the name of an engine.
-        InputError: If the model is quantized, and the engine runs no such models.
-    """
-    if engine == AUTO:
-        return
-    found = ENGINES.get(engine)
-    if manifest is not None and manifest.quantization is not None and not found.runs_quantized:
-        raise InputError(
-            f"The engine {engine} runs no quantized models, and {manifest.name!r} is one; use "
-            "openvino or auto."
-        )
-
-
-def require_engine(manifest: ModelManifest, engine: str, device: str) -> None:
-    """Refuse an engine that cannot run a model on a device, before the model is loaded.
+def require_engine(
+    engine: str, manifest: ModelManifest | None = None, device: str | None = None
+) -> None:
+    """Refuse an engine that is unknown or cannot run a model, before anything is loaded.
 
     Args:
-        manifest: Manifest of the model package.
         engine: Name of the engine, or `auto`.
-        device: The device.
+        manifest: Manifest of the model package; None if the model is not known yet.
+        device: The device; None if it is not known yet.
 
     Raises:
         UnknownNameError: If there is no such engine.
-        InputError: If it, or for `auto` every engine, cannot run the model.
+        InputError: If it, or for `auto` every engine, cannot run the model on the device.
     """
-    _usable_engines(manifest, device, engine)
+    _usable_engines(engine, manifest, device)
 
 
 def choose(
@@ -195,7 +179,7 @@ def choose(
         reason = "as requested" if request.engine != AUTO else _only_reason(package, plan)
         return Choice(only.engine, _planned(plan, only, reason), final=True)
     file = _measurement_path(package, cache_folder)
-    with _exclusive(file):
+    with lock_if_writable(file.with_suffix(".lock")):
         speeds = _read(file)
         if not speeds.images_per_second and 0 < request.expected_images < _MIN_IMAGES:
             plan = _planned(plan, candidates[0], "too few images to measure others")
@@ -227,12 +211,19 @@ def _candidates(
     package: ModelPackage, plan: ExecutionPlan, request: EngineRequest
 ) -> list[_Candidate]:
     """Return the engines and precisions that are possible; eager float32 first, if it is."""
-    engines = _usable_engines(package.manifest, plan.device, request.engine)
+    engines = _usable_engines(request.engine, package.manifest, plan.device)
     precisions = _precisions(package, plan, request)
     return [_Candidate(engine, precision) for engine in engines for precision in precisions]
 
 
-def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Engine]:
+def _usable_engines(name: str, manifest: ModelManifest | None, device: str | None) -> list[Engine]:
+    """Return the engine of a name, or for `auto` those that can run a model; eager first.
+
+    Raises:
+        UnknownNameError: If there is no such engine.
+        InputError: If there is none that can.
+    """
+    quantized = manifest if manifest is not None and manifest.quantization is not None else None
     names = (
         [name]
         if name != AUTO
@@ -240,16 +231,18 @@ def _usable_engines(manifest: ModelManifest, device: str, name: str) -> list[Eng
     )
     usable, faults = [], []
     for engine in map(ENGINES.get, names):
-        fault = engine.unsupported(device)
-        if fault is None and manifest.quantization is not None and not engine.runs_quantized:
-            fault = "runs no quantized models"
+        if quantized is not None and not engine.runs_quantized:
+            if name != AUTO:
+                faults.append(f"{name} runs no quantized models; use --engine openvino or auto")
+            continue
+        fault = None if device is None else engine.unsupported(device)
         if fault is None:
             usable.append(engine)
         else:
-            faults.append(f"the engine {engine.name} {fault}")
+            faults.append(f"{engine.name} {fault}")
     if not usable:
-        text = "; ".join(faults)
-        raise InputError(f"{text[0].upper()}{text[1:]}.")
+        about = "The" if quantized is None else f"Model {quantized.name!r} is quantized, and the"
+        raise InputError(f"{about} engine {'; the engine '.join(faults)}.")
     return usable
 
 
@@ -311,24 +304,50 @@ def _measure(
     The first candidate that was measured before takes part again: the load may be another one now.
     """
     size = min(_BATCH_SIZE, plan.batch_size)
-    inputs = zero_inputs(package, size)
+    plan = replace(plan, batch_size=size, num_callers=1)
     reference = next(iter(known.images_per_second), None)
     timed = list(candidates)
     if reference is not None:
         engine, precision = reference.split()
         timed.insert(0, _Candidate(ENGINES.get(engine), precision))  # type: ignore[arg-type]
 
-    runs: dict[str, Run] = {}
-    for one in timed:
-        with contextlib.suppress(InputError):  # an engine that cannot run this network
-            measured_plan = replace(plan, precision=one.precision, batch_size=size, num_callers=1)
-            runs[one.name] = one.engine.prepare(package, measured_plan, cache_folder)
-    speeds = {name: size / seconds for name, seconds in _time(runs, inputs, clock).items()}
-    if reference is not None:
+    runs = _prepare(package, plan, timed, cache_folder)
+    seconds = _time(runs, zero_inputs(package, size), clock)
+    speeds = {name: size / taken for name, taken in seconds.items()}
+    if reference is not None and reference in speeds:
         scale = known.images_per_second[reference] / speeds[reference]
         speeds = {name: speed * scale for name, speed in speeds.items()}
     unable = {one.name: _UNABLE for one in candidates if one.name not in speeds}
     return MeasuredSpeeds(images_per_second={**known.images_per_second, **speeds, **unable})
+
+
+def _prepare(
+    package: ModelPackage,
+    plan: ExecutionPlan,
+    candidates: Sequence[_Candidate],
+    cache_folder: Path,
+) -> dict[str, Run]:
+    """Return the runs of the candidates that can run the network.
+
+    Raises:
+        InputError: If none can.
+    """
+    runs: dict[str, Run] = {}
+    unable: set[str] = set()
+    fault: InputError | None = None
+    for one in candidates:
+        if one.engine.name in unable:
+            continue
+        try:
+            own_plan = replace(plan, precision=one.precision)
+            runs[one.name] = one.engine.prepare(package, own_plan, cache_folder)
+        except InputError as error:
+            fault = error
+            if isinstance(error, UnsupportedNetworkError):
+                unable.add(one.engine.name)
+    if fault is not None and not runs:
+        raise fault
+    return runs
 
 
 def _time(runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock) -> dict[str, float]:
@@ -362,17 +381,6 @@ def _measurement_path(package: ModelPackage, cache_folder: Path) -> Path:
     text = "\n".join((package.digest, *machine_fingerprint()))
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder / "speeds" / f"{key}.json"
-
-
-@contextlib.contextmanager
-def _exclusive(file: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block, if the cache can be written."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(file.with_suffix(".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
-        yield
 
 
 def _read(file: Path) -> MeasuredSpeeds:

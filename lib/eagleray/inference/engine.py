@@ -16,18 +16,31 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from eagleray.core.errors import InputError
 from eagleray.core.extensions import Extensions
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
 
-__all__ = ["ENGINES", "Engine", "Run", "make_network", "with_num_threads", "zero_inputs"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Run",
+    "UnsupportedNetworkError",
+    "make_network",
+    "with_num_threads",
+    "zero_inputs",
+]
 
 Run = Callable[..., Tensor]
 """Runs a network on uint8 images (N, H, W, C), and float32 attributes (N, A) if the model has any;
 returns float32 logits, or the tensors by name of a network that has several outputs. Threads may
 call it at the same time."""
+
+
+class UnsupportedNetworkError(InputError):
+    """An engine cannot run a network, whatever the precision; the message says why."""
 
 
 class Engine(Protocol):
@@ -59,7 +72,8 @@ class Engine(Protocol):
             cache_folder: The folder where the engine may keep files between processes.
 
         Raises:
-            InputError: If the engine cannot run the package on the plan's device.
+            UnsupportedNetworkError: If the engine cannot run the network in any precision.
+            InputError: If it cannot run the package as planned.
             PackageError: If the weights do not fit the network.
         """
 

@@ -34,6 +34,8 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _MIN_CALLS = 20
 _MAX_CALLS = 300
 
+Clock = Callable[[], float]
+
 
 class Latency(BaseModel):
     """How fast a model predicts on one machine; decoding is included.
@@ -84,7 +86,7 @@ def measure_latency(
     precision: Precision = "auto",
     seconds: float = 5.0,
     cache_folder: Path | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> Latency:
     """Measure a model on this machine, on the engine that is fastest here.
 
@@ -116,7 +118,7 @@ def measure_latency(
     )
     predictor.require_healthy()
     images, attributes = _inputs(package)
-    single = _time_single(predictor, images, attributes, seconds, clock)
+    single = _time_calls(predictor, images, attributes, 1, _MIN_CALLS, seconds, clock)
     best_batch, fastest = _time_batches(predictor, images, attributes, seconds, clock)
     return Latency(
         machine=_machine(predictor.plan.device),
@@ -146,48 +148,49 @@ def _inputs(package: ModelPackage) -> tuple[list[bytes], list[dict[str, object]]
     return [buffer.getvalue()], [{one.name: None for one in package.attributes}]
 
 
-def _time_single(
-    predictor: Predictor,
-    images: Sequence[bytes],
-    attributes: Sequence[dict[str, object]],
-    seconds: float,
-    clock: Callable[[], float],
-) -> list[float]:
-    """Return the seconds of calls with one image."""
-    times: list[float] = []
-    begun = clock()
-    for number in range(_MAX_CALLS + _MIN_CALLS):
-        at = number % len(images)
-        started = clock()
-        predictor.predict([images[at]], [attributes[at]])
-        ended = clock()
-        if number >= _MIN_CALLS:  # the calls before it warm up
-            times.append(ended - started)
-        if len(times) >= _MIN_CALLS and ended - begun > seconds:
-            break
-    return times
-
-
 def _time_batches(
     predictor: Predictor,
     images: Sequence[bytes],
     attributes: Sequence[dict[str, object]],
     seconds: float,
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> tuple[int, float]:
     """Return the best number of images in a call, and its images per second."""
     speeds: dict[int, float] = {}
     for size in _BATCH_SIZES:
-        batch = [images[at % len(images)] for at in range(size)]
-        known = [attributes[at % len(images)] for at in range(size)]
-        predictor.predict(batch, known)
-        begun, done = clock(), 0
-        while done == 0 or clock() - begun < seconds / len(_BATCH_SIZES):
-            predictor.predict(batch, known)
-            done += size
-        speeds[size] = done / (clock() - begun)
+        share = seconds / len(_BATCH_SIZES)
+        times = _time_calls(predictor, images, attributes, size, 1, share, clock)
+        speeds[size] = size * len(times) / sum(times)
     best = max(speeds, key=lambda size: speeds[size])
     return best, speeds[best]
+
+
+def _time_calls(
+    predictor: Predictor,
+    images: Sequence[bytes],
+    attributes: Sequence[dict[str, object]],
+    size: int,
+    min_calls: int,
+    seconds: float,
+    clock: Clock,
+) -> list[float]:
+    """Return the seconds of calls with `size` images, after `min_calls` calls that warm up.
+
+    There are `min_calls` timed calls at least, `_MAX_CALLS` at most, and between these as many as
+    begin within `seconds`.
+    """
+    times: list[float] = []
+    begun = clock()
+    for number in range(min_calls + _MAX_CALLS):
+        rows = [(number + at) % len(images) for at in range(size)]
+        batch, known = [images[row] for row in rows], [attributes[row] for row in rows]
+        started = clock()
+        predictor.predict(batch, known)
+        ended = clock()
+        times.append(ended - started)
+        if len(times) >= 2 * min_calls and ended - begun > seconds:
+            break
+    return times[min_calls:]
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

@@ -8,7 +8,6 @@ batches may have any size, and no C++ compiler needs to be installed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib
@@ -17,18 +16,24 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from eagleray.core.errors import InputError, PackageError
 from eagleray.core.system import num_usable_cores
-from eagleray.inference.engine import ENGINES, Run, make_network, zero_inputs
+from eagleray.inference.engine import (
+    ENGINES,
+    Run,
+    UnsupportedNetworkError,
+    make_network,
+    zero_inputs,
+)
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
@@ -52,7 +57,7 @@ class OpenVinoEngine:
     def unsupported(self, device: str) -> str | None:
         """Return why this engine does not run on a device, as a predicate; None if it does."""
         if device != "cpu":
-            return "runs on CPUs only"
+            return "runs on CPUs only; use a CPU, or a float model with --engine eager"
         try:
             import_openvino()
         except ImportError:
@@ -69,7 +74,8 @@ class OpenVinoEngine:
         """Load a package's graph, after converting the network if need be, and compile it.
 
         Raises:
-            InputError: If the plan's device is not a CPU, or the network cannot be converted.
+            UnsupportedNetworkError: If the network cannot be converted.
+            InputError: If the plan's device is not a CPU, or the CPU lacks the precision.
             PackageError: If the package's files do not fit each other.
         """
         fault = self.unsupported(plan.device)
@@ -158,8 +164,7 @@ def _read(package: ModelPackage, cache_folder: Path) -> Any:
             ) from error
     path = _graph_path(package, cache_folder)
     with contextlib.suppress(OSError):
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.parent):
+        with FileLock(path.parent.with_suffix(".lock")):
             if not path.exists():
                 _save(_convert(package), path)
         return _core().read_model(path)
@@ -180,19 +185,11 @@ def _graph_path(package: ModelPackage, cache_folder: Path) -> Path:
     return cache_folder / "openvino" / key / _GRAPH
 
 
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the block."""
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
-        yield
-
-
 def _convert(package: ModelPackage) -> Any:
     """Convert a package's network, which takes batches of any size then.
 
     Raises:
-        InputError: If the network cannot be converted.
+        UnsupportedNetworkError: If the network cannot be converted.
     """
     plan = ExecutionPlan("cpu", "float32", batch_size=2)
     network = make_network(package.build_module(), package, plan)
@@ -206,7 +203,7 @@ def _convert(package: ModelPackage) -> Any:
             )
             graph = import_openvino().convert_model(program)
     except Exception as error:  # both raise errors of many kinds
-        raise InputError(
+        raise UnsupportedNetworkError(
             f"OpenVINO cannot run {package.manifest.architecture.name} ({_first_line(error)}); use "
             "--engine eager."
         ) from error

@@ -56,8 +56,12 @@ class ExecutionPlan:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"Device {device!r} is not on this machine; use --device cpu.")
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"Device {device!r} is not on this machine; use --device cpu."
+            ) from error
         reason = "as requested"
         if precision == "auto":
             precision = "bfloat16" if has_bfloat16(device) else "float32"

@@ -55,7 +55,8 @@ class Predictor:
 
     Args:
         package: The model package.
-        device: Device of PyTorch, such as `cpu` or `cuda`; `auto` takes a GPU if there is one.
+        device: Device of PyTorch, such as `cpu` or `cuda`; `auto` takes a GPU if there is one, and
+            the CPU for a quantized package.
         engine: Name of the engine; `auto` takes the fastest one: on a CPU a few passes of each are
             timed, once for each package and machine, if that pays for `expected_images`.
         precision: `auto` takes bfloat16 if it is clearly faster: on a CPU that has it this is timed
@@ -112,6 +113,8 @@ class Predictor:
         self.package = package
         self.task = package.task
         cache_folder = cache_folder or read_settings().cache_folder
+        if device == "auto" and package.manifest.quantization is not None:
+            device = "cpu"  # the engines that run quantized packages run there only
         plan = ExecutionPlan.choose(
             device=device,
             precision=precision,

@@ -11,17 +11,17 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from filelock import FileLock, Timeout
-
 from eagleray.core.environment import bypass_proxy_for_loopback, set_user_variables
 from eagleray.core.errors import InputError, OutageError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
+from eagleray.io.lock import lock_if_writable
 
 __all__ = [
     "EXPERIMENT",
@@ -156,15 +156,12 @@ def sqlite_file(settings: Settings) -> Path | None:
     return Path(name).absolute() if name and name != ":memory:" else None
 
 
-@contextlib.contextmanager
-def _creation_lock(file: Path | None) -> Iterator[None]:
+def _creation_lock(file: Path | None) -> AbstractContextManager[None]:
     """Let one process at a time create the tables of a SQLite file, which MLflow does unguarded."""
-    with contextlib.ExitStack() as stack:
-        if file is not None:
-            lock = FileLock(f"{file}.lock", timeout=_CREATION_SECONDS)
-            with contextlib.suppress(OSError, Timeout):  # a file that cannot be written exists
-                stack.enter_context(lock)
-        yield
+    if file is None:
+        return contextlib.nullcontext()
+    # A file that cannot be written exists, and needs no lock.
+    return lock_if_writable(Path(f"{file}.lock"), max_seconds=_CREATION_SECONDS)
 
 
 def _require_answer(uri: str) -> None:

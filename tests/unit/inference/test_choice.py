@@ -16,14 +16,13 @@ from eagleray.inference.choice import (
     MeasuredSpeeds,
     choose,
     require_engine,
-    require_known_engine,
 )
 from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import Engine, Run
+from eagleray.inference.engine import Engine, Run, UnsupportedNetworkError
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor
-from eagleray.models.manifest import Quantization
+from eagleray.models.manifest import ModelManifest, Quantization
 from eagleray.models.package import ModelPackage
 from tests.support.models import small_package
 
@@ -40,11 +39,13 @@ class FakeEngines:
         self.now = 0.0
         self.passes: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.broken: set[str] = set()
+        self.broken: dict[str, InputError] = {}
+        self.prepared: list[str] = []
 
         def prepare(engine: Engine, _: ModelPackage, plan: ExecutionPlan, __: Path) -> Run:
+            self.prepared.append(f"{engine.name} {plan.precision}")
             if engine.name in self.broken:
-                raise InputError(f"{engine.name} cannot run it.")
+                raise self.broken[engine.name]
             return self._network(f"{engine.name} {plan.precision}")
 
         for engine in (EagerEngine, OpenVinoEngine):
@@ -170,12 +171,29 @@ def test_emulated_bfloat16_is_given_up_after_one_pass(engines: FakeEngines, tmp_
 def test_an_engine_that_cannot_run_a_network_is_passed_over_unless_it_is_named(
     engines: FakeEngines, tmp_path: Path
 ) -> None:
-    engines.seconds, engines.broken = dict(SPEEDS), {"openvino"}
+    engines.seconds = dict(SPEEDS)
+    engines.broken = {"openvino": InputError("this CPU has no kernels of this precision.")}
     choice = engines.choose(tmp_path)
     assert (named(choice), choice.final) == ("eager bfloat16", True)
     assert "openvino" not in choice.plan.reason
     assert not engines.choose(tmp_path).plan.reason.count("openvino")
     assert engines.choose(tmp_path, engine="openvino", precision="float32").final
+
+
+def test_a_network_that_an_engine_cannot_run_is_tried_once_for_all_precisions(
+    engines: FakeEngines, tmp_path: Path
+) -> None:
+    engines.seconds = dict(SPEEDS)
+    engines.broken = {"openvino": UnsupportedNetworkError("OpenVINO cannot run lenet5.")}
+    with pytest.raises(InputError, match="OpenVINO cannot run lenet5"):
+        engines.choose(tmp_path, engine="openvino")
+    assert engines.prepared == ["openvino float32"]
+    assert named(engines.choose(tmp_path)) == "eager bfloat16"
+    assert engines.prepared.count("openvino float32") == 2  # another command tries it again
+    assert "openvino bfloat16" not in engines.prepared
+    engines.prepared.clear()
+    assert named(engines.choose(tmp_path)) == "eager bfloat16"
+    assert not engines.prepared
 
 
 def test_what_is_named_is_taken_without_a_measurement(engines: FakeEngines, tmp_path: Path) -> None:
@@ -202,18 +220,47 @@ def test_on_a_gpu_eager_runs_and_openvino_is_refused(tmp_path: Path) -> None:
     choice = choose(small_package(), plan, EngineRequest(), cache_folder=tmp_path)
     assert (named(choice), choice.final) == ("eager bfloat16", True)
     with pytest.raises(InputError, match="The engine openvino runs on CPUs only"):
-        require_engine(small_package().manifest, "openvino", "cuda")
+        require_engine("openvino", small_package().manifest, "cuda")
+
+
+def quantized(package: ModelPackage) -> ModelManifest:
+    quantization = Quantization(method="static", calibration_digest="0" * 64, num_images=32)
+    return package.manifest.model_copy(update={"quantization": quantization})
 
 
 def test_an_engine_that_runs_no_quantized_models_is_refused_before_a_job() -> None:
-    quantization = Quantization(method="static", calibration_digest="0" * 64, num_images=32)
-    manifest = small_package().manifest.model_copy(update={"quantization": quantization})
-    require_known_engine("openvino", manifest)
-    require_known_engine("eager", small_package().manifest)
-    with pytest.raises(InputError, match="eager runs no quantized models"):
-        require_known_engine("eager", manifest)
+    manifest = quantized(small_package())
+    require_engine("openvino", manifest)
+    require_engine("auto", manifest, "cpu")
+    require_engine("eager", small_package().manifest, "cuda")
+    with pytest.raises(
+        InputError, match="engine eager runs no quantized models; use --engine openvino or auto"
+    ):
+        require_engine("eager", manifest)
+    with pytest.raises(InputError, match="is quantized, and the engine openvino runs on CPUs only"):
+        require_engine("auto", manifest, "cuda")
     with pytest.raises(UnknownNameError, match=r"named 'bogus'\. Use auto, eager or openvino\."):
-        require_known_engine("bogus")
+        require_engine("bogus")
+
+
+def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise ImportError
+
+    monkeypatch.setattr("eagleray.inference.openvino.import_openvino", missing)
+    require_engine("auto", small_package().manifest, "cpu")
+    with pytest.raises(InputError, match="openvino is not installed; install it with: pip"):
+        require_engine("openvino", small_package().manifest, "cpu")
+    with pytest.raises(InputError, match="is quantized, and the engine openvino is not installed"):
+        require_engine("auto", quantized(small_package()), "cpu")
+
+
+@pytest.mark.parametrize("device", ["bogus", "cuda:99"])
+def test_a_device_that_the_machine_lacks_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match=f"Device '{device}' is not on this machine; use --device"):
+        Predictor(small_package(), device=device)
 
 
 def test_real_passes_are_timed_and_the_predictor_says_what_runs(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eagleray.core.errors import InputError
 from eagleray.core.types import TOLERANCE
-from eagleray.inference.engine import ENGINES
+from eagleray.inference.engine import ENGINES, UnsupportedNetworkError
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
@@ -111,7 +110,9 @@ def test_a_network_that_cannot_be_converted_is_refused_in_a_sentence(
     small: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(ModelPackage, "build_module", lambda _: LooksAtItsImages().eval())
-    with pytest.raises(InputError, match=r"OpenVINO cannot run lenet5 \(.+\); use --engine"):
+    with pytest.raises(
+        UnsupportedNetworkError, match=r"OpenVINO cannot run lenet5 \(.+\); use --engine"
+    ):
         eager(small, engine="openvino", cache_folder=tmp_path)
 
 
