@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ from eagleray.inference.latency import FRAME_MILLISECONDS, Latency
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.evaluation.record import EvaluationRecord
-    from eagleray.registry.registry import ModelVersion
+    from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["models_app"]
 
@@ -65,7 +65,7 @@ def list_models(
             models = (
                 {"model_aliases": of_models.get(one.name, {})} if of_models else {} for one in shown
             )
-            facts = [_version_facts(version) for version in shown]
+            facts = _version_facts(registry, shown)
             console.emit([one | other for one, other in zip(facts, models, strict=True)])
             return
         if not shown:
@@ -247,9 +247,11 @@ def register_model(
         console = Console(json_output=json_output)
         loaded = load_model(model)
         loaded.package.require_weights()  # a version without weights could not be loaded
-        version = Registry().register(loaded.package, alias=alias, force=force)
+        registry = Registry()
+        version = registry.register(loaded.package, alias=alias, force=force)
         if json_output:
-            console.emit(_version_facts(version))
+            (facts,) = _version_facts(registry, [version])
+            console.emit(facts)
             return
         console.say(f"{model} is registered as {version.reference}.")
 
@@ -274,22 +276,29 @@ def list_architectures(
             console.say(name)
 
 
-def _version_facts(version: Any) -> dict[str, object]:
-    return {
-        "model": version.reference,
-        "name": version.name,
-        "version": version.version,
-        "aliases": list(version.aliases),
-        "created": _date(version.created),
-        "digest": version.digest,
-        "task": version.task,
-        "architecture": version.architecture,
-        "precision": version.precision,
-        "metrics": dict(version.metrics),
-        "did_not_learn": list(version.did_not_learn),
-        "run": version.run_id,
-        "source": version.source,
-    }
+def _version_facts(registry: Registry, versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
+    """Return what is listed of versions, for scripts."""
+    from eagleray.registry.lineage import find_run_names
+
+    return [
+        {
+            "model": version.reference,
+            "name": version.name,
+            "version": version.version,
+            "aliases": list(version.aliases),
+            "created": _date(version.created),
+            "digest": version.digest,
+            "task": version.task,
+            "architecture": version.architecture,
+            "precision": version.precision,
+            "metrics": dict(version.metrics),
+            "did_not_learn": list(version.did_not_learn),
+            "run": run,
+            "mlflow_run": version.run_id,
+            "source": version.source,
+        }
+        for version, run in zip(versions, find_run_names(registry, versions), strict=True)
+    ]
 
 
 _LATENCY_COLUMNS = [

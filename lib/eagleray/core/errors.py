@@ -46,6 +46,7 @@ __all__ = [
     "UserError",
     "nearest_names",
     "resumable",
+    "unknown_alias",
 ]
 
 
@@ -117,6 +118,16 @@ class UnknownNameError(UserError):
         near = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
         place = f"{where}: " if where else ""
         super().__init__(f"{place}No {kind} is named {name!r}.{near}{' ' + hint if hint else ''}")
+
+
+def unknown_alias(model: str, alias: str, known: Iterable[str]) -> UnknownNameError:
+    """Return the error of an alias that a model does not have; all are named if none is near."""
+    aliases = sorted(known)
+    hint = ""
+    if not nearest_names(alias, aliases):
+        has = f"It has {', '.join(aliases)}" if aliases else "It has none yet"
+        hint = f"{has}; set this one, or name a version by its number."
+    return UnknownNameError(f"alias of model {model!r}", alias, aliases, hint=hint)
 
 
 class UnknownVersionError(InputError):

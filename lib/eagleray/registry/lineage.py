@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ __all__ = [
     "VersionLineage",
     "find_image_uses",
     "find_run_name",
+    "find_run_names",
     "read_specification",
     "read_split_artifact",
     "reference_of",
@@ -162,6 +165,12 @@ def find_run_name(registry: Registry, version: ModelVersion) -> str | None:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+
+
+def find_run_names(registry: Registry, versions: Sequence[ModelVersion]) -> list[str | None]:
+    """Return the name of the run that registered each version, as `find_run_name` does."""
+    with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
+        return list(pool.map(partial(find_run_name, registry), versions))
 
 
 def find_image_uses(registry: Registry, location: str) -> ImageUses:

@@ -18,8 +18,8 @@ from typing import Any
 from eagleray.core.errors import (
     EaglerayError,
     InputError,
-    UnknownNameError,
     UnknownVersionError,
+    unknown_alias,
 )
 from eagleray.core.limits import MAX_FILES, MAX_MANIFEST_BYTES
 from eagleray.core.names import require_alias
@@ -228,7 +228,7 @@ class Registry:
         aliases = self.models.aliases(name)
         if alias is not None:
             if alias not in aliases:
-                raise UnknownNameError(f"alias of model {name!r}", alias, aliases)
+                raise unknown_alias(name, alias, aliases)
             version = aliases[alias]
         found = self.models.find_version(name, version or 0)
         if found is None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 
-from eagleray.core.errors import InputError, UnknownNameError, UnknownVersionError
+from eagleray.core.errors import UnknownNameError, UnknownVersionError, unknown_alias
 
 __all__ = [
     "DEFAULT_ALIAS",
@@ -213,7 +213,6 @@ def choose(
     Raises:
         UnknownNameError: If there is no such model or alias.
         UnknownVersionError: If the model has no such version.
-        InputError: If no version of the model is in production yet.
     """
     snapshot.require_model(model)
     caller = snapshot.applications.get(application)
@@ -256,13 +255,7 @@ def _require_version(snapshot: Snapshot, model: str, target: str) -> int:
         )
     if version is not None:
         return version
-    aliases = snapshot.aliases[model]
-    if target == DEFAULT_ALIAS:
-        raise InputError(
-            f"No version of model {model!r} is in production yet; promote one, or "
-            "request one by its number."
-        )
-    raise UnknownNameError(f"alias of model {model!r}", target, aliases)
+    raise unknown_alias(model, target, snapshot.aliases[model])
 
 
 def _share_of(model: str, text: str) -> float:

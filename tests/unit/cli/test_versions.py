@@ -164,7 +164,9 @@ def test_a_version_is_shown_with_the_name_and_the_id_of_its_run(
     (version,) = register(registry, name)
     assert f"register {name} (MLflow run {version.run_id})" in run("show", f"{name}/1")
     shown = json.loads(run("show", f"{name}/1", "--json"))
-    assert (shown["run"], shown["mlflow_run"]) == (f"register {name}", version.run_id)
+    (listed,) = json.loads(run("list", name, "--json"))
+    for one in (shown, listed):
+        assert (one["run"], one["mlflow_run"]) == (f"register {name}", version.run_id)
 
 
 @pytest.mark.usefixtures("home")

@@ -170,7 +170,13 @@ def test_names_that_cannot_be_an_alias_are_refused_before_anything_happens(
             UnknownNameError,
             "No alias of model 'digits' is named 'prod'. Nearest: production.",
         ),
-        ("digits", {"alias": "v1"}, UnknownNameError, "No alias of model 'digits' is named 'v1'."),
+        (
+            "digits",
+            {"alias": "v1"},
+            UnknownNameError,
+            "No alias of model 'digits' is named 'v1'. It has candidate, production; set this one, "
+            "or name a version by its number.",
+        ),
     ],
 )
 def test_what_is_not_there_is_one_sentence_with_what_is(

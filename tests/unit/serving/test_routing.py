@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import UnknownNameError
 from eagleray.serving.routing import (
     Application,
     Role,
@@ -69,7 +69,7 @@ def test_a_shadow_sees_its_share_independently_of_the_canary() -> None:
     ("model", "requested", "error", "words"),
     [
         ("digit", None, UnknownNameError, "Nearest: digits"),
-        ("new", None, InputError, "No version of model 'new' is in production yet"),
+        ("new", None, UnknownNameError, "'production'. It has none yet; set this one, or name a"),
         ("digits", "candidat", UnknownNameError, "Nearest: candidate"),
     ],
 )
