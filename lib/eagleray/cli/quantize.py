@@ -22,10 +22,10 @@ quantize_app = typer.Typer()
 @quantize_app.command("quantize")
 @with_spec_options(QuantizeSpec, argument="model")
 def quantize_version(fields: dict[str, Any], json_output: JsonOption = False) -> None:
-    """Quantize a version to int8 and register the result as the next version.
+    """Quantize a registered version to int8, and register the result as the model's next version.
 
-    The new version keeps the labels, thresholds and temperature of the version that it is made
-    from, is tested on the same images, and runs on CPUs.
+    The version that it is made from stays as it is. The new one keeps its labels, thresholds and
+    temperature, is tested on the same images, and runs on CPUs.
     """
     with command_errors():
         console = Console(json_output=json_output)
@@ -67,7 +67,8 @@ def _show(summary: QuantizeSummary, console: Console) -> None:
             "calibrated on": f"{quantization.num_images:,} images",
             "layers in float32": ", ".join(quantization.float_layers)
             or f"none of {graph.num_layers}",
-            "loss on held-out images": f"{graph.drop:.4f} ({graph.score})",
+            "loss on held-out images": f"{graph.drop:.4f} ({graph.score}, "
+            f"{graph.num_held_out:,} images)",
             "golden images": f"{len(golden.images)}, with a tolerance of {golden.tolerance:.3g}"
             if golden.images
             else "none",

@@ -7,6 +7,7 @@ spec -> open_quantization   finds the version, its calibration images and its te
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,9 @@ class QuantizeSummary:
             "quantization": quantization.model_dump(mode="json"),
             "layers": self.graph.num_layers,
             "held_out": {
+                "images": self.graph.num_held_out,
                 "score": self.graph.score,
+                "one_image": self.graph.image_share,
                 "drop": self.graph.drop,
                 "drop_with_all_layers_in_int8": self.graph.static_drop,
                 "max_difference": self.graph.max_difference,
@@ -337,6 +340,7 @@ def _log(
     )
     tracked.log_metrics(
         {
+            "held_out_images": graph.num_held_out,
             "held_out_drop": graph.drop,
             "held_out_drop_with_all_layers_in_int8": graph.static_drop,
             "held_out_max_difference": graph.max_difference,
@@ -358,10 +362,17 @@ def _warnings(
             f"Calibrated on {len(calibration):,} images, not {job.spec.num_images:,}: more would "
             "take too much memory."
         )
-    if graph.drop > job.spec.max_drop:
+    share, max_drop = graph.image_share, job.spec.max_drop
+    if share is not None and 0 < max_drop < share:
+        found.append(
+            f"--max-drop {max_drop:g} is less than one of the {graph.num_held_out:,} held-out "
+            "images, so a single lost one keeps layers in float32; allow "
+            f"{math.ceil(1e4 * share) / 1e4:g} or more."
+        )
+    if graph.drop > max_drop:
         found.append(
             f"The loss on held-out images stays at {graph.drop:.4f} ({graph.score}), above "
-            f"--max-drop {job.spec.max_drop:g}, with {len(graph.float_layers)} of "
+            f"--max-drop {max_drop:g}, with {len(graph.float_layers)} of "
             f"{graph.num_layers} layers in float32."
         )
     if job.test is None:

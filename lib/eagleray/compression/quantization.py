@@ -46,6 +46,8 @@ class QuantizedGraph:
         num_layers: Number of layers with weights that can be quantized.
         float_layers: Names of those that stay in float32.
         score: Name of what is compared on held-out images.
+        num_held_out: Number of held-out images.
+        image_share: What one of them is of the score; None if that depends on the image.
         drop: By how much it is lower than that of the float network.
         static_drop: The same while all layers were quantized.
         max_difference: Largest difference of an output from that of the float network.
@@ -55,6 +57,8 @@ class QuantizedGraph:
     num_layers: int
     float_layers: tuple[str, ...]
     score: str
+    num_held_out: int
+    image_share: float | None
     drop: float
     static_drop: float
     max_difference: float
@@ -107,6 +111,8 @@ def quantize_graph(
         num_layers=len(layers),
         float_layers=tuple(layers[node] for node in layers if node in nodes),
         score=search.score_name,
+        num_held_out=len(held_out),
+        image_share=search.image_share,
         drop=drop,
         static_drop=static_drop,
         max_difference=search.max_difference(graph),
@@ -167,9 +173,16 @@ class _Search:
             return "share of predictions like the float model's"
         return self._task.metric_names[0]
 
+    @property
+    def image_share(self) -> float | None:
+        """What one image is of the score; None if that depends on the image."""
+        counts_images = self._images.targets is None or self.score_name == "accuracy"
+        return 1 / len(self._images) if counts_images else None
+
     def drop(self, graph: Any) -> float:
         """Return by how much the score of a graph is lower than the float network's."""
-        return self._score - self._score_of(self._activated(self._run(graph)))
+        drop = self._score - self._score_of(self._activated(self._run(graph)))
+        return round(drop, 9)  # one image of a hundred is 0.01, and no more than that
 
     def max_difference(self, graph: Any) -> float:
         """Return the largest difference of an output from the float network's."""

@@ -20,15 +20,17 @@ MODEL, CALIBRATION = "Model", "Calibration"
 class QuantizeSpec(S3Fields):
     """A quantization of a registered version."""
 
-    model: str = spec_field(..., MODEL, "Version to quantize: NAME@ALIAS or NAME/VERSION.")
+    model: str = spec_field(
+        ..., MODEL, "Registered version to quantize: NAME@ALIAS or NAME/VERSION."
+    )
     alias: str | None = spec_field(
         None, MODEL, "Alias that will point to the new version; default: none."
     )
     data: str | None = spec_field(
         None,
         CALIBRATION,
-        "Images to calibrate on: a folder, a table or a URI; default: training images of the "
-        "version.",
+        "Optional images to calibrate on: a folder, a pattern, an archive, a table or a URI; "
+        "default: training images of the run that made the version.",
     )
     column: str | None = spec_field(
         None, CALIBRATION, "Column of the images or their locations, if the data are a table."
@@ -39,6 +41,7 @@ class QuantizeSpec(S3Fields):
     max_drop: Annotated[float, Field(ge=0.0, le=1.0)] = spec_field(
         0.005,
         CALIBRATION,
-        "Loss of accuracy on held-out images from which on layers are kept in float32.",
+        "Largest loss on held-out images, of accuracy or the task's first metric, for which all "
+        "layers are in int8; above it, some are kept in float32.",
     )
     seed: int = spec_field(0, CALIBRATION, "Seed of the choice of calibration images.", ge=0)

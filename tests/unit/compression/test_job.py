@@ -54,7 +54,7 @@ def parent(registry: Registry, folder: Path) -> ModelVersion:
 
 @pytest.fixture(scope="module")
 def quantized(registry: Registry, parent: ModelVersion) -> QuantizeSummary:
-    return quantize(registry, parent.reference, alias="edge")
+    return quantize(registry, parent.reference, alias="edge", max_drop=0.0157)
 
 
 def test_the_new_version_names_its_parent_and_its_calibration(
@@ -76,7 +76,9 @@ def test_the_new_version_names_its_parent_and_its_calibration(
     assert run.data.params["num_images"] == "64"
     assert version.run_id is not None
     assert "split.parquet" in registry.artifacts.names(version.run_id)
-    assert json.loads(json.dumps(quantized.as_json()))["parent"] == "digits/1"
+    told = json.loads(json.dumps(quantized.as_json()))
+    assert told["parent"] == "digits/1"
+    assert (told["held_out"]["images"], told["held_out"]["one_image"]) == (64, 1 / 64)
 
 
 def test_it_is_tested_on_the_images_of_its_parent_and_promoted_by_what_it_loses(
@@ -161,6 +163,7 @@ def test_every_task_is_quantized(
     summary = quantize(registry, version.reference, max_drop=1.0)
     assert summary.evaluation is not None
     assert summary.evaluation.metrics.keys() == summary.parent_metrics.keys()
+    assert (summary.graph.image_share is None) == (task.name != "binary")
     unit = task.unit
     assert 0.01 * unit <= summary.package.golden.tolerance <= 0.1 * unit
     assert Predictor(registry.load(summary.version)).require_healthy().num_images == 4
@@ -175,6 +178,11 @@ def test_a_version_without_a_table_of_images_needs_data(registry: Registry, fold
     assert summary.evaluation is None
     assert summary.graph.score == "share of predictions like the float model's"
     assert "eagleray evaluate imported/2 DATA" in " ".join(summary.warnings)
+    assert summary.graph.num_held_out == 64
+    assert summary.warnings[0] == (
+        "--max-drop 0.005 is less than one of the 64 held-out images, so a single lost one keeps "
+        "layers in float32; allow 0.0157 or more."
+    )
 
 
 def test_too_few_readable_images_are_refused_and_nothing_is_registered(
