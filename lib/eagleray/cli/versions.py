@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # these take seconds to import
     from eagleray.registry.alias_history import AliasChange
     from eagleray.registry.comparison import Comparison, MetricRow
     from eagleray.registry.lineage import ImageUse
-    from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["versions_app"]
 
@@ -153,12 +152,13 @@ def compare_versions(
 ) -> None:
     """Compare versions with the first: metrics with intervals of the difference, settings, data."""
     from eagleray.registry.comparison import ComparedVersion, compare
+    from eagleray.registry.references import require_version
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        versions = [_find(registry, name) for name in (first, *others)]
+        versions = [require_version(name, registry) for name in (first, *others)]
         comparison = compare(registry, [ComparedVersion.read(registry, one) for one in versions])
         if json_output:
             console.emit(comparison.as_json())
@@ -170,12 +170,13 @@ def compare_versions(
 def show_lineage(version: Version, json_output: JsonOption = False) -> None:
     """Show where a version comes from: data, split, test set, parent, specification, run."""
     from eagleray.registry.lineage import trace_lineage
+    from eagleray.registry.references import require_version
     from eagleray.registry.registry import Registry
 
     with command_errors():
         console = Console(json_output=json_output)
         registry = Registry()
-        origin = asdict(trace_lineage(registry, _find(registry, version)))
+        origin = asdict(trace_lineage(registry, require_version(version, registry)))
         if json_output:
             console.emit(origin)
             return
@@ -246,16 +247,6 @@ def delete_version(
             f"{found.reference} is deleted"
             + (", and its package with it." if files else f"; its files stay at {found.source}.")
         )
-
-
-def _find(registry: Registry, reference: str) -> ModelVersion:
-    """Look up NAME/VERSION or NAME@ALIAS."""
-    from eagleray.registry.references import find_version
-
-    found = find_version(reference, registry)
-    if found is None:
-        raise InputError(f"{reference!r} is not a version; write NAME/VERSION or NAME@ALIAS.")
-    return found
 
 
 def _moved(change: AliasChange) -> str:

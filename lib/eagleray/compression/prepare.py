@@ -15,9 +15,10 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import SPLIT_NAMES
 from eagleray.data.split_file import read_named_split
 from eagleray.io import storage
+from eagleray.models.graph import require_one_output
 from eagleray.models.package import ModelPackage
 from eagleray.registry.lineage import SPLIT_ARTIFACT
-from eagleray.registry.references import find_version
+from eagleray.registry.references import require_version
 from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["QuantizeJob", "open_quantization", "split_artifact"]
@@ -60,19 +61,14 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
     """Find everything that a quantization needs, before an image is read.
 
     Raises:
-        UserError: If the version is unknown or quantized already, or there are no images to
-            calibrate on; the message says how to fix it.
+        UserError: If the version is unknown, quantized already or has several outputs, or there are
+            no images to calibrate on; the message says how to fix it.
     """
     storage.use_s3(spec.s3)
     if spec.alias is not None:
         require_alias(spec.alias)
     registry = Registry(settings)
-    parent = find_version(spec.model, registry)
-    if parent is None:
-        raise InputError(
-            f"{spec.model!r} is not a version: quantize NAME@ALIAS or NAME/VERSION, and register "
-            f"a package first by `eagleray models register {spec.model}`."
-        )
+    parent = require_version(spec.model, registry)
     if registry.manifest(parent).quantization is not None:
         raise InputError(
             f"{parent.reference} is quantized already; quantize the version that it was made from."
@@ -93,6 +89,8 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
             f"{parent.reference} keeps no table of its training images; name images like them by "
             "--data."
         )
+    package = registry.load(parent)
+    require_one_output(package)
     calibration = calibration.take(stratified_order(calibration.labels, spec.seed))
     held_out, labelled = splits.get("validation"), True
     if held_out is None or len(held_out) < MIN_IMAGES:
@@ -107,7 +105,7 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
         settings=settings,
         registry=registry,
         parent=parent,
-        package=registry.load(parent),
+        package=package,
         calibration=calibration,
         where=where,
         held_out=held_out,

@@ -124,9 +124,10 @@ def collect_images(
         except BadImageError:
             failed += 1
     if not decoded:
+        images = "no evaluation image can be read" if uris else "no evaluation images are known"
         raise InputError(
-            f"Model {package.manifest.name!r} has no golden images, and no evaluation image can be "
-            "read, so an export cannot be compared with it; name images by --data."
+            f"Model {package.manifest.name!r} has no golden images, and {images}, so an export "
+            "cannot be compared with it; name images by --data."
         )
     notes = [source]
     if failed:

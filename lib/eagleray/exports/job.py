@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
@@ -28,10 +27,9 @@ from eagleray.exports.files import ExportFacts, render_files
 from eagleray.exports.images import ComparisonImages, collect_images, evaluation_uris
 from eagleray.exports.process import CONVERT, RUN, Limits, run_step
 from eagleray.exports.spec import ExportSpec
-from eagleray.inference.engine import zero_inputs
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
-from eagleray.models.network import ImageNetwork
+from eagleray.models.graph import require_one_output
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry
@@ -123,14 +121,7 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             "images only; serve it by `eagleray serve`."
         )
     if manifest.quantization is None:
-        network = ImageNetwork(package.build_module(), package.contract).eval()
-        with torch.inference_mode():
-            outputs = network(*zero_inputs(package, 1))
-        if not isinstance(outputs, torch.Tensor):
-            raise InputError(
-                f"Model {manifest.name!r} has several outputs ({', '.join(outputs)}), and exports "
-                "have one; serve it by `eagleray serve`."
-            )
+        require_one_output(package)
 
 
 def run_export(job: ExportJob, reporter: ProgressReporter) -> ExportFacts:

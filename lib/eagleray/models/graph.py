@@ -12,14 +12,24 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eagleray.core.errors import InputError, PackageError
 from eagleray.models.attributes import num_features
 from eagleray.models.manifest import ModelManifest
 from eagleray.models.package import ModelPackage
 
-__all__ = ["ATTRIBUTES_INPUT", "IMAGES_INPUT", "LOGITS_OUTPUT", "check_graph", "export_graph"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "ATTRIBUTES_INPUT",
+    "IMAGES_INPUT",
+    "LOGITS_OUTPUT",
+    "check_graph",
+    "export_graph",
+    "require_one_output",
+]
 
 IMAGES_INPUT = "images"
 ATTRIBUTES_INPUT = "attributes"
@@ -46,18 +56,15 @@ def export_graph(package: ModelPackage) -> bytes:
     module = package.build_module()
     module.register_forward_pre_hook(_make_contiguous)
     network = ImageNetwork(module, package.contract).eval()
-    inputs = [torch.zeros((2, *package.contract.shape), dtype=torch.uint8)]
-    names = [IMAGES_INPUT]
-    if package.attributes:
-        inputs.append(torch.zeros(2, num_features(package.attributes)))
-        names.append(ATTRIBUTES_INPUT)
+    inputs = _example_inputs(package)
+    names = [IMAGES_INPUT, ATTRIBUTES_INPUT][: len(inputs)]
     batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network,
-                tuple(inputs),
+                inputs,
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 input_names=names,
@@ -73,6 +80,36 @@ def export_graph(package: ModelPackage) -> bytes:
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content
+
+
+def require_one_output(package: ModelPackage) -> None:
+    """Refuse a float network that returns several named tensors, before it becomes a graph.
+
+    Raises:
+        InputError: If it does; the message names them.
+        PackageError: If the weights do not fit the network.
+    """
+    import torch
+
+    from eagleray.models.network import ImageNetwork
+
+    network = ImageNetwork(package.build_module(), package.contract).eval()
+    with torch.inference_mode():
+        outputs = network(*_example_inputs(package))
+    if not isinstance(outputs, torch.Tensor):
+        raise InputError(
+            f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
+            "exports and quantized models have one; serve it as it is by `eagleray serve`."
+        )
+
+
+def _example_inputs(package: ModelPackage) -> tuple[Tensor, ...]:
+    import torch
+
+    images = torch.zeros((2, *package.contract.shape), dtype=torch.uint8)
+    if not package.attributes:
+        return (images,)
+    return images, torch.zeros(2, num_features(package.attributes))
 
 
 def _make_contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -37,7 +37,14 @@ from eagleray.tasks import Multiclass
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LoadedModel", "find_version", "load_model", "load_parent", "verify_model"]
+__all__ = [
+    "LoadedModel",
+    "find_version",
+    "load_model",
+    "load_parent",
+    "require_version",
+    "verify_model",
+]
 
 RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
 
@@ -153,15 +160,37 @@ def find_version(reference: str, registry: Registry) -> ModelVersion | None:
     return None
 
 
+def require_version(reference: str, registry: Registry) -> ModelVersion:
+    """Return the version of NAME@ALIAS or NAME/VERSION.
+
+    Raises:
+        UnknownNameError: If there is no such model, version or alias.
+        InputError: If the reference is neither; the message says what to write.
+    """
+    found = find_version(reference, registry)
+    if found is not None:
+        return found
+    if reference in registry.names():
+        raise _which_version(reference)
+    raise InputError(
+        f"{reference!r} is not a registered version; write NAME@ALIAS or NAME/VERSION, and "
+        "register a package first by `eagleray models register`."
+    )
+
+
+def _which_version(name: str) -> InputError:
+    return InputError(
+        f"Which version of {name!r}? Write {name}@ALIAS or {name}/NUMBER; "
+        f"`eagleray models list {name}` shows them."
+    )
+
+
 def _unknown_reference(reference: str, settings: Settings) -> InputError | UnknownNameError:
     if reference.startswith(("./", "../", "/")):
         return InputError(f"There is no folder {reference}; check the path.")
     names = Registry(settings).names()
     if reference in names:
-        return InputError(
-            f"Which version of {reference!r}? Write {reference}@ALIAS or {reference}/NUMBER; "
-            f"`eagleray models list {reference}` shows them."
-        )
+        return _which_version(reference)
     if reference in architecture_names():
         published = f", pretrained:{reference} with published ones" * has_published(reference)
         return InputError(

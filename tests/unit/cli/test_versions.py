@@ -100,7 +100,7 @@ def test_the_commands_that_only_look(registry: Registry, name: str, tmp_path: Pa
     assert "fair comparison" not in run("compare", f"{name}/1", f"{name}/2")  # on images that count
     told = run("compare", f"{name}/1", f"{name}/2", f"{name}/1")
     assert f"{name}/2 - {name}/1" in told
-    assert "is not a version" in run("compare", f"{name}/1", name, code=2)
+    assert f"Which version of '{name}'?" in run("compare", f"{name}/1", name, code=2)
     origin = json.loads(run("lineage", f"{name}/1", "--json"))
     assert (origin["run"], origin["mlflow_run"]) == (f"register {name}", first.run_id)
     assert first.run_id is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 from eagleray.compression.job import QuantizeSummary, run_quantization
 from eagleray.compression.prepare import open_quantization
@@ -17,7 +18,7 @@ from eagleray.core.errors import InputError, PackageError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
-from eagleray.models.package import read_package, write_package
+from eagleray.models.package import ModelPackage, read_package, write_package
 from eagleray.registry.promotion import promote
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multilabel, Regression, Task
@@ -198,8 +199,23 @@ def test_too_few_readable_images_are_refused_and_nothing_is_registered(
     assert len(registry.versions("digits")) == before
     with pytest.raises(InputError, match="num_images"):
         QuantizeSpec.make({"model": "digits/1", "num_images": 31})
-    with pytest.raises(InputError, match="is not a version"):
+    with pytest.raises(InputError, match="is not a registered version; write NAME@ALIAS or"):
         quantize(registry, "random:resnet18")
+    with pytest.raises(InputError, match="Which version of 'digits'"):
+        quantize(registry, "digits")
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"boxes": images.mean((2, 3)), "scores": images.mean((1, 2, 3))}
+
+
+def test_a_network_with_several_outputs_is_refused_before_an_image_is_read(
+    registry: Registry, parent: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelPackage, "build_module", lambda _: TwoOutputs())
+    with pytest.raises(InputError, match=r"'digits' has several outputs \(boxes, scores\), and"):
+        open_quantization(QuantizeSpec(model=parent.reference), registry.settings)
 
 
 def test_calibration_takes_training_images_in_an_order_of_their_own(
