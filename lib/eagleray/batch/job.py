@@ -133,10 +133,10 @@ def open_job(
     storage.use_s3(request.s3)
     package = model.package
     require_importable(package.manifest.architecture.name)
-    if request.engine != "auto":
+    if request.engine != "auto" or package.manifest.quantization is not None:
         from eagleray.inference.choice import require_engine
 
-        require_engine(request.engine, package.manifest)
+        require_engine(request.engine, package.manifest, precision=request.precision)
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

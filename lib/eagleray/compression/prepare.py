@@ -14,6 +14,7 @@ from eagleray.core.settings import Settings
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import SPLIT_NAMES
 from eagleray.data.split_file import read_named_split
+from eagleray.inference.choice import require_engine
 from eagleray.io import storage
 from eagleray.models.graph import require_one_output
 from eagleray.models.package import ModelPackage
@@ -62,11 +63,12 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
 
     Raises:
         UserError: If the version is unknown, quantized already or has several outputs, or there are
-            no images to calibrate on; the message says how to fix it.
+            no images to calibrate on, or OpenVINO is not installed; the message says how to fix it.
     """
     storage.use_s3(spec.s3)
     if spec.alias is not None:
         require_alias(spec.alias)
+    require_engine("openvino", device="cpu")
     registry = Registry(settings)
     parent = require_version(spec.model, registry)
     if registry.manifest(parent).quantization is not None:

@@ -133,7 +133,10 @@ class MeasuredSpeeds(BaseModel):
 
 
 def require_engine(
-    engine: str, manifest: ModelManifest | None = None, device: str | None = None
+    engine: str,
+    manifest: ModelManifest | None = None,
+    device: str | None = None,
+    precision: Precision = "auto",
 ) -> None:
     """Refuse an engine that is unknown or cannot run a model, before anything is loaded.
 
@@ -141,12 +144,16 @@ def require_engine(
         engine: Name of the engine, or `auto`.
         manifest: Manifest of the model package; None if the model is not known yet.
         device: The device; None if it is not known yet.
+        precision: Precision that the model is to run in.
 
     Raises:
         UnknownNameError: If there is no such engine.
-        InputError: If it, or for `auto` every engine, cannot run the model on the device.
+        InputError: If it, or for `auto` every engine, cannot run the model on the device, or the
+            model is quantized to another precision.
     """
     _usable_engines(engine, manifest, device)
+    if manifest is not None:
+        _quantized_precision(manifest, precision)
 
 
 def choose(
@@ -249,19 +256,31 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
 def _precisions(
     package: ModelPackage, plan: ExecutionPlan, request: EngineRequest
 ) -> list[NetworkPrecision]:
-    quantization = package.manifest.quantization
-    if quantization is not None:
-        if request.precision not in (AUTO, quantization.precision):
-            raise InputError(
-                f"Model {package.manifest.name!r} is quantized to {quantization.precision} and "
-                f"cannot run in {request.precision}; use the version that it was made from."
-            )
-        return [quantization.precision]
+    quantized = _quantized_precision(package.manifest, request.precision)
+    if quantized is not None:
+        return [quantized]
     if request.precision != "auto":
         return [request.precision]
     if plan.device != "cpu":
         return [plan.precision]
     return ["float32", "bfloat16"] if has_bfloat16(plan.device) else ["float32"]
+
+
+def _quantized_precision(manifest: ModelManifest, precision: Precision) -> NetworkPrecision | None:
+    """Return the precision of a quantized model; None for a float model.
+
+    Raises:
+        InputError: If the model is quantized, and another precision is asked for.
+    """
+    quantization = manifest.quantization
+    if quantization is None:
+        return None
+    if precision not in (AUTO, quantization.precision):
+        raise InputError(
+            f"Model {manifest.name!r} is quantized to {quantization.precision} and cannot run in "
+            f"{precision}; use the version that it was made from."
+        )
+    return quantization.precision
 
 
 def _groups(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:

@@ -239,6 +239,9 @@ def test_an_engine_that_runs_no_quantized_models_is_refused_before_a_job() -> No
         require_engine("eager", manifest)
     with pytest.raises(InputError, match="is quantized, and the engine openvino runs on CPUs only"):
         require_engine("auto", manifest, "cuda")
+    require_engine("auto", manifest, precision="auto")
+    with pytest.raises(InputError, match="is quantized to int8 and cannot run in float32; use the"):
+        require_engine("auto", manifest, precision="float32")
     with pytest.raises(UnknownNameError, match=r"named 'bogus'\. Use auto, eager or openvino\."):
         require_engine("bogus")
 
