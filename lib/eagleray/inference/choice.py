@@ -27,10 +27,11 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from eagleray.core.errors import InputError
 from eagleray.core.types import NetworkPrecision, Precision
 from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import ENGINES, Engine, Run, UnsupportedNetworkError, zero_inputs
+from eagleray.inference.engine import ENGINES, Engine, Run, UnsupportedNetworkError
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
 from eagleray.io.lock import lock_if_writable
+from eagleray.models.graph import zero_inputs
 from eagleray.models.package import ModelManifest, ModelPackage
 
 __all__ = [

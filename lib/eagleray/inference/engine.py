@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from eagleray.core.errors import InputError
 from eagleray.core.extensions import Extensions
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.models.attributes import num_features
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
 
@@ -30,7 +29,6 @@ __all__ = [
     "UnsupportedNetworkError",
     "make_network",
     "with_num_threads",
-    "zero_inputs",
 ]
 
 Run = Callable[..., Tensor]
@@ -98,11 +96,3 @@ def with_num_threads(run: Run, plan: ExecutionPlan) -> Run:
         return run(*inputs)
 
     return run_with_threads
-
-
-def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
-    """Return the inputs of a forward pass, all zeros: images, and attributes if there are any."""
-    images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
-    if not package.attributes:
-        return (images,)
-    return images, torch.zeros(batch_size, num_features(package.attributes))

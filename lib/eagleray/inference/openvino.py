@@ -27,14 +27,9 @@ from torch import Tensor
 
 from eagleray.core.errors import InputError, PackageError
 from eagleray.core.system import num_usable_cores
-from eagleray.inference.engine import (
-    ENGINES,
-    Run,
-    UnsupportedNetworkError,
-    make_network,
-    zero_inputs,
-)
+from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, make_network
 from eagleray.inference.plan import ExecutionPlan
+from eagleray.models.graph import zero_inputs
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["OpenVinoEngine", "import_openvino"]

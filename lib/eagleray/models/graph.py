@@ -29,6 +29,7 @@ __all__ = [
     "check_graph",
     "export_graph",
     "require_one_output",
+    "zero_inputs",
 ]
 
 IMAGES_INPUT = "images"
@@ -56,7 +57,7 @@ def export_graph(package: ModelPackage) -> bytes:
     module = package.build_module()
     module.register_forward_pre_hook(_make_contiguous)
     network = ImageNetwork(module, package.contract).eval()
-    inputs = _example_inputs(package)
+    inputs = zero_inputs(package, 2)
     names = [IMAGES_INPUT, ATTRIBUTES_INPUT][: len(inputs)]
     batch = torch.export.Dim("batch", min=1)
     try:
@@ -95,7 +96,7 @@ def require_one_output(package: ModelPackage) -> None:
 
     network = ImageNetwork(package.build_module(), package.contract).eval()
     with torch.inference_mode():
-        outputs = network(*_example_inputs(package))
+        outputs = network(*zero_inputs(package, 1))
     if not isinstance(outputs, torch.Tensor):
         raise InputError(
             f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
@@ -103,13 +104,14 @@ def require_one_output(package: ModelPackage) -> None:
         )
 
 
-def _example_inputs(package: ModelPackage) -> tuple[Tensor, ...]:
+def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
+    """Return the inputs of a forward pass, all zeros: images, and attributes if there are any."""
     import torch
 
-    images = torch.zeros((2, *package.contract.shape), dtype=torch.uint8)
+    images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
     if not package.attributes:
         return (images,)
-    return images, torch.zeros(2, num_features(package.attributes))
+    return images, torch.zeros(batch_size, num_features(package.attributes))
 
 
 def _make_contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -120,6 +120,13 @@ def test_the_package_is_read_back_verified_and_predicts_like_its_parent(
     assert "int8" in Predictor(package).engine
 
 
+def test_it_runs_on_the_cpu_of_a_machine_with_a_gpu(
+    quantized: QuantizeSummary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Predictor(quantized.package).plan.device == "cpu"
+
+
 def test_it_is_neither_trained_from_nor_quantized_again(
     registry: Registry, quantized: QuantizeSummary
 ) -> None:
