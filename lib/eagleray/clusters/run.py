@@ -10,9 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import Final
-
-from eagleray import __version__
 
 __all__ = ["OUTPUT_MARK", "VARIABLE", "main"]
 
@@ -27,9 +26,9 @@ _USER_ERROR: Final = 2  # `ExitCode.USER`
 def main() -> int:
     """Run the command of the environment, and return its exit code."""
     submission = json.loads(os.environ.pop(VARIABLE))
-    if submission["version"] != __version__:
+    if submission["version"] != (ours := version("eagleray")):
         sys.stderr.write(
-            f"error: The cluster has Eagleray {__version__} and the submitter "
+            f"error: The cluster has Eagleray {ours} and the submitter "
             f"{submission['version']}; install the cluster's version.\n"
         )
         return _USER_ERROR

@@ -6,12 +6,13 @@ The words of the command travel as a list, never through a shell.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Final
 
-from eagleray import __version__
 from eagleray.clusters.job_server import JobServer, SubmittedJob
 from eagleray.clusters.profiles import ClusterProfile
 from eagleray.clusters.run import OUTPUT_MARK, VARIABLE
@@ -28,6 +29,8 @@ __all__ = ["Submission", "connect", "print_until_end", "resubmit", "submit"]
 
 _ENTRY_POINT: Final = "exec python -P -m eagleray.clusters.run"
 _METADATA: Final = "eagleray"
+_OF_RAY: Final = re.compile(r"\S+ \S+\tINFO job_manager\.py|Running entrypoint for job ")
+"""Begins the lines that the job server itself writes into a job's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def submit(
     local = find_local_inputs(parameters)
     package = _upload(server, local) if local.files else ""
     replaced = tuple(replace_words(words, local.names))
-    _start(server, Submission(program, replaced, __version__, user, package), name)
+    _start(server, Submission(program, replaced, version("eagleray"), user, package), name)
 
 
 def resubmit(server: JobServer, job: SubmittedJob, *, name: str) -> None:
@@ -130,6 +133,8 @@ def print_until_end(server: JobServer, name: str) -> int:
     """Print what a job prints, on the stream that it prints it on; return its exit code."""
     for text in server.follow(name):
         for line in text.splitlines(keepends=True):
+            if _OF_RAY.match(line):
+                continue
             stream = sys.stdout if line.startswith(OUTPUT_MARK) else sys.stderr
             stream.write(line.removeprefix(OUTPUT_MARK))
         sys.stdout.flush()
