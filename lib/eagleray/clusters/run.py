@@ -34,8 +34,8 @@ def main() -> int:
         return _USER_ERROR
     # Ray may have put the address of its job server here, and its own is another one.
     environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "auto")}
-    module = f"eagleray.jobs.{submission['program']}"
-    command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *submission["words"]]
+    program, words = submission["program"], submission["words"]
+    command = [sys.executable, "-P", "-m", "eagleray", program, *words]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -74,9 +74,7 @@ def connect(profile: ClusterProfile) -> JobServer:
     """
     assert profile.url is not None
     server = JobServer(profile.url, profile.token())
-    import ray._version
-
-    theirs, ours = server.ray_version(), ray._version.version
+    theirs, ours = server.ray_version(), version("ray")
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         raise UserError(
             f"The cluster at {profile.address} runs Ray {theirs} and this machine has {ours}; "
