@@ -23,7 +23,12 @@ __all__ = [
 AliasOption = Annotated[str, typer.Option("--alias", help="Alias that points to the version.")]
 ClusterOption = Annotated[
     str | None,
-    typer.Option("--cluster", help="Ray cluster to run on; default: a Ray of its own."),
+    typer.Option(
+        "--cluster",
+        help="Ray cluster to run on: a name (`eagleray cluster add`) or an address; default: the "
+        "cluster in use, else a Ray of its own. On a cluster that is reached from outside, "
+        "--detach returns once the job is submitted.",
+    ),
 ]
 ForceOption = Annotated[
     bool,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
+from eagleray.core.cluster_address import require_cluster_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
-from eagleray.core.ray_session import Cluster, ray_session, require_cluster_address
+from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""`eagleray jobs …`: lists, shows and cancels prediction and packing jobs."""
+"""`eagleray jobs …`: lists, shows and cancels jobs, of this home or of a cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import typer
 
 from eagleray.cli.common import JsonOption
 from eagleray.cli.console import Console, command_errors
+from eagleray.cli.options import REQUIRED
+from eagleray.cli.submitted import (
+    attach_submitted,
+    cancel_submitted,
+    list_submitted,
+    print_logs,
+    retry_submitted,
+    show_submitted,
+)
 from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 
@@ -17,11 +26,12 @@ if TYPE_CHECKING:  # help must answer at once
 __all__ = ["jobs_app"]
 
 jobs_app = typer.Typer(
-    help="Prediction and packing jobs: list, show, report, cancel.\n\n"
+    help="Jobs of this home, or with --cluster of a cluster: list, show, cancel.\n\n"
     "eagleray jobs list\n\n"
     "eagleray jobs show 3f9c\n\n"
     "eagleray jobs report results/\n\n"
-    "eagleray jobs cancel 3f9c",
+    "eagleray jobs cancel 3f9c\n\n"
+    "eagleray jobs attach predict-3f9c2a71 --cluster gpus",
     no_args_is_help=True,
 )
 
@@ -31,13 +41,25 @@ JobName = Annotated[
 ]
 
 
+OnCluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Cluster that it was submitted to; default: this home folder."),
+]
+ItsCluster = Annotated[
+    str, typer.Option("--cluster", help=f"Cluster that it was submitted to.{REQUIRED}")
+]
+
+
 @jobs_app.command("list")
-def list_all(json_output: JsonOption = False) -> None:
+def list_all(cluster: OnCluster = None, json_output: JsonOption = False) -> None:
     """List the jobs that were started from this home folder, newest first."""
     from eagleray.sharded.history import list_jobs
 
     with command_errors():
         console = Console(json_output=json_output)
+        if cluster is not None:
+            list_submitted(cluster, console)
+            return
         jobs = list_jobs(_settings())
         if json_output:
             console.emit([_facts(job) for job in jobs])
@@ -65,10 +87,13 @@ def list_all(json_output: JsonOption = False) -> None:
 
 
 @jobs_app.command("show")
-def show_job(name: JobName, json_output: JsonOption = False) -> None:
+def show_job(name: JobName, cluster: OnCluster = None, json_output: JsonOption = False) -> None:
     """Show the progress of a job, its plan, and its failures."""
     with command_errors():
         console = Console(json_output=json_output)
+        if cluster is not None:
+            show_submitted(cluster, name, console)
+            return
         job = _find(name)
         facts = _facts(job)
         if job.state == JobState.SUCCEEDED:
@@ -108,16 +133,42 @@ def open_report(name: JobName) -> None:
 
 
 @jobs_app.command("cancel")
-def cancel(name: JobName) -> None:
+def cancel(name: JobName, cluster: OnCluster = None) -> None:
     """Ask a running job to stop; finished shards are kept, and its command resumes it."""
     from eagleray.sharded.history import cancel_job
 
     with command_errors():
+        if cluster is not None:
+            cancel_submitted(cluster, name, Console())
+            return
         job = _find(name)
         cancel_job(job)
         Console().say(
             f"Job {job.job_id} is asked to stop; finished shards are kept. Its command resumes it."
         )
+
+
+@jobs_app.command("logs")
+def logs(name: JobName, cluster: ItsCluster) -> None:
+    """Print what a job on a cluster has printed so far."""
+    with command_errors():
+        print_logs(cluster, name, Console())
+
+
+@jobs_app.command("attach")
+def attach(name: JobName, cluster: ItsCluster) -> None:
+    """Show a job on a cluster until it ends, from its beginning; Ctrl-C leaves it running."""
+    with command_errors():
+        code = attach_submitted(cluster, name)
+    raise typer.Exit(code)
+
+
+@jobs_app.command("retry")
+def retry(name: JobName, cluster: ItsCluster) -> None:
+    """Submit the command of a job that has ended once more; what is finished is kept."""
+    with command_errors():
+        code = retry_submitted(cluster, name, Console())
+    raise typer.Exit(code)
 
 
 def _find(name: str) -> JobStatus:

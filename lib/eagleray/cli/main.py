@@ -15,9 +15,11 @@ import typer
 
 import eagleray
 from eagleray.cli.apps import apps_app
+from eagleray.cli.cluster import cluster_app
 from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
+from eagleray.cli.remote import run_on_cluster
 from eagleray.core.errors import UserError
 from eagleray.core.file_names import escape_file_name
 
@@ -38,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(apps_app, name="apps")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 
@@ -69,6 +72,7 @@ def _launch(module: str, arguments: list[str]) -> None:
     """Become the program: signals, terminal and exit code are then its own."""
     with command_errors():
         _require_program(module)
+        arguments = run_on_cluster(module, arguments)
     # -P: no file of the user's folder is taken for a module of a program.
     command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *arguments]
     sys.stdout.flush()

@@ -21,7 +21,7 @@ import psutil
 
 from eagleray.core import orphans
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
-from eagleray.core.errors import InputError, JobFailedError, UserError
+from eagleray.core.errors import JobFailedError, UserError
 from eagleray.core.ray_errors import first_line
 from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
@@ -36,7 +36,7 @@ from eagleray.core.ray_private import (
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 
-__all__ = ["BATCH_SLOT", "Cluster", "ray_session", "require_cluster_address"]
+__all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
 
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
@@ -67,19 +67,6 @@ class Cluster:
     def cpus_per_node(self) -> int:
         """Number of CPU cores of a node, on average."""
         return max(1, self.num_cpus // max(1, self.num_nodes))
-
-
-def require_cluster_address(address: str) -> None:
-    """Refuse the address of a Ray Client server or of a Jobs API, over which no job can run.
-
-    Raises:
-        InputError: If it is a URL.
-    """
-    if "://" in address:
-        raise InputError(
-            f"The address of the cluster, {address}, is a URL; Ray Client does not carry Ray Data. "
-            "Give HOST:PORT of the cluster's head, or run the command there with --cluster auto."
-        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Clusters that commands are submitted to from outside: addresses, profiles, submitted jobs."""

@@ -1,0 +1,83 @@
+"""A Ray cluster's head, as an operator starts one: with a token, on loopback."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from eagleray.core.system import free_port
+
+_SECONDS_TO_START = 120
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head.
+
+    Attributes:
+        address: Address of its job server, as `--cluster` takes it.
+        token_file: File of its token.
+    """
+
+    address: str
+    token_file: Path
+
+
+@pytest.fixture(scope="session")
+def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Start a head that reaches the S3 server; stop it and all that it started."""
+    folder = tmp_path_factory.mktemp("head")
+    token = secrets.token_hex(32)
+    token_file = folder / "token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(token)
+    port = free_port()
+    programs = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "EAGLERAY_HOME": str(folder / "home"),
+    }
+    command = [str(programs / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address", "127.0.0.1", "--port", str(free_port())]
+    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port)]
+    command += ["--dashboard-agent-listen-port", str(free_port()), "--num-cpus", "2"]
+    command += ["--temp-dir", f"/tmp/ray-{secrets.token_hex(3)}"]  # sockets have short paths
+    with (
+        (folder / "head.log").open("w") as log,
+        subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        ) as process,
+    ):
+        try:
+            _wait_until_ready(f"http://127.0.0.1:{port}", token, process)
+            yield Head(f"ray-jobs+http://127.0.0.1:{port}", token_file)
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _wait_until_ready(url: str, token: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _SECONDS_TO_START
+    headers = {"Authorization": f"Bearer {token}"}
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the head ended while it started"
+        try:
+            if httpx.get(f"{url}/api/jobs/", headers=headers).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError("the head does not answer")
