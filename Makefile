@@ -7,9 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
 DATA ?=
+MODEL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +82,9 @@ bench-learning: setup  ## What training learns, by workers and from a parent: DA
 
 bench-compression: setup  ## What distillation and pruning cost and bring: DATA=folder.
 	$(BIN)/python -m tests.bench.compression --data $(DATA)
+
+bench-video: setup  ## Classify a video frame by frame: PHOTOS=folder MODEL=NAME@ALIAS.
+	$(BIN)/python -m tests.bench.video --photos $(PHOTOS) --model $(MODEL)
 
 bench-serve: setup  ## Time the service against LitServe, FastAPI and Ray Serve: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.serve --photos $(PHOTOS)

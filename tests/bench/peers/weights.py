@@ -69,8 +69,10 @@ def write_weights(
     random = load_model(f"random:{network}").package
     module = random.build_module()
     with torch.no_grad():
-        logits = _logits(module, photos, network)
         weight, bias = list(module.parameters())[-2:]
+        if not weight.any():  # vision transformers begin with a last layer of zeros
+            nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(0))
+        logits = _logits(module, photos, network)
         bias.sub_(logits.mean(dim=0))
         if spread is not None:
             for parameter in (weight, bias):
