@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import typer
 
 from eagleray.cli.console import open_streams, quiet_terminal
-from eagleray.core.cluster_address import require_cluster_address
+from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
 from eagleray.core.ray_session import Cluster, ray_session
@@ -70,7 +70,7 @@ def job_settings(*, cluster: str | None = None) -> Settings:
     if address is None:
         ray_temporary_folder()
     else:
-        require_cluster_address(address)
+        require_node_address(address)
     return settings
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from eagleray.core.errors import InputError
 
-__all__ = ["job_server_url", "require_cluster_address"]
+__all__ = ["job_server_url", "require_cluster_address", "require_node_address"]
 
 _PREFIX = "ray-jobs+"
 _PORTS = {"http": 8265, "https": 443}
@@ -37,6 +37,20 @@ def require_cluster_address(address: str) -> None:
         }
         reason = reasons.get(scheme, f"there is no scheme {scheme}")
         raise InputError(f"The address of the cluster is {address}, and {reason}; {_FORMS}.")
+
+
+def require_node_address(address: str) -> None:
+    """Refuse an address that a process cannot join as a part of the cluster.
+
+    Raises:
+        InputError: With the forms that there are.
+    """
+    require_cluster_address(address)
+    if job_server_url(address) is not None:
+        raise InputError(
+            f"{address} takes commands and no processes; run `eagleray COMMAND … --cluster "
+            f"{address}`, or join the cluster on one of its nodes by `auto`."
+        )
 
 
 def job_server_url(address: str) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from eagleray.core import orphans
+from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import JobFailedError, UserError
 from eagleray.core.ray_errors import first_line
@@ -97,6 +98,8 @@ def ray_session(
         JobFailedError: If Ray does not start on this machine.
     """
     address = address or settings.ray_address
+    if address is not None:
+        require_node_address(address)
     set_user_variables(settings.home_folder)
     was_initialized = _is_initialized()
     starts_own = address is None and not was_initialized

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from eagleray.core.cluster_address import job_server_url, require_cluster_address
+from eagleray.core.cluster_address import (
+    job_server_url,
+    require_cluster_address,
+    require_node_address,
+)
 from eagleray.core.errors import InputError
 
 
@@ -45,6 +49,12 @@ def test_everything_else_is_refused_in_a_sentence(address: str, fault: str) -> N
         require_cluster_address(address)
     assert fault in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_a_process_joins_no_job_server() -> None:
+    require_node_address("head:6379")
+    with pytest.raises(InputError, match=r"takes commands and no processes; run `eagleray"):
+        require_node_address("ray-jobs+https://head")
 
 
 def test_plain_http_is_refused_with_the_tunnel_that_helps() -> None:

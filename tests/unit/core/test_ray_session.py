@@ -48,7 +48,7 @@ def test_an_address_of_ray_client_is_refused_in_one_sentence(tmp_path: Path) -> 
         cwd=tmp_path,
     )
     assert run.returncode == ExitCode.USER, run.stderr
-    assert "ray://head:10001, is a URL; Ray Client does not carry Ray Data" in " ".join(
+    assert "is ray://head:10001, and Ray Client does not carry Ray Data" in " ".join(
         run.stderr.split()
     )
     assert not (tmp_path / "packed").exists()
