@@ -80,7 +80,7 @@ def follow_job(server: JobServer, name: str, *, cluster: str) -> int:
     try:
         return print_until_end(server, name)
     except KeyboardInterrupt:
-        Console(json_output=True).note(
+        Console(json_output=True).announce(
             f"Job {name} goes on without this terminal: `eagleray jobs attach {name} --cluster "
             f"{cluster}` shows it, `eagleray jobs cancel {name} --cluster {cluster}` ends it."
         )
@@ -99,7 +99,7 @@ def _submit(profile: ClusterProfile, module: str, program: str, words: list[str]
     name = new_job_name(program)
     submit(server, program, words, parameters, user=settings.actor, name=name)
     console = Console(json_output=True)  # standard output is the job's
-    console.note(f"Job {name} is submitted to {profile.address}.")
+    console.announce(f"Job {name} is submitted to {profile.address}.")
     if detached:
         raise SystemExit(ExitCode.OK)
     raise SystemExit(follow_job(server, name, cluster=profile.address))

@@ -89,7 +89,7 @@ def retry_submitted(cluster: str, name: str, console: Console) -> int:
     job = _find(server, name)
     again = new_job_name(job.name.rpartition("-")[0])
     resubmit(server, job, name=again)
-    console.note(f"Job {again} is submitted, with the command of {job.name}.")
+    console.announce(f"Job {again} is submitted, with the command of {job.name}.")
     return follow_job(server, again, cluster=cluster)
 
 
