@@ -106,6 +106,7 @@ def test_no_pod_has_privileges(overlay: str) -> None:
             assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], pod.where
     for options in _autoscalers(objects):
         _require_hardened(options["securityContext"], "autoscaler")
+        assert {"name": "tmp", "mountPath": "/tmp"} in options["volumeMounts"]
 
 
 def _require_hardened(context: dict[str, Any], where: str) -> None:
