@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 DATA ?=
 MODEL ?=
+KUBERAY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +39,9 @@ test-long: setup  ## Run the tests that take a minute or more each.
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable
 
+test-cluster: setup  ## Check image, manifests and cluster files: KUBERAY=folder of KubeRay's schemas.
+	EAGLERAY_KUBERAY_SCHEMAS=$(KUBERAY) $(BIN)/python -m pytest tests/cluster
+
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,6 +55,12 @@ lock: setup  ## Resolve the newest versions into requirements.lock.
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --upgrade --quiet --output-file requirements.lock
+
+lock-cpu: setup  ## The same versions without CUDA, for the CPU image; needs PyTorch's own index.
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
+	  --constraint requirements.lock --torch-backend cpu \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --quiet --output-file requirements-cpu.lock
 
 docs: setup  ## Write the pages that are generated from the code.
 	$(BIN)/python -m eagleray.cli.reference docs/commands.md

@@ -78,15 +78,24 @@ class ImageServer:
         await self._servers.stop()
 
 
-def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> Application:
+def build(
+    config: ServiceConfig,
+    access: Access,
+    gateway: GatewayAddress,
+    *,
+    reserved_cores: int | None = None,
+) -> Application:
     """Build the application.
 
     Args:
         config: The configuration of the service.
         access: The access policy.
         gateway: Address of the gateway, where replicas join.
+        reserved_cores: Number of cores that Ray reserves for each replica, on whichever node has
+            them. None divides the cores of this machine among the replicas, and batch jobs, which
+            Ray schedules by cores, share them.
     """
-    num_cores = max(1, num_usable_cores() // config.replicas)
+    num_cores = reserved_cores or max(1, num_usable_cores() // config.replicas)
     deployment = serve.deployment(
         ImageServer,
         name="ImageServer",
@@ -95,8 +104,7 @@ def build(config: ServiceConfig, access: Access, gateway: GatewayAddress) -> App
         graceful_shutdown_timeout_s=_SHUTDOWN_SECONDS,
         health_check_period_s=2,
         ray_actor_options={
-            # Batch jobs, which Ray schedules by cores, share the cores with the replicas.
-            "num_cpus": 0 if config.gpus_per_replica == 0 else 1,
+            "num_cpus": reserved_cores or (0 if config.gpus_per_replica == 0 else 1),
             "num_gpus": config.gpus_per_replica,
         },
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from eagleray.core.errors import JobFailedError
+from eagleray.core.errors import InputError, JobFailedError
 from eagleray.serve.gateway.haproxy import HAProxy, HAProxyError, HAProxySettings, start_haproxy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.replicas import Replica, Replicas
@@ -63,14 +63,16 @@ class Gateway:
             waiting.cancel()
             return False
 
-    async def start(self, node_ip: str | None) -> GatewayAddress:
+    async def start(self, node_ip: str | None, join_port: int = 0) -> GatewayAddress:
         """Accept replicas and callers from now on.
 
         Args:
             node_ip: Address at which other machines reach this one; None if all replicas run on
                 this machine.
+            join_port: Port at which replicas on other machines join; 0 for any.
 
         Raises:
+            InputError: If replicas cannot join at this address.
             JobFailedError: If HAProxy does not start.
         """
         secret, folder = self._settings.secret, self._settings.folder
@@ -78,7 +80,13 @@ class Gateway:
             address = GatewayAddress(str(folder / "join.sock"), str(folder), secret)
             await asyncio.start_unix_server(self._replicas.serve, address.join)
         else:
-            server = await asyncio.start_server(self._replicas.serve, node_ip, 0)
+            try:
+                server = await asyncio.start_server(self._replicas.serve, node_ip, join_port)
+            except OSError as error:
+                raise InputError(
+                    f"Replicas cannot join at port {join_port} of {node_ip} "
+                    f"({error.strerror or error}); choose another --join-port."
+                ) from None
             port = server.sockets[0].getsockname()[1]
             address = GatewayAddress(f"{node_ip}:{port}", None, secret)
         try:
@@ -225,6 +233,7 @@ def running_gateway(
     *,
     on_fault: Callable[[str], None],
     node_ip: str | None = None,
+    join_port: int = 0,
 ) -> Iterator[tuple[Gateway, GatewayAddress]]:
     """Run the gateway while the block runs.
 
@@ -233,11 +242,13 @@ def running_gateway(
         on_fault: Called in another thread with a sentence about each fault of a part.
         node_ip: Address at which other machines reach this one; None if all replicas run on this
             machine.
+        join_port: Port at which replicas on other machines join; 0 for any.
 
     Yields:
         The gateway, and the address at which replicas join it.
 
     Raises:
+        InputError: If replicas cannot join at this address.
         JobFailedError: If HAProxy does not start.
     """
     settings.log.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +261,7 @@ def running_gateway(
         return asyncio.run_coroutine_threadsafe(coroutine, gateway.loop).result()
 
     try:
-        yield gateway, run(gateway.start(node_ip))
+        yield gateway, run(gateway.start(node_ip, join_port))
     finally:
         run(gateway.stop())
         gateway.loop.call_soon_threadsafe(gateway.loop.stop)

@@ -12,9 +12,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from eagleray.core.errors import InputError
+from eagleray.core.settings import Settings
 from eagleray.serve.http.normalize import Message, Receive, Scope, Send
 
-__all__ = ["CALLER", "SECRET", "GatewayAddress", "Membership", "RequireGateway", "is_from_gateway"]
+__all__ = [
+    "CALLER",
+    "SECRET",
+    "GatewayAddress",
+    "Membership",
+    "RequireGateway",
+    "is_from_gateway",
+    "require_gateway_secret",
+]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +66,20 @@ class GatewayAddress:
             return await asyncio.open_unix_connection(self.join)
         host, _, port = self.join.rpartition(":")
         return await asyncio.open_connection(host, int(port))
+
+
+def require_gateway_secret(settings: Settings) -> str:
+    """Return the secret that the gateway and its replicas share.
+
+    Raises:
+        InputError: If it is not set.
+    """
+    if settings.gateway_secret is None:
+        raise InputError(
+            "EAGLERAY_GATEWAY_SECRET is not set; give the gateway and the nodes of the cluster the "
+            "same random value, such as that of `openssl rand -hex 32`."
+        )
+    return settings.gateway_secret
 
 
 class Membership:

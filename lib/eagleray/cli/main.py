@@ -53,7 +53,7 @@ _PASS_EVERYTHING_ON = {
 PROGRAMS = {
     name: f"eagleray.jobs.{name}"
     for name in ("inspect", "train", "tune", "evaluate", "predict", "pack", "demo")
-} | {"serve": "eagleray.serve.run"}
+} | {"serve": "eagleray.serve.run", "gateway": "eagleray.serve.gateway.run"}
 """The module of each command that is a program of its own."""
 
 _SUMMARIES = {
@@ -65,6 +65,7 @@ _SUMMARIES = {
     "pack": "Pack many small files into few large ones, with a manifest.",
     "demo": "See it work: digits, good and broken, from training to the service.",
     "serve": "Answer requests for registered models: HTTP, gRPC and a page.",
+    "gateway": "Receive the requests of a service whose replicas a cluster declares.",
 }
 
 

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
         default=None,
         description="Ray cluster to join. Default: a local Ray on this machine.",
     )
+    gateway_secret: str | None = Field(
+        default=None,
+        repr=False,
+        exclude=True,  # no job of a caller needs it
+        pattern=r"^[A-Za-z0-9_-]{32,256}$",
+        description="Secret that `eagleray gateway` and the replicas on a cluster share.",
+    )
     extensions: str = Field(
         default="",
         description="Modules of your own code that commands may import, such as "

@@ -11,11 +11,22 @@ from pathlib import Path
 __all__ = ["cpu_model", "free_port", "num_usable_cores", "set_niceness"]
 
 
-def num_usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # respects the limits of a container or job
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def num_usable_cores(quota: Path = _CGROUP_QUOTA) -> int:
+    """Return the number of cores that this process may use, at least 1.
+
+    Args:
+        quota: File with the CPU time of the container, as control groups (version 2) write it; a
+            pod with a limit of four CPUs may run on every core of its node, but not all the time.
+    """
+    # Schedulers of jobs pin their processes to cores; containers have a quota.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(OSError, ValueError):  # no quota is "max 100000"
+        microseconds, period = map(int, quota.read_text().split())
+        cores = min(cores or 1, max(1, microseconds // period))
+    return cores or 1
 
 
 @functools.cache

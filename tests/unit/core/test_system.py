@@ -1,0 +1,25 @@
+"""What a process may use of its machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eagleray.core.system import num_usable_cores
+
+
+@pytest.mark.parametrize("text", ["max 100000\n", "", "a b", "6400000 100000\n"])
+def test_without_a_lower_quota_all_cores_are_usable(tmp_path: Path, text: str) -> None:
+    quota = tmp_path / "cpu.max"
+    unlimited = num_usable_cores(quota)
+    assert unlimited >= 1
+    quota.write_text(text)
+    assert num_usable_cores(quota) == unlimited
+
+
+def test_a_container_uses_no_more_cores_than_its_quota_pays_for(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    for text in ("100000 100000\n", "199999 100000\n", "50000 100000\n"):
+        quota.write_text(text)
+        assert num_usable_cores(quota) == 1
