@@ -86,6 +86,15 @@ resource "aws_launch_template" "ray" {
     http_tokens                 = "required"
     http_put_response_hop_limit = 1
   }
+
+  dynamic "tag_specifications" {
+    for_each = ["instance", "volume"]
+
+    content {
+      resource_type = tag_specifications.value
+      tags          = { Environment = var.name }
+    }
+  }
 }
 
 resource "aws_iam_role" "ray" {
