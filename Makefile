@@ -9,7 +9,7 @@ PHOTOS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster wheel lint format lock docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,13 @@ test-long: setup  ## Run the tests that take a minute or more each.
 
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable
+
+test-cluster: setup  ## Check the deployments: manifests, Terraform, clusters of `ray up`.
+	$(BIN)/python -m pytest tests/cluster
+
+wheel: setup  ## Build the wheel, which clusters of `ray up` install, into dist.
+	rm -f dist/*.whl
+	$(BIN)/python -m hatchling build --directory dist --target wheel
 
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -2,16 +2,18 @@
 # Identity). Nodes have what they need to join and to pull the image, and no access to data.
 
 locals {
-  # Prefixes of the bucket that each workload reads, writes and deletes. `registry` is only added
-  # to: a registered package is immutable.
+  # Prefixes of the bucket that each workload reads, writes and deletes. The gateway of the service
+  # reaches no storage. MLflow's server keeps the packages, and deletes none: they are immutable.
   access = {
-    jobs   = { read = ["*"], write = ["outputs/*", "registry/*", "runs/*"], delete = ["outputs/*", "runs/*"] }
-    serve  = { read = ["inputs/*", "outputs/*", "registry/*"], write = ["outputs/*"], delete = ["outputs/*"] }
-    mlflow = { read = ["registry/*"], write = ["registry/*"], delete = [] }
+    ray-head   = { read = ["*"], write = ["outputs/*", "runs/*"], delete = ["outputs/*", "runs/*"] }
+    ray-worker = { read = ["*"], write = ["outputs/*", "runs/*"], delete = ["outputs/*", "runs/*"] }
+    jobs       = { read = ["*"], write = ["outputs/*"], delete = [] }
+    mlflow     = { read = ["artifacts/*"], write = ["artifacts/*"], delete = [] }
   }
 
+  # The service accounts of ../kubernetes, and those of the cluster's own parts.
   service_accounts = merge(
-    { for workload in keys(local.access) : workload => { namespace = var.workload_namespace, name = workload } },
+    { for workload in keys(local.access) : workload => { namespace = var.workload_namespace, name = "eagleray-${workload}" } },
     {
       cluster-autoscaler = { namespace = "kube-system", name = "cluster-autoscaler" }
       vpc-cni            = { namespace = "kube-system", name = "aws-node" }
@@ -50,7 +52,7 @@ data "aws_iam_policy_document" "pod_identity" {
 resource "aws_iam_role" "workload" {
   for_each = local.service_accounts
 
-  name               = "${var.name}-${each.key}"
+  name               = "${var.name}-pod-${each.key}"
   assume_role_policy = data.aws_iam_policy_document.pod_identity[each.key].json
 }
 

@@ -16,7 +16,7 @@ output "image_repository" {
 output "settings" {
   description = "Settings of Eagleray that this environment decides, as environment variables."
   value = {
-    EAGLERAY_ARTIFACT_ROOT = "s3://${aws_s3_bucket.data.bucket}/registry"
+    EAGLERAY_ARTIFACT_ROOT = "s3://${aws_s3_bucket.data.bucket}/artifacts"
     EAGLERAY_RUNS_ROOT     = "s3://${aws_s3_bucket.data.bucket}/runs"
     EAGLERAY_S3_REGION     = local.region
   }

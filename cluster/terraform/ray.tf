@@ -111,13 +111,23 @@ resource "aws_iam_instance_profile" "ray" {
   role = aws_iam_role.ray[each.key].name
 }
 
-# On these nodes jobs are not told apart: all have the access of a job.
+# There is no MLflow server before the bucket here: whoever trains registers packages in it.
+data "aws_iam_policy_document" "ray_bucket" {
+  source_policy_documents = [data.aws_iam_policy_document.bucket["ray-worker"].json]
+
+  statement {
+    sid       = "Register"
+    actions   = ["s3:PutObject"]
+    resources = ["${aws_s3_bucket.data.arn}/artifacts/*"]
+  }
+}
+
 resource "aws_iam_role_policy" "ray_bucket" {
   for_each = local.ray_roles
 
   name   = "bucket"
   role   = aws_iam_role.ray[each.key].id
-  policy = data.aws_iam_policy_document.bucket["jobs"].json
+  policy = data.aws_iam_policy_document.ray_bucket.json
 }
 
 data "aws_iam_policy_document" "ray_head" {

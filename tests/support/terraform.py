@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["STATES", "TerraformCopy", "copy_module"]
+__all__ = ["ENVIRONMENTS", "STATES", "TerraformCopy", "copy_module"]
 
 MODULE = Path(__file__).parents[2] / "cluster/terraform"
+ENVIRONMENTS = ("eagleray", "staging")
+"""The environments that are applied: that of `ray-cluster.yaml`, and another one."""
+
 STATES = "states"
 """Bucket of the states."""
 

@@ -190,7 +190,7 @@ run "roles_have_least_privilege" {
   command = apply
 
   assert {
-    condition     = toset(keys(aws_iam_role.workload)) == toset(["jobs", "serve", "mlflow", "cluster-autoscaler", "vpc-cni"])
+    condition     = toset(keys(aws_iam_role.workload)) == toset(["ray-head", "ray-worker", "jobs", "mlflow", "cluster-autoscaler", "vpc-cni"])
     error_message = "Each workload must have its own role."
   }
   # No statement allows every action, or every action of a service.
@@ -216,17 +216,17 @@ run "roles_have_least_privilege" {
   assert {
     condition = alltrue([
       for document in values(data.aws_iam_policy_document.bucket) : alltrue(flatten([
-        for statement in document.statement : [for resource in statement.resources : !strcontains(resource, "/registry/")] if statement.sid == "Delete"
+        for statement in document.statement : [for resource in statement.resources : !strcontains(resource, "/artifacts/")] if statement.sid == "Delete"
       ]))
     ])
-    error_message = "Nobody may delete registered packages."
+    error_message = "No pod may delete registered packages."
   }
   assert {
     condition = alltrue([
-      for statement in data.aws_iam_policy_document.bucket["serve"].statement :
-      statement.resources == toset(["${aws_s3_bucket.data.arn}/outputs/*"]) if contains(["Write", "Delete"], statement.sid)
+      for statement in data.aws_iam_policy_document.bucket["mlflow"].statement :
+      statement.resources == toset(["${aws_s3_bucket.data.arn}/artifacts/*"]) if contains(["Read", "Write"], statement.sid)
     ])
-    error_message = "The service must write results of its batches only."
+    error_message = "MLflow must reach packages only."
   }
   # A role is for one service account of one cluster.
   assert {
