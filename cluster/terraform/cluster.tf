@@ -39,7 +39,10 @@ resource "aws_eks_cluster" "this" {
     public_access_cidrs     = length(var.operator_cidrs) > 0 ? var.operator_cidrs : null
   }
 
-  depends_on = [aws_iam_role_policy_attachment.control_plane]
+  depends_on = [
+    aws_iam_role_policy_attachment.control_plane,
+    aws_iam_role_policy.secrets,
+  ]
 }
 
 # Add-ons that a node needs before it is ready.

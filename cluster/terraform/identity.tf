@@ -183,6 +183,20 @@ resource "aws_iam_role_policy_attachment" "control_plane" {
   policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKSClusterPolicy"
 }
 
+# Kubernetes' secrets are encrypted with the environment's key.
+data "aws_iam_policy_document" "secrets" {
+  statement {
+    actions   = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:ListGrants"]
+    resources = [aws_kms_key.this.arn]
+  }
+}
+
+resource "aws_iam_role_policy" "secrets" {
+  name   = "secrets"
+  role   = aws_iam_role.control_plane.id
+  policy = data.aws_iam_policy_document.secrets.json
+}
+
 resource "aws_iam_role" "node" {
   name               = "${var.name}-node"
   assume_role_policy = data.aws_iam_policy_document.assumed_by["ec2"].json
