@@ -1,4 +1,4 @@
-"""Fixtures of the tests of deployments: the Terraform module, and what it makes on moto's server."""
+"""Fixtures for deployments: the Terraform module, and what it makes on moto's server."""
 
 from __future__ import annotations
 

@@ -13,8 +13,6 @@ import boto3
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-
-from eagleray.core.ray_nodes import SpotFirstNodes
 from ray.autoscaler._private.aws.node_provider import make_ec2_resource
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.node_launch_exception import NodeLaunchException
@@ -22,6 +20,8 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from ray.autoscaler.v2.autoscaler import Autoscaler
 from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 from ray.core.generated import autoscaler_pb2 as wire
+
+from eagleray.core.ray_nodes import SpotFirstNodes
 
 ROOT = Path(__file__).parents[2]
 AWS = ROOT / "ray-cluster.yaml"
@@ -92,7 +92,7 @@ HEAD = {"node:__internal_head__": 1.0}  # by this the autoscaler knows the head'
 
 
 class ControlStore:
-    """What Ray's control store tells its autoscaler: EC2's nodes are Ray's, and work waits for them.
+    """What Ray's control store tells its autoscaler: EC2's nodes are Ray's, and tasks wait.
 
     `cpus` and `gpus` are what tasks of one CPU or one GPU need in all; a node takes 16, or one.
     """
@@ -172,9 +172,7 @@ class Cluster:
         self.ec2 = session.resource("ec2")
         self.nodes = SpotFirstNodes(self.config["provider"], name)
         head = copy.deepcopy(self.config["available_node_types"]["head"]["node_config"])
-        self.nodes.create_node(
-            head, {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}, 1
-        )
+        self.nodes.create_node(head, {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}, 1)
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(self.config))
         self.store = ControlStore(self.ec2, name)

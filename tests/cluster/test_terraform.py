@@ -35,9 +35,7 @@ def test_an_environment_has_to_be_named(module: TerraformCopy) -> None:
 def test_a_second_environment_is_the_same_under_another_name(aws: boto3.Session) -> None:
     found = []
     for name in ENVIRONMENTS:
-        state = aws.client("s3").get_object(
-            Bucket=STATES, Key=f"eagleray/{name}/terraform.tfstate"
-        )
+        state = aws.client("s3").get_object(Bucket=STATES, Key=f"eagleray/{name}/terraform.tfstate")
         resources = json.loads(state["Body"].read())["resources"]
         found.append({f"{x['type']}.{x['name']}": len(x["instances"]) for x in resources})
     assert found[0] == found[1]
@@ -68,12 +66,16 @@ def test_only_operators_reach_nodes_and_only_by_ssh(aws: boto3.Session, name: st
     outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"]]
     assert [(rule["FromPort"], rule["ToPort"]) for rule in outside] == [(22, 22)]
     assert [one["CidrIp"] for one in outside[0]["IpRanges"]] == ["198.51.100.7/32"]
-    inside = [pair["GroupId"] for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"]]
+    inside = [
+        pair["GroupId"] for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"]
+    ]
     assert inside == [group["GroupId"]]
 
 
 def test_a_worker_may_delete_results_and_no_package(aws: boto3.Session) -> None:
-    policy = aws.client("iam").get_role_policy(RoleName="staging-pod-ray-worker", PolicyName="bucket")
+    policy = aws.client("iam").get_role_policy(
+        RoleName="staging-pod-ray-worker", PolicyName="bucket"
+    )
     statements = {one["Sid"]: one for one in policy["PolicyDocument"]["Statement"]}
     bucket = "arn:aws:s3:::staging-123456789012-us-east-1"
     assert statements["Delete"]["Action"] == "s3:DeleteObject"

@@ -1,4 +1,4 @@
-"""A copy of the Terraform module, with the AWS provider that this machine has, for moto's server."""
+"""A copy of the Terraform module, applied with this machine's AWS provider to moto."""
 
 from __future__ import annotations
 
@@ -76,7 +76,12 @@ class TerraformCopy:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
         }
-        words = ["-auto-approve", "-no-color", "-parallelism=20", *(f"-target={x}" for x in TARGETS)]
+        words = [
+            "-auto-approve",
+            "-no-color",
+            "-parallelism=20",
+            *(f"-target={x}" for x in TARGETS),
+        ]
         self.run("make", "apply", f"NAME={name}", f"STATE={STATES}", f"ARGS={' '.join(words)}")
 
 
