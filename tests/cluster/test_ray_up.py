@@ -139,8 +139,8 @@ class ControlStore:
             status=wire.NodeStatus.DEAD if node.id in self.drained else status,
         )
 
-    def drain_node(self, node: str, *reasons: object) -> tuple[bool, str]:
-        self.drained.add(bytes.fromhex(node).decode())
+    def drain_node(self, node_id: str, **reasons: object) -> tuple[bool, str]:
+        self.drained.add(bytes.fromhex(node_id).decode())
         return True, ""
 
 

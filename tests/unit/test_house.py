@@ -111,7 +111,7 @@ def test_only_tasks_check_which_task_it_is() -> None:
 
 
 TEST_IMPORTS = {
-    **{folder: {"support", "module_list"} for folder in ("unit", "integration", "e2e", "support")},
+    **{folder: {"support", "module_list"} for folder in ("unit", "integration", "e2e", "support", "cluster")},
     "chaos": {"support", "chaos"},
     "bench": {"support", "bench", "portable"},
 }
