@@ -59,15 +59,15 @@ def test_the_token_is_required_and_is_a_file_of_the_operator(file: Path) -> None
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     (line,) = (line for line in config["setup_commands"] if "export" in line)
     assert "RAY_AUTH_MODE=token" in line
-    assert line.endswith("> ~/eagleray/environment.sh")
+    assert line.endswith("> ~/eagleray-node/environment.sh")
     for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
-        assert command.startswith(". ~/eagleray/environment.sh; ")
+        assert command.startswith(". ~/eagleray-node/environment.sh; ")
 
 
 @each_file
 def test_no_setting_is_in_the_file(file: Path) -> None:
     config = read(file)
-    assert config["file_mounts"]["~/eagleray/cluster.env"] == "~/.config/eagleray/cluster.env"
+    assert config["file_mounts"]["~/eagleray-node/cluster.env"] == "~/.config/eagleray/cluster.env"
     assert not any("EAGLERAY_" in line or "AUTH_TOKEN=" in line for line in str(config).split())
 
 
