@@ -11,7 +11,7 @@ MODEL ?=
 KUBERAY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable test-cluster lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,8 +39,12 @@ test-long: setup  ## Run the tests that take a minute or more each.
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable
 
-test-cluster: setup  ## Check image, manifests and cluster files: KUBERAY=folder of KubeRay's schemas.
+test-cluster: setup  ## Check submission and the deployments: KUBERAY=folder of KubeRay's schemas.
 	EAGLERAY_KUBERAY_SCHEMAS=$(KUBERAY) $(BIN)/python -m pytest tests/cluster
+
+wheel: setup  ## Build the wheel, which clusters of `ray up` install, into dist.
+	rm -f dist/*.whl
+	$(BIN)/python -m hatchling build --directory dist --target wheel
 
 lint: setup  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from PIL import Image
 
 from eagleray.core.errors import ExitCode
@@ -45,6 +45,24 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def s3(head: Head, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of the server that the cluster reaches; so does what a test starts."""
+    for name, value in head.storage.items():
+        monkeypatch.setenv(name, value)
+    bucket_store(head).makedirs("pictures", exist_ok=True)
+    return "s3://pictures"
+
+
+def bucket_store(head: Head) -> s3fs.S3FileSystem:
+    return s3fs.S3FileSystem(
+        key="test",
+        secret="test",
+        endpoint_url=head.storage["AWS_ENDPOINT_URL"],
+        client_kwargs={"region_name": "us-east-1"},
+    )
+
+
 def eagleray(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*EAGLERAY, *words], env=environment(home), capture_output=True, text=True, check=False
@@ -56,14 +74,14 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "EAGLERAY_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"}
 
 
-def rows(output: str) -> pa.Table:
+def rows(head: Head, output: str) -> pa.Table:
     """Return the rows of the one result file."""
-    with fsspec.open(f"{output}/part-00000.parquet") as file:
+    with bucket_store(head).open(f"{output}/part-00000.parquet") as file:
         return pq.read_table(file)
 
 
 def test_a_job_from_outside_gives_what_an_embedded_one_gives(
-    home: Path, photos: Path, s3: str
+    home: Path, photos: Path, s3: str, head: Head
 ) -> None:
     there = eagleray(
         home,
@@ -82,7 +100,7 @@ def test_a_job_from_outside_gives_what_an_embedded_one_gives(
     told = json.loads(there.stdout)
     assert (told["ok"], told["failed"], told["reasons"]) == (12, 1, {"not_an_image": 1})
     assert told["labels"] == json.loads(here.stdout)["labels"]
-    found, wanted = rows(f"{s3}/there"), rows(f"{s3}/here")
+    found, wanted = rows(head, f"{s3}/there"), rows(head, f"{s3}/here")
     differ = ["uri", "milliseconds"]
     assert found.drop_columns(differ).equals(wanted.drop_columns(differ))
     assert "Predicting 13/13  1 failed" in there.stderr
@@ -113,7 +131,9 @@ def test_an_interrupt_leaves_the_job_and_another_machine_attaches(
     assert {job["job"]: job["state"] for job in listed}[name] == "succeeded"
 
 
-def test_a_cancelled_job_is_retried_to_its_end(home: Path, photos: Path, s3: str) -> None:
+def test_a_cancelled_job_is_retried_to_its_end(
+    home: Path, photos: Path, s3: str, head: Head
+) -> None:
     output = f"{s3}/retried"
     words = ["predict", str(photos), *MODEL, "--output", output, "--cluster", "here", "--detach"]
     begun = eagleray(home, *words)
@@ -123,7 +143,7 @@ def test_a_cancelled_job_is_retried_to_its_end(home: Path, photos: Path, s3: str
     _wait_for_end(home, name)
     again = eagleray(home, "jobs", "retry", name, "--cluster", "here")
     assert again.returncode == 0, again.stderr
-    assert rows(output).num_rows == 13
+    assert rows(head, output).num_rows == 13
 
 
 def _wait_for_end(home: Path, name: str) -> None:

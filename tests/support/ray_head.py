@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from eagleray.core.system import free_port
+from tests.support.s3_server import moto_server
 
 _SECONDS_TO_START = 120
 
@@ -27,16 +28,28 @@ class Head:
     Attributes:
         address: Address of its job server, as `--cluster` takes it.
         token_file: File of its token.
+        storage: Environment of the S3 server that it and its callers reach.
     """
 
     address: str
     token_file: Path
+    storage: dict[str, str]
 
 
 @pytest.fixture(scope="session")
-def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Start a head that reaches the S3 server; stop it and all that it started."""
-    folder = tmp_path_factory.mktemp("head")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Start a head and the S3 server that it reaches; stop both and all that they started."""
+    with moto_server() as endpoint:
+        yield from _run_head(tmp_path_factory.mktemp("head"), endpoint)
+
+
+def _run_head(folder: Path, endpoint: str) -> Iterator[Head]:
+    storage = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     token = secrets.token_hex(32)
     token_file = folder / "token"
     token_file.touch(mode=0o600)
@@ -45,6 +58,7 @@ def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     programs = Path(sys.executable).parent
     environment = {
         **os.environ,
+        **storage,
         "PATH": f"{programs}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
@@ -64,7 +78,7 @@ def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     ):
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}", token, process)
-            yield Head(f"ray-jobs+http://127.0.0.1:{port}", token_file)
+            yield Head(f"ray-jobs+http://127.0.0.1:{port}", token_file, storage)
         finally:
             process.send_signal(signal.SIGTERM)
 

@@ -225,7 +225,7 @@ async def read_body(reader: asyncio.StreamReader, head: bytes) -> bytes:
 
 def s3_error(code: str, status: int) -> BaseException:
     """Return what s3fs raises for an error response of S3."""
-    import botocore.exceptions  # type: ignore[import-untyped]
+    import botocore.exceptions
     from s3fs.errors import translate_boto_error
 
     response = {

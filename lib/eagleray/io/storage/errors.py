@@ -91,7 +91,7 @@ def is_transient(error: BaseException) -> bool:
 def is_connection_failure(error: BaseException) -> bool:
     """Whether no connection was established at all, as with a wrong endpoint."""
     import aiohttp
-    import botocore.exceptions  # type: ignore[import-untyped]
+    import botocore.exceptions
 
     return isinstance(
         error,
@@ -109,7 +109,7 @@ def _is_http_client_error(error: BaseException) -> bool:
     """Whether the HTTP client below s3fs or gcsfs lost its connection or part of a response."""
     import aiohttp
     import botocore.exceptions
-    import botocore.parsers  # type: ignore[import-untyped]
+    import botocore.parsers
     from fsspec.exceptions import FSTimeoutError
 
     return isinstance(

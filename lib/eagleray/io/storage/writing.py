@@ -157,7 +157,7 @@ def _remove_keys(remote: Remote) -> None:
 
 def _delete_keys(remote: Remote, bucket: str, keys: list[str]) -> None:
     """Delete up to a thousand keys with one request, and keys that XML cannot hold one by one."""
-    from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+    from botocore.exceptions import ClientError
 
     objects = []
     for key in keys:

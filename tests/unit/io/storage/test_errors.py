@@ -6,7 +6,7 @@ import errno
 import http.client
 
 import aiohttp
-import botocore.exceptions  # type: ignore[import-untyped]
+import botocore.exceptions
 import pytest
 
 from eagleray.io.storage.errors import is_transient
