@@ -20,7 +20,13 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> TerraformCopy:
 
 
 @pytest.fixture(scope="session")
-def aws(module: TerraformCopy) -> Iterator[boto3.Session]:
+def applied(tmp_path_factory: pytest.TempPathFactory) -> TerraformCopy:
+    """Another copy, whose settings would change the module's own tests."""
+    return copy_module(tmp_path_factory.mktemp("applied"))
+
+
+@pytest.fixture(scope="session")
+def aws(applied: TerraformCopy) -> Iterator[boto3.Session]:
     """Apply two environments, each by its one command; the process' AWS is moto's meanwhile."""
     with moto_server() as endpoint, pytest.MonkeyPatch.context() as patch:
         for name, value in (
@@ -34,5 +40,5 @@ def aws(module: TerraformCopy) -> Iterator[boto3.Session]:
         for kind in ("cpu", "gpu"):
             session.client("ssm").put_parameter(Name=f"/images/{kind}", Value=image, Type="String")
         for name in ENVIRONMENTS:
-            module.apply(name, endpoint)
+            applied.apply(name, endpoint)
         yield session

@@ -56,10 +56,7 @@ def s3(head: Head, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def bucket_store(head: Head) -> s3fs.S3FileSystem:
     return s3fs.S3FileSystem(
-        key="test",
-        secret="test",
-        endpoint_url=head.storage["AWS_ENDPOINT_URL"],
-        client_kwargs={"region_name": "us-east-1"},
+        key="test", secret="test", endpoint_url=head.storage["AWS_ENDPOINT_URL"]
     )
 
 
