@@ -167,7 +167,7 @@ def attach(name: JobName, cluster: ItsCluster) -> None:
 def retry(name: JobName, cluster: ItsCluster) -> None:
     """Submit the command of a job that has ended once more; what is finished is kept."""
     with command_errors():
-        code = retry_submitted(cluster, name, Console())
+        code = retry_submitted(cluster, name)
     raise typer.Exit(code)
 
 

@@ -68,8 +68,14 @@ def job_server_of(named: str) -> JobServer:
     return connect(profile)
 
 
-def follow_job(server: JobServer, name: str, *, cluster: str) -> int:
+def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") -> int:
     """Show a job until it ends; an interrupt leaves it running and says so.
+
+    Args:
+        server: The job server.
+        name: Name of the job.
+        cluster: Name or address of the cluster, for what is said.
+        note: Said first.
 
     Returns:
         The exit code of the job, or 130 if its output is no longer shown.
@@ -77,10 +83,13 @@ def follow_job(server: JobServer, name: str, *, cluster: str) -> int:
     from eagleray.cli.console import Console
     from eagleray.clusters.submission import print_until_end
 
+    console = Console(json_output=True)  # standard output is the job's
     try:
+        if note:
+            console.announce(note)
         return print_until_end(server, name)
     except KeyboardInterrupt:
-        Console(json_output=True).announce(
+        console.announce(
             f"Job {name} goes on without this terminal: `eagleray jobs attach {name} --cluster "
             f"{cluster}` shows it, `eagleray jobs cancel {name} --cluster {cluster}` ends it."
         )
@@ -98,11 +107,11 @@ def _submit(profile: ClusterProfile, module: str, program: str, words: list[str]
     server = connect(profile)
     name = new_job_name(program)
     submit(server, program, words, parameters, user=settings.actor, name=name)
-    console = Console(json_output=True)  # standard output is the job's
-    console.announce(f"Job {name} is submitted to {profile.address}.")
+    note = f"Job {name} is submitted to {profile.address}."
     if detached:
+        Console().announce(note)
         raise SystemExit(ExitCode.OK)
-    raise SystemExit(follow_job(server, name, cluster=profile.address))
+    raise SystemExit(follow_job(server, name, cluster=profile.address, note=note))
 
 
 def new_job_name(program: str) -> str:

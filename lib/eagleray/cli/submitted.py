@@ -81,7 +81,7 @@ def cancel_submitted(cluster: str, name: str, console: Console) -> None:
     )
 
 
-def retry_submitted(cluster: str, name: str, console: Console) -> int:
+def retry_submitted(cluster: str, name: str) -> int:
     """Submit the command of a job that has ended once more, and show it."""
     from eagleray.clusters.submission import resubmit
 
@@ -89,8 +89,8 @@ def retry_submitted(cluster: str, name: str, console: Console) -> int:
     job = _find(server, name)
     again = new_job_name(job.name.rpartition("-")[0])
     resubmit(server, job, name=again)
-    console.announce(f"Job {again} is submitted, with the command of {job.name}.")
-    return follow_job(server, again, cluster=cluster)
+    note = f"Job {again} is submitted, with the command of {job.name}."
+    return follow_job(server, again, cluster=cluster, note=note)
 
 
 def _find(server: JobServer, name: str) -> SubmittedJob:
