@@ -14,7 +14,7 @@ from eagleray.evaluation.predictions import ImagePredictions, take_common
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.io import storage
 from eagleray.models.cost import ModelCost, model_cost
-from eagleray.models.package import WEIGHTS_FILE, ModelManifest
+from eagleray.models.package import ModelManifest
 from eagleray.registry.lineage import read_specification
 from eagleray.registry.registry import ModelVersion, Registry
 
@@ -31,7 +31,8 @@ class ComparedVersion:
         evaluations: Its evaluations, newest first.
         specification: The fields of its training specification; empty if it is not known.
         cost: Cost of its network.
-        weights_bytes: Size of its weights; None if they cannot be found.
+        weights_bytes: Size of its weights, or of its quantized network; None if they cannot be
+            found.
     """
 
     version: ModelVersion
@@ -52,7 +53,7 @@ class ComparedVersion:
         specification = read_specification(registry, version)
         manifest = registry.manifest(version)
         cost = model_cost(manifest.architecture, manifest.contract.size)
-        size = _weights_bytes(registry, version)
+        size = _size_of(registry, version, manifest.network_file)
         return cls(version, manifest, evaluations, specification, cost, size)
 
     @property
@@ -166,12 +167,12 @@ class Comparison:
         }
 
 
-def _weights_bytes(registry: Registry, version: ModelVersion) -> int | None:
-    """Return the size of a version's weights; None if they cannot be found."""
+def _size_of(registry: Registry, version: ModelVersion, file: str) -> int | None:
+    """Return the size of a file of a version's package; None if it cannot be found."""
     if registry.artifacts.is_behind_server(version.source):
-        return registry.artifacts.sizes(version.source, limit=2 * MAX_FILES).get(WEIGHTS_FILE)
+        return registry.artifacts.sizes(version.source, limit=2 * MAX_FILES).get(file)
     try:
-        return storage.size_of(storage.join(version.source, WEIGHTS_FILE))
+        return storage.size_of(storage.join(version.source, file))
     except OSError:
         return None
 

@@ -19,6 +19,7 @@ from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.models.package import ModelPackage, read_package, write_package
+from eagleray.registry.comparison import ComparedVersion
 from eagleray.registry.promotion import promote
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multilabel, Regression, Task
@@ -80,6 +81,8 @@ def test_the_new_version_names_its_parent_and_its_calibration(
     told = json.loads(json.dumps(quantized.as_json()))
     assert told["parent"] == "digits/1"
     assert (told["held_out"]["images"], told["held_out"]["one_image"]) == (64, 1 / 64)
+    compared = ComparedVersion.read(registry, version)
+    assert compared.weights_bytes == told["bytes"]
 
 
 def test_it_is_tested_on_the_images_of_its_parent_and_promoted_by_what_it_loses(
