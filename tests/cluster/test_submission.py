@@ -164,6 +164,19 @@ def test_a_mistake_of_the_user_ends_with_its_sentence_and_code(
     assert "Traceback" not in result.stderr
 
 
+def test_doctor_examines_the_node_and_the_storage(home: Path, s3: str) -> None:
+    words = ["doctor", "--output", f"{s3}/results", "--cluster", "here", "--json"]
+    examined = eagleray(home, *words)
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    told = json.loads(examined.stdout)
+    assert told["faults"] == 0
+    nodes = {each["node"] for each in told["checks"]} - {"driver"}
+    assert len(nodes) == 1
+    assert {each["check"] for each in told["checks"] if each["node"] in nodes} >= {
+        *("versions", "registry", "database", "read --output", "token", "clock"),
+    }
+
+
 def test_what_cannot_be_submitted_is_told_within_ten_seconds(
     home: Path, photos: Path, s3: str, tmp_path: Path, head: Head
 ) -> None:

@@ -52,7 +52,7 @@ _PASS_EVERYTHING_ON = {
 
 PROGRAMS = {
     name: f"eagleray.jobs.{name}"
-    for name in ("inspect", "train", "tune", "evaluate", "predict", "pack", "demo")
+    for name in ("inspect", "train", "tune", "evaluate", "predict", "pack", "doctor", "demo")
 } | {"serve": "eagleray.serve.run", "gateway": "eagleray.serve.gateway.run"}
 """The module of each command that is a program of its own."""
 
@@ -63,6 +63,7 @@ _SUMMARIES = {
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
     "predict": "Predict images in batch: a table and a page.",
     "pack": "Pack many small files into few large ones, with a manifest.",
+    "doctor": "Check that this machine, or every node of a cluster, reaches what jobs need.",
     "demo": "See it work: digits, good and broken, from training to the service.",
     "serve": "Answer requests for registered models: HTTP, gRPC and a page.",
     "gateway": "Receive the requests of a service whose replicas a cluster declares.",
