@@ -152,7 +152,7 @@ def check_clock(node: str, *, before: float, there: float, after: float) -> Find
 def _attempt(node: str, name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(node, name, detail=check())
-    except (EaglerayError, OSError) as error:
+    except EaglerayError as error:
         return Finding(node, name, fault=str(error))
 
 
@@ -162,9 +162,15 @@ def _write(file: str, content: bytes, *, shared: bool) -> str:
             f"{Path(file).parent} is on the disk of one machine; name storage that all nodes "
             "reach, such as s3://BUCKET/FOLDER, or a file system that is mounted on all of them."
         )
-    if not storage.put_if_absent(file, content):
-        raise UserError(f"{file} was there before it was written; remove it.")
-    if storage.put_if_absent(file, b"again"):
+    try:
+        storage.put_if_absent(file, content)
+        replaced = storage.put_if_absent(file, b"again")
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror or error}); see the folder and the "
+            "credentials of this machine, or name another one."
+        ) from None
+    if replaced:
         raise UserError(
             f"The storage of {file} replaces files that exist although it is asked not to, so "
             "concurrent runs of a job could mix; use one with conditional writes."
@@ -179,6 +185,10 @@ def _check_probe(file: str, content: bytes) -> str:
         raise UserError(
             f"{file}, which the driver has just written, is not there; the folder is another one "
             "on this node."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror or error}); see the credentials of this node."
         ) from None
     if found != content:
         raise UserError(f"{file} has another content here than on the driver.")

@@ -77,6 +77,13 @@ def test_storage_of_one_machine_on_a_cluster(settings: Settings) -> None:
         assert all("is on the disk of one machine" in each.fault for each in findings)
 
 
+def test_storage_that_cannot_be_written(settings: Settings) -> None:
+    with probing(settings, "/proc/results", shared=False) as (_, findings):
+        (found,) = [each.fault for each in findings if each.fault]
+    assert found.startswith("/proc/results/.doctor-")
+    assert "cannot be written (No such file or directory); see the folder and" in found
+
+
 def test_a_folder_that_is_another_one_there(settings: Settings, tmp_path: Path) -> None:
     with probing(settings, str(tmp_path / "out"), shared=False) as (context, _):
         Path(context.probes["--output"]).unlink()
