@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +45,10 @@ def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
     if profile is None:
         return list(words)
     if profile.url is None:
-        return [*rest, _FLAG, profile.address] if named is not None else list(words)
+        if named is not None:
+            return [*rest, _FLAG, profile.address]
+        os.environ["EAGLERAY_RAY_ADDRESS"] = profile.address  # of the cluster in use
+        return list(words)
     _submit(profile, module, program, rest)
     raise AssertionError("unreachable")
 

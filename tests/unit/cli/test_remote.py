@@ -106,6 +106,16 @@ def test_a_name_becomes_the_address_that_a_process_joins(words: list[str]) -> No
     assert run_on_cluster(PREDICT, ["photos", *words]) == ["photos", "--cluster", "head:6379"]
 
 
+def test_commands_join_the_cluster_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_RAY_ADDRESS", "")  # restored afterwards
+    name_cluster("near", "head:6379")
+    settings = read_settings()
+    profiles = ClusterProfiles.read(settings).model_copy(update={"used": "near"})
+    profiles.write(settings)
+    assert run_on_cluster(PREDICT, ["photos"]) == ["photos"]
+    assert read_settings().ray_address == "head:6379"
+
+
 def test_an_unknown_cluster_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="No cluster is named 'nobody'"):
         run_on_cluster(PREDICT, ["photos", "--cluster", "nobody"])
