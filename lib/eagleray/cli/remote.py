@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from eagleray.core.errors import ExitCode
+from eagleray.core.errors import ExitCode, OutageError
 from eagleray.core.settings import read_settings
 
 if TYPE_CHECKING:  # commands that stay here start at once
@@ -39,9 +39,10 @@ def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
     if program in _STAYS_HERE or {"--help", "-h"} & set(words):
         return list(words)
     named, rest = _take_option(words, _FLAG)
-    from eagleray.clusters.profiles import resolve_cluster
+    from eagleray.clusters.profiles import ClusterProfiles, resolve_cluster
 
-    profile = resolve_cluster(named, read_settings())
+    settings = read_settings()
+    profile = resolve_cluster(named, settings)
     if profile is None:
         return list(words)
     if profile.url is None:
@@ -49,7 +50,8 @@ def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
             return [*rest, _FLAG, profile.address]
         os.environ["EAGLERAY_RAY_ADDRESS"] = profile.address  # of the cluster in use
         return list(words)
-    _submit(profile, module, program, rest)
+    cluster = named or settings.ray_address or ClusterProfiles.read(settings).used or ""
+    _submit(profile, module, program, rest, cluster)
     raise AssertionError("unreachable")
 
 
@@ -83,24 +85,33 @@ def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") ->
 
     Returns:
         The exit code of the job, or 130 if its output is no longer shown.
+
+    Raises:
+        OutageError: If the job server does not answer for a minute.
     """
     from eagleray.cli.console import Console
     from eagleray.clusters.submission import print_until_end
 
     console = Console(json_output=True)  # standard output is the job's
+    goes_on = (
+        f"Job {name} goes on without this terminal: `eagleray jobs attach {name} --cluster "
+        f"{cluster}` shows it, `eagleray jobs cancel {name} --cluster {cluster}` ends it."
+    )
     try:
         if note:
             console.announce(note)
         return print_until_end(server, name)
     except KeyboardInterrupt:
-        console.announce(
-            f"Job {name} goes on without this terminal: `eagleray jobs attach {name} --cluster "
-            f"{cluster}` shows it, `eagleray jobs cancel {name} --cluster {cluster}` ends it."
-        )
+        console.announce(goes_on)
         return ExitCode.INTERRUPTED
+    except OutageError:
+        console.announce(goes_on)
+        raise
 
 
-def _submit(profile: ClusterProfile, module: str, program: str, words: list[str]) -> None:
+def _submit(
+    profile: ClusterProfile, module: str, program: str, words: list[str], cluster: str
+) -> None:
     from eagleray.cli.console import Console
     from eagleray.clusters.submission import connect, submit
 
@@ -111,11 +122,11 @@ def _submit(profile: ClusterProfile, module: str, program: str, words: list[str]
     server = connect(profile)
     name = new_job_name(program)
     submit(server, program, words, parameters, user=settings.actor, name=name)
-    note = f"Job {name} is submitted to {profile.address}."
+    note = f"Job {name} is submitted to {cluster}."
     if detached:
         Console().announce(note)
         raise SystemExit(ExitCode.OK)
-    raise SystemExit(follow_job(server, name, cluster=profile.address, note=note))
+    raise SystemExit(follow_job(server, name, cluster=cluster, note=note))
 
 
 def new_job_name(program: str) -> str:

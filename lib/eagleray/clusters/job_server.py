@@ -28,6 +28,7 @@ _STATES: Final = {
 }
 _SECONDS: Final = 8.0
 _UPLOAD_SECONDS: Final = 300.0
+_PATIENCE_SECONDS: Final = 60.0  # a job that is followed outlives a restart of a proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,21 @@ class JobServer:
         Args:
             name: Name of the job.
             every: Seconds between two requests.
+
+        Raises:
+            OutageError: If the server does not answer for a minute.
         """
-        shown = 0
+        shown, answered = 0, time.monotonic()
         while True:
-            ended = self.job(name).state.has_ended
-            text = self.logs(name)
+            try:
+                ended = self.job(name).state.has_ended
+                text = self.logs(name)
+            except OutageError:
+                if time.monotonic() - answered > _PATIENCE_SECONDS:
+                    raise
+                time.sleep(every)
+                continue
+            answered = time.monotonic()
             end = len(text) if ended else text.rfind("\n") + 1
             if end > shown:
                 yield text[shown:end]
@@ -162,6 +173,11 @@ class JobServer:
             )
         if response.is_success or not (unknown_is_error or response.status_code != 404):
             return response
+        if response.is_server_error:
+            raise OutageError(
+                f"The job server at {self._url} answers with status {response.status_code}; see "
+                "the logs of the head, and try again."
+            )
         first = next(iter(response.text.strip().splitlines()), "")[:300]
         raise UserError(
             f"The job server at {self._url} refuses {method} {path} with status "

@@ -30,51 +30,64 @@ class Received:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
     ray: str = version("ray")
+    outages: int = 0
+
+
+class Server(ThreadingHTTPServer):
+    """A job server that accepts everything; jobs succeed at once."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.received = Received()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        received, name = self.server.received, self.path.rpartition("/")[2]
+        if received.jobs and received.outages:
+            received.outages -= 1
+            self.answer({}, 502)
+        elif self.path == "/api/version":
+            self.answer({"ray_version": received.ray})
+        elif self.path.startswith("/api/packages/"):
+            self.answer({}, 200 if name in received.uploads else 404)
+        elif name == "logs":
+            self.answer({"logs": "Running entrypoint for job x\nnote\n\x1fresult\n"})
+        else:
+            self.answer({"submission_id": name, "status": "SUCCEEDED"})
+
+    def do_POST(self) -> None:
+        self.server.received.jobs.append(json.loads(self.body()))
+        self.answer({})
+
+    def do_PUT(self) -> None:
+        self.server.received.uploads[self.path.rpartition("/")[2]] = self.body()
+        self.answer({})
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        assert self.headers["Authorization"] == "Bearer abc"
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
-    """Run a job server that accepts everything, under the name `far`; jobs succeed at once."""
-    received = Received()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.rpartition("/")[2]
-            if self.path == "/api/version":
-                self.answer({"ray_version": received.ray})
-            elif self.path.startswith("/api/packages/"):
-                self.answer({}, 200 if name in received.uploads else 404)
-            elif name == "logs":
-                self.answer({"logs": "Running entrypoint for job x\nnote\n\x1fresult\n"})
-            else:
-                self.answer({"submission_id": name, "status": "SUCCEEDED"})
-
-        def do_POST(self) -> None:
-            received.jobs.append(json.loads(self.body()))
-            self.answer({})
-
-        def do_PUT(self) -> None:
-            received.uploads[self.path.rpartition("/")[2]] = self.body()
-            self.answer({})
-
-        def body(self) -> bytes:
-            return self.rfile.read(int(self.headers["Content-Length"]))
-
-        def answer(self, value: Any, status: int = 200) -> None:
-            assert self.headers["Authorization"] == "Bearer abc"
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(value).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    """Run a job server under the name `far`."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         name_cluster("far", f"ray-jobs+http://127.0.0.1:{server.server_port}")
-        yield received
+        yield server.received
         server.shutdown()
         thread.join()
 
@@ -146,6 +159,18 @@ def test_words_travel_as_a_list_with_small_inputs(
     received.uploads[package] = b"kept"
     assert submitted(*words, "--cluster", "far", "--detach") == 0
     assert received.uploads == {package: b"kept"}
+
+
+def test_a_job_is_followed_through_an_outage(
+    received: Received, capsys: pytest.CaptureFixture[str]
+) -> None:
+    received.outages = 2
+    words = ["s3://photos/", "--model", "m@production", "--output", "s3://results/1"]
+    assert submitted(*words, "--cluster", "far") == 0
+    assert received.outages == 0
+    shown = capsys.readouterr()
+    assert shown.out == "result\n"
+    assert "is submitted to far." in shown.err
 
 
 def test_a_wrong_option_is_refused_before_anything_is_sent(
