@@ -18,6 +18,7 @@ import s3fs
 from PIL import Image
 
 from eagleray.core.errors import ExitCode
+from tests.support.processes import heed_interrupts
 from tests.support.ray_head import Head
 
 EAGLERAY = [sys.executable, "-m", "eagleray"]
@@ -108,7 +109,11 @@ def test_an_interrupt_leaves_the_job_and_another_machine_attaches(
 ) -> None:
     words = ["predict", str(photos), *MODEL, "--output", f"{s3}/left", "--cluster", "here"]
     with subprocess.Popen(
-        [*EAGLERAY, *words], env=environment(home), stderr=subprocess.PIPE, text=True
+        [*EAGLERAY, *words],
+        env=environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it sets a signal and nothing else
     ) as process:
         assert process.stderr is not None
         name = next(line for line in process.stderr if line.startswith("Job ")).split()[1]

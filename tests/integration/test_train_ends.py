@@ -15,6 +15,7 @@ import psutil
 from eagleray.core.errors import ExitCode
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
+from tests.support.processes import heed_interrupts
 from tests.support.training import small_spec, write_stripes
 
 SECONDS = 120.0
@@ -59,11 +60,6 @@ def start(*words: str) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=heed_interrupts,  # noqa: PLW1509 - it sets a signal and nothing else
     )
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to jobs in its background, which ignore interrupts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def newest_step(home: Path) -> int:

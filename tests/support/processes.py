@@ -174,3 +174,8 @@ def stderr_to(path: str) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def heed_interrupts() -> None:
+    """Undo, in a new process, what a shell does to jobs in its background: ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
