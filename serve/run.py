@@ -32,13 +32,17 @@ from eagleray.registry.registry import Registry
 from eagleray.serve import deployment
 from eagleray.serve.events import CommandEvents
 from eagleray.serve.gateway.gateway import running_gateway
-from eagleray.serve.gateway.haproxy import HAProxySettings, Limits
 from eagleray.serve.gateway.join import GatewayAddress
-from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
+from eagleray.serve.gateway.options import (
+    GrpcPortOption,
+    MaxConnectionsOption,
+    PortOption,
+    prepare_haproxy,
+)
+from eagleray.serve.gateway.sockets import ListenAddress, open_sockets
 from eagleray.serving.admission import Access, determine_access
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.logs import log_to_file
 from eagleray.serving.routing import Snapshot
 
 # --- parse ------------------------------------------------------------------------------------
@@ -71,14 +75,9 @@ def main(
         str,
         typer.Option(help="Address to listen on; 0.0.0.0 for every IPv4 address, :: for all."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port for HTTP.", min=1, max=65535)] = 8000,
-    grpc_port: Annotated[
-        int, typer.Option(help="Port for gRPC; 0 for none.", min=0, max=65535)
-    ] = 8001,
-    max_connections_per_address: Annotated[
-        int,
-        typer.Option(help="Maximum connections of one address at a time.", min=1, max=100_000),
-    ] = 1000,
+    port: PortOption = 8000,
+    grpc_port: GrpcPortOption = 8001,
+    max_connections_per_address: MaxConnectionsOption = 1000,
     cluster: ClusterOption = None,
     verbose: VerboseOption = False,
     json_output: JsonOption = False,
@@ -97,12 +96,8 @@ def main(
         database = open_database(settings)
         access = determine_access(database, host_is_loopback=sockets.are_loopback)
         require_names(parsed, Registry(settings))
-        log_to_file(settings.service_logs / "gateway.jsonl")
-        gateway_settings = HAProxySettings(
-            stack.enter_context(private_folder()),
-            sockets,
-            Limits.of_this_machine(max_connections_per_address),
-            settings.service_logs / "haproxy.log",
+        gateway_settings = prepare_haproxy(
+            settings, sockets, stack, max_connections_per_address=max_connections_per_address
         )
         gateway, join_address = stack.enter_context(
             running_gateway(

@@ -22,10 +22,14 @@ from eagleray.cli.job import run_command
 from eagleray.core.settings import read_settings
 from eagleray.serve.events import CommandEvents
 from eagleray.serve.gateway.gateway import running_gateway
-from eagleray.serve.gateway.haproxy import HAProxySettings, Limits
 from eagleray.serve.gateway.join import require_gateway_secret
-from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
-from eagleray.serving.logs import log_to_file
+from eagleray.serve.gateway.options import (
+    GrpcPortOption,
+    MaxConnectionsOption,
+    PortOption,
+    prepare_haproxy,
+)
+from eagleray.serve.gateway.sockets import ListenAddress, open_sockets
 
 
 def main(
@@ -33,17 +37,12 @@ def main(
         str,
         typer.Option(help="Address for callers and replicas; 0.0.0.0 for every IPv4 address."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port for HTTP.", min=1, max=65535)] = 8000,
-    grpc_port: Annotated[
-        int, typer.Option(help="Port for gRPC; 0 for none.", min=0, max=65535)
-    ] = 8001,
+    port: PortOption = 8000,
+    grpc_port: GrpcPortOption = 8001,
     join_port: Annotated[
         int, typer.Option(help="Port at which replicas join.", min=1, max=65535)
     ] = 8002,
-    max_connections_per_address: Annotated[
-        int,
-        typer.Option(help="Maximum connections of one address at a time.", min=1, max=100_000),
-    ] = 1000,
+    max_connections_per_address: MaxConnectionsOption = 1000,
     json_output: JsonOption = False,
 ) -> None:
     """Receive the requests of a service whose replicas are declared to a cluster."""
@@ -57,13 +56,12 @@ def main(
 
         # build
         sockets = stack.enter_context(open_sockets(address))
-        log_to_file(settings.service_logs / "gateway.jsonl")
-        gateway_settings = HAProxySettings(
-            stack.enter_context(private_folder()),
+        gateway_settings = prepare_haproxy(
+            settings,
             sockets,
-            Limits.of_this_machine(max_connections_per_address),
-            settings.service_logs / "haproxy.log",
-            secret,
+            stack,
+            max_connections_per_address=max_connections_per_address,
+            secret=secret,
         )
         stack.enter_context(
             running_gateway(
