@@ -107,11 +107,11 @@ class ClusterProfiles(BaseModel):
         Raises:
             UserError: If the home folder cannot be written.
         """
+        from eagleray.io import storage  # commands that only read the profiles start at once
+
         settings.make_home()
-        file = _file(settings)
-        draft = file.with_suffix(f".{os.getpid()}")
-        draft.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        draft.replace(file)
+        text = self.model_dump_json(indent=2) + "\n"
+        storage.put_atomic(str(_file(settings)), text.encode())
 
     def get(self, name: str) -> ClusterProfile:
         """Return a profile.

@@ -21,7 +21,7 @@ from eagleray.core.errors import InputError
 __all__ = ["INPUTS", "OUTPUTS", "LocalInputs", "find_local_inputs", "require_remote_outputs"]
 
 INPUTS: Final = frozenset({"inputs", "data", "test_data", "model", "spec", "space", "kpi"}) | {
-    *("split_file", "init_from", "teacher"),
+    *("split_file", "teacher"),
 }
 """Parameters of commands that name what is read; a model may be a folder as well."""
 OUTPUTS: Final = frozenset({"output", "since", "failed_only"})

@@ -42,7 +42,7 @@ __all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
 
-_WORKER_EXIT_SECONDS = 0.3  # for workers to exit after their Ray has stopped
+_WORKER_EXIT_SECONDS = 0.3  # for workers that are killed to end
 # Environment variable by which the processes of an embedded Ray are known.
 _OWNER = "EAGLERAY_RAY_OWNER"
 _YEAR_SECONDS = 365 * 24 * 3600
