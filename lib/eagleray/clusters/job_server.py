@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import httpx
 
+from eagleray.core.environment import is_loopback
 from eagleray.core.errors import OutageError, UnknownNameError, UserError
 from eagleray.core.job_state import JobState
 
@@ -67,6 +68,7 @@ class JobServer:
             headers={"Authorization": f"Bearer {token}"},
             timeout=_SECONDS,
             follow_redirects=False,  # the token is for this server
+            trust_env=not is_loopback(httpx.URL(url).host),  # and not for a proxy before a tunnel
         )
 
     def ray_version(self) -> str:
