@@ -5,7 +5,7 @@
     python -m tests.bench.batch --photos FOLDER --images 100 --rounds 1 --only ours,dataloader
     python -m tests.bench.batch --flat 5000,50000
 
-Every contender runs ResNet-18 with the same random weights, from the start of a process to its
+Every contender runs one network with the same random weights, from the start of a process to its
 committed output, in interleaved rounds on one machine. The folder is filled with hard links, so all
 find it in the page cache. `ours` finds its measured engine in the cache; `ours-int8` does so too,
 and is the same network quantized. `ours-cold` finds no cache of any kind, and so do `ours-float32`
@@ -61,6 +61,7 @@ class Options:
     only: tuple[str, ...]
     flat: tuple[int, ...]
     contract: str
+    network: str
     work: Path | None
     peers: Path
     json: Path | None
@@ -85,6 +86,7 @@ class Record:
             "memory": MEMORY_KIND,
             "images": options.images,
             "contract": options.contract,
+            "network": options.network,
         }
 
     def put(self, **parts: Any) -> None:
@@ -111,8 +113,8 @@ def main() -> None:
 def compare_peers(options: Options, photos: Sequence[Path], folder: Path, record: Record) -> None:
     images = folder / "images"
     fill_folder(images, photos, options.images)
-    weights = write_weights(photos, folder / "package", options.contract)
-    setup = Setup(images, weights, folder, options.peers)
+    weights = write_weights(photos, folder / "package", options.contract, options.network)
+    setup = Setup(images, weights, options.network, folder, options.peers)
     if {OURS, HAND_LOOP} & set(options.only):
         setup.warm_up()
     if INT8 in options.only:
@@ -156,7 +158,9 @@ def measure(
 def show_times(options: Options, figures: dict[str, Figures]) -> None:
     if not options.rounds:
         return
-    print(f"\n{options.images:,} images, ResNet-18, contract {options.contract}; {machine()}")
+    print(
+        f"\n{options.images:,} images, {options.network}, contract {options.contract}; {machine()}"
+    )
     print(f"Whole processes, median of {options.rounds} interleaved rounds (and range).\n")
     ours = [contender for contender in (OURS, COLD) if contender in figures]
     print(
@@ -222,12 +226,12 @@ def show_predictions(predictions: dict[str, Predictions], record: Record) -> Non
 def compare_sizes(options: Options, folder: Path, record: Record) -> None:
     """Measure our peak memory on folders of different sizes."""
     small = write_small_images(folder / "small", num_images=NUM_DIFFERENT_SMALL)
-    weights = write_weights(small, folder / "small-package", options.contract)
+    weights = write_weights(small, folder / "small-package", options.contract, options.network)
     peaks: dict[int, Peak] = {}
     for size in options.flat:
         images = folder / f"small-{size}"
         fill_folder(images, small, size)
-        setup = Setup(images, weights, folder, options.peers)
+        setup = Setup(images, weights, options.network, folder, options.peers)
         if not peaks:
             setup.warm_up()
         peaks[size] = peak_memory(setup.program(OURS))
@@ -284,6 +288,7 @@ def parse_options() -> Options:
     add("--only", type=contenders, default=CONTENDERS, help=f"Some of {','.join(CONTENDERS)}.")
     add("--flat", type=sizes, default=(), help="Numbers of small images to compare memory at.")
     add("--contract", default=REFERENCE_CONTRACT, help="Of our package.")
+    add("--network", default="resnet18", help="One of torchvision's classifiers.")
     add("--work", type=Path, help="Folder for images, outputs and caches, emptied at the end.")
     add("--peers", type=Path, help="Virtual environment of the peers; made when it is new.")
     add("--json", type=Path, help="File for every figure.")

@@ -47,12 +47,14 @@ class Setup:
     Attributes:
         images: Folder of images to classify.
         weights: Weights of the network.
+        network: Architecture that the weights are of.
         work: Folder for outputs, logs and caches.
         peers: Folder of the environment for peers that the project does not depend on.
     """
 
     images: Path
     weights: SharedWeights
+    network: str
     work: Path
     peers: Path
 
@@ -96,6 +98,7 @@ class Setup:
         python = str(peers_python(self.peers)) if contender in _NEED_PACKAGES else sys.executable
         command = [python, "-m", f"tests.bench.peers.{_PEER_MODULES[contender]}"]
         command += ["--images", str(self.images), "--weights", str(self.weights.file)]
+        command += ["--network", self.network]
         return self._program(contender, [*command, "--output", str(output)])
 
     def _clear_output(self, contender: str) -> Path:

@@ -24,13 +24,15 @@ class PeerArguments:
 
     Attributes:
         images: Folder of photographs, nothing else in it.
-        weights: Safetensors file of torchvision's ResNet-18.
+        weights: Safetensors file of the network.
         output: Folder to create.
+        network: One of torchvision's classifiers.
     """
 
     images: Path
     weights: Path
     output: Path
+    network: str
 
 
 def parse_arguments(description: str | None) -> PeerArguments:
@@ -40,5 +42,8 @@ def parse_arguments(description: str | None) -> PeerArguments:
     )
     for name in ("images", "weights", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--network", default="resnet18")
     values = parser.parse_args()
-    return PeerArguments(values.images.resolve(), values.weights.resolve(), values.output.resolve())
+    return PeerArguments(
+        values.images.resolve(), values.weights.resolve(), values.output.resolve(), values.network
+    )

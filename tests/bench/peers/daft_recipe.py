@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torchvision import transforms
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights, get_model
 
 from tests.bench.peers import PeerArguments, parse_arguments
 
@@ -39,8 +39,8 @@ PREDICTION = daft.DataType.struct(
 # One instance, as the benchmark has one for each device: PyTorch's threads use all cores.
 @daft.cls(max_concurrency=1)
 class ResNetModel:
-    def __init__(self, weights_file: str) -> None:
-        self.model = resnet18()
+    def __init__(self, network: str, weights_file: str) -> None:
+        self.model = get_model(network)
         self.model.load_state_dict(safetensors.torch.load_file(weights_file))
         self.model.eval()
 
@@ -59,7 +59,7 @@ class ResNetModel:
 
 
 def main(arguments: PeerArguments) -> None:
-    model = ResNetModel(str(arguments.weights))
+    model = ResNetModel(arguments.network, str(arguments.weights))
     photos = daft.from_glob_path(f"{arguments.images}/*")
     photos = photos.with_column("decoded_image", photos["path"].download().decode_image())
     photos = photos.with_column(

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights, get_model
 
 from tests.bench.peers import PeerArguments, parse_arguments
 
@@ -48,7 +48,7 @@ def main(arguments: PeerArguments) -> None:
     on_gpu = torch.cuda.is_available()
     torch.backends.cudnn.allow_tf32 = False  # float32 throughout
     device = torch.device("cuda" if on_gpu else "cpu")
-    model = resnet18()
+    model = get_model(arguments.network)
     model.load_state_dict(safetensors.torch.load_file(arguments.weights))
     model.eval().to(device)
     loader = DataLoader(

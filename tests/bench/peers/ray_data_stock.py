@@ -20,7 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torchvision import transforms
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights, get_model
 
 from tests.bench.peers import PeerArguments, parse_arguments
 
@@ -34,8 +34,8 @@ def preprocess_image(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class ResnetModel:
-    def __init__(self, weights_file: str) -> None:
-        self.model = resnet18()
+    def __init__(self, network: str, weights_file: str) -> None:
+        self.model = get_model(network)
         self.model.load_state_dict(safetensors.torch.load_file(weights_file))
         self.model.eval()
 
@@ -78,7 +78,7 @@ def main(arguments: PeerArguments) -> None:
     dataset = ray.data.read_images(str(arguments.images), mode="RGB", include_paths=True)
     predictions = dataset.map(preprocess_image).map_batches(
         ResnetModel,
-        fn_constructor_args=(str(arguments.weights),),
+        fn_constructor_args=(arguments.network, str(arguments.weights)),
         compute=ray.data.ActorPoolStrategy(size=num_actors),
         batch_size=BATCH_SIZE,
     )
