@@ -37,7 +37,6 @@ ENGINES = ("eager float32", "eager bfloat16", "openvino float32", "openvino bflo
 INT8 = "openvino int8"
 REFERENCE = ENGINES[0]
 NUM_IMAGES = 64
-SPREAD = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def main() -> None:
 
 def compare(network: str, options: argparse.Namespace, folder: Path) -> None:
     photos = photos_of(options.photos)[:NUM_IMAGES]
-    weights = write_weights(photos, folder / "float", network=network, spread=SPREAD)
+    weights = write_weights(photos, folder / "float", network=network)
     int8 = write_int8(weights, options.photos.resolve(), folder / "int8")
     packages = {**dict.fromkeys(ENGINES, weights.package), INT8: int8}
     runs: dict[str, Run] = {}

@@ -27,7 +27,6 @@ from tests.bench.peers.weights import write_weights
 from tests.portable import MACHINES, can_emulate
 
 NETWORKS = ("resnet18", "mobilenet_v3_small")
-SPREAD = 3.0
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for network in NETWORKS:
             package = Path(folder) / network
-            write_weights(photos_of(options.photos), package, network=network, spread=SPREAD)
+            write_weights(photos_of(options.photos), package, network=network)
             own = _predict_as({}, package, options.photos)
             for name, environment in MACHINES.items():
                 if "ATEN_CPU_CAPABILITY" in environment and can_emulate(name):

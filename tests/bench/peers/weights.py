@@ -5,7 +5,10 @@
 The package holds the weights as `model.safetensors` under torchvision's own names, so the peers
 load the very file that we do. A random network gives nearly every photograph the same label, and
 agreement on it would be meaningless. So the mean of the logits over the photographs is subtracted
-from the last layer's bias, which leaves what distinguishes one photograph from another.
+from the last layer's bias, which leaves what distinguishes one photograph from another, and the
+logits are scaled to spread as those of trained networks do. Batch normalisations get the statistics
+of the photographs, as in training: with their initial ones the activations of a deep network grow
+from layer to layer, and rounding decides.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ __all__ = ["REFERENCE_CONTRACT", "SharedWeights", "write_weights"]
 
 REFERENCE_CONTRACT = "torchvision-reference"
 _NETWORK = "resnet18"
+_SPREAD = 3.0  # standard deviation of the logits, about that of trained networks
 _BATCH_SIZE = 32
 
 
@@ -52,8 +56,6 @@ def write_weights(
     folder: Path,
     contract: str = REFERENCE_CONTRACT,
     network: str = _NETWORK,
-    *,
-    spread: float | None = None,
 ) -> SharedWeights:
     """Write a package of `random:NETWORK`, centred on some photographs.
 
@@ -63,8 +65,6 @@ def write_weights(
         contract: Named contract that the package prepares images by; the peers use torchvision's
             reference transform whatever it is.
         network: Architecture.
-        spread: Standard deviation that the logits are scaled to, as training would; None leaves
-            them as they are, which gives every class nearly the same probability.
     """
     random = load_model(f"random:{network}").package
     module = random.build_module()
@@ -72,11 +72,11 @@ def write_weights(
         weight, bias = list(module.parameters())[-2:]
         if not weight.any():  # vision transformers begin with a last layer of zeros
             nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(0))
+        _measure_statistics(module, photos, network)
         logits = _logits(module, photos, network)
         bias.sub_(logits.mean(dim=0))
-        if spread is not None:
-            for parameter in (weight, bias):
-                parameter.mul_(spread / (logits - logits.mean(dim=0)).std())
+        for parameter in (weight, bias):
+            parameter.mul_(_SPREAD / (logits - logits.mean(dim=0)).std())
     package = create_package(
         name=random.manifest.name,
         task=random.task,
@@ -89,9 +89,20 @@ def write_weights(
     return SharedWeights(random.manifest.name, folder, folder / "model.safetensors")
 
 
+def _measure_statistics(module: nn.Module, photos: Sequence[Path], name: str) -> None:
+    """Set the statistics of all batch normalisations to averages over the photographs."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True  # averages over all batches
+    _logits(module, photos, name)
+    for norm in norms:
+        norm.momentum, norm.training = nn.BatchNorm2d(1).momentum, False
+
+
 def _logits(module: nn.Module, photos: Sequence[Path], name: str) -> torch.Tensor:
     contract = default_contract(name, REFERENCE_CONTRACT)
-    network = ImageNetwork(module, contract).eval()
+    network = ImageNetwork(module, contract)
     logits = []
     for start in range(0, len(photos), _BATCH_SIZE):
         batch = photos[start : start + _BATCH_SIZE]
