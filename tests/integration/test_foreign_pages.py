@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 import pytest
 
-from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png
@@ -79,7 +78,38 @@ class _Hostile(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
+@dataclass(frozen=True)
+class Target:
+    """A running service with a batch that is to be left alone.
+
+    Attributes:
+        served: The service.
+        witness: Sees what the service is asked for.
+        folder: Folder with the inputs and outputs of batches.
+        batch: Id of the batch.
+        key: Key of the application that started it; "" where none is wanted.
+    """
+
+    served: Served
+    witness: Witness
+    folder: Path
+    batch: str
+    key: str = ""
+
+    def attacked_by(self, page: Any, url: str) -> list[tuple[str, str]]:
+        """Try everything from a page, and return what it learned."""
+        place = order(self.folder, "theirs")
+        given = {"target": url, "batch": self.batch, "order": place, "image": "x"}
+        return [(name, what) for name, what in page.evaluate(ATTACKS, given) if what is not None]
+
+    def require_unharmed(self) -> None:
+        """Check that the attacks came, and that the only batch is the one that was started."""
+        assert len(self.witness.seen) > 100, "the attacks did not reach the service"
+        states = [run.state for run in self.served.launcher.runs.values()]
+        assert states == ["queued"], self.served.launcher.runs
+
+
+@pytest.fixture(scope="module")
 def hostile() -> Iterator[int]:
     """Run a server of hostile pages; gives its port."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hostile)
@@ -91,14 +121,7 @@ def hostile() -> Iterator[int]:
     thread.join()
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open" / "a.png").write_bytes(golden_png(1))
-    return registry_with(tmp_path, "digits")
-
-
-@contextmanager
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Run a browser in which the hostile name leads to this machine."""
     from playwright.sync_api import sync_playwright
@@ -113,36 +136,50 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
+@pytest.fixture
+def context(browser: Any) -> Iterator[Any]:
+    """Give a new profile of the browser, as of a user who has not been anywhere yet."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Run a service that wants no key."""
+    with service(tmp_path_factory.mktemp("open")) as target:
+        yield target
+
+
+@pytest.fixture
+def target(open_service: Target) -> Target:
+    """Give the service that wants no key, of which nothing was asked yet."""
+    open_service.witness.forget()
+    return open_service
+
+
 @contextmanager
-def service(registry: Registry, folder: Path, witness: Witness, **fields: Any) -> Iterator[Served]:
+def service(folder: Path, *, application: str | None = None) -> Iterator[Target]:
+    """Run a service, which wants a key if there is an application."""
+    (folder / "open").mkdir()
+    (folder / "open" / "a.png").write_bytes(golden_png(1))
+    registry = registry_with(folder, "digits")
+    key = ""
+    if application:
+        key = Applications(registry.history.database, actor="tester").create(application).key
+    witness = Witness()
     places = {"batch_inputs": (f"{folder}/open",), "batch_outputs": (f"{folder}/out",)}
-    with http_service(registry, around=witness.around, **places, **fields) as running:
-        yield running
+    with http_service(registry, around=witness.around, **places) as served:
+        url = f"{served.url}/v1/batches"
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        began = httpx.post(url, json=order(folder, "own"), headers=headers)
+        assert began.status_code == 202, began.text
+        yield Target(served, witness, folder, str(began.json()["id"]), key)
 
 
 def order(folder: Path, name: str) -> dict[str, Any]:
     """Return what a caller asks for to start a batch."""
     return {"inputs": f"{folder}/open", "output": f"{folder}/out/{name}", "model": "digits"}
-
-
-def begin(served: Served, folder: Path, **headers: str) -> str:
-    """Start the batch that is to be left alone, and return its id."""
-    began = httpx.post(f"{served.url}/v1/batches", json=order(folder, "own"), headers=headers)
-    assert began.status_code == 202, began.text
-    return str(began.json()["id"])
-
-
-def attack(page: Any, folder: Path, target: str, batch: str) -> list[tuple[str, str]]:
-    """Try everything, and return what was learned."""
-    given = {"target": target, "batch": batch, "order": order(folder, "theirs"), "image": "x"}
-    return [(name, what) for name, what in page.evaluate(ATTACKS, given) if what is not None]
-
-
-def require_unharmed(served: Served, witness: Witness) -> None:
-    """Check that the attacks came, and that the only batch is the one that was started."""
-    assert len(witness.seen) > 100, "the attacks did not reach the service"
-    states = [run.state for run in served.launcher.runs.values()]
-    assert states == ["queued"], served.launcher.runs
 
 
 def require_all_refused(witness: Witness, learned: list[tuple[str, str]]) -> None:
@@ -163,86 +200,74 @@ LINKED = {("GET", "/", 200), ("GET", "/docs", 200)}
 @pytest.mark.parametrize("at", [EVIL, "127.0.0.1", "localhost"])
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_a_page_of_another_origin_reads_and_does_nothing(
-    registry: Registry, tmp_path: Path, hostile: int, at: str, name: str
+    target: Target, context: Any, hostile: int, at: str, name: str
 ) -> None:
-    witness = Witness()
-    with service(registry, tmp_path, witness) as served, browser() as running:
-        batch = begin(served, tmp_path)
-        witness.forget()
-        page = running.new_page()
-        page.goto(f"http://{at}:{hostile}/")
-        learned = attack(page, tmp_path, f"http://{name}:{served.port}", batch)
-        require_unharmed(served, witness)
-        require_all_refused(witness, learned)
+    page = context.new_page()
+    page.goto(f"http://{at}:{hostile}/")
+    learned = target.attacked_by(page, f"http://{name}:{target.served.port}")
+    target.require_unharmed()
+    require_all_refused(target.witness, learned)
 
 
 @pytest.mark.parametrize("name", [EVIL, f"127.0.0.1.{EVIL}", f"localhost.{EVIL}"])
 def test_a_name_that_changes_its_address_reads_and_does_nothing(
-    registry: Registry, tmp_path: Path, name: str
+    target: Target, context: Any, name: str
 ) -> None:
-    witness = Witness()
-    with service(registry, tmp_path, witness) as served, browser() as running:
-        batch = begin(served, tmp_path)
-        witness.forget()
-        page = running.new_page()
-        url = f"http://{name}:{served.port}"
-        # The first response of this name comes from the attacker; from then on it is the service's.
-        page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
-        page.goto(f"{url}/first")
-        learned = attack(page, tmp_path, url, batch)
-        require_unharmed(served, witness)
-        assert {status for _, _, status in witness.seen} == {421}
-        secrets = [what for _, what in learned if "digits" in what or batch in what]
-        assert not secrets, brief(secrets)
+    page = context.new_page()
+    url = f"http://{name}:{target.served.port}"
+    # The first response of this name comes from the attacker; from then on it is the service's.
+    page.route(f"{url}/first", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
+    page.goto(f"{url}/first")
+    learned = target.attacked_by(page, url)
+    target.require_unharmed()
+    assert {status for _, _, status in target.witness.seen} == {421}
+    secrets = [what for _, what in learned if "digits" in what or target.batch in what]
+    assert not secrets, brief(secrets)
 
 
 @pytest.mark.parametrize("at", [EVIL, "localhost"])
 def test_a_saved_password_gives_foreign_pages_no_access(
-    registry: Registry, tmp_path: Path, hostile: int, at: str
+    tmp_path: Path, context: Any, hostile: int, at: str
 ) -> None:
-    key = Applications(registry.history.database, actor="tester").create("shop").key
-    witness = Witness()
-    with service(registry, tmp_path, witness) as served, browser() as running:
-        batch = begin(served, tmp_path, authorization=f"Bearer {key}")
-        context = running.new_context()
+    with service(tmp_path, application="shop") as target:
+        url = target.served.url
         page = context.new_page()
-        page.goto(f"http://any:{key}@127.0.0.1:{served.port}/")
-        page.goto(served.url)  # the browser has the password from now on
+        page.goto(f"http://any:{target.key}@127.0.0.1:{target.served.port}/")
+        page.goto(url)  # the browser has the password from now on
         assert page.evaluate("fetch('/v1/models').then(response => response.status)") == 200
-        witness.forget()
+        target.witness.forget()
         page = context.new_page()
         page.goto(f"http://{at}:{hostile}/")
-        learned = attack(page, tmp_path, served.url, batch)
-        require_unharmed(served, witness)
-        require_all_refused(witness, learned)
+        learned = target.attacked_by(page, url)
+        target.require_unharmed()
+        require_all_refused(target.witness, learned)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_the_interface_is_shown_and_tried_without_anybody_else(
-    registry: Registry, tmp_path: Path, name: str
+    target: Target, context: Any, name: str
 ) -> None:
     from playwright.sync_api import expect
 
-    with service(registry, tmp_path, Witness()) as served, browser() as running:
-        page = running.new_page()
-        requested: list[str] = []
-        faults: list[str] = []
-        page.context.on("request", lambda request: requested.append(request.url))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
-        url = f"http://{name}:{served.port}"
-        page.goto(f"{url}/docs?url=https://{EVIL}/openapi.json")
-        expect(page.locator(".title").first).to_contain_text("Eagleray")
-        page.locator("#operations-models-list_models_v1_models_get").click()
-        page.get_by_role("button", name="Try it out").click()
-        page.get_by_role("button", name="Execute").click()
-        expect(page.locator(".live-responses-table").first).to_contain_text("digits")
-        page.goto(url)
-        expect(page.locator("#model")).to_contain_text("digits")
-        page.set_input_files(
-            "#file", {"name": "a.png", "mimeType": "image/png", "buffer": golden_png(7)}
-        )
-        expect(page.locator("#facts")).to_contain_text("40 x 40 pixels")
-        strangers = [one for one in requested if not one.startswith((f"{url}/", "data:", "blob:"))]
-        assert strangers == []
-        assert faults == []
+    page = context.new_page()
+    requested: list[str] = []
+    faults: list[str] = []
+    context.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+    url = f"http://{name}:{target.served.port}"
+    page.goto(f"{url}/docs?url=https://{EVIL}/openapi.json")
+    expect(page.locator(".title").first).to_contain_text("Eagleray")
+    page.locator("#operations-models-list_models_v1_models_get").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table").first).to_contain_text("digits")
+    page.goto(url)
+    expect(page.locator("#model")).to_contain_text("digits")
+    page.set_input_files(
+        "#file", {"name": "a.png", "mimeType": "image/png", "buffer": golden_png(7)}
+    )
+    expect(page.locator("#facts")).to_contain_text("40 x 40 pixels")
+    strangers = [one for one in requested if not one.startswith((f"{url}/", "data:", "blob:"))]
+    assert strangers == []
+    assert faults == []
