@@ -2,9 +2,11 @@
 
     python -m tests.bench.compression --data cifar10/
     python -m tests.bench.compression --data cifar10/ --epochs 4 --seeds 1
+    python -m tests.bench.compression --data cifar10/ --parent packages/parent --image-size 96
 
 The folder has `train/` and `test/`, each with a folder for each class. A ResNet-20 is trained alone
-and taught by a ResNet-56, with several seeds each. That of each seed is then pruned by 30 % of its
+and taught by a ResNet-56, with several seeds each; or, with `--parent`, by a network with weights
+of elsewhere that is fine-tuned on the same images. That of each seed is then pruned by 30 % of its
 multiply-adds and fine-tuned, alone and taught by its parent. The last line says what was gained.
 """
 
@@ -24,7 +26,9 @@ from typing import Any
 from eagleray.core.settings import Settings
 from eagleray.inference.predictor import Predictor
 from eagleray.models.cost import model_cost
+from eagleray.models.package import read_package
 from eagleray.registry.references import load_model
+from eagleray.registry.registry import Registry
 
 STUDENT, TEACHER = "resnet20", "resnet56"
 COMMON = [
@@ -38,6 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40, help="Of teacher and students.")
+    parser.add_argument("--parent", type=Path, help="Package that the teacher is fine-tuned from.")
+    parser.add_argument("--image-size", type=int, default=96, help="Of the fine-tuned teacher.")
+    parser.add_argument("--teacher-epochs", type=int, default=4, help="Of the fine-tuned teacher.")
     parser.add_argument("--tune-epochs", type=int, default=20, help="After pruning.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--prune", type=float, default=0.3)
@@ -76,7 +83,7 @@ class Bench:
     def compare(self, options: argparse.Namespace) -> None:
         epochs, tune_epochs = options.epochs, options.tune_epochs
         seeds = range(options.seeds)
-        large = self.train("large", "--architecture", TEACHER, epochs=epochs, seed=0)
+        large = self.teacher(options)
         small = ["--architecture", STUDENT]
         taught = ["--teacher", large["model"], *options.words.split()]
         alone = [self.train("alone", *small, epochs=epochs, seed=seed) for seed in seeds]
@@ -88,7 +95,7 @@ class Bench:
             self.prune(one, options.prune, tune_epochs, "--teacher", one["model"]) for one in alone
         ]
         rows = {
-            TEACHER: [large],
+            "teacher": [large],
             STUDENT: alone,
             f"{STUDENT}, taught": distilled,
             f"{STUDENT}, pruned": pruned,
@@ -102,6 +109,17 @@ class Bench:
         base = mean(alone)
         for title, runs in (("taught", distilled), ("pruned", pruned), ("both", both)):
             print(f"{title}: {100 * (mean(runs) - base):+.2f} points")
+
+    def teacher(self, options: argparse.Namespace) -> dict[str, Any]:
+        """Train the teacher, or fine-tune it at a tenth of the learning rate."""
+        if options.parent is None:
+            words = ["--architecture", TEACHER]
+            return self.train("large", *words, epochs=options.epochs, seed=0)
+        registry = Registry(Settings(home=self.home))
+        parent = registry.register(read_package(str(options.parent)))
+        words = ["--parent", parent.reference, "--image-size", str(options.image_size)]
+        words += ["--learning-rate", "0.01"]
+        return self.train("large", *words, epochs=options.teacher_epochs, seed=0)
 
     def prune(
         self, parent: dict[str, Any], share: float, epochs: int, *words: str
