@@ -12,6 +12,7 @@ from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
+from eagleray.core.job_channel import process_channel
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
 
@@ -30,6 +31,7 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         main: Function whose parameters are the options, and whose docstring is the summary.
         module_docstring: Docstring of the job's file; see `command_app`.
     """
+    process_channel()  # takes its socket before another process is started
     open_streams()
     bypass_proxy_for_loopback()
     app, name = command_app(main, module_docstring=module_docstring)
