@@ -14,6 +14,7 @@ from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_f
 from eagleray.core.file_names import escape_file_name
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
+from eagleray.core.yielding import yield_on_signals
 
 __all__ = [
     "command_app",
@@ -30,6 +31,7 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         main: Function whose parameters are the options, and whose docstring is the summary.
         module_docstring: Docstring of the job's file; see `command_app`.
     """
+    yield_on_signals()
     open_streams()
     bypass_proxy_for_loopback()
     app, name = command_app(main, module_docstring=module_docstring)
