@@ -13,7 +13,7 @@ from eagleray.cli.submitted import (
     attach_submitted,
     cancel_submitted,
     list_submitted,
-    print_logs,
+    print_submitted_logs,
     retry_submitted,
     show_submitted,
 )
@@ -177,7 +177,7 @@ def resume(name: JobName) -> None:
 def logs(name: JobName, cluster: ItsCluster) -> None:
     """Print what a job on a cluster has printed so far."""
     with command_errors():
-        print_logs(cluster, name, Console())
+        print_submitted_logs(cluster, name)
 
 
 @jobs_app.command("attach")

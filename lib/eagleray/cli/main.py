@@ -70,11 +70,11 @@ _SUMMARIES = {
 }
 
 
-def _launch(module: str, arguments: list[str]) -> None:
+def _launch(name: str, module: str, arguments: list[str]) -> None:
     """Become the program: signals, terminal and exit code are then its own."""
     with command_errors():
         _require_program(module)
-        arguments = run_on_cluster(module, arguments)
+        arguments = run_on_cluster(name, module, arguments)
     # -P: no file of the user's folder is taken for a module of a program.
     command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *arguments]
     sys.stdout.flush()
@@ -98,7 +98,7 @@ def _require_program(module: str) -> None:
 def _add_program(name: str, module: str, summary: str) -> None:
     @app.command(name, help=summary, context_settings=_PASS_EVERYTHING_ON)
     def launch(context: typer.Context) -> None:
-        _launch(module, context.args)
+        _launch(name, module, context.args)
 
 
 for _name, _module in PROGRAMS.items():
