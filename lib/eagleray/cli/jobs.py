@@ -1,4 +1,4 @@
-"""`eagleray jobs …`: lists, shows and cancels jobs, of this home or of a cluster."""
+"""`eagleray jobs …`: lists, shows, pauses and cancels jobs, of this home or of a cluster."""
 
 from __future__ import annotations
 
@@ -155,6 +155,31 @@ def cancel(name: JobName, cluster: OnCluster = None) -> None:
         Console().say(
             f"Job {job.job_id} is asked to stop; finished shards are kept. Its command resumes it."
         )
+
+
+@jobs_app.command("pause")
+def pause(name: JobName) -> None:
+    """Have a job of predict or pack end its workers after their shards, until it is resumed."""
+    from eagleray.sharded.history import pause_job
+
+    with command_errors():
+        job = _find(name)
+        pause_job(job)
+        Console().say(
+            f"Job {job.job_id} is asked to yield its workers when their shards are done; "
+            f"`eagleray jobs resume {job.job_id}` lets it go on."
+        )
+
+
+@jobs_app.command("resume")
+def resume(name: JobName) -> None:
+    """Let a paused job go on."""
+    from eagleray.sharded.history import resume_job
+
+    with command_errors():
+        job = _find(name)
+        resume_job(job)
+        Console().say(f"Job {job.job_id} goes on as soon as no other job goes first.")
 
 
 @jobs_app.command("logs")
