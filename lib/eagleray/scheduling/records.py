@@ -346,6 +346,11 @@ class JobRecords:
             session.flush()
             return row
 
+    def set_size(self, job: str, size: int) -> None:
+        """Store how many images a job has."""
+        with self._database.session() as session:
+            session.execute(sa.update(JobRow).where(JobRow.id == job).values(size=size))
+
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.
 
