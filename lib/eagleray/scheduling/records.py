@@ -12,7 +12,7 @@ change nothing. A job that runs and whose lease has ended is lost, whatever Ray 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from eagleray.core.settings import Settings
 from eagleray.database.connection import lock_for_transaction
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow, UtcTime
+from eagleray.scheduling.logs import log_folder
 from eagleray.scheduling.queue import Decision, QueueEntry, Usage, decide
 
 __all__ = [
@@ -61,6 +62,7 @@ class Report:
         can_yield: Whether it is able to make room for another job now.
         core_seconds: Core-seconds held since the last report.
         gpu_seconds: GPU-seconds held since the last report.
+        resumed_by: Command line that resumes what it has done so far; () if its own does.
     """
 
     stage: str = ""
@@ -70,6 +72,7 @@ class Report:
     can_yield: bool = False
     core_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    resumed_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +276,12 @@ class JobRecords:
 
     # --- run ---
 
-    def claim(self, job: str, submission: str) -> int | None:
+    def claim(self, job: str, submission: str) -> JobRow | None:
         """Claim a job that waits, for the process of one submission.
 
         Returns:
-            The number of the attempt; None if the job is another submission's, or has ended.
+            The job, with the number of the attempt; None if it is another submission's, or has
+            ended.
         """
         with self._database.session() as session:
             now = _now(session)
@@ -286,11 +290,13 @@ class JobRecords:
                 return None
             row.epoch += 1
             row.cluster = self._settings.cluster_name
+            row.logs = row.logs or log_folder(row, self._settings)
             row.lease_until, row.heartbeat = now + self._lease, now
             row.stage, row.message = "", ""
             if row.program in UNQUEUED:
                 row.state, row.started = JobState.RUNNING.value, now
-            return row.epoch
+            session.flush()
+            return row
 
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.
@@ -304,6 +310,8 @@ class JobRecords:
             lock_for_transaction(session.connection(), "queue")
             now = _now(session)
             row = session.get(JobRow, job, with_for_update=True)
+            if row is not None and row.program in UNQUEUED:
+                return Turn(admitted=True)
             if row is None or row.epoch != epoch or row.state != JobState.QUEUED:
                 return None
             if row.cancel_requested:
@@ -338,14 +346,10 @@ class JobRecords:
             if row.state == JobState.LOST:  # the database or this process was out of reach
                 row.state, row.message = JobState.RUNNING.value, ""
             row.lease_until, row.heartbeat = now + self._lease, now
-            row.stage, row.can_yield = report.stage[:64], report.can_yield
-            row.num_done, row.num_failed = report.num_done, report.num_failed
-            row.num_total = report.num_total
-            row.core_seconds += report.core_seconds
-            row.gpu_seconds += report.gpu_seconds
+            _store(row, report)
             return Orders(cancel=row.cancel_requested, yields=bool(row.yields_to))
 
-    def make_room(self, job: str, epoch: int) -> bool:
+    def make_room(self, job: str, epoch: int, report: Report) -> bool:
         """Store that a running job has made room, and waits again.
 
         Returns:
@@ -357,6 +361,7 @@ class JobRecords:
                 return False
             row.state, row.yielded = JobState.QUEUED.value, True
             row.message = "It has made room for another job, and goes on after it."
+            _store(row, replace(report, core_seconds=0.0, gpu_seconds=0.0))
             return True
 
     def end(
@@ -420,6 +425,16 @@ def _usage(session: Session, owners: set[str], now: datetime) -> Usage:
     for owner, when, core_seconds, gpu_seconds in session.execute(query):
         usage.add(owner, when, core_seconds=core_seconds, gpu_seconds=gpu_seconds)
     return usage
+
+
+def _store(row: JobRow, report: Report) -> None:
+    row.stage, row.can_yield = report.stage[:64], report.can_yield
+    row.num_done, row.num_failed = report.num_done, report.num_failed
+    row.num_total = report.num_total
+    row.core_seconds += report.core_seconds
+    row.gpu_seconds += report.gpu_seconds
+    if report.resumed_by:
+        row.words = list(report.resumed_by)
 
 
 def _end(row: JobRow, state: JobState, now: datetime) -> None:
