@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from eagleray.client import Client, RequestRefusedError
-from eagleray.client.jobs import Job
+from eagleray.client.jobs import FIRST, Job
 from eagleray.clusters.profiles import ClusterProfile
 from eagleray.clusters.remote_jobs import LogText, RemoteCommand, RemoteJob, command_text
 from eagleray.clusters.uploads import copy_command, is_local, require_remote_outputs
@@ -61,7 +61,7 @@ class ServiceJobs:
             )
         return {"eagleray": theirs}
 
-    def submit(self, command: RemoteCommand, *, name: str, user: str) -> str:
+    def submit(self, command: RemoteCommand, *, name: str, user: str) -> str:  # noqa: ARG002
         """Submit the specification of a command; the service names the job and its owner."""
         if command.program not in get_args(CommandName):
             raise InputError(
@@ -73,7 +73,12 @@ class ServiceJobs:
         spec, options = _spec_fields(command), _options(command)
         with self._errors():
             job = self._patient.jobs.submit(
-                command.program, spec, options=options, request_id=name
+                command.program,
+                spec,
+                options=options,
+                priority=getattr(command, "priority", 0),
+                retries=getattr(command, "retries", 0),
+                request_id=name,
             )
         return job.id
 
@@ -92,7 +97,7 @@ class ServiceJobs:
 
     def logs(self, name: str) -> Iterator[LogText]:
         """Yield what a job has printed so far."""
-        start = 0
+        start = FIRST
         while True:
             with self._errors():
                 found = self._patient.jobs.logs(name, start=start)
@@ -104,7 +109,7 @@ class ServiceJobs:
 
     def follow(self, name: str) -> Iterator[LogText]:
         """Yield what a job prints, until it has ended."""
-        start, answered = 0, time.monotonic()
+        start, answered = FIRST, time.monotonic()
         while True:
             try:
                 with self._errors():
@@ -127,7 +132,7 @@ class ServiceJobs:
         with self._errors():
             self._patient.jobs.cancel(name)
 
-    def retry(self, job: RemoteJob, *, name: str) -> str:
+    def retry(self, job: RemoteJob, *, name: str) -> str:  # noqa: ARG002 - it keeps its own
         """Run a job once more, under its name."""
         with self._errors():
             return self._patient.jobs.retry(job.name).id
@@ -179,7 +184,9 @@ def _require_remote_inputs(command: RemoteCommand) -> None:
         is_text = name in ("spec", "space", "kpi")  # files of text, which travel as their content
         if is_text or kind not in (Names.INPUT, Names.MODEL):
             continue
-        for word in RemoteCommand(command.program, (), command.parameters, {name: kind}).texts(kind):
+        for word in RemoteCommand(command.program, (), command.parameters, {name: kind}).texts(
+            kind
+        ):
             if is_local(word) and (kind is Names.INPUT or Path(word).exists()):
                 raise InputError(
                     f"{word} is on this disk, or nowhere, and the service does not read it; copy "
@@ -227,12 +234,11 @@ def _options(command: RemoteCommand) -> dict[str, Any]:
     for name, value in command.parameters.items():
         if name in command.spec.model_fields or name in _OF_THIS_MACHINE or not value:
             continue
-        option = "json" if name == "json_output" else name
-        if option not in JobOptions.model_fields:
+        if name not in JobOptions.model_fields:
             raise InputError(
                 f"--{name.replace('_', '-')} is not for jobs of a service; leave it out."
             )
-        options[option] = read_fields(value, "search space") if name == "space" else value
+        options[name] = read_fields(value, "search space") if name == "space" else value
     return options
 
 

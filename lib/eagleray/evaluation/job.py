@@ -179,14 +179,13 @@ def open_evaluation(
         require_known(kpis, known, where=describe_kpis(spec.kpi))
     current = None if spec.current is None else load(spec.current)
     parent = load_parent(model) if any(kpi.baseline == "parent" for kpi in kpis) else None
+    place = describe_kpis(spec.kpi or "")
     for kpi in kpis:
         if kpi.baseline == "current" and current is None:
-            raise InputError(
-                f"{describe_kpis(spec.kpi or '')} asks for `{kpi}`; say which model is current by --current."
-            )
+            raise InputError(f"{place} asks for `{kpi}`; say which model is current by --current.")
         if kpi.baseline == "parent" and parent is None:
             raise InputError(
-                f"{describe_kpis(spec.kpi or '')} asks for `{kpi}`, and the registry has no version that "
+                f"{place} asks for `{kpi}`, and the registry has no version that "
                 f"{model.reference} was made from; leave the line out or compare with `current`."
             )
     encode_attributes(package.attributes, images)

@@ -1,7 +1,7 @@
 """Stores what applications may do with models: evaluate, train, promote.
 
-A role is granted for a model, or for all models whose names match a pattern such as `flowers*`. Each
-role includes those before it. Without one, an application may predict, pack and inspect.
+A role is granted for a model, or for all models whose names match a pattern such as `flowers*`.
+Each role includes those before it. Without one, an application may predict, pack and inspect.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Roles:
         plain = "".join(c for c in models if c not in _PATTERN_CHARACTERS)
         if not models or len(models) > _MAX_PATTERN or not _is_name(plain):
             raise InputError(
-                f"{models!r} is neither the name of a model nor a pattern of names such as flowers*."
+                f"{models!r} is neither the name of a model nor a pattern of names, such as "
+                "flowers*."
             )
         with self._database.session() as session:
             if session.get(ApplicationRow, application) is None:

@@ -53,6 +53,9 @@ class JobBody(Spec):
         le=1000,
         description="Jobs of a higher priority run first, up to that of the application.",
     )
+    retries: int = Field(
+        default=0, ge=0, le=100, description="How often the job starts again if it is lost."
+    )
     request_id: str = Field(
         pattern=r"^[A-Za-z0-9_.-]{8,64}$",
         description="Id of this submission, drawn by the caller: the same one is the same job.",

@@ -6,7 +6,6 @@ checked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,15 +19,12 @@ from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.rules import SPECS, check_fields
+from eagleray.serving.jobs.starter import SPEC_VARIABLE, bounded_spec
 from eagleray.serving.roles import Role
 
-__all__ = ["SPEC_VARIABLE", "JobPlan", "plan_job"]
-
-SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
-"""Environment variable of a job's specification, as JSON."""
+__all__ = ["JobPlan", "plan_job"]
 
 _FROM_VARIABLE: Final = f"env:{SPEC_VARIABLE}"
-_MAX_SPEC_BYTES: Final = 120_000  # Linux limits a variable to 128 KiB
 _OPTIONS: Final = {
     "train": {"alias", "find_learning_rate"},
     "tune": {"alias", "space", "num_trials", "max_concurrent", "grace_epochs"},
@@ -91,7 +87,7 @@ def plan_job(
         if name in kind.model_fields and value is not None
     }
     if body.command == "tune":
-        return _bounded(_plan_tuning(body, fields, policy, resolve, max_workers=max_workers))
+        return _plan_tuning(body, fields, policy, resolve, max_workers=max_workers)
     spec = kind.make(fields)
     _require_workers(spec, max_workers)
     alias = body.options.alias
@@ -100,14 +96,12 @@ def plan_job(
     words += ["--find-learning-rate"] if body.options.find_learning_rate else []
     words += ["--json"] if body.options.json_output else []
     model = str(getattr(spec, "name", None) or getattr(spec, "model", None) or "")
-    return _bounded(
-        JobPlan(
-            spec=spec.model_dump(mode="json", exclude_defaults=True),
-            words=tuple(words),
-            output=str(getattr(spec, "output", None) or ""),
-            model=model,
-            roles=_roles(body, model),
-        )
+    return JobPlan(
+        spec=bounded_spec(spec),
+        words=tuple(words),
+        output=str(getattr(spec, "output", None) or ""),
+        model=model,
+        roles=_roles(body, model),
     )
 
 
@@ -149,7 +143,7 @@ def _plan_tuning(
     for flag, number in numbers.items():
         words += [flag, str(number)] if number is not None else []
     words += ["--json"] if options.json_output else []
-    content = yaml.safe_load(space.to_yaml())
+    content = bounded_spec(yaml.safe_load(space.to_yaml()))
     return JobPlan(content, tuple(words), model=default.name, roles=_roles(body, default.name))
 
 
@@ -183,18 +177,3 @@ def _roles(body: JobBody, model: str) -> tuple[tuple[Role, str], ...]:
         return ()
     promotes = body.options.alias not in (None, _CANDIDATE)
     return ((Role.PROMOTE if promotes else Role.TRAIN, name),)
-
-
-def _bounded(plan: JobPlan) -> JobPlan:
-    """Return a plan whose specification fits into a variable.
-
-    Raises:
-        InputError: If it does not.
-    """
-    size = len(json.dumps(plan.spec).encode())
-    if size > _MAX_SPEC_BYTES:
-        raise InputError(
-            f"The request is too long ({size:,} bytes, at most {_MAX_SPEC_BYTES:,}); write what it "
-            "lists into a table and name that."
-        )
-    return plan

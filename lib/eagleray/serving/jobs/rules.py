@@ -105,10 +105,14 @@ def check_fields(
             checked[name] = _kpi(value)
             continue
         _require_bounded(name, value)
-        named = names_of(kind.model_fields[name].json_schema_extra) if (
-            name in kind.model_fields
-        ) else None
-        checked[name] = value if named is None else _check_named(name, value, named, policy, resolve)
+        named = (
+            names_of(kind.model_fields[name].json_schema_extra)
+            if (name in kind.model_fields)
+            else None
+        )
+        checked[name] = (
+            value if named is None else _check_named(name, value, named, policy, resolve)
+        )
     return checked
 
 
