@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
 from eagleray.core.spec import Names, Spec, Texts, as_value_error, spec_field, worker_range
-from eagleray.core.types import EngineName, Precision
+from eagleray.core.types import DeviceChoice, EngineName, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
@@ -96,6 +96,12 @@ class PredictSpec(SourceFields, BatchRequest):
     )
     workers: WorkersText | None = spec_field(
         None, SPEED, "Number of workers: 4, or 4..16 on a cluster that grows; default: all cores."
+    )
+    device: DeviceChoice = spec_field(
+        "auto",
+        SPEED,
+        "Device: auto, cpu or gpu; auto: GPUs that are there. A cluster that grows gets as many "
+        "as --workers says.",
     )
     separate_decoding: bool | None = spec_field(
         None, SPEED, "Decode in workers of their own; default: where there are GPUs."

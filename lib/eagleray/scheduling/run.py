@@ -23,15 +23,12 @@ from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.database.tables import JobRow
-from eagleray.scheduling.assignment import VARIABLE, Assignment
+from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
 from eagleray.scheduling.command import JobCommand
 from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
 from eagleray.scheduling.records import JobRecords, Report, new_job
 
-__all__ = ["HANDED_OVER", "main"]
-
-HANDED_OVER: Final = 75
-"""Exit code of a process whose job waits in the database, or belongs to another attempt."""
+__all__ = ["main"]
 
 _SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
 _SECONDS_BETWEEN_TURNS: Final = 2.0
@@ -47,8 +44,7 @@ def main() -> int:
     settings = read_settings()
     database = open_database(settings)
     records = JobRecords(database, settings)
-    if assignment.record:
-        records.add(new_job(**assignment.record))
+    _add_record(records, assignment)
     row = records.claim(assignment.job, assignment.submission)
     if row is None:
         _say(f"Job {assignment.job} has ended, or belongs to another submission.")
@@ -62,6 +58,20 @@ def main() -> int:
         records.end(row.id, row.epoch, JobState.FAILED, exit_code=2, message=str(error))
         raise
     return attempt.run()
+
+
+def _add_record(records: JobRecords, assignment: Assignment) -> None:
+    """Add the record of a job, or have it follow the submitter, who did not reach the database.
+
+    Raises:
+        InputError: If another attempt of the job runs.
+    """
+    if not assignment.record:
+        return
+    ours = {"id": assignment.job, "submission": assignment.submission}
+    row = records.add(new_job(**assignment.record, **ours))
+    if assignment.after and row.submission == assignment.after:
+        records.submit_again(row, submission=assignment.submission)
 
 
 def _require_same(assignment: Assignment, database: OpenDatabase) -> None:

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Names, Texts, panel_of, spec_field, worker_range
+from eagleray.core.types import DeviceChoice
 from eagleray.io.spec_fields import S3_PANEL, SOURCES_PANEL, ReadFields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
@@ -245,7 +246,7 @@ class TrainSpec(ReadFields):
     workers: int | str = spec_field(
         1, RUN, "Number of worker processes; an elastic range is written 2..8."
     )
-    device: Literal["auto", "cpu", "gpu"] = spec_field("auto", RUN, "Device to train on.")
+    device: DeviceChoice = spec_field("auto", RUN, "Device to train on.")
     strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp", RUN, "Distributed strategy; fsdp shards weights and optimizer state."
     )
