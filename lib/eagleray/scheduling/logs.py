@@ -152,11 +152,18 @@ class LogReader:
 
     Args:
         row: The job.
+        epoch: Number of the attempt to begin with.
+        number: Number of the file in it to begin with.
     """
 
-    def __init__(self, row: JobRow) -> None:
+    def __init__(self, row: JobRow, *, epoch: int = 1, number: int = 0) -> None:
         self._folder, self._s3 = row.logs, row.s3
-        self._epoch, self._number = 1, 0
+        self._epoch, self._number = epoch, number
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Numbers of the attempt and of the file that are read next."""
+        return self._epoch, self._number
 
     def read(self, epoch: int) -> Iterator[LogLine]:
         """Yield the lines that were not read yet.
@@ -167,15 +174,29 @@ class LogReader:
         Raises:
             OSError: If the storage does not answer.
         """
+        while (lines := self.read_file(epoch)) is not None:
+            yield from lines
+
+    def read_file(self, epoch: int) -> list[LogLine] | None:
+        """Return the lines of the next file; None if there is none yet.
+
+        Args:
+            epoch: Number of the present attempt.
+
+        Raises:
+            OSError: If the storage does not answer.
+        """
         while self._folder:
             content = self._next_file()
             if content is not None:
-                for line in io.StringIO(content.decode(errors="replace"), newline="\n"):
-                    yield LogLine(line.removeprefix(OUTPUT_MARK), line.startswith(OUTPUT_MARK))
-            elif self._epoch >= epoch:
-                return
-            else:
-                self._epoch, self._number = self._epoch + 1, 0
+                return [
+                    LogLine(line.removeprefix(OUTPUT_MARK), line.startswith(OUTPUT_MARK))
+                    for line in io.StringIO(content.decode(errors="replace"), newline="\n")
+                ]
+            if self._epoch >= epoch:
+                return None
+            self._epoch, self._number = self._epoch + 1, 0
+        return None
 
     def _next_file(self) -> bytes | None:
         from eagleray.io import storage

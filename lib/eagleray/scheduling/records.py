@@ -486,7 +486,8 @@ def _store(row: JobRow, report: Report) -> None:
     row.core_seconds += report.core_seconds
     row.gpu_seconds += report.gpu_seconds
     if report.resumed_by:
-        row.words = list(report.resumed_by)
+        kept = [word for word in row.words if word == "--json"]
+        row.words = [*report.resumed_by, *kept]
 
 
 def _end(row: JobRow, state: JobState, now: datetime) -> None:

@@ -307,11 +307,9 @@ class _Watch:
 
 
 def _words(row: JobRow) -> list[str]:
-    """Return the words of a job's command: its specification, or what resumes it."""
-    if row.spec is None:
-        return [row.program, *row.words]
-    given = row.words or ["--spec", f"env:{_SPEC_VARIABLE}"]
-    return [row.program, "--json", *given]
+    """Return the words of a job's command: its own, or what resumes it, or its specification."""
+    words = row.words or ["--json", "--spec", f"env:{_SPEC_VARIABLE}"]
+    return [row.program, *words]
 
 
 def _say(text: str) -> None:
