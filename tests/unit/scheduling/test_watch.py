@@ -55,7 +55,7 @@ def watched(settings: Settings, records: JobRecords) -> tuple[_Watch, FakeComman
     """A large job that has run for long, and makes room on request."""
     row, command = claim(records, "large"), FakeCommand()
     assert is_admitted(records, row)
-    watch = _Watch(records, settings, row, cast(JobCommand, command))
+    watch = _Watch(records, settings, row, cast("JobCommand", command))
     watch._take({"stage": "Predicting", "done": 100, "failed": 1, "total": 1_000_000})
     assert watch._take({"can_yield": True})
     assert watch._beat()
