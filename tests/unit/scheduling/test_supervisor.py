@@ -148,3 +148,6 @@ def test_a_refusal_is_said(records: JobRecords, server: FakeServer) -> None:
     server.fault = UserError("The local inputs of job lost are gone with the head.")
     (event,) = look(records, server)
     assert "the cluster refuses it: The local inputs of job lost are gone" in event
+    row = records.get("lost")
+    assert row.state == JobState.FAILED
+    assert "gone with the head" in row.message
