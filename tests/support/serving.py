@@ -12,8 +12,10 @@ from typing import Any
 import grpc
 import httpx
 
+from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.assignment import Assignment
+from eagleray.scheduling.records import JobRecords
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
 from eagleray.serving.config import ServiceConfig
@@ -92,6 +94,23 @@ def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:
         add_versions(registry, name, versions)
         registry.set_alias(name, "production", 1)
     return registry
+
+
+def records_of(registry: Registry) -> JobRecords:
+    """Return the records of jobs beside a registry."""
+    return JobRecords(registry.history.database, registry.settings)
+
+
+def run_job(registry: Registry, job: str, state: JobState, **fields: Any) -> None:
+    """Claim a job as its process does, and bring it to a state: running, or ended."""
+    records = records_of(registry)
+    epoch = records.claim(job, records.get(job).submission)
+    assert epoch is not None
+    turn = records.wait_for_turn(job, epoch)
+    assert turn is not None
+    assert turn.admitted
+    if state != JobState.RUNNING:
+        assert records.end(job, epoch, state, **fields)
 
 
 def add_versions(registry: Registry, name: str, count: int) -> None:

@@ -93,8 +93,8 @@ class BatchJobs:
             row = self._same(body, application)
             if row is not None:
                 status = self._status(row)
-                there = read_commit(OutputLayout(row.output)) is not None
-                if status.state not in _ENDED or (status.state == JobState.SUCCEEDED and there):
+                goes_on = status.state not in _ENDED and self._starter.has_process(row)
+                if goes_on or status.state == JobState.SUCCEEDED:
                     return status
             self._starter.require_room(application)
             if row is None:
@@ -189,6 +189,8 @@ class BatchJobs:
         state, words = JobState(row.state), row.message
         if committed is not None:
             state, words = JobState.SUCCEEDED, ""
+        elif row.cancel_requested and state not in _ENDED:
+            state, words = JobState.CANCELLED, "Post the same body again to resume it."
         elif state == JobState.SUCCEEDED:
             state, words = JobState.FAILED, "Its results have been removed."
         elif state == JobState.QUEUED:

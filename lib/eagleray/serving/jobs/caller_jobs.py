@@ -187,7 +187,7 @@ class CallerJobs:
             OutageError: If the database or the job server does not respond.
         """
         row = self._row(job, application)
-        if row.state in _ACTIVE:
+        if row.state in _ACTIVE and self._starter.has_process(row):
             raise NotFinishedError(f"Job {job} is {row.state}; cancel it, or wait for its end.")
         body = _body_of(row)
         if body is None:
@@ -234,7 +234,10 @@ def _as_json(row: JobRow, position: int | None) -> dict[str, Any]:
         "done": row.num_done,
         "failed": row.num_failed,
         "exit_code": row.exit_code,
-        "message": hide_locations(row.message, _locations(row.request)),
+        "message": hide_locations(
+            "It is asked to end." if row.cancel_requested else row.message,
+            _locations(row.request),
+        ),
     }
 
 

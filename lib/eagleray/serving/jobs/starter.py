@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,6 +88,10 @@ class JobStarter:
         conditions = (JobRow.id == job, JobRow.application == application)
         return next(iter(self.records.recent(*conditions, limit=1)), None)
 
+    def has_process(self, row: JobRow) -> bool:
+        """Whether a process waits with a job or runs it, or has the time to start."""
+        return row.lease_until is not None and row.lease_until >= datetime.now(UTC)
+
     def max_workers(self) -> int:
         """Return the number of workers of a job, from the resources that the service leaves.
 
@@ -154,10 +159,14 @@ class JobStarter:
             spec: Its specification, as the limits of its caller are now.
 
         Raises:
-            InputError: If it runs.
+            NotReadyError: If its process has not ended yet.
             OutageError: If the job server does not respond.
             UnknownNameError: If the job has been removed.
         """
+        if self.has_process(row):
+            raise NotReadyError(
+                f"Job {row.id} is still ending; try again in some seconds.", retry_after=2.0
+            )
         with self.database.session() as session:
             session.execute(sa.update(JobRow).where(JobRow.id == row.id).values(spec=dict(spec)))
         again = self.records.submit_again(row)
