@@ -420,23 +420,32 @@ class JobRecords:
 
     def end(
         self,
-        job: str,
-        epoch: int,
+        attempt: JobRow,
         state: JobState,
         *,
         exit_code: int | None = None,
         message: str = "",
+        report: Report | None = None,
     ) -> bool:
         """Store how an attempt has ended.
+
+        Args:
+            attempt: The job as it was claimed.
+            state: How it has ended.
+            exit_code: Exit code of its command.
+            message: Sentence that explains the state.
+            report: The last report, if there was one since the last sign of life.
 
         Returns:
             Whether the process still had the job; if not, nothing is stored.
         """
         with self._database.session() as session:
             now = _now(session)
-            row = session.get(JobRow, job, with_for_update=True)
-            if row is None or row.epoch != epoch or row.state not in _ACTIVE:
+            row = session.get(JobRow, attempt.id, with_for_update=True)
+            if row is None or row.epoch != attempt.epoch or row.state not in _ACTIVE:
                 return False
+            if report is not None:
+                _store(row, report)
             _end(row, state, now)
             row.exit_code, row.message = exit_code, message
             return True

@@ -78,7 +78,7 @@ def test_a_job_from_submission_to_end(records: JobRecords) -> None:
     found = records.get("predict")
     assert (found.state, found.stage, found.num_done) == (JobState.RUNNING, "Predicting", 40)
     assert (found.num_total, found.core_seconds, found.gpu_seconds) == (100, 16.0, 4.0)
-    assert records.end("predict-1", row.epoch, JobState.SUCCEEDED, exit_code=0)
+    assert records.end(row, JobState.SUCCEEDED, exit_code=0)
     ended = records.get("predict-1")
     assert (ended.state, ended.exit_code, ended.lease_until) == (JobState.SUCCEEDED, 0, None)
     assert ended.ended is not None
@@ -107,7 +107,7 @@ def test_who_holds_an_older_epoch_has_lost_the_job(records: JobRecords) -> None:
     assert second is not None
     assert second.epoch == 2
     assert records.beat(row.id, 1, Report(num_done=99)) is None
-    assert not records.end(row.id, 1, JobState.SUCCEEDED)
+    assert not records.end(row, JobState.SUCCEEDED)
     assert records.wait_for_turn(row.id, 1) is None
     assert records.get(row.id).num_done == 0
 
@@ -182,7 +182,7 @@ def test_a_large_job_makes_room_and_goes_on(records: JobRecords) -> None:
     assert turn is not None
     assert turn.admitted
     assert records.positions() == {"large": 1}
-    assert records.end("small", small.epoch, JobState.SUCCEEDED)
+    assert records.end(small, JobState.SUCCEEDED)
     turn = records.wait_for_turn("large", large.epoch)
     assert turn is not None
     assert turn.admitted
@@ -213,7 +213,7 @@ def test_cancel_and_retry(records: JobRecords) -> None:
     orders = records.beat(row.id, row.epoch, Report())
     assert orders is not None
     assert orders.cancel
-    assert records.end(row.id, row.epoch, JobState.CANCELLED)
+    assert records.end(row, JobState.CANCELLED)
     with pytest.raises(InputError, match="has ended already: cancelled"):
         records.cancel(row.id)
     again = records.submit_again(records.get(row.id))

@@ -79,7 +79,7 @@ def test_a_large_job_makes_room_for_a_small_one_and_goes_on(
     assert is_admitted(records, small)
     assert watch._beat()
     assert command.requests == ["yield"]
-    assert records.end("small", small.epoch, JobState.SUCCEEDED)
+    assert records.end(small, JobState.SUCCEEDED)
     assert watch._beat()
     assert command.requests == ["yield", "resume"]
     row = records.get("large")
