@@ -37,6 +37,7 @@ __all__ = [
     "Report",
     "Turn",
     "new_job",
+    "submission_name",
 ]
 
 START_SECONDS: Final = 120.0
@@ -125,6 +126,11 @@ def new_job(**fields: Any) -> JobRow:
         "retries_left": fields.get("retries", 0),
     }
     return JobRow(**{**defaults, **fields})
+
+
+def submission_name(row: JobRow) -> str:
+    """Return a name for the next attempt of a job on its cluster."""
+    return next_submission(row.id, row.submission)
 
 
 class JobRecords:
@@ -272,7 +278,7 @@ class JobRecords:
                 raise InputError(
                     f"Job {row.id} is {current.state}; attach to it, or cancel it first."
                 )
-            current.submission = submission or next_submission(row.id, row.submission)
+            current.submission = submission or submission_name(current)
             current.state, current.message = JobState.QUEUED.value, ""
             current.lease_until = now + timedelta(seconds=START_SECONDS)
             current.ended = current.exit_code = current.heartbeat = None
