@@ -70,5 +70,5 @@ def next_submission(job: str, last: str) -> str:
     """
     if not last:
         return job
-    number = last.removeprefix(f"{job}.")
+    number = last.removeprefix(job).removeprefix(".")
     return f"{job}.{int(number) + 1 if number.isdecimal() else 2}"

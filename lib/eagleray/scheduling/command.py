@@ -53,7 +53,7 @@ class JobCommand:
         self._socket, self._on_line = ours, on_line
         self._messages: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._last_line = self._error_line = ""
-        ends_with_parent = [sys.executable, parent_death.__file__, str(os.getpid())]
+        ends_with_parent = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
                 [*ends_with_parent, sys.executable, "-P", "-m", "eagleray", *words],

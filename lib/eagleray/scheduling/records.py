@@ -228,11 +228,11 @@ class JobRecords:
             rows = list(session.scalars(sa.select(JobRow).where(self._mine, lost | active)))
             parked = self._decide(session, now).parked
         rows = self._with_lost(rows, now)
-        waits = (JobState.QUEUED, JobState.LOST)
         return [
             row
             for row in sorted(rows, key=lambda row: row.created)
-            if row.state in waits and not _is_held(row, now) and row.id not in parked
+            if (row.state == JobState.LOST and row.retries_left)
+            or (row.state == JobState.QUEUED and not _is_held(row, now) and row.id not in parked)
         ]
 
     # --- submit ---
