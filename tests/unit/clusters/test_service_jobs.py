@@ -235,7 +235,7 @@ def test_an_unreachable_service_is_told_within_ten_seconds() -> None:
                 b'{"name": "eagleray", "version": "99.1.0"}',
                 {"Content-Type": "application/json"},
             ),
-            rf"runs Eagleray 99.1.0 and this machine has {version('eagleray')}",
+            f"runs Eagleray 99.1.0 and this machine has {version('eagleray')}",
         ),
     ],
 )
