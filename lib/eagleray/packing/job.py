@@ -203,6 +203,7 @@ def run_pack(
         nonlocal started
         workers = cluster()
         started = time.monotonic()
+        run.channel.hold(cores=workers.num_cpus, gpus=0)
         return pack_shards(pending, job.context, workers, turn)
 
     limit = job.request.failure_limit

@@ -13,9 +13,9 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
@@ -59,7 +59,6 @@ class LogWriter:
     Args:
         folder: Folder or URI of the log.
         epoch: Number of the attempt.
-        s3: Options that reach it on S3.
         seconds: Time between the first files.
     """
 
@@ -68,10 +67,8 @@ class LogWriter:
         folder: str,
         epoch: int,
         *,
-        s3: Mapping[str, Any] | None = None,
         seconds: float = _FIRST_SECONDS,
     ) -> None:
-        self._s3 = s3 or {}
         self._folder, self._epoch, self._seconds = folder, epoch, seconds
         self._lines: list[bytes] = []
         self._waiting = self._total = self._number = 0
@@ -128,7 +125,6 @@ class LogWriter:
         from eagleray.io import storage
 
         try:
-            storage.use_s3(storage.S3Options(**self._s3))
             storage.put_atomic(_file(self._folder, self._epoch, self._number), content)
         except (OSError, InputError) as error:
             self.fault = str(error)

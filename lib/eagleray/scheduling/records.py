@@ -146,8 +146,8 @@ class JobRecords:
 
     @property
     def _mine(self) -> sa.ColumnElement[bool]:
-        """The condition of the jobs of this cluster, and of those that no process has claimed."""
-        return JobRow.cluster.in_({"", self._settings.cluster_name})
+        """The condition of the jobs of this cluster."""
+        return JobRow.cluster == self._settings.cluster_name
 
     # --- find ---
 
@@ -241,6 +241,7 @@ class JobRecords:
             found = session.get(JobRow, row.id)
             if found is not None:
                 return found
+            row.cluster = row.cluster or self._settings.cluster_name
             if row.submission:
                 row.lease_until = _now(session) + timedelta(seconds=START_SECONDS)
             session.add(row)
@@ -345,6 +346,11 @@ class JobRecords:
                 row.state, row.started = JobState.RUNNING.value, now
             session.flush()
             return row
+
+    def set_size(self, job: str, size: int) -> None:
+        """Store how many images a job has."""
+        with self._database.session() as session:
+            session.execute(sa.update(JobRow).where(JobRow.id == job).values(size=size))
 
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.

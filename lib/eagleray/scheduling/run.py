@@ -7,26 +7,33 @@ make room for another job. If another attempt has taken the job, it ends its own
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from eagleray.core.display import escape_text
-from eagleray.core.errors import EaglerayError, ExitCode, OutageError, UserError
+from eagleray.core.errors import EaglerayError, ExitCode, InputError, OutageError, UserError
 from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.database.tables import JobRow
+from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
 from eagleray.scheduling.command import JobCommand
 from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
+from eagleray.scheduling.packages import keep_package
 from eagleray.scheduling.records import JobRecords, Report, new_job
+from eagleray.scheduling.size import count_images
 
 __all__ = ["main"]
 
@@ -49,7 +56,9 @@ def main() -> int:
     if row is None:
         _say(f"Job {assignment.job} has ended, or belongs to another submission.")
         return HANDED_OVER
-    attempt = _Attempt(records, settings, row, ray_address=assignment.ray_address)
+    storage.use_s3(S3Fields().with_settings(settings).s3)
+    storage.use_s3(storage.S3Options(**row.s3))
+    attempt = _Attempt(records, settings, row, assignment)
     signal.signal(signal.SIGTERM, attempt.stop)
     signal.signal(signal.SIGINT, attempt.stop)
     try:
@@ -97,11 +106,12 @@ class _Attempt:
     """One attempt of a job, from its claim to its end."""
 
     def __init__(
-        self, records: JobRecords, settings: Settings, row: JobRow, *, ray_address: str
+        self, records: JobRecords, settings: Settings, row: JobRow, assignment: Assignment
     ) -> None:
         self._records, self._settings, self._row = records, settings, row
+        self._inputs = assignment.inputs or (row.spec or {}).get("inputs", ())
         # Ray may have put the address of its job server here, and its own is another one.
-        self._ray_address = ray_address or os.environ.get("RAY_ADDRESS", "auto")
+        self._ray_address = assignment.ray_address or os.environ.get("RAY_ADDRESS", "auto")
         self._stopped = False
         self._command: JobCommand | None = None
 
@@ -115,7 +125,9 @@ class _Attempt:
         """Wait for the job's turn, run its command, and store how it ends."""
         if (code := self._wait_for_turn()) is not None:
             return code
-        log = LogWriter(self._row.logs, self._row.epoch, s3=self._row.s3)
+        if self._row.package:
+            threading.Thread(target=self._keep_inputs, daemon=True).start()
+        log = LogWriter(self._row.logs, self._row.epoch)
 
         def on_line(line: str, is_output: bool) -> None:
             log.add(line, is_output=is_output)
@@ -156,12 +168,27 @@ class _Attempt:
                     "supervise` submits it again when its turn comes near."
                 )
                 return HANDED_OVER
+            if position == 0 and self._row.size is None and self._inputs:
+                threading.Thread(target=self._count, daemon=True).start()
             if turn.position != position:
                 position = turn.position
                 _say(f"Job {job} waits for its turn; it is number {position} in the queue.")
             time.sleep(_SECONDS_BETWEEN_TURNS)
         self._records.end(job, self._row.epoch, JobState.CANCELLED)
         return ExitCode.INTERRUPTED
+
+    def _count(self) -> None:
+        """Store how many images a job has that waits, if they are few."""
+        size = count_images(self._inputs)
+        if size is not None:
+            with contextlib.suppress(OutageError):  # the job waits in its place then
+                self._records.set_size(self._row.id, size)
+
+    def _keep_inputs(self) -> None:
+        try:
+            keep_package(self._row, Path.cwd())
+        except (OSError, InputError) as error:
+            _say(f"The local inputs could not be kept in {self._row.logs} ({error}).")
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": self._ray_address}

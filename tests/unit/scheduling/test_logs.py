@@ -90,4 +90,4 @@ def test_logs_lie_beside_results_or_in_the_folder_of_all_jobs(tmp_path: Path) ->
     train = new_job(id="t-1", program="train", owner="ada")
     assert log_folder(predict, settings) == "s3://results/1/_eagleray/logs/p-1"
     assert log_folder(train, settings) == "s3://jobs/logs/t-1"
-    assert log_folder(train, Settings(home=tmp_path)) == str(tmp_path / "job-logs" / "t-1")
+    assert log_folder(train, Settings(home=tmp_path)) == str(tmp_path / "runs/_jobs/t-1")

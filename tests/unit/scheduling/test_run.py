@@ -118,7 +118,7 @@ def test_a_command_runs_to_its_end_and_its_record_and_log_say_so(cluster: Cluste
     assert (row.state, row.exit_code, row.epoch) == (JobState.SUCCEEDED, 0, 1), err
     assert '"job": "jobs-1"' in cluster.log("jobs-1")
     assert row.core_seconds > 0
-    assert row.logs == str(cluster.settings.home / "job-logs" / "jobs-1")
+    assert row.logs == str(cluster.settings.home / "runs/_jobs/jobs-1")
 
 
 def test_a_mistake_is_the_message_of_the_record(cluster: Cluster) -> None:
