@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,6 @@ def test_a_tuning_is_a_search_space_that_its_program_reads(
         assert record.words == [
             *("--space", "env:EAGLERAY_JOB_SPEC", "--num-trials", "3", "--max-concurrent", "2")
         ]
-        import json
-
         monkeypatch.setenv("EAGLERAY_JOB_SPEC", json.dumps(record.spec))
         found = read_space("env:EAGLERAY_JOB_SPEC", {})
         spec = found.spec(found.default())
