@@ -169,7 +169,7 @@ def test_a_job_is_cancelled_and_retried(
         ("predict", [DATA, "--model", "m", "--output", "s3://b/x", "--quote"], "--quote is not"),
         ("train", [*TRAIN, "--parent", "."], "aws s3 cp --recursive . s3://BUCKET/"),
         ("train", [*TRAIN, "--epochs", "none"], "--epochs must be a valid integer"),
-        ("train", ["--resume", "digits-1"], "is required"),
+        ("train", ["--resume", "digits-1"], "--resume is not for jobs of a service"),
         ("train", [*TRAIN, "--transform", "a:b"], "transform is set by the operator"),
         ("train", [DATA, "--name", "digits", "--alias", "production"], "apps grant lab promote"),
         ("evaluate", ["digits", DATA, "--kpi", "nowhere.txt"], "There is no KPI file nowhere.txt"),
