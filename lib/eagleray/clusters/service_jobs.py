@@ -70,14 +70,14 @@ class ServiceJobs:
             )
         require_remote_outputs(command)
         _require_remote_inputs(command)
-        spec, options = _spec_fields(command), _options(command)
+        options, spec = _options(command), _spec_fields(command)
         with self._errors():
             job = self._patient.jobs.submit(
                 command.program,
                 spec,
                 options=options,
-                priority=getattr(command, "priority", 0),
-                retries=getattr(command, "retries", 0),
+                priority=command.priority,
+                retries=command.retries,
                 request_id=name,
             )
         return job.id
@@ -236,7 +236,8 @@ def _options(command: RemoteCommand) -> dict[str, Any]:
             continue
         if name not in JobOptions.model_fields:
             raise InputError(
-                f"--{name.replace('_', '-')} is not for jobs of a service; leave it out."
+                f"--{name.removesuffix('_run').replace('_', '-')} is not for jobs of a service; "
+                "leave it out."
             )
         options[name] = read_fields(value, "search space") if name == "space" else value
     return options
@@ -261,7 +262,6 @@ def _as_remote(job: Job) -> RemoteJob:
     for field, value in spec.items():
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{field.replace('_', '-')}", str(one)]
-    progress = "" if job.total is None else f"{job.done:,}/{job.total:,}, {job.failed:,} failed"
     return RemoteJob(
         name=job.id,
         state=job.state,
@@ -274,7 +274,9 @@ def _as_remote(job: Job) -> RemoteJob:
             "priority": job.priority,
             "position": job.position,
             "attempt": job.attempt,
-            "progress": progress,
+            "done": job.done,
+            "total": job.total,
+            "failed": job.failed,
             "output": job.output,
         },
     )

@@ -18,7 +18,7 @@ from eagleray.core.spec import Spec
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
-from eagleray.serving.jobs.rules import SPECS, check_fields
+from eagleray.serving.jobs.rules import SPECS, check_fields, require_bounded
 from eagleray.serving.jobs.starter import SPEC_VARIABLE, bounded_spec
 from eagleray.serving.roles import Role
 
@@ -121,6 +121,7 @@ def _plan_tuning(
     if options.space is None:
         space = default_space(fixed)
     else:
+        require_bounded("space", options.space)
         content = dict(options.space)
         inner = content.get("fixed") or {}
         if not isinstance(inner, dict):

@@ -22,7 +22,7 @@ from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.problems import ForbiddenError
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["CALLER_FIELDS", "SPECS", "check_fields"]
+__all__ = ["CALLER_FIELDS", "SPECS", "check_fields", "require_bounded"]
 
 
 SPECS: Final[Mapping[str, type[Spec]]] = {
@@ -104,7 +104,7 @@ def check_fields(
         if name == "kpi":
             checked[name] = _kpi(value)
             continue
-        _require_bounded(name, value)
+        require_bounded(name, value)
         named = (
             names_of(kind.model_fields[name].json_schema_extra)
             if (name in kind.model_fields)
@@ -160,7 +160,12 @@ def _kpi(value: Any) -> str:
     return value
 
 
-def _require_bounded(name: str, value: Any) -> None:
+def require_bounded(name: str, value: Any) -> None:
+    """Refuse texts that are too many, too long, or have control characters.
+
+    Raises:
+        InputError: If there is one in the value, however deep.
+    """
     texts = list(_texts(value))
     if len(texts) > _MAX_TEXTS:
         raise InputError(f"{name} has more than {_MAX_TEXTS:,} texts; write them into a table.")

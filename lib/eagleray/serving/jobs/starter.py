@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ from eagleray.core.settings import Settings
 from eagleray.core.spec import Spec
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
+from eagleray.io.spec_fields import S3Fields
 from eagleray.scheduling.assignment import Assignment
 from eagleray.scheduling.logs import log_folder
-from eagleray.scheduling.records import JobRecords, submission_name
+from eagleray.scheduling.records import JobRecords
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.problems import FullError, NotReadyError
@@ -138,7 +140,8 @@ class JobStarter:
         Raises:
             OutageError: If the job server does not respond; the job is not stored then.
         """
-        row.submission = submission_name(row)
+        row.submission = row.id
+        row.s3 = dataclasses.asdict(S3Fields().with_settings(self._settings).s3)
         row.logs = log_folder(row, self._settings)
         stored = self.records.add(row)
         try:
