@@ -20,6 +20,7 @@ from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
 from eagleray.cli.remote import run_on_cluster
+from eagleray.cli.supervise import supervise_jobs
 from eagleray.core.errors import UserError
 from eagleray.core.file_names import escape_file_name
 
@@ -43,6 +44,7 @@ app.add_typer(apps_app, name="apps")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+app.command("supervise")(supervise_jobs)
 
 _PASS_EVERYTHING_ON = {
     "allow_extra_args": True,

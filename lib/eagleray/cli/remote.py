@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from eagleray.core.errors import ExitCode, OutageError
-from eagleray.core.settings import read_settings
+from eagleray.core.errors import ExitCode, InputError, OutageError
+from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # commands that stay here start at once
+    from eagleray.clusters.profiles import ClusterProfile
+    from eagleray.clusters.ray_jobs import RayJobs
     from eagleray.clusters.remote_jobs import LogText, RemoteCommand, RemoteJobs
 
-__all__ = ["follow_job", "jobs_on", "new_job_name", "print_logs", "run_on_cluster"]
+__all__ = [
+    "follow_job",
+    "has_records",
+    "jobs_on",
+    "new_job_name",
+    "print_logs",
+    "run_on_cluster",
+    "server_of",
+]
 
 _FLAG: Final = "--cluster"
 _DETACH: Final = "--detach"
@@ -49,31 +60,92 @@ def run_on_cluster(program: str, module: str, words: Sequence[str]) -> list[str]
             return [*rest, _FLAG, profile.address]
         os.environ["EAGLERAY_RAY_ADDRESS"] = profile.address  # of the cluster in use
         return list(words)
-    from eagleray.clusters.connect import connect
-
     detached = _DETACH in rest
+    priority, rest = _take_number(rest, "--priority", range(-100, 101))
+    retries, rest = _take_number(rest, "--retries", range(101))
     command = _parse(program, module, [word for word in rest if word != _DETACH])
+    command = replace(command, priority=priority, retries=retries)
     cluster = named or settings.ray_address or ClusterProfiles.read(settings).used or ""
-    raise SystemExit(_submit(connect(profile), command, cluster, detached=detached))
+    raise SystemExit(_submit(_connect(profile, named), command, cluster, detached=detached))
 
 
-def jobs_on(named: str) -> RemoteJobs:
+def has_records(settings: Settings) -> bool:
+    """Whether this machine has a database that may hold the records of submitted jobs."""
+    file = settings.home_folder / "eagleray.db"
+    return settings.database_url is not None or file.exists()
+
+
+def jobs_on(named: str | None) -> RemoteJobs:
     """Return the jobs of a cluster that is named on the command line.
+
+    Args:
+        named: Name or address; None for the records in the database of this machine.
 
     Raises:
         UserError: If the cluster is unknown, is not reached from outside, or does not answer.
     """
-    from eagleray.clusters.connect import connect
     from eagleray.clusters.profiles import resolve_cluster
-    from eagleray.core.errors import InputError
 
     profile = resolve_cluster(named, read_settings())
+    if named is None:
+        if not has_records(read_settings()):
+            raise InputError(
+                "No jobs are recorded on this machine; name the cluster with --cluster, or set "
+                "EAGLERAY_DATABASE_URL to the database that the cluster has."
+            )
+        return _recorded(None)
     if profile is None or profile.url is None:
         raise InputError(
             f"{named} is not reached from outside; name a cluster with an address such as "
             "https://SERVICE or ray-jobs+https://HEAD."
         )
-    return connect(profile)
+    return _connect(profile, named)
+
+
+def _connect(profile: ClusterProfile, named: str | None) -> RemoteJobs:
+    """Return the jobs of a cluster: their records, if this machine shares the database."""
+    from eagleray.clusters.connect import connect
+
+    shared = (read_settings().database_url or "").startswith("postgres")
+    return _recorded(named) if shared and not profile.is_service else connect(profile)
+
+
+def server_of(named: str | None) -> Callable[[], RayJobs]:
+    """Return a function that connects to the job server of a cluster.
+
+    Args:
+        named: Name or address; None for the cluster in use.
+
+    Raises:
+        UserError: If the cluster is unknown. The function raises one if there is no job server.
+    """
+    from eagleray.clusters.profiles import resolve_cluster
+
+    settings = read_settings()
+    resolve_cluster(named, settings)
+
+    def connect() -> RayJobs:
+        from eagleray.clusters.ray_jobs import RayJobs
+
+        profile = resolve_cluster(named, settings)  # it may have another address by now
+        if profile is None or profile.url is None or profile.is_service:
+            raise InputError(
+                "This needs the job server of a cluster; name one with --cluster, with an address "
+                "such as ray-jobs+https://HEAD."
+            )
+        jobs = RayJobs(profile)
+        jobs.facts()
+        return jobs
+
+    return connect
+
+
+def _recorded(named: str | None) -> RemoteJobs:
+    from eagleray.clusters.recorded_jobs import RecordedJobs
+    from eagleray.database.store import open_database
+
+    settings = read_settings()
+    return RecordedJobs(open_database(settings), settings, server_of(named))
 
 
 def follow_job(jobs: RemoteJobs, name: str, *, cluster: str, note: str = "") -> int:
@@ -161,6 +233,22 @@ def _parse(program: str, module: str, words: Sequence[str]) -> RemoteCommand:
             raise
     places, spec = named_places(found.main), spec_of(found.main)
     return RemoteCommand(program, tuple(words), parameters, places, spec)
+
+
+def _take_number(words: Sequence[str], option: str, allowed: range) -> tuple[int, list[str]]:
+    """Return the value of an option that is a number, 0 without one, and the words without it.
+
+    Raises:
+        InputError: If the value is not allowed.
+    """
+    text, rest = _take_option(words, option)
+    if text is None:
+        return 0, rest
+    number = int(text) if text.removeprefix("-").isdecimal() else None
+    if number not in allowed:
+        raise InputError(f"{option} takes a number from {allowed[0]} to {allowed[-1]}.")
+    assert number is not None
+    return number, rest
 
 
 def _take_option(words: Sequence[str], option: str) -> tuple[str | None, list[str]]:

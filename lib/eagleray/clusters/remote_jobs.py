@@ -35,6 +35,8 @@ class RemoteCommand:
         parameters: The same, parsed: values by name; None or empty where nothing is given.
         names: What each parameter names outside the command, for those that do.
         spec: Specification that the command makes; None if it makes none.
+        priority: Jobs of a higher priority run first.
+        retries: How often the job is submitted again if it is lost.
     """
 
     program: str
@@ -42,6 +44,8 @@ class RemoteCommand:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, Names] = field(default_factory=dict)
     spec: type[Spec] | None = None
+    priority: int = 0
+    retries: int = 0
 
     def texts(self, *kinds: Names) -> Iterator[str]:
         """Yield the values of the parameters that name something of these kinds."""

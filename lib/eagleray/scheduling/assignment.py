@@ -7,13 +7,17 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["COMMAND", "VARIABLE", "Assignment"]
+__all__ = ["COMMAND", "HANDED_OVER", "VARIABLE", "Assignment", "next_submission"]
 
 VARIABLE: Final = "EAGLERAY_SUBMISSION"
 """Environment variable of an assignment, as JSON."""
 
 COMMAND: Final = "python -P -m eagleray.scheduling.run"
 """The command that runs an assigned job."""
+
+
+HANDED_OVER: Final = 75
+"""Exit code of a process whose job waits in the database, or belongs to another attempt."""
 
 
 class Assignment(BaseModel):
@@ -25,7 +29,10 @@ class Assignment(BaseModel):
         version: Version of Eagleray that submits it.
         record: Columns of the job's record, which is added if the database does not have it: the
             submitter may not reach that.
-        database: Identity of the submitter's database; "" if it has none in common.
+        after: Name of the attempt that this one follows; "" for the first one, and for one that
+            the record knows already.
+        database: Identity of the submitter's database; "" if it may be another one.
+        inputs: Locations of the images of a prediction or packing, to tell small jobs.
         ray_address: Address of the Ray that the command joins; "" for the one that runs it.
     """
 
@@ -35,7 +42,9 @@ class Assignment(BaseModel):
     submission: str
     version: str = Field(default_factory=lambda: version("eagleray"))
     record: dict[str, Any] = Field(default_factory=dict)
+    after: str = ""
     database: str = ""
+    inputs: tuple[str, ...] = ()
     ray_address: str = ""
 
     @classmethod
@@ -50,3 +59,16 @@ class Assignment(BaseModel):
     def environment(self) -> dict[str, str]:
         """The variable that hands the assignment over."""
         return {VARIABLE: self.model_dump_json()}
+
+
+def next_submission(job: str, last: str) -> str:
+    """Return the name of the next attempt of a job: NAME, then NAME.2, NAME.3 and so on.
+
+    Args:
+        job: Id of the job.
+        last: Name of its last attempt; "" for none.
+    """
+    if not last:
+        return job
+    number = last.removeprefix(job).removeprefix(".")
+    return f"{job}.{int(number) + 1 if number.isdecimal() else 2}"

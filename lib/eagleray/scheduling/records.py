@@ -25,6 +25,7 @@ from eagleray.core.settings import Settings
 from eagleray.database.connection import lock_for_transaction
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow, UtcTime
+from eagleray.scheduling.assignment import next_submission
 from eagleray.scheduling.logs import log_folder
 from eagleray.scheduling.queue import Decision, QueueEntry, Usage, decide
 
@@ -46,6 +47,7 @@ UNQUEUED: Final = frozenset({"doctor"})
 """Commands that run at once."""
 
 _LOST: Final = "Its process has sent no sign of life since {:%Y-%m-%d %H:%M:%S} UTC."
+_MAX_MESSAGE: Final = 1000
 _USAGE_WINDOW: Final = timedelta(days=7)
 _ACTIVE: Final = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.LOST.value)
 
@@ -128,8 +130,7 @@ def new_job(**fields: Any) -> JobRow:
 
 def submission_name(row: JobRow) -> str:
     """Return a name for the next attempt of a job on its cluster."""
-    number = int(row.submission.rpartition(".")[2]) if "." in row.submission else 1
-    return f"{row.id}.{number + 1}" if row.submission else row.id
+    return next_submission(row.id, row.submission)
 
 
 class JobRecords:
@@ -143,6 +144,16 @@ class JobRecords:
     def __init__(self, database: OpenDatabase, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._lease = timedelta(seconds=settings.lease_seconds)
+
+    @property
+    def place(self) -> str:
+        """The location of the database, without a password."""
+        return self._database.database.place
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        """The condition of the jobs of this cluster."""
+        return JobRow.cluster == self._settings.cluster_name
 
     # --- find ---
 
@@ -204,6 +215,26 @@ class JobRecords:
             decision = self._decide(session, _now(session))
         return {job: number for number, job in enumerate(decision.waiting, 1)}
 
+    def without_process(self) -> list[JobRow]:
+        """Return the jobs of this cluster that a supervisor is to submit again now.
+
+        These are lost ones with retries left, and those at the front of the queue that no process
+        waits for.
+        """
+        lost = sa.and_(JobRow.state == JobState.LOST.value, JobRow.retries_left > 0)
+        active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
+        with self._database.reading() as session:
+            now = _now(session)
+            rows = list(session.scalars(sa.select(JobRow).where(self._mine, lost | active)))
+            parked = self._decide(session, now).parked
+        rows = self._with_lost(rows, now)
+        return [
+            row
+            for row in sorted(rows, key=lambda row: row.created)
+            if (row.state == JobState.LOST and row.retries_left)
+            or (row.state == JobState.QUEUED and not _is_held(row, now) and row.id not in parked)
+        ]
+
     # --- submit ---
 
     def add(self, row: JobRow) -> JobRow:
@@ -216,16 +247,20 @@ class JobRecords:
             found = session.get(JobRow, row.id)
             if found is not None:
                 return found
+            row.cluster = row.cluster or self._settings.cluster_name
             if row.submission:
                 row.lease_until = _now(session) + timedelta(seconds=START_SECONDS)
             session.add(row)
         return row
 
-    def submit_again(self, row: JobRow, *, takes_retry: bool) -> JobRow | None:
+    def submit_again(
+        self, row: JobRow, *, submission: str = "", takes_retry: bool = False
+    ) -> JobRow | None:
         """Prepare the next attempt of a job, and return it with the name of its submission.
 
         Args:
             row: The job as it was read; None is returned if it has changed since.
+            submission: Name of the submission; "" for the next number.
             takes_retry: Whether the attempt is one of the job's retries.
 
         Raises:
@@ -243,7 +278,7 @@ class JobRecords:
                 raise InputError(
                     f"Job {row.id} is {current.state}; attach to it, or cancel it first."
                 )
-            current.submission = submission_name(current)
+            current.submission = submission or submission_name(current)
             current.state, current.message = JobState.QUEUED.value, ""
             current.lease_until = now + timedelta(seconds=START_SECONDS)
             current.ended = current.exit_code = current.heartbeat = None
@@ -254,6 +289,26 @@ class JobRecords:
             )
             session.flush()
             return current
+
+    def fail_start(self, row: JobRow, message: str) -> bool:
+        """Store that the process of a job ended before it claimed the job.
+
+        Args:
+            row: The job as it was read.
+            message: What the job server says of the process.
+
+        Returns:
+            Whether this is stored; not if a process has claimed the job meanwhile.
+        """
+        with self._database.session() as session:
+            current = session.get(JobRow, row.id, with_for_update=True)
+            if current is None or current.heartbeat or current.submission != row.submission:
+                return False
+            if current.state != JobState.QUEUED:
+                return False
+            _end(current, JobState.FAILED, _now(session))
+            current.message = f"Its process did not start: {message}"[:_MAX_MESSAGE]
+            return True
 
     def cancel(self, job: str) -> JobRow:
         """Ask a job to end, and return it; one that no process holds ends at once.
@@ -297,6 +352,11 @@ class JobRecords:
                 row.state, row.started = JobState.RUNNING.value, now
             session.flush()
             return row
+
+    def set_size(self, job: str, size: int) -> None:
+        """Store how many images a job has."""
+        with self._database.session() as session:
+            session.execute(sa.update(JobRow).where(JobRow.id == job).values(size=size))
 
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.
@@ -366,23 +426,32 @@ class JobRecords:
 
     def end(
         self,
-        job: str,
-        epoch: int,
+        attempt: JobRow,
         state: JobState,
         *,
         exit_code: int | None = None,
         message: str = "",
+        report: Report | None = None,
     ) -> bool:
         """Store how an attempt has ended.
+
+        Args:
+            attempt: The job as it was claimed.
+            state: How it has ended.
+            exit_code: Exit code of its command.
+            message: Sentence that explains the state.
+            report: The last report, if there was one since the last sign of life.
 
         Returns:
             Whether the process still had the job; if not, nothing is stored.
         """
         with self._database.session() as session:
             now = _now(session)
-            row = session.get(JobRow, job, with_for_update=True)
-            if row is None or row.epoch != epoch or row.state not in _ACTIVE:
+            row = session.get(JobRow, attempt.id, with_for_update=True)
+            if row is None or row.epoch != attempt.epoch or row.state not in _ACTIVE:
                 return False
+            if report is not None:
+                _store(row, report)
             _end(row, state, now)
             row.exit_code, row.message = exit_code, message
             return True
@@ -390,10 +459,9 @@ class JobRecords:
     # --- the queue ---
 
     def _decide(self, session: Session, now: datetime) -> Decision:
-        mine = JobRow.cluster.in_({"", self._settings.cluster_name})
         active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
         queued = JobRow.program.not_in(UNQUEUED)
-        rows = list(session.scalars(sa.select(JobRow).where(mine, active, queued)))
+        rows = list(session.scalars(sa.select(JobRow).where(self._mine, active, queued)))
         entries = [_entry(row, now) for row in rows if not _has_lapsed(row, now)]
         waiting = {entry.owner for entry in entries if not entry.runs}
         usage = Usage(now) if len(waiting) < 2 else _usage(session, waiting, now)
@@ -434,7 +502,8 @@ def _store(row: JobRow, report: Report) -> None:
     row.core_seconds += report.core_seconds
     row.gpu_seconds += report.gpu_seconds
     if report.resumed_by:
-        row.words = list(report.resumed_by)
+        kept = [word for word in row.words if word == "--json"]
+        row.words = [*report.resumed_by, *kept]
 
 
 def _end(row: JobRow, state: JobState, now: datetime) -> None:
