@@ -13,10 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
-from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
-from eagleray.core.types import EngineName, Precision
+from eagleray.core.spec import Names, Spec, Texts, as_value_error, spec_field, worker_range
+from eagleray.core.types import DeviceChoice, EngineName, Precision
 from eagleray.io import storage
-from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
+from eagleray.io.spec_fields import SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
 
 __all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
@@ -36,19 +36,27 @@ WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_
 class BatchRequest(Spec):
     """The fields of a batch job that a caller of the service may set."""
 
-    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
-    model: str = spec_field(..., INPUT, "Reference of a registered model.")
+    inputs: Texts = spec_field(
+        (), INPUT, "Folders, patterns, tables, archives or images.", names=Names.INPUT
+    )
+    model: str = spec_field(..., INPUT, "Reference of a registered model.", names=Names.MODEL)
     output: str = spec_field(
-        ..., RESULTS, "Folder or URI for the results; new, or of the same job."
+        ..., RESULTS, "Folder or URI for the results; new, or of the same job.", names=Names.OUTPUT
     )
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1
     )
     since: Texts = spec_field(
-        (), INPUT, "Output of an earlier job; only inputs that are new or changed since."
+        (),
+        INPUT,
+        "Output of an earlier job; only inputs that are new or changed since.",
+        names=Names.EARLIER_OUTPUT,
     )
     failed_only: str | None = spec_field(
-        None, INPUT, "Output of an earlier job whose failures are the inputs."
+        None,
+        INPUT,
+        "Output of an earlier job whose failures are the inputs.",
+        names=Names.EARLIER_OUTPUT,
     )
     format: FormatName = spec_field(
         "parquet", RESULTS, "Format of the result files: parquet, csv, jsonl, or an extension's."
@@ -77,6 +85,7 @@ class PredictSpec(SourceFields, BatchRequest):
         ...,
         INPUT,
         "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+        names=Names.MODEL,
     )
     sql: str | None = spec_field(
         None, RESULTS, "Database URL; the results go into a table there as well."
@@ -85,13 +94,14 @@ class PredictSpec(SourceFields, BatchRequest):
     image_timeout: float = spec_field(
         60.0, LIMITS, "Seconds that decoding one image may take.", gt=0, allow_inf_nan=False
     )
-    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
-        (),
-        SOURCES_PANEL,
-        "Prefix of the locations that may be read, also of those that a table names; default: any.",
-    )
     workers: WorkersText | None = spec_field(
         None, SPEED, "Number of workers: 4, or 4..16 on a cluster that grows; default: all cores."
+    )
+    device: DeviceChoice = spec_field(
+        "auto",
+        SPEED,
+        "Device: auto, cpu or gpu; auto: GPUs that are there. A cluster that grows gets as many "
+        "as --workers says.",
     )
     separate_decoding: bool | None = spec_field(
         None, SPEED, "Decode in workers of their own; default: where there are GPUs."
@@ -126,11 +136,6 @@ class PredictSpec(SourceFields, BatchRequest):
     def sql_target(self) -> TableSink | None:
         """The table that the results go into as well."""
         return None if self.sql is None else table_sink(self.sql, self.sql_table)
-
-    @property
-    def path_policy(self) -> storage.PathPolicy:
-        """Which locations may be read."""
-        return storage.PathPolicy(self.allow_path or None)
 
     def work(self, *, model_version: str, model_digest: str, contract_digest: str) -> PredictWork:
         """Return what decides the results.

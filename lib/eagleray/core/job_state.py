@@ -12,15 +12,19 @@ class JobState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    YIELDED = "yielded"
+    """The job has given its workers to others and waits until it may go on."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
     STOPPED = "stopped"
     """The job was interrupted, or its process is gone; the same command resumes it."""
+    LOST = "lost"
+    """The process that ran a submitted job has sent no sign of life for the time of its lease."""
     UNKNOWN = "unknown"
     """The output of the job is gone or does not answer; the message says which."""
 
     @property
     def has_ended(self) -> bool:
         """Whether the job changes no more unless it is started again."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.YIELDED)

@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from eagleray.core import orphans
 from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import JobFailedError, UserError
+from eagleray.core.node_types import ClusterLimits, find_limits
 from eagleray.core.ray_errors import first_line
 from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
@@ -36,16 +37,13 @@ from eagleray.core.ray_private import (
 )
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
+from eagleray.core.types import DeviceChoice
 
-__all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
-
-BATCH_SLOT = "eagleray_batch"
-"""The resource of Ray that a batch job of the service holds while it runs."""
+__all__ = ["Cluster", "await_resources", "ray_session"]
 
 _WORKER_EXIT_SECONDS = 0.3  # for workers that are killed to end
 # Environment variable by which the processes of an embedded Ray are known.
 _OWNER = "EAGLERAY_RAY_OWNER"
-_YEAR_SECONDS = 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +55,77 @@ class Cluster:
         num_gpus: Number of GPUs that Ray schedules.
         embedded: Whether this process has started this Ray itself.
         num_nodes: Number of machines.
+        limits: What it could ever have; None if it does not grow.
     """
 
     num_cpus: int
     num_gpus: int
     embedded: bool
     num_nodes: int = 1
+    limits: ClusterLimits | None = None
 
     @property
     def cpus_per_node(self) -> int:
-        """Number of CPU cores of a node, on average."""
+        """Number of CPU cores of a node: on average, or of the nodes that are added."""
+        if self.limits is not None:
+            return self.limits.cpus_per_node
         return max(1, self.num_cpus // max(1, self.num_nodes))
+
+    @property
+    def max_cpus(self) -> int:
+        """Number of CPU cores that it could ever have."""
+        return self.num_cpus if self.limits is None else max(self.num_cpus, self.limits.max_cpus)
+
+    @property
+    def max_gpus(self) -> int:
+        """Number of GPUs that it could ever have."""
+        return self.num_gpus if self.limits is None else max(self.num_gpus, self.limits.max_gpus)
+
+    def uses_gpus(self, device: DeviceChoice) -> bool:
+        """Whether a job runs on GPUs.
+
+        Left to choose, it takes GPUs that are there, and has some added only if nothing is there.
+        """
+        if device == "auto":
+            is_empty = self.limits is not None and self.num_cpus == 0
+            return bool(self.num_gpus or (is_empty and self.max_gpus))
+        return device == "gpu"
+
+    def counted_again(self) -> Cluster:
+        """Return the cluster as it is by now."""
+        return self if self.limits is None else _count(self.limits, embedded=self.embedded)
+
+
+def _count(limits: ClusterLimits | None, *, embedded: bool) -> Cluster:
+    import ray
+
+    resources = ray.cluster_resources()
+    return Cluster(
+        num_cpus=max(0 if limits else 1, int(resources.get("CPU", 0))),
+        num_gpus=int(resources.get("GPU", 0)),
+        embedded=embedded,
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        limits=limits,
+    )
+
+
+def await_resources(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Wait until the cluster has free resources, for which its autoscaler adds nodes.
+
+    They are asked for by a placement group, which ends with the wait. A request of Ray's autoscaler
+    would be one for the whole cluster, which the next job replaces.
+
+    Args:
+        bundles: Ray resources of each worker.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([dict(bundle) for bundle in bundles])
+    try:
+        ray.get(group.ready())
+    finally:
+        remove_placement_group(group)
 
 
 @contextlib.contextmanager
@@ -76,7 +134,7 @@ def ray_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    max_concurrent_batches: int = 0,
+    with_job_server: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
     preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
@@ -86,9 +144,8 @@ def ray_session(
         settings: The settings, which name the cluster if `address` is None.
         address: The address of a Ray cluster, such as `auto`.
         verbose: Let Ray and its workers write to the terminal.
-        max_concurrent_batches: Number of jobs claiming a `BATCH_SLOT` that run at the same time
-            on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
-            token; 0 for none.
+        with_job_server: Whether a Ray of the command's own serves Ray's Jobs API on loopback, with
+            the token.
         meanwhile: Called in a thread while Ray starts, such as to import modules.
         preload: Modules that the workers of an embedded Ray import as soon as they start.
 
@@ -118,21 +175,17 @@ def ray_session(
             _start(
                 address,
                 verbose=verbose,
-                max_concurrent_batches=max_concurrent_batches,
+                with_job_server=with_job_server,
                 extensions=settings.extensions,
             )
         os.environ.pop(_OWNER, None)  # what else this process starts is not of its Ray
         try:
             doing.result()
             _quiet_ray_libraries(verbose=verbose)
-            resources = ray.cluster_resources()
+            embedded = address is None and any(_own_raylets())
+            limits = None if embedded else find_limits(settings.node_types)
             with lean_ray_data() if starts_own else contextlib.nullcontext():
-                yield Cluster(
-                    num_cpus=max(1, int(resources.get("CPU", 1))),
-                    num_gpus=int(resources.get("GPU", 0)),
-                    embedded=address is None and any(_own_raylets()),
-                    num_nodes=sum(node["Alive"] for node in ray.nodes()),
-                )
+                yield _count(limits, embedded=embedded)
         finally:
             if not was_initialized:
                 workers = _raylet_descendants() if address is None else []
@@ -201,9 +254,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(
-    address: str | None, *, verbose: bool, max_concurrent_batches: int, extensions: str
-) -> None:
+def _start(address: str | None, *, verbose: bool, with_job_server: bool, extensions: str) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -214,9 +265,7 @@ def _start(
         "job_config": job_config_without_working_folder(),
     }
     if address is None:
-        if max_concurrent_batches:
-            # A job waits for its slot as long as need be; Ray's default is 15 minutes.
-            os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_YEAR_SECONDS))
+        if with_job_server:
             set_job_agent_port(free_port())
         else:
             omit_idle_daemons(log_monitor=verbose)
@@ -224,11 +273,8 @@ def _start(
         try:
             ray.init(
                 address="local",
-                include_dashboard=bool(
-                    max_concurrent_batches
-                ),  # it contains the server of the Jobs API
+                include_dashboard=with_job_server,  # it contains the server of the Jobs API
                 dashboard_host="127.0.0.1",
-                resources={BATCH_SLOT: max_concurrent_batches} if max_concurrent_batches else None,
                 **LOOPBACK_OPTIONS,
                 **common,
             )
