@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
 
 __all__ = ["PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal"]
 
@@ -12,8 +10,6 @@ QUEUE = "a job that goes first waits for them"
 """Reason of a queue of jobs."""
 PERSON = "`eagleray jobs pause` was called"
 """Reason of a person; a queue that has room does not undo it."""
-
-_POLL_SECONDS = 0.2
 
 
 class YieldSignal:
@@ -51,11 +47,6 @@ class YieldSignal:
     def reason(self) -> str:
         """The reasons of all requests, as the end of a sentence."""
         return ", and ".join(list(self._reasons))
-
-    def wait(self, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Wait until nobody asks the job to yield, or the wait is given up."""
-        while self.requested and not given_up():
-            time.sleep(_POLL_SECONDS)
 
 
 class Turn:

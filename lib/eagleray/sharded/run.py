@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from eagleray.sharded.shard_results import FinishedShard
 __all__ = ["JobRun"]
 
 S = TypeVar("S", bound=FinishedShard)
+_SECONDS_BETWEEN_LOOKS = 0.2  # whether the job may go on
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,21 @@ class JobRun:
             done = f"{monitor.num_done:,} of {self.plan.num_rows:,} images are done"
             monitor.enter(JobState.YIELDED, f"{waits}; {done}.")
             say(f"{waits}; {done}.")
-            if signal.requested_for(QUEUE):
-                self.channel.yielded()
-            signal.wait(given_up=lambda: monitor.cancelled)
-            if monitor.cancelled:
-                raise KeyboardInterrupt
+            self._wait(monitor)
             monitor.enter(JobState.RUNNING)
             say("The job goes on.")
         return Turn(signal)
+
+    def _wait(self, monitor: JobMonitor) -> None:
+        told = False
+        while self.yield_signal.requested:
+            if monitor.cancelled:
+                raise KeyboardInterrupt
+            asked = self.yield_signal.requested_for(QUEUE)  # perhaps later than by a person
+            if asked and not told:
+                self.channel.yielded()
+            told = asked
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     @functools.cached_property
     def _has_result(self) -> npt.NDArray[np.bool_]:

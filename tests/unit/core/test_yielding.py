@@ -15,7 +15,6 @@ def test_those_who_ask_do_not_undo_each_others_requests() -> None:
     asked.clear(PERSON)
     asked.clear(PERSON)
     assert (asked.requested, asked.reason) == (False, "")
-    asked.wait()  # ends at once
 
 
 def test_a_turn_that_is_over_stays_over() -> None:

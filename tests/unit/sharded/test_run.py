@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from eagleray.batch.shard_summary import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_channel import JobChannel
 from eagleray.core.job_state import JobState
 from eagleray.core.yielding import PERSON, QUEUE, Turn, YieldSignal
 from eagleray.io import storage
@@ -98,6 +101,36 @@ def test_a_run_that_is_asked_to_yield_waits_and_does_each_shard_once(tmp_path: P
     assert "16 of 40 images are done" in seen[0].message
     assert reporter.lines[-1] == "The job goes on."
     assert progress_of(made).state == JobState.SUCCEEDED
+
+
+def test_the_queue_hears_of_a_run_that_it_asks_while_a_person_has_paused_it(
+    tmp_path: Path,
+) -> None:
+    made, signal = output(tmp_path, rows=40, shards=[]), YieldSignal()
+    said: list[str] = []
+
+    class Channel(JobChannel):
+        def yielded(self) -> None:
+            said.append("yielded")
+            signal.clear(QUEUE)
+
+    reporter = AtEachTurn(lambda: signal.request(QUEUE))
+    limit = FailureLimit.parse("1")
+    run = JobRun(made.layout, made.plan, limit, reporter, signal, Channel(None))
+    with run.monitored() as monitor:
+        for _ in run.finish_shards("Working", Work(made), monitor):
+            if not said:
+                signal.request(PERSON)
+                threading.Thread(target=resume_after, args=(said, signal)).start()
+    assert said == ["yielded"]
+
+
+def resume_after(said: list[str], signal: YieldSignal) -> None:
+    """Withdraw a person's request when the queue has heard."""
+    deadline = time.monotonic() + 20
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.01)
+    signal.clear(PERSON)
 
 
 def test_a_run_that_yields_can_be_cancelled(tmp_path: Path) -> None:
