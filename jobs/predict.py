@@ -28,6 +28,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.background import import_ahead
+from eagleray.core.logs import add_to_lines
 from eagleray.io import storage
 from eagleray.registry.references import load_model
 
@@ -98,6 +99,7 @@ def main(
         storage.use_s3(request.s3)
         model = load_model(request.model, settings)
         job = open_job(request, model, settings, console)
+        add_to_lines(job_id=job.plan.job_id)
         console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)

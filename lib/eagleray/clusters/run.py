@@ -34,6 +34,7 @@ def main() -> int:
         return _USER_ERROR
     # Ray may have put the address of its job server here, and its own is another one.
     environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "auto")}
+    environment["EAGLERAY_LOG_FORMAT"] = "text"  # the submitter's terminal shows it
     program, words = submission["program"], submission["words"]
     command = [sys.executable, "-P", "-m", "eagleray", program, *words]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

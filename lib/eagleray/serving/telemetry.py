@@ -36,6 +36,7 @@ class Telemetry:
         self.requests = self._counter("requests", "Requests by status.", [*target, "status"])
         self.images = self._counter("images", "Images by result.", [*target, "result"])
         self.rejections = self._counter("rejections", "Requests that were refused.", ["kind"])
+        self.rejections.labels("full")  # from 0 on, or no rate shows the first refusals
         self.watch_faults = self._counter(
             "watch_faults", "Failed readings of registry or database.", ["source", "kind"]
         )
@@ -91,6 +92,7 @@ class Telemetry:
     def record_event(self, event: VersionEvent) -> None:
         """Count an event of a version."""
         self.versions.labels(event.model, event.kind).inc()
+        self.versions.labels(event.model, "failed")  # from 0 on, or no rate shows the first failure
 
     def record_result(self, application: str, result: PredictResult) -> None:
         """Count the images of a request that was predicted, and its seconds.

@@ -14,6 +14,7 @@ from eagleray.io import storage
 from eagleray.sharded.failure_limit import FailureLimit
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
+from eagleray.sharded.metrics import ShardMetrics
 from eagleray.sharded.plan import Plan
 from eagleray.sharded.progress import JobMonitor, read_progress
 from eagleray.sharded.shard_results import FinishedShard
@@ -82,10 +83,13 @@ class JobRun:
         if not pending:
             return
         shards = work(pending)  # may start Ray, which takes seconds
+        metrics = ShardMetrics(self.plan)
         with self.reporter.progress(title, self.plan.num_rows) as bar, self._unless_committed():
             bar.advance(monitor.num_done, failed=monitor.num_failed)
+            metrics.start(monitor.num_done)
             for shard in shards:
                 monitor.add(shard)
+                metrics.add(shard, monitor.num_done)
                 bar.advance(shard.num_rows, failed=shard.num_failed)
                 yield shard
                 if monitor.cancelled:  # where signals are ignored, as behind `nohup`
