@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("core", "imaging", "io", "tasks", "models", "inference", "sources", "database", "reports"),
     *("data", "evaluation", "registry", "compression", "exports", "sharded", "batch", "packing"),
-    *("training", "serving", "client", "clusters", "cli"),
+    *("training", "scheduling", "serving", "client", "clusters", "cli"),
 )
 """The packages of `lib/eagleray` from the lowest up; each imports only those before it."""
 

@@ -17,6 +17,8 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
     STOPPED = "stopped"
     """The job was interrupted, or its process is gone; the same command resumes it."""
+    LOST = "lost"
+    """The process that ran a submitted job has sent no sign of life for the time of its lease."""
     UNKNOWN = "unknown"
     """The output of the job is gone or does not answer; the message says which."""
 

@@ -88,6 +88,36 @@ class Settings(BaseSettings):
         default=None,
         description="Ray cluster to join. Default: a local Ray on this machine.",
     )
+    cluster_name: str = Field(
+        default="",
+        max_length=64,
+        description="Name of the cluster of this process. Set it if clusters share a database: "
+        "each has a queue of its own.",
+    )
+    jobs_root: str | None = Field(
+        default=None,
+        description="Folder or URI of the logs of submitted jobs without an output, which all "
+        "machines must reach. Default: `job-logs` in the home folder.",
+    )
+    max_concurrent_jobs: int = Field(
+        default=1,
+        ge=1,
+        description="Number of submitted jobs that run on a cluster at a time; others wait.",
+    )
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, description="Time between two signs of life of a submitted job."
+    )
+    lease_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="Time without a sign of life after which a submitted job is lost.",
+    )
+    core_hour_price: float | None = Field(
+        default=None, ge=0, description="Price of a CPU core for an hour, in any currency."
+    )
+    gpu_hour_price: float | None = Field(
+        default=None, ge=0, description="Price of a GPU for an hour, in the same currency."
+    )
     gateway_secret: str | None = Field(
         default=None,
         repr=False,
@@ -196,6 +226,11 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """Folder or URI of packages in the default registry."""
         return self.artifact_root or str(self.home_folder / "artifacts")
+
+    @property
+    def job_logs(self) -> str:
+        """Folder or URI of the logs of submitted jobs without an output."""
+        return self.jobs_root or str(self.home_folder / "job-logs")
 
     @property
     def actor(self) -> str:

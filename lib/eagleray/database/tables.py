@@ -16,14 +16,15 @@ __all__ = [
     "ApiKeyRow",
     "ApplicationRow",
     "Base",
-    "BatchRow",
     "IdentityRow",
+    "JobRow",
     "ModelRouteRow",
     "PinRow",
     "ReplicaMetricsRow",
     "ServedRow",
     "ServingChangeRow",
     "UsageRow",
+    "UtcTime",
 ]
 
 
@@ -183,21 +184,69 @@ class ReplicaMetricsRow(Base):
     families: Mapped[list[Any]] = mapped_column(sa.JSON())
 
 
-class BatchRow(Base):
-    """A batch job that a caller of the service started; its output has the rest.
+class JobRow(Base):
+    """A job that was submitted to a cluster or to the service; its record outlives both.
 
-    `request` is the caller's request, `model` the version that it named at that time, `submission`
-    the name of its last run as a Ray job, and `state` the last known state.
+    What is to run:
+        `program` is the command and `words` its command line. A job of the service has instead a
+        `spec`, the specification that its program reads, and the `request` of its caller.
+        `package` names the archive of local inputs that came along.
+    Who, and in which order:
+        `owner` is the user or the application, `application` the application alone. `size` is the
+        number of images, if it is known. `retries` are allowed and `retries_left` of them left.
+    Where:
+        `output` holds the results and `logs` what is printed; `s3` are options to reach them.
+        `cluster` names the cluster and `submission` the Ray job of the last attempt there.
+    The attempt:
+        `epoch` is its number: who holds an older one has lost the job. It holds the job until
+        `lease_until`, which each `heartbeat` moves. `can_yield` says that it is able to make room,
+        `yields_to` for which job it is asked to, and `yielded` that it has.
+    What came of it:
+        `stage`, `num_done`, `num_failed` and `num_total` are its progress, `core_seconds` and
+        `gpu_seconds` what all attempts have held.
     """
 
-    __tablename__ = "batches"
+    __tablename__ = "jobs"
 
-    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
-    application: Mapped[str] = mapped_column(sa.String(64), index=True)
-    created: Mapped[datetime] = mapped_column(UtcTime())
-    output: Mapped[str] = mapped_column(sa.Text())
+    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    program: Mapped[str] = mapped_column(sa.String(32))
+    words: Mapped[list[str]] = mapped_column(sa.JSON())
+    spec: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     request: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
     model: Mapped[str] = mapped_column(sa.String(320))
-    submission: Mapped[str] = mapped_column(sa.String(64))
-    state: Mapped[str] = mapped_column(sa.String(16))
+    package: Mapped[str] = mapped_column(sa.String(128))
+    version: Mapped[str] = mapped_column(sa.String(32))
+
+    owner: Mapped[str] = mapped_column(sa.String(320), index=True)
+    application: Mapped[str | None] = mapped_column(sa.String(64), index=True)
+    created: Mapped[datetime] = mapped_column(UtcTime())
+    priority: Mapped[int]
+    size: Mapped[int | None] = mapped_column(sa.BigInteger())
+    retries: Mapped[int]
+    retries_left: Mapped[int]
+
+    output: Mapped[str] = mapped_column(sa.Text())
+    logs: Mapped[str] = mapped_column(sa.Text())
+    s3: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
+    cluster: Mapped[str] = mapped_column(sa.String(64))
+    submission: Mapped[str] = mapped_column(sa.String(128))
+
+    state: Mapped[str] = mapped_column(sa.String(16), index=True)
     message: Mapped[str] = mapped_column(sa.Text())
+    epoch: Mapped[int]
+    lease_until: Mapped[datetime | None] = mapped_column(UtcTime())
+    heartbeat: Mapped[datetime | None] = mapped_column(UtcTime())
+    started: Mapped[datetime | None] = mapped_column(UtcTime())
+    ended: Mapped[datetime | None] = mapped_column(UtcTime())
+    exit_code: Mapped[int | None]
+    cancel_requested: Mapped[bool]
+    can_yield: Mapped[bool]
+    yields_to: Mapped[str] = mapped_column(sa.String(64))
+    yielded: Mapped[bool]
+
+    stage: Mapped[str] = mapped_column(sa.String(64))
+    num_done: Mapped[int] = mapped_column(sa.BigInteger())
+    num_failed: Mapped[int] = mapped_column(sa.BigInteger())
+    num_total: Mapped[int | None] = mapped_column(sa.BigInteger())
+    core_seconds: Mapped[float]
+    gpu_seconds: Mapped[float]

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,10 +20,11 @@ from eagleray.batch.plan import PredictPlan
 from eagleray.core.errors import InputError, OutageError, OutputExistsError, UnknownNameError
 from eagleray.core.job_state import JobState
 from eagleray.database.store import OpenDatabase
-from eagleray.database.tables import BatchRow
+from eagleray.database.tables import JobRow
 from eagleray.io import storage
 from eagleray.io.fetch import packing_of
 from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.scheduling.records import new_job
 from eagleray.serving.batches.launcher import Capacity, Launcher
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.batches.results import describe_results, json_lines
@@ -122,15 +122,15 @@ class BatchJobs:
             self._store(session, row)
         return self._status(row)
 
-    def _same(self, session: Session, body: BatchBody, application: str) -> BatchRow | None:
+    def _same(self, session: Session, body: BatchBody, application: str) -> JobRow | None:
         """Return the batch that has this output, if it is of the same request.
 
         Raises:
             OutputExistsError: If it is of another request.
         """
-        query = sa.select(BatchRow).where(BatchRow.output == body.output)
+        query = sa.select(JobRow).where(JobRow.output == body.output)
         with session.begin():
-            row = session.scalars(query.order_by(BatchRow.created.desc()).limit(1)).first()
+            row = session.scalars(query.order_by(JobRow.created.desc()).limit(1)).first()
             session.expunge_all()
         if row is None or (row.application == application and row.request == _as_stored(body)):
             return row
@@ -141,7 +141,7 @@ class BatchJobs:
             )
         return None
 
-    def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchRow:
+    def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> JobRow:
         """Check early what the job itself would check, as far as that is cheap."""
         version = self._version(body.model, application, snapshot)
         for location in body.inputs:
@@ -159,16 +159,14 @@ class BatchJobs:
                 contract_digest=plan.work.contract_digest,
             )
             require_same_work(layout, plan, work)
-        return BatchRow(
+        return new_job(
             id=new_id(),
+            program="predict",
+            owner=application,
             application=application,
-            created=datetime.now(UTC),
             output=body.output,
             request=_as_stored(body),
             model=version.reference,
-            submission="",
-            state=JobState.QUEUED.value,
-            message="",
         )
 
     def _version(self, model: str, application: str, snapshot: Snapshot) -> ModelVersion:
@@ -203,9 +201,10 @@ class BatchJobs:
                 retry_after=_RETRY_AFTER,
             )
 
-    def _active(self, session: Session, condition: Any) -> list[BatchRow]:
+    def _active(self, session: Session, condition: Any) -> list[JobRow]:
         """Return the batches that have not ended, after an update of each."""
-        query = sa.select(BatchRow).where(BatchRow.state.not_in(_ENDED), condition)
+        of_callers = JobRow.application.is_not(None)
+        query = sa.select(JobRow).where(JobRow.state.not_in(_ENDED), of_callers, condition)
         with session.begin():
             rows = list(session.scalars(query))
             session.expunge_all()
@@ -214,14 +213,14 @@ class BatchJobs:
             self._store(session, row)
         return [row for row in rows if row.state not in _ENDED]
 
-    def _submit(self, row: BatchRow, body: BatchBody, policy: BatchPathPolicy) -> None:
+    def _submit(self, row: JobRow, body: BatchBody, policy: BatchPathPolicy) -> None:
         workers = _workers(self._launcher.capacity(), self._config)
         job = body.job(row.model, self._config, readable=policy.readable, workers=workers)
         row.submission = f"eagleray-batch-{row.id}-{new_id()}"
         self._launcher.submit(row.submission, COMMAND, {**self._environment, **spec_variable(job)})
         row.state, row.message = JobState.QUEUED.value, ""
 
-    def _store(self, session: Session, row: BatchRow) -> None:
+    def _store(self, session: Session, row: JobRow) -> None:
         with session.begin():
             session.merge(row)
 
@@ -229,9 +228,9 @@ class BatchJobs:
 
     def list(self, application: str, *, limit: int) -> list[BatchStatus]:
         """Return an application's batches, newest first."""
-        query = sa.select(BatchRow).where(BatchRow.application == application)
+        query = sa.select(JobRow).where(JobRow.application == application)
         with self._database.reading() as session:
-            rows = list(session.scalars(query.order_by(BatchRow.created.desc()).limit(limit)))
+            rows = list(session.scalars(query.order_by(JobRow.created.desc()).limit(limit)))
         return [self._current(row) for row in rows]
 
     def status(self, batch: str, application: str) -> BatchStatus:
@@ -242,14 +241,14 @@ class BatchJobs:
         """
         return self._current(self._row(batch, application))
 
-    def _row(self, batch: str, application: str) -> BatchRow:
+    def _row(self, batch: str, application: str) -> JobRow:
         with self._database.reading() as session:
-            row = session.get(BatchRow, batch)
+            row = session.get(JobRow, batch)
         if row is None or row.application != application:
             raise UnknownNameError("batch", batch, [], hint="GET /v1/batches lists yours.")
         return row
 
-    def _current(self, row: BatchRow) -> BatchStatus:
+    def _current(self, row: JobRow) -> BatchStatus:
         """Return the status of a batch, and store its end in the database."""
         before = row.state
         status = self._status(row)
@@ -257,16 +256,16 @@ class BatchJobs:
             self._store_end(row)
         return status
 
-    def _store_end(self, row: BatchRow) -> None:
+    def _store_end(self, row: JobRow) -> None:
         """Store how a job ended, unless another job of the batch has begun meanwhile."""
         with self._database.session() as session:
             session.execute(
-                sa.update(BatchRow)
-                .where(BatchRow.id == row.id, BatchRow.submission == row.submission)
+                sa.update(JobRow)
+                .where(JobRow.id == row.id, JobRow.submission == row.submission)
                 .values(state=row.state, message=row.message)
             )
 
-    def _status(self, row: BatchRow) -> BatchStatus:
+    def _status(self, row: JobRow) -> BatchStatus:
         """Return the status of a batch, and update its row without storing it."""
         layout = OutputLayout(row.output)
         try:
@@ -281,7 +280,7 @@ class BatchJobs:
         return status_of(row, progress, committed, message=message)
 
     def _found(
-        self, row: BatchRow, progress: Progress | None, committed: Commit | None
+        self, row: JobRow, progress: Progress | None, committed: Commit | None
     ) -> tuple[JobState, str]:
         if committed is not None:
             return JobState.SUCCEEDED, ""
@@ -347,7 +346,7 @@ class BatchJobs:
         with _hiding_locations([row.output]):
             return storage.read_bytes(OutputLayout(row.output).report)
 
-    def _finished(self, batch: str, application: str) -> tuple[BatchRow, Commit]:
+    def _finished(self, batch: str, application: str) -> tuple[JobRow, Commit]:
         row = self._row(batch, application)
         with _hiding_locations([row.output]):
             committed = read_commit(OutputLayout(row.output))
@@ -365,7 +364,7 @@ def _as_stored(body: BatchBody) -> dict[str, Any]:
     return stored
 
 
-def _own_locations(row: BatchRow) -> list[str]:
+def _own_locations(row: JobRow) -> list[str]:
     """Return the locations that the caller of a batch named."""
     sent = row.request
     named = [*sent.get("inputs", ()), *sent.get("since", ()), sent.get("failed_only"), row.output]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from eagleray.core.job_state import JobState
-from eagleray.database.tables import BatchRow
+from eagleray.database.tables import JobRow
 from eagleray.sharded.commit import Commit
 from eagleray.sharded.progress import Progress
 
@@ -53,7 +53,7 @@ class BatchStatus:
 
 
 def status_of(
-    row: BatchRow, progress: Progress | None, committed: Commit | None, *, message: str
+    row: JobRow, progress: Progress | None, committed: Commit | None, *, message: str
 ) -> BatchStatus:
     """Return the status of a batch.
 

@@ -1,0 +1,121 @@
+"""Connects a command to the process that runs it on a cluster: progress one way, requests the other.
+
+    process_channel().progress("Predicting", 120, 3, 4000)
+    with process_channel().able_to_yield(): …
+        process_channel().yielded()
+
+That process, `eagleray.scheduling.run`, passes one end of a socket pair on. A command that nobody
+runs has none, and then nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+__all__ = ["VARIABLE", "JobChannel", "process_channel", "read_messages"]
+
+VARIABLE: Final = "EAGLERAY_JOB_CHANNEL"
+"""Environment variable with the number of the socket's descriptor."""
+
+_SECONDS_BETWEEN_PROGRESS: Final = 0.5
+_MAX_LINE: Final = 4096
+
+
+class JobChannel:
+    """The command's end of the channel; methods never block for long and never raise.
+
+    Args:
+        connection: The socket; None for a command that nobody runs.
+    """
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._socket = connection
+        self._lock = threading.Lock()
+        self._last_progress = 0.0
+
+    def progress(self, stage: str, done: int, failed: int, total: int) -> None:
+        """Report the progress; most calls in quick succession are left out, but not the last."""
+        now = time.monotonic()
+        if done < total and now - self._last_progress < _SECONDS_BETWEEN_PROGRESS:
+            return
+        self._last_progress = now
+        self._send(stage=stage, done=done, failed=failed, total=total)
+
+    def hold(self, *, cores: float, gpus: float) -> None:
+        """Report what the workers of the job hold from now on.
+
+        Args:
+            cores: Number of CPU cores.
+            gpus: Number of GPUs.
+        """
+        self._send(cores=cores, gpus=gpus)
+
+    @contextlib.contextmanager
+    def able_to_yield(self) -> Iterator[None]:
+        """Say that the job yields its workers on request during the block."""
+        self._send(can_yield=True)
+        try:
+            yield
+        finally:
+            self._send(can_yield=False)
+
+    def yielded(self) -> None:
+        """Say that the workers are released, and that the job waits to be admitted again."""
+        self._send(yielded=True)
+
+    def listen(self, *, on_yield: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        """Call functions in a thread when requests arrive.
+
+        Args:
+            on_yield: Called when the job is to yield its workers.
+            on_resume: Called when it may go on.
+        """
+        if self._socket is None:
+            return
+        calls = {"yield": on_yield, "resume": on_resume}
+        connection = self._socket
+
+        def listen() -> None:
+            for message in read_messages(connection):
+                if call := calls.get(str(message.get("request"))):
+                    call()
+
+        threading.Thread(target=listen, name="job-channel", daemon=True).start()
+
+    def _send(self, **message: Any) -> None:
+        if self._socket is not None:
+            with self._lock, contextlib.suppress(OSError):  # the other end may be gone
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+def read_messages(connection: socket.socket) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages that arrive, until the other end is closed."""
+    with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+        while line := lines.readline(_MAX_LINE):
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    yield message
+
+
+@functools.cache
+def process_channel() -> JobChannel:
+    """Return the channel of this process.
+
+    The variable is removed, so that the processes that this one starts do not use it too.
+    """
+    number = os.environ.pop(VARIABLE, "")
+    if not number.isdecimal():
+        return JobChannel(None)
+    try:
+        return JobChannel(socket.socket(fileno=int(number)))
+    except OSError:  # a process between this one and the one that runs it has closed it
+        return JobChannel(None)

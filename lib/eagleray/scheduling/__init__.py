@@ -1,0 +1,1 @@
+"""Submitted jobs: their records, leases, logs and queue, and the process that runs one."""
