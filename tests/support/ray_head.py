@@ -64,6 +64,7 @@ def _run_head(folder: Path, endpoint: str) -> Iterator[Head]:
         "RAY_AUTH_TOKEN": token,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "EAGLERAY_HOME": str(folder / "home"),
+        "RAY_metrics_report_interval_ms": "1000",  # jobs of tests are short
     }
     command = [str(programs / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address", "127.0.0.1", "--port", str(free_port())]
