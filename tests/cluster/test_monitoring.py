@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from eagleray.core.job_metrics import METRICS
@@ -48,6 +49,29 @@ def test_promtool_accepts_the_rules_and_their_tests(command: list[str]) -> None:
     )
     assert said.returncode == 0, said.stdout + said.stderr
     assert "SUCCESS" in said.stdout
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-kubernetes.yml"])
+def test_prometheus_accepts_its_configurations(name: str, tmp_path: Path) -> None:
+    text = (MONITORING / name).read_text()
+    # Debian's Prometheus is built without the discovery of pods.
+    found = re.subn(r"kubernetes_sd_configs: .*", "static_configs: [{targets: [x]}]", text)
+    assert (found[1] == 2) == ("kubernetes" in name)
+    (tmp_path / name).write_text(found[0])
+    command = [tool("promtool"), "check", "config", "--syntax-only", str(tmp_path / name)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_on_kubernetes_the_rules_are_an_object_that_one_command_makes() -> None:
+    page = (ROOT / "cluster/README.md").read_text()
+    command = page[page.index("(printf") : page.index("|\n  kubectl apply")]
+    said = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    made = yaml.safe_load(said.stdout)
+    assert (made["kind"], made["metadata"]["namespace"]) == ("PrometheusRule", "eagleray")
+    assert made["spec"] == yaml.safe_load((MONITORING / "alerts.yml").read_text())
 
 
 def test_every_alert_has_a_test_and_a_section_that_says_what_to_do() -> None:
@@ -107,7 +131,7 @@ def observed(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         ) as prometheus,
     ):
         every = {"eagleray-service", "eagleray-gateway", "ray"}
-        until(lambda: prometheus.targets() == dict.fromkeys(every, {"up"}))
+        until(lambda: prometheus.targets() == {name: {"up"} for name in every})
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=service.url, headers=headers) as caller:
             _call(caller)
