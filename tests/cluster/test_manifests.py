@@ -1,4 +1,4 @@
-"""The rendered manifests: valid for Kubernetes and KubeRay, hardened, and closed but for the doors."""
+"""The rendered manifests: valid for Kubernetes and KubeRay, hardened, closed but for the doors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.manifests import OVERLAYS, ROOT, doors, of_kind, pods, render, rendered, selects
+from tests.support.manifests import (
+    OVERLAYS,
+    ROOT,
+    doors,
+    of_kind,
+    pods,
+    render,
+    rendered,
+    selects,
+    tool,
+)
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|_KEY|DATABASE_URL|STORE_URI")
 SCRAPER = {
